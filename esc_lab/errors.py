@@ -1,0 +1,32 @@
+"""The one exception that users are meant to see."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: bad input, a wrong setting, a missing file.
+
+    `run.py` prints it as one line and exits with status 1; the traceback is shown with `hydra.verbose=true`.
+
+    Args:
+        message: what is wrong, with the offending value.
+        where: file, record or config key that it concerns.
+        fix: what to do about it.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.message, self.where, self.fix = message, where, fix
+        text = f"{where}: {message}" if where else message
+        stop = "" if text.endswith(("?", ".")) else "."
+        super().__init__(f"{text}{stop} Fix: {fix}" if fix else text)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known name closest to `name`, or an empty string."""
+    options = list(known)
+    by_lower = {option.lower(): option for option in options}
+    match = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f"; did you mean '{by_lower[match[0]]}'?" if match else ""

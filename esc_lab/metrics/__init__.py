@@ -1,0 +1,15 @@
+"""Metrics of the field as `torchmetrics.Metric` classes: strategy choice, text overlap, diversity, perplexity."""
+
+from esc_lab.metrics.preference import PreferenceBias, strategy_preference
+from esc_lab.metrics.proficiency import StrategyProficiency, resolve_gold
+from esc_lab.metrics.text import Diversity, ReplyPerplexity, TextOverlap
+
+__all__ = [
+    "Diversity",
+    "PreferenceBias",
+    "ReplyPerplexity",
+    "StrategyProficiency",
+    "TextOverlap",
+    "resolve_gold",
+    "strategy_preference",
+]

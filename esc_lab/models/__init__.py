@@ -1,0 +1,1 @@
+"""Language models: loading, adapters, tree attention, reply log-probabilities, generation."""

@@ -1,0 +1,146 @@
+"""Generation as growth of a token tree: prompts share their prefixes, and each reply is a branch that gets longer.
+
+All prompts of a call are laid out as one trie and run once. Then every step adds one token to each unfinished branch in
+a single forward pass whose queries see their own ancestors in the trie and their own branch. The key-value cache holds
+each shared token once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from esc_lab.models.load import attention_implementation
+from esc_lab.models.log_probs import head_logits, tree_hidden_states
+from esc_lab.models.tree_mask import additive, base_model, layer_windows
+from esc_lab.tokens.encode import IntArray
+from esc_lab.tokens.trie import build_tree
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: `temperature` 0 is greedy; `top_p` keeps the smallest set of tokens with that mass."""
+
+    max_new_tokens: int = 96
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    prompts: Sequence[IntArray],
+    stop: frozenset[int],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    on_step: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """Continue each prompt until a stop token or `max_new_tokens`.
+
+    Args:
+        prompts: token ids; shared prefixes are computed once.
+        stop: ids that end a reply; not part of the result.
+        seeds: one per prompt; a reply depends on its own seed only, not on the prompts beside it.
+        on_step: called with the number of tokens that a step generated.
+
+    Returns:
+        The generated ids of each prompt, without the stop token.
+    """
+    inner = base_model(model)
+    flex = inner.config._attn_implementation == "flex_attention"
+    if flex:  # single-token steps have other shapes each time: a dense mask is cheaper than a block mask
+        inner.set_attn_implementation(_dense_attention(inner))
+    try:
+        return _generate(model, inner, prompts, stop, sampling, seeds, on_step)
+    finally:
+        if flex:
+            inner.set_attn_implementation("flex_attention")
+
+
+def _generate(
+    model: Any,
+    inner: Any,
+    prompts: Sequence[IntArray],
+    stop: frozenset[int],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    on_step: Callable[[int], None] | None,
+) -> list[list[int]]:
+    tree = build_tree(prompts)
+    device = inner.device
+    cache = DynamicCache()  # without a config, so that no layer crops its keys: windows are in the mask
+    hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache)
+    last = torch.tensor([int(path[-1]) for path in tree.paths], device=device)
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    replies: list[list[int]] = [[] for _ in prompts]
+    branches = _Branches(inner, tree.paths, tree.position_ids, device)
+    active = list(range(len(prompts)))
+    hidden = hidden[last]
+    for step in range(sampling.max_new_tokens):
+        tokens = _draw(head_logits(inner, hidden), sampling, [draws[number] for number in active])
+        going = [index for index, token in enumerate(tokens) if token not in stop]
+        for index in going:
+            replies[active[index]].append(tokens[index])
+        active = [active[index] for index in going]
+        if on_step:
+            on_step(len(active))
+        if not active or step + 1 == sampling.max_new_tokens:
+            break
+        mask, positions = branches.grow(active)
+        ids = torch.tensor([[tokens[index] for index in going]], device=device)
+        output = inner.get_decoder()(
+            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        )
+        hidden = output.last_hidden_state[0]
+    return replies
+
+
+class _Branches:
+    """Which cached keys each growing branch may see: its prompt's path in the trie and its own tokens."""
+
+    def __init__(self, inner: Any, paths: Sequence[IntArray], positions: IntArray, device: torch.device) -> None:
+        self.windows = layer_windows(inner)
+        self.dtype = inner.dtype
+        self.visible = torch.zeros(len(paths), len(positions), dtype=torch.bool, device=device)
+        for number, path in enumerate(paths):
+            self.visible[number, torch.from_numpy(path).to(device)] = True
+        self.key_position = torch.from_numpy(positions).to(device)
+        self.length = torch.tensor([len(path) for path in paths], device=device)
+
+    def grow(self, active: Sequence[int]) -> tuple[Any, Tensor]:
+        """Add one key for each active branch; the mask [1, 1, active, keys] (or dict) and positions [1, active]."""
+        rows = torch.tensor(active, device=self.visible.device)
+        position = self.length[rows]
+        own = torch.zeros(len(self.visible), len(rows), dtype=torch.bool, device=rows.device)
+        own[rows, torch.arange(len(rows), device=rows.device)] = True
+        self.visible = torch.cat([self.visible, own], dim=1)
+        self.key_position = torch.cat([self.key_position, position])
+        self.length[rows] += 1
+        allowed = self.visible[rows]
+        near = position[:, None] - self.key_position[None, :]
+        masks = {
+            kind: additive(allowed if window is None else allowed & (near < window), self.dtype)
+            for kind, window in self.windows.items()
+        }
+        return (masks if "sliding_attention" in masks else masks["full_attention"]), position[None]
+
+
+def _draw(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]) -> list[int]:
+    """One token per row of logits [rows, vocabulary]."""
+    if sampling.temperature == 0:
+        return [int(token) for token in logits.argmax(dim=-1)]
+    probs = torch.softmax(logits.float() / sampling.temperature, dim=-1).cpu()
+    if sampling.top_p < 1:
+        ordered, order = probs.sort(dim=-1, descending=True)
+        outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
+        probs = torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(outside, 0.0))
+    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in zip(probs, draws, strict=True)]
+
+
+def _dense_attention(inner: Any) -> str:
+    return attention_implementation(inner, "cpu")

@@ -1,0 +1,186 @@
+"""Tokenizers, models and adapters, ready to use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import AdapterConfig, ModelConfig
+from esc_lab.errors import UserError
+from esc_lab.models.sources import model_location
+from esc_lab.models.tree_mask import check_tree_attention
+from esc_lab.tokens import ChatEncoder
+
+CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
+_BASE_FILE = "base_model.json"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its chat encoder and its longest context in tokens."""
+
+    model: PreTrainedModel | PeftModel
+    encoder: ChatEncoder
+    context_tokens: int
+
+
+def load_encoder(model: ModelConfig, cache: Path) -> ChatEncoder:
+    """The chat encoder of a model: its tokenizer with the model's chat template, or the configured one."""
+    location = model_location(model, cache)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            location, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except OSError as error:
+        raise UserError(_first_line(error), where=f"model.path={model.path}") from None
+    if model.chat_template:
+        tokenizer.chat_template = _chat_template(model.chat_template)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return ChatEncoder(tokenizer)
+
+
+def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = None) -> LoadedModel:
+    """Load a base model, or a fine-tuned one on top of it, in evaluation mode.
+
+    Args:
+        checkpoint: run directory of a training run, or a directory that holds `adapter/` or `model/`.
+
+    Raises:
+        UserError: files are missing, quantisation without CUDA, the checkpoint belongs to another base model, or tree
+            attention does not agree with separate sequences on this model.
+    """
+    encoder = load_encoder(model, cache)
+    adapter, weights = _checkpoint_parts(model, checkpoint)
+    location = str(weights) if weights else model_location(model, cache)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, model.dtype)
+    quantized = _quantization(model, dtype)
+    try:
+        base: Any = AutoModelForCausalLM.from_pretrained(
+            location,
+            dtype=dtype,
+            revision=None if weights else model.revision,
+            trust_remote_code=model.trust_remote_code,
+            attn_implementation="eager",
+            use_safetensors=True,
+            **({"quantization_config": quantized, "device_map": device} if quantized else {}),
+        )
+    except OSError as error:
+        raise UserError(_first_line(error), where=f"model.path={model.path}") from None
+    if not quantized:
+        base.to(device)
+    base.set_attn_implementation(attention_implementation(base, device))
+    loaded: PreTrainedModel | PeftModel = base
+    if adapter:
+        loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+    loaded.eval()
+    check_tree_attention(loaded)
+    limit = int(base.config.get_text_config().max_position_embeddings)
+    return LoadedModel(loaded, encoder, min(model.context_tokens or limit, limit))
+
+
+def attention_implementation(model: PreTrainedModel, device: str) -> str:
+    """FlexAttention on CUDA; on the CPU SDPA, or eager where logits are soft-capped (Gemma 2), which SDPA lacks."""
+    if device == "cuda":
+        return "flex_attention"
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if capped else "sdpa"
+
+
+def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig) -> LoadedModel:
+    """Make the model trainable: a new LoRA adapter, or all of its weights.
+
+    Raises:
+        UserError: full fine-tuning of quantised weights, or an unknown target module.
+    """
+    if isinstance(loaded.model, PeftModel):
+        return loaded
+    if adapter.kind == "full":
+        if model.quantization:
+            raise UserError("quantised weights cannot be trained", where="adapter.kind=full", fix="adapter=qlora")
+        loaded.model.requires_grad_(True)
+        return loaded
+    targets = adapter.target_modules
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=targets if targets == "all-linear" else targets.split(","),
+    )
+    try:
+        peft_model = get_peft_model(loaded.model, config)
+    except ValueError as error:
+        raise UserError(_first_line(error), where=f"adapter.target_modules={targets}") from None
+    return LoadedModel(peft_model, loaded.encoder, loaded.context_tokens)
+
+
+def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Path:
+    """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model."""
+    kind = "adapter" if isinstance(loaded.model, PeftModel) else "model"
+    target = directory / kind
+    loaded.model.save_pretrained(str(target))
+    if kind == "model":
+        loaded.encoder.tokenizer.save_pretrained(target)
+    write_atomic(target / _BASE_FILE, json.dumps(_identity(model), indent=2))
+    return target
+
+
+def _identity(model: ModelConfig) -> dict[str, Any]:
+    """What makes two runs share a base model: everything in the model's config but how it is computed with."""
+    settings = asdict(model)
+    return {key: settings[key] for key in ("name", "source", "path", "revision", "shape")}
+
+
+def _checkpoint_parts(model: ModelConfig, checkpoint: Path | None) -> tuple[Path | None, Path | None]:
+    """The adapter or the full weights below a checkpoint directory."""
+    if checkpoint is None:
+        return None, None
+    for kind in ("adapter", "model"):
+        for candidate in (checkpoint / kind, checkpoint):
+            if (candidate / _BASE_FILE).exists() and candidate.name == kind:
+                base = json.loads((candidate / _BASE_FILE).read_text())
+                if base != _identity(model):
+                    raise UserError(
+                        f"it was trained from {base['name']} ({base['path']}), not from {model.name} ({model.path})",
+                        where=f"checkpoint={checkpoint}",
+                        fix="choose the same model= as the training run",
+                    )
+                return (candidate, None) if kind == "adapter" else (None, candidate)
+    raise UserError(
+        "no trained adapter/ or model/ in it", where=f"checkpoint={checkpoint}", fix="name a finished sft run"
+    )
+
+
+def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if model.quantization is None:
+        return None
+    if not torch.cuda.is_available():
+        raise UserError(
+            "quantisation needs a CUDA device, and there is none",
+            where=f"model.quantization={model.quantization}",
+            fix="use adapter=lora without quantisation",
+        )
+    if model.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _chat_template(name: str) -> str:
+    path = Path(name) if name.endswith(".jinja") else CHAT_TEMPLATES / f"{name}.jinja"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in CHAT_TEMPLATES.glob("*.jinja")))
+        raise UserError(f"no such chat template; bundled: {known}", where=f"model.chat_template={name}")
+    return path.read_text(encoding="utf-8").rstrip("\n")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

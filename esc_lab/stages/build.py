@@ -1,0 +1,159 @@
+"""The parts of a run, made from its configuration: data, trainer, logger."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import transformers
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.corpora import ReadReport
+from esc_lab.datamodule import ESCDataModule, read_splits
+from esc_lab.models.load import LoadedModel
+from esc_lab.strategies import INVENTORIES
+from esc_lab.tokens import ChatEncoder
+
+log = logging.getLogger(__name__)
+
+
+def prepare(cfg: Config) -> None:
+    """Seeds, and the noise of libraries turned down; the device goes into environment.json."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # Notes of libraries to each other that a user can do nothing about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    path = Path(cfg.run_dir) / "environment.json"
+    environment = json.loads(path.read_text()) if path.exists() else {}
+    environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    environment["threads"] = torch.get_num_threads()
+    write_atomic(path, json.dumps(environment, indent=2))
+
+
+def build_data(cfg: Config, loaded: LoadedModel | None, encoder: ChatEncoder) -> ESCDataModule:
+    """The data module; reads and splits the corpus, reports what reading changed."""
+    report = ReadReport()
+    splits = read_splits(cfg.data, cfg.inventory.name, report)
+    log.info(
+        "%s: %s; %s", cfg.data.name, ", ".join(f"{len(found)} {name}" for name, found in splits.items()), report.line()
+    )
+    row_tokens = min(cfg.data.row_tokens, loaded.context_tokens) if loaded else cfg.data.row_tokens
+    return ESCDataModule(
+        splits,
+        encoder,
+        INVENTORIES[cfg.inventory.name],
+        train_prompt=cfg.prompt.train,
+        eval_prompt=cfg.prompt.eval,
+        inference=cfg.prompt.inference,
+        row_tokens=row_tokens,
+        step_dialogues=cfg.data.step_dialogues,
+        seed=cfg.seed,
+        strategy_weights=cfg.data.strategy_weights,
+        score_opening=cfg.evaluate.score_opening,
+        eval_split=cfg.evaluate.split,
+        decisions_together=cfg.evaluate.generation.batch,
+    )
+
+
+@contextmanager
+def run_logger(cfg: Config, job: str) -> Iterator[Logger | None]:
+    """The configured logger; a W&B run is finished on the way out whatever happens."""
+    if cfg.logger.name == "none" or cfg.trainer.fast_dev_run:
+        yield None
+    elif cfg.logger.name == "csv":
+        yield CSVLogger(cfg.run_dir, name="", version="")
+    else:
+        import wandb
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        logger = WandbLogger(
+            name=f"{cfg.model.name} {job}",
+            save_dir=cfg.run_dir,
+            project=cfg.logger.project,
+            entity=cfg.logger.entity,
+            mode=cfg.logger.mode,
+            group=cfg.logger.group,
+            job_type=job,
+            tags=[job, cfg.model.name, cfg.data.name, *cfg.tags],
+            config=asdict(cfg),
+        )
+        try:
+            logger.experiment  # noqa: B018  starts the run here, so that a failure to start is not mistaken for a late one
+            yield logger
+        except BaseException:
+            wandb.finish(exit_code=1)
+            raise
+        wandb.finish()
+
+
+def build_trainer(cfg: Config, logger: Logger | None, *, training: bool) -> pl.Trainer:
+    """A Lightning trainer; for evaluation on one device, without checkpoints."""
+    settings = cfg.trainer
+    callbacks: list[Callback] = []
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar(leave=True))
+    elif training:
+        callbacks.append(ProgressLines())
+    if training and not settings.fast_dev_run:
+        callbacks.append(
+            ModelCheckpoint(Path(cfg.run_dir) / "checkpoints", monitor="val/loss", save_top_k=1, filename="best")
+        )
+        if settings.patience:
+            callbacks.append(EarlyStopping("val/loss", patience=settings.patience))
+    interval = settings.validate_every
+    return pl.Trainer(
+        default_root_dir=cfg.run_dir,
+        accelerator=settings.accelerator,
+        devices=_devices(settings.devices) if training else 1,
+        strategy=settings.strategy if training else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        val_check_interval=interval if interval <= 1 else int(interval),
+        check_val_every_n_epoch=1 if interval <= 1 else None,
+        fast_dev_run=settings.fast_dev_run and training,
+        log_every_n_steps=settings.log_every,
+        logger=logger or False,
+        callbacks=callbacks,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        enable_checkpointing=training and not settings.fast_dev_run,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        inference_mode=True,
+    )
+
+
+def _devices(value: str) -> int | str | list[int]:
+    return int(value) if value.lstrip("-").isdigit() else value
+
+
+class ProgressLines(Callback):
+    """Progress where there is no terminal: a line about every tenth of the training, and one for each validation."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        total = max(int(trainer.estimated_stepping_batches), 1)
+        step = trainer.global_step
+        if step % max(total // 10, 1) == 0 or step == 1:
+            values = trainer.callback_metrics
+            log.info("step %d/%d  loss %.3f  %.0f tokens/s", step, total, values["train/loss"], values["tokens_per_s"])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        log.info("step %d  validation loss %.4f", trainer.global_step, trainer.callback_metrics["val/loss"])

@@ -1,0 +1,46 @@
+"""Stage `pipeline`: base -> evaluate, sft -> evaluate, compare."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.stages import compare, evaluate, sft
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Run the steps in subdirectories of the run directory, each as complete as a run of its own stage."""
+    root = Path(cfg.run_dir)
+    group = cfg.logger.group or root.name
+    cfg = replace(cfg, logger=replace(cfg.logger, group=group))
+    metrics: dict[str, float] = {}
+    evaluated = []
+    for method, checkpoint in (("base", cfg.checkpoint), ("sft", str(root / "sft"))):
+        if method == "sft":
+            metrics |= _step(replace(cfg, stage="sft"), sft.run, root / "sft")
+        directory = root / f"evaluate_{method}"
+        step = replace(cfg, stage="evaluate", checkpoint=checkpoint)
+        found = _step(step, evaluate.run, directory)
+        metrics |= {f"{method}/{name}": value for name, value in found.items()}
+        evaluated.append(str(directory))
+    comparison = replace(cfg, stage="compare", compare=replace(cfg.compare, runs=evaluated))
+    _step(comparison, compare.run, root / "compare")
+    return metrics
+
+
+def _step(cfg: Config, run_stage: Callable[[Config], dict[str, float]], directory: Path) -> dict[str, float]:
+    log.info("--- %s -> %s", cfg.stage, directory)
+    cfg = replace(cfg, run_dir=str(directory))
+    write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    metrics = run_stage(cfg)
+    write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
+    return metrics

@@ -1,0 +1,57 @@
+"""Stage `sft`: fine-tune on the supporter turns of the training dialogues."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from esc_lab.config import Config
+from esc_lab.models.load import add_adapter, load_model, save_trained
+from esc_lab.sft import SFTModule
+from esc_lab.stages.build import build_data, build_trainer, prepare, run_logger
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Train; the best weights by validation loss go into `adapter/` (or `model/`) of the run directory."""
+    prepare(cfg)
+    checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
+    loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
+    data = build_data(cfg, loaded, loaded.encoder)
+    loaded = add_adapter(loaded, cfg.adapter, cfg.model)
+    if cfg.model.gradient_checkpointing:
+        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        loaded.model.enable_input_require_grads()
+    trained = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
+    log.info("%s: training %s parameters (%s)", cfg.model.name, f"{trained:,}", cfg.adapter.kind)
+    loaded.model.train()
+    module = SFTModule(loaded.model, cfg.optimizer, cfg.scheduler, cfg.trainer.gradient_clip)
+    started = time.time()
+    with run_logger(cfg, "sft") as logger:
+        trainer = build_trainer(cfg, logger, training=True)
+        trainer.fit(module, datamodule=data)
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if best:
+            # Written by this very run; tensors only.
+            state = torch.load(best, weights_only=True)["state_dict"]
+            module.load_state_dict(state, strict=False)
+        metrics = {
+            "train/steps": float(trainer.global_step),
+            "train/seconds": time.time() - started,
+            "train/parameters": float(trained),
+            "train/truncated_replies": float(sum(report.truncated_examples for report in data.reports.values())),
+        }
+        for name in ("train/loss", "val/loss"):
+            if name in trainer.callback_metrics:
+                metrics[name] = float(trainer.callback_metrics[name])
+        if best:
+            metrics["val/loss"] = float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
+        if logger:
+            logger.log_metrics({f"final/{name}": value for name, value in metrics.items()})
+    target = save_trained(loaded, cfg.model, Path(cfg.run_dir))
+    log.info("saved %s; best validation loss %.4f", target, metrics.get("val/loss", float("nan")))
+    return metrics

@@ -1,0 +1,218 @@
+"""Chat messages to token ids, with exact token boundaries of replies and spans.
+
+The chat template is rendered once per sequence of roles with placeholders for the contents; what stands between the
+placeholders is the template's own text. Contents are put in between, so the character position of every message is
+known, and one tokenisation of the whole text with offsets gives its tokens. Nothing is tokenised on its own.
+
+A token belongs to a character range if it overlaps it by one character or more. A reply is its text and the end-of-turn
+token, without what the template writes after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from esc_lab.errors import UserError
+from esc_lab.prompts import Message, Prompt, Role, Span, without_system_role
+
+IntArray = npt.NDArray[np.int64]
+
+# Private-use characters that no corpus has, around the number of the message.
+_MARK = "\ue0f1{}\ue0f2"
+
+
+@dataclass(frozen=True)
+class TokenSpan:
+    """Tokens `start:end` that a character span covers."""
+
+    span: Span
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """A chat as tokens.
+
+    Attributes:
+        input_ids: [T] token ids.
+        replies: message index -> (start, end) tokens of each assistant message, end-of-turn token included.
+        spans: token ranges of the prompt's spans.
+        turn_starts: [messages] first token of each message's content.
+    """
+
+    input_ids: IntArray
+    replies: dict[int, tuple[int, int]]
+    spans: tuple[TokenSpan, ...]
+    turn_starts: IntArray
+
+
+class ChatEncoder:
+    """Encodes chats with a tokenizer's chat template.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer with a chat template.
+
+    Attributes:
+        system_role: whether the template takes a system message.
+        prefix_stable: whether a rendered history is a token prefix of the rendered longer history. If it is not, each
+            reply is encoded by itself.
+        end_of_turn: id of the token that ends a reply.
+
+    Raises:
+        UserError: the tokenizer is not a fast one, or the template is missing or cannot render a dialogue.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        name = getattr(tokenizer, "name_or_path", "tokenizer")
+        if not tokenizer.is_fast:
+            raise UserError(
+                "no fast tokenizer, so no character offsets", where=name, fix="use a model with tokenizer.json"
+            )
+        if not tokenizer.chat_template:
+            raise UserError(
+                "the tokenizer has no chat template", where=name, fix="set model.chat_template=chatml or a file"
+            )
+        self._special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._pieces = lru_cache(maxsize=4096)(self._render_pieces)
+        self.system_role = self._takes_system()
+        self.end_of_turn = -1
+        self.prefix_stable = self._check(name)
+
+    def adapt(self, prompt: Prompt) -> Prompt:
+        """The prompt as this template can render it (a system message only where there is a system role)."""
+        has_system = prompt.messages[0].role == "system"
+        return prompt if self.system_role or not has_system else without_system_role(prompt)
+
+    def encode(self, messages: Sequence[Message], spans: Sequence[Span] = ()) -> EncodedChat:
+        return self.encode_many([(messages, spans)])[0]
+
+    def encode_many(self, chats: Sequence[tuple[Sequence[Message], Sequence[Span]]]) -> list[EncodedChat]:
+        """Encode complete chats (the last message may be an assistant's) in one call of the tokenizer."""
+        if not chats:
+            return []
+        laid_out = [self._lay_out(messages) for messages, _ in chats]
+        batch = self.tokenizer([text for text, _ in laid_out], add_special_tokens=False)
+        return [
+            self._locate(encoding, starts, messages, spans)
+            for encoding, (_, starts), (messages, spans) in zip(batch.encodings, laid_out, chats, strict=True)
+        ]
+
+    def encode_prompt(self, prompt: Prompt) -> EncodedChat:
+        """Encode a prompt up to and including the generation prompt: what a model continues with its reply."""
+        text, starts = self._lay_out(prompt.messages, generation=True)
+        encoding = self.tokenizer(text, add_special_tokens=False).encodings[0]
+        return self._locate(encoding, starts, prompt.messages, prompt.spans)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids without special tokens."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text.strip()
+
+    def _render_pieces(self, roles: tuple[Role, ...], generation: bool) -> tuple[str, ...]:
+        """What the template writes before, between and after the contents of messages with these roles."""
+        chat = [{"role": role, "content": _MARK.format(number)} for number, role in enumerate(roles)]
+        rest = self._render(chat, generation)
+        pieces = []
+        for number in range(len(roles)):
+            before, mark, rest = rest.partition(_MARK.format(number))
+            if not mark:
+                raise UserError(
+                    f"the chat template drops message {number + 1} ({roles[number]})", fix="use another template"
+                )
+            pieces.append(before)
+        return (*pieces, rest)
+
+    def _render(self, chat: list[dict[str, str]], generation: bool) -> str:
+        text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation)
+        return text
+
+    def _lay_out(self, messages: Sequence[Message], *, generation: bool = False) -> tuple[str, list[int]]:
+        """The rendered text and the character offset of each message's content in it."""
+        pieces = self._pieces(tuple(message.role for message in messages), generation)
+        parts, starts, length = [], [], 0
+        for piece, message in zip(pieces, messages, strict=False):
+            starts.append(length + len(piece))
+            parts += [piece, message.content]
+            length += len(piece) + len(message.content)
+        return "".join([*parts, pieces[-1]]), starts
+
+    def _locate(
+        self, encoding: Any, starts: list[int], messages: Sequence[Message], spans: Sequence[Span]
+    ) -> EncodedChat:
+        ids = np.array(encoding.ids, dtype=np.int64)
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        # Both columns are non-decreasing, so the tokens that overlap [a, b) are a run: end > a and start < b.
+        begins, ends = offsets[:, 0], offsets[:, 1]
+        if (np.diff(begins) < 0).any() or (np.diff(ends) < 0).any():
+            raise UserError("the tokenizer's character offsets are out of order", fix="use another tokenizer")
+        turn_starts = np.searchsorted(ends, np.array(starts), side="right")
+        replies = {}
+        for number, message in enumerate(messages):
+            if message.role == "assistant":
+                first = int(turn_starts[number])
+                last = int(np.searchsorted(begins, starts[number] + len(message.content), side="left"))
+                replies[number] = (first, self._end_of_reply(ids, last))
+        located = []
+        for span in spans:
+            at = starts[span.message]
+            first = int(np.searchsorted(ends, at + span.start, side="right"))
+            last = int(np.searchsorted(begins, at + span.end, side="left"))
+            located.append(TokenSpan(span, first, last))
+        return EncodedChat(ids, replies, tuple(located), turn_starts)
+
+    def _end_of_reply(self, ids: IntArray, last: int) -> int:
+        """One past the end-of-turn token that follows the reply's text."""
+        for index in range(last, min(last + 8, len(ids))):
+            if int(ids[index]) in self._special:
+                return index + 1
+        raise UserError("the chat template writes no end-of-turn token after a reply", fix="use another template")
+
+    def _takes_system(self) -> bool:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            self._render_pieces(("system", "user"), True)
+        except (TemplateError, UserError):
+            return False
+        return True
+
+    def _check(self, name: str) -> bool:
+        """Render a small dialogue; learn the end-of-turn token and whether histories are prefixes of each other.
+
+        Every template is also rendered with real contents here: if that differs from the pieces put together, it
+        rewrites contents and positions in it cannot be known.
+        """
+        from jinja2.exceptions import TemplateError
+
+        head = (Message("system", "Be kind."),) if self.system_role else ()
+        chat = (
+            *head,
+            Message("user", "I lost my job."),
+            Message("assistant", "(Question) How long were you there?"),
+            Message("user", "Nine years\nand a half."),
+            Message("assistant", "(Others) Thank you."),
+        )
+        try:
+            real = self._render([{"role": m.role, "content": m.content} for m in chat], False)
+            text, _ = self._lay_out(chat)
+            encoded = self.encode(chat)
+        except TemplateError as error:
+            raise UserError(f"the chat template cannot render a dialogue: {error}", where=name) from None
+        if real != text:
+            raise UserError("the chat template rewrites message contents", where=name, fix="set model.chat_template")
+        stable = []
+        for number, (start, end) in encoded.replies.items():
+            prompt = self.encode_prompt(Prompt(chat[:number]))
+            stable.append(np.array_equal(prompt.input_ids, encoded.input_ids[:start]))
+            self.end_of_turn = int(encoded.input_ids[end - 1])
+        if not stable[-1]:
+            raise UserError("the chat template's generation prompt does not lead into its replies", where=name)
+        return all(stable)

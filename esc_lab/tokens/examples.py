@@ -1,0 +1,155 @@
+"""Training and scoring examples of a dialogue as few token sequences.
+
+An example is a prompt and a reply. Where the chat of one example continues in the next (as under the `cso` template,
+where a dialogue is one chat), a single sequence carries both replies. What cannot be seen from the messages, such as two
+strategies under one history, the trie finds later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from esc_lab.errors import UserError
+from esc_lab.prompts import Message, Prompt
+from esc_lab.tokens.encode import ChatEncoder, EncodedChat, IntArray, TokenSpan
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the reply to it.
+
+    Attributes:
+        prompt: the full prompt.
+        reply: what the assistant writes.
+        key: the caller's own name for the example.
+        starts: turns of the dialogue that a shortened history may start with, ascending.
+        shortened: the prompt whose history starts with the given turn.
+    """
+
+    prompt: Prompt
+    reply: str
+    key: Any = None
+    starts: tuple[int, ...] = ()
+    shortened: Callable[[int], Prompt] | None = None
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return (*self.prompt.messages, Message("assistant", self.reply))
+
+    def from_turn(self, start: int, encoder: ChatEncoder) -> Example:
+        if start == 0:
+            return self
+        assert self.shortened is not None
+        return replace(self, prompt=encoder.adapt(self.shortened(start)))
+
+
+@dataclass(frozen=True)
+class ReplyTokens:
+    """Tokens `start:end` of a sequence that are the reply of the example `key`, end-of-turn token included."""
+
+    key: Any
+    start: int
+    end: int
+    spans: tuple[TokenSpan, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A root-to-leaf path of a token tree: ids [T] and the replies along it."""
+
+    input_ids: IntArray
+    replies: tuple[ReplyTokens, ...]
+
+
+@dataclass
+class EncodeReport:
+    """What encoding did: examples in all, examples that lost old turns, turns lost (summed over these), tokens."""
+
+    examples: int = 0
+    truncated_examples: int = 0
+    dropped_turns: int = 0
+    encoded_tokens: int = 0
+
+
+def encode_examples(
+    encoder: ChatEncoder, groups: Sequence[Sequence[Example]], max_tokens: int, report: EncodeReport
+) -> list[list[TokenSequence]]:
+    """Encode the examples of each group (a dialogue or tree) as sequences of at most `max_tokens` tokens.
+
+    Within a group, an example whose chat is the beginning of the next example's chat shares its sequence. A chat that
+    is too long loses its oldest turns, never the system message or the last seeker message; its context then takes half
+    of the budget, so that the replies that follow share one sequence again.
+
+    Raises:
+        UserError: a single reply with its system message and the last seeker message does not fit.
+    """
+    chains = [(number, chain) for number, group in enumerate(groups) for chain in _chains(encoder, group)]
+    encoded = encoder.encode_many([(chain[-1].messages, chain[-1].prompt.spans) for _, chain in chains])
+    result: list[list[TokenSequence]] = [[] for _ in groups]
+    for (number, chain), chat in zip(chains, encoded, strict=True):
+        report.examples += len(chain)
+        if len(chat.input_ids) <= max_tokens or chat.replies[len(chain[-1].messages) - 1][1] <= max_tokens:
+            sequences = [_sequence(chain, chat)]
+        else:
+            sequences = _windows(encoder, chain, max_tokens, report)
+        report.encoded_tokens += sum(len(sequence.input_ids) for sequence in sequences)
+        result[number] += sequences
+    return result
+
+
+def _chains(encoder: ChatEncoder, group: Sequence[Example]) -> list[list[Example]]:
+    """Runs of examples, each of whose chats begins the next one's."""
+    chains: list[list[Example]] = []
+    for example in group:
+        adapted = replace(example, prompt=encoder.adapt(example.prompt))
+        if chains and encoder.prefix_stable:
+            previous = chains[-1][-1].messages
+            if adapted.prompt.messages[: len(previous)] == previous:
+                chains[-1].append(adapted)
+                continue
+        chains.append([adapted])
+    return chains
+
+
+def _sequence(chain: Sequence[Example], chat: EncodedChat) -> TokenSequence:
+    """The chat up to the end of its last reply."""
+    replies = [ReplyTokens(example.key, *chat.replies[len(example.prompt.messages)], chat.spans) for example in chain]
+    return TokenSequence(chat.input_ids[: replies[-1].end], tuple(replies))
+
+
+def _windows(
+    encoder: ChatEncoder, chain: Sequence[Example], max_tokens: int, report: EncodeReport
+) -> list[TokenSequence]:
+    """A chain that is too long as several sequences: first the replies that fit with all their history, then windows."""
+    sequences = []
+    rest, start = list(chain), 0
+    while rest:
+        window = [example.from_turn(start, encoder) for example in rest]
+        chat = encoder.encode(window[-1].messages, window[-1].prompt.spans)
+        fitting = sum(chat.replies[len(example.prompt.messages)][1] <= max_tokens for example in window)
+        if fitting:
+            sequences.append(_sequence(window[:fitting], chat))
+            report.truncated_examples += fitting if start else 0
+            report.dropped_turns += start * fitting
+            rest = rest[fitting:]
+        if rest:
+            start = _window_start(encoder, rest[0], max_tokens)
+    return sequences
+
+
+def _window_start(encoder: ChatEncoder, example: Example, max_tokens: int) -> int:
+    """The earliest turn from which the example takes at most half of the budget, or else the last that fits at all."""
+    size = 0
+    for start in example.starts:
+        shorter = example.from_turn(start, encoder)
+        size = encoder.encode(shorter.messages).replies[len(shorter.prompt.messages)][1]
+        if size <= max_tokens // 2 or (start == example.starts[-1] and size <= max_tokens):
+            return start
+    raise UserError(
+        f"its instruction, the last seeker message and the reply take {size or 'more'} tokens, above the budget of "
+        f"{max_tokens}",
+        where=f"example {example.key}",
+        fix="raise data.row_tokens (and model.context_tokens)",
+    )

@@ -1,0 +1,145 @@
+"""Token trees into rows under a token budget.
+
+A row is one forward pass: trees laid one after another. Their intervals do not overlap, so no token sees another tree;
+there is no padding. A tree that exceeds the budget is split at its leaves; each part repeats the prefix that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from esc_lab.errors import UserError
+from esc_lab.tokens.encode import IntArray
+from esc_lab.tokens.examples import TokenSequence
+from esc_lab.tokens.trie import TokenTree, build_tree, shared_prefix
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One forward pass over one or more token trees.
+
+    Attributes:
+        input_ids, position_ids, leave: [T], as in TokenTree, with nodes counted over the row.
+        query: [N] node whose output predicts a reply token (the node before it).
+        target: [N] the reply token that it has to predict.
+        reply: [N] which reply the token belongs to: index into `keys`.
+        keys: for each reply of the row, the keys of the examples that it stands for. Equal replies after equal
+            histories are one reply with several keys.
+    """
+
+    input_ids: IntArray
+    position_ids: IntArray
+    leave: IntArray
+    query: IntArray
+    target: IntArray
+    reply: IntArray
+    keys: tuple[tuple[Any, ...], ...]
+
+    def __repr__(self) -> str:
+        return f"PackedRow({len(self)} tokens, {len(self.keys)} replies)"
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def is_causal(self) -> bool:
+        """One unbranched tree: plain causal attention needs no mask."""
+        return bool((self.leave == len(self)).all())
+
+
+def split_sequences(sequences: Sequence[TokenSequence], budget: int) -> list[list[TokenSequence]]:
+    """Groups of sequences whose tries have at most `budget` nodes each, in depth-first order of the whole trie.
+
+    Raises:
+        UserError: a single sequence exceeds the budget.
+    """
+    order = sorted(sequences, key=lambda sequence: sequence.input_ids.astype(">i8").tobytes())
+    groups: list[list[TokenSequence]] = []
+    size = 0
+    for sequence in order:
+        length = len(sequence.input_ids)
+        if length > budget:
+            keys = [reply.key for reply in sequence.replies]
+            raise UserError(f"{length} tokens exceed the budget of {budget}", where=f"examples {keys}",
+                            fix="raise data.row_tokens")  # fmt: skip
+        added = length - (shared_prefix(groups[-1][-1].input_ids, sequence.input_ids) if groups else 0)
+        if groups and size + added <= budget:
+            groups[-1].append(sequence)
+            size += added
+        else:
+            groups.append([sequence])
+            size = length
+    return groups
+
+
+def pack_trees(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Bins of item numbers whose sizes add up to at most `budget`: first fit, largest first, stable for equal sizes."""
+    bins: list[list[int]] = []
+    free: list[int] = []
+    for number in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        place = next((index for index, room in enumerate(free) if room >= sizes[number]), None)
+        if place is None:
+            bins.append([])
+            free.append(budget)
+            place = len(bins) - 1
+        bins[place].append(number)
+        free[place] -= sizes[number]
+    return bins
+
+
+def pack_rows(trees: Sequence[Sequence[TokenSequence]], budget: int) -> list[PackedRow]:
+    """Rows of at most `budget` tokens that hold every reply of the given trees once.
+
+    Args:
+        trees: for each tree its sequences; a tree above the budget is split.
+        budget: tokens per row.
+    """
+    parts = [part for tree in trees for part in split_sequences(tree, budget)]
+    built = [build_tree([sequence.input_ids for sequence in part]) for part in parts]
+    return [
+        _row([(built[number], parts[number]) for number in sorted(bin_)])
+        for bin_ in pack_trees([len(tree) for tree in built], budget)
+    ]
+
+
+def _row(members: Sequence[tuple[TokenTree, Sequence[TokenSequence]]]) -> PackedRow:
+    ids, positions, leaves, queries, targets, replies = [], [], [], [], [], []
+    keys: list[tuple[Any, ...]] = []
+    offset = 0
+    for tree, sequences in members:
+        ids.append(tree.input_ids)
+        positions.append(tree.position_ids)
+        leaves.append(tree.leave + offset)
+        for nodes, names in _tree_replies(tree, sequences).items():
+            span = np.array(nodes, dtype=np.int64)
+            queries.append(tree.parent[span] + offset)
+            targets.append(tree.input_ids[span])
+            replies.append(np.full(len(span), len(keys), dtype=np.int64))
+            keys.append(tuple(names))
+        offset += len(tree)
+    return PackedRow(
+        np.concatenate(ids),
+        np.concatenate(positions),
+        np.concatenate(leaves),
+        np.concatenate(queries),
+        np.concatenate(targets),
+        np.concatenate(replies),
+        tuple(keys),
+    )
+
+
+def _tree_replies(tree: TokenTree, sequences: Sequence[TokenSequence]) -> dict[tuple[int, ...], list[Any]]:
+    """Distinct replies of a tree as their nodes, with the keys of the examples that share them."""
+    found: dict[tuple[int, ...], list[Any]] = {}
+    for path, sequence in zip(tree.paths, sequences, strict=True):
+        for reply in sequence.replies:
+            if reply.start == 0:
+                raise ValueError("a reply cannot start a sequence: nothing predicts its first token")
+            names = found.setdefault(tuple(path[reply.start : reply.end].tolist()), [])
+            if reply.key not in names:
+                names.append(reply.key)
+    return found

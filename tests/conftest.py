@@ -1,0 +1,55 @@
+"""Shared fixtures: tiny random models of every supported family, made once per machine, and the repository's paths."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two test processes on two cores: one thread each is faster than two that fight.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parents[1]
+CACHE = Path(os.environ.get("ESC_LAB_CACHE", ROOT / ".cache"))
+FAMILIES = ("llama", "qwen2", "gemma2", "gemma3")
+
+
+def model_config(name: str, *overrides: str):
+    """The `model` section that `model=<name>` composes to."""
+    from hydra import compose, initialize_config_dir
+
+    from esc_lab import config
+    from run import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.typed(compose("config", overrides=["stage=sft", f"model={name}", *overrides])).model
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny_models():
+    """`tiny_models(family)` -> LoadedModel with float32 weights; loaded once per process. Do not change its weights."""
+    from esc_lab.models.load import load_model
+
+    loaded = {}
+
+    def get(family: str):
+        if family not in loaded:
+            loaded[family] = load_model(model_config(f"tiny_{family}"), CACHE)
+        return loaded[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def sample_dialogues():
+    from esc_lab.corpora import read_dialogues, sample_path
+
+    return read_dialogues(sample_path())
