@@ -1,13 +1,15 @@
 """The schema of the whole configuration, and the checks that run before anything heavy is imported.
 
 Each key is a dataclass field with type, default, unit and doc; `conf/` only composes values for it. Hydra checks types;
-`problems` finds what Hydra lets through: unknown keys added with `+`, values outside a choice, missing values and
-absent paths, all at once. This module imports neither torch nor Hydra.
+`problems` finds what Hydra lets through: unknown keys added with `+`, values outside a choice or range, missing values
+and absent paths, all at once. This module imports neither torch nor Hydra.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esc_lab.errors import nearest
+from esc_lab.strategies import INVENTORIES
 
 STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues",
@@ -26,12 +29,26 @@ STAGES: Mapping[str, str] = {
     "pipeline": "evaluate the base model, fine-tune it, evaluate it again, compare",
 }
 
+SPLITS = ("train", "val", "test")
 TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
 
 
-def item(default: Any, doc: str, *, choices: tuple[str, ...] = (), path: bool = False) -> Any:
-    """A config key: default, doc (with unit), allowed values; `path` marks files that must exist."""
-    metadata = {"doc": doc, "choices": choices, "path": path}
+ANY = (-math.inf, math.inf)
+COUNT = (1, math.inf)
+FROM_ZERO = (0, math.inf)
+SHARE = (0, 1)
+
+
+def item(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    within: tuple[float, float] = ANY,
+    path: bool = False,
+) -> Any:
+    """A config key: default, doc (with unit), allowed values or range; `path` marks files that must exist."""
+    metadata = {"doc": doc, "choices": choices, "within": within, "path": path}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: default.copy(), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -51,7 +68,7 @@ class ModelConfig:
     dtype: str = item("bfloat16", "precision of the base weights", choices=("float32", "bfloat16", "float16"))
     quantization: str | None = item(None, "bitsandbytes quantisation; needs CUDA", choices=("4bit", "8bit"))
     chat_template: str | None = item(None, "bundled template name or .jinja file; null = the tokenizer's own")
-    context_tokens: int | None = item(None, "longest sequence in tokens; null = what the model supports")
+    context_tokens: int | None = item(None, "longest sequence in tokens; null = what the model supports", within=COUNT)
     gradient_checkpointing: bool = item(False, "recompute activations in the backward pass to save memory")
     trust_remote_code: bool = item(False, "run Python code that ships with a hub model")
     shape: dict[str, Any] = item({}, "model type and sizes for source=random")
@@ -60,9 +77,9 @@ class ModelConfig:
 @dataclass
 class AdapterConfig:
     kind: str = item("lora", "train low-rank adapters, or all weights", choices=("lora", "full"))
-    r: int = item(16, "LoRA rank")
-    alpha: int = item(32, "LoRA scaling numerator: updates are scaled by alpha / r")
-    dropout: float = item(0.0, "dropout on the adapter input, in [0, 1)")
+    r: int = item(16, "LoRA rank", within=COUNT)
+    alpha: int = item(32, "LoRA scaling numerator: updates are scaled by alpha / r", within=COUNT)
+    dropout: float = item(0.0, "dropout on the adapter input, in [0, 1)", within=SHARE)
     target_modules: str = item("all-linear", "modules that get an adapter: all-linear, or names joined by commas")
 
 
@@ -87,8 +104,8 @@ class DataConfig:
     proportions: dict[str, float] = item({"train": 0.8, "val": 0.1, "test": 0.1}, "share of the trees in each split")
     split_seed: int = item(0, "seed of the proportional split, apart from the run's seed")
     limit: dict[str, int] = item({}, "keep the first n dialogues of a split, e.g. {test: 20}")
-    row_tokens: int = item(2048, "token budget of one packed row")
-    step_dialogues: int = item(8, "dialogues in one optimizer step")
+    row_tokens: int = item(2048, "token budget of one packed row", within=(16, math.inf))
+    step_dialogues: int = item(8, "dialogues in one optimizer step", within=COUNT)
     strategy_weights: dict[str, float] = item({}, "loss weight of replies per strategy; 1 where not named")
 
 
@@ -119,35 +136,37 @@ class PromptConfig:
 @dataclass
 class OptimizerConfig:
     name: str = item("adamw", "optimizer", choices=("adamw", "sgd"))
-    lr: float = item(2e-4, "peak learning rate")
-    weight_decay: float = item(0.0, "decoupled weight decay")
+    lr: float = item(2e-4, "peak learning rate", within=FROM_ZERO)
+    weight_decay: float = item(0.0, "decoupled weight decay", within=FROM_ZERO)
     betas: list[float] = item([0.9, 0.999], "AdamW moment decays")
-    eps: float = item(1e-8, "AdamW denominator constant")
-    momentum: float = item(0.0, "SGD momentum")
+    eps: float = item(1e-8, "AdamW denominator constant", within=FROM_ZERO)
+    momentum: float = item(0.0, "SGD momentum", within=FROM_ZERO)
 
 
 @dataclass
 class SchedulerConfig:
     name: str = item("cosine", "shape of the learning rate over optimizer steps",
                      choices=("constant", "linear", "cosine", "cosine_restarts"))  # fmt: skip
-    warmup: float = item(0.1, "share of all steps with a linearly rising learning rate")
-    cycles: int = item(1, "hard restarts of cosine_restarts")
+    warmup: float = item(0.1, "share of all steps with a linearly rising learning rate", within=SHARE)
+    cycles: int = item(1, "hard restarts of cosine_restarts", within=COUNT)
 
 
 @dataclass
 class TrainerConfig:
-    max_epochs: int = item(3, "passes over the training dialogues")
-    max_steps: int = item(-1, "stop after this many optimizer steps; -1 = no limit")
+    max_epochs: int = item(3, "passes over the training dialogues; -1 = until max_steps", within=(-1, math.inf))
+    max_steps: int = item(-1, "stop after this many optimizer steps; -1 = no limit", within=(-1, math.inf))
     precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
                           choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
     accelerator: str = item("auto", "Lightning accelerator")
     devices: str = item("auto", "Lightning devices")
     strategy: str = item("auto", "Lightning strategy, e.g. ddp")
-    gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off")
-    validate_every: float = item(1.0, "validation interval: share of an epoch (<= 1.0) or optimizer steps (> 1)")
-    patience: int = item(0, "early stopping after this many validations without a lower loss; 0 = off")
-    fast_dev_run: bool = item(False, "one training and one validation step, nothing saved")
-    log_every: int = item(1, "optimizer steps between logged values")
+    gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO)
+    validate_every: float = item(
+        1.0, "validation interval: share of an epoch (<= 1.0) or optimizer steps (> 1)", within=(1e-3, math.inf)
+    )
+    patience: int = item(0, "early stopping after this many validations without a lower loss; 0 = off", within=FROM_ZERO)
+    fast_dev_run: bool = item(False, "one training and one validation step, no logger, no checkpoints of the training")
+    log_every: int = item(1, "optimizer steps between logged values", within=COUNT)
 
 
 @dataclass
@@ -163,11 +182,11 @@ class LoggerConfig:
 @dataclass
 class GenerationConfig:
     enabled: bool = item(True, "generate replies for the text metrics")
-    decisions: int | None = item(None, "generate for this many decisions, drawn with the seed; null = all")
-    max_new_tokens: int = item(96, "longest generated reply in tokens")
-    temperature: float = item(0.0, "sampling temperature; 0 = greedy")
-    top_p: float = item(1.0, "nucleus sampling mass")
-    batch: int = item(16, "replies decoded together")
+    decisions: int | None = item(None, "generate for this many decisions, drawn with the seed; null = all", within=COUNT)
+    max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT)
+    temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
+    top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
+    batch: int = item(16, "replies decoded together", within=COUNT)
 
 
 @dataclass
@@ -193,7 +212,7 @@ class Config:
     """Root of the configuration."""
 
     stage: str = item(MISSING, "what to do", choices=tuple(STAGES))
-    seed: int = item(1, "seed of everything random; each draw derives its own from it")
+    seed: int = item(1, "seed of everything random; each draw derives its own from it", within=(0, 2**32 - 1))
     checkpoint: str | None = item(None, "run directory (or adapter/model directory) to evaluate, export or go on from",
                                   path=True)  # fmt: skip
     experiment: str | None = item(None, "name of the experiment config in use")
@@ -225,6 +244,7 @@ class Key:
     default: Any
     doc: str
     choices: tuple[str, ...]
+    within: tuple[float, float]
     path: bool
     free: bool  # a dict whose keys are the user's own
 
@@ -243,7 +263,16 @@ def keys(node: type = Config, prefix: str = "") -> Iterator[Key]:
         free = str(kind).startswith("dict")
         name = kind.__name__ if isinstance(kind, type) and not label else (str(kind) if free else label or str(kind))
         meta = entry.metadata
-        yield Key(f"{prefix}{entry.name}", name, default, meta["doc"], meta["choices"], meta["path"], free)
+        yield Key(f"{prefix}{entry.name}", name, default, meta["doc"], meta["choices"], meta["within"], meta["path"], free)
+
+
+def schema() -> DictConfig:
+    """The schema as a config in which the keys of free dicts, and only those, may be added."""
+    node: DictConfig = OmegaConf.structured(Config)
+    for key in keys():
+        if key.free:
+            OmegaConf.set_struct(OmegaConf.select(node, key.name), False)
+    return node
 
 
 def unknown_key(name: str) -> str | None:
@@ -255,10 +284,33 @@ def unknown_key(name: str) -> str | None:
     parents = [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
     if any(parent in known and known[parent].free for parent in parents):
         return None
-    # Compare with full names first; a right leaf under a wrong section is the next best guess.
-    leaf = name.rsplit(".", 1)[-1]
-    hint = next((f"; did you mean '{key}'?" for key in known if key.rsplit(".", 1)[-1] == leaf), "")
-    return f"unknown config key '{name}'{hint or nearest(name, [*known, *sections])}"
+    return f"unknown config key '{name}'{_hint(name, known, sections)}"
+
+
+def _hint(name: str, known: Mapping[str, Key], sections: set[str]) -> str:
+    """What an unknown key may have been meant to be: a similar name, or a key whose doc has its words."""
+    section, _, leaf = name.rpartition(".")
+
+    def likeness(other: str) -> float:
+        other_section, _, other_leaf = other.rpartition(".")
+        in_full = difflib.SequenceMatcher(None, name, other).ratio()
+        last_part = difflib.SequenceMatcher(None, leaf, other_leaf).ratio()
+        if leaf in other_leaf.split("_"):
+            last_part = max(last_part, 0.9)
+        return max(in_full, 0.85 * last_part + 0.15 * (section == other_section))
+
+    best = max([*known, *([] if section in sections else sections)], key=likeness)
+    if likeness(best) >= 0.68:
+        return f"; did you mean '{best}'?"
+    words = set(leaf.lower().split("_"))
+    documented = [key for key in known.values() if words <= set(key.doc.lower().replace(",", "").split())]
+    if documented:
+        meant = min(documented, key=lambda key: (not key.name.startswith(f"{section}."), len(key.doc)))
+        return f"; did you mean '{meant.name}'?"
+    if section in sections:
+        own = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")]
+        return f"; '{section}' has {', '.join(own)}"
+    return nearest(name, [*known, *sections])
 
 
 def problems(cfg: DictConfig) -> list[str]:
@@ -269,49 +321,76 @@ def problems(cfg: DictConfig) -> list[str]:
         message = unknown_key(name)
         if message:
             found.append(message)
-            continue
-        key = known.get(name)
-        if key is None or value is None:
-            continue
-        if value == MISSING:
-            found.append(f"missing value for '{name}' ({key.doc})")
-        elif key.choices and value not in key.choices:
-            found.append(f"{name}={value}: not one of {', '.join(key.choices)}{nearest(str(value), key.choices)}")
-        elif key.path and not Path(str(value)).exists():
-            found.append(f"{name}={value}: no such file or directory")
-    return found or _combined(cfg)
+        elif name in known and value is not None:
+            found += _value_problems(known[name], value)
+    return found + _combined(cfg)
+
+
+def _value_problems(key: Key, value: Any) -> list[str]:
+    if value == MISSING:
+        return [f"missing value for '{key.name}' ({key.doc})"]
+    if key.choices and value not in key.choices:
+        return [f"{key.name}={value}: not one of {', '.join(key.choices)}{nearest(str(value), key.choices)}"]
+    low, high = key.within
+    if key.within != ANY and not low <= value <= high:
+        allowed = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        return [f"{key.name}={value}: has to be {allowed} ({key.doc})"]
+    if key.path and not os.path.exists(str(value)):
+        return [f"{key.name}={value}: no such file or directory"]
+    return []
 
 
 def _combined(cfg: DictConfig) -> list[str]:
-    """Problems that need more than one key to see."""
+    """Problems that need more than one key to see, or a look at the disk."""
     found = []
-    stage, model = cfg.stage, cfg.model
+    stage = OmegaConf.select(cfg, "stage")
     if stage == "compare" and not cfg.compare.runs:
         found.append("stage=compare needs run directories: compare.runs=[outputs/...,outputs/...]")
     for run in cfg.compare.runs if stage == "compare" else []:
-        if not (Path(run) / "metrics.json").exists():
-            found.append(f"compare.runs: {run} holds no metrics.json")
+        if not os.path.exists(Path(run) / "metrics.json"):
+            found.append(f"compare.runs: {run} holds no metrics.json, so it is no finished run")
     if stage == "export" and cfg.checkpoint is None:
         found.append("stage=export needs checkpoint=<run directory of an sft run>")
-    if model.source == "directory" and not (Path(model.path) / "config.json").exists():
-        found.append(f"model.path={model.path}: no model directory (it has no config.json)")
+    found += _model_problems(cfg.model) + _data_problems(cfg)
+    for name in ("output_root", "cache_dir", "export.directory"):
+        path = OmegaConf.select(cfg, name)
+        if path is not None and not _writable(Path(path)):
+            found.append(f"{name}={path}: cannot be written to")
+    if len(cfg.optimizer.betas) != 2:
+        found.append(f"optimizer.betas={cfg.optimizer.betas}: two numbers are needed")
+    return found
+
+
+def _model_problems(model: DictConfig) -> list[str]:
+    path = OmegaConf.select(model, "path")
+    if model.source == "directory" and path and not os.path.exists(Path(path) / "config.json"):
+        return [f"model.path={path}: no model directory (it has no config.json)"]
     if model.source == "random" and "model_type" not in model.shape:
-        found.append("model.source=random needs model.shape.model_type")
-    if cfg.data.row_tokens < 16:
-        found.append(f"data.row_tokens={cfg.data.row_tokens}: too small for any dialogue; use 512 or more")
-    if model.chat_template and model.chat_template.endswith(".jinja") and not Path(model.chat_template).exists():
-        found.append(f"model.chat_template={model.chat_template}: no such file")
-    bad = {name: share for name, share in cfg.data.proportions.items() if name not in ("train", "val", "test")}
-    if bad or abs(sum(cfg.data.proportions.values()) - 1) > 1e-6:
-        found.append(f"data.proportions={dict(cfg.data.proportions)}: train, val and test have to add up to 1")
-    if not _writable(Path(cfg.output_root)):
-        found.append(f"output_root={cfg.output_root}: not writable")
+        return ["model.source=random needs model.shape.model_type"]
+    if model.chat_template and model.chat_template.endswith(".jinja") and not os.path.exists(model.chat_template):
+        return [f"model.chat_template={model.chat_template}: no such file"]
+    return []
+
+
+def _data_problems(cfg: DictConfig) -> list[str]:
+    data = cfg.data
+    found = []
+    for name in ("limit", "proportions"):
+        wrong = {split: value for split, value in data[name].items() if split not in SPLITS or value < 0}
+        if wrong:
+            found.append(f"data.{name}={wrong}: give numbers from 0 for {', '.join(SPLITS)}")
+    if abs(sum(data.proportions.values()) - 1) > 1e-6:
+        found.append(f"data.proportions={data.proportions}: train, val and test have to add up to 1; give all three")
+    strategies = INVENTORIES[cfg.inventory.name].names if cfg.inventory.name in INVENTORIES else ()
+    for name in data.strategy_weights:
+        if strategies and name not in strategies:
+            found.append(f"data.strategy_weights: no strategy '{name}' in {cfg.inventory.name}{nearest(name, strategies)}")
     return found
 
 
 def _writable(path: Path) -> bool:
     """Whether `path` can be created or written to, without touching it."""
-    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if os.path.lexists(parent))
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from esc_lab.models.load import attention_implementation
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
-from esc_lab.models.tree_mask import additive, base_model, layer_windows
+from esc_lab.models.tree_attention import IMPLEMENTATION, additive, base_model, by_layer_type, layer_windows
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.trie import build_tree
 
@@ -54,7 +53,7 @@ def generate(
     inner = base_model(model)
     flex = inner.config._attn_implementation == "flex_attention"
     if flex:  # single-token steps have other shapes each time: a dense mask is cheaper than a block mask
-        inner.set_attn_implementation(_dense_attention(inner))
+        inner.set_attn_implementation(IMPLEMENTATION)
     try:
         return _generate(model, inner, prompts, stop, sampling, seeds, on_step)
     finally:
@@ -127,7 +126,7 @@ class _Branches:
             kind: additive(allowed if window is None else allowed & (near < window), self.dtype)
             for kind, window in self.windows.items()
         }
-        return (masks if "sliding_attention" in masks else masks["full_attention"]), position[None]
+        return by_layer_type(masks), position[None]
 
 
 def _draw(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]) -> list[int]:
@@ -140,7 +139,3 @@ def _draw(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]) 
         outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
         probs = torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(outside, 0.0))
     return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in zip(probs, draws, strict=True)]
-
-
-def _dense_attention(inner: Any) -> str:
-    return attention_implementation(inner, "cpu")

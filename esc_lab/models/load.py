@@ -15,7 +15,8 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import AdapterConfig, ModelConfig
 from esc_lab.errors import UserError
 from esc_lab.models.sources import model_location
-from esc_lab.models.tree_mask import check_tree_attention
+from esc_lab.models.log_probs import head_logits, tree_hidden_states
+from esc_lab.models.tree_attention import IMPLEMENTATION, check_tree_attention
 from esc_lab.tokens import ChatEncoder
 
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
@@ -77,22 +78,14 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
         raise UserError(_first_line(error), where=f"model.path={model.path}") from None
     if not quantized:
         base.to(device)
-    base.set_attn_implementation(attention_implementation(base, device))
+    base.set_attn_implementation("flex_attention" if device == "cuda" else IMPLEMENTATION)
     loaded: PreTrainedModel | PeftModel = base
     if adapter:
         loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     loaded.eval()
-    check_tree_attention(loaded)
+    check_tree_attention(loaded, tree_hidden_states, head_logits)
     limit = int(base.config.get_text_config().max_position_embeddings)
     return LoadedModel(loaded, encoder, min(model.context_tokens or limit, limit))
-
-
-def attention_implementation(model: PreTrainedModel, device: str) -> str:
-    """FlexAttention on CUDA; on the CPU SDPA, or eager where logits are soft-capped (Gemma 2), which SDPA lacks."""
-    if device == "cuda":
-        return "flex_attention"
-    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
-    return "eager" if capped else "sdpa"
 
 
 def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig) -> LoadedModel:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from esc_lab.models.tree_mask import base_model, tree_attention_mask
+from esc_lab.models.tree_attention import base_model, tree_arguments
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import PackedRow
 
-# Logits computed at a time (rows x vocabulary): 256 MiB in float32.
-CHUNK_LOGITS = 2**26
+# Logits computed at a time (rows x vocabulary): 64 MiB in float32.
+CHUNK_LOGITS = 2**24
 
 
 def tree_hidden_states(
@@ -22,15 +24,12 @@ def tree_hidden_states(
     """Final hidden states [T, hidden] of a token tree in one forward pass (not through the LM head)."""
     inner = base_model(model)
     device = inner.device
-    ids, positions, ends = (torch.from_numpy(array).to(device) for array in (input_ids, position_ids, leave))
-    plain = cache is None and bool((leave == len(leave)).all())
-    mask = None if plain else tree_attention_mask(model, ends, positions)
     output = inner.get_decoder()(
-        input_ids=ids[None],
-        position_ids=positions[None],
-        attention_mask=mask,
+        input_ids=torch.from_numpy(input_ids).to(device)[None],
+        position_ids=torch.from_numpy(position_ids).to(device)[None],
         past_key_values=cache,
         use_cache=cache is not None,
+        **tree_arguments(model, leave, position_ids),
     )
     hidden: Tensor = output.last_hidden_state[0]
     return hidden
@@ -44,33 +43,108 @@ def head_logits(inner: Any, hidden: Tensor) -> Tensor:
 
 
 def reply_log_probs(model: Any, row: PackedRow) -> Tensor:
-    """Log-probability [N] (float32) of each reply token of a row, given everything before it on its path.
+    """Log-probability [N] (float32 or wider) of each reply token of a row, given everything before it on its path.
 
-    The head runs on the distinct predicting nodes only, a chunk at a time; with gradients, logits of all but one chunk
-    are recomputed in the backward pass, so those of the whole row never exist at once.
+    The head runs on the distinct predicting nodes only, a chunk at a time; the backward pass computes a chunk's logits
+    again, so those of the whole row never exist at once.
     """
     inner = base_model(model)
     hidden = tree_hidden_states(model, row.input_ids, row.position_ids, row.leave)
+    return token_log_probs(inner, hidden, row.query, row.target)
+
+
+def token_log_probs(inner: Any, hidden: Tensor, query: IntArray, target: IntArray) -> Tensor:
+    """Log-probability [N] of token `target[n]` at the output of node `query[n]`; hidden [T, hidden] are final states."""
     device = hidden.device
-    query, target = torch.from_numpy(row.query).to(device), torch.from_numpy(row.target).to(device)
-    rows = max(CHUNK_LOGITS // inner.get_output_embeddings().weight.shape[0], 1)
-    # Branches share their parent: nodes in order, so that equal ones are neighbours and share a chunk's logits.
-    order = torch.argsort(query, stable=True)
-    parts = []
-    for chunk in order.split(rows):
-        nodes, index = torch.unique_consecutive(query[chunk], return_inverse=True)
-        arguments = (inner, hidden[nodes], index, target[chunk])
-        if torch.is_grad_enabled() and len(order) > rows:
-            parts.append(checkpoint(_token_log_probs, *arguments, use_reentrant=False))
-        else:
-            parts.append(_token_log_probs(*arguments))
-    result = torch.empty(len(order), dtype=torch.float32, device=device)
-    return result.scatter(0, order, torch.cat(parts)) if parts else result
+    # Branches share their parent: nodes in order, so that equal ones are neighbours and their logits are computed once.
+    order = np.argsort(query, kind="stable")
+    nodes, index = np.unique(query[order], return_inverse=True)
+    tokens = torch.from_numpy(target[order]).to(device)
+    states = hidden[torch.from_numpy(nodes).to(device)]
+    head = inner.get_output_embeddings()
+    cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
+    if type(head) is torch.nn.Linear and head.bias is None:
+        found = _TokenLogProbs.apply(states, head.weight, index, tokens, cap)
+    else:
+        rows = _chunk_rows(head.weight.shape[0])
+        parts = []
+        for start, first, last in _chunks(index, len(nodes), rows):
+            arguments = (inner, states[start : start + rows], index[first:last] - start, tokens[first:last])
+            parts.append(checkpoint(_direct, *arguments, use_reentrant=False))
+        found = torch.cat(parts)
+    return torch.empty_like(found).scatter(0, torch.from_numpy(order).to(device), found)
 
 
-def _token_log_probs(inner: Any, hidden: Tensor, index: Tensor, target: Tensor) -> Tensor:
-    logits = head_logits(inner, hidden).float()
-    return logits[index, target] - torch.logsumexp(logits, dim=-1)[index]
+def _chunk_rows(vocabulary: int) -> int:
+    return max(CHUNK_LOGITS // vocabulary, 1)
+
+
+def _chunks(index: IntArray, nodes: int, rows: int) -> Iterator[tuple[int, int, int]]:
+    """First node and token range of each chunk of `rows` nodes; `index` [N], ascending, is the node of each token."""
+    for start in range(0, nodes, rows):
+        first, last = np.searchsorted(index, [start, start + rows])
+        yield start, int(first), int(last)
+
+
+def _direct(inner: Any, hidden: Tensor, index: IntArray, target: Tensor) -> Tensor:
+    logits = _widened(head_logits(inner, hidden))
+    node = torch.from_numpy(index).to(hidden.device)
+    return logits[node, target] - torch.logsumexp(logits, dim=-1)[node]
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """`log_softmax(cap(hidden @ weight.T))[index, target]` without keeping logits for the backward pass.
+
+    With p = softmax(l), d log p(t) / d l = onehot(t) - p; several tokens of one node add up.
+    """
+
+    @staticmethod
+    def _logits(hidden: Tensor, weight: Tensor, cap: float | None) -> Tensor:
+        logits = _widened(hidden @ weight.T)
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, index: IntArray, target: Tensor, cap: float | None) -> Tensor:
+        rows = _chunk_rows(len(weight))
+        node = torch.from_numpy(index).to(hidden.device)
+        parts, normalizers = [], []
+        for start, first, last in _chunks(index, len(hidden), rows):
+            logits = _TokenLogProbs._logits(hidden[start : start + rows], weight, cap)
+            normalizers.append(torch.logsumexp(logits, dim=-1))
+            at = node[first:last] - start
+            parts.append(logits[at, target[first:last]] - normalizers[-1][at])
+        ctx.save_for_backward(hidden, weight, target, torch.cat(normalizers))
+        ctx.index, ctx.cap = index, cap
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        hidden, weight, target, normalizer = ctx.saved_tensors
+        index, cap = ctx.index, ctx.cap
+        rows = _chunk_rows(len(weight))
+        node = torch.from_numpy(index).to(hidden.device)
+        per_node = torch.zeros_like(normalizer).index_add_(0, node, gradient)
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for start, first, last in _chunks(index, len(hidden), rows):
+            part = hidden[start : start + rows]
+            logits = _TokenLogProbs._logits(part, weight, cap)
+            slope = 1 - (logits / cap) ** 2 if cap else None
+            change = logits.sub_(normalizer[start : start + rows, None]).exp_()
+            change.mul_(-per_node[start : start + rows, None])
+            change.index_put_((node[first:last] - start, target[first:last]), gradient[first:last], accumulate=True)
+            if slope is not None:
+                change.mul_(slope)
+            narrow = change.to(weight.dtype)
+            hidden_gradient[start : start + rows] = narrow @ weight
+            if weight_gradient is not None:
+                weight_gradient += narrow.T @ part
+        return hidden_gradient, weight_gradient, None, None, None
 
 
 def reply_sums(values: Tensor, row: PackedRow) -> Tensor:

@@ -1,7 +1,8 @@
 """Token trees into rows under a token budget.
 
 A row is one forward pass: trees laid one after another. Their intervals do not overlap, so no token sees another tree;
-there is no padding. A tree that exceeds the budget is split at its leaves; each part repeats the prefix that it needs.
+there is no padding. A tree that exceeds the budget is split at its leaves; each part repeats the prefix that it needs,
+but no reply: what counts once in one row counts once in several.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from esc_lab.errors import UserError
 from esc_lab.tokens.encode import IntArray
-from esc_lab.tokens.examples import TokenSequence
+from esc_lab.tokens.examples import ReplyTokens, TokenSequence
 from esc_lab.tokens.trie import TokenTree, build_tree, shared_prefix
 
 
@@ -57,10 +58,9 @@ def split_sequences(sequences: Sequence[TokenSequence], budget: int) -> list[lis
     Raises:
         UserError: a single sequence exceeds the budget.
     """
-    order = sorted(sequences, key=lambda sequence: sequence.input_ids.astype(">i8").tobytes())
     groups: list[list[TokenSequence]] = []
     size = 0
-    for sequence in order:
+    for sequence in sorted(sequences, key=_depth_first):
         length = len(sequence.input_ids)
         if length > budget:
             keys = [reply.key for reply in sequence.replies]
@@ -98,11 +98,31 @@ def pack_rows(trees: Sequence[Sequence[TokenSequence]], budget: int) -> list[Pac
         trees: for each tree its sequences; a tree above the budget is split.
         budget: tokens per row.
     """
-    parts = [part for tree in trees for part in split_sequences(tree, budget)]
+    parts = [part for tree in trees for part in split_sequences(_each_reply_once(tree), budget)]
     built = [build_tree([sequence.input_ids for sequence in part]) for part in parts]
     return [
         _row([(built[number], parts[number]) for number in sorted(bin_)])
         for bin_ in pack_trees([len(tree) for tree in built], budget)
+    ]
+
+
+def _depth_first(sequence: TokenSequence) -> bytes:
+    return sequence.input_ids.astype(">i8").tobytes()
+
+
+def _each_reply_once(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
+    """The sequences with equal replies after equal histories gathered on the first of them, each cut after its last."""
+    order = sorted(sequences, key=_depth_first)
+    first_with: dict[tuple[int, bytes], int] = {}
+    replies: list[list[ReplyTokens]] = [[] for _ in order]
+    for number, sequence in enumerate(order):
+        for reply in sequence.replies:
+            path = sequence.input_ids[: reply.end].tobytes()
+            replies[first_with.setdefault((reply.start, path), number)].append(reply)
+    return [
+        TokenSequence(sequence.input_ids[: max(reply.end for reply in kept)], tuple(kept))
+        for sequence, kept in zip(order, replies, strict=True)
+        if kept
     ]
 
 
