@@ -2,23 +2,30 @@
 
 Checks run on a first composition, before Hydra makes any directory and before torch is imported. A job that fails inside
 a multirun is recorded in the multirun's manifest and does not stop the others.
+
+Exit status: 0 if all went well; 1 if the configuration is wrong, the run failed, or any job of a multirun failed (like
+`make -k`); 2 for an option that Hydra's own parser refuses.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import json
 import logging
+import math
 import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,7 +37,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from esc_lab import config
+from esc_lab.config_checks import problems, unknown_key
 from esc_lab.errors import UserError, nearest
+from esc_lab.help import help_text, stage_lines
 
 CONF = Path(__file__).parent / "conf"
 log = logging.getLogger("run")
@@ -42,13 +51,13 @@ def _short_hash(text: str) -> str:
 
 def _override_name(text: str) -> str:
     """A directory name that says what was overridden; long ones end in a hash instead of a cut-off value."""
-    name = re.sub(r"[^\w=.,+-]+", "_", text) or "defaults"
+    name = re.sub(r"[^\w=.,+-]+", "_", text, flags=re.ASCII) or "defaults"
     return name if len(name) <= 150 else f"{name[:140]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 OmegaConf.register_new_resolver("short_hash", _short_hash, replace=True)
 OmegaConf.register_new_resolver("override_name", _override_name, replace=True)
-ConfigStore.instance().store(name="schema", node=config.Config)
+ConfigStore.instance().store(name="schema", node=config.schema())
 
 
 def groups() -> dict[str, list[str]]:
@@ -57,150 +66,213 @@ def groups() -> dict[str, list[str]]:
     return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
 
 
-def _check_names(overrides: list[Override]) -> None:
-    """Unknown keys and group options, with the nearest valid name. Hydra's own message names no alternative."""
-    known = groups()
-    for override in overrides:
-        key = override.key_or_group
-        if key.startswith("hydra") or override.is_delete():
-            continue
-        if key not in known:
-            message = config.unknown_key(key)
-            if message:
-                raise UserError(message, fix="`python run.py --help <group>` lists the keys of a group")
-            continue
-        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-        for value in values:
-            if isinstance(value, dict):
-                continue
-            name = str(getattr(value, "text", value)).removesuffix(".yaml")
-            if value is not None and name not in known[key]:
-                raise UserError(
-                    f"{key}={name}: no such option{nearest(name, known[key])}", fix=f"one of {', '.join(known[key])}"
-                )
+def check(words: list[str], *, multirun: bool = False) -> None:
+    """Compose every value that the overrides name and report what is wrong with it.
+
+    Raises:
+        UserError: unknown keys or options, a wrong type, values out of range, missing values, absent paths: all that
+            can be told at once.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(words)
+        except HydraException as error:
+            fix = "write key=value, with quotes around a value that holds spaces or special characters"
+            raise UserError(_one_line(error), where="command line", fix=fix) from None
+        found: list[str] = []
+        sound: list[Override] = []
+        for override in overrides:
+            problem = _sweep_problem(override, multirun) or _name_problem(override)
+            if problem:
+                found.append(problem)
+            else:
+                sound.append(override)
+        for run in _single_runs(sound):
+            try:
+                messages = problems(compose("config", overrides=run))
+            except (HydraException, OmegaConfBaseException) as error:
+                messages = [_compose_message(error)]
+            found += [message for message in messages if message not in found]
+    if found:
+        raise UserError("; ".join(found), fix="`python run.py --help GROUP` lists options and keys")
+
+
+def _sweep_problem(override: Override, multirun: bool) -> str | None:
+    if not override.is_sweep_override():
+        return None
+    if not multirun:
+        return f"{override.input_line} names several values: add -m to run a job for each, or write [a,b] for a list"
+    if override.is_discrete_sweep() and not list(override.sweep_iterator()):
+        return f"{override.input_line} stands for no value at all"
+    return None
+
+
+def _name_problem(override: Override) -> str | None:
+    """Unknown key or group option, with the nearest valid name. Hydra's own message names no alternative."""
+    key, known = override.key_or_group, groups()
+    if key == "hydra" or override.is_hydra_override():
+        return None
+    if key not in known:
+        return unknown_key(key)
+    if override.is_interval_sweep():
+        return f"{override.input_line}: the options of a group have no interval between them"
+    values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+    for value in values:
+        name = str(getattr(value, "text", value)).removesuffix(".yaml")
+        if value is not None and not isinstance(value, dict) and name not in known[key]:
+            return f"{key}={name}: no such option{nearest(name, known[key])} ({key} is one of {', '.join(known[key])})"
+    return None
 
 
 def _single_runs(overrides: list[Override]) -> list[list[str]]:
-    """Override lists that show each value of a sweep once, the other swept keys at their first value."""
-    swept = {
-        o.input_line: [f"{_key(o)}={v}" for v in o.sweep_string_iterator()] for o in overrides if o.is_choice_sweep()
-    }
-    ranged = [o for o in overrides if o.is_sweep_override() and not o.is_choice_sweep()]
-    fixed = [o.input_line for o in overrides if not o.is_sweep_override()]
-    fixed += [f"{_key(o)}={next(iter(o.sweep_string_iterator()))}" for o in ranged if o.is_range_sweep()]
-    first = [values[0] for values in swept.values()]
-    runs = [fixed + first]
-    for position, values in enumerate(swept.values()):
-        runs += [[*fixed, *first[:position], value, *first[position + 1 :]] for value in values[1:]]
+    """Override lists that show each value of a sweep once (of a range its ends), the other swept keys at their first."""
+    options: list[list[str]] = []
+    for override in overrides:
+        if override.is_discrete_sweep():
+            values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            options.append([values[0], values[-1]] if override.is_range_sweep() else values)
+        elif not override.is_sweep_override():
+            options.append([str(override.input_line)])
+    first = [values[0] for values in options]
+    runs = [first]
+    for position, values in enumerate(options):
+        runs += [[*first[:position], value, *first[position + 1 :]] for value in values[1:]]
     return runs
 
 
-def _key(override: Override) -> str:
-    return override.input_line.split("=", 1)[0]
-
-
-def check(arguments: list[str]) -> None:
-    """Compose every value that the command line names and report what is wrong with it.
-
-    Raises:
-        UserError: unknown key or option, wrong type, missing value, absent path: all that can be told at once.
-    """
-    words = [word for word in arguments if "=" in word or word.startswith("~")]
-    words = [word for word in words if not word.startswith("-")]
-    try:
-        overrides = OverridesParser.create().parse_overrides(words)
-    except HydraException as error:
-        raise UserError(str(error).splitlines()[0], where="command line") from None
-    _check_names(overrides)
-    found: list[str] = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for run in _single_runs(overrides):
-            try:
-                cfg = compose("config", overrides=run)
-                found += [problem for problem in config.problems(cfg) if problem not in found]
-            except (HydraException, OmegaConfBaseException) as error:
-                raise UserError(_compose_message(error)) from None
-    GlobalHydra.instance().clear()
-    if found:
-        raise UserError("; ".join(found), where="configuration")
-
-
 def _compose_message(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if "stage" in lines[0] and "must be specified" in str(error).lower():
-        return f"no stage chosen; say stage=<{'|'.join(config.STAGES)}>"
-    cause = [str(error.__cause__).splitlines()[0]] if error.__cause__ else []
-    return ": ".join([*lines[:1], *cause])
+    text = _one_line(error)
+    if text.startswith("You must specify 'stage'"):
+        return f"no stage chosen; say stage=STAGE, one of\n{stage_lines()}\n"
+    wrong = re.match(r"Could not override '(hydra\.[\w.]+)'", text)
+    if wrong:
+        names = [f"hydra.{name}" for name in _names(compose("config", ["stage=sft"], return_hydra_config=True).hydra)]
+        return f"unknown config key '{wrong[1]}'{nearest(wrong[1], names)}"
+    return f"{text}: {_one_line(error.__cause__)}" if error.__cause__ else text
+
+
+def _names(cfg: DictConfig, prefix: str = "") -> list[str]:
+    names = []
+    for key in cfg:
+        names.append(f"{prefix}{key}")
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            names += _names(node, f"{prefix}{key}.")
+    return names
+
+
+def _one_line(error: BaseException) -> str:
+    """An error's message without what OmegaConf appends on where its nodes are."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)\b", line))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(cfg: DictConfig) -> float | None:
-    """One job: run the stage in its run directory, write what every stage writes, return `optimize_metric`."""
+    """One job: run the stage in its run directory, write what every stage writes, return `optimize_metric`.
+
+    A failure is logged, to run.log too; it ends a single run with status 1. A failed job of a multirun returns NaN where
+    a metric is optimised.
+    """
     hydra_config = HydraConfig.get()
-    directory = Path(hydra_config.runtime.output_dir)
-    multirun = hydra_config.mode == RunMode.MULTIRUN
     started = time.time()
+    result: dict[str, Any] = {}
+    value = None if cfg.optimize_metric is None else math.nan
     try:
-        metrics = _run_stage(cfg, directory)
+        metrics = _run_stage(cfg, Path(hydra_config.runtime.output_dir))
+        result = {"status": "done", "metrics": metrics}
+        if cfg.optimize_metric is not None:
+            value = _chosen_metric(metrics, cfg.optimize_metric)
     except Exception as error:
-        log.debug("stage failed", exc_info=True)
-        if not isinstance(error, UserError) or hydra_config.verbose:
-            log.exception("%s failed", cfg.stage)
-        if not multirun:
-            raise
-        log.error("error: %s", error)
-        _record(hydra_config, {"status": "failed", "error": str(error)[:500], "seconds": time.time() - started})
-        return None
-    if multirun:
-        _record(hydra_config, {"status": "done", "seconds": time.time() - started})
-    if cfg.optimize_metric is None:
-        return None
-    if cfg.optimize_metric not in metrics:
-        raise UserError(f"optimize_metric={cfg.optimize_metric}: no such metric{nearest(cfg.optimize_metric, metrics)}")
-    return metrics[cfg.optimize_metric]
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        log.error("error: %s", text, exc_info=not isinstance(error, UserError) or bool(hydra_config.verbose))
+        if hydra_config.mode != RunMode.MULTIRUN:
+            raise SystemExit(1) from error
+        result |= {"status": "failed", "error": text[:500]}
+    if hydra_config.mode == RunMode.MULTIRUN:
+        _record(hydra_config, {**result, "seconds": time.time() - started})
+    return value
 
 
 def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
-    from esc_lab.artifacts import write_atomic
-    from esc_lab.environment import describe_environment
+    from esc_lab.stages.record import recorded
 
     settings = config.typed(cfg)
     settings.run_dir = str(directory)
-    write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(settings)))
-    write_atomic(directory / "environment.json", json.dumps(describe_environment(), indent=2))
-    stage = importlib.import_module(f"esc_lab.stages.{settings.stage}")
-    metrics: dict[str, float] = stage.run(settings)
-    write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
-    return metrics
+    return recorded(settings, importlib.import_module(f"esc_lab.stages.{settings.stage}").run)
+
+
+def _chosen_metric(metrics: Mapping[str, float], name: str) -> float:
+    if name not in metrics:
+        raise UserError(f"optimize_metric={name}: no such metric{nearest(name, metrics)}", fix=", ".join(metrics))
+    return metrics[name]
 
 
 def _record(hydra_config: Any, outcome: dict[str, Any]) -> None:
-    """Append this job to the multirun's manifest: one line of JSON, written in a single call so that jobs do not mix."""
-    line = {"job": hydra_config.job.num, "overrides": list(hydra_config.overrides.task), **outcome}
-    path = Path(hydra_config.sweep.dir) / "manifest.jsonl"
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    """Append this job to the multirun's manifest: a line of JSON, in one write so that jobs do not mix."""
+    line = {
+        "job": hydra_config.job.num,
+        "overrides": list(hydra_config.overrides.task),
+        "directory": hydra_config.runtime.output_dir,
+        **outcome,
+    }
+    with (Path(hydra_config.sweep.dir) / "manifest.jsonl").open("ab", buffering=0) as file:
+        file.write(f"{json.dumps(line)}\n".encode())
+
+
+def _multirun(overrides: list[str]) -> int:
+    """Run all jobs; 1 if any of them failed."""
+    # Settled here, and not by Hydra, so that the manifest can be found when the jobs are done.
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own = [word for word in overrides if word.startswith(("hydra.sweep.dir=", "output_root="))]
+        cfg = compose("config", overrides=["stage=sft", *own], return_hydra_config=True)
+        directory = Path(cfg.hydra.sweep.dir)
+    quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+    sys.argv.append(f"hydra.sweep.dir='{quoted}'")
+    job()
+    records = [json.loads(line) for line in (directory / "manifest.jsonl").read_text().splitlines()]
+    failed = sum(record["status"] == "failed" for record in records)
+    print(f"{failed} of {len(records)} jobs failed; {directory}/manifest.jsonl lists them all", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _run(options: argparse.Namespace, unknown: list[str]) -> int:
+    if options.help:
+        print(help_text(CONF, options.overrides))
+        return 0
+    if unknown:
+        raise UserError(
+            f"unknown option {unknown[0]}", fix="`python run.py --help` and `--hydra-help` list what there is"
+        )
+    if options.config_dir:
+        raise UserError(
+            "other config directories are not searched", where="--config-dir", fix="put the file into conf/"
+        )
+    multirun = options.multirun or "hydra.mode=MULTIRUN" in options.overrides
+    # Lightning starts further processes of a run with the configuration that the first one has checked.
+    checked = options.config_path or options.config_name
+    if not (checked or options.hydra_help or options.shell_completion or options.experimental_rerun):
+        check(options.overrides, multirun=multirun)
+    if multirun and not options.cfg:
+        return _multirun(options.overrides)
+    job()
+    return 0
 
 
 def main() -> int:
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        from esc_lab.help import help_text
-
-        print(help_text(CONF, [word for word in arguments if not word.startswith("-")]))
-        return 0
-    verbose = any(word.startswith(("hydra.verbose=", "--hydra.verbose")) for word in arguments)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    words = sys.argv[1:]
+    options, unknown = get_args_parser().parse_known_intermixed_args(words)
+    # Hydra's parser wants all overrides in one place.
+    sys.argv[1:] = [word for word in words if word not in options.overrides] + options.overrides
     try:
-        if not {"--hydra-help", "--version", "--shell-completion", "-sc"} & set(arguments):
-            check(arguments)
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-        job()
-    except UserError as error:
-        if verbose:
+        return _run(options, unknown)
+    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        if any(re.fullmatch(r"hydra\.verbose=(?!false|False).*", word) for word in options.overrides):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        text = str(error) if isinstance(error, UserError) else _one_line(error)
+        print(f"error: {text}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def help_text(conf: Path, words: list[str]) -> str:
 def _overview(conf: Path) -> str:
     lines = ["esc-lab: strategy-aware emotional support conversation.", ""]
     lines += ["usage: python run.py stage=STAGE [group=option] [key=value] ...   (-m for a multirun)", "", "Stages"]
-    lines += [f"  {name:<10} {doc}" for name, doc in STAGES.items()]
+    lines += [stage_lines()]
     lines += ["", "Groups (`python run.py --help GROUP` shows options and keys)"]
     for folder in sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in ("hydra", "stage")):
         options = ", ".join(_options(folder))
@@ -39,6 +39,11 @@ def _overview(conf: Path) -> str:
         lines += [f"  # {purpose}", f"  {command}"]
     lines += ["", "`--cfg job` prints the composed configuration; `hydra.verbose=true` shows tracebacks."]
     return "\n".join(lines)
+
+
+def stage_lines() -> str:
+    """The stages, one a line, with what they do."""
+    return "\n".join(f"  {name:<10} {doc}" for name, doc in STAGES.items())
 
 
 def _options(folder: Path) -> dict[str, str]:
@@ -58,7 +63,8 @@ def _section(conf: Path, word: str) -> str:
         raise UserError(f"no help on '{word}'{nearest(word, names)}")
     lines = []
     if folder.is_dir():
-        lines += [f"{word}=..."] + [f"  {name:<14} {doc}" for name, doc in _options(folder).items()] + [""]
+        options = STAGES if word == "stage" else _options(folder)
+        lines += [f"{word}=..."] + [f"  {name:<14} {doc}" for name, doc in options.items()] + [""]
     return "\n".join(lines + [_key_line(key) for key in chosen])
 
 

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from esc_lab.config import ModelConfig
 
 # Two test processes on two cores: one thread each is faster than two that fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,15 +20,11 @@ CACHE = Path(os.environ.get("ESC_LAB_CACHE", ROOT / ".cache"))
 FAMILIES = ("llama", "qwen2", "gemma2", "gemma3")
 
 
-def model_config(name: str, *overrides: str):
-    """The `model` section that `model=<name>` composes to."""
-    from hydra import compose, initialize_config_dir
-
-    from esc_lab import config
-    from run import CONF
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.typed(compose("config", overrides=["stage=sft", f"model={name}", *overrides])).model
+def model_config(name: str, *overrides: str) -> ModelConfig:
+    """The settings in `conf/model/<name>.yaml`, with overrides such as `dtype=float32`."""
+    file = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
+    merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), file, OmegaConf.from_dotlist(list(overrides)))
+    return OmegaConf.to_object(merged)
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

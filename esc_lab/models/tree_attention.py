@@ -174,7 +174,8 @@ def _attend(
         output = scaled_dot_product_attention(folded, key, value, attn_mask=wide, dropout_p=dropout, scale=scaling)
     else:
         scores = (folded @ key.transpose(2, 3)) * (dim**-0.5 if scaling is None else scaling)
-        weights = torch.softmax((softcap * torch.tanh(scores / softcap) + wide).float(), dim=-1).to(query.dtype)
+        wider = torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype
+        weights = torch.softmax(softcap * torch.tanh(scores / softcap) + wide, dim=-1, dtype=wider).to(query.dtype)
         output = torch.dropout(weights, dropout, dropout > 0) @ value
     return output.reshape(batch, heads, length, dim)
 

@@ -4,8 +4,9 @@ The chat template is rendered once per sequence of roles with placeholders for t
 placeholders is the template's own text. Contents are put in between, so the character position of every message is
 known, and one tokenisation of the whole text with offsets gives its tokens. Nothing is tokenised on its own.
 
-A token belongs to a character range if it overlaps it by one character or more. A reply is its text and the end-of-turn
-token, without what the template writes after that.
+A token belongs to a character range if it overlaps it by one character or more. A reply is all that a model writes after
+the generation prompt: its text and the end-of-turn token, with blanks that the template puts around the text (Llama 2),
+without what the template writes after that.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ IntArray = npt.NDArray[np.int64]
 
 # Private-use characters that no corpus has, around the number of the message.
 _MARK = "\ue0f1{}\ue0f2"
+
+_OTHER_TEMPLATE = "set model.chat_template to a bundled template or a file"
 
 
 @dataclass(frozen=True)
@@ -71,20 +74,19 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        name = getattr(tokenizer, "name_or_path", "tokenizer")
+        self._name = getattr(tokenizer, "name_or_path", None) or "tokenizer"
         if not tokenizer.is_fast:
             raise UserError(
-                "no fast tokenizer, so no character offsets", where=name, fix="use a model with tokenizer.json"
+                "no fast tokenizer, so no character offsets", where=self._name, fix="use a model with tokenizer.json"
             )
         if not tokenizer.chat_template:
-            raise UserError(
-                "the tokenizer has no chat template", where=name, fix="set model.chat_template=chatml or a file"
-            )
+            raise self._unusable("the tokenizer has no chat template")
         self._special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._pieces = lru_cache(maxsize=4096)(self._render_pieces)
         self.system_role = self._takes_system()
         self.end_of_turn = -1
-        self.prefix_stable = self._check(name)
+        self._lead = self._blanks_before_replies()
+        self.prefix_stable = self._check()
 
     def adapt(self, prompt: Prompt) -> Prompt:
         """The prompt as this template can render it (a system message only where there is a system role)."""
@@ -124,15 +126,21 @@ class ChatEncoder:
         for number in range(len(roles)):
             before, mark, rest = rest.partition(_MARK.format(number))
             if not mark:
-                raise UserError(
-                    f"the chat template drops message {number + 1} ({roles[number]})", fix="use another template"
-                )
+                raise self._unusable(f"the chat template drops message {number + 1} ({roles[number]})")
             pieces.append(before)
         return (*pieces, rest)
 
     def _render(self, chat: list[dict[str, str]], generation: bool) -> str:
-        text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation)
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise self._unusable(f"the chat template cannot render a dialogue: {error}") from error
         return text
+
+    def _unusable(self, message: str) -> UserError:
+        return UserError(message, where=self._name, fix=_OTHER_TEMPLATE)
 
     def _lay_out(self, messages: Sequence[Message], *, generation: bool = False) -> tuple[str, list[int]]:
         """The rendered text and the character offset of each message's content in it."""
@@ -157,7 +165,7 @@ class ChatEncoder:
         replies = {}
         for number, message in enumerate(messages):
             if message.role == "assistant":
-                first = int(turn_starts[number])
+                first = int(np.searchsorted(ends, starts[number] - self._lead, side="right"))
                 last = int(np.searchsorted(begins, starts[number] + len(message.content), side="left"))
                 replies[number] = (first, self._end_of_reply(ids, last))
         located = []
@@ -173,46 +181,51 @@ class ChatEncoder:
         for index in range(last, min(last + 8, len(ids))):
             if int(ids[index]) in self._special:
                 return index + 1
-        raise UserError("the chat template writes no end-of-turn token after a reply", fix="use another template")
+        raise self._unusable("the chat template writes no end-of-turn token after a reply")
 
     def _takes_system(self) -> bool:
-        from jinja2.exceptions import TemplateError
-
         try:
             self._render_pieces(("system", "user"), True)
-        except (TemplateError, UserError):
+        except UserError:
             return False
         return True
 
-    def _check(self, name: str) -> bool:
+    def _sample_chat(self) -> tuple[Message, ...]:
+        head = (Message("system", "Be kind."),) if self.system_role else ()
+        return (
+            *head,
+            Message("user", 'My "safe" job & my flat are gone.'),
+            Message("assistant", "(Question) How long were you there?"),
+            Message("user", "Nine years\nand a half."),
+            Message("assistant", "(Others) Thank you."),
+        )
+
+    def _blanks_before_replies(self) -> int:
+        """How many blanks the template writes between the generation prompt and a reply."""
+        chat = self._sample_chat()
+        prompt, _ = self._lay_out(chat[:-1], generation=True)
+        text, starts = self._lay_out(chat)
+        lead = text[len(prompt) : starts[-1]]
+        if not text.startswith(prompt) or lead.strip():
+            raise self._unusable("the chat template's generation prompt does not lead into its replies")
+        return len(lead)
+
+    def _check(self) -> bool:
         """Render a small dialogue; learn the end-of-turn token and whether histories are prefixes of each other.
 
         Every template is also rendered with real contents here: if that differs from the pieces put together, it
         rewrites contents and positions in it cannot be known.
         """
-        from jinja2.exceptions import TemplateError
-
-        head = (Message("system", "Be kind."),) if self.system_role else ()
-        chat = (
-            *head,
-            Message("user", "I lost my job."),
-            Message("assistant", "(Question) How long were you there?"),
-            Message("user", "Nine years\nand a half."),
-            Message("assistant", "(Others) Thank you."),
-        )
-        try:
-            real = self._render([{"role": m.role, "content": m.content} for m in chat], False)
-            text, _ = self._lay_out(chat)
-            encoded = self.encode(chat)
-        except TemplateError as error:
-            raise UserError(f"the chat template cannot render a dialogue: {error}", where=name) from None
-        if real != text:
-            raise UserError("the chat template rewrites message contents", where=name, fix="set model.chat_template")
+        chat = self._sample_chat()
+        real = self._render([{"role": m.role, "content": m.content} for m in chat], False)
+        if real != self._lay_out(chat)[0]:
+            raise self._unusable("the chat template rewrites message contents")
+        encoded = self.encode(chat)
         stable = []
         for number, (start, end) in encoded.replies.items():
             prompt = self.encode_prompt(Prompt(chat[:number]))
             stable.append(np.array_equal(prompt.input_ids, encoded.input_ids[:start]))
             self.end_of_turn = int(encoded.input_ids[end - 1])
         if not stable[-1]:
-            raise UserError("the chat template's generation prompt does not lead into its replies", where=name)
+            raise self._unusable("the tokens of the chat template's generation prompt change with the reply after it")
         return all(stable)

@@ -112,17 +112,17 @@ def _depth_first(sequence: TokenSequence) -> bytes:
 
 def _each_reply_once(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
     """The sequences with equal replies after equal histories gathered on the first of them, each cut after its last."""
-    order = sorted(sequences, key=_depth_first)
-    first_with: dict[tuple[int, bytes], int] = {}
-    replies: list[list[ReplyTokens]] = [[] for _ in order]
-    for number, sequence in enumerate(order):
+    gathered: dict[bytes, tuple[IntArray, list[ReplyTokens]]] = {}
+    place_of: dict[tuple[int, bytes], list[ReplyTokens]] = {}
+    for sequence in sorted(sequences, key=_depth_first):
+        ids = sequence.input_ids
+        _, own = gathered.setdefault(ids.tobytes(), (ids, []))
         for reply in sequence.replies:
-            path = sequence.input_ids[: reply.end].tobytes()
-            replies[first_with.setdefault((reply.start, path), number)].append(reply)
+            place_of.setdefault((reply.start, ids[: reply.end].tobytes()), own).append(reply)
     return [
-        TokenSequence(sequence.input_ids[: max(reply.end for reply in kept)], tuple(kept))
-        for sequence, kept in zip(order, replies, strict=True)
-        if kept
+        TokenSequence(ids[: max(reply.end for reply in replies)], tuple(replies))
+        for ids, replies in gathered.values()
+        if replies
     ]
 
 

@@ -1,0 +1,154 @@
+"""What is wrong with a configuration, told before anything heavy is imported.
+
+Hydra checks types; `problems` finds what it lets through: unknown keys added with `+`, values outside a choice or range,
+missing values and absent paths, all at once. This module imports neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from esc_lab.config import ANY, SPLITS, Key, keys
+from esc_lab.errors import nearest
+from esc_lab.strategies import INVENTORIES
+
+
+def unknown_key(name: str) -> str | None:
+    """Message for a dotted key that the schema does not have, naming the nearest valid one; None if it is known."""
+    known = {key.name: key for key in keys()}
+    sections = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
+    if name in known or name in sections:
+        return None
+    parents = [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
+    if any(parent in known and known[parent].free for parent in parents):
+        return None
+    return f"unknown config key '{name}'{_hint(name, known, sections)}"
+
+
+def _hint(name: str, known: Mapping[str, Key], sections: set[str]) -> str:
+    """What an unknown key may have been meant to be: a similar name, or a key whose doc has its words."""
+    section, _, leaf = name.rpartition(".")
+
+    def likeness(other: str) -> float:
+        other_section, _, other_leaf = other.rpartition(".")
+        in_full = difflib.SequenceMatcher(None, name, other).ratio()
+        last_part = difflib.SequenceMatcher(None, leaf, other_leaf).ratio()
+        if leaf in other_leaf.split("_"):
+            last_part = max(last_part, 0.9)
+        return max(0.9 * in_full, 0.85 * last_part + 0.15 * (section == other_section))
+
+    best = max([*known, *([] if section in sections else sections)], key=likeness)
+    if likeness(best) >= 0.68:
+        return f"; did you mean '{best}'?"
+    words = set(leaf.lower().split("_"))
+    documented = [key for key in known.values() if words <= set(key.doc.lower().replace(",", "").split())]
+    if documented:
+        meant = min(documented, key=lambda key: (not key.name.startswith(f"{section}."), len(key.doc)))
+        return f"; did you mean '{meant.name}'?"
+    if section in sections:
+        own = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")]
+        return f"; '{section}' has {', '.join(own)}"
+    return nearest(name, [*known, *sections])
+
+
+def problems(cfg: DictConfig) -> list[str]:
+    """Everything wrong with a composed configuration that its values alone can tell. Empty if it is fine."""
+    found: list[str] = []
+    known = {key.name: key for key in keys()}
+    for name, value in _leaves(cfg):
+        message = unknown_key(name)
+        if message:
+            found.append(message)
+        elif name in known and value is not None:
+            found += _value_problems(known[name], value)
+    return found + _combined(cfg)
+
+
+def _value_problems(key: Key, value: Any) -> list[str]:
+    if value == MISSING:
+        return [f"missing value for '{key.name}' ({key.doc})"]
+    if key.choices and value not in key.choices:
+        return [f"{key.name}={value}: not one of {', '.join(key.choices)}{nearest(str(value), key.choices)}"]
+    low, high = key.within
+    if key.within != ANY and not low <= value <= high:
+        allowed = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        return [f"{key.name}={value}: has to be {allowed} ({key.doc})"]
+    if key.path and not os.path.exists(str(value)):
+        return [f"{key.name}={value}: no such file or directory"]
+    return []
+
+
+def _combined(cfg: DictConfig) -> list[str]:
+    """Problems that need more than one key to see, or a look at the disk."""
+    found = []
+    stage = OmegaConf.select(cfg, "stage")
+    if stage == "compare" and not cfg.compare.runs:
+        found.append("stage=compare needs run directories: compare.runs=[outputs/...,outputs/...]")
+    for run in cfg.compare.runs if stage == "compare" else []:
+        if not os.path.exists(Path(run) / "metrics.json"):
+            found.append(f"compare.runs: {run} holds no metrics.json, so it is no finished run")
+    if stage == "export" and cfg.checkpoint is None:
+        found.append("stage=export needs checkpoint=<run directory of an sft run>")
+    found += _model_problems(cfg.model) + _data_problems(cfg)
+    for name in ("output_root", "cache_dir", "export.directory"):
+        path = OmegaConf.select(cfg, name)
+        if path is not None and not _writable(Path(path)):
+            found.append(f"{name}={path}: cannot be written to")
+    if len(cfg.optimizer.betas) != 2:
+        found.append(f"optimizer.betas={cfg.optimizer.betas}: two numbers are needed")
+    return found
+
+
+def _model_problems(model: DictConfig) -> list[str]:
+    path = OmegaConf.select(model, "path")
+    if model.source == "directory" and path and not os.path.exists(Path(path) / "config.json"):
+        return [f"model.path={path}: no model directory (it has no config.json)"]
+    if model.source == "random" and "model_type" not in model.shape:
+        return ["model.source=random needs model.shape.model_type"]
+    if model.chat_template and model.chat_template.endswith(".jinja") and not os.path.exists(model.chat_template):
+        return [f"model.chat_template={model.chat_template}: no such file"]
+    return []
+
+
+def _data_problems(cfg: DictConfig) -> list[str]:
+    data = cfg.data
+    found = []
+    for name in ("limit", "proportions"):
+        wrong = {split: value for split, value in data[name].items() if split not in SPLITS or value < 0}
+        if wrong:
+            found.append(f"data.{name}={wrong}: give numbers from 0 for {', '.join(SPLITS)}")
+    if abs(sum(data.proportions.values()) - 1) > 1e-6:
+        found.append(f"data.proportions={data.proportions}: train, val and test have to add up to 1; give all three")
+    strategies = INVENTORIES[cfg.inventory.name].names if cfg.inventory.name in INVENTORIES else ()
+    for name in data.strategy_weights:
+        if strategies and name not in strategies:
+            found.append(
+                f"data.strategy_weights: no strategy '{name}' in {cfg.inventory.name}{nearest(name, strategies)}"
+            )
+    return found
+
+
+def _writable(path: Path) -> bool:
+    """Whether `path` can be created or written to, without touching it."""
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if os.path.lexists(parent))
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in cfg:
+        full = f"{prefix}{name!s}"
+        if OmegaConf.is_missing(cfg, name):
+            yield full, MISSING
+            continue
+        value = cfg[name]
+        if isinstance(value, DictConfig) and len(value):
+            yield from _leaves(value, f"{full}.")
+        else:
+            yield full, value

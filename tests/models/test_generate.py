@@ -1,0 +1,71 @@
+"""Generation along a token tree against transformers' own `generate`, and its seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from esc_lab.models.generate import Sampling, _draw, generate
+from tests.models.test_tree_attention import random_sequences
+
+NEVER = frozenset({-1})
+
+
+@pytest.mark.parametrize("length", [12, 40])
+def test_greedy_equals_transformers_one_prompt_at_a_time(tiny_models, family, length):
+    # Prompts reach past the tiny Gemmas' window of 64, and the replies move it on.
+    model = tiny_models(family).model
+    prompts = random_sequences(21, trunk=70)
+    found = generate(model, prompts, NEVER, Sampling(length), [0] * len(prompts))
+    for prompt, reply in zip(prompts, found, strict=True):
+        ids = torch.from_numpy(prompt)[None]
+        expected = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False, eos_token_id=None
+        )
+        assert reply == expected[0, len(prompt) :].tolist()
+
+
+def test_a_reply_depends_on_its_own_seed_only(tiny_models):
+    model = tiny_models("llama").model
+    prompts = random_sequences(3, trunk=30)
+    sampling = Sampling(10, temperature=1.0, top_p=0.9)
+    together = generate(model, prompts, NEVER, sampling, list(range(len(prompts))))
+    alone = [generate(model, [prompt], NEVER, sampling, [seed])[0] for seed, prompt in enumerate(prompts)]
+    assert together == alone
+    assert generate(model, prompts[:1], NEVER, sampling, [99])[0] != together[0]
+
+
+def test_stop_tokens_end_single_branches(tiny_models):
+    model = tiny_models("qwen2").model
+    prompts = random_sequences(8, trunk=30)
+    free = generate(model, prompts, NEVER, Sampling(12), [0] * len(prompts))
+    stop = free[1][4]
+    found = generate(model, prompts, frozenset({stop}), Sampling(12), [0] * len(prompts))
+    for reply, unbounded in zip(found, free, strict=True):
+        assert reply == (unbounded[: unbounded.index(stop)] if stop in unbounded else unbounded)
+
+
+def test_equal_prompts_are_separate_replies(tiny_models):
+    model = tiny_models("gemma2").model
+    prompt = random_sequences(1, trunk=20)[0]
+    found = generate(model, [prompt, prompt], NEVER, Sampling(8, temperature=1.5), [1, 2])
+    assert found[0] != found[1]
+    assert generate(model, [prompt, prompt], NEVER, Sampling(8), [1, 2])[0] == found_greedy(model, prompt)
+
+
+def found_greedy(model, prompt):
+    return generate(model, [prompt], NEVER, Sampling(8), [5])[0]
+
+
+def test_top_p_and_temperature_follow_the_distribution():
+    probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    logits = probs.log().repeat(4000, 1)
+    draws = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    counts = np.bincount(_draw(logits, Sampling(1, temperature=1.0, top_p=0.75), draws), minlength=4) / 4000
+    # 0.5 alone is less than the mass asked for, 0.5 + 0.3 reaches it.
+    np.testing.assert_allclose(counts, [0.625, 0.375, 0, 0], atol=0.03)
+    draws = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    counts = np.bincount(_draw(logits, Sampling(1, temperature=0.5), draws), minlength=4) / 4000
+    sharpened = (probs**2 / (probs**2).sum()).numpy()
+    np.testing.assert_allclose(counts, sharpened, atol=0.03)

@@ -1,0 +1,158 @@
+"""Token trees give the same numbers as separate sequences, for every model family, through the model's own logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import esc_lab.models.tree_attention as tree_attention
+from esc_lab.errors import UserError
+from esc_lab.models.log_probs import head_logits, tree_hidden_states
+from esc_lab.models.tree_attention import (
+    TreeBlocks,
+    _query_blocks,
+    base_model,
+    check_tree_attention,
+    layer_windows,
+    token_tree_attention,
+)
+from esc_lab.tokens import build_tree
+
+
+def random_sequences(seed: int, trunk: int = 90, branches: int = 4, vocabulary: int = 1000) -> list[np.ndarray]:
+    """Branches that leave a trunk at random places, some of them branching again."""
+    draw = np.random.default_rng(seed)
+    base = draw.integers(0, vocabulary, trunk)
+    sequences = [base]
+    for _ in range(branches):
+        parent = sequences[draw.integers(len(sequences))]
+        cut = int(draw.integers(1, len(parent)))
+        sequences.append(np.concatenate([parent[:cut], draw.integers(0, vocabulary, int(draw.integers(1, 40)))]))
+    return sequences
+
+
+@pytest.mark.parametrize("block", [7, 64, 256])
+def test_tree_logits_equal_separate_sequences(tiny_models, family, block, monkeypatch):
+    # The tiny Gemmas have a window of 64 tokens, less than the trunk.
+    monkeypatch.setattr(tree_attention, "BLOCK", block)
+    model = tiny_models(family).model
+    sequences = random_sequences(seed=block)
+    tree = build_tree(sequences)
+    with torch.no_grad():
+        hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave)
+        for sequence, path in zip(sequences, tree.paths, strict=True):
+            expected = model(input_ids=torch.from_numpy(sequence)[None]).logits[0]
+            found = head_logits(base_model(model), hidden[torch.from_numpy(path)])
+            torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_windows_matter_here(tiny_models, monkeypatch):
+    """The comparison above could fail on sliding windows: without them the logits are others."""
+    model = tiny_models("gemma3").model
+    assert layer_windows(model) == {"full_attention": None, "sliding_attention": 64}
+    sequence = random_sequences(0)[0]
+    positions, leave = np.arange(len(sequence)), np.full(len(sequence), len(sequence))
+    original = tree_attention._query_blocks
+    monkeypatch.setattr(
+        tree_attention, "_query_blocks", lambda leave, position, window, *rest: original(leave, position, None, *rest)
+    )
+    with torch.no_grad():
+        hidden = tree_hidden_states(model, sequence, positions, leave)
+        expected = model(input_ids=torch.from_numpy(sequence)[None]).logits[0]
+    difference = (head_logits(model, hidden) - expected).abs().max(dim=-1).values
+    assert difference[:64].max() < 1e-4
+    assert difference[64:].max() > 1e-3
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 50), st.sampled_from([None, 5, 20]), st.sampled_from([3, 8, 64]))
+def test_blocks_allow_exactly_the_ancestors(seed, trunk, window, block):
+    tree = build_tree(random_sequences(seed, trunk=trunk + 1, vocabulary=3))
+    size = len(tree)
+    expected = np.zeros((size, size), dtype=bool)
+    for node in range(size):
+        ancestor = node
+        while ancestor >= 0:
+            near = window is None or tree.position_ids[node] - tree.position_ids[ancestor] < window
+            expected[node, ancestor] = near
+            ancestor = tree.parent[ancestor]
+    before = tree_attention.BLOCK
+    tree_attention.BLOCK = block
+    try:
+        blocks = _query_blocks(tree.leave, tree.position_ids, window, torch.float32, torch.device("cpu"))
+    finally:
+        tree_attention.BLOCK = before
+    found = np.zeros_like(expected)
+    for part in blocks:
+        allowed = (part.mask[0, 0] == 0).numpy()
+        found[part.start : part.stop, part.keys.numpy()] = allowed
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_attention_function_equals_brute_force_in_float64(softcap):
+    draw = torch.Generator().manual_seed(0)
+    tree = build_tree(random_sequences(3, trunk=40))
+    size, heads, groups, dim = len(tree), 2, 3, 8
+    query = torch.randn(1, heads * groups, size, dim, generator=draw, dtype=torch.float64)
+    key, value = (torch.randn(1, heads, size, dim, generator=draw, dtype=torch.float64) for _ in range(2))
+    blocks = _query_blocks(tree.leave, tree.position_ids, None, torch.float64, torch.device("cpu"))
+    found, _ = token_tree_attention(
+        None, query, key, value, None, scaling=0.3, softcap=softcap, tree=TreeBlocks({None: blocks})
+    )
+    for head in range(heads * groups):
+        for node in range(size):
+            path = [node]
+            while tree.parent[path[-1]] >= 0:
+                path.append(int(tree.parent[path[-1]]))
+            scores = key[0, head // groups, path] @ query[0, head, node] * 0.3
+            if softcap:
+                scores = softcap * torch.tanh(scores / softcap)
+            expected = torch.softmax(scores, 0) @ value[0, head // groups, path]
+            torch.testing.assert_close(found[0, node, head], expected, atol=1e-12, rtol=1e-10)
+
+
+def test_padded_batches_still_get_their_mask(tiny_models, family):
+    """The registered function must not lose the padding mask of ordinary calls."""
+    model = tiny_models(family).model
+    ids = torch.from_numpy(random_sequences(5)[0][:20])[None]
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), ids], dim=1)
+    mask = torch.cat([torch.zeros(1, 5, dtype=torch.long), torch.ones_like(ids)], dim=1)
+    positions = torch.clamp(mask.cumsum(-1) - 1, min=0)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits[0]
+        found = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits[0, 5:]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_check_on_load_rejects_wrong_attention(tiny_models, monkeypatch):
+    model = tiny_models("llama").model
+
+    def every_token_sees_all(model, input_ids, position_ids, leave):
+        return tree_hidden_states(model, input_ids, np.arange(len(leave)), np.full(len(leave), len(leave)))
+
+    with pytest.raises(UserError, match="differ from separate sequences"):
+        check_tree_attention(model, every_token_sees_all, head_logits)
+    check_tree_attention(model, tree_hidden_states, head_logits)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_block_mask_of_flex_attention_allows_the_same(tiny_models, name):
+    """FlexAttention's backward pass needs CUDA, its mask function does not."""
+    model = tiny_models(name).model
+    tree = build_tree(random_sequences(7, trunk=100))
+    leave, position = torch.from_numpy(tree.leave), torch.from_numpy(tree.position_ids)
+    for window in layer_windows(model).values():
+        mask = tree_attention._block_mask(leave, position, window)
+        (blocks,) = [_query_blocks(tree.leave, tree.position_ids, window, torch.float32, torch.device("cpu"))]
+        dense = torch.zeros(len(tree), len(tree), dtype=torch.bool)
+        for part in blocks:
+            dense[part.start : part.stop, part.keys] = part.mask[0, 0] == 0
+        zero = torch.tensor(0)
+        for query in range(0, len(tree), 3):
+            for key in range(0, len(tree), 3):
+                allowed = mask.mask_mod(zero, zero, torch.tensor(query), torch.tensor(key))
+                assert bool(allowed) == bool(dense[query, key])
