@@ -1,7 +1,7 @@
 """The one entry point: composes the configuration, checks it, and calls `esc_lab.stages.<stage>.run`.
 
-Checks run on a first composition, before Hydra makes any directory and before torch is imported. A job that fails inside
-a multirun is recorded in the multirun's manifest and does not stop the others.
+Checks run on a first composition, before Hydra makes any directory and before torch is imported. A job that fails in a
+multirun is recorded in the multirun's manifest and does not stop the others.
 
 Exit status: 0 if all went well; 1 if the configuration is wrong, the run failed, or any job of a multirun failed (like
 `make -k`); 2 for an option that Hydra's own parser refuses.
@@ -42,6 +42,7 @@ from esc_lab.errors import UserError, nearest
 from esc_lab.help import help_text, stage_lines
 
 CONF = Path(__file__).parent / "conf"
+_NO_STAGE = "no stage chosen: add stage=STAGE; `python run.py --help` tells more"
 log = logging.getLogger("run")
 
 
@@ -93,8 +94,13 @@ def check(words: list[str], *, multirun: bool = False) -> None:
             except (HydraException, OmegaConfBaseException) as error:
                 messages = [_compose_message(error)]
             found += [message for message in messages if message not in found]
+    if found == [_NO_STAGE]:
+        raise UserError(f"{_NO_STAGE}\n\n{stage_lines()}")
+    fix = "`python run.py --help GROUP` lists options and keys"
+    if len(found) == 1:
+        raise UserError(found[0], fix=fix)
     if found:
-        raise UserError("; ".join(found), fix="`python run.py --help GROUP` lists options and keys")
+        raise UserError("\n  ".join([f"{len(found)} things are wrong. {fix}.", *found]))
 
 
 def _sweep_problem(override: Override, multirun: bool) -> str | None:
@@ -118,14 +124,14 @@ def _name_problem(override: Override) -> str | None:
         return f"{override.input_line}: the options of a group have no interval between them"
     values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
     for value in values:
-        name = str(getattr(value, "text", value)).removesuffix(".yaml")
-        if value is not None and not isinstance(value, dict) and name not in known[key]:
+        name = "null" if value is None else str(getattr(value, "text", value)).removesuffix(".yaml")
+        if not isinstance(value, dict) and name not in known[key]:
             return f"{key}={name}: no such option{nearest(name, known[key])} ({key} is one of {', '.join(known[key])})"
     return None
 
 
 def _single_runs(overrides: list[Override]) -> list[list[str]]:
-    """Override lists that show each value of a sweep once (of a range its ends), the other swept keys at their first."""
+    """Override lists that show each value of a sweep once (of a range its ends), the other keys at their first."""
     options: list[list[str]] = []
     for override in overrides:
         if override.is_discrete_sweep():
@@ -143,36 +149,39 @@ def _single_runs(overrides: list[Override]) -> list[list[str]]:
 def _compose_message(error: Exception) -> str:
     text = _one_line(error)
     if text.startswith("You must specify 'stage'"):
-        return f"no stage chosen; say stage=STAGE, one of\n{stage_lines()}\n"
+        return _NO_STAGE
     wrong = re.match(r"Could not override '(hydra\.[\w.]+)'", text)
     if wrong:
-        names = [f"hydra.{name}" for name in _names(compose("config", ["stage=sft"], return_hydra_config=True).hydra)]
+        cfg = compose("config", ["stage=sft"], return_hydra_config=True).hydra
+        names = [f"hydra.{name}" for name in _names(OmegaConf.to_container(cfg))]
         return f"unknown config key '{wrong[1]}'{nearest(wrong[1], names)}"
     return f"{text}: {_one_line(error.__cause__)}" if error.__cause__ else text
 
 
-def _names(cfg: DictConfig, prefix: str = "") -> list[str]:
-    names = []
-    for key in cfg:
-        names.append(f"{prefix}{key}")
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            names += _names(node, f"{prefix}{key}.")
-    return names
+def _names(tree: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all keys of nested dicts."""
+    if not isinstance(tree, dict):
+        return []
+    return [name for key, value in tree.items() for name in (f"{prefix}{key}", *_names(value, f"{prefix}{key}."))]
 
 
 def _one_line(error: BaseException) -> str:
-    """An error's message without what OmegaConf appends on where its nodes are."""
+    """An error's message without what Hydra and OmegaConf add for their own users, but with the key it is about."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    noise = r"\^|(object_type|reference_type|provider)\b|Config search path|See https:"
     lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)\b", line))
+    text = " ".join(line for line in lines if line and not re.match(f"{noise}|full_key", line))
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    return text if key in text else f"{key}: {text}"
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
     """One job: run the stage in its run directory, write what every stage writes, return `optimize_metric`.
 
-    A failure is logged, to run.log too; it ends a single run with status 1. A failed job of a multirun returns NaN where
-    a metric is optimised.
+    A failure is logged, to run.log too; it ends a single run with status 1. In a multirun it is recorded, and the job
+    returns NaN where a metric is optimised.
     """
     hydra_config = HydraConfig.get()
     started = time.time()
@@ -199,7 +208,8 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
 
     settings = config.typed(cfg)
     settings.run_dir = str(directory)
-    return recorded(settings, importlib.import_module(f"esc_lab.stages.{settings.stage}").run)
+    metrics: dict[str, float] = recorded(settings, importlib.import_module(f"esc_lab.stages.{settings.stage}").run)
+    return metrics
 
 
 def _chosen_metric(metrics: Mapping[str, float], name: str) -> float:
@@ -270,8 +280,7 @@ def main() -> int:
     except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if any(re.fullmatch(r"hydra\.verbose=(?!false|False).*", word) for word in options.overrides):
             raise
-        text = str(error) if isinstance(error, UserError) else _one_line(error)
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {error if isinstance(error, UserError) else _one_line(error)}", file=sys.stderr)
         return 1
 
 

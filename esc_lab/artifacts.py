@@ -37,21 +37,23 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader never sees half of it.
 
     Raises:
-        UserError: the directory cannot be written to.
+        UserError: the file cannot be written there.
     """
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", where=str(path), fix="choose another output_root") from None
-    temporary = Path(name)
-    try:
+        temporary = Path(name)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else f"{text}\n")
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            fix = "choose another place, or make room there"
+            raise UserError(f"cannot write: {error.strerror}", where=str(path), fix=fix) from error
         raise
 
 
@@ -66,17 +68,23 @@ def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path]
 
     Returns:
         The directory, and whether it was there already.
+
+    Raises:
+        UserError: the cache cannot be written to, or what `build` raises; nothing of a failed build is left.
     """
     directory = root / kind / fingerprint(inputs)
     if directory.exists():
         return directory, True
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{directory}.lock").acquire()
     except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", where=str(root), fix="set cache_dir") from None
-    with FileLock(f"{directory}.lock"):
+        raise UserError(f"cannot write: {error.strerror}", where=str(root), fix="set cache_dir") from error
+    with lock:
         if directory.exists():
             return directory, True
+        for stale in directory.parent.glob(f".{directory.name}.*"):  # of a builder that was killed: we hold its lock
+            shutil.rmtree(stale)
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
         try:
             build(temporary)

@@ -1,7 +1,7 @@
 """What is wrong with a configuration, told before anything heavy is imported.
 
-Hydra checks types; `problems` finds what it lets through: unknown keys added with `+`, values outside a choice or range,
-missing values and absent paths, all at once. This module imports neither torch nor Hydra.
+Hydra checks types; `problems` finds what it lets through: unknown keys added with `+`, values outside a choice or a
+range, missing values and absent paths, all at once. This module imports neither torch nor Hydra.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class StepBatch:
     Attributes:
         rows: packed rows of this process.
         weights: for each row the loss weight of each reply, [replies].
-        total_weight: sum over all reply tokens of the step, over all processes, of their weight.
+        total_weight: sum over all reply tokens of the step, over all processes, of their weight; 1 if all weights are 0.
         dialogues: ids of the step's dialogues.
     """
 
@@ -58,7 +58,10 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class Decision:
-    """A supporter turn to be predicted: its example and the token sequence that holds its prompt and gold reply."""
+    """A supporter turn to be predicted: its example and the token sequence that holds its prompt and gold reply.
+
+    Where the history was too long, the example is the shortened one whose prompt the sequence holds.
+    """
 
     dialogue: Dialogue
     turn: int
@@ -72,11 +75,12 @@ def read_splits(data: DataConfig, inventory: str, report: ReadReport) -> dict[st
     """Dialogues of each split, labels mapped onto the inventory, consecutive turns merged, limits applied.
 
     Raises:
-        UserError: files or labels are wrong, or a published split has no such files.
+        UserError: files or labels are wrong, there is no mapping onto the inventory, or a published split has no such
+            files.
     """
     path = Path(data.path) if data.path else sample_path()
     published = data.split == "published" or (data.split == "auto" and path.is_dir())
-    read = partial(_read, data=data, inventory=inventory, report=report)
+    read = partial(read_dialogues, format=data.format, mapping=inventory, report=report)
     if published:
         splits = {name: read(file) for name, file in published_split(path).items()}
     else:
@@ -89,20 +93,6 @@ def read_splits(data: DataConfig, inventory: str, report: ReadReport) -> dict[st
         name: [merge_turns(dialogue, data.merge) for dialogue in dialogues]  # type: ignore[arg-type]
         for name, dialogues in splits.items()
     }
-
-
-def _read(path: Path, *, data: DataConfig, inventory: str, report: ReadReport) -> list[Dialogue]:
-    own = {"esconv": "esconv", "extes": "extes", "esc_pro": "cso"}.get(data.format)
-    mapping = inventory if own and own != inventory else None
-    dialogues = read_dialogues(path, data.format, mapping=mapping, report=report)
-    other = {dialogue.inventory for dialogue in dialogues} - {inventory}
-    if other:
-        raise UserError(
-            f"its strategies are of inventory '{other.pop()}', the configuration's is '{inventory}'",
-            where=str(path),
-            fix="choose inventory= to match the corpus",
-        )
-    return dialogues
 
 
 class ESCDataModule(pl.LightningDataModule):
@@ -158,13 +148,13 @@ class ESCDataModule(pl.LightningDataModule):
             UserError: there is nothing to train on or to evaluate, or an example exceeds the budget.
         """
         if stage == "fit" and not self._training:
-            self._training = self._encoded("train")
-            validation = self._encoded("val") if self.splits.get("val") else []
+            self._training = self.encode_split("train")
+            validation = self.encode_split("val") if self.splits.get("val") else []
             self._validation = pack_rows([[s for _, sequences in validation for s in sequences]], self.row_tokens)
         if stage == "test" and not self.decisions:
             self.decisions = self._encoded_decisions()
 
-    def _encoded(self, split: str) -> list[tuple[Dialogue, list[TokenSequence]]]:
+    def encode_split(self, split: str) -> list[tuple[Dialogue, list[TokenSequence]]]:
         dialogues = list(self.splits.get(split, ()))
         examples = [self.examples(dialogue, self.train_prompt) for dialogue in dialogues]
         if not any(examples):
@@ -231,9 +221,10 @@ class ESCDataModule(pl.LightningDataModule):
         for dialogue, wanted, found in zip(dialogues, examples, sequences, strict=True):
             by_key = {example.key: example for example in wanted}
             decisions = [
-                Decision(dialogue, reply.key.turn, by_key[reply.key], sequence, reply.start, reply.end)
+                Decision(dialogue, reply.key.turn, example, sequence, reply.start, reply.end)
                 for sequence in found
                 for reply in sequence.replies
+                for example in [by_key[reply.key].from_turn(reply.first_turn, self.encoder)]
             ]
             if groups and len(groups[-1]) < self.decisions_together:
                 groups[-1] += decisions
@@ -266,7 +257,10 @@ class ESCDataModule(pl.LightningDataModule):
         if not mine:
             mine, weights = [0], [np.zeros_like(weights[0])]
         return StepBatch(
-            tuple(rows[number] for number in mine), tuple(weights[number] for number in mine), total, tuple(dialogues)
+            tuple(rows[number] for number in mine),
+            tuple(weights[number] for number in mine),
+            total or 1.0,
+            tuple(dialogues),
         )
 
     def _reply_weights(

@@ -93,7 +93,7 @@ def merge_turns(dialogue: Dialogue, policy: Merge) -> Dialogue:
     """Join consecutive turns of the same speaker with a newline.
 
     `none` keeps supporter turns apart (each is a decision of its own). `first` and `set` join them: the joined reply
-    carries the strategies of the first utterance, or the distinct strategies of all, in order. Seeker turns are joined
+    carries the strategies of the first labelled utterance, or the distinct strategies of all, in order. Seeker turns are joined
     under `first` and `set` too. Rejected replies belong to one utterance; they are kept only where nothing was joined,
     since they answer a shorter reply. A joined reply has no value or visits.
     """

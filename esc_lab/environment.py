@@ -18,13 +18,14 @@ _PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, commit and machine as plain JSON types. Does not import torch; device is added by stages that use it."""
+    """Versions, commit and machine as plain JSON types. Does not import torch; stages that use one name the device."""
     return {
         "esc_lab": esc_lab.__version__,
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "platform": platform.platform(),
+        "device": None,
         "cpus": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
     }
 
@@ -32,9 +33,11 @@ def describe_environment() -> dict[str, Any]:
 def git_commit() -> str | None:
     """Commit of the checkout that esc_lab runs from, with `+` if files differ from it; None outside a checkout."""
     root = Path(esc_lab.__file__).parents[1]
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    if not (root / ".git").exists():  # an installed package may lie in a checkout of something else
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=12"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except FileNotFoundError:
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

@@ -210,10 +210,9 @@ def parse_reply(content: str, inventory: Inventory, inference: str = "direct") -
     """
     marker = INFERENCE[inference].reply_marker
     if marker:
-        head, found, tail = content.rpartition(marker)
-        content = tail if found else head or content
+        content = content.rpartition(marker)[2]
     text = re.sub(r"^\s*(assistant|supporter)\s*:\s*", "", content, flags=re.IGNORECASE).strip()
-    match = re.match(r"[(\[]([^()\[\]\n]{1,60})[)\]]\s*:?\s*", text)
+    match = re.match(r"[(\[]([^()\[\]\n]{1,60})[)\]]:?\s*", text)
     if match is None:
         return None, text
     try:
@@ -250,11 +249,16 @@ def history_messages(turns: Sequence[Turn], *, labels: bool) -> tuple[Message, .
 
 
 def without_system_role(prompt: Prompt) -> Prompt:
-    """Rule 4: the system text at the head of the first user message. Spans keep their offsets."""
+    """Rule 4: the system text at the head of the first user message. Spans cover the same text as before."""
     system, first, *rest = prompt.messages
-    head = Message("user", f"{system.content}\n\n{first.content}")
-    spans = tuple(replace(span, message=max(span.message - 1, 0)) for span in prompt.spans)
-    return Prompt((head, *rest), spans)
+    head = f"{system.content}\n\n"
+    spans = []
+    for span in prompt.spans:
+        shift = len(head) if span.message == 1 else 0
+        spans.append(
+            replace(span, message=max(span.message - 1, 0), start=span.start + shift, end=span.end + shift)
+        )
+    return Prompt((Message("user", head + first.content), *rest), tuple(spans))
 
 
 class _Text:

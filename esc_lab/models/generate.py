@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
-from esc_lab.models.tree_attention import IMPLEMENTATION, additive, base_model, by_layer_type, layer_windows
+from esc_lab.models.tree_attention import additive, base_model, by_layer_type, layer_windows
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.trie import build_tree
 
@@ -51,25 +51,6 @@ def generate(
         The generated ids of each prompt, without the stop token.
     """
     inner = base_model(model)
-    flex = inner.config._attn_implementation == "flex_attention"
-    if flex:  # single-token steps have other shapes each time: a dense mask is cheaper than a block mask
-        inner.set_attn_implementation(IMPLEMENTATION)
-    try:
-        return _generate(model, inner, prompts, stop, sampling, seeds, on_step)
-    finally:
-        if flex:
-            inner.set_attn_implementation("flex_attention")
-
-
-def _generate(
-    model: Any,
-    inner: Any,
-    prompts: Sequence[IntArray],
-    stop: frozenset[int],
-    sampling: Sampling,
-    seeds: Sequence[int],
-    on_step: Callable[[int], None] | None,
-) -> list[list[int]]:
     tree = build_tree(prompts)
     device = inner.device
     cache = DynamicCache()  # without a config, so that no layer crops its keys: windows are in the mask

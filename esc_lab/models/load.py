@@ -78,7 +78,7 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
         raise UserError(_first_line(error), where=f"model.path={model.path}") from None
     if not quantized:
         base.to(device)
-    base.set_attn_implementation("flex_attention" if device == "cuda" else IMPLEMENTATION)
+    base.set_attn_implementation(IMPLEMENTATION)
     loaded: PreTrainedModel | PeftModel = base
     if adapter:
         loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)

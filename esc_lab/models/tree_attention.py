@@ -1,10 +1,10 @@
 """Attention over token trees: token i attends to token j iff `enter[j] <= enter[i] < leave[j]`.
 
-In a sliding-window layer also `position[i] - position[j] < window`. On CUDA this is a FlexAttention block mask. On the CPU
-it is an attention function of our own, registered with transformers as `token_tree`: depth-first order puts all keys that
-a block of consecutive queries can see into the block itself and the ancestors of its first node. Each block of queries
-runs SDPA over those keys alone, so the cost follows the depth of the tree, not the square of the row, and no T x T mask
-exists.
+In a sliding-window layer also `position[i] - position[j] < window`. The attention function is registered with transformers
+as `token_tree`. On CUDA it is FlexAttention with a block mask. On the CPU it uses that depth-first order puts all keys
+that a block of consecutive queries can see into the block itself and the ancestors of its first node: each block of
+queries runs SDPA over those keys alone, so the cost follows the depth of the tree, not the square of the row, and no
+T x T mask exists.
 
 Models with sliding-window layers take masks as a dict by layer type: a bare mask would be used in all layers alike.
 """
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -67,6 +69,13 @@ class TreeBlocks:
     by_window: dict[int | None, tuple[QueryBlock, ...]]
 
 
+@dataclass(frozen=True)
+class FlexTree:
+    """The same for FlexAttention: a BlockMask for each sliding window."""
+
+    by_window: dict[int | None, Any]
+
+
 def tree_arguments(model: Any, leave: IntArray, position: IntArray) -> dict[str, Any]:
     """Keyword arguments for the decoder's forward that make it attend along the tree.
 
@@ -77,14 +86,17 @@ def tree_arguments(model: Any, leave: IntArray, position: IntArray) -> dict[str,
     windows = layer_windows(model)
     inner = base_model(model)
     device = inner.device
-    if inner.config._attn_implementation == "flex_attention":
-        ends, places = torch.from_numpy(leave).to(device), torch.from_numpy(position).to(device)
-        masks = {kind: _block_mask(ends, places, window) for kind, window in windows.items()}
-        return {"attention_mask": by_layer_type(masks)}
     # A 4-D tensor is passed on as it is, so that transformers does not make a mask that nobody reads.
     placeholder = by_layer_type(dict.fromkeys(windows, torch.zeros(1, 1, 1, 1, device=device)))
-    blocks = {window: _query_blocks(leave, position, window, inner.dtype, device) for window in windows.values()}
-    return {"attention_mask": placeholder, "tree": TreeBlocks(blocks)}
+    tree: TreeBlocks | FlexTree
+    if device.type == "cuda":
+        ends, places = torch.from_numpy(leave).to(device), torch.from_numpy(position).to(device)
+        tree = FlexTree({window: _block_mask(ends, places, window) for window in windows.values()})
+    else:
+        tree = TreeBlocks(
+            {window: _query_blocks(leave, position, window, inner.dtype, device) for window in windows.values()}
+        )
+    return {"attention_mask": placeholder, "tree": tree}
 
 
 def by_layer_type(masks: dict[str, Any]) -> Any:
@@ -128,14 +140,14 @@ def token_tree_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
-    tree: TreeBlocks | None = None,
+    tree: TreeBlocks | FlexTree | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function for transformers: along the tree where one is given, else ordinary masked attention.
 
     Args:
         query: [batch, heads, Q, dim]; key, value: [batch, key-value heads, K, dim].
-        tree: the blocks of a single row (batch 1) whose keys are its queries.
+        tree: the mask of a single row (batch 1) whose keys are its queries.
         softcap: soft-capping of the attention logits (Gemma 2), which SDPA lacks.
 
     Returns:
@@ -149,6 +161,9 @@ def token_tree_attention(
             return output, None
         mask = _causal(query, key) if attention_mask is None else _as_additive(attention_mask, query.dtype)
         return _attend(query, key, value, mask, dropout, scaling, softcap).transpose(1, 2).contiguous(), None
+    if isinstance(tree, FlexTree):
+        mask = tree.by_window[kwargs.get("sliding_window")]
+        return _flex(query, key, value, mask, scaling, softcap).transpose(1, 2).contiguous(), None
     outputs = []
     for block in tree.by_window[kwargs.get("sliding_window")]:
         seen = (key.index_select(2, block.keys), value.index_select(2, block.keys))
@@ -194,13 +209,32 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
     return additive(allowed, query.dtype)
 
 
+def _flex(query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None, softcap: float | None) -> Tensor:
+    output: Tensor = _flex_kernel(query.device.type)(
+        query, key, value, score_mod=_capped(softcap), block_mask=mask, scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return output
+
+
+@cache
+def _flex_kernel(device: str) -> Any:
+    """Compiled for any length at once on CUDA: otherwise each new length costs a compilation."""
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+
+
+@cache
+def _capped(softcap: float | None) -> Callable[..., Tensor] | None:
+    if softcap is None:
+        return None
+    return lambda score, batch, head, query, key: softcap * torch.tanh(score / softcap)
+
+
 AttentionInterface.register(IMPLEMENTATION, token_tree_attention)
 AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
 
 
 def _block_mask(leave: Tensor, position: Tensor, window: int | None) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
     def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         seen = (key <= query) & (query < leave[key])
         return seen if window is None else seen & (position[query] - position[key] < window)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.errors import UserError
@@ -32,6 +36,7 @@ COLUMNS: tuple[tuple[str, str, int, bool | None], ...] = (
     ("text/distinct_1", "dist-1", 3, None),
     ("text/distinct_2", "dist-2", 3, None),
     ("text/perplexity", "ppl", 2, False),
+    ("val/loss", "val loss", 4, False),
 )
 
 
@@ -44,26 +49,38 @@ class Run:
 
 
 def read_run(directory: Path) -> Run:
-    """A run from its directory. Its name is the model's, with the method where the run has a checkpoint.
+    """A run from its directory. Its name is the model's, with the method and the prompt layout.
 
     Raises:
-        UserError: the directory holds no finished run.
+        UserError: the directory holds no finished run, or one without metrics that are compared.
     """
+    fix = "name run directories of stage=evaluate or of a training stage"
     try:
-        metrics = json.loads((directory / "metrics.json").read_text())
-        config = OmegaConf.load(directory / "config.yaml")
-    except (OSError, ValueError) as error:
-        raise UserError(f"no finished run: {error}", where=str(directory)) from None
-    checkpoint = config.checkpoint
-    method = "base" if not checkpoint else _method(Path(checkpoint))
-    template = config.prompt.eval.template
+        metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+        name = _name(directory)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no finished run: {reason}", where=str(directory), fix=fix) from error
+    if not isinstance(metrics, dict) or not any(key in metrics for key, *_ in COLUMNS):
+        raise UserError("none of its metrics can be compared", where=str(directory), fix=fix)
+    return Run(name, metrics)
+
+
+def _name(directory: Path) -> str:
+    config = OmegaConf.load(directory / "config.yaml")
+    if config.stage != "evaluate":
+        return f"{config.model.name} {str(config.stage).upper()} ({config.prompt.train.template})"
+    method = _method(Path(config.checkpoint)) if config.checkpoint else "base"
     extra = "" if config.prompt.inference == "direct" else f" {config.prompt.inference}"
-    return Run(f"{config.model.name} {method}{extra} ({template})", metrics)
+    return f"{config.model.name} {method}{extra} ({config.prompt.eval.template})"
 
 
 def _method(checkpoint: Path) -> str:
-    path = checkpoint / "config.yaml"
-    return str(OmegaConf.load(path).stage).upper() if path.exists() else checkpoint.name
+    """The stage that trained a checkpoint; of an adapter/ or model/ directory, the stage of the run around it."""
+    for directory in (checkpoint, checkpoint.absolute().parent):
+        if (directory / "config.yaml").exists():
+            return str(OmegaConf.load(directory / "config.yaml").stage).upper()
+    return checkpoint.name
 
 
 def compare_runs(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
@@ -90,8 +107,8 @@ def write_comparison(table: Mapping[str, Mapping[str, float]], directory: Path) 
     lines = [["run", *(heading for _, heading, _, _ in columns)], ["---", *("---:" for _ in columns)]]
     for name, values in cells.items():
         marked = [f"**{v}**" if (name, i) in best else v for i, v in enumerate(values)]
-        lines.append([name, *marked])
-        terminal.add_row(name, *(f"[bold]{v}[/]" if (name, i) in best else v for i, v in enumerate(values)))
+        lines.append([name.replace("|", "\\|"), *marked])
+        terminal.add_row(escape(name), *(f"[bold]{v}[/]" if (name, i) in best else v for i, v in enumerate(values)))
     write_atomic(directory / "comparison.md", "\n".join(f"| {' | '.join(line)} |" for line in lines))
     write_atomic(directory / "comparison.csv", _csv(table))
     console().print(terminal)
@@ -102,7 +119,7 @@ def _best(
 ) -> set[tuple[str, int]]:
     best = set()
     for index, (key, _, decimals, more) in enumerate(columns):
-        values = {name: round(row[key], decimals) for name, row in table.items() if key in row}
+        values = {n: round(row[key], decimals) for n, row in table.items() if not math.isnan(row.get(key, math.nan))}
         if more is None or len(set(values.values())) < 2:
             continue
         top = max(values.values()) if more else min(values.values())
@@ -135,7 +152,7 @@ def print_strategies(
         f"n {metrics[f'{group}/n']:.0f}  classes predicted {metrics[f'{group}/classes_predicted']:.0f}  "
         f"unparsable {metrics[f'{group}/unparsable']:.1%}"
     )
-    table = Table(title=title, caption=caption)
+    table = Table(title=escape(title), caption=caption)
     table.add_column("strategy")
     for heading in ("precision", "recall", "F1", "gold", "predicted", "preference"):
         table.add_column(heading, justify="right")

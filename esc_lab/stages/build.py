@@ -16,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import transformers
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
@@ -23,6 +24,7 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import ESCDataModule, read_splits
+from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel
 from esc_lab.strategies import INVENTORIES
 from esc_lab.tokens import ChatEncoder
@@ -41,7 +43,7 @@ def prepare(cfg: Config) -> None:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     path = Path(cfg.run_dir) / "environment.json"
-    environment = json.loads(path.read_text()) if path.exists() else {}
+    environment = json.loads(path.read_text())
     environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     environment["threads"] = torch.get_num_threads()
     write_atomic(path, json.dumps(environment, indent=2))
@@ -96,6 +98,10 @@ def run_logger(cfg: Config, job: str) -> Iterator[Logger | None]:
         )
         try:
             logger.experiment  # noqa: B018  starts the run here, so that a failure to start is not mistaken for a late one
+        except wandb.errors.Error as error:
+            fix = "`wandb login`, or logger.mode=offline"
+            raise UserError(f"W&B does not start: {error}", where=f"logger.mode={cfg.logger.mode}", fix=fix) from error
+        try:
             yield logger
         except BaseException:
             wandb.finish(exit_code=1)
@@ -104,7 +110,24 @@ def run_logger(cfg: Config, job: str) -> Iterator[Logger | None]:
 
 
 def build_trainer(cfg: Config, logger: Logger | None, *, training: bool) -> pl.Trainer:
-    """A Lightning trainer; for evaluation on one device, without checkpoints."""
+    """A Lightning trainer; for evaluation on one device, without checkpoints.
+
+    Raises:
+        UserError: Lightning does not know the accelerator, strategy or devices, or this machine lacks them.
+    """
+    try:
+        return _trainer(cfg, logger, training=training)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        settings = cfg.trainer
+        where = f"trainer.accelerator={settings.accelerator}, trainer.devices={settings.devices}, "
+        raise UserError(
+            str(error).strip().splitlines()[0].rstrip("."),
+            where=f"{where}trainer.strategy={settings.strategy}",
+            fix="leave them at auto, or see Lightning's Trainer",
+        ) from error
+
+
+def _trainer(cfg: Config, logger: Logger | None, *, training: bool) -> pl.Trainer:
     settings = cfg.trainer
     callbacks: list[Callback] = []
     if sys.stderr.isatty():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import tempfile
 from pathlib import Path
 
 from peft import PeftModel
@@ -18,22 +20,34 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: Config) -> dict[str, float]:
-    """Write the merged model; transformers loads it without esc-lab."""
+    """Write the merged model, whole or not at all; transformers loads it without esc-lab.
+
+    Raises:
+        UserError: the target holds something already, or the weights are quantised.
+    """
     prepare(cfg)
     assert cfg.checkpoint is not None  # checked with the configuration
     source = Path(cfg.checkpoint)
     target = Path(cfg.export.directory) if cfg.export.directory else Path(cfg.run_dir) / "model"
-    if (target / "config.json").exists():
-        raise UserError("there is a model already", where=str(target), fix="choose another export.directory")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError("there is something already", where=str(target), fix="choose another export.directory")
+    if cfg.model.quantization:
+        raise UserError("an adapter cannot be merged into quantised weights", fix="set model.quantization=null")
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=source)
     model = loaded.model
     if isinstance(model, PeftModel):
-        if cfg.model.quantization:
-            raise UserError("an adapter cannot be merged into quantised weights", fix="set model.quantization=null")
         model = model.merge_and_unload()
-    model.save_pretrained(target)
-    loaded.encoder.tokenizer.save_pretrained(target)
-    write_atomic(target / "README.md", _card(cfg, source))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        model.save_pretrained(temporary)
+        loaded.encoder.tokenizer.save_pretrained(temporary)
+        write_atomic(temporary / "README.md", _card(cfg, source))
+        temporary.chmod(0o755)
+        temporary.replace(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     log.info("wrote %s", target)
     return {"export/parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
 

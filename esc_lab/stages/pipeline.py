@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.stages import compare, evaluate, sft
+from esc_lab.stages.record import recorded
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +36,19 @@ def run(cfg: Config) -> dict[str, float]:
 
 
 def _step(cfg: Config, run_stage: Callable[[Config], dict[str, float]], directory: Path) -> dict[str, float]:
-    log.info("--- %s -> %s", cfg.stage, directory)
-    cfg = replace(cfg, run_dir=str(directory))
-    write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
-    metrics = run_stage(cfg)
-    write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
-    return metrics
+    directory.mkdir(parents=True, exist_ok=True)
+    with _log_file(directory / "run.log"):
+        return recorded(replace(cfg, run_dir=str(directory)), run_stage)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Messages go into this file too, in the form of Hydra's run.log."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -85,7 +85,7 @@ class ChatEncoder:
         self._pieces = lru_cache(maxsize=4096)(self._render_pieces)
         self.system_role = self._takes_system()
         self.end_of_turn = -1
-        self._lead = self._blanks_before_replies()
+        self._lead = 0  # blanks that the template writes between the generation prompt and a reply
         self.prefix_stable = self._check()
 
     def adapt(self, prompt: Prompt) -> Prompt:
@@ -190,36 +190,28 @@ class ChatEncoder:
             return False
         return True
 
-    def _sample_chat(self) -> tuple[Message, ...]:
+    def _check(self) -> bool:
+        """Render a small dialogue; learn how replies begin and end and whether histories are prefixes of each other.
+
+        Every template is also rendered with real contents here: if that differs from the pieces put together, it
+        rewrites contents and positions in it cannot be known.
+        """
         head = (Message("system", "Be kind."),) if self.system_role else ()
-        return (
+        chat = (
             *head,
             Message("user", 'My "safe" job & my flat are gone.'),
             Message("assistant", "(Question) How long were you there?"),
             Message("user", "Nine years\nand a half."),
             Message("assistant", "(Others) Thank you."),
         )
-
-    def _blanks_before_replies(self) -> int:
-        """How many blanks the template writes between the generation prompt and a reply."""
-        chat = self._sample_chat()
-        prompt, _ = self._lay_out(chat[:-1], generation=True)
         text, starts = self._lay_out(chat)
-        lead = text[len(prompt) : starts[-1]]
-        if not text.startswith(prompt) or lead.strip():
-            raise self._unusable("the chat template's generation prompt does not lead into its replies")
-        return len(lead)
-
-    def _check(self) -> bool:
-        """Render a small dialogue; learn the end-of-turn token and whether histories are prefixes of each other.
-
-        Every template is also rendered with real contents here: if that differs from the pieces put together, it
-        rewrites contents and positions in it cannot be known.
-        """
-        chat = self._sample_chat()
-        real = self._render([{"role": m.role, "content": m.content} for m in chat], False)
-        if real != self._lay_out(chat)[0]:
+        if text != self._render([{"role": m.role, "content": m.content} for m in chat], False):
             raise self._unusable("the chat template rewrites message contents")
+        before, _ = self._lay_out(chat[:-1], generation=True)
+        lead = text[len(before) : starts[-1]]
+        if not text.startswith(before) or lead.strip():
+            raise self._unusable("the chat template's generation prompt does not lead into its replies")
+        self._lead = len(lead)
         encoded = self.encode(chat)
         stable = []
         for number, (start, end) in encoded.replies.items():
@@ -227,5 +219,5 @@ class ChatEncoder:
             stable.append(np.array_equal(prompt.input_ids, encoded.input_ids[:start]))
             self.end_of_turn = int(encoded.input_ids[end - 1])
         if not stable[-1]:
-            raise self._unusable("the tokens of the chat template's generation prompt change with the reply after it")
+            raise self._unusable("the last tokens of the chat template's generation prompt change with the reply")
         return all(stable)

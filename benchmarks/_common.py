@@ -1,0 +1,43 @@
+"""What the benchmarks share: the embedded model and the sample corpus as a data module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from esc_lab.config import DataConfig, ModelConfig, TemplateConfig
+from esc_lab.corpora import ReadReport
+from esc_lab.datamodule import ESCDataModule, read_splits
+from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.strategies import INVENTORIES
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def smollm2(dtype: str = "bfloat16") -> ModelConfig:
+    """Settings of the embedded SmolLM2."""
+    file = OmegaConf.load(CONF / "model" / "smollm2_135m.yaml")
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), file, {"dtype": dtype}))
+    assert isinstance(settings, ModelConfig)
+    return settings
+
+
+def load_smollm2(cache: Path, dtype: str) -> tuple[ModelConfig, LoadedModel]:
+    settings = smollm2(dtype)
+    return settings, load_model(settings, cache)
+
+
+def sample_module(loaded: LoadedModel, row_tokens: int) -> ESCDataModule:
+    """The sample corpus under the `cso` template."""
+    data = DataConfig(name="sample", path=None, format="jsonl", proportions={"train": 0.7, "val": 0.1, "test": 0.2})
+    splits = read_splits(data, "esconv", ReadReport())
+    template = TemplateConfig()
+    return ESCDataModule(
+        splits,
+        loaded.encoder,
+        INVENTORIES["esconv"],
+        train_prompt=template,
+        eval_prompt=template,
+        row_tokens=row_tokens,
+    )

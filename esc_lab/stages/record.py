@@ -1,0 +1,32 @@
+"""What every run leaves in its directory besides its results: config.yaml, environment.json, metrics.json."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.environment import describe_environment
+
+log = logging.getLogger(__name__)
+
+
+def recorded(cfg: Config, stage: Callable[[Config], dict[str, float]]) -> dict[str, float]:
+    """Run a stage in `cfg.run_dir`; the directory has a metrics.json only if the stage came to its end.
+
+    Raises:
+        UserError: the directory cannot be written to, or what the stage raises.
+    """
+    directory = Path(cfg.run_dir)
+    log.info("%s -> %s", cfg.stage, directory)
+    (directory / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same directory
+    write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    write_atomic(directory / "environment.json", json.dumps(describe_environment(), indent=2))
+    metrics = stage(cfg)
+    write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
+    return metrics

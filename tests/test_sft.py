@@ -1,0 +1,105 @@
+"""One optimizer step of SFT: the gradient is the mean over all reply tokens of the step, however it is computed."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file
+
+from esc_lab.config import OptimizerConfig, SchedulerConfig, TemplateConfig
+from esc_lab.datamodule import ESCDataModule
+from esc_lab.sft import SFTModule
+from esc_lab.strategies import INVENTORIES
+from tests.conftest import ROOT
+
+RATE = 0.5
+
+
+def data_module(encoder, dialogues, **options):
+    template = TemplateConfig()
+    return ESCDataModule(
+        {"train": dialogues, "val": dialogues[:1]},
+        encoder,
+        INVENTORIES["esconv"],
+        train_prompt=template,
+        eval_prompt=template,
+        step_dialogues=len(dialogues),
+        **options,
+    )
+
+
+def trained_step(loaded, dialogues, tmp_path, **options):
+    """Parameters after one plain SGD step on all dialogues at once, and the data module."""
+    model = copy.deepcopy(loaded.model).requires_grad_(True)
+    data = data_module(loaded.encoder, dialogues, **options)
+    module = SFTModule(model, OptimizerConfig(name="sgd", lr=RATE), SchedulerConfig("constant", warmup=0), 0.0)
+    trainer = pl.Trainer(
+        max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    return dict(model.named_parameters()), data
+
+
+def brute_force_gradients(loaded, dialogues, data, weights=None):
+    """Gradient of the weighted mean token loss, by the model's own forward on one example at a time."""
+    model = copy.deepcopy(loaded.model).requires_grad_(True)
+    loss, total = torch.zeros(()), 0.0
+    for dialogue in dialogues:
+        for example in data.examples(dialogue, data.train_prompt):
+            prompt = loaded.encoder.adapt(example.prompt)
+            chat = loaded.encoder.encode([*prompt.messages, example.messages[-1]])
+            start, end = chat.replies[len(prompt.messages)]
+            weight = (weights or {}).get(dialogue.turns[example.key.turn].reply.strategies[0], 1.0)
+            ids = torch.from_numpy(chat.input_ids[:end])
+            steps = torch.log_softmax(model(input_ids=ids[None]).logits[0].float(), dim=-1)
+            loss = loss - weight * steps[start - 1 : end - 1].gather(1, ids[start:end, None]).sum()
+            total += weight * (end - start)
+    (loss / total).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("row_tokens", [1300, 4096])
+def test_step_is_the_mean_over_all_reply_tokens(tiny_models, family, sample_dialogues, tmp_path, row_tokens):
+    loaded, dialogues = tiny_models(family), sample_dialogues[:3]
+    after, data = trained_step(loaded, dialogues, tmp_path, row_tokens=row_tokens)
+    assert len(data.step_batch([0, 1, 2]).rows) == (3 if row_tokens == 1300 else 1)
+    expected = brute_force_gradients(loaded, dialogues, data)
+    for name, before in loaded.model.named_parameters():
+        step = (before - after[name]) / RATE
+        np.testing.assert_allclose(step.detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+def test_strategy_weights_enter_the_mean(tiny_models, sample_dialogues, tmp_path):
+    loaded, dialogues = tiny_models("llama"), sample_dialogues[:2]
+    weights = {"Question": 3.0, "Information": 0.0}
+    after, data = trained_step(loaded, dialogues, tmp_path, strategy_weights=weights)
+    expected = brute_force_gradients(loaded, dialogues, data, weights)
+    for name, before in loaded.model.named_parameters():
+        np.testing.assert_allclose(((before - after[name]) / RATE).detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over fork")
+def test_two_processes_take_the_same_steps_as_one(tmp_path):
+    command = [
+        sys.executable, "run.py", "stage=sft", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
+        "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1400", "data.step_dialogues=4",
+        "trainer.accelerator=cpu", "data.limit={train: 8, val: 2, test: 1}",
+    ]  # fmt: skip
+    weights = []
+    for name, extra in (("one", []), ("two", ["trainer.strategy=ddp", "trainer.devices=2"])):
+        environment = {**os.environ, "ESC_LAB_CACHE": os.environ.get("ESC_LAB_CACHE", str(ROOT / ".cache"))}
+        subprocess.run(
+            [*command, *extra, f"output_root={tmp_path / name}"], cwd=ROOT, env=environment, check=True, timeout=300
+        )
+        (file,) = (tmp_path / name).glob("sft/*/model/model.safetensors")
+        weights.append(load_file(file))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
