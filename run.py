@@ -89,27 +89,22 @@ def check(words: list[str], *, multirun: bool = False) -> None:
             else:
                 sound.append(override)
         for run in _single_runs(sound):
-            try:
-                messages = problems(compose("config", overrides=run))
-            except (HydraException, OmegaConfBaseException) as error:
-                messages = [_compose_message(error)]
-            found += [message for message in messages if message not in found]
+            found += [message for message in _run_problems(run) if message not in found]
     if found == [_NO_STAGE]:
         raise UserError(f"{_NO_STAGE}\n\n{stage_lines()}")
-    fix = "`python run.py --help GROUP` lists options and keys"
     if len(found) == 1:
-        raise UserError(found[0], fix=fix)
+        raise UserError(found[0])
     if found:
-        raise UserError("\n  ".join([f"{len(found)} things are wrong. {fix}.", *found]))
+        raise UserError("\n  ".join([f"{len(found)} things are wrong:", *found]))
 
 
 def _sweep_problem(override: Override, multirun: bool) -> str | None:
     if not override.is_sweep_override():
         return None
     if not multirun:
-        return f"{override.input_line} names several values: add -m to run a job for each, or write [a,b] for a list"
+        return f"{override.input_line} names several values. Fix: add -m for a job with each, or write [a,b] for a list"
     if override.is_discrete_sweep() and not list(override.sweep_iterator()):
-        return f"{override.input_line} stands for no value at all"
+        return f"{override.input_line} stands for no value at all. Fix: `python run.py --help` lists what there is"
     return None
 
 
@@ -122,16 +117,19 @@ def _name_problem(override: Override) -> str | None:
         return unknown_key(key)
     if override.is_interval_sweep():
         return f"{override.input_line}: the options of a group have no interval between them"
+    if override.is_delete():
+        return None
     values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
     for value in values:
         name = "null" if value is None else str(getattr(value, "text", value)).removesuffix(".yaml")
         if not isinstance(value, dict) and name not in known[key]:
-            return f"{key}={name}: no such option{nearest(name, known[key])} ({key} is one of {', '.join(known[key])})"
+            fix = f"Fix: one of {', '.join(known[key])}; `python run.py --help {key}` describes them"
+            return f"{key}={name}: no such option{nearest(name, known[key]) or '.'} {fix}"
     return None
 
 
 def _single_runs(overrides: list[Override]) -> list[list[str]]:
-    """Override lists that show each value of a sweep once (of a range its ends), the other keys at their first."""
+    """Override lists with each value of a sweep once (of a range its ends), the other keys at their first."""
     options: list[list[str]] = []
     for override in overrides:
         if override.is_discrete_sweep():
@@ -146,6 +144,25 @@ def _single_runs(overrides: list[Override]) -> list[list[str]]:
     return runs
 
 
+def _run_problems(words: list[str]) -> list[str]:
+    """What is wrong with one composition. Values that cannot be composed at all are told apart one by one."""
+    try:
+        return problems(compose("config", words))
+    except (HydraException, OmegaConfBaseException) as error:
+        whole = _compose_message(error)
+    if whole == _NO_STAGE:
+        return [whole, *_run_problems(["stage=sft", *words])]
+    messages: list[str] = []
+    others: list[str] = []
+    for word in words:
+        try:
+            compose("config", [word] if word.startswith("stage=") else ["stage=sft", word])
+            others.append(word)
+        except (HydraException, OmegaConfBaseException) as error:
+            messages.append(_compose_message(error))
+    return messages + _run_problems(others) if messages else [whole]
+
+
 def _compose_message(error: Exception) -> str:
     text = _one_line(error)
     if text.startswith("You must specify 'stage'"):
@@ -154,7 +171,8 @@ def _compose_message(error: Exception) -> str:
     if wrong:
         cfg = compose("config", ["stage=sft"], return_hydra_config=True).hydra
         names = [f"hydra.{name}" for name in _names(OmegaConf.to_container(cfg))]
-        return f"unknown config key '{wrong[1]}'{nearest(wrong[1], names)}"
+        hint = "" if wrong[1] in names else nearest(wrong[1], names)
+        return f"{text if not hint else f'unknown config key {wrong[1]!r}{hint}'} Fix: `--cfg hydra` shows Hydra's keys"
     return f"{text}: {_one_line(error.__cause__)}" if error.__cause__ else text
 
 

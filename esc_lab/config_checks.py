@@ -29,7 +29,10 @@ def unknown_key(name: str) -> str | None:
     parents = [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
     if any(parent in known and known[parent].free for parent in parents):
         return None
-    return f"unknown config key '{name}'{_hint(name, known, sections)}"
+    section = name.split(".")[0]
+    topic = f" {section}" if section in sections else ""
+    fix = f"Fix: `python run.py --help{topic}` lists the keys"
+    return f"unknown config key '{name}'{_hint(name, known, sections)} {fix}"
 
 
 def _hint(name: str, known: Mapping[str, Key], sections: set[str]) -> str:
@@ -54,8 +57,8 @@ def _hint(name: str, known: Mapping[str, Key], sections: set[str]) -> str:
         return f"; did you mean '{meant.name}'?"
     if section in sections:
         own = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")]
-        return f"; '{section}' has {', '.join(own)}"
-    return nearest(name, [*known, *sections])
+        return f"; '{section}' has {', '.join(own)}."
+    return nearest(name, [*known, *sections]) or "."
 
 
 def problems(cfg: DictConfig) -> list[str]:
@@ -63,17 +66,17 @@ def problems(cfg: DictConfig) -> list[str]:
     found: list[str] = []
     known = {key.name: key for key in keys()}
     for name, value in _leaves(cfg):
-        message = unknown_key(name)
-        if message:
-            found.append(message)
-        elif name in known and value is not None:
+        if name not in known:
+            message = unknown_key(name)
+            found += [message] if message else []
+        elif value is not None:
             found += _value_problems(known[name], value)
     return found + _combined(cfg)
 
 
 def _value_problems(key: Key, value: Any) -> list[str]:
     if value == MISSING:
-        return [f"missing value for '{key.name}' ({key.doc})"]
+        return [f"missing value for '{key.name}' ({key.doc}). Fix: add {key.name}=..."]
     if key.choices and value not in key.choices:
         return [f"{key.name}={value}: not one of {', '.join(key.choices)}{nearest(str(value), key.choices)}"]
     low, high = key.within
@@ -81,7 +84,8 @@ def _value_problems(key: Key, value: Any) -> list[str]:
         allowed = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
         return [f"{key.name}={value}: has to be {allowed} ({key.doc})"]
     if key.path and not os.path.exists(str(value)):
-        return [f"{key.name}={value}: no such file or directory"]
+        start = "" if os.path.isabs(value) else f"; the working directory is {os.getcwd()}"
+        return [f"{key.name}={value}: no such file or directory. Fix: check the path{start}"]
     return []
 
 
@@ -90,19 +94,19 @@ def _combined(cfg: DictConfig) -> list[str]:
     found = []
     stage = OmegaConf.select(cfg, "stage")
     if stage == "compare" and not cfg.compare.runs:
-        found.append("stage=compare needs run directories: compare.runs=[outputs/...,outputs/...]")
+        found.append("stage=compare needs run directories. Fix: add compare.runs=[outputs/...,outputs/...]")
     for run in cfg.compare.runs if stage == "compare" else []:
         if not os.path.exists(Path(run) / "metrics.json"):
-            found.append(f"compare.runs: {run} holds no metrics.json, so it is no finished run")
+            found.append(f"compare.runs: {run} holds no metrics.json. Fix: name directories of finished runs")
     if stage == "export" and cfg.checkpoint is None:
-        found.append("stage=export needs checkpoint=<run directory of an sft run>")
+        found.append("stage=export needs a trained model. Fix: add checkpoint=<run directory of an sft run>")
     found += _model_problems(cfg.model) + _data_problems(cfg)
     for name in ("output_root", "cache_dir", "export.directory"):
         path = OmegaConf.select(cfg, name)
         if path is not None and not _writable(Path(path)):
-            found.append(f"{name}={path}: cannot be written to")
+            found.append(f"{name}={path}: cannot be written to. Fix: choose another place")
     if len(cfg.optimizer.betas) != 2:
-        found.append(f"optimizer.betas={cfg.optimizer.betas}: two numbers are needed")
+        found.append(f"optimizer.betas={cfg.optimizer.betas}: two numbers are needed, such as [0.9,0.999]")
     return found
 
 

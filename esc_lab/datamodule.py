@@ -1,7 +1,7 @@
 """One Lightning data module for training and evaluation: dialogues in, packed optimizer steps and decisions out.
 
-A training batch is all rows of one optimizer step. Which dialogues a step holds follows from (seed, epoch) alone, so the
-order survives a restart and does not depend on accumulation or the number of processes.
+A training batch is all rows of one optimizer step. Which dialogues a step holds follows from (seed, epoch) alone, so
+the order survives a restart and does not depend on accumulation or the number of processes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StepBatch:
     Attributes:
         rows: packed rows of this process.
         weights: for each row the loss weight of each reply, [replies].
-        total_weight: sum over all reply tokens of the step, over all processes, of their weight; 1 if all weights are 0.
+        total_weight: sum over all reply tokens of the step, over all processes, of their weight; 1 if all weigh 0.
         dialogues: ids of the step's dialogues.
     """
 
@@ -221,10 +221,16 @@ class ESCDataModule(pl.LightningDataModule):
         for dialogue, wanted, found in zip(dialogues, examples, sequences, strict=True):
             by_key = {example.key: example for example in wanted}
             decisions = [
-                Decision(dialogue, reply.key.turn, example, sequence, reply.start, reply.end)
+                Decision(
+                    dialogue,
+                    reply.key.turn,
+                    by_key[reply.key].from_turn(reply.first_turn, self.encoder),
+                    sequence,
+                    reply.start,
+                    reply.end,
+                )
                 for sequence in found
                 for reply in sequence.replies
-                for example in [by_key[reply.key].from_turn(reply.first_turn, self.encoder)]
             ]
             if groups and len(groups[-1]) < self.decisions_together:
                 groups[-1] += decisions
@@ -245,8 +251,8 @@ class ESCDataModule(pl.LightningDataModule):
     def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> StepBatch:
         """The packed rows of an optimizer step. Dialogues of a step share one trie: their system message is common.
 
-        With several processes each takes every `world`-th row; one that would have none repeats a row at weight zero, so
-        that all of them take part in the gradient exchange.
+        With several processes each takes every `world`-th row; one that would have none repeats a row at weight zero,
+        so that all of them take part in the gradient exchange.
         """
         members = [self._training[number] for number in numbers]
         dialogues = {dialogue.id: dialogue for dialogue, _ in members}

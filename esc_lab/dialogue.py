@@ -93,9 +93,9 @@ def merge_turns(dialogue: Dialogue, policy: Merge) -> Dialogue:
     """Join consecutive turns of the same speaker with a newline.
 
     `none` keeps supporter turns apart (each is a decision of its own). `first` and `set` join them: the joined reply
-    carries the strategies of the first labelled utterance, or the distinct strategies of all, in order. Seeker turns are joined
-    under `first` and `set` too. Rejected replies belong to one utterance; they are kept only where nothing was joined,
-    since they answer a shorter reply. A joined reply has no value or visits.
+    carries the strategies of the first labelled utterance, or the distinct strategies of all, in order. Seeker turns
+    are joined under `first` and `set` too. Rejected replies belong to one utterance; they are kept only where nothing
+    was joined, since they answer a shorter reply. A joined reply has no value or visits.
     """
     if policy == "none":
         return dialogue

@@ -32,7 +32,7 @@ from esc_lab.metrics import (
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.prompts import INFERENCE, Message, Prompt, Template, label_text, parse_reply
+from esc_lab.prompts import INFERENCE, Message, Prompt, Span, Template, label_text, parse_reply
 from esc_lab.seeds import derive_seed
 from esc_lab.strategies import Inventory
 from esc_lab.tokens import ChatEncoder, ReplyTokens, TokenSequence, pack_rows
@@ -230,17 +230,18 @@ def label_ids(encoder: ChatEncoder, inventory: Inventory, decision: Decision) ->
     Raises:
         UserError: a label's tokens depend on the text after it, so its probability cannot be read off a prefix.
     """
-    prompt = encoder.adapt(decision.example.prompt)
-    chats: list[tuple[list[Message], tuple[()]]] = []
+    messages = encoder.adapt(decision.example.prompt).messages
+    chats = []
     for name in inventory.names:
-        for text in (label_text(name), f"{label_text(name)} I see."):
-            chats.append(([*prompt.messages, Message("assistant", text)], ()))
+        label = label_text(name)
+        span = Span("name", len(messages), 0, len(label), name)
+        chats += [([*messages, Message("assistant", text)], [span]) for text in (label, f"{label} I see.")]
     encoded = encoder.encode_many(chats)
     labels = []
     for name, alone, followed in zip(inventory.names, encoded[::2], encoded[1::2], strict=True):
-        start, end = alone.replies[len(prompt.messages)]
-        ids = alone.input_ids[start : end - 1]
-        if not np.array_equal(ids, followed.input_ids[start : start + len(ids)]):
+        start, _ = alone.replies[len(messages)]
+        ids = alone.input_ids[start : alone.spans[0].end]
+        if not np.array_equal(ids, followed.input_ids[start : followed.spans[0].end]):
             raise UserError(f"the tokens of the label '({name})' change with the text after it", where="tokenizer")
         labels.append(ids)
     return labels

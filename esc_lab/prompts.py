@@ -118,7 +118,8 @@ INFERENCE: Mapping[str, Inference] = {
     ),
     "self_refine": Inference(
         follow_ups=(
-            "What is good and what is weak about your reply: strategy, empathy, fit to what the seeker said? Two sentences.",
+            "What is good and what is weak about your reply: strategy, empathy, fit to what the seeker said? Two "
+            "sentences.",
             "Now write a new reply that mends what you named. Keep the form. Only the reply.",
         )
     ),
@@ -133,12 +134,21 @@ _EXAMPLES: Mapping[str, tuple[str, str]] = {
     "extes_sra": ("Clarification", "Emotional Validation"),
 }
 
-_ROLE = "You are the supporter in an emotional support conversation. The seeker comes to you with a problem that weighs on them."
-_CHOOSE = "Choose for each reply the one strategy from this list that helps the seeker most at this point of the conversation:"
-_FORM = "Answer in the form (<strategy>) <response>, with a name from the list in the brackets and one to three sentences after it."
+_ROLE = (
+    "You are the supporter in an emotional support conversation. The seeker comes to you with a problem that weighs on "
+    "them."
+)
+_CHOOSE = (
+    "Choose for each reply the one strategy from this list that helps the seeker most at this point of the "
+    "conversation:"
+)
+_FORM = (
+    "Answer in the form (<strategy>) <response>, with a name from the list in the brackets and one to three sentences "
+    "after it."
+)
 _NEUTRAL = (
-    'Write in the style "short chat message": one to three plain sentences in everyday words, without lists, headings or '
-    "emoji, as one person types to another in the same conversation."
+    'Write in the style "short chat message": one to three plain sentences in everyday words, without lists, headings '
+    "or emoji, as one person types to another in the same conversation."
 )
 
 
@@ -255,9 +265,7 @@ def without_system_role(prompt: Prompt) -> Prompt:
     spans = []
     for span in prompt.spans:
         shift = len(head) if span.message == 1 else 0
-        spans.append(
-            replace(span, message=max(span.message - 1, 0), start=span.start + shift, end=span.end + shift)
-        )
+        spans.append(replace(span, message=max(span.message - 1, 0), start=span.start + shift, end=span.end + shift))
     return Prompt((Message("user", head + first.content), *rest), tuple(spans))
 
 

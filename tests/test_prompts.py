@@ -236,8 +236,9 @@ def test_without_system_role_moves_every_span(data):
     ]
     for span, after in zip(spans, moved.spans, strict=True):
         assert (after.kind, after.strategy) == (span.kind, span.strategy)
-        assert moved.messages[after.message].content[after.start : after.end] == (
-            contents[span.message][span.start : span.end]
+        assert (
+            moved.messages[after.message].content[after.start : after.end]
+            == (contents[span.message][span.start : span.end])
         )
 
 

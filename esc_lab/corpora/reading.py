@@ -93,7 +93,8 @@ class Reading:
         _check_inventory(name, where)
         if self._mapping not in (None, name) and (name, self._mapping) not in MAPPINGS:
             targets = [target for source, target in MAPPINGS if source == name]
-            fix = f"map to one of: {', '.join(targets)}" if targets else "read it without a mapping"
+            known = " or ".join([name, *targets])
+            fix = f"choose the inventory {known}"
             raise UserError(f"there is no mapping from '{name}' to '{self._mapping}'", where=where, fix=fix)
         return name
 

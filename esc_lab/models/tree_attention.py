@@ -12,7 +12,7 @@ Models with sliding-window layers take masks as a dict by layer type: a bare mas
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -60,6 +60,13 @@ class QueryBlock:
     stop: int
     keys: Tensor
     mask: Tensor
+    _wide: dict[int, Tensor] = field(default_factory=dict)
+
+    def wide(self, groups: int) -> Tensor:
+        """The mask for query heads laid out as more queries, [1, 1, groups x Q, K]: made once for all layers."""
+        if groups not in self._wide:
+            self._wide[groups] = _widened(self.mask, groups)
+        return self._wide[groups]
 
 
 @dataclass(frozen=True)
@@ -160,14 +167,18 @@ def token_tree_attention(
             )[0]
             return output, None
         mask = _causal(query, key) if attention_mask is None else _as_additive(attention_mask, query.dtype)
+        mask = _widened(mask, query.shape[1] // key.shape[1])
         return _attend(query, key, value, mask, dropout, scaling, softcap).transpose(1, 2).contiguous(), None
     if isinstance(tree, FlexTree):
         mask = tree.by_window[kwargs.get("sliding_window")]
         return _flex(query, key, value, mask, scaling, softcap).transpose(1, 2).contiguous(), None
     outputs = []
+    groups = query.shape[1] // key.shape[1]
     for block in tree.by_window[kwargs.get("sliding_window")]:
         seen = (key.index_select(2, block.keys), value.index_select(2, block.keys))
-        outputs.append(_attend(query[:, :, block.start : block.stop], *seen, block.mask, dropout, scaling, softcap))
+        outputs.append(
+            _attend(query[:, :, block.start : block.stop], *seen, block.wide(groups), dropout, scaling, softcap)
+        )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -180,19 +191,26 @@ def _attend(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """Masked attention [batch, heads, Q, dim]; query heads that share a key-value head are laid out as more queries."""
+    """Masked attention [batch, heads, Q, dim]; query heads that share a key-value head are laid out as more queries.
+
+    Args:
+        mask: additive, [batch or 1, 1, groups x Q, K].
+    """
     batch, heads, length, dim = query.shape
     groups = heads // key.shape[1]
     folded = query.reshape(batch, key.shape[1], groups * length, dim)
-    wide = mask.repeat(1, 1, groups, 1) if groups > 1 else mask
     if softcap is None:
-        output = scaled_dot_product_attention(folded, key, value, attn_mask=wide, dropout_p=dropout, scale=scaling)
+        output = scaled_dot_product_attention(folded, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
     else:
         scores = (folded @ key.transpose(2, 3)) * (dim**-0.5 if scaling is None else scaling)
         wider = torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype
-        weights = torch.softmax(softcap * torch.tanh(scores / softcap) + wide, dim=-1, dtype=wider).to(query.dtype)
+        weights = torch.softmax(softcap * torch.tanh(scores / softcap) + mask, dim=-1, dtype=wider).to(query.dtype)
         output = torch.dropout(weights, dropout, dropout > 0) @ value
     return output.reshape(batch, heads, length, dim)
+
+
+def _widened(mask: Tensor, groups: int) -> Tensor:
+    return mask.repeat(1, 1, groups, 1) if groups > 1 else mask
 
 
 def _as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -69,7 +69,7 @@ def read_run(directory: Path) -> Run:
 def _name(directory: Path) -> str:
     config = OmegaConf.load(directory / "config.yaml")
     if config.stage != "evaluate":
-        return f"{config.model.name} {str(config.stage).upper()} ({config.prompt.train.template})"
+        return f"{config.model.name} {str(config.stage).upper()} training ({config.prompt.train.template})"
     method = _method(Path(config.checkpoint)) if config.checkpoint else "base"
     extra = "" if config.prompt.inference == "direct" else f" {config.prompt.inference}"
     return f"{config.model.name} {method}{extra} ({config.prompt.eval.template})"

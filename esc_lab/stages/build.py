@@ -42,6 +42,7 @@ def prepare(cfg: Config) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     path = Path(cfg.run_dir) / "environment.json"
     environment = json.loads(path.read_text())
     environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -109,14 +110,18 @@ def run_logger(cfg: Config, job: str) -> Iterator[Logger | None]:
         wandb.finish()
 
 
-def build_trainer(cfg: Config, logger: Logger | None, *, training: bool) -> pl.Trainer:
-    """A Lightning trainer; for evaluation on one device, without checkpoints.
+def build_trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: bool = False) -> pl.Trainer:
+    """A Lightning trainer; for evaluation on one device. Only training with validation keeps its best weights.
 
     Raises:
-        UserError: Lightning does not know the accelerator, strategy or devices, or this machine lacks them.
+        UserError: Lightning does not know the accelerator, strategy or devices, or this machine lacks them; or early
+            stopping without validation.
     """
+    if training and cfg.trainer.patience and not validation:
+        fix = "set it to 0, or give the split val some dialogues"
+        raise UserError("early stopping needs validation", where=f"trainer.patience={cfg.trainer.patience}", fix=fix)
     try:
-        return _trainer(cfg, logger, training=training)
+        return _trainer(cfg, logger, training=training, validation=validation)
     except (ValueError, TypeError, MisconfigurationException) as error:
         settings = cfg.trainer
         where = f"trainer.accelerator={settings.accelerator}, trainer.devices={settings.devices}, "
@@ -127,14 +132,15 @@ def build_trainer(cfg: Config, logger: Logger | None, *, training: bool) -> pl.T
         ) from error
 
 
-def _trainer(cfg: Config, logger: Logger | None, *, training: bool) -> pl.Trainer:
+def _trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: bool) -> pl.Trainer:
     settings = cfg.trainer
+    keeps_best = training and validation and not settings.fast_dev_run
     callbacks: list[Callback] = []
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar(leave=True))
     elif training:
         callbacks.append(ProgressLines())
-    if training and not settings.fast_dev_run:
+    if keeps_best:
         callbacks.append(
             ModelCheckpoint(Path(cfg.run_dir) / "checkpoints", monitor="val/loss", save_top_k=1, filename="best")
         )
@@ -157,7 +163,8 @@ def _trainer(cfg: Config, logger: Logger | None, *, training: bool) -> pl.Traine
         callbacks=callbacks,
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
-        enable_checkpointing=training and not settings.fast_dev_run,
+        enable_checkpointing=keeps_best,
+        limit_val_batches=1.0 if validation else 0,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         inference_mode=True,

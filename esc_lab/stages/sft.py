@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: Config) -> dict[str, float]:
-    """Train; the best weights by validation loss go into `adapter/` (or `model/`) of the run directory."""
+    """Train; the best weights by validation loss go into `adapter/` (or `model/`) of the run directory.
+
+    Without a validation split these are the last weights.
+    """
     prepare(cfg)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
@@ -32,7 +35,7 @@ def run(cfg: Config) -> dict[str, float]:
     module = SFTModule(loaded.model, cfg.optimizer, cfg.scheduler, cfg.trainer.gradient_clip)
     started = time.time()
     with run_logger(cfg, "sft") as logger:
-        trainer = build_trainer(cfg, logger, training=True)
+        trainer = build_trainer(cfg, logger, training=True, validation=bool(data.splits.get("val")))
         trainer.fit(module, datamodule=data)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
@@ -52,6 +55,8 @@ def run(cfg: Config) -> dict[str, float]:
             metrics["val/loss"] = float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
         if logger:
             logger.log_metrics({f"final/{name}": value for name, value in metrics.items()})
-    target = save_trained(loaded, cfg.model, Path(cfg.run_dir))
-    log.info("saved %s; best validation loss %.4f", target, metrics.get("val/loss", float("nan")))
+    if trainer.is_global_zero:
+        target = save_trained(loaded, cfg.model, Path(cfg.run_dir))
+        best_loss = f"; best validation loss {metrics['val/loss']:.4f}" if "val/loss" in metrics else ""
+        log.info("saved %s%s", target, best_loss)
     return metrics

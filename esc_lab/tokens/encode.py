@@ -4,9 +4,9 @@ The chat template is rendered once per sequence of roles with placeholders for t
 placeholders is the template's own text. Contents are put in between, so the character position of every message is
 known, and one tokenisation of the whole text with offsets gives its tokens. Nothing is tokenised on its own.
 
-A token belongs to a character range if it overlaps it by one character or more. A reply is all that a model writes after
-the generation prompt: its text and the end-of-turn token, with blanks that the template puts around the text (Llama 2),
-without what the template writes after that.
+A token belongs to a character range if it overlaps it by one character or more. A reply is all that a model writes
+after the generation prompt: its text and the end-of-turn token, with blanks that the template puts around the text
+(Llama 2), without what the template writes after that.
 """
 
 from __future__ import annotations

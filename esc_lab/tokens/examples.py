@@ -1,8 +1,8 @@
 """Training and scoring examples of a dialogue as few token sequences.
 
 An example is a prompt and a reply. Where the chat of one example continues in the next (as under the `cso` template,
-where a dialogue is one chat), a single sequence carries both replies. What cannot be seen from the messages, such as two
-strategies under one history, the trie finds later.
+where a dialogue is one chat), a single sequence carries both replies. What cannot be seen from the messages, such as
+two strategies under one history, the trie finds later.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _sequence(chain: Sequence[Example], chat: EncodedChat, first_turn: int = 0) 
 def _windows(
     encoder: ChatEncoder, chain: Sequence[Example], max_tokens: int, report: EncodeReport
 ) -> list[TokenSequence]:
-    """A chain that is too long as several sequences: first the replies that fit with all their history, then windows."""
+    """A chain that is too long as several sequences: the replies that fit with all their history, then windows."""
     sequences = []
     rest, start = list(chain), 0
     while rest:

@@ -113,12 +113,12 @@ def _depth_first(sequence: TokenSequence) -> bytes:
 def _each_reply_once(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
     """The sequences with equal replies after equal histories gathered on the first of them, each cut after its last."""
     gathered: dict[bytes, tuple[IntArray, list[ReplyTokens]]] = {}
-    place_of: dict[tuple[int, bytes], list[ReplyTokens]] = {}
+    place_of: dict[bytes, list[ReplyTokens]] = {}
     for sequence in sorted(sequences, key=_depth_first):
         ids = sequence.input_ids
         _, own = gathered.setdefault(ids.tobytes(), (ids, []))
         for reply in sequence.replies:
-            place_of.setdefault((reply.start, ids[: reply.end].tobytes()), own).append(reply)
+            place_of.setdefault(ids[: reply.end].tobytes(), own).append(reply)
     return [
         TokenSequence(ids[: max(reply.end for reply in replies)], tuple(replies))
         for ids, replies in gathered.values()

@@ -14,8 +14,8 @@ from esc_lab.tokens.encode import IntArray
 class TokenTree:
     """A trie of token sequences in depth-first order.
 
-    Node i is entered at time i, so `enter` is `arange(T)`; its subtree is `i:leave[i]`. Token i may attend to token j iff
-    `enter[j] <= enter[i] < leave[j]`: j is i or one of its ancestors.
+    Node i is entered at time i, so `enter` is `arange(T)`; its subtree is `i:leave[i]`. Token i may attend to token j
+    iff `enter[j] <= enter[i] < leave[j]`: j is i or one of its ancestors.
 
     Attributes:
         input_ids: [T] token of each node.

@@ -21,9 +21,13 @@ def complaint(outcome) -> str:
     assert len(lines) == 1, outcome.errors
     assert "Traceback" not in outcome.errors
     if outcome.directory:
-        assert {path.name for path in outcome.path.iterdir()} <= {".hydra", "run.log", "config.yaml", "environment.json"}
+        assert {path.name for path in outcome.path.iterdir()} <= {
+            ".hydra",
+            "run.log",
+            "config.yaml",
+            "environment.json",
+        }
         assert lines[0] in (outcome.path / "run.log").read_text()
-    print(lines[0])
     return lines[0]
 
 
@@ -55,7 +59,7 @@ def test_one_good_record_is_enough(command, tmp_path):
         ),
         ([{**RECORD, "turns": [TURNS[0], {**TURNS[1], "strategies": []}]}], "no decision to evaluate.* Fix: "),
         ([""], r"corpus\.jsonl: the file is empty\. Fix: "),
-        ([{**RECORD, "inventory": "extes"}], r"corpus\.jsonl.*'Question'.* Fix: "),
+        ([{**RECORD, "inventory": "extes"}], r"corpus\.jsonl:1.*'extes'.* Fix: "),
     ],
     ids=["broken JSON", "no turns", "no supporter", "unknown strategy", "unlabelled", "empty file", "other inventory"],
 )
@@ -72,7 +76,7 @@ def test_records(command, tmp_path, records, message):
         (["data.path=absent.jsonl"], "data.path=absent.jsonl: no such file"),
         (["checkpoint=absent"], "checkpoint=absent: no such file"),
         (["data.step_dialogues=0"], "data.step_dialogues=0: has to be at least 1"),
-        (["seed=1,2"], "seed=1,2 names several values: add -m"),
+        (["seed=1,2"], "seed=1,2 names several values. Fix: add -m"),
         (["--nothing"], "unknown option --nothing"),
     ],
 )
@@ -91,7 +95,8 @@ def test_chat_templates(command, tmp_path):
     ):
         path = tmp_path / f"{name}.jinja"
         path.write_text(text)
-        assert message in complaint(command("stage=evaluate", f"model.chat_template={path}")), name
+        words = (f"model.chat_template={path}", f"cache_dir={tmp_path}/cache")
+        assert message in complaint(command("stage=evaluate", *words)), name
     line = complaint(command("stage=evaluate", "model.chat_template=chatlm"))
     assert "model.chat_template=chatlm" in line
     assert "chatml" in line
@@ -109,7 +114,7 @@ def test_checkpoints(command, trained, tmp_path):
     for empty in (tmp_path, trained.path / "checkpoints"):
         line = complaint(command("stage=evaluate", f"checkpoint={empty}"))
         assert re.search(r"no trained adapter/ or model/ in it\. Fix: ", line)
-    assert "stage=export needs checkpoint=" in complaint(command("stage=export"))
+    assert "Fix: add checkpoint=<run directory of an sft run>" in complaint(command("stage=export"))
 
 
 def test_places_that_cannot_be_written(command, trained, tmp_path):

@@ -1,10 +1,295 @@
-def test_a(trained): print(trained.errors)
-def test_b(command, trained):
-    o = command("stage=evaluate", f"checkpoint={trained.path}")
-    print(o.errors, o.output, o.metrics)
-def test_c(command):
-    o = command("stage=pipeline", "trainer.max_steps=2")
-    print(o.errors, o.output, o.metrics)
-def test_d(command, trained):
-    o = command("stage=export", f"checkpoint={trained.path}")
-    print(o.errors, o.output, o.metrics)
+"""Whole stages on tiny random models: what they return, what they leave, and that it fits together."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import socket
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from esc_lab.evaluation import Prediction
+from esc_lab.strategies import INVENTORIES
+from tests.conftest import FAMILIES
+
+NAMES = INVENTORIES["esconv"].names
+TWO_STEPS = "trainer.max_steps=2"
+SAMPLED = ("evaluate.generation.temperature=1.0", "evaluate.generation.decisions=4")
+
+
+def check_run_directory(outcome) -> None:
+    """What every stage leaves, and that its metrics are numbers."""
+    assert outcome.status == 0, outcome.errors
+    assert outcome.metrics
+    assert all(isinstance(value, float) and math.isfinite(value) for value in outcome.metrics.values())
+    environment = outcome.read("environment.json")
+    assert {"git_commit", "device", "python"} <= environment.keys()
+    assert environment["packages"]["torch"] == torch.__version__
+    config = OmegaConf.load(outcome.path / "config.yaml")
+    assert config.run_dir == str(outcome.path)
+    assert "${" not in (outcome.path / "config.yaml").read_text()
+    assert str(outcome.path) in (outcome.path / "run.log").read_text()
+    assert not list(outcome.path.glob(".*.*"))  # no temporary files
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+    """An evaluation of the trained tiny llama."""
+    from tests.e2e.conftest import execute
+
+    return execute(tmp_path_factory.mktemp("evaluated"), "stage=evaluate", f"checkpoint={trained.path}")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An evaluation of the tiny llama as it is."""
+    from tests.e2e.conftest import execute
+
+    return execute(tmp_path_factory.mktemp("base"), "stage=evaluate")
+
+
+def test_sft_leaves_an_adapter(trained):
+    check_run_directory(trained)
+    assert trained.metrics["train/steps"] == 3  # 4 dialogues in one step an epoch, 3 epochs
+    assert trained.read("environment.json")["device"]
+    weights = load_file(trained.path / "adapter" / "adapter_model.safetensors")
+    assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sft_of_each_family(command, family):
+    outcome = command("stage=sft", f"model=tiny_{family}", TWO_STEPS)
+    check_run_directory(outcome)
+    assert outcome.metrics["train/steps"] == 2
+
+
+def test_full_fine_tuning_can_be_evaluated(command):
+    outcome = command("stage=sft", "adapter=full", TWO_STEPS)
+    check_run_directory(outcome)
+    assert outcome.metrics["train/parameters"] > 200_000
+    assert not (outcome.path / "adapter").exists()
+    scored = command("stage=evaluate", f"checkpoint={outcome.path}", "evaluate.generation.enabled=false")
+    check_run_directory(scored)
+
+
+def test_the_loss_falls(command):
+    words = ("stage=sft", "trainer.max_epochs=6", "data.step_dialogues=2", "scheduler.name=constant")
+    outcome = command(*words, "optimizer.lr=0.03", "logger=csv", "trainer.validate_every=1.0")
+    check_run_directory(outcome)
+    with (outcome.path / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0] - 1
+
+
+def test_same_seed_same_results(command):
+    training = ("stage=sft", "trainer.max_steps=1", "adapter.dropout=0.2")
+    runs = [command(*training), command(*training)]
+    scored = [command("stage=evaluate", f"checkpoint={r.path}", *SAMPLED) for r in runs]
+    for first, second in (runs, scored):
+        kept = [{k: v for k, v in run.metrics.items() if not k.endswith("seconds")} for run in (first, second)]
+        assert kept[0] == kept[1]
+    assert (scored[0].path / "predictions.jsonl").read_text() == (scored[1].path / "predictions.jsonl").read_text()
+    assert command(*training, "seed=2").metrics["val/loss"] != runs[0].metrics["val/loss"]
+
+
+def test_evaluate_base_model(base):
+    check_run_directory(base)
+    metrics = base.metrics
+    assert {"strategy/Q", "strategy/Q_W", "strategy/B", "generated/Q", "text/perplexity", "text/rouge_l"} <= set(
+        metrics
+    )
+    predictions = base.lines("predictions.jsonl")
+    assert len(predictions) == metrics["decisions"] == metrics["strategy/n"] == metrics["text/replies"]
+    fields = [field.name for field in dataclasses.fields(Prediction)]
+    for line in predictions:
+        assert list(line) == fields
+        assert sum(line["distribution"].values()) == pytest.approx(1)
+        assert set(line["distribution"]) == set(NAMES)
+        assert set(line["gold"]) <= set(NAMES)
+        assert line["sampling"]["max_new_tokens"] == 8
+    places = [(line["dialogue"], line["turn"]) for line in predictions]
+    assert len(set(places)) == len(places)
+    log_prob, tokens = (sum(line[key] for line in predictions) for key in ("log_prob", "tokens"))
+    assert metrics["text/perplexity"] == pytest.approx(math.exp(-log_prob / tokens), rel=1e-6)
+    chosen = [max(line["distribution"], key=line["distribution"].get) for line in predictions]
+    right = sum(name in line["gold"] for name, line in zip(chosen, predictions, strict=True))
+    assert metrics["strategy/accuracy"] == pytest.approx(right / len(predictions))
+    assert "Q " in base.output
+
+
+def test_evaluate_a_run(base, evaluated):
+    check_run_directory(evaluated)
+    assert evaluated.metrics["text/perplexity"] < base.metrics["text/perplexity"]
+    tables = evaluated.read("strategies.json")
+    assert [row["strategy"] for row in tables["strategy"]["per_strategy"]] == list(NAMES)
+
+
+@pytest.mark.parametrize("prompt", ["standard", "c1_hf"])
+def test_prompts_that_name_the_strategy_measure_no_choice(command, prompt):
+    outcome = command("stage=evaluate", f"prompt={prompt}")
+    check_run_directory(outcome)
+    assert not [name for name in outcome.metrics if name.startswith(("strategy/", "generated/"))]
+    for line in outcome.lines("predictions.jsonl"):
+        assert line["prompted"] == line["gold"][0]
+        assert line["distribution"] == {}
+
+
+@pytest.mark.parametrize("inference", ["cot", "direct_refine", "self_refine", "with_example"])
+def test_prompting_baselines(command, inference):
+    words = ("evaluate.generation.decisions=3", "data.limit={train: 1, val: 1, test: 1}")
+    outcome = command("stage=evaluate", f"prompt.inference={inference}", *words)
+    check_run_directory(outcome)
+    assert outcome.metrics["generated/n"] == 3
+    assert ("strategy/Q" in outcome.metrics) == (inference == "with_example")
+    generated = [line for line in outcome.lines("predictions.jsonl") if line["reply"] is not None]
+    assert [line["sampling"]["inference"] for line in generated] == [inference] * 3
+
+
+def test_supporter_turns_kept_apart(command, tmp_path):
+    turns = [
+        {"speaker": "seeker", "text": "I lost my job."},
+        {"speaker": "supporter", "text": "I am sorry.", "strategies": ["Reflection of feelings"]},
+        {"speaker": "supporter", "text": "What happened?", "strategies": ["Question"]},
+    ]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(json.dumps({"format": "esc-lab/1", "inventory": "esconv", "turns": turns}))
+    words = ("stage=evaluate", "data=jsonl", f"data.path={path}", "data.proportions={train: 0, val: 0, test: 1}")
+    golds = {}
+    for merge in ("none", "set"):
+        outcome = command(*words, f"data.merge={merge}", "evaluate.generation.enabled=false")
+        check_run_directory(outcome)
+        golds[merge] = [line["gold"] for line in outcome.lines("predictions.jsonl")]
+    feelings, question = "Reflection of feelings", "Question"
+    assert golds == {"none": [[feelings], [question]], "set": [[feelings, question]]}
+
+
+def test_exported_model_is_the_adapter_model(command, trained):
+    outcome = command("stage=export", f"checkpoint={trained.path}")
+    check_run_directory(outcome)
+    exported = AutoModelForCausalLM.from_pretrained(outcome.path / "model", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(outcome.path / "model")
+    from esc_lab.models.load import load_model
+    from tests.conftest import CACHE, model_config
+
+    loaded = load_model(model_config("tiny_llama"), CACHE, checkpoint=trained.path)
+    assert isinstance(loaded.model, PeftModel)
+    chat = [{"role": "user", "content": "I lost my job."}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    assert tokenizer.chat_template == loaded.encoder.tokenizer.chat_template
+    loaded.model.get_base_model().set_attn_implementation("eager")
+    with torch.inference_mode():
+        expected = loaded.model(input_ids=ids["input_ids"]).logits
+        with loaded.model.disable_adapter():
+            without = loaded.model(input_ids=ids["input_ids"]).logits
+        found = exported(input_ids=ids["input_ids"]).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (without - expected).abs().max() > 1e-2
+    card = (outcome.path / "model" / "README.md").read_text()
+    assert f"| val/loss | {trained.metrics['val/loss']:.4g} |" in card
+
+
+def test_exported_model_can_be_evaluated(command, trained, evaluated):
+    exported = command("stage=export", f"checkpoint={trained.path}")
+    words = ("model=directory", "model.name=exported", f"model.path={exported.path}/model", "model.dtype=float32")
+    outcome = command("stage=evaluate", *words)
+    check_run_directory(outcome)
+    assert outcome.metrics["text/perplexity"] == pytest.approx(evaluated.metrics["text/perplexity"], rel=1e-4)
+
+
+def test_compare(command, trained, base, evaluated):
+    outcome = command("stage=compare", f"compare.runs=[{base.path},{evaluated.path},{trained.path}]")
+    check_run_directory(outcome)
+    lines = (outcome.path / "comparison.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "run", "---", "tiny-llama base (cso)", "tiny-llama SFT (cso)", "tiny-llama SFT training (cso)",
+    ]  # fmt: skip
+    assert len({line.count("|") for line in lines}) == 1
+    with (outcome.path / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["text/perplexity"]) for row in rows[:2]] == [
+        base.metrics["text/perplexity"], evaluated.metrics["text/perplexity"],
+    ]  # fmt: skip
+    assert float(rows[2]["val/loss"]) == trained.metrics["val/loss"]
+    assert outcome.metrics["tiny-llama base (cso)/strategy/Q"] == base.metrics["strategy/Q"]
+    assert "comparison" in outcome.output
+
+
+def test_pipeline(command):
+    outcome = command("stage=pipeline", TWO_STEPS, "evaluate.generation.enabled=false")
+    check_run_directory(outcome)
+    for name, stage in {
+        "evaluate_base": "evaluate",
+        "sft": "sft",
+        "evaluate_sft": "evaluate",
+        "compare": "compare",
+    }.items():
+        step = dataclasses.replace(outcome, directory=outcome.path / name)
+        check_run_directory(step)
+        assert OmegaConf.load(step.path / "config.yaml").stage == stage
+    assert outcome.metrics["sft/text/perplexity"] < outcome.metrics["base/text/perplexity"]
+    assert (outcome.path / "compare" / "comparison.md").exists()
+    # Each step's log is its own.
+    assert "saved" in (outcome.path / "sft" / "run.log").read_text()
+    assert "saved" not in (outcome.path / "evaluate_sft" / "run.log").read_text()
+
+
+def test_wandb_offline(command, monkeypatch):
+    import wandb
+
+    def refuse(self, address, *rest):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(
+            ("127.", "::1", "localhost")
+        ):
+            raise AssertionError(f"the network is asked for: {address}")
+        return connect(self, address, *rest)
+
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    outcome = command("stage=sft", TWO_STEPS, "logger=wandb")
+    check_run_directory(outcome)
+    assert "WANDB_MODE" not in os.environ
+    assert wandb.run is None
+    runs = list((outcome.path / "wandb").glob("offline-run-*"))
+    assert len(runs) == 1
+    # Written to its end: the summary is the last thing that a run writes.
+    written = b"".join(path.read_bytes() for path in runs[0].glob("run-*.wandb"))
+    assert b"final/val/loss" in written
+
+
+def test_wandb_run_is_closed_when_a_stage_fails(command):
+    import wandb
+
+    outcome = command("stage=sft", "logger=wandb", "trainer.strategy=nonsense")
+    assert outcome.status == 1
+    assert wandb.run is None
+
+
+def test_training_without_validation(command, recwarn):
+    outcome = command("stage=sft", TWO_STEPS, "data.limit={train: 4, val: 0, test: 0}")
+    check_run_directory(outcome)
+    assert "val/loss" not in outcome.metrics
+    assert not [str(warning.message) for warning in recwarn if "pytorch_lightning" in warning.filename]
+    assert (outcome.path / "adapter").exists()
+
+
+def test_dry_run(command):
+    outcome = command("stage=sft", "trainer=dev", "logger=wandb")
+    check_run_directory(outcome)
+    assert outcome.metrics["train/steps"] == 1
+    assert not (outcome.path / "wandb").exists()
+
+
+def test_going_on_from_a_checkpoint(command, trained):
+    outcome = command("stage=sft", TWO_STEPS, f"checkpoint={trained.path}", "optimizer.lr=0")
+    check_run_directory(outcome)
+    assert outcome.metrics["val/loss"] == pytest.approx(trained.metrics["val/loss"], abs=1e-4)

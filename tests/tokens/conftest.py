@@ -1,10 +1,11 @@
-"""A real byte-level tokenizer under chat templates of all shapes: the bundled ones and those of three model families."""
+"""A real byte-level tokenizer under chat templates of all shapes: the bundled ones and those of model families."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import esc_lab.models
@@ -71,6 +72,9 @@ def tokenizer_with():
     def make(template):
         tokenizer = AutoTokenizer.from_pretrained(location)
         tokenizer.add_special_tokens({"additional_special_tokens": _MORE_TOKENS})
+        # As Llama's and Gemma's tokenizers do, it puts a <bos> before every text unless told not to.
+        bos = ("<bos>", tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[bos])
         tokenizer.chat_template = template
         return tokenizer
 

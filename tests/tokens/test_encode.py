@@ -18,12 +18,12 @@ HARD = (
     "größer, naïve, 今日は",
     "ö",
     "one line\nanother\n\nand a third",
-    '"quoted" and \'single\' & more',
+    "\"quoted\" and 'single' & more",
     "user",
     "assistant",
     "model",
     "system",
-    "(Question) Why did the user say \"assistant\"?",
+    '(Question) Why did the user say "assistant"?',
     ":) fine",
     "… and so on…",
     "1.",
@@ -32,7 +32,7 @@ HARD = (
 )
 contents = st.one_of(
     st.sampled_from(HARD),
-    st.text(st.sampled_from("aA1 .,:()\"'\n-–äß🙂😢語"), min_size=1, max_size=12).map(str.strip).filter(bool),
+    st.text(st.sampled_from("aA1 .,:()\"'\n-…äß🙂😢語"), min_size=1, max_size=12).map(str.strip).filter(bool),
 )
 few = settings(deadline=None, max_examples=12)
 SYSTEM = "Be a kind supporter: ask, listen.\n\n- Question: ask."
@@ -121,7 +121,9 @@ def test_spans_are_the_tokens_that_overlap_them(encoder, data, texts):
         first, last = at + span.start, at + span.end
         overlapping = [n for n, (begin, end) in enumerate(offsets) if min(end, last) - max(begin, first) >= 1]
         assert list(range(located.start, located.end)) == overlapping
-        assert messages[span.message].content[span.start : span.end] in decoded(encoder, ids[located.start : located.end])
+        assert messages[span.message].content[span.start : span.end] in decoded(
+            encoder, ids[located.start : located.end]
+        )
     for number, turn_start in enumerate(encoded.turn_starts.tolist()):
         at = content_start(encoder, messages, number)
         assert turn_start == next(n for n, (_, end) in enumerate(offsets) if end > at)

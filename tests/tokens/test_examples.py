@@ -26,9 +26,7 @@ def history_starts(dialogue, turn):
 
 def prompt_of(dialogue, turn, template, labels, start=0):
     strategy = dialogue.turns[turn].reply.strategies[0]
-    return build_prompt(
-        TEMPLATES[template], ESCONV, dialogue, turn, strategy, history_labels=labels, start=start
-    )
+    return build_prompt(TEMPLATES[template], ESCONV, dialogue, turn, strategy, history_labels=labels, start=start)
 
 
 def examples_of(dialogue, template, labels=True):
@@ -229,7 +227,9 @@ def test_windows_of_any_dialogue(encoders, name, dialogue, data):
 
 def test_a_budget_below_one_example_names_it(encoders, sample_dialogues):
     encoder = encoders("chatml")
-    with pytest.raises(UserError, match=r"example 1: .*take \d\d+ tokens, above the budget of 50\. Fix: raise data.row"):
+    with pytest.raises(
+        UserError, match=r"example 1: .*take \d\d+ tokens, above the budget of 50\. Fix: raise data.row"
+    ):
         encoded(encoder, sample_dialogues[0], "cso", 50)
     example = Example(Prompt((Message("user", "Hi."),)), "Hello.", "greeting")
     with pytest.raises(UserError, match=r"example greeting: .*take \d+ tokens, above the budget of 3"):

@@ -79,9 +79,7 @@ def test_every_reply_once_with_all_its_keys(sequences, budget):
 def test_several_trees_keep_apart(trees, budget):
     rows = pack_rows(trees, budget)
     assert all(len(row) <= budget for row in rows)
-    found = Counter(
-        (history, reply, frozenset(keys)) for row in rows for (history, reply), keys in replies_in(row)
-    )
+    found = Counter((history, reply, frozenset(keys)) for row in rows for (history, reply), keys in replies_in(row))
     expected = Counter(
         (history, reply, frozenset(keys)) for tree in trees for (history, reply), keys in replies_of(tree).items()
     )
