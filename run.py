@@ -19,7 +19,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,11 @@ def groups() -> dict[str, list[str]]:
     return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
 
 
-def check(words: list[str], *, multirun: bool = False) -> None:
+def check(words: list[str], *, multirun: bool = False) -> list[str]:
     """Compose every value that the overrides name and report what is wrong with it.
+
+    Returns:
+        The overrides of the first job, without sweeps.
 
     Raises:
         UserError: unknown keys or options, a wrong type, values out of range, missing values, absent paths: all that
@@ -80,15 +82,10 @@ def check(words: list[str], *, multirun: bool = False) -> None:
         except HydraException as error:
             fix = "write key=value, with quotes around a value that holds spaces or special characters"
             raise UserError(_one_line(error), where="command line", fix=fix) from None
-        found: list[str] = []
-        sound: list[Override] = []
-        for override in overrides:
-            problem = _sweep_problem(override, multirun) or _name_problem(override)
-            if problem:
-                found.append(problem)
-            else:
-                sound.append(override)
-        for run in _single_runs(sound):
+        judged = [(override, _sweep_problem(override, multirun) or _name_problem(override)) for override in overrides]
+        found = [problem for _, problem in judged if problem]
+        runs = _single_runs([override for override, problem in judged if not problem])
+        for run in runs:
             found += [message for message in _run_problems(run) if message not in found]
     if found == [_NO_STAGE]:
         raise UserError(f"{_NO_STAGE}\n\n{stage_lines()}")
@@ -96,6 +93,7 @@ def check(words: list[str], *, multirun: bool = False) -> None:
         raise UserError(found[0])
     if found:
         raise UserError("\n  ".join([f"{len(found)} things are wrong:", *found]))
+    return runs[0]
 
 
 def _sweep_problem(override: Override, multirun: bool) -> str | None:
@@ -209,7 +207,10 @@ def job(cfg: DictConfig) -> float | None:
         metrics = _run_stage(cfg, Path(hydra_config.runtime.output_dir))
         result = {"status": "done", "metrics": metrics}
         if cfg.optimize_metric is not None:
-            value = _chosen_metric(metrics, cfg.optimize_metric)
+            if cfg.optimize_metric not in metrics:
+                hint = nearest(cfg.optimize_metric, metrics)
+                raise UserError(f"optimize_metric={cfg.optimize_metric}: no such metric{hint}", fix=", ".join(metrics))
+            value = metrics[cfg.optimize_metric]
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         log.error("error: %s", text, exc_info=not isinstance(error, UserError) or bool(hydra_config.verbose))
@@ -230,12 +231,6 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
     return metrics
 
 
-def _chosen_metric(metrics: Mapping[str, float], name: str) -> float:
-    if name not in metrics:
-        raise UserError(f"optimize_metric={name}: no such metric{nearest(name, metrics)}", fix=", ".join(metrics))
-    return metrics[name]
-
-
 def _record(hydra_config: Any, outcome: dict[str, Any]) -> None:
     """Append this job to the multirun's manifest: a line of JSON, in one write so that jobs do not mix."""
     line = {
@@ -248,19 +243,19 @@ def _record(hydra_config: Any, outcome: dict[str, Any]) -> None:
         file.write(f"{json.dumps(line)}\n".encode())
 
 
-def _multirun(overrides: list[str]) -> int:
-    """Run all jobs; 1 if any of them failed."""
-    # Settled here, and not by Hydra, so that the manifest can be found when the jobs are done.
+def _multirun(first: list[str]) -> int:
+    """Run all jobs; 1 if any of them failed. `first` are the overrides of the first one."""
+    # The directory is settled here, and not by Hydra, so that the manifest can be found when the jobs are done.
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        own = [word for word in overrides if word.startswith(("hydra.sweep.dir=", "output_root="))]
-        cfg = compose("config", overrides=["stage=sft", *own], return_hydra_config=True)
-        directory = Path(cfg.hydra.sweep.dir)
-    quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+        directory = compose("config", first, return_hydra_config=True).hydra.sweep.dir
+    quoted = directory.replace("\\", "\\\\").replace("'", "\\'")
     sys.argv.append(f"hydra.sweep.dir='{quoted}'")
+    manifest = Path(directory, "manifest.jsonl")
+    earlier = len(manifest.read_text().splitlines()) if manifest.exists() else 0
     job()
-    records = [json.loads(line) for line in (directory / "manifest.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in manifest.read_text().splitlines()[earlier:]]
     failed = sum(record["status"] == "failed" for record in records)
-    print(f"{failed} of {len(records)} jobs failed; {directory}/manifest.jsonl lists them all", file=sys.stderr)
+    print(f"{failed} of {len(records)} jobs failed; {manifest} lists them all", file=sys.stderr)
     return int(failed > 0)
 
 
@@ -269,20 +264,16 @@ def _run(options: argparse.Namespace, unknown: list[str]) -> int:
         print(help_text(CONF, options.overrides))
         return 0
     if unknown:
-        raise UserError(
-            f"unknown option {unknown[0]}", fix="`python run.py --help` and `--hydra-help` list what there is"
-        )
+        raise UserError(f"unknown option {unknown[0]}", fix="see `python run.py --help` and `--hydra-help`")
     if options.config_dir:
-        raise UserError(
-            "other config directories are not searched", where="--config-dir", fix="put the file into conf/"
-        )
+        raise UserError("only conf/ is searched", where="--config-dir", fix="put the file into conf/")
     multirun = options.multirun or "hydra.mode=MULTIRUN" in options.overrides
     # Lightning starts further processes of a run with the configuration that the first one has checked.
     checked = options.config_path or options.config_name
     if not (checked or options.hydra_help or options.shell_completion or options.experimental_rerun):
-        check(options.overrides, multirun=multirun)
-    if multirun and not options.cfg:
-        return _multirun(options.overrides)
+        first = check(options.overrides, multirun=multirun)
+        if multirun and not options.cfg:
+            return _multirun(first)
     job()
     return 0
 

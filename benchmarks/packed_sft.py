@@ -58,8 +58,9 @@ def main() -> None:
         ratio = median(ratios)
         worst = max(worst, ratio / goal)
         print(
-            f"{len(row)} tokens, {len(rows)} head rows: packed {median(times['packed']):.2f} s, plain "
-            f"{median(times['plain']):.2f} s, ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}; goal <= {goal})"
+            f"{len(row)} tokens, {len(rows)} head rows: packed {median(times['packed']):.2f} s, "
+            f"plain {median(times['plain']):.2f} s, "
+            f"ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}; goal <= {goal})"
         )
     print(f"packed_sft_time_over_goal: {worst:.2f} (goal <= 1.00 of the allowed ratio at both sizes)")
 

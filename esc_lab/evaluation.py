@@ -1,10 +1,9 @@
-"""Evaluation of supporter decisions: which strategy the model chooses, how likely it finds the gold reply, what it writes.
+"""Evaluation of supporter decisions: the strategy that the model chooses, the gold reply's likelihood, what it writes.
 
-Strategy choice has two measures. The exact one scores every complete label, `(<strategy>)`, after the prompt; all labels
-of all decisions are branches of one token tree. The other parses what the model generates; it is the only one for
-prompting baselines that answer in several steps. Templates that name the strategy in the prompt leave the model no
-choice, so neither is measured for them.
-"""
+Strategy choice has two measures. The exact one scores every complete label, `(<strategy>)`, after the prompt; all
+labels of all decisions are branches of one token tree. The other parses what the model generates; it is the only one
+for prompting baselines that answer in several steps. Templates that name the strategy in the prompt leave the model
+no choice, so neither is measured for them."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ class SFTModule(TrainingModule):
     """Minimises the mean negative log-likelihood of the reply tokens of each optimizer step.
 
     With strategy weights w the loss is `-sum_t w_t log p(t) / sum_t w_t` over the step's reply tokens t. Logged:
-    `train/loss`, `train/lr`, `tokens_per_s` (unique tokens of the packed rows), and `val/loss` over all validation tokens,
-    unweighted.
+    `train/loss`, `train/lr`, `tokens_per_s` (unique tokens of the packed rows), and `val/loss` over all validation
+    tokens, unweighted.
     """
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import AdapterConfig, ModelConfig
 from esc_lab.errors import UserError
-from esc_lab.models.sources import model_location
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
+from esc_lab.models.sources import model_location
 from esc_lab.models.tree_attention import IMPLEMENTATION, check_tree_attention
 from esc_lab.tokens import ChatEncoder
 

@@ -54,9 +54,9 @@ def reply_log_probs(model: Any, row: PackedRow) -> Tensor:
 
 
 def token_log_probs(inner: Any, hidden: Tensor, query: IntArray, target: IntArray) -> Tensor:
-    """Log-probability [N] of token `target[n]` at the output of node `query[n]`; hidden [T, hidden] are final states."""
+    """Log-probability [N] of token `target[n]` at the output of node `query[n]` of final states [T, hidden]."""
     device = hidden.device
-    # Branches share their parent: nodes in order, so that equal ones are neighbours and their logits are computed once.
+    # Branches share their parent: in order, equal nodes are neighbours and their logits are computed once.
     order = np.argsort(query, kind="stable")
     nodes, index = np.unique(query[order], return_inverse=True)
     tokens = torch.from_numpy(target[order]).to(device)

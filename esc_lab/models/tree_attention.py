@@ -1,10 +1,10 @@
 """Attention over token trees: token i attends to token j iff `enter[j] <= enter[i] < leave[j]`.
 
-In a sliding-window layer also `position[i] - position[j] < window`. The attention function is registered with transformers
-as `token_tree`. On CUDA it is FlexAttention with a block mask. On the CPU it uses that depth-first order puts all keys
-that a block of consecutive queries can see into the block itself and the ancestors of its first node: each block of
-queries runs SDPA over those keys alone, so the cost follows the depth of the tree, not the square of the row, and no
-T x T mask exists.
+In a sliding-window layer also `position[i] - position[j] < window`. The attention function is registered with
+transformers as `token_tree`. On CUDA it is FlexAttention with a block mask. On the CPU it uses that depth-first order
+puts all keys that a block of consecutive queries can see into the block itself and the ancestors of its first node:
+each block of queries runs SDPA over those keys alone, so the cost follows the depth of the tree, not the square of
+the row, and no T x T mask exists.
 
 Models with sliding-window layers take masks as a dict by layer type: a bare mask would be used in all layers alike.
 """
@@ -112,7 +112,7 @@ def by_layer_type(masks: dict[str, Any]) -> Any:
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """[Q, K] booleans as an additive float mask [1, 1, Q, K]. (A boolean mask is silently wrong under eager attention.)"""
+    """[Q, K] booleans as an additive float mask [1, 1, Q, K] (a boolean one is silently wrong in eager attention)."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[None, None]
 

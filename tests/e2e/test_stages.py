@@ -81,13 +81,13 @@ def test_full_fine_tuning_can_be_evaluated(command):
 
 
 def test_the_loss_falls(command):
-    words = ("stage=sft", "trainer.max_epochs=6", "data.step_dialogues=2", "scheduler.name=constant")
+    words = ("stage=sft", "trainer.max_epochs=4", "data.step_dialogues=2", "scheduler.name=constant")
     outcome = command(*words, "optimizer.lr=0.03", "logger=csv", "trainer.validate_every=1.0")
     check_run_directory(outcome)
     with (outcome.path / "metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
-    assert len(losses) == 12
-    assert losses[-1] < losses[0] - 1
+    assert len(losses) == 8
+    assert losses[-1] < losses[0] - 0.5
 
 
 def test_same_seed_same_results(command):

@@ -97,7 +97,7 @@ def test_blocks_allow_exactly_the_ancestors(seed, trunk, window, block):
 @pytest.mark.parametrize("flex", [False, True])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_attention_function_equals_brute_force(softcap, flex):
-    """In float64; FlexAttention (whose backward pass needs CUDA, its forward not) in the float32 that it computes in."""
+    """In float64; FlexAttention (whose backward pass needs CUDA) in the float32 that it computes in."""
     draw = torch.Generator().manual_seed(0)
     tree = build_tree(random_sequences(3, trunk=40))
     size, heads, groups, dim = len(tree), 2, 3, 8
