@@ -196,7 +196,6 @@ class EvaluateConfig:
 @dataclass
 class CompareConfig:
     runs: list[str] = item([], "run directories to compare")
-    baseline: str | None = item(None, "run directory that the others are measured against; null = the first")
 
 
 @dataclass

@@ -100,6 +100,11 @@ def _combined(cfg: DictConfig) -> list[str]:
             found.append(f"compare.runs: {run} holds no metrics.json. Fix: name directories of finished runs")
     if stage == "export" and cfg.checkpoint is None:
         found.append("stage=export needs a trained model. Fix: add checkpoint=<run directory of an sft run>")
+    if stage == "pipeline" and cfg.trainer.devices not in ("auto", "1"):
+        found.append(
+            f"trainer.devices={cfg.trainer.devices}: stage=pipeline runs on one device. "
+            "Fix: run stage=sft on several, then stage=evaluate"
+        )
     found += _model_problems(cfg.model) + _data_problems(cfg)
     for name in ("output_root", "cache_dir", "export.directory"):
         path = OmegaConf.select(cfg, name)

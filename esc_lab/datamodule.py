@@ -38,6 +38,9 @@ class ReplyKey:
     dialogue: str
     turn: int
 
+    def __str__(self) -> str:
+        return f"dialogue {self.dialogue}, turn {self.turn + 1}"
+
 
 @dataclass(frozen=True)
 class StepBatch:
@@ -110,6 +113,7 @@ class ESCDataModule(pl.LightningDataModule):
         strategy_weights: loss weight of replies by strategy; 1 for the others.
         score_opening: supporter turns before the first seeker turn are decisions too (evaluation).
         decisions_together: decisions in one evaluation batch, at least, except in the last.
+        read_report: what reading the dialogues counted.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class ESCDataModule(pl.LightningDataModule):
         score_opening: bool = False,
         eval_split: str = "test",
         decisions_together: int = 16,
+        read_report: ReadReport | None = None,
     ) -> None:
         super().__init__()
         self.splits = splits
@@ -136,6 +141,7 @@ class ESCDataModule(pl.LightningDataModule):
         self.row_tokens, self.step_dialogues, self.seed = row_tokens, step_dialogues, seed
         self.strategy_weights = dict(strategy_weights or {})
         self.score_opening, self.eval_split, self.decisions_together = score_opening, eval_split, decisions_together
+        self.read_report = read_report or ReadReport()
         self.reports: dict[str, EncodeReport] = {}
         self._training: list[tuple[Dialogue, list[TokenSequence]]] = []
         self._validation: list[PackedRow] = []

@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from esc_lab.artifacts import write_atomic
 from esc_lab.datamodule import Decision
 from esc_lab.errors import UserError
 from esc_lab.metrics import (
@@ -124,9 +125,8 @@ class EvaluationModule(pl.LightningModule):
         self.predictions += predictions
 
     def on_test_epoch_end(self) -> None:
-        with self.path.open("w", encoding="utf-8") as file:
-            for prediction in self.predictions:
-                file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
+        lines = [json.dumps(asdict(prediction), ensure_ascii=False) for prediction in self.predictions]
+        write_atomic(self.path, "\n".join(lines))
 
     def _blank(self, decision: Decision) -> Prediction:
         dialogue, reply = decision.dialogue, decision.dialogue.turns[decision.turn].reply

@@ -8,7 +8,7 @@ from esc_lab.config import STAGES, Key, keys
 from esc_lab.errors import UserError, nearest
 
 _COMMANDS = (
-    ("make demo, by hand", "python run.py stage=pipeline"),
+    ("make demo, by hand", "python run.py stage=pipeline experiment=demo"),
     (
         "fine-tune Llama-3.1-8B on ESConv",
         "python run.py stage=sft model=llama3_1_8b data=esconv data.path=DIR trainer.max_epochs=2",

@@ -45,7 +45,7 @@ def load_encoder(model: ModelConfig, cache: Path) -> ChatEncoder:
         tokenizer.chat_template = _chat_template(model.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return ChatEncoder(tokenizer)
+    return ChatEncoder(tokenizer, model.name)
 
 
 def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = None) -> LoadedModel:
@@ -92,9 +92,12 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
     """Make the model trainable: a new LoRA adapter, or all of its weights.
 
     Raises:
-        UserError: full fine-tuning of quantised weights, or an unknown target module.
+        UserError: full fine-tuning of quantised weights or of an adapter, or an unknown target module.
     """
     if isinstance(loaded.model, PeftModel):
+        if adapter.kind == "full":
+            fix = "merge it first with stage=export, then use model=directory"
+            raise UserError("the checkpoint is an adapter, not a whole model", where="adapter.kind=full", fix=fix)
         return loaded
     if adapter.kind == "full":
         if model.quantization:

@@ -33,7 +33,8 @@ def model_location(model: ModelConfig, cache: Path) -> str:
     if model.source == "gguf_wheel":
         return str(_converted_wheel(model.path, cache))
     if model.source == "random":
-        return str(random_model(dict(model.shape), model.chat_template or "chatml", cache))
+        end = "<end_of_turn>" if (model.chat_template or "").startswith("gemma") else "<|im_end|>"
+        return str(random_model(dict(model.shape), end, cache))
     return model.path
 
 
@@ -77,17 +78,17 @@ def _convert(module: str, folder: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def random_model(shape: dict[str, Any], chat_template: str, cache: Path) -> Path:
+def random_model(shape: dict[str, Any], end_of_turn: str, cache: Path) -> Path:
     """A model directory with random float32 weights of the given configuration; same shape, same weights."""
-    inputs = {"shape": shape, "chat_template": chat_template, "code": _RANDOM_VERSION}
-    return cached(cache, "random_models", inputs, lambda target: _make_random(shape, chat_template, target))[0]
+    inputs = {"shape": shape, "end_of_turn": end_of_turn, "code": _RANDOM_VERSION}
+    return cached(cache, "random_models", inputs, lambda target: _make_random(shape, end_of_turn, target))[0]
 
 
-def _make_random(shape: dict[str, Any], chat_template: str, target: Path) -> None:
+def _make_random(shape: dict[str, Any], end_of_turn: str, target: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = _train_tokenizer(chat_template)
+    tokenizer = _train_tokenizer(end_of_turn)
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -101,7 +102,7 @@ def _make_random(shape: dict[str, Any], chat_template: str, target: Path) -> Non
     tokenizer.save_pretrained(target)
 
 
-def _train_tokenizer(chat_template: str) -> Any:
+def _train_tokenizer(end_of_turn: str) -> Any:
     """A byte-level BPE tokenizer of 1,024 entries from the sample corpus: small, real, the same on every machine."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -116,9 +117,8 @@ def _train_tokenizer(chat_template: str) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sample_texts(), trainer)
-    end = "<|im_end|>" if chat_template == "chatml" else "<end_of_turn>"
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token=end, pad_token="<pad>",
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token=end_of_turn, pad_token="<pad>",
         additional_special_tokens=list(_SPECIAL_TOKENS[2:]),
     )  # fmt: skip
 

@@ -27,7 +27,6 @@ from esc_lab.datamodule import ESCDataModule, read_splits
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel
 from esc_lab.strategies import INVENTORIES
-from esc_lab.tokens import ChatEncoder
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,8 @@ def prepare(cfg: Config) -> None:
     """Seeds, and the noise of libraries turned down; the device goes into environment.json."""
     pl.seed_everything(cfg.seed, verbose=False)
     transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Notes of libraries to each other that a user can do nothing about.
@@ -50,29 +51,37 @@ def prepare(cfg: Config) -> None:
     write_atomic(path, json.dumps(environment, indent=2))
 
 
-def build_data(cfg: Config, loaded: LoadedModel | None, encoder: ChatEncoder) -> ESCDataModule:
+def build_data(cfg: Config, loaded: LoadedModel) -> ESCDataModule:
     """The data module; reads and splits the corpus, reports what reading changed."""
     report = ReadReport()
     splits = read_splits(cfg.data, cfg.inventory.name, report)
     log.info(
         "%s: %s; %s", cfg.data.name, ", ".join(f"{len(found)} {name}" for name, found in splits.items()), report.line()
     )
-    row_tokens = min(cfg.data.row_tokens, loaded.context_tokens) if loaded else cfg.data.row_tokens
     return ESCDataModule(
         splits,
-        encoder,
+        loaded.encoder,
         INVENTORIES[cfg.inventory.name],
         train_prompt=cfg.prompt.train,
         eval_prompt=cfg.prompt.eval,
         inference=cfg.prompt.inference,
-        row_tokens=row_tokens,
+        row_tokens=min(cfg.data.row_tokens, loaded.context_tokens),
         step_dialogues=cfg.data.step_dialogues,
         seed=cfg.seed,
         strategy_weights=cfg.data.strategy_weights,
         score_opening=cfg.evaluate.score_opening,
         eval_split=cfg.evaluate.split,
         decisions_together=cfg.evaluate.generation.batch,
+        read_report=report,
     )
+
+
+def data_metrics(data: ESCDataModule) -> dict[str, float]:
+    """What reading and encoding counted, with what they dropped or cut, as `data/...` metrics."""
+    counts = asdict(data.read_report)
+    for split, report in data.reports.items():
+        counts |= {f"{split}_{name}": value for name, value in asdict(report).items()}
+    return {f"data/{name}": float(value) for name, value in counts.items()}
 
 
 @contextmanager
@@ -97,6 +106,7 @@ def run_logger(cfg: Config, job: str) -> Iterator[Logger | None]:
             tags=[job, cfg.model.name, cfg.data.name, *cfg.tags],
             config=asdict(cfg),
         )
+        logger._wandb_init.pop("anonymous", None)  # Lightning passes it, W&B warns that it has no effect
         try:
             logger.experiment  # noqa: B018  starts the run here, so that a failure to start is not mistaken for a late one
         except wandb.errors.Error as error:

@@ -20,7 +20,7 @@ from esc_lab.models.load import load_model
 from esc_lab.prompts import TEMPLATES
 from esc_lab.report.tables import print_strategies
 from esc_lab.seeds import derive_seed
-from esc_lab.stages.build import build_data, build_trainer, prepare, run_logger
+from esc_lab.stages.build import build_data, build_trainer, data_metrics, prepare, run_logger
 from esc_lab.strategies import INVENTORIES
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def run(cfg: Config) -> dict[str, float]:
     prepare(cfg)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
-    data = build_data(cfg, loaded, loaded.encoder)
+    data = build_data(cfg, loaded)
     data.setup("test")
     generation = cfg.evaluate.generation
     inventory = INVENTORIES[cfg.inventory.name]
@@ -53,7 +53,7 @@ def run(cfg: Config) -> dict[str, float]:
         build_trainer(cfg, None, training=False).test(module, datamodule=data, verbose=False)
         metrics, tables = summarize(module.predictions, inventory)
         metrics["evaluate/seconds"] = time.time() - started
-        metrics["evaluate/truncated_histories"] = float(data.reports[cfg.evaluate.split].truncated_examples)
+        metrics |= data_metrics(data)
         if logger:
             _log(logger, metrics, module.predictions)
     write_atomic(Path(cfg.run_dir) / "strategies.json", json.dumps(tables, indent=1))

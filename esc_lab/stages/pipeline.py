@@ -19,7 +19,8 @@ def run(cfg: Config) -> dict[str, float]:
     """Run the steps in subdirectories of the run directory, each as complete as a run of its own stage."""
     root = Path(cfg.run_dir)
     group = cfg.logger.group or root.name
-    cfg = replace(cfg, logger=replace(cfg.logger, group=group))
+    # One device: a second process would start the pipeline over from its first step.
+    cfg = replace(cfg, logger=replace(cfg.logger, group=group), trainer=replace(cfg.trainer, devices="1"))
     metrics: dict[str, float] = {}
     evaluated = []
     for method, checkpoint in (("base", cfg.checkpoint), ("sft", str(root / "sft"))):

@@ -11,7 +11,7 @@ import torch
 from esc_lab.config import Config
 from esc_lab.models.load import add_adapter, load_model, save_trained
 from esc_lab.sft import SFTModule
-from esc_lab.stages.build import build_data, build_trainer, prepare, run_logger
+from esc_lab.stages.build import build_data, build_trainer, data_metrics, prepare, run_logger
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def run(cfg: Config) -> dict[str, float]:
     prepare(cfg)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
-    data = build_data(cfg, loaded, loaded.encoder)
+    data = build_data(cfg, loaded)
     loaded = add_adapter(loaded, cfg.adapter, cfg.model)
     if cfg.model.gradient_checkpointing:
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -46,7 +46,7 @@ def run(cfg: Config) -> dict[str, float]:
             "train/steps": float(trainer.global_step),
             "train/seconds": time.time() - started,
             "train/parameters": float(trained),
-            "train/truncated_replies": float(sum(report.truncated_examples for report in data.reports.values())),
+            **data_metrics(data),
         }
         for name in ("train/loss", "val/loss"):
             if name in trainer.callback_metrics:

@@ -61,6 +61,7 @@ class ChatEncoder:
 
     Args:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
+        name: what error messages call it.
 
     Attributes:
         system_role: whether the template takes a system message.
@@ -72,9 +73,9 @@ class ChatEncoder:
         UserError: the tokenizer is not a fast one, or the template is missing or cannot render a dialogue.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, name: str = "tokenizer") -> None:
         self.tokenizer = tokenizer
-        self._name = getattr(tokenizer, "name_or_path", None) or "tokenizer"
+        self._name = name
         if not tokenizer.is_fast:
             raise UserError(
                 "no fast tokenizer, so no character offsets", where=self._name, fix="use a model with tokenizer.json"

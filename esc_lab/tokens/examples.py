@@ -159,7 +159,7 @@ def _window_start(encoder: ChatEncoder, example: Example, max_tokens: int) -> in
         raise UserError(
             f"its instruction, the last seeker message and the reply take {least} tokens, above the budget of "
             f"{max_tokens}",
-            where=f"example {example.key}",
+            where=f"{example.key}: {example.reply[:50]!r}",
             fix="raise data.row_tokens (and model.context_tokens)",
         )
     return next(start for start in starts if size(start) <= (least + max_tokens) // 2)
