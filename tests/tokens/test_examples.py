@@ -227,9 +227,7 @@ def test_windows_of_any_dialogue(encoders, name, dialogue, data):
 
 def test_a_budget_below_one_example_names_it(encoders, sample_dialogues):
     encoder = encoders("chatml")
-    with pytest.raises(
-        UserError, match=r"1: .*take \d\d+ tokens, above the budget of 50\. Fix: raise data.row"
-    ):
+    with pytest.raises(UserError, match=r"1: .*take \d\d+ tokens, above the budget of 50\. Fix: raise data.row"):
         encoded(encoder, sample_dialogues[0], "cso", 50)
     example = Example(Prompt((Message("user", "Hi."),)), "Hello.", "greeting")
     with pytest.raises(UserError, match=r"greeting: .*take \d+ tokens, above the budget of 3"):
