@@ -11,6 +11,7 @@ after the generation prompt: its text and the end-of-turn token, with blanks tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,7 +83,9 @@ class ChatEncoder:
             )
         if not tokenizer.chat_template:
             raise self._unusable("the tokenizer has no chat template")
-        self._special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = set(special)
+        self._special_text = re.compile("|".join(map(re.escape, special.values())) or "(?!)")
         self._pieces = lru_cache(maxsize=4096)(self._render_pieces)
         self.system_role = self._takes_system()
         self.end_of_turn = -1
@@ -115,9 +118,9 @@ class ChatEncoder:
         return self._locate(encoding, starts, prompt.messages, prompt.spans)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids without special tokens."""
+        """Text of generated ids without special tokens, be they tokens or spelled out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text.strip()
+        return self._special_text.sub("", text).strip()
 
     def _render_pieces(self, roles: tuple[Role, ...], generation: bool) -> tuple[str, ...]:
         """What the template writes before, between and after the contents of messages with these roles."""
@@ -144,10 +147,20 @@ class ChatEncoder:
         return UserError(message, where=self._name, fix=_OTHER_TEMPLATE)
 
     def _lay_out(self, messages: Sequence[Message], *, generation: bool = False) -> tuple[str, list[int]]:
-        """The rendered text and the character offset of each message's content in it."""
+        """The rendered text and the character offset of each message's content in it.
+
+        Raises:
+            UserError: a message holds a special token of the tokenizer.
+        """
         pieces = self._pieces(tuple(message.role for message in messages), generation)
         parts, starts, length = [], [], 0
         for piece, message in zip(pieces, messages, strict=False):
+            special = self._special_text.search(message.content)
+            if special:  # it would end the turn or open another one
+                fix = "take it out of the data, or use another model"
+                raise UserError(
+                    f"a message holds the special token {special[0]!r}", where=repr(message.content[:60]), fix=fix
+                )
             starts.append(length + len(piece))
             parts += [piece, message.content]
             length += len(piece) + len(message.content)

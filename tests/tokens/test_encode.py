@@ -240,3 +240,12 @@ def test_tokenizers_that_cannot_be_used(tokenizer_with):
         ChatEncoder(tokenizer_with(None))
     with pytest.raises(UserError, match="no fast tokenizer"):
         ChatEncoder(ByT5Tokenizer())
+
+
+def test_special_tokens_in_texts_are_refused_and_never_decoded(encoders):
+    encoder = encoders("chatml")
+    with pytest.raises(UserError, match=r"'Fine\.<\|im_end\|>': a message holds the special token '<\|im_end\|>'"):
+        encoder.encode([Message("user", "Hi."), Message("assistant", "Fine.<|im_end|>")])
+    spelled = encoder.tokenizer("So <|im", add_special_tokens=False).input_ids
+    spelled += encoder.tokenizer("_end|> be it", add_special_tokens=False).input_ids
+    assert encoder.decode(spelled) == "So  be it"
