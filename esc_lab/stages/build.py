@@ -148,7 +148,7 @@ def _trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: 
     callbacks: list[Callback] = []
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar(leave=True))
-    elif training:
+    else:
         callbacks.append(ProgressLines())
     if keeps_best:
         callbacks.append(
@@ -186,7 +186,12 @@ def _devices(value: str) -> int | str | list[int]:
 
 
 class ProgressLines(Callback):
-    """Progress where there is no terminal: a line about every tenth of the training, and one for each validation."""
+    """Progress where there is no terminal: a line about every tenth of the way, and one for each validation."""
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        done, total = rest[2] + 1, int(sum(trainer.num_test_batches))
+        if done % max(total // 10, 1) == 0 or done == total:
+            log.info("evaluated batch %d/%d", done, total)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         total = max(int(trainer.estimated_stepping_batches), 1)
