@@ -43,7 +43,7 @@ def main() -> None:
         )
         dialogues = rows = tokens = 0
         for split, found in splits.items():
-            sequences = module.encode_split(split)
+            sequences = module.steps.encode_split(split)
             packed = pack_rows([sequences_of for _, sequences_of in sequences], ROW_TOKENS)
             dialogues, rows, tokens = dialogues + len(found), rows + len(packed), tokens + sum(map(len, packed))
         seconds = time.perf_counter() - started

@@ -16,11 +16,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues",
+    "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
     "compare": "put the metrics of several run directories into one table",
     "export": "merge an adapter into a plain model directory with a model card",
-    "pipeline": "evaluate the base model, fine-tune it, evaluate it again, compare",
+    "pipeline": "base model, sft, cso: train and evaluate each, then compare",
 }
+
+TRAININGS = ("sft", "cso")
 
 SPLITS = ("train", "val", "test")
 TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
@@ -98,7 +101,19 @@ class DataConfig:
     split_seed: int = item(0, "seed of the proportional split, apart from the run's seed")
     limit: dict[str, int] = item({}, "keep the first n dialogues of a split, e.g. {test: 20}")
     row_tokens: int = item(2048, "token budget of one packed row", within=(16, math.inf))
-    step_dialogues: int = item(8, "dialogues in one optimizer step", within=COUNT)
+    step_dialogues: int = item(8, "dialogues in one optimizer step of sft", within=COUNT)
+    step_pairs: int = item(32, "preference pairs (KTO: replies) in one optimizer step of cso", within=COUNT)
+    seed_fraction: float = item(1.0, "share of the training trees that is used, nested: for scaling curves",
+                                within=(1e-6, 1))  # fmt: skip
+    negatives: str = item(
+        "recorded",
+        "rejected replies of cso: those of the records, or the model's own replies under its most probable wrong "
+        "strategies (gold_contrast, no CSO) or under random other ones",
+        choices=("recorded", "gold_contrast", "random"),
+    )
+    negatives_per_turn: int = item(3, "rejected replies that the model writes for each supporter turn", within=COUNT)
+    negatives_tokens: int = item(64, "longest reply that the model writes, in tokens", within=COUNT)
+    negatives_temperature: float = item(0.0, "sampling temperature of these replies; 0 = greedy", within=FROM_ZERO)
     strategy_weights: dict[str, float] = item({}, "loss weight of replies per strategy; 1 where not named")
 
 
@@ -123,6 +138,32 @@ class PromptConfig:
         "direct",
         "prompting baseline used at evaluation",
         choices=("direct", "cot", "direct_refine", "self_refine", "with_example"),
+    )
+
+
+@dataclass
+class ObjectiveConfig:
+    name: str = item(
+        "cso",
+        "loss of stage=cso (esc_lab/objectives.py has the formulas)",
+        choices=("cso", "dpo", "ipo", "hinge", "simpo", "orpo", "kto"),
+    )
+    beta: float = item(0.1, "scale of the reward: log-ratio to the reference, for simpo mean log-probability",
+                       within=(1e-9, math.inf))  # fmt: skip
+    label_smoothing: float = item(0.0, "cso, dpo: probability that a pair is the wrong way round", within=(0, 0.499))
+    normalisation: str = item("mean", "ipo: log-ratios summed over a reply's tokens or averaged",
+                              choices=("sum", "mean"))  # fmt: skip
+    gamma: float = item(1.0, "simpo: target reward margin", within=FROM_ZERO)
+    lambda_: float = item(0.1, "orpo: weight of the odds ratio", within=FROM_ZERO)
+    desirable_weight: float = item(1.0, "kto: weight of preferred replies", within=FROM_ZERO)
+    undesirable_weight: float = item(1.0, "kto: weight of rejected replies", within=FROM_ZERO)
+    value_margin: float = item(0.0, "cso, dpo: reward margin per point of search value; 0 = off", within=FROM_ZERO)
+    strategy_weight: float = item(1.0, "weight of the strategy label's tokens against those of the text",
+                                  within=FROM_ZERO)  # fmt: skip
+    reference: str = item(
+        "precomputed",
+        "reference log-probabilities: computed once and stored for all runs that share model and data, or in each step",
+        choices=("precomputed", "live"),
     )
 
 
@@ -162,6 +203,9 @@ class TrainerConfig:
     )
     fast_dev_run: bool = item(False, "one training and one validation step, no logger, no checkpoints of the training")
     log_every: int = item(1, "optimizer steps between logged values", within=COUNT)
+    save_every: int = item(
+        25, "optimizer steps between checkpoints that an interrupted training goes on from (resume=)", within=COUNT
+    )
 
 
 @dataclass
@@ -209,8 +253,16 @@ class Config:
 
     stage: str = item(MISSING, "what to do", choices=tuple(STAGES))
     seed: int = item(1, "seed of everything random; each draw derives its own from it", within=(0, 2**32 - 1))
-    checkpoint: str | None = item(None, "run directory (or adapter/model directory) to evaluate, export or go on from",
-                                  path=True)  # fmt: skip
+    checkpoint: str | None = item(None, "run directory (or adapter/model directory) to evaluate or export", path=True)
+    init_from: str | None = item(
+        None, "run directory (or adapter/model directory) that training starts from; in cso also the reference",
+        path=True,
+    )  # fmt: skip
+    resume: str | None = item(
+        None,
+        "go on with an interrupted training: its run directory, or auto = the one of this configuration below "
+        "output_root that is furthest, if there is any",
+    )
     experiment: str | None = item(None, "name of the experiment config in use")
     tags: list[str] = item([], "W&B tags")
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -218,6 +270,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     inventory: InventoryConfig = field(default_factory=InventoryConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

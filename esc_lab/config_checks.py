@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from esc_lab.config import ANY, SPLITS, Key, keys
+from esc_lab.config import ANY, SPLITS, TRAININGS, Key, keys
 from esc_lab.errors import nearest
 from esc_lab.strategies import INVENTORIES
 
@@ -100,6 +100,12 @@ def _combined(cfg: DictConfig) -> list[str]:
             found.append(f"compare.runs: {run} holds no metrics.json. Fix: name directories of finished runs")
     if stage == "export" and cfg.checkpoint is None:
         found.append("stage=export needs a trained model. Fix: add checkpoint=<run directory of an sft run>")
+    if stage in ("sft", "cso") and cfg.checkpoint is not None:
+        found.append(f"checkpoint={cfg.checkpoint}: stage={stage} trains. Fix: start from it with init_from=")
+    if stage in ("cso", "pipeline"):
+        found += _cso_problems(cfg)
+    if OmegaConf.select(cfg, "resume") is not None:
+        found += _resume_problems(cfg)
     if stage == "pipeline" and cfg.trainer.devices not in ("auto", "1"):
         found.append(
             f"trainer.devices={cfg.trainer.devices}: stage=pipeline runs on one device. "
@@ -112,6 +118,36 @@ def _combined(cfg: DictConfig) -> list[str]:
             found.append(f"{name}={path}: cannot be written to. Fix: choose another place")
     if len(cfg.optimizer.betas) != 2:
         found.append(f"optimizer.betas={cfg.optimizer.betas}: two numbers are needed, such as [0.9,0.999]")
+    return found
+
+
+def _cso_problems(cfg: DictConfig) -> list[str]:
+    found = []
+    template = cfg.prompt.train.template
+    if not template.startswith("cso"):
+        found.append(
+            f"prompt.train.template={template}: it names the strategy, so there is none to prefer. Fix: prompt=cso"
+        )
+    if cfg.objective.value_margin and cfg.objective.name not in ("cso", "dpo"):
+        found.append(
+            f"objective.value_margin={cfg.objective.value_margin}: {cfg.objective.name} has no margin. "
+            "Fix: objective=cso, or objective.value_margin=0"
+        )
+    return found
+
+
+def _resume_problems(cfg: DictConfig) -> list[str]:
+    found = []
+    if cfg.stage not in (*TRAININGS, "pipeline"):
+        found.append(f"resume={cfg.resume}: stage={cfg.stage} trains nothing. Fix: leave it out")
+    if cfg.trainer.fast_dev_run:
+        found.append(f"resume={cfg.resume}: a dry run goes on from nothing. Fix: trainer.fast_dev_run=false")
+    places = ("checkpoints/last.ckpt", "*/checkpoints/last.ckpt")  # of a training, of a pipeline
+    if cfg.resume != "auto" and not any(True for place in places for _ in Path(cfg.resume).glob(place)):
+        found.append(
+            f"resume={cfg.resume}: no checkpoints/last.ckpt there: not a training, or one that has finished or did not "
+            "come to its first checkpoint. Fix: resume=auto, or name another run directory"
+        )
     return found
 
 

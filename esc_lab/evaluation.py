@@ -20,7 +20,6 @@ from torch import Tensor
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.datamodule import Decision
-from esc_lab.errors import UserError
 from esc_lab.metrics import (
     Diversity,
     PreferenceBias,
@@ -32,10 +31,10 @@ from esc_lab.metrics import (
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.prompts import INFERENCE, Message, Prompt, Span, Template, label_text, parse_reply
+from esc_lab.prompts import INFERENCE, Message, Prompt, Template, parse_reply
 from esc_lab.seeds import derive_seed
 from esc_lab.strategies import Inventory
-from esc_lab.tokens import ChatEncoder, ReplyTokens, TokenSequence, pack_rows
+from esc_lab.tokens import ReplyTokens, TokenSequence, label_ids, pack_rows
 from esc_lab.tokens.encode import IntArray
 
 GENERATED = "generated"
@@ -118,7 +117,7 @@ class EvaluationModule(pl.LightningModule):
     def test_step(self, batch: list[Decision], batch_idx: int) -> None:
         predictions = [self._blank(decision) for decision in batch]
         if self.chooses and self._labels is None:
-            self._labels = label_ids(self.encoder, self.inventory, batch[0])
+            self._labels = label_ids(self.encoder, self.inventory, batch[0].example.prompt)
         self._score(batch, predictions)
         if self.sampling is not None:
             self._write_replies(batch, predictions)
@@ -221,29 +220,6 @@ class EvaluationModule(pl.LightningModule):
 
 def _continued(chat: Prompt, answer: str, request: str) -> Prompt:
     return Prompt((*chat.messages, Message("assistant", answer or "..."), Message("user", request)), chat.spans)
-
-
-def label_ids(encoder: ChatEncoder, inventory: Inventory, decision: Decision) -> list[IntArray]:
-    """Token ids of each complete label as it stands at the start of a reply.
-
-    Raises:
-        UserError: a label's tokens depend on the text after it, so its probability cannot be read off a prefix.
-    """
-    messages = encoder.adapt(decision.example.prompt).messages
-    chats = []
-    for name in inventory.names:
-        label = label_text(name)
-        span = Span("name", len(messages), 0, len(label), name)
-        chats += [([*messages, Message("assistant", text)], [span]) for text in (label, f"{label} I see.")]
-    encoded = encoder.encode_many(chats)
-    labels = []
-    for name, alone, followed in zip(inventory.names, encoded[::2], encoded[1::2], strict=True):
-        start, _ = alone.replies[len(messages)]
-        ids = alone.input_ids[start : alone.spans[0].end]
-        if not np.array_equal(ids, followed.input_ids[start : followed.spans[0].end]):
-            raise UserError(f"the tokens of the label '({name})' change with the text after it", where="tokenizer")
-        labels.append(ids)
-    return labels
 
 
 def summarize(predictions: Sequence[Prediction], inventory: Inventory) -> tuple[dict[str, float], dict[str, Any]]:

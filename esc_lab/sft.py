@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from esc_lab.datamodule import StepBatch
 from esc_lab.models.log_probs import reply_log_probs
+from esc_lab.sft_data import StepBatch
 from esc_lab.tokens import PackedRow
 from esc_lab.training import TrainingModule
 
@@ -23,7 +23,7 @@ class SFTModule(TrainingModule):
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         tokens = sum(len(row) for row in batch.rows)
-        loss = self.optimize(self._losses(batch), len(batch.rows), tokens)
+        loss = self.optimize(self._losses(batch), len(batch.rows), tokens, batch.dialogues)
         self.log("train/loss", loss, prog_bar=True, reduce_fx="sum", sync_dist=True)
 
     def _losses(self, batch: StepBatch) -> Iterator[Tensor]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 from transformers import get_scheduler
 
+from esc_lab.checkpoints import LastCheckpoint
 from esc_lab.config import OptimizerConfig, SchedulerConfig
+from esc_lab.errors import UserError
+from esc_lab.seeds import derive_seed
 
 _SCHEDULES = {
     "constant": "constant_with_warmup",
@@ -37,25 +42,36 @@ class TrainingModule(pl.LightningModule):
 
     Subclasses call `optimize` with the summed loss of each row, already divided by the step's total weight: the
     gradient is then the mean over the step whatever the packing or the number of processes.
+
+    Args:
+        gradient_clip: largest global norm of the gradient; 0 = any.
+        seed: the run's seed. Dropout draws anew from it in each step, so that a resumed training draws the same.
     """
 
     def __init__(
-        self, model: Any, optimizer: OptimizerConfig, scheduler: SchedulerConfig, gradient_clip: float
+        self, model: Any, optimizer: OptimizerConfig, scheduler: SchedulerConfig, gradient_clip: float, seed: int
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold the trained weights only
         self.model = model
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
-        self.gradient_clip = gradient_clip
+        self.gradient_clip, self.seed = gradient_clip, seed
 
-    def optimize(self, losses: Iterable[Tensor], rows: int, tokens: int) -> float:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(derive_seed(self.seed, "step", self.trainer.global_step, self.global_rank))
+
+    def optimize(self, losses: Iterable[Tensor], rows: int, tokens: int, dialogues: Sequence[str]) -> float:
         """One optimizer step over lazily computed row losses; returns their sum on this process.
 
         Args:
             losses: loss of each row, computed when asked for, so that one row's graph exists at a time.
             rows: number of losses.
             tokens: tokens of the rows, for the throughput in the log.
+            dialogues: ids of the step's dialogues, for the error message.
+
+        Raises:
+            UserError: the loss or the gradient is not finite; the step has not been taken then.
         """
         started = time.perf_counter()
         optimizer: Any = self.optimizers()
@@ -66,16 +82,47 @@ class TrainingModule(pl.LightningModule):
             with nullcontext() if number + 1 == rows else self._no_sync():
                 self.manual_backward(loss * self.trainer.world_size)
             total += float(loss.detach())
-        if self.gradient_clip:
-            self.clip_gradients(optimizer, gradient_clip_val=self.gradient_clip, gradient_clip_algorithm="norm")
+        norm = self._clip_gradient()
+        self._stop_unless_finite(total, norm, dialogues)
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
         self.log("train/lr", float(schedule.get_last_lr()[0]))
+        self.log("train/grad_norm", norm)
         if self.device.type == "cpu":
             _return_freed_memory()
         self.log("tokens_per_s", tokens / (time.perf_counter() - started), prog_bar=True)
         return total
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """The gradient scaler of float16 training."""
+        precision = self.trainer.precision_plugin
+        return precision.scaler if isinstance(precision, MixedPrecision) else None
+
+    def _clip_gradient(self) -> float:
+        """Clip the gradient's global norm; returns the norm before."""
+        # Float16 gradients are still scaled at this point.
+        scale = self._scaler.get_scale() if self._scaler else 1.0
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, (self.gradient_clip or math.inf) * scale)
+        return float(norm) / scale
+
+    def _stop_unless_finite(self, loss: float, norm: float, dialogues: Sequence[str]) -> None:
+        # The scaler skips steps with overflown gradients by itself, until it has found a scale that fits.
+        finite = math.isfinite(loss) and (self._scaler is not None or math.isfinite(norm))
+        if self.trainer.strategy.reduce_boolean_decision(finite):
+            return
+        if not self.trainer.is_global_zero:
+            raise SystemExit  # the first process tells
+        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+        last = next((found for found in callbacks if isinstance(found, LastCheckpoint)), None)
+        saved = last.describe() if last else "there is none"
+        raise UserError(
+            f"loss {loss:g}, gradient norm {norm:g}; the step was not taken. Last checkpoint: {saved}",
+            where=f"optimizer step {self.trainer.global_step + 1}, dialogues {', '.join(dialogues)}",
+            fix="lower optimizer.lr or trainer.gradient_clip, or compute in float32 (model.dtype, trainer.precision)",
+        )
 
     def _no_sync(self) -> Any:
         strategy_model: Any = self.trainer.strategy.model

@@ -224,7 +224,7 @@ def test_everything_wrong_is_told_together(tmp_path):
         "model.nmae=x": "'model.nmae'",
         "trainer.max_steps=a": "trainer.max_steps=a",
         "data=esconv": "missing value for 'data.path'",
-        "checkpoint=/absent": "checkpoint=/absent",
+        "init_from=/absent": "init_from=/absent",
         "adapter.r=0": "adapter.r=0",
         f"output_root={tmp_path}/file/below": "below: cannot be written to",
     }

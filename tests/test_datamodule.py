@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from esc_lab.config import TemplateConfig
-from esc_lab.datamodule import ESCDataModule, ReplyKey
+from esc_lab.datamodule import ESCDataModule
 from esc_lab.dialogue import Dialogue, Reply, Turn, merge_turns
 from esc_lab.errors import UserError
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content
 from esc_lab.strategies import INVENTORIES
+from esc_lab.supporter_turns import ReplyKey
 from tests.conftest import CACHE, model_config
 
 ESCONV = INVENTORIES["esconv"]

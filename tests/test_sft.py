@@ -39,7 +39,7 @@ def trained_step(loaded, dialogues, tmp_path, **options):
     """Parameters after one plain SGD step on all dialogues at once, and the data module."""
     model = copy.deepcopy(loaded.model).requires_grad_(True)
     data = data_module(loaded.encoder, dialogues, **options)
-    module = SFTModule(model, OptimizerConfig(name="sgd", lr=RATE), SchedulerConfig("constant", warmup=0), 0.0)
+    module = SFTModule(model, OptimizerConfig(name="sgd", lr=RATE), SchedulerConfig("constant", warmup=0), 0.0, seed=1)
     trainer = pl.Trainer(
         max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from esc_lab.corpora import esc_pro, esc_pro_write, esconv, extes, jsonl
+from esc_lab.corpora.esc_pro import unpaired_dialogues
 from esc_lab.corpora.reading import Reading, ReadReport
 from esc_lab.corpora.records import Record, as_line, read_records, write_text
 from esc_lab.corpora.splits import EIGHT_ONE_ONE, proportional_split, published_split, seed_fraction
@@ -24,6 +25,7 @@ __all__ = [
     "read_dialogues",
     "sample_path",
     "seed_fraction",
+    "unpaired_dialogues",
     "write_dialogues",
 ]
 

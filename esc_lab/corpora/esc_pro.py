@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from esc_lab.corpora.esc_pro_tree import Seed, Tree
@@ -235,3 +236,21 @@ def _speaker(message: Mapping[str, Any], where: str) -> Speaker | None:
 
 def _seed(data: Mapping[str, Any], where: str) -> Seed:
     return Seed(optional(data, "scene", str, where) or "", optional(data, "description", str, where) or "")
+
+
+def unpaired_dialogues(dialogue: Dialogue) -> list[Dialogue]:
+    """The rejected replies that stand at no turn (`meta["unpaired_rejected"]`), each as a dialogue that ends in it."""
+    return [
+        replace(dialogue, turns=tuple(map(_from_message, messages)), meta={})
+        for messages in dialogue.meta.get("unpaired_rejected", ())
+    ]
+
+
+def _from_message(message: Mapping[str, str]) -> Turn:
+    """The inverse of `as_message`, whose strategies are canonical names already."""
+    if message["role"] == "user":
+        return Turn("seeker", Reply(message["content"]))
+    labelled = _LABELLED.match(message["content"])
+    if labelled is None:
+        return Turn("supporter", Reply(message["content"]))
+    return Turn("supporter", Reply(labelled[2], (labelled[1],) if labelled[1] else ()))

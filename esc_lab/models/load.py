@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ _BASE_FILE = "base_model.json"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its chat encoder and its longest context in tokens."""
+    """A model with its chat encoder, its longest context in tokens, and the directory of its adapter if it has one."""
 
     model: PreTrainedModel | PeftModel
     encoder: ChatEncoder
     context_tokens: int
+    adapter: Path | None = None
 
 
 def load_encoder(model: ModelConfig, cache: Path) -> ChatEncoder:
@@ -85,7 +86,7 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
     loaded.eval()
     check_tree_attention(loaded, tree_hidden_states, head_logits)
     limit = int(base.config.get_text_config().max_position_embeddings)
-    return LoadedModel(loaded, encoder, min(model.context_tokens or limit, limit))
+    return LoadedModel(loaded, encoder, min(model.context_tokens or limit, limit), adapter)
 
 
 def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig) -> LoadedModel:
@@ -116,15 +117,18 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
         peft_model = get_peft_model(loaded.model, config)
     except ValueError as error:
         raise UserError(_first_line(error), where=f"adapter.target_modules={targets}") from None
-    return LoadedModel(peft_model, loaded.encoder, loaded.context_tokens)
+    return replace(loaded, model=peft_model)
 
 
 def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Path:
     """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model."""
-    kind = "adapter" if isinstance(loaded.model, PeftModel) else "model"
-    target = directory / kind
-    loaded.model.save_pretrained(str(target))
-    if kind == "model":
+    if isinstance(loaded.model, PeftModel):
+        target = directory / "adapter"
+        # A frozen copy of the adapter may be there beside it, as the reference.
+        loaded.model.save_pretrained(str(target), selected_adapters=["default"])
+    else:
+        target = directory / "model"
+        loaded.model.save_pretrained(str(target))
         loaded.encoder.tokenizer.save_pretrained(target)
     write_atomic(target / _BASE_FILE, json.dumps(_identity(model), indent=2))
     return target
@@ -147,13 +151,11 @@ def _checkpoint_parts(model: ModelConfig, checkpoint: Path | None) -> tuple[Path
                 if base != _identity(model):
                     raise UserError(
                         f"it was trained from {base['name']} ({base['path']}), not from {model.name} ({model.path})",
-                        where=f"checkpoint={checkpoint}",
+                        where=str(checkpoint),
                         fix="choose the same model= as the training run",
                     )
                 return (candidate, None) if kind == "adapter" else (None, candidate)
-    raise UserError(
-        "no trained adapter/ or model/ in it", where=f"checkpoint={checkpoint}", fix="name a finished sft run"
-    )
+    raise UserError("no trained adapter/ or model/ in it", where=str(checkpoint), fix="name a finished training run")
 
 
 def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:

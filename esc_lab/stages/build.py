@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,13 +20,19 @@ import transformers
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from esc_lab.artifacts import write_atomic
+from esc_lab.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from esc_lab.config import Config
 from esc_lab.corpora import ReadReport
+from esc_lab.cso_data import PreferenceSettings, PreferenceSteps, preference_counts
 from esc_lab.datamodule import ESCDataModule, read_splits
 from esc_lab.errors import UserError
+from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
+from esc_lab.negatives import NegativesReport, with_negatives
+from esc_lab.stages.resume import LAST
 from esc_lab.strategies import INVENTORIES
 
 log = logging.getLogger(__name__)
@@ -44,6 +51,8 @@ def prepare(cfg: Config) -> None:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    # StepLoader starts at the right step by itself.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     path = Path(cfg.run_dir) / "environment.json"
     environment = json.loads(path.read_text())
     environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -51,29 +60,54 @@ def prepare(cfg: Config) -> None:
     write_atomic(path, json.dumps(environment, indent=2))
 
 
-def build_data(cfg: Config, loaded: LoadedModel) -> ESCDataModule:
-    """The data module; reads and splits the corpus, reports what reading changed."""
+def build_data(cfg: Config, loaded: LoadedModel, preferences: PreferenceSettings | None = None) -> ESCDataModule:
+    """The data module; reads and splits the corpus, reports what reading changed.
+
+    Args:
+        preferences: train on preferences; where `data.negatives` asks for it, the model writes the rejected replies.
+    """
     report = ReadReport()
     splits = read_splits(cfg.data, cfg.inventory.name, report)
     log.info(
         "%s: %s; %s", cfg.data.name, ", ".join(f"{len(found)} {name}" for name, found in splits.items()), report.line()
     )
-    return ESCDataModule(
+    row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
+    written: dict[str, NegativesReport] = {}
+    if preferences is not None and cfg.data.negatives != "recorded":
+        for split in ("train", "val"):
+            splits[split], written[split] = with_negatives(
+                loaded,
+                INVENTORIES[cfg.inventory.name],
+                splits.get(split, []),
+                cfg.prompt.train,
+                kind=cfg.data.negatives,
+                per_turn=cfg.data.negatives_per_turn,
+                sampling=Sampling(cfg.data.negatives_tokens, cfg.data.negatives_temperature),
+                seed=cfg.seed,
+                row_tokens=row_tokens,
+                root=Path(cfg.cache_dir),
+            )
+            counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in asdict(written[split]).items())
+            log.info("%s, rejected replies by the model: %s", split, counts)
+    data = ESCDataModule(
         splits,
         loaded.encoder,
         INVENTORIES[cfg.inventory.name],
         train_prompt=cfg.prompt.train,
         eval_prompt=cfg.prompt.eval,
         inference=cfg.prompt.inference,
-        row_tokens=min(cfg.data.row_tokens, loaded.context_tokens),
+        row_tokens=row_tokens,
         step_dialogues=cfg.data.step_dialogues,
         seed=cfg.seed,
         strategy_weights=cfg.data.strategy_weights,
+        preferences=preferences,
         score_opening=cfg.evaluate.score_opening,
         eval_split=cfg.evaluate.split,
         decisions_together=cfg.evaluate.generation.batch,
         read_report=report,
     )
+    data.written = written
+    return data
 
 
 def data_metrics(data: ESCDataModule) -> dict[str, float]:
@@ -81,6 +115,10 @@ def data_metrics(data: ESCDataModule) -> dict[str, float]:
     counts = asdict(data.read_report)
     for split, report in data.reports.items():
         counts |= {f"{split}_{name}": value for name, value in asdict(report).items()}
+    if isinstance(data.steps, PreferenceSteps):
+        counts |= preference_counts(data.steps)
+    for split, negatives in data.written.items():
+        counts |= {f"{split}_negatives_{name}": value for name, value in asdict(negatives).items()}
     return {f"data/{name}": float(value) for name, value in counts.items()}
 
 
@@ -152,10 +190,15 @@ def _trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: 
         callbacks.append(ProgressLines())
     if keeps_best:
         callbacks.append(
-            ModelCheckpoint(Path(cfg.run_dir) / "checkpoints", monitor="val/loss", save_top_k=1, filename="best")
-        )
+            ModelCheckpoint(
+                Path(cfg.run_dir) / LAST.parent, filename="best", monitor="val/loss", save_top_k=1,
+                save_weights_only=True,
+            )
+        )  # fmt: skip
         if settings.patience:
             callbacks.append(EarlyStopping("val/loss", patience=settings.patience))
+    if training and not settings.fast_dev_run:
+        callbacks.append(LastCheckpoint(Path(cfg.run_dir) / LAST, settings.save_every))
     interval = settings.validate_every
     return pl.Trainer(
         default_root_dir=cfg.run_dir,
@@ -171,6 +214,7 @@ def _trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: 
         log_every_n_steps=settings.log_every,
         logger=logger or False,
         callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         enable_checkpointing=keeps_best,
@@ -179,6 +223,21 @@ def _trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: 
         num_sanity_val_steps=0,
         inference_mode=True,
     )
+
+
+def train(cfg: Config, trainer: pl.Trainer, module: pl.LightningModule, data: ESCDataModule) -> None:
+    """Train, from where the run `cfg.resume` stopped if there is one.
+
+    Raises:
+        UserError: it cannot go on from there, or there is nothing to learn from a step.
+        SystemExit: with status 1 on Ctrl-C, 143 on SIGTERM.
+    """
+    start = Path(cfg.resume) / LAST if cfg.resume else None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    except SIGTERMException as stop:
+        # Lightning's exception would end the process with status 0.
+        raise SystemExit(128 + signal.SIGTERM) from stop
 
 
 def _devices(value: str) -> int | str | list[int]:

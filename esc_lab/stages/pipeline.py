@@ -1,4 +1,4 @@
-"""Stage `pipeline`: base -> evaluate, sft -> evaluate, compare."""
+"""Stage `pipeline`: evaluate the base model, sft, evaluate, cso from it, evaluate, compare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from esc_lab.config import Config
-from esc_lab.stages import compare, evaluate, sft
+from esc_lab.stages import compare, cso, evaluate, sft
 from esc_lab.stages.record import recorded
 
 log = logging.getLogger(__name__)
@@ -23,15 +23,20 @@ def run(cfg: Config) -> dict[str, float]:
     cfg = replace(cfg, logger=replace(cfg.logger, group=group), trainer=replace(cfg.trainer, devices="1"))
     metrics: dict[str, float] = {}
     evaluated = []
-    for method, checkpoint in (("base", cfg.checkpoint), ("sft", str(root / "sft"))):
-        if method == "sft":
-            metrics |= _step(replace(cfg, stage="sft"), sft.run, root / "sft")
+    checkpoint = cfg.checkpoint
+    for method, train in (("base", None), ("sft", sft.run), ("cso", cso.run)):
+        if train is not None:
+            # SFT starts from what was evaluated as the base; CSO starts from SFT, which is its reference too.
+            training = replace(cfg, stage=method, checkpoint=None, init_from=checkpoint)
+            trained = _step(training, train, root / method)
+            metrics |= {f"{method}/{name}": value for name, value in trained.items()}
+            checkpoint = str(root / method)
         directory = root / f"evaluate_{method}"
-        step = replace(cfg, stage="evaluate", checkpoint=checkpoint)
+        step = replace(cfg, stage="evaluate", checkpoint=checkpoint, init_from=None, resume=None)
         found = _step(step, evaluate.run, directory)
         metrics |= {f"{method}/{name}": value for name, value in found.items()}
         evaluated.append(str(directory))
-    comparison = replace(cfg, stage="compare", compare=replace(cfg.compare, runs=evaluated))
+    comparison = replace(cfg, stage="compare", resume=None, compare=replace(cfg.compare, runs=evaluated))
     _step(comparison, compare.run, root / "compare")
     return metrics
 

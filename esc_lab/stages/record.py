@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.environment import describe_environment
+from esc_lab.stages.resume import drop_checkpoints, resolve
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,11 @@ def recorded(cfg: Config, stage: Callable[[Config], dict[str, float]]) -> dict[s
     """
     directory = Path(cfg.run_dir)
     log.info("%s -> %s", cfg.stage, directory)
+    cfg = resolve(cfg)
     (directory / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same directory
     write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     write_atomic(directory / "environment.json", json.dumps(describe_environment(), indent=2))
     metrics = stage(cfg)
     write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
+    drop_checkpoints(directory)
     return metrics

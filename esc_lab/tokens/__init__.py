@@ -2,7 +2,8 @@
 
 from esc_lab.tokens.encode import ChatEncoder, EncodedChat, TokenSpan
 from esc_lab.tokens.examples import EncodeReport, Example, ReplyTokens, TokenSequence, encode_examples
-from esc_lab.tokens.packing import PackedRow, pack_rows, pack_trees, split_sequences
+from esc_lab.tokens.labels import label_ids
+from esc_lab.tokens.packing import PackedRow, pack_rows, pack_trees, pack_units, split_units
 from esc_lab.tokens.trie import TokenTree, build_tree
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "TokenTree",
     "build_tree",
     "encode_examples",
+    "label_ids",
     "pack_rows",
     "pack_trees",
-    "split_sequences",
+    "pack_units",
+    "split_units",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,27 +53,25 @@ class PackedRow:
         return bool((self.leave == len(self)).all())
 
 
-def split_sequences(sequences: Sequence[TokenSequence], budget: int) -> list[list[TokenSequence]]:
+def split_units(units: Sequence[Sequence[TokenSequence]], budget: int) -> list[list[TokenSequence]]:
     """Groups of sequences whose tries have at most `budget` nodes each, in depth-first order of the whole trie.
 
+    Args:
+        units: sequences that have to stay in one group.
+
     Raises:
-        UserError: a single sequence exceeds the budget.
+        UserError: a single unit exceeds the budget.
     """
     groups: list[list[TokenSequence]] = []
-    size = 0
-    for sequence in sorted(sequences, key=_depth_first):
-        length = len(sequence.input_ids)
-        if length > budget:
-            keys = [reply.key for reply in sequence.replies]
-            raise UserError(f"{length} tokens exceed the budget of {budget}", where=f"examples {keys}",
-                            fix="raise data.row_tokens")  # fmt: skip
-        added = length - (shared_prefix(groups[-1][-1].input_ids, sequence.input_ids) if groups else 0)
-        if groups and size + added <= budget:
-            groups[-1].append(sequence)
-            size += added
+    for unit in sorted(units, key=lambda unit: min(map(_depth_first, unit))):
+        size = _trie_size(unit)
+        if size > budget:
+            keys = ", ".join(str(reply.key) for sequence in unit for reply in sequence.replies)
+            raise UserError(f"{size} tokens exceed the budget of {budget}", where=keys, fix="raise data.row_tokens")
+        if groups and _trie_size([*groups[-1], *unit]) <= budget:
+            groups[-1] += unit
         else:
-            groups.append([sequence])
-            size = length
+            groups.append(list(unit))
     return groups
 
 
@@ -98,7 +97,9 @@ def pack_rows(trees: Sequence[Sequence[TokenSequence]], budget: int) -> list[Pac
         trees: for each tree its sequences; a tree above the budget is split.
         budget: tokens per row.
     """
-    parts = [part for tree in trees for part in split_sequences(_each_reply_once(tree), budget)]
+    parts = [
+        part for tree in trees for part in split_units([(sequence,) for sequence in _each_reply_once(tree)], budget)
+    ]
     built = [build_tree([sequence.input_ids for sequence in part]) for part in parts]
     return [
         _row([(built[number], parts[number]) for number in sorted(bin_)])
@@ -106,8 +107,25 @@ def pack_rows(trees: Sequence[Sequence[TokenSequence]], budget: int) -> list[Pac
     ]
 
 
+def pack_units(units: Sequence[Sequence[TokenSequence]], budget: int) -> list[PackedRow]:
+    """Rows of at most `budget` tokens, each one trie; the sequences of a unit are in one row.
+
+    Raises:
+        UserError: a single unit exceeds the budget.
+    """
+    groups = split_units(units, budget)
+    return [_row([(build_tree([sequence.input_ids for sequence in group]), group)]) for group in groups]
+
+
 def _depth_first(sequence: TokenSequence) -> bytes:
     return sequence.input_ids.astype(">i8").tobytes()
+
+
+def _trie_size(sequences: Sequence[TokenSequence]) -> int:
+    """Nodes of the trie of the sequences."""
+    ordered = [sequence.input_ids for sequence in sorted(sequences, key=_depth_first)]
+    shared = sum(shared_prefix(first, second) for first, second in pairwise(ordered))
+    return sum(map(len, ordered)) - shared
 
 
 def _each_reply_once(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:

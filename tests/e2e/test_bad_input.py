@@ -74,7 +74,7 @@ def test_records(command, tmp_path, records, message):
         (["+trainer.max_epoch=2"], "'trainer.max_epoch'; did you mean 'trainer.max_epochs'"),
         (["model=tinyllama"], "model=tinyllama: no such option; did you mean 'tiny_llama'"),
         (["data.path=absent.jsonl"], "data.path=absent.jsonl: no such file"),
-        (["checkpoint=absent"], "checkpoint=absent: no such file"),
+        (["init_from=absent"], "init_from=absent: no such file"),
         (["data.step_dialogues=0"], "data.step_dialogues=0: has to be at least 1"),
         (["seed=1,2"], "seed=1,2 names several values. Fix: add -m"),
         (["--nothing"], "unknown option --nothing"),

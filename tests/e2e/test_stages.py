@@ -290,6 +290,6 @@ def test_dry_run(command):
 
 
 def test_going_on_from_a_checkpoint(command, trained):
-    outcome = command("stage=sft", TWO_STEPS, f"checkpoint={trained.path}", "optimizer.lr=0")
+    outcome = command("stage=sft", TWO_STEPS, f"init_from={trained.path}", "optimizer.lr=0")
     check_run_directory(outcome)
     assert outcome.metrics["val/loss"] == pytest.approx(trained.metrics["val/loss"], abs=1e-4)

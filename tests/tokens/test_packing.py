@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esc_lab.errors import UserError
-from esc_lab.tokens import ReplyTokens, TokenSequence, pack_rows, pack_trees, split_sequences
+from esc_lab.tokens import ReplyTokens, TokenSequence, pack_rows, pack_trees, split_units
 
 relaxed = settings(deadline=None, max_examples=150)
 LONGEST = 8
@@ -104,7 +104,7 @@ def test_a_row_holds_nothing_but_paths_to_its_replies(sequences, budget):
 @relaxed
 @given(token_sequences(), st.integers(LONGEST, 30))
 def test_splitting_keeps_depth_first_order_and_fills_parts(sequences, budget):
-    parts = split_sequences(sequences, budget)
+    parts = split_units([[sequence] for sequence in sequences], budget)
     flat = [sequence for part in parts for sequence in part]
     order = [sequence.input_ids.tolist() for sequence in flat]
     assert order == sorted(order)
@@ -154,7 +154,7 @@ def test_a_shared_reply_of_a_split_tree_stays_one():
 
 
 def test_sequence_above_the_budget():
-    with pytest.raises(UserError, match=r"examples \['long'\].*6 tokens exceed the budget of 5.*row_tokens"):
+    with pytest.raises(UserError, match=r"long: 6 tokens exceed the budget of 5.*row_tokens"):
         pack_rows([[sequence([1, 2, 3, 4, 5, 6], ("long", 5, 6))]], 5)
 
 

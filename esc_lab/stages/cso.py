@@ -1,0 +1,72 @@
+"""Stage `cso`: preference optimisation on the chosen and rejected replies of the training dialogues."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from esc_lab.config import Config
+from esc_lab.cso import CSOModule
+from esc_lab.cso_data import PreferenceSettings, PreferenceSteps
+from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.objectives import NEEDS_REFERENCE
+from esc_lab.reference import LiveReference, model_identity, stored_log_probs
+from esc_lab.stages.build import build_data, prepare
+from esc_lab.stages.train import fit, trainable
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Train from the base model or from `init_from`; that starting point is also the reference."""
+    prepare(cfg)
+    init_from = Path(cfg.init_from) if cfg.init_from else None
+    loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=init_from)
+    data = build_data(cfg, loaded, preferences=preference_settings(cfg))
+    data.setup("fit")
+    steps = data.steps
+    assert isinstance(steps, PreferenceSteps)
+    _report(steps, ("train", "val"))
+    needed = cfg.objective.name in NEEDS_REFERENCE
+    if needed and cfg.objective.reference == "precomputed":
+        precompute_reference(cfg, loaded, steps)
+    loaded = trainable(cfg, loaded)
+    live = LiveReference(loaded.model, loaded.adapter) if needed and cfg.objective.reference == "live" else None
+    module = CSOModule(
+        loaded.model, cfg.objective, cfg.optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed, live
+    )
+    return fit(cfg, loaded, data, module)
+
+
+def preference_settings(cfg: Config) -> PreferenceSettings:
+    return PreferenceSettings(
+        step_pairs=cfg.data.step_pairs,
+        unpaired=cfg.objective.name == "kto",
+        value_margin=cfg.objective.value_margin > 0,
+    )
+
+
+def precompute_reference(cfg: Config, loaded: LoadedModel, steps: PreferenceSteps) -> None:
+    """Give each split the reference log-probabilities of its replies: those of the model before training."""
+    identity = model_identity(loaded.model)
+    for split in steps.found.values():
+        split.reference = stored_log_probs(split, identity, lambda: loaded.model, Path(cfg.cache_dir), steps.row_tokens)
+
+
+def _report(steps: PreferenceSteps, splits: Sequence[str]) -> None:
+    for name in splits:
+        counts = steps.counted[name]
+        log.info(
+            "%s: %d pairs at %d turns%s", name, counts.pairs, counts.turns,
+            f", {counts.shared_pairs} shared by dialogues of a tree" if counts.shared_pairs else "",
+        )  # fmt: skip
+        if counts.equal_pairs_dropped:
+            log.warning(
+                "%s: %d pairs dropped, rejected reply equal to the chosen one", name, counts.equal_pairs_dropped
+            )
+        if steps.settings.value_margin and counts.unjudged_pairs + counts.inverted_pairs:
+            log.warning(
+                "%s: %d pairs without search values and %d with the chosen value below the other left out",
+                name, counts.unjudged_pairs, counts.inverted_pairs,
+            )  # fmt: skip

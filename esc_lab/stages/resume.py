@@ -1,0 +1,126 @@
+"""Which interrupted training a run goes on from, and the end of its checkpoints.
+
+Torch is imported only to look into a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from esc_lab.config import TRAININGS, Config
+from esc_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LAST = Path("checkpoints", "last.ckpt")
+
+# Keys and sections that change nothing in what a training computes, rounding aside.
+_ASIDE = (
+    "cache_dir", "compare", "evaluate", "experiment", "export", "logger", "optimize_metric", "output_root", "resume",
+    "run_dir", "tags", "model.gradient_checkpointing", "prompt.eval", "prompt.inference", "trainer.accelerator",
+    "trainer.devices", "trainer.log_every", "trainer.save_every", "trainer.strategy",
+)  # fmt: skip
+
+
+def resolve(cfg: Config) -> Config:
+    """For a training: `cfg.resume` as the directory of the run that it goes on from, or None where it starts anew.
+
+    A checkpoint that an earlier run left in this run's own directory is removed, unless it is the one.
+
+    Raises:
+        UserError: the named run was configured differently, or the checkpoint is damaged.
+    """
+    if cfg.stage not in TRAININGS:
+        return cfg
+    own = Path(cfg.run_dir)
+    found = None
+    if cfg.resume:
+        found = _furthest(Path(cfg.output_root), cfg) if cfg.resume == "auto" else _named(Path(cfg.resume), cfg)
+        if found:
+            log.info("resume=%s: going on from step %d of %s", cfg.resume, steps_done(found / LAST), found)
+        else:
+            log.info("resume=%s: no interrupted training of this configuration there; starting anew", cfg.resume)
+    if found is None or found.resolve() != own.resolve():
+        (own / LAST).unlink(missing_ok=True)
+    return replace(cfg, resume=str(found.absolute()) if found else None)
+
+
+def _furthest(root: Path, cfg: Config) -> Path | None:
+    """The run directory with the most steps among the interrupted trainings of this configuration below `root`."""
+    runs = [path.parents[1] for path in root.glob(f"**/{LAST}")]
+    return max((run for run in runs if differing(cfg, run) == []), key=lambda run: steps_done(run / LAST), default=None)
+
+
+def _named(directory: Path, cfg: Config) -> Path | None:
+    """A run directory, or that of the same step in the directory of a pipeline; None if it has no checkpoint."""
+    for run in (directory, directory / Path(cfg.run_dir).name):
+        if (run / LAST).exists():
+            names = differing(cfg, run)
+            if names is None:
+                raise UserError("no config.yaml in it", where=f"resume={run}", fix="name a run directory")
+            if names:
+                fix = "give this run the same values, or start anew with resume=null"
+                raise UserError(f"it was configured differently: {', '.join(names)}", where=f"resume={run}", fix=fix)
+            return run
+    return None
+
+
+def differing(cfg: Config, run: Path) -> list[str] | None:
+    """Keys that matter to a training and have another value in a run directory; None if it holds no configuration."""
+    if not (run / "config.yaml").exists():
+        return None
+    own, other = _settings(OmegaConf.structured(cfg)), _settings(OmegaConf.load(run / "config.yaml"))
+    return sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
+
+
+def _settings(cfg: Any) -> dict[str, Any]:
+    """Dotted keys and values of what matters; a model out of the same pipeline is named relative to the run."""
+    settings = dict(_leaves(OmegaConf.to_container(cfg)))
+    run_dir = Path(settings["run_dir"])
+    for name in ("checkpoint", "init_from"):
+        path = settings.get(name)
+        if path and Path(path).is_relative_to(run_dir.parent):
+            settings[name] = os.path.relpath(path, run_dir)
+    aside = tuple(f"{name}." for name in _ASIDE)
+    return {name: value for name, value in settings.items() if not f"{name}.".startswith(aside)}
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Optimizer steps behind a checkpoint.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import torch
+
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+        fix = "delete it, or start anew with resume=null"
+        raise UserError("not a whole checkpoint", where=str(checkpoint), fix=fix) from error
+
+
+def drop_checkpoints(run: Path) -> None:
+    """Remove the checkpoint of a finished run and those of the interrupted ones that led to it."""
+    seen: set[Path] = set()
+    while run not in seen and (run / "config.yaml").exists():
+        seen.add(run)
+        for path in (run / LAST).parent.glob(f"{LAST.name}*"):
+            path.unlink(missing_ok=True)
+        run = Path(OmegaConf.select(OmegaConf.load(run / "config.yaml"), "resume") or run)
