@@ -31,12 +31,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary = target.with_name(f"{target.name}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, temporary)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
             temporary.replace(target)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             temporary.unlink(missing_ok=True)
             fix = "make room there, or choose another output_root"
-            raise UserError(f"cannot write the checkpoint: {error}", where=str(path), fix=fix) from error
+            raise UserError(f"cannot write the checkpoint: {error.strerror}", where=str(path), fix=fix) from error
 
 
 class LastCheckpoint(Callback):

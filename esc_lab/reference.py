@@ -39,7 +39,7 @@ def model_identity(model: Any) -> dict[str, str]:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     config = base_model(model).config.to_dict()
     adapters = model.peft_config if isinstance(model, PeftModel) else {}
-    scaling = {name: [adapter.r, adapter.lora_alpha] for name, adapter in adapters.items()}
+    scaling = {name: str(adapter.to_dict().get("lora_alpha")) for name, adapter in adapters.items()}
     described = {key: str(value) for key, value in config.items() if key not in _NOT_IDENTITY}
     return {"weights": digest.hexdigest(), "config": fingerprint([described, scaling])}
 

@@ -189,14 +189,15 @@ def _trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: 
     else:
         callbacks.append(ProgressLines())
     if keeps_best:
+        # Both look at the loss right after a validation. At the end of an epoch it may be an old one, or missing.
         callbacks.append(
             ModelCheckpoint(
                 Path(cfg.run_dir) / LAST.parent, filename="best", monitor="val/loss", save_top_k=1,
-                save_weights_only=True,
+                save_weights_only=True, save_on_train_epoch_end=False,
             )
         )  # fmt: skip
         if settings.patience:
-            callbacks.append(EarlyStopping("val/loss", patience=settings.patience))
+            callbacks.append(EarlyStopping("val/loss", patience=settings.patience, check_on_train_epoch_end=False))
     if training and not settings.fast_dev_run:
         callbacks.append(LastCheckpoint(Path(cfg.run_dir) / LAST, settings.save_every))
     interval = settings.validate_every
