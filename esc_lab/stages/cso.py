@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from esc_lab.config import Config
@@ -33,9 +34,8 @@ def run(cfg: Config) -> dict[str, float]:
         precompute_reference(cfg, loaded, steps)
     loaded = trainable(cfg, loaded)
     live = LiveReference(loaded.model, loaded.adapter) if needed and cfg.objective.reference == "live" else None
-    module = CSOModule(
-        loaded.model, cfg.objective, cfg.optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed, live
-    )
+    optimizer = replace(cfg.optimizer, lr=cfg.optimizer.lr if cfg.objective.lr is None else cfg.objective.lr)
+    module = CSOModule(loaded.model, cfg.objective, optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed, live)
     return fit(cfg, loaded, data, module)
 
 
