@@ -150,7 +150,7 @@ class ObjectiveConfig:
     )
     beta: float = item(0.1, "scale of the reward: log-ratio to the reference, for simpo mean log-probability",
                        within=(1e-9, math.inf))  # fmt: skip
-    learning_rate: float | None = item(None, "peak learning rate of cso; null = optimizer.lr", within=FROM_ZERO)
+    peak_lr: float | None = item(None, "peak learning rate of cso; null = optimizer.lr", within=FROM_ZERO)
     label_smoothing: float = item(0.0, "cso, dpo: probability that a pair is the wrong way round", within=(0, 0.499))
     normalisation: str = item("mean", "ipo: log-ratios summed over a reply's tokens or averaged",
                               choices=("sum", "mean"))  # fmt: skip

@@ -34,9 +34,7 @@ def run(cfg: Config) -> dict[str, float]:
         precompute_reference(cfg, loaded, steps)
     loaded = trainable(cfg, loaded)
     live = LiveReference(loaded.model, loaded.adapter) if needed and cfg.objective.reference == "live" else None
-    optimizer = replace(
-        cfg.optimizer, lr=cfg.optimizer.lr if cfg.objective.learning_rate is None else cfg.objective.learning_rate
-    )
+    optimizer = replace(cfg.optimizer, lr=cfg.optimizer.lr if cfg.objective.peak_lr is None else cfg.objective.peak_lr)
     module = CSOModule(loaded.model, cfg.objective, optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed, live)
     return fit(cfg, loaded, data, module)
 
