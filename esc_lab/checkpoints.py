@@ -83,7 +83,9 @@ class LastCheckpoint(Callback):
         between_steps = self._between_steps or isinstance(exception, SIGTERMException)
         if between_steps and trainer.world_size == 1 and not trainer.fit_loop.done:
             self._write(trainer)
-        log.warning("interrupted after step %d; checkpoint to resume from: %s", trainer.global_step, self.describe())
+        log.warning(
+            "interrupted after step %d; last checkpoint, for resume=auto: %s", trainer.global_step, self.describe()
+        )
 
     def describe(self) -> str:
         """Where the newest checkpoint is, for messages."""

@@ -13,17 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from esc_lab import config
 from esc_lab.cso import CSOModule
-from esc_lab.errors import UserError
 from esc_lab.sft import SFTModule
-from esc_lab.stages.resume import LAST, differing, drop_checkpoints, resolve, steps_done
+from esc_lab.stages.resume import LAST, steps_done
 from esc_lab.training import TrainingModule
-from run import CONF
 from tests.conftest import CACHE, ROOT
 from tests.e2e.conftest import Outcome, execute
 
@@ -170,7 +166,7 @@ def test_ctrl_c_and_sigterm_write_a_checkpoint_and_fail(watch, tmp_path, act, st
     expected = watch.take()
     first = stopped(watch, 4, act, tmp_path / "parts", *words, status=status)
     assert steps_done(first.path / LAST) == step
-    assert f"interrupted after step {step}; checkpoint to resume from: {first.path / LAST}" in first.errors
+    assert f"interrupted after step {step}; last checkpoint, for resume=auto: {first.path / LAST}" in first.errors
     resumed = run(tmp_path / "parts", *words, f"resume={first.path}")
     assert watch.steps == expected
     assert_same_result(whole, resumed)
@@ -288,44 +284,7 @@ def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path):
     assert not list(tmp_path.rglob("metrics.json"))
 
 
-# --- which run to go on from
-
-
-def settings(run_dir: Path, *words: str) -> config.Config:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = config.typed(compose("config", ["stage=sft", "model=tiny_llama", *words]))
-    cfg.run_dir = str(run_dir)
-    return cfg
-
-
-def interrupted_run(directory: Path, step: int, *words: str) -> Path:
-    (directory / LAST).parent.mkdir(parents=True)
-    (directory / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(settings(directory, *words))))
-    torch.save({"global_step": step}, directory / LAST)
-    return directory
-
-
-def test_auto_takes_the_furthest_run_of_the_same_configuration(tmp_path):
-    interrupted_run(tmp_path / "sft/a", 50)
-    furthest = interrupted_run(tmp_path / "multirun/x/2_b", 75, "logger=csv", "tags=[again]", "trainer.save_every=5")
-    interrupted_run(tmp_path / "sft/c", 90, "optimizer.lr=0.1")
-    interrupted_run(tmp_path / "cso/d", 90, "stage=cso")
-    (interrupted_run(tmp_path / "sft/e", 90) / "config.yaml").unlink()
-    cfg = settings(tmp_path / "sft/new", f"output_root={tmp_path}", "resume=auto")
-    assert resolve(cfg).resume == str(furthest)
-    assert resolve(settings(tmp_path / "new", f"output_root={tmp_path}", "resume=auto", "seed=2")).resume is None
-    assert resolve(settings(tmp_path / "new", f"output_root={tmp_path}")).resume is None
-
-
-def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path, watch):
-    old = interrupted_run(tmp_path / "old", 50)
-    words = (f"resume={old}", "optimizer.lr=0.1", "data.limit={train: 4}", "trainer.log_every=7")
-    with pytest.raises(UserError) as caught:
-        resolve(settings(tmp_path / "new", *words))
-    assert f"resume={old}: it was configured differently: data.limit.train, optimizer.lr. Fix" in str(caught.value)
-    outcome = stopped(watch, -1, crash, tmp_path / "runs", f"resume={old}")
-    assert "it was configured differently" in outcome.errors
-    assert "Traceback" not in outcome.errors
+# --- what it cannot go on from, and pipelines
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and no more", None])
@@ -348,38 +307,6 @@ def test_changed_data_are_told(tmp_path, watch):
     corpus.write_text("".join(lines[20:40]))
     outcome = stopped(watch, -1, crash, tmp_path / "runs", *words, "resume=auto")
     assert f"{old / LAST}: the training dialogues have changed since it was written" in outcome.errors
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["stage=evaluate", "resume=auto"], "stage=evaluate trains nothing"),
-        (["trainer=dev", "resume=auto"], "a dry run goes on from nothing"),
-        (["resume=nowhere"], "resume=nowhere: no checkpoints/last.ckpt there"),
-    ],
-)
-def test_resume_where_there_is_nothing_to_resume(tmp_path, words, said):
-    outcome = execute(tmp_path, *words, *([] if words[0].startswith("stage") else ["stage=sft"]))
-    assert outcome.status == 1
-    assert said in outcome.errors
-
-
-def test_a_finished_run_takes_the_checkpoints_that_led_to_it_along(tmp_path):
-    first = interrupted_run(tmp_path / "a", 1)
-    second = interrupted_run(tmp_path / "b", 2, f"resume={first}")
-    other = interrupted_run(tmp_path / "c", 2)
-    drop_checkpoints(second)
-    assert [path.parents[1] for path in tmp_path.rglob("last.ckpt")] == [other]
-
-
-def test_models_of_a_pipeline_are_the_same_in_another_pipeline(tmp_path):
-    words = ("stage=cso", "output_root=elsewhere")
-    old = interrupted_run(tmp_path / "old" / "cso", 3, *words, f"init_from={tmp_path}/old/sft")
-    cfg = settings(tmp_path / "new" / "cso", *words, f"init_from={tmp_path}/new/sft", f"resume={tmp_path}/old")
-    assert differing(cfg, old) == []
-    assert resolve(cfg).resume == str(old)
-    cfg.init_from = str(tmp_path / "old" / "sft")
-    assert differing(cfg, old) == ["init_from"]
 
 
 @pytest.mark.parametrize(("step", "module"), [("sft", SFTModule), ("cso", CSOModule)])

@@ -59,6 +59,7 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
         target = save_trained(loaded, cfg.model, Path(cfg.run_dir))
         best_loss = f"; best validation loss {metrics['val/loss']:.4f}" if "val/loss" in metrics else ""
         log.info("saved %s%s", target, best_loss)
+    trainer.strategy.barrier()  # no process tells of the end before the weights are there
     return metrics
 
 
