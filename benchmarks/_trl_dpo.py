@@ -1,4 +1,4 @@
-"""The peer of `cso_vs_trl.py`: pair data of the shape of ESC-Pro, and TRL's DPOTrainer on it with everything recorded.
+"""The peer of `cso_vs_trl.py`: TRL's DPOTrainer with everything recorded.
 
 TRL (1.16) is no dependency of esc-lab; it is imported where it is used. Where it lies in a folder of its own on
 PYTHONPATH, that folder must be called `site-packages`: the `datasets` library cannot hash its tables otherwise.
@@ -21,17 +21,17 @@ import argparse
 import gc
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from _cso_pairs import Pair
 from omegaconf import OmegaConf
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -39,39 +39,12 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from esc_lab.config import ModelConfig
-from esc_lab.corpora import read_dialogues, sample_path
-from esc_lab.dialogue import Dialogue, Reply, Turn
 from esc_lab.models.load import load_model
-from esc_lab.prompts import TEMPLATES, build_prompt, reply_content
-from esc_lab.strategies import INVENTORIES, Inventory
-from esc_lab.tokens import ChatEncoder
 
 CONF = Path(__file__).parents[1] / "conf"
 
 Result = TypeVar("Result")
-Chat = list[dict[str, str]]
 ReplyEnd = Literal["template", "end_of_turn"]
-
-# The sample corpus has ESConv's labels. For timings any one-to-one reading of them as CSO's does.
-_CSO_NAMES = {
-    "Question": "Empathetic Statements",
-    "Restatement or Paraphrasing": "Avoid Judgment and Criticism",
-    "Reflection of feelings": "Emotional Validation",
-    "Self-disclosure": "Reframe Negative Thoughts",
-    "Affirmation and Reassurance": "Affirmation",
-    "Providing Suggestions": "Collaborative Planning",
-    "Information": "Share Information",
-    "Others": "Provide Different Perspectives",
-}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A preference pair as TRL's conversational form: the prompt's messages and one assistant message each."""
-
-    prompt: Chat
-    chosen: Chat
-    rejected: Chat
 
 
 @dataclass
@@ -106,66 +79,6 @@ class TrlRun:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def esc_pro_shaped(turns: int = 8, rejected: int = 3, seed: int = 0) -> Dialogue:
-    """A dialogue of the sample corpus with `turns` decisions and `rejected` rejected replies at each.
-
-    Where the corpus has fewer rejected replies, replies of other dialogues fill up. All replies are different, and
-    those of one turn have different strategies.
-
-    Raises:
-        ValueError: no dialogue has so many turns, or the inventory too few strategies.
-    """
-    corpus = [dialogue for dialogue in read_dialogues(sample_path()) if dialogue.turns[0].speaker == "seeker"]
-    long_enough = [dialogue for dialogue in corpus if len(dialogue.turns) >= 2 * turns]
-    if not long_enough or rejected >= len(_CSO_NAMES):
-        raise ValueError(f"no {turns} turns with {rejected} rejected replies in the sample corpus")
-    draw = random.Random(seed)
-    chosen = draw.choice(long_enough)
-    elsewhere = [turn for other in corpus if other is not chosen for turn in other.turns]
-    pool = [turn.reply for turn in elsewhere if turn.speaker == "supporter"]
-    draw.shuffle(pool)
-    made = []
-    for turn in chosen.turns[: 2 * turns]:
-        if turn.speaker == "supporter":
-            replies = {turn.reply.strategies[0]: turn.reply}
-            for reply in (*turn.rejected, *pool):
-                if len(replies) <= rejected:
-                    replies.setdefault(reply.strategies[0], reply)
-            pool = [reply for reply in pool if reply not in replies.values()]
-            first, *rest = (Reply(reply.text, (_CSO_NAMES[reply.strategies[0]],)) for reply in replies.values())
-            turn = Turn("supporter", first, tuple(rest))
-        made.append(turn)
-    return Dialogue(tuple(made), "cso", situation=chosen.situation, problem=chosen.problem)
-
-
-def lone_pair(encoder: ChatEncoder, context_tokens: int = 400, seed: int = 0) -> Dialogue:
-    """A dialogue with one rejected reply in all, at its last decision, after about `context_tokens` of `cso` prompt."""
-    whole = esc_pro_shaped(rejected=1, seed=seed)
-    off = []
-    for turn in whole.decisions():
-        prompt = build_prompt(TEMPLATES["cso"], INVENTORIES["cso"], whole, turn, history_labels=True)
-        tokens = len(encoder.encode_prompt(encoder.adapt(prompt)).input_ids)
-        off.append((abs(tokens - context_tokens), turn))
-    *context, last = whole.turns[: min(off)[1] + 1]
-    return replace(whole, turns=(*(replace(turn, rejected=()) for turn in context), last), tree_id="")
-
-
-def pair_texts(encoder: ChatEncoder, inventory: Inventory, dialogue: Dialogue) -> list[Pair]:
-    """All pairs of a dialogue under the `cso` template, turn by turn, the rejected replies in their order."""
-    template = TEMPLATES["cso"]
-    pairs = []
-    for number in dialogue.decisions():
-        turn = dialogue.turns[number]
-        prompt = encoder.adapt(build_prompt(template, inventory, dialogue, number, history_labels=True))
-        messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        chosen, *rest = (
-            [{"role": "assistant", "content": reply_content(template, reply.text, reply.strategies)}]
-            for reply in (turn.reply, *turn.rejected)
-        )
-        pairs += [Pair(messages, chosen, rejected) for rejected in rest]
-    return pairs
-
-
 def peak_memory(run: Callable[[], Result]) -> tuple[Result, int, int]:
     """What `run` returns, and the bytes in use before it and at most while it runs: on the GPU, else of the process.
 
@@ -188,7 +101,9 @@ def _status_bytes(key: str) -> int:
 
 
 def model_settings(name: str, dtype: str) -> ModelConfig:
-    """Settings in `conf/model/<name>.yaml`."""
+    """Settings in `conf/model/<name>.yaml`, or of the model in the directory `name`."""
+    if Path(name).is_dir():
+        return ModelConfig(name=Path(name).name, source="directory", path=name, dtype=dtype)
     file = OmegaConf.load(CONF / "model" / f"{name}.yaml")
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), file, {"dtype": dtype}))
     assert isinstance(settings, ModelConfig)
@@ -218,7 +133,7 @@ def run_dpo(
     """Train a new LoRA adapter on all linear layers with TRL's DPOTrainer, sigmoid loss, pairs in their order.
 
     Args:
-        model: name of a file in `conf/model`.
+        model: name of a file in `conf/model`, or a model directory.
         pairs_per_step: pairs of an optimizer step, run `per_device` at a time. Pairs start over when they run out.
         lr: constant; AdamW as esc-lab's default.
         clip: norm that gradients are clipped to; 0 = off.

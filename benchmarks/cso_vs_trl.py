@@ -2,9 +2,11 @@
 
 Same model, dtype, LoRA, pairs, pairs per step and learning rate; both sides run in processes of their own, in turn, and
 count what they spend on the reference. Replies end with the end-of-turn token on both sides (TRL's own boundary takes
-the template's newline too). TRL is not a dependency: `pip install esc-lab[bench]`, or put it on PYTHONPATH.
+the template's newline too). On the CPU TRL runs the LM head on every token; `label_rows` is TRL made to run it on the
+replies' tokens alone, as it does on a GPU. TRL is not a dependency: `pip install esc-lab[bench]`.
 
-`--quick` takes a smaller dialogue and fewer runs (about 3 minutes on two cores).
+`--quick` takes a smaller dialogue and fewer runs (about 3 minutes on two cores; the whole takes about 15). On a GPU the
+timings are repeated with random weights in the shape of Llama-3.1-8B.
 """
 
 from __future__ import annotations
@@ -23,19 +25,12 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from _trl_dpo import (
-    TrlRun,
-    esc_pro_shaped,
-    lone_pair,
-    model_settings,
-    pair_texts,
-    peak_memory,
-    read_run,
-    run_in_child,
-    write_run,
-)
+from _cso_pairs import esc_pro_shaped, lone_pair, pair_texts
+from _trl_dpo import TrlRun, model_settings, peak_memory, read_run, run_in_child, write_run
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.utils.logging import disable_progress_bar
 
 from esc_lab.config import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TemplateConfig
 from esc_lab.corpora import read_dialogues, write_dialogues
@@ -76,12 +71,19 @@ class Recording(CSOModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         started = time.perf_counter()
         super().training_step(batch, batch_idx)
-        self.run.step_seconds.append(time.perf_counter() - started)
+        self.run.step_seconds.append(seconds_since(started))
         self.run.losses.append(float(self.trainer.callback_metrics["train/loss"]))
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if not self.run.gradients:
             self.run.gradients = {name: value.grad.clone() for name, value in trained(self.model).items()}
+
+
+def seconds_since(started: float) -> float:
+    """Wall time, the GPU's pending work included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def tree_module(loaded: LoadedModel, dialogue: Dialogue, step_pairs: int) -> InOrder:
@@ -119,8 +121,8 @@ def run_tree(
 
     def train() -> None:
         started = time.perf_counter()
-        split.reference = label_and_text_log_probs(loaded.model, split.reference_rows(ROW_TOKENS), len(split.sequences))
-        run.reference_seconds = time.perf_counter() - started
+        split.reference = label_and_text_log_probs(loaded.model, split, ROW_TOKENS)
+        run.reference_seconds = seconds_since(started)
         policy = add_adapter(loaded, AdapterConfig(), settings).model.train()
         for name, value in trained(policy).items():
             value.data.copy_(initial[name])
@@ -164,49 +166,63 @@ def child(out: Path) -> None:
     write_run(run_tree(dialogue=dialogue, initial=load_file(out / "initial.safetensors"), **options), out)
 
 
-def initial_adapter(model: str, dtype: str) -> dict[str, Tensor]:
-    """One new LoRA adapter for both sides."""
+def initial_adapter(model: str, dtype: str, *, trained_before: bool) -> dict[str, Tensor]:
+    """One LoRA adapter for both sides: new, or with a random B too, so that no gradient is zero."""
     settings = model_settings(model, dtype)
     torch.manual_seed(0)
     adapted = add_adapter(load_model(settings, CACHE), AdapterConfig(), settings).model
-    return {name: value.detach().clone() for name, value in trained(adapted).items()}
+    weights = {name: value.detach().clone().cpu() for name, value in trained(adapted).items()}
+    if trained_before:
+        for name in weights:
+            if "lora_B" in name:
+                weights[name].normal_(std=0.01)
+    return weights
 
 
 def speed(name: str, dialogue: Dialogue, model: str, dtype: str, runs: int, goal: float, folder: Path) -> None:
-    """Pairs per second of both sides on one step with all pairs of a dialogue."""
+    """Pairs per second of both sides on one step with all pairs of a dialogue, and their peak memory."""
     encoder = load_encoder(model_settings(model, dtype), CACHE)
     pairs = pair_texts(encoder, INVENTORIES["cso"], dialogue)
-    initial = initial_adapter(model, dtype)
+    initial = initial_adapter(model, dtype, trained_before=False)
     options = {"dtype": dtype, "steps": 1, "pairs_per_step": len(pairs), "lr": 1e-4}
-    sides: dict[str, list[TrlRun]] = {"tree": [], "trl": []}
+    per_device = next(size for size in (4, 2, 1) if len(pairs) % size == 0)
+    peers = {"trl": False} if torch.cuda.is_available() else {"trl": False, "label_rows": True}
+    found: dict[str, list[TrlRun]] = {side: [] for side in ("tree", *peers)}
     for number in range(runs):
-        sides["tree"].append(tree_in_child(folder / f"{name}-tree{number}", model, dialogue, initial, **options))
-        per_device = next(size for size in (4, 2, 1) if len(pairs) % size == 0)
-        sides["trl"].append(
-            run_in_child(
-                folder / f"{name}-trl{number}", model, pairs, initial=initial, per_device=per_device, **options
+        found["tree"].append(tree_in_child(folder / f"{name}-tree{number}", model, dialogue, initial, **options))
+        for side, label_rows_only in peers.items():
+            out = folder / f"{name}-{side}{number}"
+            found[side].append(
+                run_in_child(
+                    out,
+                    model,
+                    pairs,
+                    initial=initial,
+                    per_device=per_device,
+                    label_rows_only=label_rows_only,
+                    **options,
+                )
             )
-        )
-    tree = [sum(run.step_seconds) + run.reference_seconds for run in sides["tree"]]
-    trl = [sum(run.step_seconds) + run.reference_seconds for run in sides["trl"]]
-    ratio = median(b / a for a, b in zip(tree, trl, strict=True))
-    memory = median((b.peak_bytes) / (a.peak_bytes) for a, b in zip(sides["tree"], sides["trl"], strict=True))
-    first = sides["tree"][0], sides["trl"][0]
-    print(
-        f"{name}: {len(pairs)} pairs, {first[0].sequence_tokens} tokens in the tree, {first[1].sequence_tokens} in "
-        f"pairs; tree {median(tree):.1f} s, TRL {median(trl):.1f} s; peak memory "
-        f"{first[0].peak_bytes / 2**30:.2f} and {first[1].peak_bytes / 2**30:.2f} GB (TRL/tree {memory:.2f}, "
-        "goal >= 2)",
-        flush=True,
-    )
-    print(f"cso_vs_trl_{name}: {ratio:.1f} (goal >= {goal:g})", flush=True)
+    seconds = {side: [sum(run.step_seconds) + run.reference_seconds for run in found[side]] for side in found}
+    peaks = {side: median(run.peak_bytes for run in found[side]) for side in found}
+    tokens = {side: found[side][0].sequence_tokens for side in ("tree", "trl")}
+    print(f"\n{name}: {len(pairs)} pairs; {tokens['tree']} tokens as a tree, {tokens['trl']} as pairs")
+    for side in found:
+        spent = median(seconds[side])
+        print(f"  {side:<10} {spent:7.1f} s {len(pairs) / spent:7.2f} pairs/s {peaks[side] / 2**30:6.2f} GB at most")
+    for side in peers:
+        ratio = median(peer / tree for tree, peer in zip(seconds["tree"], seconds[side], strict=True))
+        goals = (f" (goal >= {goal:g})", " (goal <= 0.5)") if side == "trl" else ("", "")
+        suffix = "" if side == "trl" else f"_{side}"
+        print(f"cso_vs_trl{suffix}_{name}: {ratio:.1f}{goals[0]}")
+        print(f"memory_vs_trl{suffix}_{name}: {peaks['tree'] / peaks[side]:.2f}{goals[1]}", flush=True)
 
 
-def equality(dialogue: Dialogue, model: str, folder: Path, steps: int = 6) -> None:
+def equality(dialogue: Dialogue, model: str, folder: Path, steps: int) -> None:
     """Log-probabilities, first gradients and losses of both sides in float32, 4 pairs a step."""
     encoder = load_encoder(model_settings(model, "float32"), CACHE)
     pairs = pair_texts(encoder, INVENTORIES["cso"], dialogue)
-    initial = initial_adapter(model, "float32")
+    initial = initial_adapter(model, "float32", trained_before=True)
     options = {"dtype": "float32", "steps": steps, "pairs_per_step": 4, "lr": 1e-4}
     tree = tree_in_child(folder / "equal-tree", model, dialogue, initial, **options)
     trl = run_in_child(folder / "equal-trl", model, pairs, initial=initial, per_device=4, **options)
@@ -221,7 +237,7 @@ def equality(dialogue: Dialogue, model: str, folder: Path, steps: int = 6) -> No
 
 
 def growth(model: str, dtype: str, turns: int, counts: tuple[int, ...], runs: int) -> None:
-    """Seconds of a step and unique tokens by number of rejected replies per turn."""
+    """Seconds of a step and unique tokens by number of rejected replies per turn, fewest first."""
     settings = model_settings(model, dtype)
     loaded = load_model(settings, CACHE)
     policy = add_adapter(loaded, AdapterConfig(), settings).model.train()
@@ -238,18 +254,21 @@ def growth(model: str, dtype: str, turns: int, counts: tuple[int, ...], runs: in
                     reply_log_probs(policy, row.row)
                 reply_log_probs(policy, row.row).mean().backward()
             if run:
-                times[count].append(time.perf_counter() - started)
+                times[count].append(seconds_since(started))
             policy.zero_grad()
+    print()
     for count, rows in steps.items():
         tokens = sum(len(row.row) for row in rows)
         seconds = median(times[count])
         print(
             f"{count} rejected: {tokens} tokens, {seconds:.2f} s, {1e3 * seconds / tokens:.2f} ms a token", flush=True
         )
-    low, high = counts[0], counts[-1]
-    tokens = [sum(len(row.row) for row in steps[count]) for count in (low, high)]
-    ratio = median(times[high]) / median(times[low]) / (tokens[1] / tokens[0])
-    print(f"cost_growth_over_token_growth: {ratio:.2f} (goal about 1)")
+        if count > counts[0]:
+            grown = seconds / median(times[counts[0]]), tokens / sum(len(row.row) for row in steps[counts[0]])
+            print(
+                f"  {grown[0]:.2f} times the time, {grown[1]:.2f} times the tokens of {counts[0]} rejected", flush=True
+            )
+    print(f"cost_growth_over_token_growth: {grown[0] / grown[1]:.2f} (goal <= 1)")
 
 
 def per_token(model: str, dtype: str, runs: int) -> None:
@@ -279,10 +298,9 @@ def per_token(model: str, dtype: str, runs: int) -> None:
         made = [tree_module(loaded, esc_pro_shaped(*shape), 10_000) for shape in shapes]
         batches = [data.step_batch(range(len(data.steps.found["train"].comparisons))) for data in made]
         row = min((batch.rows[0].row for batch in batches), key=lambda row: abs(len(row) - wanted))
-        ids = torch.from_numpy(np.random.default_rng(0).integers(0, 40_000, len(row) + 1))[None] % len(
-            loaded.encoder.tokenizer
-        )
-        rows = torch.from_numpy(np.unique(row.query))
+        vocabulary = len(loaded.encoder.tokenizer)
+        ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocabulary, (1, len(row) + 1))).to(inner.device)
+        rows = torch.from_numpy(np.unique(row.query)).to(inner.device)
         ratios = []
         for run in range(runs + 1):
             seconds = []
@@ -290,7 +308,7 @@ def per_token(model: str, dtype: str, runs: int) -> None:
                 inner.set_attn_implementation(IMPLEMENTATION if side == "tree" else "sdpa")
                 started = time.perf_counter()
                 tree(row) if side == "tree" else plain(ids, rows)
-                seconds.append(time.perf_counter() - started)
+                seconds.append(seconds_since(started))
                 policy.zero_grad()
             if run:
                 ratios.append(seconds[0] / seconds[1])
@@ -304,21 +322,42 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of the timings")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    disable_progress_bar()
     if options.child:
         child(options.child)
         return
-    model, dtype, quick = options.model, options.dtype, options.quick
-    runs = 1 if quick else 2
-    encoder = load_encoder(model_settings(model, dtype), CACHE)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        equality(esc_pro_shaped(4, 6) if not quick else esc_pro_shaped(2, 4), model, folder, 2 if quick else 6)
-        turns = 4 if quick else 8
-        speed(f"{turns}_turns_3_rejected", esc_pro_shaped(turns, 3), model, dtype, runs, 15, folder)
-        speed(f"{turns}_turns_1_rejected", esc_pro_shaped(turns, 1), model, dtype, runs, 5, folder)
-        speed("lone_pair", lone_pair(encoder), model, dtype, 2 * runs, 1.5, folder)
-    growth(model, dtype, 3 if quick else 8, (1, 2, 4) if quick else (1, 2, 4, 7), runs)
-    per_token(model, dtype, 2 * runs)
+        dialogue, steps = (esc_pro_shaped(2, 4), 2) if options.quick else (esc_pro_shaped(4, 6), 6)
+        equality(dialogue, options.model, folder, steps)
+        timings(options.model, options.dtype, options.quick, folder)
+        if torch.cuda.is_available():
+            timings(llama_8b_shape(folder / "llama-8b-shape"), "bfloat16", options.quick, folder)
+
+
+def timings(model: str, dtype: str, quick: bool, folder: Path) -> None:
+    print(f"\n{model}, {dtype}")
+    turns, runs = (4, 1) if quick else (8, 3)
+    encoder = load_encoder(model_settings(model, dtype), CACHE)
+    speed(f"{turns}_turns_3_rejected", esc_pro_shaped(turns, 3), model, dtype, 1, 15, folder)
+    speed(f"{turns}_turns_1_rejected", esc_pro_shaped(turns, 1), model, dtype, 1, 5, folder)
+    speed("lone_pair", lone_pair(encoder), model, dtype, runs, 1.5, folder)
+    growth(model, dtype, 3 if quick else 8, (1, 2, 4) if quick else (1, 2, 4, 8), runs)
+    per_token(model, dtype, runs)
+
+
+def llama_8b_shape(target: Path) -> str:
+    """Directory of a model in the shape of Llama-3.1-8B with random weights and the tokenizer of SmolLM2."""
+    encoder = load_encoder(model_settings("smollm2_135m", "bfloat16"), CACHE)
+    config = LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256, max_position_embeddings=131072,
+    )  # fmt: skip
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(target)
+    encoder.tokenizer.save_pretrained(target)
+    return str(target)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -21,6 +22,7 @@ STAGES: Mapping[str, str] = {
     "compare": "put the metrics of several run directories into one table",
     "export": "merge an adapter into a plain model directory with a model card",
     "pipeline": "base model, sft, cso: train and evaluate each, then compare",
+    "planted_preference": "check that cso learns what its pairs say: dialogues with known strategy utilities",
 }
 
 TRAININGS = ("sft", "cso")
@@ -244,6 +246,13 @@ class CompareConfig:
 
 
 @dataclass
+class PlantedConfig:
+    pairs: int = item(600, "preference pairs of a training", within=COUNT)
+    held_out: int = item(300, "supporter turns that what was learned is measured at", within=COUNT)
+    seeds: int = item(3, "trainings of each order of the pairs, from seed upwards", within=COUNT)
+
+
+@dataclass
 class ExportConfig:
     directory: str | None = item(None, "where the merged model goes; null = <run directory>/model")
 
@@ -279,6 +288,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    planted: PlantedConfig = field(default_factory=PlantedConfig)
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper")
     output_root: str = item("outputs", "directory of run directories")
     cache_dir: str = item("${oc.env:ESC_LAB_CACHE,.cache}", "directory of converted models and other reusable results")
@@ -333,3 +343,13 @@ def typed(cfg: DictConfig) -> Config:
     value = OmegaConf.to_object(plain)
     assert isinstance(value, Config)
     return value
+
+
+def training_run(checkpoint: Path) -> tuple[Path, DictConfig] | None:
+    """Directory and configuration of the run that left a checkpoint: its directory, or adapter/ or model/ in it."""
+    for directory in (checkpoint, checkpoint.absolute().parent):
+        if (directory / "config.yaml").exists():
+            config = OmegaConf.load(directory / "config.yaml")
+            assert isinstance(config, DictConfig)
+            return directory, config
+    return None

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from esc_lab.artifacts import cached, fingerprint, write_atomic
@@ -30,7 +29,7 @@ from esc_lab.dialogue import Dialogue, Reply
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
-from esc_lab.models.log_probs import reply_log_probs, reply_sums
+from esc_lab.models.log_probs import label_log_probs
 from esc_lab.progress import tracked
 from esc_lab.prompts import TEMPLATES
 from esc_lab.reference import model_identity
@@ -41,11 +40,8 @@ from esc_lab.tokens import (
     ChatEncoder,
     EncodeReport,
     Example,
-    ReplyTokens,
-    TokenSequence,
     encode_examples,
     label_ids,
-    pack_units,
 )
 from esc_lab.tokens.encode import IntArray
 
@@ -215,7 +211,7 @@ class _Writer:
         return chosen
 
     def _most_probable(self, places: Sequence[_Place]) -> list[list[str]]:
-        scores = _label_log_probs(self.loaded.model, [place.prompt for place in places], self.labels, self.row_tokens)
+        scores = label_log_probs(self.loaded.model, [place.prompt for place in places], self.labels, self.row_tokens)
         chosen = []
         for place, values in zip(places, scores, strict=True):
             by_name = dict(zip(self.inventory.names, values, strict=True))
@@ -270,27 +266,6 @@ def _evaluating(model: Any) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-def _label_log_probs(
-    model: Any, prompts: Sequence[IntArray], labels: Sequence[IntArray], row_tokens: int
-) -> npt.NDArray[np.float64]:
-    """Log-probability [prompts, labels] of each complete label after each prompt."""
-    units = [
-        [_scored(prompt, label, (n, choice)) for choice, label in enumerate(labels)] for n, prompt in enumerate(prompts)
-    ]
-    scores = np.full((len(prompts), len(labels)), np.nan)
-    for row in pack_units(units, row_tokens):
-        values = reply_sums(reply_log_probs(model, row).double(), row).cpu().numpy()
-        for keys, value in zip(row.keys, values, strict=True):
-            for key in keys:
-                scores[key] = value
-    return scores
-
-
-def _scored(prompt: IntArray, label: IntArray, key: tuple[int, int]) -> TokenSequence:
-    ids = np.concatenate([prompt, label])
-    return TokenSequence(ids, (ReplyTokens(key, len(prompt), len(ids)),))
 
 
 def _with_replies(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 
 from esc_lab.artifacts import cached, fingerprint
-from esc_lab.cso_data import FloatArray, PreferenceRow, PreferenceSplit
+from esc_lab.cso_data import FloatArray, PreferenceSplit
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import base_model
 from esc_lab.objectives import weighted_log_prob
@@ -45,10 +45,14 @@ def model_identity(model: Any) -> dict[str, str]:
 
 
 @torch.no_grad()
-def label_and_text_log_probs(model: Any, rows: Sequence[PreferenceRow], replies: int) -> FloatArray:
-    """Log-probabilities [replies, 2] of the label and of the rest of each reply, in the order of their numbers."""
-    found = np.full((replies, 2), np.nan, dtype=np.float32)
-    for row in tracked(rows, "log-probabilities"):
+def label_and_text_log_probs(model: Any, split: PreferenceSplit, row_tokens: int) -> FloatArray:
+    """Log-probabilities [replies, 2] of the label and of the rest of each reply, in the order of their numbers.
+
+    Args:
+        row_tokens: budget of a packed row; does not change the values.
+    """
+    found = np.full((len(split.sequences), 2), np.nan, dtype=np.float32)
+    for row in tracked(split.reference_rows(row_tokens), "log-probabilities"):
         values = reply_log_probs(model, row.row)
         reply, is_label = torch.from_numpy(row.row.reply), torch.from_numpy(row.is_label)
         values = values.cpu()
@@ -59,22 +63,19 @@ def label_and_text_log_probs(model: Any, rows: Sequence[PreferenceRow], replies:
 
 
 def stored_log_probs(
-    split: PreferenceSplit, identity: dict[str, str], model: Callable[[], Any], root: Path, row_tokens: int
+    split: PreferenceSplit, identity: dict[str, str], compute: Callable[[], FloatArray], root: Path
 ) -> FloatArray:
-    """`label_and_text_log_probs` of a split, from the artifact store or, once, from the model.
+    """Reference log-probabilities of a split, [replies, 2], from the artifact store or computed once.
 
     Args:
         identity: `model_identity` of the reference model and what else its log-probabilities depend on.
-        model: gives the reference model if it is needed.
+        compute: gives `label_and_text_log_probs` of the reference model if they are needed.
         root: the cache directory.
-        row_tokens: budget of a packed row; does not change the values.
     """
 
     def build(directory: Path) -> None:
-        rows = split.reference_rows(row_tokens)
         log.info("reference log-probabilities of %d replies", len(split.sequences))
-        values = label_and_text_log_probs(model(), rows, len(split.sequences))
-        save_file({"log_probs": values}, directory / "log_probs.safetensors")
+        save_file({"log_probs": compute()}, directory / "log_probs.safetensors")
 
     directory, found = cached(root, _KIND, {**identity, "replies": split.content}, build)
     if found:

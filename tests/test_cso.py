@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from esc_lab.dialogue import Reply
 from esc_lab.errors import UserError
 from esc_lab.models.load import add_adapter
 from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content
-from esc_lab.reference import LiveReference, model_identity, stored_log_probs
+from esc_lab.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
 from esc_lab.strategies import INVENTORIES
 from tests.conftest import CACHE, model_config
 
@@ -302,7 +303,8 @@ def test_live_reference_is_the_starting_point(sample_dialogues, tmp_path, kind):
         save_trained(first, settings, tmp_path)
         loaded = load_model(settings, CACHE, checkpoint=tmp_path)
     identity = model_identity(loaded.model)
-    stored = stored_log_probs(split, identity, lambda: loaded.model, tmp_path / "cache", 2048)
+    compute = partial(label_and_text_log_probs, loaded.model, split, 2048)
+    stored = stored_log_probs(split, identity, compute, tmp_path / "cache")
     loaded = add_adapter(loaded, AdapterConfig(kind="full" if kind == "full" else "lora", dropout=0.5), settings)
     live = LiveReference(loaded.model, loaded.adapter)
     loaded.model.train()
@@ -311,14 +313,12 @@ def test_live_reference_is_the_starting_point(sample_dialogues, tmp_path, kind):
         for parameter in loaded.model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1)
-    from esc_lab.reference import label_and_text_log_probs
-
     with live() as reference:
-        found = label_and_text_log_probs(reference, split.reference_rows(2048), len(stored))
+        found = label_and_text_log_probs(reference, split, 2048)
     np.testing.assert_allclose(found, stored, atol=1e-4)
     assert loaded.model.training
     assert trained == {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
-    moved = label_and_text_log_probs(loaded.model, split.reference_rows(2048), len(stored))
+    moved = label_and_text_log_probs(loaded.model, split, 2048)
     assert np.abs(moved - stored).max() > 0.1
 
 
@@ -329,21 +329,22 @@ def test_stored_reference_is_reused_and_never_stale(tiny_models, sample_dialogue
     identity = model_identity(loaded.model)
     asked = []
 
-    def model():
+    def compute(wanted, row_tokens=2048):
         asked.append(1)
-        return loaded.model
+        return label_and_text_log_probs(loaded.model, wanted, row_tokens)
 
-    first = stored_log_probs(split, identity, model, tmp_path, 2048)
-    again = stored_log_probs(split, identity, model, tmp_path, 1024)
+    first = stored_log_probs(split, identity, partial(compute, split), tmp_path)
+    again = stored_log_probs(split, identity, partial(compute, split, 1024), tmp_path)
     assert len(asked) == 1
     assert np.array_equal(first, again)
     assert not np.isnan(first).any()
-    stored_log_probs(other, identity, model, tmp_path, 2048)
-    assert len(asked) == 2
+    np.testing.assert_allclose(compute(split, 1024), first, atol=1e-4)
+    stored_log_probs(other, identity, partial(compute, other), tmp_path)
+    assert len(asked) == 3
     changed = model_identity(perturbed(loaded.model))
     assert changed["weights"] != identity["weights"]
-    stored_log_probs(split, changed, model, tmp_path, 2048)
-    assert len(asked) == 3
+    stored_log_probs(split, changed, partial(compute, split), tmp_path)
+    assert len(asked) == 4
 
 
 def test_two_processes_take_the_same_steps_as_one(tmp_path):

@@ -25,12 +25,16 @@ _BASE_FILE = "base_model.json"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its chat encoder, its longest context in tokens, and the directory of its adapter if it has one."""
+    """A model with its chat encoder and its longest context in tokens.
+
+    Of a checkpoint, `adapter` is the directory of its adapter or `weights` that of its whole model.
+    """
 
     model: PreTrainedModel | PeftModel
     encoder: ChatEncoder
     context_tokens: int
     adapter: Path | None = None
+    weights: Path | None = None
 
 
 def load_encoder(model: ModelConfig, cache: Path) -> ChatEncoder:
@@ -60,7 +64,7 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
             attention does not agree with separate sequences on this model.
     """
     encoder = load_encoder(model, cache)
-    adapter, weights = _checkpoint_parts(model, checkpoint)
+    adapter, weights = checkpoint_parts(model, checkpoint)
     location = str(weights) if weights else model_location(model, cache)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, model.dtype)
@@ -86,14 +90,15 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
     loaded.eval()
     check_tree_attention(loaded, tree_hidden_states, head_logits)
     limit = int(base.config.get_text_config().max_position_embeddings)
-    return LoadedModel(loaded, encoder, min(model.context_tokens or limit, limit), adapter)
+    return LoadedModel(loaded, encoder, min(model.context_tokens or limit, limit), adapter, weights)
 
 
 def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig) -> LoadedModel:
     """Make the model trainable: a new LoRA adapter, or all of its weights.
 
     Raises:
-        UserError: full fine-tuning of quantised weights or of an adapter, or an unknown target module.
+        UserError: full fine-tuning of quantised weights or of an adapter, a new adapter on a checkpoint's own weights,
+            or an unknown target module.
     """
     if isinstance(loaded.model, PeftModel):
         if adapter.kind == "full":
@@ -105,6 +110,11 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
             raise UserError("quantised weights cannot be trained", where="adapter.kind=full", fix="adapter=qlora")
         loaded.model.requires_grad_(True)
         return loaded
+    if loaded.weights:
+        fix = "train with adapter=full; or merge it with stage=export, then use model=directory"
+        raise UserError(
+            "the checkpoint is a whole model; an adapter on it would lose it", where="adapter.kind=lora", fix=fix
+        )
     targets = adapter.target_modules
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -140,8 +150,12 @@ def _identity(model: ModelConfig) -> dict[str, Any]:
     return {key: settings[key] for key in ("name", "source", "path", "revision", "shape")}
 
 
-def _checkpoint_parts(model: ModelConfig, checkpoint: Path | None) -> tuple[Path | None, Path | None]:
-    """The adapter or the full weights below a checkpoint directory."""
+def checkpoint_parts(model: ModelConfig, checkpoint: Path | None) -> tuple[Path | None, Path | None]:
+    """The directory of the adapter, or of the whole model, that a checkpoint holds.
+
+    Raises:
+        UserError: it holds neither, or belongs to another base model.
+    """
     if checkpoint is None:
         return None, None
     for kind in ("adapter", "model"):

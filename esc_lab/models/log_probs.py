@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from esc_lab.models.tree_attention import base_model, tree_arguments
 from esc_lab.tokens.encode import IntArray
-from esc_lab.tokens.packing import PackedRow
+from esc_lab.tokens.examples import ReplyTokens, TokenSequence
+from esc_lab.tokens.packing import PackedRow, pack_units
 
 # Logits computed at a time (rows x vocabulary): 64 MiB in float32.
 CHUNK_LOGITS = 2**24
@@ -151,3 +153,30 @@ def reply_sums(values: Tensor, row: PackedRow) -> Tensor:
     """Sum of token values [N] for each reply of the row: [replies]."""
     reply = torch.from_numpy(row.reply).to(values.device)
     return torch.zeros(len(row.keys), dtype=values.dtype, device=values.device).index_add(0, reply, values)
+
+
+@torch.no_grad()
+def label_log_probs(
+    model: Any, prompts: Sequence[IntArray], labels: Sequence[IntArray], row_tokens: int
+) -> npt.NDArray[np.float64]:
+    """Log-probability [prompts, labels] of each complete label after each prompt.
+
+    Args:
+        prompts, labels: token ids.
+        row_tokens: budget of a packed row; a prompt with all labels has to fit.
+    """
+    units = [
+        [_scored(prompt, label, (n, choice)) for choice, label in enumerate(labels)] for n, prompt in enumerate(prompts)
+    ]
+    scores = np.full((len(prompts), len(labels)), np.nan)
+    for row in pack_units(units, row_tokens):
+        values = reply_sums(reply_log_probs(model, row).double(), row).cpu().numpy()
+        for keys, value in zip(row.keys, values, strict=True):
+            for key in keys:
+                scores[key] = value
+    return scores
+
+
+def _scored(prompt: IntArray, label: IntArray, key: tuple[int, int]) -> TokenSequence:
+    ids = np.concatenate([prompt, label])
+    return TokenSequence(ids, (ReplyTokens(key, len(prompt), len(ids)),))

@@ -18,6 +18,7 @@ from rich.table import Table
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from esc_lab.artifacts import write_atomic
+from esc_lab.config import training_run
 from esc_lab.errors import UserError
 
 # Columns of the comparison: metric, heading, decimals, and whether more is better (None = neither).
@@ -36,6 +37,8 @@ COLUMNS: tuple[tuple[str, str, int, bool | None], ...] = (
     ("text/distinct_1", "dist-1", 3, None),
     ("text/distinct_2", "dist-2", 3, None),
     ("text/perplexity", "ppl", 2, False),
+    ("preference/accuracy", "pref.", 3, True),
+    ("preference/reward_accuracy", "reward", 3, True),
     ("val/loss", "val loss", 4, False),
 )
 
@@ -76,11 +79,9 @@ def _name(directory: Path) -> str:
 
 
 def _method(checkpoint: Path) -> str:
-    """The stage that trained a checkpoint; of an adapter/ or model/ directory, the stage of the run around it."""
-    for directory in (checkpoint, checkpoint.absolute().parent):
-        if (directory / "config.yaml").exists():
-            return str(OmegaConf.load(directory / "config.yaml").stage).upper()
-    return checkpoint.name
+    """The stage that trained a checkpoint."""
+    trained = training_run(checkpoint)
+    return str(trained[1].stage).upper() if trained else checkpoint.name
 
 
 def compare_runs(runs: Sequence[Run]) -> dict[str, dict[str, float]]:

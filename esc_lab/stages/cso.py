@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from esc_lab.config import Config
@@ -12,8 +13,9 @@ from esc_lab.cso import CSOModule
 from esc_lab.cso_data import PreferenceSettings, PreferenceSteps
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.objectives import NEEDS_REFERENCE
-from esc_lab.reference import LiveReference, model_identity, stored_log_probs
+from esc_lab.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
 from esc_lab.stages.build import build_data, prepare
+from esc_lab.stages.held_out_pairs import note_reference
 from esc_lab.stages.train import fit, trainable
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,11 @@ def run(cfg: Config) -> dict[str, float]:
     assert isinstance(steps, PreferenceSteps)
     _report(steps, ("train", "val"))
     needed = cfg.objective.name in NEEDS_REFERENCE
-    if needed and cfg.objective.reference == "precomputed":
-        precompute_reference(cfg, loaded, steps)
+    if needed:
+        identity = model_identity(loaded.model)
+        note_reference(cfg, loaded, identity)
+        if cfg.objective.reference == "precomputed":
+            precompute_reference(cfg, loaded, steps, identity)
     loaded = trainable(cfg, loaded)
     live = LiveReference(loaded.model, loaded.adapter) if needed and cfg.objective.reference == "live" else None
     optimizer = replace(cfg.optimizer, lr=cfg.optimizer.lr if cfg.objective.peak_lr is None else cfg.objective.peak_lr)
@@ -47,11 +52,11 @@ def preference_settings(cfg: Config) -> PreferenceSettings:
     )
 
 
-def precompute_reference(cfg: Config, loaded: LoadedModel, steps: PreferenceSteps) -> None:
+def precompute_reference(cfg: Config, loaded: LoadedModel, steps: PreferenceSteps, identity: dict[str, str]) -> None:
     """Give each split the reference log-probabilities of its replies: those of the model before training."""
-    identity = model_identity(loaded.model)
     for split in steps.found.values():
-        split.reference = stored_log_probs(split, identity, lambda: loaded.model, Path(cfg.cache_dir), steps.row_tokens)
+        compute = partial(label_and_text_log_probs, loaded.model, split, steps.row_tokens)
+        split.reference = stored_log_probs(split, identity, compute, Path(cfg.cache_dir))
 
 
 def _report(steps: PreferenceSteps, splits: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from esc_lab.prompts import TEMPLATES
 from esc_lab.report.tables import print_strategies
 from esc_lab.seeds import derive_seed
 from esc_lab.stages.build import build_data, build_trainer, data_metrics, prepare, run_logger
+from esc_lab.stages.held_out_pairs import preference_metrics
 from esc_lab.strategies import INVENTORIES
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def run(cfg: Config) -> dict[str, float]:
     with run_logger(cfg, "evaluate") as logger:
         build_trainer(cfg, None, training=False).test(module, datamodule=data, verbose=False)
         metrics, tables = summarize(module.predictions, inventory)
+        metrics |= preference_metrics(cfg, loaded, data)
         metrics["evaluate/seconds"] = time.time() - started
         metrics |= data_metrics(data)
         if logger:

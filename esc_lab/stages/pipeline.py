@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from esc_lab.config import Config
 from esc_lab.stages import compare, cso, evaluate, sft
-from esc_lab.stages.record import recorded
-
-log = logging.getLogger(__name__)
+from esc_lab.stages.record import recorded_step
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -28,33 +23,14 @@ def run(cfg: Config) -> dict[str, float]:
         if train is not None:
             # SFT starts from what was evaluated as the base; CSO starts from SFT, which is its reference too.
             training = replace(cfg, stage=method, checkpoint=None, init_from=checkpoint)
-            trained = _step(training, train, root / method)
+            trained = recorded_step(training, train, root / method)
             metrics |= {f"{method}/{name}": value for name, value in trained.items()}
             checkpoint = str(root / method)
         directory = root / f"evaluate_{method}"
         step = replace(cfg, stage="evaluate", checkpoint=checkpoint, init_from=None, resume=None)
-        found = _step(step, evaluate.run, directory)
+        found = recorded_step(step, evaluate.run, directory)
         metrics |= {f"{method}/{name}": value for name, value in found.items()}
         evaluated.append(str(directory))
     comparison = replace(cfg, stage="compare", resume=None, compare=replace(cfg.compare, runs=evaluated))
-    _step(comparison, compare.run, root / "compare")
+    recorded_step(comparison, compare.run, root / "compare")
     return metrics
-
-
-def _step(cfg: Config, run_stage: Callable[[Config], dict[str, float]], directory: Path) -> dict[str, float]:
-    directory.mkdir(parents=True, exist_ok=True)
-    with _log_file(directory / "run.log"):
-        return recorded(replace(cfg, run_dir=str(directory)), run_stage)
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Messages go into this file too, in the form of Hydra's run.log."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -33,3 +35,23 @@ def recorded(cfg: Config, stage: Callable[[Config], dict[str, float]]) -> dict[s
     write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
     drop_checkpoints(directory)
     return metrics
+
+
+def recorded_step(cfg: Config, stage: Callable[[Config], dict[str, float]], directory: Path) -> dict[str, float]:
+    """A stage inside another one, as a run of its own in `directory`, with its messages in a run.log there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with _log_file(directory / "run.log"):
+        return recorded(replace(cfg, run_dir=str(directory)), stage)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Messages go into this file too, in the form of Hydra's run.log."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

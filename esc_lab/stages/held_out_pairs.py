@@ -1,0 +1,133 @@
+"""Evaluation on held-out preference pairs: which reply is more probable, and which does a trained reward prefer?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from esc_lab.artifacts import file_fingerprint, write_atomic
+from esc_lab.config import Config, ObjectiveConfig, training_run, typed
+from esc_lab.cso import pair_rewards
+from esc_lab.cso_data import FloatArray, PreferenceSettings, PreferenceSplit, PreferenceSteps
+from esc_lab.datamodule import ESCDataModule
+from esc_lab.errors import UserError
+from esc_lab.models.load import LoadedModel, checkpoint_parts, load_model
+from esc_lab.objectives import NEEDS_REFERENCE, PairLogProbs
+from esc_lab.prompts import TEMPLATES
+from esc_lab.reference import LiveReference, label_and_text_log_probs, stored_log_probs
+from esc_lab.tokens.encode import IntArray
+
+log = logging.getLogger(__name__)
+_NOTE = "reference.json"
+
+
+def note_reference(cfg: Config, loaded: LoadedModel, identity: dict[str, str]) -> None:
+    """Leave in the run directory what the reference model of a training was, for evaluations of its result."""
+    note = {
+        "identity": identity,
+        "dtype": cfg.model.dtype,
+        "init_from": str(Path(cfg.init_from).absolute()) if cfg.init_from else None,
+        "files": _fingerprints(loaded.adapter or loaded.weights),
+    }
+    write_atomic(Path(cfg.run_dir) / _NOTE, json.dumps(note, indent=2))
+
+
+def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) -> dict[str, float]:
+    """What the model makes of the pairs in the evaluated split.
+
+    Returns:
+        `preference/pairs`; `preference/accuracy`, the share whose chosen reply is the more probable one (summed over
+        its tokens). Of a model that stage `cso` trained, also `preference/reward_accuracy` and `preference/margin` of
+        its objective's rewards; log-ratios are to the reference that it was trained with. Nothing where there are no
+        pairs or the prompt names the strategy.
+    """
+    if not TEMPLATES[cfg.prompt.eval.template].chooses_strategy or cfg.prompt.inference != "direct":
+        return {}
+    name = f"{cfg.evaluate.split} pairs"
+    steps = PreferenceSteps(
+        {name: data.splits.get(cfg.evaluate.split, [])}, loaded.encoder, data.inventory, cfg.prompt.eval, {},
+        PreferenceSettings(), row_tokens=data.row_tokens, seed=cfg.seed,
+    )  # fmt: skip
+    split = steps.encode_split(name)
+    if not len(split.comparisons):
+        return {}
+    policy = label_and_text_log_probs(loaded.model, split, data.row_tokens)
+    first = split.first_reply[split.comparisons[:, 0]]
+    chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
+    sums = policy.sum(axis=1)
+    metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
+    trained = training_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    if trained and trained[1].stage == "cso":
+        run, settings = trained
+        metrics |= _reward_metrics(
+            cfg, loaded, run, typed(settings).objective, split, (chosen, rejected), policy, data.row_tokens
+        )
+    return {f"preference/{key}": value for key, value in metrics.items()}
+
+
+def _reward_metrics(
+    cfg: Config,
+    loaded: LoadedModel,
+    run: Path,
+    objective: ObjectiveConfig,
+    split: PreferenceSplit,
+    pairs: tuple[IntArray, IntArray],
+    policy: FloatArray,
+    row_tokens: int,
+) -> dict[str, float]:
+    """Accuracy and margin of the rewards by the objective of a training run; none if its reference is gone."""
+    reference = None
+    if objective.name in NEEDS_REFERENCE:
+        try:
+            reference = _reference(cfg, loaded, run, split, row_tokens)
+        except (UserError, OSError) as error:
+            log.warning("rewards of held-out pairs left out, their reference is not to be had: %s", error)
+            return {}
+
+    def weighted(values: FloatArray) -> list[Tensor]:
+        sums = torch.from_numpy(objective.strategy_weight * values[:, 0] + values[:, 1])
+        return [sums[torch.from_numpy(side)] for side in pairs]
+
+    labels = np.concatenate([turn.label_tokens for turn in split.turns])
+    lengths = np.array([len(reply.input_ids) - reply.replies[0].start for reply in split.sequences])
+    tokens = np.stack([labels, lengths - labels], axis=1).astype(np.float32)
+    compared = PairLogProbs(
+        *weighted(policy), *weighted(tokens), *(weighted(reference) if reference is not None else ())
+    )
+    good, bad = pair_rewards(objective, compared)
+    return {"reward_accuracy": float((good > bad).float().mean()), "margin": float((good - bad).mean())}
+
+
+def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSplit, row_tokens: int) -> FloatArray:
+    """Log-probabilities [replies, 2] under the reference of a training run, stored ones if there are any.
+
+    Raises:
+        UserError: the model that the training started from has changed or is gone.
+    """
+    note = json.loads((run / _NOTE).read_text(encoding="utf-8"))
+    init_from = Path(note["init_from"]) if note["init_from"] else None
+
+    def compute() -> FloatArray:
+        adapter, weights = checkpoint_parts(cfg.model, init_from)
+        if _fingerprints(adapter or weights) != note["files"]:
+            raise UserError("it has changed since the training that started from it", where=str(init_from))
+        if weights or not isinstance(loaded.model, PeftModel):
+            model = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=init_from).model
+            return label_and_text_log_probs(model, split, row_tokens)
+        with LiveReference(loaded.model, adapter)() as model:
+            return label_and_text_log_probs(model, split, row_tokens)
+
+    other = {} if note["dtype"] == cfg.model.dtype else {"dtype": cfg.model.dtype}
+    return stored_log_probs(split, {**note["identity"], **other}, compute, Path(cfg.cache_dir))
+
+
+def _fingerprints(directory: Path | None) -> dict[str, str]:
+    """Of the weights in an adapter/ or model/ directory."""
+    files = sorted(directory.glob("*.safetensors")) if directory else []
+    return {file.name: file_fingerprint(file) for file in files}

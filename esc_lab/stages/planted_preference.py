@@ -1,0 +1,138 @@
+"""Stage `planted_preference`: does CSO learn what its pairs say? Trainings on preferences with a known answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.corpora import read_dialogues, sample_path, write_dialogues
+from esc_lab.dialogue import Dialogue
+from esc_lab.models.load import load_model
+from esc_lab.models.log_probs import label_log_probs
+from esc_lab.planted import (
+    ORDERS,
+    FloatArray,
+    Slope,
+    Texts,
+    planted_dialogues,
+    planted_utilities,
+    texts_of,
+    utility_slope,
+)
+from esc_lab.report.tables import console
+from esc_lab.stages import cso
+from esc_lab.stages.build import prepare, run_logger
+from esc_lab.stages.record import recorded_step
+from esc_lab.strategies import INVENTORIES
+from esc_lab.supporter_turns import supporter_examples
+from esc_lab.tokens import EncodeReport, encode_examples, label_ids
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Train on each order of the pairs with each seed; slopes.json and the runs of the trainings are left behind."""
+    prepare(cfg)
+    root, inventory = Path(cfg.run_dir), INVENTORIES[cfg.inventory.name]
+    training, held_out = _texts()
+    cfg = replace(cfg, logger=replace(cfg.logger, group=cfg.logger.group or root.name))
+    slopes: dict[str, list[Slope]] = {order: [] for order in ORDERS}
+    found = []
+    for seed in range(cfg.seed, cfg.seed + cfg.planted.seeds):
+        utilities = planted_utilities(inventory, seed)
+        turns = planted_dialogues(inventory, utilities, cfg.planted.held_out, held_out, seed, "shuffled")
+        before = _label_log_probs(cfg, Path(cfg.init_from) if cfg.init_from else None, turns)
+        for order in ORDERS:
+            directory = root / f"{order}_{seed}"
+            dialogues = planted_dialogues(inventory, utilities, cfg.planted.pairs, training, seed, order)
+            recorded_step(_training(cfg, dialogues, seed, directory), cso.run, directory)
+            log_ratios = _label_log_probs(cfg, directory, turns) - before
+            slope = utility_slope(log_ratios, utilities)
+            slopes[order].append(slope)
+            learned = (log_ratios - log_ratios.mean(axis=1, keepdims=True)).mean(axis=0)
+            by_strategy = {
+                name: {"utility": float(utility), "log_ratio": float(value)}
+                for name, utility, value in zip(inventory.names, utilities, learned, strict=True)
+            }
+            found.append({"order": order, "seed": seed, **asdict(slope), "strategies": by_strategy})
+            log.info("%s, seed %d: slope %.3f (standard error %.3f)", order, seed, slope.slope, slope.error)
+    write_atomic(root / "slopes.json", json.dumps(found, indent=1))
+    metrics = _metrics(slopes, cfg.objective.beta)
+    with run_logger(cfg, cfg.stage) as logger:
+        if logger:
+            logger.log_metrics(metrics)
+    _print(slopes, metrics, cfg)
+    return metrics
+
+
+def _texts() -> tuple[Texts, Texts]:
+    """Words for the training, and words of other dialogues for the held-out turns."""
+    dialogues = read_dialogues(sample_path())
+    cut = 2 * len(dialogues) // 3
+    return texts_of(dialogues[:cut]), texts_of(dialogues[cut:])
+
+
+def _training(cfg: Config, dialogues: Sequence[Dialogue], seed: int, directory: Path) -> Config:
+    """A run of stage `cso` on the dialogues, all of them for training."""
+    path = directory / "dialogues.jsonl"
+    directory.mkdir(parents=True, exist_ok=True)
+    write_dialogues(dialogues, path, "jsonl")
+    data = replace(
+        cfg.data, name=directory.name, path=str(path), format="jsonl", split="proportion",
+        proportions={"train": 1.0, "val": 0.0, "test": 0.0}, negatives="recorded", limit={}, seed_fraction=1.0,
+    )  # fmt: skip
+    return replace(cfg, stage="cso", seed=seed, data=data)
+
+
+def _label_log_probs(cfg: Config, checkpoint: Path | None, dialogues: Sequence[Dialogue]) -> FloatArray:
+    """Log-probability [turns, K] of each label at the supporter turns, under the base model or a checkpoint of it."""
+    loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
+    inventory = INVENTORIES[cfg.inventory.name]
+    row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
+    groups = [supporter_examples(dialogue, inventory, cfg.prompt.train) for dialogue in dialogues]
+    labels = label_ids(loaded.encoder, inventory, groups[0][0].prompt)
+    room = sum(map(len, labels))
+    encoded = encode_examples(loaded.encoder, groups, row_tokens - room, EncodeReport())
+    prompts = [
+        sequence.input_ids[: reply.start] for found in encoded for sequence in found for reply in sequence.replies
+    ]
+    return label_log_probs(loaded.model.eval(), prompts, labels, row_tokens)
+
+
+def _metrics(slopes: Mapping[str, Sequence[Slope]], beta: float) -> dict[str, float]:
+    """Means and deviations over seeds; `slope_times_beta` would be 1 (planted) and -1 (swapped) for the optimum."""
+    metrics = {}
+    for order, found in slopes.items():
+        values = np.array([each.slope for each in found])
+        metrics[f"{order}/slope"] = float(values.mean())
+        metrics[f"{order}/slope_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        metrics[f"{order}/slope_times_beta"] = float(values.mean() * beta)
+        metrics[f"{order}/correlation"] = float(np.mean([each.correlation for each in found]))
+    return metrics
+
+
+def _print(slopes: Mapping[str, Sequence[Slope]], metrics: Mapping[str, float], cfg: Config) -> None:
+    settings, optimum = cfg.planted, 1 / cfg.objective.beta
+    table = Table(
+        title=f"{cfg.model.name}: slope of log-ratios to the reference over planted utilities",
+        caption=f"{settings.pairs} pairs, {settings.held_out} held-out turns; at the optimum +-{optimum:g}",
+    )
+    table.add_column("pairs")
+    for number in range(settings.seeds):
+        table.add_column(f"seed {cfg.seed + number}", justify="right")
+    for heading in ("mean", "mean x beta", "correlation"):
+        table.add_column(heading, justify="right")
+    for order, found in slopes.items():
+        means = [metrics[f"{order}/{name}"] for name in ("slope", "slope_times_beta", "correlation")]
+        table.add_row(
+            order, *(f"{each.slope:+.2f} ± {each.error:.2f}" for each in found), *(f"{value:+.2f}" for value in means)
+        )
+    console().print(table)
