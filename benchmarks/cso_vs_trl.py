@@ -5,7 +5,7 @@ count what they spend on the reference. Replies end with the end-of-turn token o
 the template's newline too). On the CPU TRL runs the LM head on every token; `label_rows` is TRL made to run it on the
 replies' tokens alone, as it does on a GPU. TRL is not a dependency: `pip install esc-lab[bench]`.
 
-`--quick` takes a smaller dialogue and fewer runs (about 3 minutes on two cores; the whole takes about 15). On a GPU the
+`--quick` takes a smaller dialogue and fewer runs (3 to 4 minutes on two cores; the whole takes 15 to 20). On a GPU the
 timings are repeated with random weights in the shape of Llama-3.1-8B.
 """
 
@@ -19,42 +19,26 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from _cso_pairs import esc_pro_shaped, lone_pair, pair_texts
+from _tree_cost import CACHE, ROW_TOKENS, Passes, growth, per_token, seconds_since, trained, tree_module
 from _trl_dpo import TrlRun, model_settings, peak_memory, read_run, run_in_child, write_run
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.utils.logging import disable_progress_bar
 
-from esc_lab.config import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TemplateConfig
+from esc_lab.config import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.corpora import read_dialogues, write_dialogues
 from esc_lab.cso import CSOModule
-from esc_lab.cso_data import PreferenceSettings
-from esc_lab.datamodule import ESCDataModule
 from esc_lab.dialogue import Dialogue
-from esc_lab.models.load import LoadedModel, add_adapter, load_encoder, load_model
-from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.models.tree_attention import IMPLEMENTATION, base_model
+from esc_lab.models.load import add_adapter, load_encoder, load_model
 from esc_lab.reference import label_and_text_log_probs
 from esc_lab.strategies import INVENTORIES
-
-ROW_TOKENS = 4096
-CACHE = Path(".cache")
-
-
-class InOrder(ESCDataModule):
-    """Pairs in their order, epoch after epoch."""
-
-    def plan_epoch(self, epoch: int) -> list[list[int]]:
-        size = self.steps.settings.step_pairs
-        pairs = list(range(len(self.steps.found["train"].comparisons)))
-        return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
 class Recording(CSOModule):
@@ -77,29 +61,6 @@ class Recording(CSOModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if not self.run.gradients:
             self.run.gradients = {name: value.grad.clone() for name, value in trained(self.model).items()}
-
-
-def seconds_since(started: float) -> float:
-    """Wall time, the GPU's pending work included."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def tree_module(loaded: LoadedModel, dialogue: Dialogue, step_pairs: int) -> InOrder:
-    """The dialogue as the only training data."""
-    template = TemplateConfig()
-    data = InOrder(
-        {"train": [dialogue]},
-        loaded.encoder,
-        INVENTORIES["cso"],
-        train_prompt=template,
-        eval_prompt=template,
-        row_tokens=ROW_TOKENS,
-        preferences=PreferenceSettings(step_pairs=step_pairs),
-    )
-    data.setup("fit")
-    return data
 
 
 def run_tree(
@@ -144,10 +105,6 @@ def run_tree(
     return run
 
 
-def trained(model: Any) -> dict[str, Any]:
-    return {name: value for name, value in model.named_parameters() if value.requires_grad}
-
-
 def tree_in_child(out: Path, model: str, dialogue: Dialogue, initial: Mapping[str, Tensor], **options: Any) -> TrlRun:
     """`run_tree` in a process of its own."""
     out.mkdir(parents=True, exist_ok=True)
@@ -179,43 +136,37 @@ def initial_adapter(model: str, dtype: str, *, trained_before: bool) -> dict[str
     return weights
 
 
-def speed(name: str, dialogue: Dialogue, model: str, dtype: str, runs: int, goal: float, folder: Path) -> None:
-    """Pairs per second of both sides on one step with all pairs of a dialogue, and their peak memory."""
+def speed(
+    name: str, dialogue: Dialogue, model: str, dtype: str, peers: Mapping[str, bool], goal: float | None, folder: Path
+) -> None:
+    """Pairs per second of both sides on one step with all pairs of a dialogue, and their peak memory.
+
+    Args:
+        peers: runs of TRL by name, and whether their LM head is to run on the replies' tokens alone.
+    """
     encoder = load_encoder(model_settings(model, dtype), CACHE)
     pairs = pair_texts(encoder, INVENTORIES["cso"], dialogue)
     initial = initial_adapter(model, dtype, trained_before=False)
     options = {"dtype": dtype, "steps": 1, "pairs_per_step": len(pairs), "lr": 1e-4}
     per_device = next(size for size in (4, 2, 1) if len(pairs) % size == 0)
-    peers = {"trl": False} if torch.cuda.is_available() else {"trl": False, "label_rows": True}
-    found: dict[str, list[TrlRun]] = {side: [] for side in ("tree", *peers)}
-    for number in range(runs):
-        found["tree"].append(tree_in_child(folder / f"{name}-tree{number}", model, dialogue, initial, **options))
-        for side, label_rows_only in peers.items():
-            out = folder / f"{name}-{side}{number}"
-            found[side].append(
-                run_in_child(
-                    out,
-                    model,
-                    pairs,
-                    initial=initial,
-                    per_device=per_device,
-                    label_rows_only=label_rows_only,
-                    **options,
-                )
-            )
-    seconds = {side: [sum(run.step_seconds) + run.reference_seconds for run in found[side]] for side in found}
-    peaks = {side: median(run.peak_bytes for run in found[side]) for side in found}
-    tokens = {side: found[side][0].sequence_tokens for side in ("tree", "trl")}
+    found = {"tree": tree_in_child(folder / f"{name}-tree", model, dialogue, initial, **options)}
+    for side, label_rows_only in peers.items():
+        found[side] = run_in_child(
+            folder / f"{name}-{side}", model, pairs, initial=initial, per_device=per_device,
+            label_rows_only=label_rows_only, **options,
+        )  # fmt: skip
+    seconds = {side: sum(run.step_seconds) + run.reference_seconds for side, run in found.items()}
+    tokens = {side: run.sequence_tokens for side, run in found.items()}
     print(f"\n{name}: {len(pairs)} pairs; {tokens['tree']} tokens as a tree, {tokens['trl']} as pairs")
-    for side in found:
-        spent = median(seconds[side])
-        print(f"  {side:<10} {spent:7.1f} s {len(pairs) / spent:7.2f} pairs/s {peaks[side] / 2**30:6.2f} GB at most")
+    for side, run in found.items():
+        rate = len(pairs) / seconds[side]
+        print(f"  {side:<10} {seconds[side]:7.1f} s {rate:7.2f} pairs/s {run.peak_bytes / 2**30:6.2f} GB at most")
     for side in peers:
-        ratio = median(peer / tree for tree, peer in zip(seconds["tree"], seconds[side], strict=True))
-        goals = (f" (goal >= {goal:g})", " (goal <= 0.5)") if side == "trl" else ("", "")
+        goals = (f" (goal >= {goal:g})", " (goal <= 0.5)") if side == "trl" and goal else ("", "")
         suffix = "" if side == "trl" else f"_{side}"
-        print(f"cso_vs_trl{suffix}_{name}: {ratio:.1f}{goals[0]}")
-        print(f"memory_vs_trl{suffix}_{name}: {peaks['tree'] / peaks[side]:.2f}{goals[1]}", flush=True)
+        memory = found["tree"].peak_bytes / found[side].peak_bytes
+        print(f"cso_vs_trl{suffix}_{name}: {seconds[side] / seconds['tree']:.1f}{goals[0]}")
+        print(f"memory_vs_trl{suffix}_{name}: {memory:.2f}{goals[1]}", flush=True)
 
 
 def equality(dialogue: Dialogue, model: str, folder: Path, steps: int) -> None:
@@ -236,85 +187,6 @@ def equality(dialogue: Dialogue, model: str, folder: Path, steps: int) -> None:
     print(f"loss_difference_over_{steps}_steps: {losses:.1e} (goal <= 1e-2)", flush=True)
 
 
-def growth(model: str, dtype: str, turns: int, counts: tuple[int, ...], runs: int) -> None:
-    """Seconds of a step and unique tokens by number of rejected replies per turn, fewest first."""
-    settings = model_settings(model, dtype)
-    loaded = load_model(settings, CACHE)
-    policy = add_adapter(loaded, AdapterConfig(), settings).model.train()
-    steps = {}
-    for count in counts:
-        data = tree_module(loaded, esc_pro_shaped(turns, count), 10_000)
-        steps[count] = data.step_batch(range(len(data.steps.found["train"].comparisons))).rows
-    times: dict[int, list[float]] = {count: [] for count in counts}
-    for run in range(runs + 1):
-        for count, rows in steps.items():
-            started = time.perf_counter()
-            for row in rows:
-                with torch.no_grad(), policy.disable_adapter():
-                    reply_log_probs(policy, row.row)
-                reply_log_probs(policy, row.row).mean().backward()
-            if run:
-                times[count].append(seconds_since(started))
-            policy.zero_grad()
-    print()
-    for count, rows in steps.items():
-        tokens = sum(len(row.row) for row in rows)
-        seconds = median(times[count])
-        print(
-            f"{count} rejected: {tokens} tokens, {seconds:.2f} s, {1e3 * seconds / tokens:.2f} ms a token", flush=True
-        )
-        if count > counts[0]:
-            grown = seconds / median(times[counts[0]]), tokens / sum(len(row.row) for row in steps[counts[0]])
-            print(
-                f"  {grown[0]:.2f} times the time, {grown[1]:.2f} times the tokens of {counts[0]} rejected", flush=True
-            )
-    print(f"cost_growth_over_token_growth: {grown[0] / grown[1]:.2f} (goal <= 1)")
-
-
-def per_token(model: str, dtype: str, runs: int) -> None:
-    """Time of a tree (policy forward + backward, reference forward) over that of plain causal sequences."""
-    settings = model_settings(model, dtype)
-    loaded = load_model(settings, CACHE)
-    policy = add_adapter(loaded, AdapterConfig(), settings).model.train()
-    inner = base_model(policy)
-
-    def tree(row: Any) -> None:
-        with torch.no_grad(), policy.disable_adapter():
-            reply_log_probs(policy, row)
-        reply_log_probs(policy, row).mean().backward()
-
-    def forward(ids: Tensor, rows: Tensor) -> Tensor:
-        hidden = inner.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
-        logits = inner.get_output_embeddings()(hidden[rows]).float()
-        return torch.nn.functional.cross_entropy(logits, ids[0, rows + 1])
-
-    def plain(ids: Tensor, rows: Tensor) -> None:
-        with torch.no_grad(), policy.disable_adapter():
-            forward(ids, rows)
-        forward(ids, rows).backward()
-
-    shapes = [(turns, rejected) for turns in range(3, 9) for rejected in (2, 3, 4, 5)]
-    for wanted, goal in ((1024, 1.15), (2048, 1.3)):
-        made = [tree_module(loaded, esc_pro_shaped(*shape), 10_000) for shape in shapes]
-        batches = [data.step_batch(range(len(data.steps.found["train"].comparisons))) for data in made]
-        row = min((batch.rows[0].row for batch in batches), key=lambda row: abs(len(row) - wanted))
-        vocabulary = len(loaded.encoder.tokenizer)
-        ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocabulary, (1, len(row) + 1))).to(inner.device)
-        rows = torch.from_numpy(np.unique(row.query)).to(inner.device)
-        ratios = []
-        for run in range(runs + 1):
-            seconds = []
-            for side in ("tree", "plain"):
-                inner.set_attn_implementation(IMPLEMENTATION if side == "tree" else "sdpa")
-                started = time.perf_counter()
-                tree(row) if side == "tree" else plain(ids, rows)
-                seconds.append(seconds_since(started))
-                policy.zero_grad()
-            if run:
-                ratios.append(seconds[0] / seconds[1])
-        print(f"time_per_unique_token_{len(row)}: {median(ratios):.2f} (goal <= {goal})", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller dialogue, one run of each side")
@@ -328,7 +200,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dialogue, steps = (esc_pro_shaped(2, 4), 2) if options.quick else (esc_pro_shaped(4, 6), 6)
+        dialogue, steps = (esc_pro_shaped(2, 4), 2) if options.quick else (esc_pro_shaped(3, 8), 6)
         equality(dialogue, options.model, folder, steps)
         timings(options.model, options.dtype, options.quick, folder)
         if torch.cuda.is_available():
@@ -337,13 +209,18 @@ def main() -> None:
 
 def timings(model: str, dtype: str, quick: bool, folder: Path) -> None:
     print(f"\n{model}, {dtype}")
-    turns, runs = (4, 1) if quick else (8, 3)
     encoder = load_encoder(model_settings(model, dtype), CACHE)
-    speed(f"{turns}_turns_3_rejected", esc_pro_shaped(turns, 3), model, dtype, 1, 15, folder)
-    speed(f"{turns}_turns_1_rejected", esc_pro_shaped(turns, 1), model, dtype, 1, 5, folder)
-    speed("lone_pair", lone_pair(encoder), model, dtype, runs, 1.5, folder)
-    growth(model, dtype, 3 if quick else 8, (1, 2, 4) if quick else (1, 2, 4, 8), runs)
-    per_token(model, dtype, runs)
+    turns = 2 if quick else 8
+    peers = {"trl": False} if quick or torch.cuda.is_available() else {"trl": False, "label_rows": True}
+    for name, dialogue, goal in (
+        (f"{turns}_turns_3_rejected", esc_pro_shaped(turns, 3), None if quick else 15),
+        (f"{turns}_turns_1_rejected", esc_pro_shaped(turns, 1), None if quick else 5),
+        ("lone_pair", lone_pair(encoder), 1.5),
+    ):
+        speed(name, dialogue, model, dtype, peers, goal, folder)
+    passes = Passes(model, dtype)
+    growth(passes, turns, (1, 2, 4) if quick else (1, 2, 4, 8), 1 if quick else 2)
+    per_token(passes, 1 if quick else 3)
 
 
 def llama_8b_shape(target: Path) -> str:

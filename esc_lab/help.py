@@ -14,6 +14,10 @@ _COMMANDS = (
         "python run.py stage=sft model=llama3_1_8b data=esconv data.path=DIR trainer.max_epochs=2",
     ),
     (
+        "go on with CSO on ESC-Pro, three objectives",
+        "python run.py -m stage=cso objective=cso,ipo,simpo data=esc_pro data.path=FILE inventory=cso init_from=DIR",
+    ),
+    (
         "compare prompt templates, two jobs at a time",
         "python run.py -m stage=evaluate prompt=cso,standard,c1_hf hydra.launcher.n_jobs=2",
     ),

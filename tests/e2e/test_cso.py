@@ -1,0 +1,234 @@
+"""Stage `cso` from the command line: every objective, every source of pairs, and what evaluation says of the result."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from esc_lab.config import TemplateConfig
+from esc_lab.corpora import read_dialogues, write_dialogues
+from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content
+from esc_lab.strategies import INVENTORIES
+from run import CONF
+from tests.conftest import CACHE, model_config
+from tests.e2e.conftest import execute
+from tests.e2e.test_bad_input import complaint
+from tests.e2e.test_stages import TWO_STEPS, check_run_directory
+
+ESCONV = INVENTORIES["esconv"]
+OBJECTIVES = sorted(file.stem for file in (CONF / "objective").glob("*.yaml"))
+NO_TEXT = "evaluate.generation.enabled=false"
+
+
+@pytest.fixture(scope="module")
+def tuned(trained, tmp_path_factory):
+    """CSO that starts from the fine-tuned tiny llama."""
+    words = ("stage=cso", f"init_from={trained.path}", "trainer.max_steps=6", "optimizer.lr=0.01")
+    outcome = execute(tmp_path_factory.mktemp("tuned"), *words)
+    assert outcome.status == 0, outcome.errors
+    return outcome
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_trains(command, objective):
+    outcome = command("stage=cso", f"objective={objective}", TWO_STEPS, "data.step_pairs=8", "optimizer.lr=0.01")
+    check_run_directory(outcome)
+    assert {"train/loss", "train/accuracy", "train/reward_chosen", "train/tokens_saved"} <= outcome.metrics.keys()
+    assert ("train/kl" in outcome.metrics) == (objective not in ("simpo", "orpo"))
+    assert outcome.metrics["train/grad_norm"] > 0
+    weights = load_file(outcome.path / "adapter" / "adapter_model.safetensors")
+    assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in weights.items())
+
+
+def test_training_widens_the_margin(tuned, trained):
+    check_run_directory(tuned)
+    assert tuned.metrics["train/loss"] < math.log(2) - 0.05
+    assert tuned.metrics["train/margin"] > 0
+    assert tuned.read("reference.json")["init_from"] == str(trained.path)
+
+
+def held_out_pairs():
+    """The pairs of the test split as the command line sees them: the limits keep two dialogues of it."""
+    from esc_lab.config import DataConfig
+    from esc_lab.corpora import ReadReport
+    from esc_lab.datamodule import read_splits
+
+    data = DataConfig(name="sample", path=None, proportions={"train": 0.7, "val": 0.1, "test": 0.2}, limit={"test": 2})
+    for dialogue in read_splits(data, "esconv", ReadReport())["test"]:
+        for number in dialogue.decisions():
+            for rejected in dialogue.turns[number].rejected:
+                yield dialogue, number, dialogue.turns[number].reply, rejected
+
+
+def brute_force(checkpoint):
+    """Log-probability of (chosen, rejected) of each held-out pair, one chat at a time, by the model's own forward."""
+    from esc_lab.models.load import load_model
+
+    loaded = load_model(model_config("tiny_llama"), CACHE, checkpoint=checkpoint)
+    template, settings = TEMPLATES["cso"], TemplateConfig()
+    found = []
+    for dialogue, number, *replies in held_out_pairs():
+        prompt = loaded.encoder.adapt(
+            build_prompt(template, ESCONV, dialogue, number, history_labels=settings.history_labels)
+        )
+        values = []
+        for reply in replies:
+            content = reply_content(template, reply.text, reply.strategies)
+            chat = loaded.encoder.encode([*prompt.messages, Message("assistant", content)])
+            start, end = chat.replies[len(prompt.messages)]
+            ids = torch.from_numpy(chat.input_ids[:end])
+            with torch.no_grad():
+                steps = torch.log_softmax(loaded.model(input_ids=ids[None]).logits[0].double(), dim=-1)
+            values.append(float(steps[start - 1 : end - 1].gather(1, ids[start:end, None]).sum()))
+        found.append(values)
+    return torch.tensor(found)
+
+
+def test_evaluation_on_held_out_pairs(command, tuned, trained):
+    outcome = command("stage=evaluate", f"checkpoint={tuned.path}", NO_TEXT)
+    check_run_directory(outcome)
+    policy, reference = brute_force(tuned.path), brute_force(trained.path)
+    assert outcome.metrics["preference/pairs"] == len(policy) > 5
+    assert outcome.metrics["preference/accuracy"] == pytest.approx((policy[:, 0] > policy[:, 1]).double().mean())
+    margins = 0.1 * (policy - reference) @ torch.tensor([1.0, -1.0])
+    assert outcome.metrics["preference/margin"] == pytest.approx(float(margins.mean()), abs=1e-4)
+    assert outcome.metrics["preference/reward_accuracy"] == pytest.approx(float((margins > 0).double().mean()))
+    # The starting point has no rewards of its own, and prompts that name the strategy leave nothing to prefer.
+    start = command("stage=evaluate", f"checkpoint={trained.path}", NO_TEXT)
+    assert "preference/accuracy" in start.metrics
+    assert "preference/margin" not in start.metrics
+    named = command("stage=evaluate", f"checkpoint={tuned.path}", "prompt=standard", NO_TEXT)
+    assert not [name for name in named.metrics if name.startswith("preference/")]
+
+
+def test_a_reference_that_has_changed_is_not_used(command, tmp_path):
+    """Neither new weights in the same place nor a missing run may pass for what the training started from."""
+    first = command("stage=sft", TWO_STEPS, "optimizer.lr=0.02")
+    words = (f"init_from={first.path}", TWO_STEPS, f"cache_dir={tmp_path}/cache")
+    tuned = command("stage=cso", *words)
+    evaluation = ("stage=evaluate", f"checkpoint={tuned.path}", NO_TEXT, f"cache_dir={tmp_path}/cache")
+    weights = first.path / "adapter" / "adapter_model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(command("stage=sft", "trainer.max_steps=1").path.joinpath("adapter", weights.name).read_bytes())
+    changed = command(*evaluation)
+    assert "preference/accuracy" in changed.metrics
+    assert "preference/margin" not in changed.metrics
+    assert "has changed since the training that started from it" in changed.errors
+    weights.write_bytes(kept)
+    assert "preference/margin" in command(*evaluation).metrics
+    weights.unlink()  # what is stored needs the model no more
+    assert "preference/margin" in command(*evaluation).metrics
+
+
+def test_full_fine_tuning(command):
+    first = command("stage=sft", "adapter=full", TWO_STEPS)
+    line = complaint(command("stage=cso", f"init_from={first.path}", TWO_STEPS))
+    assert "an adapter on it would lose it. Fix: train with adapter=full; or merge it" in line
+    tuned = command("stage=cso", "adapter=full", f"init_from={first.path}", TWO_STEPS, "objective.reference=live")
+    check_run_directory(tuned)
+    scored = command("stage=evaluate", f"checkpoint={tuned.path}", NO_TEXT)
+    check_run_directory(scored)
+    assert math.isfinite(scored.metrics["preference/margin"])
+
+
+@pytest.mark.parametrize("form", ["esc_pro_dialogues", "esc_pro_pairs", "esc_pro_kto"])
+def test_esc_pro_in_all_its_forms(command, tmp_path, sample_dialogues, form):
+    """The same dialogues in each form give the same pairs; KTO records bring replies of their own."""
+    path = tmp_path / "pro.json"
+    write_dialogues(sample_dialogues[:6], path, form)
+    words = ("data=esc_pro", f"data.path={path}", "data.limit={}", "data.proportions={train: 1, val: 0, test: 0}")
+    objective = "objective=kto" if form == "esc_pro_kto" else "objective=cso"
+    outcome = command("stage=cso", objective, TWO_STEPS, *words)
+    check_run_directory(outcome)
+    pairs = sum(len(turn.rejected) for dialogue in sample_dialogues[:6] for turn in dialogue.turns)
+    if form == "esc_pro_kto":
+        assert outcome.metrics["data/train_pairs"] > 0
+    else:
+        assert outcome.metrics["data/train_pairs"] == pairs
+
+
+def test_a_fraction_of_the_seeds(command, sample_dialogues):
+    words = ("stage=cso", "trainer.max_steps=1", "data.limit={val: 0}")
+    whole = command(*words).metrics["data/train_pairs"]
+    half = command(*words, "data.seed_fraction=0.5").metrics["data/train_pairs"]
+    assert 0.35 * whole < half < 0.65 * whole
+
+
+def test_written_negatives(command, tmp_path):
+    words = ("data.negatives_tokens=6", "data.limit={train: 2, val: 0}", f"cache_dir={tmp_path}/cache")
+    outcome = command("stage=cso", "data.negatives=gold_contrast", TWO_STEPS, *words)
+    check_run_directory(outcome)
+    assert outcome.metrics["data/train_negatives_replies"] > 0
+    assert outcome.metrics["data/train_pairs"] == outcome.metrics["data/train_negatives_replies"]
+
+
+def test_pipeline_trains_and_compares_three_models(command):
+    outcome = command("stage=pipeline", TWO_STEPS, NO_TEXT)
+    check_run_directory(outcome)
+    rows = (outcome.path / "compare" / "comparison.md").read_text().splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        f"tiny-llama {name} (cso)" for name in ("base", "SFT", "CSO")
+    ]
+    noted = json.loads((outcome.path / "cso" / "reference.json").read_text())
+    assert noted["init_from"] == str(outcome.path / "sft")
+    assert "cso/preference/margin" in outcome.metrics
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prompt=standard"], "prompt.train.template=standard: it names the strategy, so there is none to prefer"),
+        (["objective=ipo", "objective.value_margin=0.5"], "objective.value_margin=0.5: ipo has no margin. Fix: "),
+        (["checkpoint=."], "stage=cso trains. Fix: start from it with init_from="),
+        (["objective=csoo"], "objective=csoo: no such option; did you mean 'cso'"),
+        (["objective.value_margin=1"], "none of [0-9]+ pairs has a value gap .* Fix: set objective.value_margin=0"),
+        (["data.limit={train: 0}"], "no rejected reply, so there is nothing to prefer.* Fix: "),
+    ],
+)
+def test_wrong_settings(command, words, message):
+    assert re.search(message, complaint(command("stage=cso", *words)))
+
+
+def test_starting_point_of_another_model(command, trained):
+    line = complaint(command("stage=cso", f"init_from={trained.path}", "model=tiny_qwen2"))
+    assert re.search(r"trained from tiny-llama .* not from tiny-qwen2 .* Fix: ", line)
+
+
+def test_records_that_are_no_pairs(command, tmp_path):
+    path = tmp_path / "pairs.json"
+    good = {
+        "messages": [{"role": "user", "content": "I lost my job."}],
+        "chosen": {"role": "assistant", "content": "(Question) Since when?"},
+        "reject": {"role": "assistant", "content": "(Information) Jobs are few."},
+    }
+    words = ("stage=cso", "data=esc_pro", f"data.path={path}", "inventory=cso", "data.limit={}",
+             "data.proportions={train: 1, val: 0, test: 0}", "trainer.max_steps=1")  # fmt: skip
+    for record, message in (
+        ({key: value for key, value in good.items() if key != "chosen"}, "no 'chosen' among"),
+        (good | {"chosen": {"role": "assistant", "content": "(Affirmation) "}}, "'chosen': the message is empty"),
+        (good, "'Question'"),  # not a strategy of ESC-Pro
+    ):
+        path.write_text(json.dumps([record]))
+        line = complaint(command(*words))
+        assert "pairs.json" in line
+        assert message in line
+
+
+def test_equal_pairs_are_dropped_and_counted(command, tmp_path, sample_dialogues):
+    path = tmp_path / "own.jsonl"
+    write_dialogues(sample_dialogues[:2], path)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    turn = next(turn for turn in records[0]["turns"] if turn.get("rejected"))
+    turn["rejected"].append({"text": turn["text"], "strategies": turn["strategies"]})
+    path.write_text("\n".join(map(json.dumps, records)))
+    assert len(read_dialogues(path)) == 2
+    words = ("data=jsonl", f"data.path={path}", "data.limit={}", "data.proportions={train: 1, val: 0, test: 0}")
+    outcome = command("stage=cso", *words, "trainer.max_steps=1")
+    check_run_directory(outcome)
+    dropped = [value for name, value in outcome.metrics.items() if "equal" in name]
+    assert sum(dropped) == 1, outcome.metrics
