@@ -93,28 +93,37 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
     return LoadedModel(loaded, encoder, min(model.context_tokens or limit, limit), adapter, weights)
 
 
-def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig) -> LoadedModel:
-    """Make the model trainable: a new LoRA adapter, or all of its weights.
+def check_trainable(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig) -> None:
+    """Whether the model can be trained in this way, told before anything long is done with it.
 
     Raises:
-        UserError: full fine-tuning of quantised weights or of an adapter, a new adapter on a checkpoint's own weights,
-            or an unknown target module.
+        UserError: full fine-tuning of quantised weights or of an adapter, or a new adapter on weights of a checkpoint.
     """
+    if adapter.kind == "full" and isinstance(loaded.model, PeftModel):
+        fix = "merge it first with stage=export, then use model=directory"
+        raise UserError("the checkpoint is an adapter, not a whole model", where="adapter.kind=full", fix=fix)
+    if adapter.kind == "full" and model.quantization:
+        raise UserError("quantised weights cannot be trained", where="adapter.kind=full", fix="adapter=qlora")
+    if adapter.kind == "lora" and loaded.weights:
+        raise UserError(
+            "the checkpoint is a whole model; an adapter on it would lose it",
+            where="adapter.kind=lora",
+            fix="train with adapter=full, or take its model/ as the base model: model=directory",
+        )
+
+
+def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig) -> LoadedModel:
+    """Make the model trainable: a new LoRA adapter, or all of its weights. An adapter that it has already stays.
+
+    Raises:
+        UserError: an unknown target module, or what `check_trainable` raises.
+    """
+    check_trainable(loaded, adapter, model)
     if isinstance(loaded.model, PeftModel):
-        if adapter.kind == "full":
-            fix = "merge it first with stage=export, then use model=directory"
-            raise UserError("the checkpoint is an adapter, not a whole model", where="adapter.kind=full", fix=fix)
         return loaded
     if adapter.kind == "full":
-        if model.quantization:
-            raise UserError("quantised weights cannot be trained", where="adapter.kind=full", fix="adapter=qlora")
         loaded.model.requires_grad_(True)
         return loaded
-    if loaded.weights:
-        fix = "train with adapter=full; or merge it with stage=export, then use model=directory"
-        raise UserError(
-            "the checkpoint is a whole model; an adapter on it would lose it", where="adapter.kind=lora", fix=fix
-        )
     targets = adapter.target_modules
     config = LoraConfig(
         task_type="CAUSAL_LM",

@@ -11,7 +11,7 @@ from pathlib import Path
 from esc_lab.config import Config
 from esc_lab.cso import CSOModule
 from esc_lab.cso_data import PreferenceSettings, PreferenceSteps
-from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.models.load import LoadedModel, check_trainable, load_model
 from esc_lab.objectives import NEEDS_REFERENCE
 from esc_lab.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
 from esc_lab.stages.build import build_data, prepare
@@ -26,6 +26,7 @@ def run(cfg: Config) -> dict[str, float]:
     prepare(cfg)
     init_from = Path(cfg.init_from) if cfg.init_from else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=init_from)
+    check_trainable(loaded, cfg.adapter, cfg.model)
     data = build_data(cfg, loaded, preferences=preference_settings(cfg))
     data.setup("fit")
     steps = data.steps

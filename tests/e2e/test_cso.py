@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_a_reference_that_has_changed_is_not_used(command, tmp_path):
 def test_full_fine_tuning(command):
     first = command("stage=sft", "adapter=full", TWO_STEPS)
     line = complaint(command("stage=cso", f"init_from={first.path}", TWO_STEPS))
-    assert "an adapter on it would lose it. Fix: train with adapter=full; or merge it" in line
+    assert "an adapter on it would lose it. Fix: train with adapter=full, or take its model/" in line
     tuned = command("stage=cso", "adapter=full", f"init_from={first.path}", TWO_STEPS, "objective.reference=live")
     check_run_directory(tuned)
     scored = command("stage=evaluate", f"checkpoint={tuned.path}", NO_TEXT)
@@ -136,12 +137,24 @@ def test_full_fine_tuning(command):
     assert math.isfinite(scored.metrics["preference/margin"])
 
 
+def renamed(dialogue):
+    """The dialogue with strategies of ESC-Pro's inventory."""
+    names = dict(zip(ESCONV.names, INVENTORIES["cso"].names, strict=True))
+
+    def reply(old):
+        return replace(old, strategies=tuple(names[name] for name in old.strategies))
+
+    turns = [replace(t, reply=reply(t.reply), rejected=tuple(map(reply, t.rejected))) for t in dialogue.turns]
+    return replace(dialogue, turns=tuple(turns), inventory="cso")
+
+
 @pytest.mark.parametrize("form", ["esc_pro_dialogues", "esc_pro_pairs", "esc_pro_kto"])
 def test_esc_pro_in_all_its_forms(command, tmp_path, sample_dialogues, form):
     """The same dialogues in each form give the same pairs; KTO records bring replies of their own."""
     path = tmp_path / "pro.json"
-    write_dialogues(sample_dialogues[:6], path, form)
-    words = ("data=esc_pro", f"data.path={path}", "data.limit={}", "data.proportions={train: 1, val: 0, test: 0}")
+    write_dialogues([renamed(dialogue) for dialogue in sample_dialogues[:6]], path, form)
+    words = ("data=esc_pro", f"data.path={path}", "data.limit={}", "data.proportions={train: 1, val: 0, test: 0}",
+             "inventory=cso")  # fmt: skip
     objective = "objective=kto" if form == "esc_pro_kto" else "objective=cso"
     outcome = command("stage=cso", objective, TWO_STEPS, *words)
     check_run_directory(outcome)
