@@ -109,7 +109,7 @@ class CSOModule(TrainingModule):
     def _weighted(self, token_log_probs: Tensor, row: PreferenceRow) -> tuple[Tensor, Tensor]:
         device = token_log_probs.device
         reply, is_label = torch.from_numpy(row.row.reply).to(device), torch.from_numpy(row.is_label).to(device)
-        return weighted_log_prob(token_log_probs, reply, is_label, len(row.numbers), self.objective.strategy_weight)
+        return weighted_log_prob(token_log_probs, reply, is_label, len(row.row.keys), self.objective.strategy_weight)
 
     def _reference(self, row: PreferenceRow) -> Tensor | None:
         """Log-probabilities [replies] under the reference model, from the row or from the live model."""
@@ -130,9 +130,9 @@ class CSOModule(TrainingModule):
                 for row in batch.mismatched:
                     scores = self._score(row)
                     assert scores.reference is not None
-                    found += torch.stack(
-                        [scores.policy.sum(), scores.reference.sum(), found.new_tensor(len(row.numbers))]
-                    )
+                    each = torch.from_numpy(row.reply_of).to(found.device)
+                    sums = [scores.policy[each].sum(), scores.reference[each].sum()]
+                    found += torch.stack([*sums, found.new_tensor(len(each))])
             if distributed:
                 found = self.trainer.strategy.reduce(found, reduce_op="sum")
             return kto_kl(found[0:1] / found[2], found[1:2] / found[2])
@@ -152,7 +152,7 @@ class CSOModule(TrainingModule):
             scores.tokens[rejected],
             None if reference is None else reference[chosen],
             None if reference is None else reference[rejected],
-            self._margins(row, chosen, rejected),
+            self._margins(row),
         )
         good, bad = pair_rewards(self.objective, pairs)
         measured = {
@@ -167,11 +167,11 @@ class CSOModule(TrainingModule):
             measured["kl"] = (pairs.chosen - reference[chosen] + pairs.rejected - reference[rejected]) / 2
         return pair_losses(self.objective, pairs), measured
 
-    def _margins(self, row: PreferenceRow, chosen: Tensor, rejected: Tensor) -> Tensor | None:
+    def _margins(self, row: PreferenceRow) -> Tensor | None:
         if not self.objective.value_margin:
             return None
-        values = torch.from_numpy(row.values).to(chosen.device)
-        margin, _ = value_gap_margin(values[chosen], values[rejected], self.objective.value_margin)
+        chosen, rejected = torch.from_numpy(row.values).to(self.device).unbind(dim=1)
+        margin, _ = value_gap_margin(chosen, rejected, self.objective.value_margin)
         return margin  # pairs without a valid gap were left out when the data was read
 
     def _compare_single(

@@ -46,22 +46,24 @@ class PreferenceRow:
     """A packed row with what is compared in it.
 
     Attributes:
-        row: the tokens; each of its replies has one key.
+        row: the tokens. Equal replies after equal histories, of different trees, are one reply of the row.
         is_label: [N], bool, whether a reply token belongs to the strategy label.
-        numbers: [replies] number of each reply in its split.
-        values: [replies] search values, NaN where there is none.
+        numbers: [K] numbers in the split of all replies that the row's stand for.
+        reply_of: [K] which reply of the row that is.
         reference: [replies, 2] log-probability of label and text under the reference model, if they are known.
         chosen, rejected: [P] pairs as indices of the row's replies; of single replies (KTO) both are the reply.
+        values: [P, 2] search values of chosen and rejected reply, NaN where there is none.
         desirable: [P], bool, whether the first of them is a preferred reply.
     """
 
     row: PackedRow
     is_label: npt.NDArray[np.bool_]
     numbers: IntArray
-    values: FloatArray
+    reply_of: IntArray
     reference: FloatArray | None
     chosen: IntArray
     rejected: IntArray
+    values: FloatArray
     desirable: npt.NDArray[np.bool_]
 
 
@@ -138,22 +140,26 @@ class PreferenceSplit:
 
     def row(self, packed: PackedRow, comparisons: IntArray) -> PreferenceRow:
         """A packed row of replies of this split, with those of the comparisons whose turn is in it."""
-        places = [self.place[keys[0]] for keys in packed.keys]
-        index = {place: number for number, place in enumerate(places)}
-        turns = {turn for turn, _ in places}
+        places = [self.place[key] for keys in packed.keys for key in keys]
+        reply_of = np.repeat(np.arange(len(packed.keys)), [len(keys) for keys in packed.keys])
+        index = dict(zip(places, reply_of.tolist(), strict=True))
         numbers = np.array([self.first_reply[turn] + reply for turn, reply in places], dtype=np.int64)
-        labels = np.array([self.turns[turn].label_tokens[reply] for turn, reply in places], dtype=np.int64)
-        starts = np.concatenate([[0], np.cumsum(np.bincount(packed.reply, minlength=len(places)))[:-1]])
+        first = np.searchsorted(reply_of, np.arange(len(packed.keys)))  # replies of equal tokens have equal labels
+        labels = np.array([self.turns[turn].label_tokens[reply] for turn, reply in places], dtype=np.int64)[first]
+        starts = np.concatenate([[0], np.cumsum(np.bincount(packed.reply, minlength=len(labels)))[:-1]])
         within = np.arange(len(packed.reply)) - starts[packed.reply]
+        turns = {turn for turn, _ in places}
         here = [(int(turn), int(a), int(b)) for turn, a, b in comparisons if int(turn) in turns]
+        values = [(self.turns[turn].values[a], self.turns[turn].values[b]) for turn, a, b in here]
         return PreferenceRow(
             packed,
             within < labels[packed.reply],
             numbers,
-            np.array([self.turns[turn].values[reply] for turn, reply in places], dtype=np.float32),
-            None if self.reference is None else self.reference[numbers],
+            reply_of,
+            None if self.reference is None else self.reference[numbers[first]],
             np.array([index[turn, a] for turn, a, _ in here], dtype=np.int64),
             np.array([index[turn, b] for turn, _, b in here], dtype=np.int64),
+            np.array(values, dtype=np.float32).reshape(-1, 2),
             np.array([self.turns[turn].desirable[a] for turn, a, _ in here], dtype=np.bool_),
         )
 

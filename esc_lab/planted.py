@@ -22,6 +22,7 @@ from esc_lab.strategies import Inventory
 Order = Literal["planted", "swapped", "shuffled"]
 ORDERS: tuple[Order, ...] = ("planted", "swapped", "shuffled")
 TURNS = 3  # supporter turns of a dialogue
+LONGEST = 80  # characters of a message
 SPREAD = 1.5  # the utilities go from -SPREAD to SPREAD
 
 FloatArray = npt.NDArray[np.float64]
@@ -51,7 +52,8 @@ class Slope:
 
 
 def texts_of(dialogues: Sequence[Dialogue]) -> Texts:
-    turns = [turn for dialogue in dialogues for turn in dialogue.turns]
+    """The short messages of dialogues; long ones would cost time and teach nothing."""
+    turns = [turn for dialogue in dialogues for turn in dialogue.turns if len(turn.reply.text) <= LONGEST]
     return Texts(
         tuple(turn.reply.text for turn in turns if turn.speaker == "seeker"),
         tuple(turn.reply.text for turn in turns if turn.speaker == "supporter"),

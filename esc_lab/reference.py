@@ -56,9 +56,9 @@ def label_and_text_log_probs(model: Any, split: PreferenceSplit, row_tokens: int
         values = reply_log_probs(model, row.row)
         reply, is_label = torch.from_numpy(row.row.reply), torch.from_numpy(row.is_label)
         values = values.cpu()
-        text, _ = weighted_log_prob(values, reply, is_label, len(row.numbers), 0.0)
-        whole, _ = weighted_log_prob(values, reply, is_label, len(row.numbers), 1.0)
-        found[row.numbers] = torch.stack([whole - text, text], dim=1).numpy()
+        text, _ = weighted_log_prob(values, reply, is_label, len(row.row.keys), 0.0)
+        whole, _ = weighted_log_prob(values, reply, is_label, len(row.row.keys), 1.0)
+        found[row.numbers] = torch.stack([whole - text, text], dim=1).numpy()[row.reply_of]
     return found
 
 

@@ -223,6 +223,46 @@ def test_a_pair_that_dialogues_of_a_tree_share_counts_once(tiny_models, sample_d
     assert both.counted["train"].shared_pairs == pairs > 0
 
 
+@pytest.mark.parametrize("row_tokens", [1100, 4096])
+@pytest.mark.parametrize("unpaired", [False, True])
+def test_trees_that_begin_alike_count_each_on_its_own(tiny_models, sample_dialogues, tmp_path, unpaired, row_tokens):
+    """Equal replies of different trees are one reply of a row, but every pair and every mismatched reply counts."""
+    loaded, dialogue = tiny_models("llama"), sample_dialogues[0]
+    turns = tuple(
+        replace(
+            turn, reply=replace(turn.reply, value=0.9), rejected=tuple(replace(r, value=0.1) for r in turn.rejected)
+        )
+        for turn in dialogue.turns
+    )
+    again = replace(dialogue, turns=turns, tree_id="another", meta={"copy": 1})
+    data = data_module(loaded.encoder, [dialogue, again], row_tokens=row_tokens, unpaired=unpaired)
+    split = data.steps.found["train"]
+    batch = data.step_batch(range(len(split.comparisons)))
+    once = data_module(loaded.encoder, [dialogue], row_tokens=row_tokens, unpaired=unpaired)
+    assert len(split.comparisons) == 2 * len(once.steps.found["train"].comparisons)
+    assert sum(len(row.chosen) for row in batch.rows) == len(split.comparisons)
+    assert any(len(keys) > 1 for row in batch.rows for keys in row.row.keys)
+    before = label_and_text_log_probs(loaded.model, split, row_tokens).sum(axis=1)
+    assert not np.isnan(before).any()
+    policy = perturbed(loaded.model)
+    after = label_and_text_log_probs(policy, split, row_tokens).sum(axis=1)
+    objective = ObjectiveConfig(name="kto" if unpaired else "cso")
+    _, logged = step(policy, Frozen(loaded.model), data, tmp_path, objective)
+    first = split.first_reply[split.comparisons[:, 0]]
+    ratios = (after - before).astype(np.float64)
+    if unpaired:
+        others = split.first_reply[:-1] + [turn.mismatched for turn in split.turns]
+        assert float(logged["train/kl_mismatched"]) == pytest.approx(max(ratios[others].mean(), 0), abs=1e-4)
+        assert float(logged["train/kl"]) == pytest.approx(ratios[first + split.comparisons[:, 1]].mean(), abs=1e-4)
+    else:
+        values = np.concatenate([row.values for row in batch.rows])
+        assert sorted(values[~np.isnan(values)].tolist()) == sorted(
+            np.float32([0.9, 0.1] * (len(values) // 2)).tolist()
+        )
+        margins = ratios[first + split.comparisons[:, 1]] - ratios[first + split.comparisons[:, 2]]
+        assert float(logged["train/loss"]) == pytest.approx(np.log1p(np.exp(-BETA * margins)).mean(), rel=1e-4)
+
+
 def test_equal_pairs_and_values(tiny_models, sample_dialogues):
     loaded, dialogue = tiny_models("llama"), sample_dialogues[0]
     number = next(n for n, turn in enumerate(dialogue.turns) if turn.rejected)
