@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from esc_lab.artifacts import cached, fingerprint
 from esc_lab.cso_data import FloatArray, PreferenceSplit
+from esc_lab.errors import UserError
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import base_model
 from esc_lab.objectives import weighted_log_prob
@@ -28,7 +29,7 @@ from esc_lab.progress import tracked
 
 log = logging.getLogger(__name__)
 _NOT_IDENTITY = ("_name_or_path", "transformers_version", "use_cache")  # they do not change what is computed
-_KIND = "reference_log_probs_v1"
+_KIND = "reference_log_probs_v2"
 
 
 def model_identity(model: Any) -> dict[str, str]:
@@ -71,11 +72,21 @@ def stored_log_probs(
         identity: `model_identity` of the reference model and what else its log-probabilities depend on.
         compute: gives `label_and_text_log_probs` of the reference model if they are needed.
         root: the cache directory.
+
+    Raises:
+        UserError: they are not finite; nothing is stored then.
     """
 
     def build(directory: Path) -> None:
         log.info("reference log-probabilities of %d replies", len(split.sequences))
-        save_file({"log_probs": compute()}, directory / "log_probs.safetensors")
+        values = compute()
+        if not np.isfinite(values).all():
+            count = int((~np.isfinite(values)).any(axis=1).sum())
+            raise UserError(
+                f"the log-probabilities of {count} of {len(values)} replies under the reference model are not finite",
+                fix="compute in float32 (model.dtype), or check the model",
+            )
+        save_file({"log_probs": values}, directory / "log_probs.safetensors")
 
     directory, found = cached(root, _KIND, {**identity, "replies": split.content}, build)
     if found:

@@ -385,6 +385,9 @@ def test_stored_reference_is_reused_and_never_stale(tiny_models, sample_dialogue
     assert changed["weights"] != identity["weights"]
     stored_log_probs(split, changed, partial(compute, split), tmp_path)
     assert len(asked) == 4
+    with pytest.raises(UserError, match=r"of 1 of .* replies under the reference model are not finite"):
+        stored_log_probs(split, {"weights": "bad"}, lambda: np.where(first == first[3, 0], np.nan, first), tmp_path)
+    assert len(stored_log_probs(split, {"weights": "bad"}, partial(compute, split), tmp_path)) == len(first)
 
 
 def test_two_processes_take_the_same_steps_as_one(tmp_path):
