@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from esc_lab.config import ObjectiveConfig, OptimizerConfig, SchedulerConfig
-from esc_lab.cso_data import PreferenceBatch, PreferenceRow
+from esc_lab.cso_data import PreferenceBatch
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.objectives import (
     NEEDS_REFERENCE,
@@ -27,6 +27,7 @@ from esc_lab.objectives import (
     value_gap_margin,
     weighted_log_prob,
 )
+from esc_lab.preference_split import PreferenceRow
 from esc_lab.reference import LiveReference
 from esc_lab.training import TrainingModule
 

@@ -24,10 +24,11 @@ from esc_lab.corpora import (
     sample_path,
     seed_fraction,
 )
-from esc_lab.cso_data import PreferenceBatch, PreferenceSettings, PreferenceSteps
+from esc_lab.cso_data import PreferenceBatch, PreferenceSteps
 from esc_lab.dialogue import Dialogue, merge_turns
 from esc_lab.errors import UserError
 from esc_lab.negatives import NegativesReport
+from esc_lab.preference_split import PreferenceSettings
 from esc_lab.sft_data import SFTSteps, StepBatch
 from esc_lab.strategies import Inventory
 from esc_lab.supporter_turns import encode_reported, supporter_examples

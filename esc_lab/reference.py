@@ -20,11 +20,11 @@ from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 
 from esc_lab.artifacts import cached, fingerprint
-from esc_lab.cso_data import FloatArray, PreferenceSplit
 from esc_lab.errors import UserError
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import base_model
 from esc_lab.objectives import weighted_log_prob
+from esc_lab.preference_split import FloatArray, PreferenceSplit
 from esc_lab.progress import tracked
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from esc_lab.config import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TemplateConfig
 from esc_lab.cso import CSOModule
-from esc_lab.cso_data import PreferenceSettings
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.dialogue import Reply
 from esc_lab.errors import UserError
 from esc_lab.models.load import add_adapter
+from esc_lab.preference_split import PreferenceSettings
 from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content
 from esc_lab.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
 from esc_lab.strategies import INVENTORIES
@@ -210,6 +210,23 @@ def test_kto_uses_every_reply_and_mismatched_ones(tiny_models, sample_dialogues,
     _, logged = step(policy, Frozen(loaded.model), data, tmp_path, ObjectiveConfig(name="kto", beta=BETA))
     assert float(logged["train/loss"]) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
     assert float(logged["train/kl_mismatched"]) == pytest.approx(float(kl), abs=1e-3)
+
+
+def test_kto_takes_rejected_replies_that_stand_alone(tiny_models, sample_dialogues):
+    """Of ESC-Pro's KTO records: a rejected reply after a history of its own, without a preferred one."""
+    loaded, dialogue = tiny_models("llama"), sample_dialogues[0]
+    history = [
+        {"role": "user", "content": "I cannot sleep."},
+        {"role": "assistant", "content": "(Information) Sleep is overrated."},
+    ]
+    lonely = replace(dialogue, meta={"unpaired_rejected": [history]})
+    plain, more = (data_module(loaded.encoder, [d], unpaired=True).steps.found["train"] for d in (dialogue, lonely))
+    assert len(more.comparisons) == len(plain.comparisons) + 1
+    (turn,) = [t for t in more.turns if "overrated" in loaded.encoder.decode(t.replies[0].input_ids)]
+    assert turn.desirable == {0: False}
+    assert turn.mismatched == 1
+    pairs = data_module(loaded.encoder, [lonely]).steps.found["train"]
+    assert len(pairs.comparisons) == sum(len(turn.rejected) for turn in dialogue.turns)
 
 
 def test_a_pair_that_dialogues_of_a_tree_share_counts_once(tiny_models, sample_dialogues):

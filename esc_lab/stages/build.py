@@ -26,12 +26,13 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from esc_lab.config import Config
 from esc_lab.corpora import ReadReport
-from esc_lab.cso_data import PreferenceSettings, PreferenceSteps, preference_counts
+from esc_lab.cso_data import PreferenceSteps, preference_counts
 from esc_lab.datamodule import ESCDataModule, read_splits
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
 from esc_lab.negatives import NegativesReport, with_negatives
+from esc_lab.preference_split import PreferenceSettings
 from esc_lab.stages.resume import LAST
 from esc_lab.strategies import INVENTORIES
 

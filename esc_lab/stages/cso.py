@@ -10,9 +10,10 @@ from pathlib import Path
 
 from esc_lab.config import Config
 from esc_lab.cso import CSOModule
-from esc_lab.cso_data import PreferenceSettings, PreferenceSteps
+from esc_lab.cso_data import PreferenceSteps
 from esc_lab.models.load import LoadedModel, check_trainable, load_model
 from esc_lab.objectives import NEEDS_REFERENCE
+from esc_lab.preference_split import PreferenceSettings
 from esc_lab.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
 from esc_lab.stages.build import build_data, prepare
 from esc_lab.stages.held_out_pairs import note_reference

@@ -14,11 +14,12 @@ from torch import Tensor
 from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.config import Config, ObjectiveConfig, training_run, typed
 from esc_lab.cso import pair_rewards
-from esc_lab.cso_data import FloatArray, PreferenceSettings, PreferenceSplit, PreferenceSteps
+from esc_lab.cso_data import PreferenceSteps
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel, checkpoint_parts, load_model
 from esc_lab.objectives import NEEDS_REFERENCE, PairLogProbs
+from esc_lab.preference_split import FloatArray, PreferenceSettings, PreferenceSplit
 from esc_lab.prompts import TEMPLATES
 from esc_lab.reference import LiveReference, label_and_text_log_probs, stored_log_probs
 from esc_lab.tokens.encode import IntArray

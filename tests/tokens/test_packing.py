@@ -1,6 +1,7 @@
 """Packed rows against the sequences that they were made of."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esc_lab.errors import UserError
-from esc_lab.tokens import ReplyTokens, TokenSequence, pack_rows, pack_trees, split_units
+from esc_lab.tokens import ReplyTokens, TokenSequence, pack_rows, pack_trees, pack_units, split_units
 
 relaxed = settings(deadline=None, max_examples=150)
 LONGEST = 8
@@ -114,6 +115,28 @@ def test_splitting_keeps_depth_first_order_and_fills_parts(sequences, budget):
         assert trie_size([*part, following[0]]) > budget
     if trie_size(sequences) <= budget:
         assert len(parts) == 1
+
+
+@relaxed
+@given(st.lists(token_sequences(most=2), min_size=1, max_size=6), st.integers(2 * LONGEST, 40))
+def test_units_stay_whole(drawn, budget):
+    """Every reply of a unit is in one row, under its own key, though equal replies of other units may be in others."""
+    units = [
+        [TokenSequence(s.input_ids, tuple(replace(r, key=(number, *r.key)) for r in s.replies)) for s in unit]
+        for number, unit in enumerate(drawn)
+    ]
+    rows = pack_units(units, budget)
+    assert all(len(row) <= budget for row in rows)
+    places = defaultdict(set)
+    keys = Counter()
+    for number, row in enumerate(rows):
+        for (history, reply), names in replies_in(row):
+            for name in names:
+                keys[name] += 1
+                places[name[0]].add(number)
+                assert name in replies_of(units[name[0]])[history, reply]
+    assert keys == {reply.key: 1 for unit in units for sequence in unit for reply in sequence.replies}
+    assert all(len(found) == 1 for found in places.values())
 
 
 @relaxed
