@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from esc_lab.models.attention_probe import AttentionProbe, probed_hidden_states
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
 from esc_lab.models.tree_attention import additive, base_model, by_layer_type, layer_windows
 from esc_lab.tokens.encode import IntArray
-from esc_lab.tokens.trie import build_tree
+from esc_lab.tokens.trie import TokenTree, build_tree
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def generate(
     sampling: Sampling,
     seeds: Sequence[int],
     on_step: Callable[[int], None] | None = None,
+    probe: AttentionProbe | None = None,
 ) -> list[list[int]]:
     """Continue each prompt until a stop token or `max_new_tokens`.
 
@@ -46,38 +49,64 @@ def generate(
         stop: ids that end a reply; not part of the result.
         seeds: one per prompt; a reply depends on its own seed only, not on the prompts beside it.
         on_step: called with the number of tokens that a step generated.
+        probe: measures the attention of the query that predicts each returned token, with the prompts as branches. The
+            row that predicts a stop token is dropped: it belongs to no token of the reply.
 
     Returns:
         The generated ids of each prompt, without the stop token.
     """
     inner = base_model(model)
     tree = build_tree(prompts)
-    device = inner.device
     cache = DynamicCache()  # without a config, so that no layer crops its keys: windows are in the mask
-    hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache)
-    last = torch.tensor([int(path[-1]) for path in tree.paths], device=device)
+    hidden = _prompt_states(model, tree, cache, probe)
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     replies: list[list[int]] = [[] for _ in prompts]
-    branches = _Branches(inner, tree.paths, tree.position_ids, device)
+    branches = _Branches(inner, tree.paths, tree.position_ids, inner.device)
     active = list(range(len(prompts)))
-    hidden = hidden[last]
     for step in range(sampling.max_new_tokens):
         tokens = _draw(head_logits(inner, hidden), sampling, [draws[number] for number in active])
         going = [index for index, token in enumerate(tokens) if token not in stop]
         for index in going:
             replies[active[index]].append(tokens[index])
+        if probe is not None:
+            probe.keep(going)
         active = [active[index] for index in going]
         if on_step:
             on_step(len(active))
         if not active or step + 1 == sampling.max_new_tokens:
             break
-        mask, positions = branches.grow(active)
-        ids = torch.tensor([[tokens[index] for index in going]], device=device)
-        output = inner.get_decoder()(
-            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
-        )
-        hidden = output.last_hidden_state[0]
+        next_tokens = [tokens[index] for index in going]
+        hidden = _next_states(inner, branches, active, next_tokens, cache, probe)
     return replies
+
+
+def _prompt_states(model: Any, tree: TokenTree, cache: DynamicCache, probe: AttentionProbe | None) -> Tensor:
+    """Final hidden states [prompts, hidden] at the end of each prompt."""
+    last = np.array([path[-1] for path in tree.paths])
+    if probe is None:
+        hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache)
+    else:
+        hidden = probed_hidden_states(model, tree, probe, np.arange(len(last)), last, cache)
+    return hidden[torch.from_numpy(last).to(hidden.device)]
+
+
+def _next_states(
+    inner: Any,
+    branches: _Branches,
+    active: Sequence[int],
+    tokens: Sequence[int],
+    cache: DynamicCache,
+    probe: AttentionProbe | None,
+) -> Tensor:
+    """Final hidden states [active, hidden] of one more token for each active branch."""
+    mask, positions = branches.grow(active)
+    arguments = {"position_ids": positions, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+    if probe is not None:
+        probe.watch(branches.visible[active], active, range(len(active)))
+        arguments["probe"] = probe
+    output = inner.get_decoder()(input_ids=torch.tensor([tokens], device=inner.device), **arguments)
+    states: Tensor = output.last_hidden_state[0]
+    return states
 
 
 class _Branches:

@@ -148,6 +148,7 @@ def token_tree_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     tree: TreeBlocks | FlexTree | None = None,
+    probe: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function for transformers: along the tree where one is given, else ordinary masked attention.
@@ -156,10 +157,13 @@ def token_tree_attention(
         query: [batch, heads, Q, dim]; key, value: [batch, key-value heads, K, dim].
         tree: the mask of a single row (batch 1) whose keys are its queries.
         softcap: soft-capping of the attention logits (Gemma 2), which SDPA lacks.
+        probe: an `AttentionProbe` that measures attention on the way.
 
     Returns:
         [batch, Q, heads, dim], and None in place of attention weights.
     """
+    if probe is not None:
+        probe.observe(module, query, key, scaling, softcap, kwargs.get("sliding_window"))
     if tree is None:
         if softcap is None:
             output: Tensor = sdpa_attention_forward(
@@ -176,9 +180,8 @@ def token_tree_attention(
     groups = query.shape[1] // key.shape[1]
     for block in tree.by_window[kwargs.get("sliding_window")]:
         seen = (key.index_select(2, block.keys), value.index_select(2, block.keys))
-        outputs.append(
-            _attend(query[:, :, block.start : block.stop], *seen, block.wide(groups), dropout, scaling, softcap)
-        )
+        part = query[:, :, block.start : block.stop]
+        outputs.append(_attend(part, *seen, block.wide(groups), dropout, scaling, softcap))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -214,11 +217,9 @@ def _widened(mask: Tensor, groups: int) -> Tensor:
 
 
 def _as_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return (
-        torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
-        if mask.dtype == torch.bool
-        else mask
-    )
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def _causal(query: Tensor, key: Tensor) -> Tensor:
