@@ -47,7 +47,8 @@ def _overview(conf: Path) -> str:
 
 def stage_lines() -> str:
     """The stages, one a line, with what they do."""
-    return "\n".join(f"  {name:<10} {doc}" for name, doc in STAGES.items())
+    width = max(map(len, STAGES))
+    return "\n".join(f"  {name:<{width}} {doc}" for name, doc in STAGES.items())
 
 
 def _options(folder: Path) -> dict[str, str]:
