@@ -93,6 +93,25 @@ def planted_dialogues(
     return dialogues
 
 
+def pairs_slope(dialogues: Sequence[Dialogue], inventory: Inventory, utilities: FloatArray) -> float:
+    """What a finite sample of pairs says: slope of its fitted Bradley-Terry utilities over the planted ones.
+
+    A policy with the same log-ratios at every turn that minimises DPO's loss on these pairs has this slope over beta.
+    """
+    turns = [turn for dialogue in dialogues for turn in dialogue.turns if turn.rejected]
+    wins = np.zeros((len(turns), len(inventory)))
+    for number, turn in enumerate(turns):
+        wins[number, inventory.index(turn.reply.strategies[0])] += 1
+        wins[number, inventory.index(turn.rejected[0].strategies[0])] -= 1
+    fitted = np.zeros(len(inventory))
+    for _ in range(50):  # Newton's method; the small ridge fixes the sum, which the pairs leave open
+        lost = 1 / (1 + np.exp(wins @ fitted))
+        curvature = (wins * (lost * (1 - lost))[:, None]).T @ wins + 1e-6 * np.eye(len(fitted))
+        fitted += np.linalg.solve(curvature, wins.T @ lost - 1e-6 * fitted)
+    x = utilities - utilities.mean()
+    return float(fitted @ x / (x @ x))
+
+
 def utility_slope(log_ratios: FloatArray, utilities: FloatArray) -> Slope:
     """Slope of log-ratios of policy and reference [turns, K] over utilities [K]."""
     x = utilities - utilities.mean()

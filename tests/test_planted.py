@@ -6,8 +6,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
-from esc_lab.planted import ORDERS, SPREAD, planted_dialogues, planted_utilities, texts_of, utility_slope
+from esc_lab.planted import ORDERS, SPREAD, pairs_slope, planted_dialogues, planted_utilities, texts_of, utility_slope
 from esc_lab.strategies import INVENTORIES
 from tests.e2e.conftest import execute
 
@@ -70,6 +71,28 @@ def test_slope_is_that_of_least_squares_with_a_constant_for_each_turn():
     assert 0.9 < found.correlation < 1
 
 
+def test_what_the_pairs_say(sample_dialogues):
+    """The fitted utilities of many pairs are the planted ones, and those that a general optimiser finds."""
+    utilities, texts = planted_utilities(ESCONV, 2), texts_of(sample_dialogues)
+    assert pairs_slope(planted_dialogues(ESCONV, utilities, 20_000, texts, 2), ESCONV, utilities) == pytest.approx(
+        1, abs=0.05
+    )
+    few = planted_dialogues(ESCONV, utilities, 60, texts, 2)
+    outcomes = [(ESCONV.index(a), ESCONV.index(b)) for a, b in pairs(few)]
+    fitted = torch.zeros(len(ESCONV), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([fitted], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = -sum(torch.nn.functional.logsigmoid(fitted[a] - fitted[b]) for a, b in outcomes)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    expected = np.polyfit(utilities, fitted.detach().numpy(), 1)[0]
+    assert pairs_slope(few, ESCONV, utilities) == pytest.approx(expected, abs=1e-3)
+
+
 def test_cso_learns_what_its_pairs_say(tmp_path):
     words = ("planted.pairs=300", "planted.held_out=60", "planted.seeds=1", "trainer.max_epochs=1")
     outcome = execute(tmp_path, "experiment=planted_preference", *words)
@@ -79,4 +102,5 @@ def test_cso_learns_what_its_pairs_say(tmp_path):
     assert -1.1 < metrics["swapped/slope_times_beta"] < -0.4
     assert abs(metrics["shuffled/slope"]) < 0.2 * metrics["planted/slope"]
     assert {entry["order"] for entry in outcome.read("slopes.json")} == set(ORDERS)
-    assert "mean x beta" in outcome.output
+    assert "in the pairs" in outcome.output
+    assert metrics["planted/pairs_slope"] == pytest.approx(-metrics["swapped/pairs_slope"])

@@ -22,6 +22,7 @@ from esc_lab.planted import (
     FloatArray,
     Slope,
     Texts,
+    pairs_slope,
     planted_dialogues,
     planted_utilities,
     texts_of,
@@ -45,6 +46,7 @@ def run(cfg: Config) -> dict[str, float]:
     training, held_out = _texts()
     cfg = replace(cfg, logger=replace(cfg.logger, group=cfg.logger.group or root.name))
     slopes: dict[str, list[Slope]] = {order: [] for order in ORDERS}
+    told: dict[str, list[float]] = {order: [] for order in ORDERS}
     found = []
     for seed in range(cfg.seed, cfg.seed + cfg.planted.seeds):
         utilities = planted_utilities(inventory, seed)
@@ -57,15 +59,18 @@ def run(cfg: Config) -> dict[str, float]:
             log_ratios = _label_log_probs(cfg, directory, turns) - before
             slope = utility_slope(log_ratios, utilities)
             slopes[order].append(slope)
+            told[order].append(pairs_slope(dialogues, inventory, utilities))
             learned = (log_ratios - log_ratios.mean(axis=1, keepdims=True)).mean(axis=0)
             by_strategy = {
                 name: {"utility": float(utility), "log_ratio": float(value)}
                 for name, utility, value in zip(inventory.names, utilities, learned, strict=True)
             }
-            found.append({"order": order, "seed": seed, **asdict(slope), "strategies": by_strategy})
+            found.append(
+                {"order": order, "seed": seed, **asdict(slope), "pairs": told[order][-1], "strategies": by_strategy}
+            )
             log.info("%s, seed %d: slope %.3f (standard error %.3f)", order, seed, slope.slope, slope.error)
     write_atomic(root / "slopes.json", json.dumps(found, indent=1))
-    metrics = _metrics(slopes, cfg.objective.beta)
+    metrics = _metrics(slopes, told, cfg.objective.beta)
     with run_logger(cfg, cfg.stage) as logger:
         if logger:
             logger.log_metrics(metrics)
@@ -107,31 +112,35 @@ def _label_log_probs(cfg: Config, checkpoint: Path | None, dialogues: Sequence[D
     return label_log_probs(loaded.model.eval(), prompts, labels, row_tokens)
 
 
-def _metrics(slopes: Mapping[str, Sequence[Slope]], beta: float) -> dict[str, float]:
-    """Means and deviations over seeds; `slope_times_beta` would be 1 (planted) and -1 (swapped) for the optimum."""
+def _metrics(
+    slopes: Mapping[str, Sequence[Slope]], told: Mapping[str, Sequence[float]], beta: float
+) -> dict[str, float]:
+    """Means and deviations over seeds; at the optimum of the training `slope_times_beta` would be `pairs_slope`."""
     metrics = {}
     for order, found in slopes.items():
         values = np.array([each.slope for each in found])
         metrics[f"{order}/slope"] = float(values.mean())
         metrics[f"{order}/slope_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
         metrics[f"{order}/slope_times_beta"] = float(values.mean() * beta)
+        metrics[f"{order}/pairs_slope"] = float(np.mean(told[order]))
         metrics[f"{order}/correlation"] = float(np.mean([each.correlation for each in found]))
     return metrics
 
 
 def _print(slopes: Mapping[str, Sequence[Slope]], metrics: Mapping[str, float], cfg: Config) -> None:
-    settings, optimum = cfg.planted, 1 / cfg.objective.beta
+    settings = cfg.planted
     table = Table(
         title=f"{cfg.model.name}: slope of log-ratios to the reference over planted utilities",
-        caption=f"{settings.pairs} pairs, {settings.held_out} held-out turns; at the optimum +-{optimum:g}",
+        caption=f"{settings.pairs} pairs, {settings.held_out} held-out turns, beta {cfg.objective.beta:g}; "
+        "the optimum on these pairs has slope x beta as in the pairs",
     )
     table.add_column("pairs")
     for number in range(settings.seeds):
         table.add_column(f"seed {cfg.seed + number}", justify="right")
-    for heading in ("mean", "mean x beta", "correlation"):
+    for heading in ("mean", "x beta", "in the pairs", "correlation"):
         table.add_column(heading, justify="right")
     for order, found in slopes.items():
-        means = [metrics[f"{order}/{name}"] for name in ("slope", "slope_times_beta", "correlation")]
+        means = [metrics[f"{order}/{name}"] for name in ("slope", "slope_times_beta", "pairs_slope", "correlation")]
         table.add_row(
             order, *(f"{each.slope:+.2f} ± {each.error:.2f}" for each in found), *(f"{value:+.2f}" for value in means)
         )
