@@ -22,10 +22,11 @@ STAGES: Mapping[str, str] = {
     "compare": "put the metrics of several run directories into one table",
     "export": "merge an adapter into a plain model directory with a model card",
     "pipeline": "base model, sft, cso: train and evaluate each, then compare",
+    "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
     "planted_preference": "check that cso learns what its pairs say: dialogues with known strategy utilities",
 }
 
-TRAININGS = ("sft", "cso")
+TRAININGS = ("sft", "cso", "classifier")
 
 SPLITS = ("train", "val", "test")
 TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
@@ -253,6 +254,13 @@ class PlantedConfig:
 
 
 @dataclass
+class ClassifierConfig:
+    batch: int = item(16, "replies in one optimizer step of the classifier", within=COUNT)
+    reply_tokens: int = item(256, "longest reply that it reads, in tokens; the rest is cut off and counted",
+                             within=COUNT)  # fmt: skip
+
+
+@dataclass
 class ExportConfig:
     directory: str | None = item(None, "where the merged model goes; null = <run directory>/model")
 
@@ -289,6 +297,7 @@ class Config:
     compare: CompareConfig = field(default_factory=CompareConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     planted: PlantedConfig = field(default_factory=PlantedConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper")
     output_root: str = item("outputs", "directory of run directories")
     cache_dir: str = item("${oc.env:ESC_LAB_CACHE,.cache}", "directory of converted models and other reusable results")

@@ -104,6 +104,8 @@ def _combined(cfg: DictConfig) -> list[str]:
         found.append(f"checkpoint={cfg.checkpoint}: stage={stage} trains. Fix: start from it with init_from=")
     if stage in ("cso", "pipeline"):
         found += _cso_problems(cfg)
+    if stage == "classifier":
+        found += _classifier_problems(cfg)
     if OmegaConf.select(cfg, "resume") is not None:
         found += _resume_problems(cfg)
     if stage == "pipeline" and cfg.trainer.devices not in ("auto", "1"):
@@ -133,6 +135,31 @@ def _cso_problems(cfg: DictConfig) -> list[str]:
             f"objective.value_margin={cfg.objective.value_margin}: {cfg.objective.name} has no margin. "
             "Fix: objective=cso, or objective.value_margin=0"
         )
+    return found
+
+
+def _classifier_problems(cfg: DictConfig) -> list[str]:
+    found = []
+    for name in ("checkpoint", "init_from"):
+        if cfg[name] is not None:
+            found.append(
+                f"{name}={cfg[name]}: a classifier starts from a base model, so that it judges all runs alike. "
+                "Fix: leave it out, or name the directory of an exported model with model=directory"
+            )
+    if cfg.model.quantization:
+        found.append(
+            f"model.quantization={cfg.model.quantization}: a classifier is trained on weights that are not quantised. "
+            "Fix: model.quantization=null"
+        )
+    if cfg.model.trust_remote_code:
+        found.append(
+            "model.trust_remote_code=true: a classifier runs no code that ships with a model. "
+            "Fix: choose another model, or leave it at false"
+        )
+    if cfg.data.strategy_weights:
+        found.append("data.strategy_weights: stage=classifier weighs all replies alike. Fix: leave it out")
+    if cfg.trainer.devices not in ("auto", "1"):
+        found.append(f"trainer.devices={cfg.trainer.devices}: stage=classifier runs on one device. Fix: leave it out")
     return found
 
 
