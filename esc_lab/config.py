@@ -23,6 +23,7 @@ STAGES: Mapping[str, str] = {
     "export": "merge an adapter into a plain model directory with a model card",
     "pipeline": "base model, sft, cso: train and evaluate each, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
+    "sra": "studies of Strategy-Relevant Attention: evaluations side by side, their tables and figures",
     "planted_preference": "check that cso learns what its pairs say: dialogues with known strategy utilities",
 }
 
@@ -235,9 +236,40 @@ class GenerationConfig:
 
 
 @dataclass
+class SRAConfig:
+    enabled: bool = item(True, "measure Strategy-Relevant Attention (SRA) on the replies")
+    definition: str = item("paper", "SRA by the paper's formula, or as its published code computes it",
+                           choices=("paper", "reference"))  # fmt: skip
+    span: str = item("name", "what counts as the strategy: its name, the quoted name, or the name with its definition",
+                     choices=("name", "quoted", "instruction"))  # fmt: skip
+    heat_maps: int = item(1, "replies drawn over their prompts as HTML pages", within=FROM_ZERO)
+
+
+@dataclass
 class EvaluateConfig:
     split: str = item("test", "which split is evaluated", choices=("train", "val", "test"))
     score_opening: bool = item(False, "score supporter turns before the first seeker turn too")
+    least_turns: int = item(0, "only supporter turns with at least this many turns before them", within=FROM_ZERO)
+    history_turns: int | None = item(
+        None,
+        "show this many of the last turns at most, from where the seeker begins; null = all",
+        within=COUNT,
+    )
+    prompted: str = item(
+        "gold",
+        "strategies that a template names which leaves no choice: that of the given reply, all of the inventory, or "
+        "each with probability prompted_share (at least one)",
+        choices=("gold", "all", "random"),
+    )
+    prompted_share: float = item(0.25, "prompted=random: probability of each strategy", within=SHARE)
+    replies: str = item("generated", "replies that attention and adherence are measured on: written, or those given",
+                        choices=("generated", "given"))  # fmt: skip
+    classifier: str | None = item(
+        None,
+        "judge of strategy adherence: a run of stage=classifier or a directory of a sequence classifier; auto = one "
+        "that is trained on the training dialogues and kept; null = nobody judges",
+    )
+    sra: SRAConfig = field(default_factory=SRAConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
 
@@ -251,6 +283,19 @@ class PlantedConfig:
     pairs: int = item(600, "preference pairs of a training", within=COUNT)
     held_out: int = item(300, "supporter turns that what was learned is measured at", within=COUNT)
     seeds: int = item(3, "trainings of each order of the pairs, from seed upwards", within=COUNT)
+
+
+@dataclass
+class SRAStudyConfig:
+    study: str = item(
+        "templates",
+        "what is compared: prompt templates, strategies, heads, a model before and after fine-tuning, lengths of the "
+        "history",
+        choices=("templates", "strategies", "heads", "finetuned", "lengths"),
+    )
+    templates: list[str] = item(list(TEMPLATES[1:]), "prompt templates that are evaluated; they name the strategy")
+    lengths: list[int] = item([1, 3, 5, 7, 9], "study=lengths: turns of history that the prompts show")
+    draws: int = item(1000, "bootstrap draws of dialogues", within=COUNT)
 
 
 @dataclass
@@ -296,6 +341,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    sra: SRAStudyConfig = field(default_factory=SRAStudyConfig)
     planted: PlantedConfig = field(default_factory=PlantedConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper")

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from esc_lab.config import ANY, SPLITS, TRAININGS, Key, keys
+from esc_lab.config import ANY, SPLITS, TEMPLATES, TRAININGS, Key, keys
 from esc_lab.errors import nearest
 from esc_lab.strategies import INVENTORIES
 
@@ -106,6 +106,10 @@ def _combined(cfg: DictConfig) -> list[str]:
         found += _cso_problems(cfg)
     if stage == "classifier":
         found += _classifier_problems(cfg)
+    if stage in ("evaluate", "pipeline", "sra"):
+        found += _judge_problems(cfg)
+    if stage == "sra":
+        found += _sra_problems(cfg)
     if OmegaConf.select(cfg, "resume") is not None:
         found += _resume_problems(cfg)
     if stage == "pipeline" and cfg.trainer.devices not in ("auto", "1"):
@@ -135,6 +139,34 @@ def _cso_problems(cfg: DictConfig) -> list[str]:
             f"objective.value_margin={cfg.objective.value_margin}: {cfg.objective.name} has no margin. "
             "Fix: objective=cso, or objective.value_margin=0"
         )
+    return found
+
+
+def _judge_problems(cfg: DictConfig) -> list[str]:
+    judge = cfg.evaluate.classifier
+    if judge is None or judge == "auto" or Path(judge).is_dir():
+        return []
+    return [f"evaluate.classifier={judge}: no such directory. Fix: name a run of stage=classifier, or use auto"]
+
+
+def _sra_problems(cfg: DictConfig) -> list[str]:
+    found = []
+    named = [name for name in TEMPLATES if not name.startswith("cso")]
+    if not cfg.sra.templates:
+        found.append("sra.templates is empty. Fix: name one or more")
+    for name in cfg.sra.templates:
+        if name not in named:
+            found.append(f"sra.templates: '{name}' is not one of {', '.join(named)}{nearest(name, named)}")
+    if cfg.sra.study == "finetuned" and len(cfg.sra.templates) > 1:
+        found.append("sra.study=finetuned compares under one template. Fix: sra.templates=[standard]")
+    if cfg.sra.study == "lengths" and not all(length >= 1 for length in cfg.sra.lengths or [0]):
+        found.append(f"sra.lengths={cfg.sra.lengths}: numbers of turns are needed, such as [1,5,9]")
+    if cfg.prompt.inference not in ("direct", "with_example"):
+        found.append(f"prompt.inference={cfg.prompt.inference}: its reply is not one answer. Fix: direct")
+    if not cfg.evaluate.sra.enabled:
+        found.append("evaluate.sra.enabled=false: stage=sra measures it. Fix: leave it out")
+    if cfg.evaluate.replies == "generated" and not cfg.evaluate.generation.enabled:
+        found.append("evaluate.generation.enabled=false: no replies. Fix: leave it out, or evaluate.replies=given")
     return found
 
 

@@ -41,7 +41,8 @@ SPLITS = ("train", "val", "test")
 class Decision:
     """A supporter turn to be predicted: its example and the token sequence that holds its prompt and gold reply.
 
-    Where the history was too long, the example is the shortened one whose prompt the sequence holds.
+    Where the history was too long, the example is the shortened one whose prompt the sequence holds; it begins with
+    turn `first_turn`.
     """
 
     dialogue: Dialogue
@@ -50,6 +51,7 @@ class Decision:
     sequence: TokenSequence
     start: int
     end: int
+    first_turn: int = 0
 
 
 def read_splits(data: DataConfig, inventory: str, report: ReadReport) -> dict[str, list[Dialogue]]:
@@ -95,6 +97,8 @@ class ESCDataModule(pl.LightningDataModule):
         strategy_weights: loss weight of replies by strategy; 1 for the others.
         preferences: train on preferences (CSO) in place of all replies (SFT).
         score_opening: supporter turns before the first seeker turn are decisions too (evaluation).
+        least_turns, history_turns: which decisions are evaluated and how much of their history is shown, as in
+            `supporter_examples`.
         decisions_together: decisions in one evaluation batch, at least, except in the last.
         read_report: what reading the dialogues counted.
     """
@@ -114,6 +118,8 @@ class ESCDataModule(pl.LightningDataModule):
         strategy_weights: Mapping[str, float] | None = None,
         preferences: PreferenceSettings | None = None,
         score_opening: bool = False,
+        least_turns: int = 0,
+        history_turns: int | None = None,
         eval_split: str = "test",
         decisions_together: int = 16,
         read_report: ReadReport | None = None,
@@ -123,7 +129,11 @@ class ESCDataModule(pl.LightningDataModule):
         self.encoder, self.inventory = encoder, inventory
         self.train_prompt, self.eval_prompt, self.inference = train_prompt, eval_prompt, inference
         self.row_tokens = row_tokens
-        self.score_opening, self.eval_split, self.decisions_together = score_opening, eval_split, decisions_together
+        self.eval_split, self.decisions_together = eval_split, decisions_together
+        self._evaluated = partial(
+            supporter_examples, inventory=inventory, settings=eval_prompt, inference=inference,
+            score_opening=score_opening, least_turns=least_turns, history_turns=history_turns,
+        )  # fmt: skip
         self.read_report = read_report or ReadReport()
         self.reports: dict[str, EncodeReport] = {}
         self.steps: SFTSteps | PreferenceSteps
@@ -150,18 +160,9 @@ class ESCDataModule(pl.LightningDataModule):
         if stage == "test" and not self.decisions:
             self.decisions = self._encoded_decisions()
 
-    def examples(
-        self, dialogue: Dialogue, settings: TemplateConfig, *, inference: str = "direct", score_opening: bool = False
-    ) -> list[Example]:
-        """One example for each supporter decision that has a strategy: its prompt and the reply that was given."""
-        return supporter_examples(dialogue, self.inventory, settings, inference=inference, score_opening=score_opening)
-
     def _encoded_decisions(self) -> list[list[Decision]]:
         dialogues = list(self.splits.get(self.eval_split, ()))
-        examples = [
-            self.examples(dialogue, self.eval_prompt, inference=self.inference, score_opening=self.score_opening)
-            for dialogue in dialogues
-        ]
+        examples = [self._evaluated(dialogue) for dialogue in dialogues]
         if not any(examples):
             raise UserError(
                 f"the {self.eval_split} split has no decision to evaluate", fix="check the data and its split"
@@ -170,18 +171,12 @@ class ESCDataModule(pl.LightningDataModule):
         groups: list[list[Decision]] = []
         for dialogue, wanted, found in zip(dialogues, examples, sequences, strict=True):
             by_key = {example.key: example for example in wanted}
-            decisions = [
-                Decision(
-                    dialogue,
-                    reply.key.turn,
-                    by_key[reply.key].from_turn(reply.first_turn, self.encoder),
-                    sequence,
-                    reply.start,
-                    reply.end,
-                )
-                for sequence in found
-                for reply in sequence.replies
-            ]
+            decisions = []
+            for sequence in found:
+                for reply in sequence.replies:
+                    example = by_key[reply.key].from_turn(reply.first_turn, self.encoder)
+                    turn, place = reply.key.turn, (reply.start, reply.end)
+                    decisions.append(Decision(dialogue, turn, example, sequence, *place, example.first_turn))
             if groups and len(groups[-1]) < self.decisions_together:
                 groups[-1] += decisions
             elif decisions:

@@ -30,7 +30,7 @@ from esc_lab.dialogue import Dialogue, Turn
 from esc_lab.strategies import Inventory, UnknownStrategyError, normalize_label
 
 Role = Literal["system", "user", "assistant"]
-SpanKind = Literal["name", "quoted", "instruction", "neutral"]
+SpanKind = Literal["name", "quoted", "instruction", "neutral_name", "neutral_quoted", "neutral"]
 
 PAUSE = "[The seeker has not answered yet; the supporter writes again.]"
 START = "[The seeker has just joined the chat.]"
@@ -47,7 +47,8 @@ class Span:
     """Characters `start:end` of the content of message number `message`.
 
     Kinds: `name` (strategy name), `quoted` (name with its quotation marks), `instruction` (name with its definition),
-    `neutral` (instruction text that has nothing to do with a strategy: the control).
+    `neutral` (instruction text that has nothing to do with a strategy: the control), and in it `neutral_name` and
+    `neutral_quoted`, worded and quoted like a strategy's name.
     """
 
     kind: SpanKind
@@ -146,8 +147,9 @@ _FORM = (
     "Answer in the form (<strategy>) <response>, with a name from the list in the brackets and one to three sentences "
     "after it."
 )
+_NEUTRAL_NAME = "short chat message"
 _NEUTRAL = (
-    'Write in the style "short chat message": one to three plain sentences in everyday words, without lists, headings '
+    f'Write in the style "{_NEUTRAL_NAME}": one to three plain sentences in everyday words, without lists, headings '
     "or emoji, as one person types to another in the same conversation."
 )
 
@@ -306,7 +308,11 @@ def _add_instruction(text: _Text, strategy: str, definition: str) -> None:
     text.mark("quoted", quote, unquote, strategy)
     text.mark("instruction", quote, stop, strategy)
     text.add(" ")
-    text.mark("neutral", *text.add(_NEUTRAL))
+    first, last = text.add(_NEUTRAL)
+    start = first + _NEUTRAL.index(_NEUTRAL_NAME)
+    text.mark("neutral", first, last)
+    text.mark("neutral_name", start, start + len(_NEUTRAL_NAME))
+    text.mark("neutral_quoted", start - 1, start + len(_NEUTRAL_NAME) + 1)
 
 
 def _transcript(messages: Sequence[Message]) -> str:

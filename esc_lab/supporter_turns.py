@@ -41,13 +41,20 @@ def supporter_examples(
     *,
     inference: str = "direct",
     score_opening: bool = False,
+    least_turns: int = 0,
+    history_turns: int | None = None,
 ) -> list[Example]:
-    """One example for each supporter decision that has a strategy: its prompt and the reply that was given."""
+    """One example for each supporter decision that has a strategy: its prompt and the reply that was given.
+
+    Args:
+        least_turns: leave out decisions with fewer turns before them.
+        history_turns: the prompts show at most this many of the last turns, from where the seeker begins to speak.
+    """
     template = TEMPLATES[settings.template]
     examples = []
     for turn in dialogue.decisions(score_opening=score_opening):
         reply = dialogue.turns[turn].reply
-        if not reply.strategies:
+        if not reply.strategies or turn < least_turns:
             continue
         prompt = partial(
             build_prompt,
@@ -60,13 +67,16 @@ def supporter_examples(
             situation=settings.situation,
             inference=inference,
         )
+        starts = _history_starts(dialogue, turn)
+        first = 0 if history_turns is None else next((s for s in (0, *starts) if turn - s <= history_turns), starts[-1])
         examples.append(
             Example(
-                prompt(),
+                prompt(start=first),
                 reply_content(template, reply.text, reply.strategies),
                 ReplyKey(dialogue.id, turn),
-                _history_starts(dialogue, turn),
+                tuple(start for start in starts if start > first),
                 partial(_from, prompt),
+                first,
             )
         )
     return examples

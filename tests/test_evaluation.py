@@ -12,29 +12,38 @@ import torch
 from esc_lab.config import TemplateConfig
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.dialogue import merge_turns
-from esc_lab.evaluation import EvaluationModule, Prediction, summarize
+from esc_lab.evaluation_summary import summarize
 from esc_lab.models.generate import Sampling
-from esc_lab.prompts import TEMPLATES, Message
+from esc_lab.predictions import Prediction
+from esc_lab.prompted_replies import PromptedReplies
+from esc_lab.prompts import Message
+from esc_lab.sra_eval import SRAEvaluationModule
 from esc_lab.strategies import INVENTORIES
+from esc_lab.supporter_turns import supporter_examples
 
 INVENTORY = INVENTORIES["esconv"]
 
 
-def evaluated(loaded, dialogues, tmp_path, *, template="cso", inference="direct", sampling=None, chosen=None):
+def evaluated(loaded, dialogues, tmp_path, *, template="cso", inference="direct", sampling=None, chosen=None, **more):
     settings = TemplateConfig(template=template, history_labels=template == "cso")
     data = ESCDataModule(
         {"test": dialogues}, loaded.encoder, INVENTORY, train_prompt=settings, eval_prompt=settings, inference=inference
     )
     data.setup("test")
-    module = EvaluationModule(
-        loaded, INVENTORY, TEMPLATES[template], inference=inference, row_tokens=2048, sampling=sampling,
-        generate_for=chosen, seed=1, predictions=tmp_path / "predictions.jsonl",
+    replies = (
+        PromptedReplies(loaded, INVENTORY, settings, inference=inference, sampling=sampling, seed=1, measured=True)
+        if sampling
+        else None
+    )
+    module = SRAEvaluationModule(
+        loaded, INVENTORY, settings, replies=replies, predictions=tmp_path / "predictions.jsonl", inference=inference,
+        reply_for=chosen, **more,
     )  # fmt: skip
     with torch.no_grad():
         for group in data.decisions:
             module.test_step(group, 0)
     module.on_test_epoch_end()
-    return module.predictions, data
+    return module, data
 
 
 def sequence_log_prob(loaded, messages, reply):
@@ -49,8 +58,9 @@ def sequence_log_prob(loaded, messages, reply):
 
 def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, sample_dialogues, tmp_path):
     loaded, dialogue = tiny_models(family), sample_dialogues[0]
-    predictions, data = evaluated(loaded, [dialogue], tmp_path)
-    examples = data.examples(dialogue, data.eval_prompt)
+    module, data = evaluated(loaded, [dialogue], tmp_path)
+    predictions = module.predictions
+    examples = supporter_examples(dialogue, INVENTORY, data.eval_prompt)
     assert [prediction.turn for prediction in predictions] == [example.key.turn for example in examples]
     for prediction, example in list(zip(predictions, examples, strict=True))[::3]:
         messages = loaded.encoder.adapt(example.prompt).messages
@@ -65,9 +75,8 @@ def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, 
 
 
 def test_prompted_templates_measure_no_choice(tiny_models, sample_dialogues, tmp_path):
-    predictions, _ = evaluated(
-        tiny_models("llama"), sample_dialogues[:1], tmp_path, template="c1_hf", sampling=Sampling(5)
-    )
+    module, _ = evaluated(tiny_models("llama"), sample_dialogues[:1], tmp_path, template="c1_hf", sampling=Sampling(5))
+    predictions = module.predictions
     metrics, tables = summarize(predictions, INVENTORY)
     assert all(prediction.prompted == prediction.gold[0] and not prediction.distribution for prediction in predictions)
     assert tables == {}
@@ -79,7 +88,8 @@ def test_generation_for_chosen_decisions_only(tiny_models, sample_dialogues, tmp
     dialogue = sample_dialogues[1]
     turns = list(dialogue.decisions())
     chosen = frozenset({(dialogue.id, turns[1])})
-    predictions, _ = evaluated(tiny_models("llama"), [dialogue], tmp_path, sampling=Sampling(6), chosen=chosen)
+    module, _ = evaluated(tiny_models("llama"), [dialogue], tmp_path, sampling=Sampling(6), chosen=chosen)
+    predictions = module.predictions
     assert [p.turn for p in predictions if p.reply is not None] == [turns[1]]
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["turn"] for line in lines] == [p.turn for p in predictions]
@@ -87,9 +97,10 @@ def test_generation_for_chosen_decisions_only(tiny_models, sample_dialogues, tmp
 
 @pytest.mark.parametrize("inference", ["cot", "direct_refine", "self_refine"])
 def test_baselines_are_parsed_not_scored(tiny_models, sample_dialogues, tmp_path, inference):
-    predictions, _ = evaluated(
+    module, _ = evaluated(
         tiny_models("gemma3"), sample_dialogues[:1], tmp_path, inference=inference, sampling=Sampling(5)
     )
+    predictions = module.predictions
     assert all(p.raw is not None and not p.distribution for p in predictions)
     metrics, _ = summarize(predictions, INVENTORY)
     assert metrics["generated/unparsable"] == np.mean([p.strategy is None for p in predictions])

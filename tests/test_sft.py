@@ -17,6 +17,7 @@ from esc_lab.config import OptimizerConfig, SchedulerConfig, TemplateConfig
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.sft import SFTModule
 from esc_lab.strategies import INVENTORIES
+from esc_lab.supporter_turns import supporter_examples
 from tests.conftest import ROOT
 
 RATE = 0.5
@@ -53,7 +54,7 @@ def brute_force_gradients(loaded, dialogues, data, weights=None):
     model = copy.deepcopy(loaded.model).requires_grad_(True)
     loss, total = torch.zeros(()), 0.0
     for dialogue in dialogues:
-        for example in data.examples(dialogue, data.train_prompt):
+        for example in supporter_examples(dialogue, data.inventory, data.train_prompt):
             prompt = loaded.encoder.adapt(example.prompt)
             chat = loaded.encoder.encode([*prompt.messages, example.messages[-1]])
             start, end = chat.replies[len(prompt.messages)]

@@ -1,5 +1,7 @@
-"""Metrics of the field as `torchmetrics.Metric` classes: strategy choice, text overlap, diversity, perplexity."""
+"""Metrics of the field as `torchmetrics.Metric` classes: strategy choice, attention, text overlap,
+diversity, perplexity."""
 
+from esc_lab.metrics.attention import StrategyRelevantAttention
 from esc_lab.metrics.preference import PreferenceBias, strategy_preference
 from esc_lab.metrics.proficiency import StrategyProficiency, resolve_gold
 from esc_lab.metrics.text import Diversity, ReplyPerplexity, TextOverlap
@@ -9,6 +11,7 @@ __all__ = [
     "PreferenceBias",
     "ReplyPerplexity",
     "StrategyProficiency",
+    "StrategyRelevantAttention",
     "TextOverlap",
     "resolve_gold",
     "strategy_preference",

@@ -8,7 +8,7 @@ a row sees under full attention are, in order, its own sequence: spans are given
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from esc_lab.errors import UserError
-from esc_lab.models.tree_attention import base_model, layer_windows, tree_arguments
+from esc_lab.models.log_probs import tree_hidden_states
+from esc_lab.models.tree_attention import base_model, layer_windows
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import PackedRow
 from esc_lab.tokens.trie import TokenTree, build_tree
 
-# Attention weights computed at a time (heads x rows x keys): 64 MiB in float32.
-CHUNK_WEIGHTS = 2**24
+# Attention weights computed at a time (heads x rows x keys): 16 MiB in float32.
+CHUNK_WEIGHTS = 2**22
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,33 @@ class SpanAttention:
     branch: Tensor
     tokens: tuple[Tensor, ...] | None
 
+    def of(self, rows: Tensor) -> SpanAttention:
+        """These rows alone."""
+        tokens = None if self.tokens is None else tuple(self.tokens[row] for row in rows.tolist())
+        return SpanAttention(
+            self.mass[:, :, rows], self.null[:, :, rows], self.visible[:, rows], self.length[rows],
+            self.holds_null[rows], self.branch[rows], tokens,
+        )  # fmt: skip
 
-def paper_attention(found: SpanAttention) -> Tensor:
-    """SRA of each row as the paper defines it: [rows, spans], float64; nan for an empty span.
 
-    Eq. 5 of arXiv 2402.10453 before its mean over response tokens: attention averaged over layers and heads, then over
-    the tokens of the span.
+def head_attention(found: SpanAttention, definition: str) -> Tensor:
+    """SRA of each layer, head and row, [layers, heads, rows, spans] in float64; nan for an empty span.
+
+    The mean over layers and heads is the SRA of a row, the mean of that over the rows of a reply is the reply's.
+
+    Args:
+        definition: `paper`, eq. 5 of arXiv 2402.10453: attention per token of the span. `reference`, the paper's
+            published code: in each layer the heads' mean row loses its first entry (null attention) and is scaled to
+            sum 1. A row that sees nothing but the first token counts as zero.
     """
-    return found.mass.double().mean(dim=(0, 1)) / found.length
-
-
-def reference_attention(found: SpanAttention) -> Tensor:
-    """SRA of each row as the paper's published code computes it: [rows, spans], float64; nan for an empty span.
-
-    In each layer the heads' mean row loses its first entry (null attention) and is scaled to sum 1; then the mean over
-    layers and the tokens of the span. A row that sees nothing but the first token counts as zero.
-    """
-    null = found.null.double()
-    mass = (found.mass.double() - null[..., None] * found.holds_null).mean(dim=1)
-    rest = 1 - null.mean(dim=1)[..., None]
-    return torch.where(rest > 0, mass / rest, 0.0).mean(dim=0) / found.length
+    mass = found.mass.double()
+    if definition == "reference":
+        null = found.null.double()
+        rest = 1 - null.mean(dim=1)[:, None, :, None]
+        mass = torch.where(rest > 0, (mass - null[..., None] * found.holds_null) / rest, 0.0)
+    elif definition != "paper":
+        raise ValueError(f"no definition '{definition}' of SRA: paper or reference")
+    return mass / found.length
 
 
 class AttentionProbe:
@@ -98,10 +106,18 @@ class AttentionProbe:
                 self._member[branch, start : start + len(span), name] = 1.0
                 start += len(span)
         self.keep_tokens = keep_tokens
-        self._passes: list[_Pass] = []
+        self._measured: list[_Rows] = []
+        self._passes: list[_Pass] = []  # the last one, or all since the cache began
+        self._layers: dict[int, _Layer] = {}  # of the cached passes
 
     def watch(
-        self, visible: Tensor, branch: Sequence[int], query: Sequence[int], batch: Sequence[int] | None = None
+        self,
+        visible: Tensor,
+        branch: Sequence[int],
+        query: Sequence[int],
+        *,
+        batch: Sequence[int] | None = None,
+        cached: bool = False,
     ) -> None:
         """Announce the rows of the next forward pass.
 
@@ -111,21 +127,32 @@ class AttentionProbe:
             branch: [rows] index into `spans`.
             query: [rows] index of the row among the queries of the pass.
             batch: [rows] batch entry of the row; all 0 by default.
+            cached: the keys of this pass stay in front of those of the next one (a key-value cache). Its rows are
+                measured together with those of the passes that follow, in `settle`: a pass costs next to nothing then.
 
         Raises:
             ValueError: a span reaches past the row that is to attend to it.
         """
+        if not cached or not self._layers:
+            self.settle()
         own = torch.as_tensor(branch, dtype=torch.int64)
-        rank = visible.cumsum(dim=1)
-        index = torch.searchsorted(rank, self._position[own].to(visible.device) + 1)
-        if len(own) and int(index.max()) >= visible.shape[1]:
+        reach = self._position[own].amax(dim=1).to(visible.device)
+        if bool((visible.sum(dim=1) <= reach).any()):
             raise ValueError("a span reaches past a probed row of its branch")
-        if self._passes:
-            self._passes[-1].release()
         places = torch.as_tensor(query, dtype=torch.int64, device=visible.device)
-        tokens = torch.zeros(visible.shape, device=visible.device) if self.keep_tokens else None
-        layout = (rank[:, -1:] - rank, index, self._member[own].to(visible.device))
-        self._passes.append(_Pass(own, places, batch, torch.arange(len(own)), {None: visible}, *layout, tokens))
+        in_order = list(query) == list(range(len(own)))
+        self._passes.append(_Pass(own, visible, places, in_order, batch, cached, torch.arange(len(own))))
+
+    def watch_tree(
+        self, tree: TokenTree | PackedRow, branch: IntArray, query: IntArray, device: Any, *, cached: bool = False
+    ) -> None:
+        """Announce a pass over a token tree or packed row.
+
+        Args:
+            branch, query: [rows] branch and node of each probed row; of a packed row, `row.reply` and `row.query`.
+        """
+        visible = (np.arange(len(tree)) <= query[:, None]) & (query[:, None] < tree.leave)
+        self.watch(torch.from_numpy(visible).to(device), branch.tolist(), query.tolist(), cached=cached)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Of the last pass keep these rows only (those that predicted a stop token belong to no reply token)."""
@@ -137,53 +164,106 @@ class AttentionProbe:
     ) -> None:
         """Called by the attention function in each layer. Raises ValueError if the pass is not the one announced."""
         now = self._passes[-1] if self._passes else None
-        if now is None or module.layer_idx in now.sums:
+        layer = module.layer_idx
+        if now is None or layer in now.seen:
             raise ValueError("each forward pass with a probe needs a call of watch before it")
-        if key.shape[2] != now.distance.shape[1]:
-            raise ValueError(f"{key.shape[2]} keys in layer {module.layer_idx}, {now.distance.shape[1]} were announced")
+        if key.shape[2] != now.visible.shape[1]:
+            raise ValueError(f"{key.shape[2]} keys in layer {layer}, {now.visible.shape[1]} were announced")
         if len(query) > 1 and now.batch is None:
             raise ValueError(f"a batch of {len(query)} needs the batch entry of each probed row")
-        allowed = now.allowed(window)
-        heads = query.shape[1]
-        sums = torch.zeros(len(allowed), heads, now.member.shape[2], device=query.device)
-        for entry, rows in now.parts(max(CHUNK_WEIGHTS // (heads * key.shape[2]), 1)):
-            weights = _weights(query[entry][:, now.query[rows]], key[entry], allowed[rows], scaling, softcap)
-            picked = weights.gather(2, now.index[rows].expand(heads, -1, -1))
-            sums[rows] = picked.transpose(0, 1) @ now.member[rows]
-            if now.tokens is not None:
-                now.tokens[rows] += weights.mean(dim=0)
-        now.sums[module.layer_idx] = sums
-        now.counts[module.layer_idx] = allowed.sum(dim=1)
+        if now.cached:
+            whole = now.in_order and len(now.places) == query.shape[2]
+            now.seen[layer] = query[0] if whole else query[0].index_select(1, now.places)
+            self._layers[layer] = _Layer(key[0], scaling, softcap, window)
+            return
+        if now.rows is None:
+            now.rows = self._rows(now.visible, now.branch)
+        now.seen[layer] = None
+        entries = torch.tensor(now.batch or [0] * len(now.branch))
+        for entry in entries.unique().tolist():
+            rows = (entries == entry).nonzero()[:, 0].to(query.device)
+            states = query[entry].index_select(1, now.places[rows])
+            now.rows.measure(layer, states, _Layer(key[entry], scaling, softcap, window), rows)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Measure what passes with a cache have put off, and let go of their keys."""
+        passes, self._passes = self._passes, []
+        layers, self._layers = self._layers, {}
+        for now in passes:
+            if not now.seen or now.seen.keys() != passes[0].seen.keys():
+                raise ValueError("no attention was observed: run the model with probe= and token_tree attention")
+            if now.rows is not None:
+                self._measured.append(now.rows.only(now.kept))
+        if layers:
+            keys = passes[-1].visible.shape[1]
+            kept = [now.visible[now.kept.to(now.visible.device)] for now in passes]
+            visible = torch.cat([torch.nn.functional.pad(one, (0, keys - one.shape[1])) for one in kept])
+            rows = self._rows(visible, torch.cat([now.branch[now.kept] for now in passes]))
+            for number, layer in layers.items():
+                states = [_of(now.seen[number], now.kept) for now in passes]
+                rows.measure(number, torch.cat(states, dim=1), layer)
+            self._measured.append(rows)
 
     def result(self) -> SpanAttention:
         """What was measured in all passes so far. Raises ValueError if a pass was announced and not observed."""
-        passes = self._passes
-        if not passes or not passes[0].sums or any(now.sums.keys() != passes[0].sums.keys() for now in passes):
+        self.settle()
+        measured = self._measured
+        if not measured:
             raise ValueError("no attention was observed: run the model with probe= and token_tree attention")
-        branch, order = torch.cat([now.branch[now.kept] for now in passes]).sort(stable=True)
-        sums = torch.cat([now.stacked(now.sums) for now in passes], dim=1)[:, order].transpose(1, 2)
-        rows = [row for now in passes for row in now.token_rows()]
+        branch, order = torch.cat([rows.branch for rows in measured]).sort(stable=True)
+        sums = torch.cat([_stacked(rows.sums) for rows in measured], dim=1)[:, order].transpose(1, 2)
+        tokens = [row for rows in measured for row in rows.token_rows()]
         member = self._member[branch][..., :-1]
         first = self._position[branch][..., None] == 0
         return SpanAttention(
             mass=sums[..., :-1],
             null=sums[..., -1],
-            visible=torch.cat([now.stacked(now.counts) for now in passes], dim=1)[:, order],
+            visible=torch.cat([_stacked(rows.counts) for rows in measured], dim=1)[:, order],
             length=member.sum(dim=1).long(),
             holds_null=(member * first).sum(dim=1) > 0,
             branch=branch,
-            tokens=tuple(rows[row] for row in order.tolist()) if self.keep_tokens else None,
+            tokens=tuple(tokens[row] for row in order.tolist()) if self.keep_tokens else None,
         )
+
+    def _rows(self, visible: Tensor, branch: Tensor) -> _Rows:
+        rank = visible.cumsum(dim=1)
+        index = torch.searchsorted(rank, self._position[branch].to(visible.device) + 1)
+        tokens = torch.zeros(visible.shape, device=visible.device) if self.keep_tokens else None
+        member = self._member[branch].to(visible.device)
+        return _Rows(branch, {None: visible}, rank[:, -1:] - rank, index, member, tokens)
 
 
 @dataclass
 class _Pass:
-    """The probed rows [R] of one forward pass, and what was found of them in each layer."""
+    """A forward pass with probed rows [R], announced by `watch`."""
 
     branch: Tensor
-    query: Tensor
+    visible: Tensor
+    places: Tensor
+    in_order: bool  # places are 0, 1, ...
     batch: Sequence[int] | None
+    cached: bool
     kept: Tensor  # rows that count
+    seen: dict[int, Tensor | None] = field(default_factory=dict)  # layer -> [heads, R, dim] queries not yet measured
+    rows: _Rows | None = None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Keys [key-value heads, keys, dim] of a layer and how it attends."""
+
+    key: Tensor
+    scaling: float | None
+    softcap: float | None
+    window: int | None
+
+
+@dataclass
+class _Rows:
+    """Rows [R] that are measured together, and what was found of them in each layer."""
+
+    branch: Tensor
     by_window: dict[int | None, Tensor]  # [R, keys] visible keys; None = full attention
     distance: Tensor  # [R, keys] of a key from the row, in tokens of the row's sequence
     index: Tensor  # [R, L] keys of all spans
@@ -192,32 +272,47 @@ class _Pass:
     sums: dict[int, Tensor] = field(default_factory=dict)  # [R, heads, spans + 1]
     counts: dict[int, Tensor] = field(default_factory=dict)  # [R]
 
-    def allowed(self, window: int | None) -> Tensor:
-        """[R, keys] which keys a row sees in a layer with this window; made once for all its layers."""
-        if window is not None and window not in self.by_window:
-            self.by_window[window] = self.by_window[None] & (self.distance < window)
-        return self.by_window[window]
+    def measure(self, number: int, query: Tensor, layer: _Layer, rows: Tensor | None = None) -> None:
+        """Add a layer: queries [heads, rows, dim] of all rows, or of those given."""
+        if layer.window not in self.by_window:
+            assert layer.window is not None
+            self.by_window[layer.window] = self.by_window[None] & (self.distance < layer.window)
+        allowed = self.by_window[layer.window]
+        heads, key = len(query), layer.key.float()
+        if number not in self.sums:
+            self.sums[number] = torch.zeros(len(allowed), heads, self.member.shape[2], device=query.device)
+            self.counts[number] = allowed.sum(dim=1)
+        chosen = torch.arange(len(allowed), device=query.device) if rows is None else rows
+        size = max(CHUNK_WEIGHTS // (heads * key.shape[1]), 1)
+        for part, states in zip(chosen.split(size), query.split(size, dim=1), strict=True):
+            weights = _weights(states, key, allowed[part], layer.scaling, layer.softcap)
+            picked = weights.gather(2, self.index[part].expand(heads, -1, -1))
+            self.sums[number][part] = picked.transpose(0, 1) @ self.member[part]
+            if self.tokens is not None:
+                self.tokens[part] += weights.mean(dim=0)
 
-    def parts(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Batch entry and row numbers of at most `size` rows at a time."""
-        entries = torch.tensor(self.batch or [0] * len(self.query))
-        for entry in entries.unique().tolist():
-            for part in (entries == entry).nonzero()[:, 0].to(self.query.device).split(size):
-                yield entry, part
-
-    def release(self) -> None:
-        """Drop what only `observe` needs."""
-        self.by_window = {None: self.by_window[None]}
-        self.distance = self.index = self.member = torch.empty(0)
-
-    def stacked(self, by_layer: dict[int, Tensor]) -> Tensor:
-        return torch.stack([by_layer[layer] for layer in sorted(by_layer)]).cpu()[:, self.kept]
+    def only(self, kept: Tensor) -> _Rows:
+        """The measured values of some of the rows, without what measuring needed."""
+        visible, none = self.by_window[None].cpu()[kept], torch.empty(0)
+        tokens = None if self.tokens is None else self.tokens.cpu()[kept]
+        sums = {number: found.cpu()[kept] for number, found in self.sums.items()}
+        counts = {number: found.cpu()[kept] for number, found in self.counts.items()}
+        return _Rows(self.branch[kept], {None: visible}, none, none, none, tokens, sums, counts)
 
     def token_rows(self) -> list[Tensor]:
         if self.tokens is None:
             return []
         tokens, visible = self.tokens.cpu() / len(self.sums), self.by_window[None].cpu()
-        return [tokens[row][visible[row]] for row in self.kept.tolist()]
+        return [row[seen] for row, seen in zip(tokens, visible, strict=True)]
+
+
+def _of(states: Tensor | None, kept: Tensor) -> Tensor:
+    assert states is not None
+    return states if len(kept) == states.shape[1] else states.index_select(1, kept.to(states.device))
+
+
+def _stacked(by_layer: dict[int, Tensor]) -> Tensor:
+    return torch.stack([by_layer[layer] for layer in sorted(by_layer)]).cpu()
 
 
 def _weights(query: Tensor, key: Tensor, allowed: Tensor, scaling: float | None, softcap: float | None) -> Tensor:
@@ -230,31 +325,7 @@ def _weights(query: Tensor, key: Tensor, allowed: Tensor, scaling: float | None,
     scores = (folded @ key.float().transpose(1, 2)).mul_(dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
-    return scores.view(heads, rows, -1).masked_fill_(~allowed, -torch.inf).softmax(dim=-1)
-
-
-def probed_hidden_states(
-    model: Any, tree: TokenTree | PackedRow, probe: AttentionProbe, branch: IntArray, query: IntArray, cache: Any = None
-) -> Tensor:
-    """`tree_hidden_states` with a probe: final hidden states [T, hidden] of a token tree or packed row.
-
-    Args:
-        branch, query: [rows] branch and node of each probed row; of a packed row, `row.reply` and `row.query`.
-    """
-    inner = base_model(model)
-    device = inner.device
-    visible = (np.arange(len(tree)) <= query[:, None]) & (query[:, None] < tree.leave)
-    probe.watch(torch.from_numpy(visible).to(device), branch.tolist(), query.tolist())
-    output = inner.get_decoder()(
-        input_ids=torch.from_numpy(tree.input_ids).to(device)[None],
-        position_ids=torch.from_numpy(tree.position_ids).to(device)[None],
-        past_key_values=cache,
-        use_cache=cache is not None,
-        probe=probe,
-        **tree_arguments(model, tree.leave, tree.position_ids),
-    )
-    hidden: Tensor = output.last_hidden_state[0]
-    return hidden
+    return scores.view(heads, rows, key.shape[1]).masked_fill_(~allowed, -torch.inf).softmax(dim=-1)
 
 
 @torch.no_grad()
@@ -275,7 +346,8 @@ def check_probe(model: Any) -> None:
     spans = np.array_split(np.arange(trunk), 4)
     probe = AttentionProbe([spans, spans])
     query = np.concatenate([path[-4:] for path in tree.paths])
-    probed_hidden_states(model, tree, probe, np.repeat(np.arange(2), 4), query)
+    probe.watch_tree(tree, np.repeat(np.arange(2), 4), query, inner.device)
+    tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
     usual = inner.config._attn_implementation
     inner.set_attn_implementation("eager")
     try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from esc_lab.models.attention_probe import AttentionProbe, probed_hidden_states
+from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
 from esc_lab.models.tree_attention import additive, base_model, by_layer_type, layer_windows
 from esc_lab.tokens.encode import IntArray
@@ -77,16 +77,17 @@ def generate(
             break
         next_tokens = [tokens[index] for index in going]
         hidden = _next_states(inner, branches, active, next_tokens, cache, probe)
+    if probe is not None:
+        probe.settle()
     return replies
 
 
 def _prompt_states(model: Any, tree: TokenTree, cache: DynamicCache, probe: AttentionProbe | None) -> Tensor:
     """Final hidden states [prompts, hidden] at the end of each prompt."""
     last = np.array([path[-1] for path in tree.paths])
-    if probe is None:
-        hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache)
-    else:
-        hidden = probed_hidden_states(model, tree, probe, np.arange(len(last)), last, cache)
+    if probe is not None:
+        probe.watch_tree(tree, np.arange(len(last)), last, base_model(model).device, cached=True)
+    hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache, probe)
     return hidden[torch.from_numpy(last).to(hidden.device)]
 
 
@@ -102,7 +103,7 @@ def _next_states(
     mask, positions = branches.grow(active)
     arguments = {"position_ids": positions, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
     if probe is not None:
-        probe.watch(branches.visible[active], active, range(len(active)))
+        probe.watch(branches.visible[active], active, range(len(active)), cached=True)
         arguments["probe"] = probe
     output = inner.get_decoder()(input_ids=torch.tensor([tokens], device=inner.device), **arguments)
     states: Tensor = output.last_hidden_state[0]

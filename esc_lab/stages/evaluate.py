@@ -1,4 +1,4 @@
-"""Stage `evaluate`: strategy choice, preference bias, text overlap and perplexity of a base or fine-tuned model."""
+"""Stage `evaluate`: strategy choice, preference bias, text overlap, perplexity, attention and adherence of a model."""
 
 from __future__ import annotations
 
@@ -9,63 +9,122 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pytorch_lightning.loggers import Logger, WandbLogger
+from safetensors.numpy import save_file
 
 from esc_lab.artifacts import write_atomic
+from esc_lab.classifier import StrategyClassifier
+from esc_lab.classifier_files import load_classifier
 from esc_lab.config import Config
 from esc_lab.datamodule import ESCDataModule
-from esc_lab.evaluation import EvaluationModule, Prediction, summarize
+from esc_lab.evaluation_summary import attention_metrics, summarize
+from esc_lab.metrics import StrategyRelevantAttention
+from esc_lab.models.attention_probe import check_probe
 from esc_lab.models.generate import Sampling
-from esc_lab.models.load import load_model
-from esc_lab.prompts import TEMPLATES
+from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.predictions import Prediction
+from esc_lab.prompted_replies import MEASURABLE, PromptedReplies
 from esc_lab.report.tables import print_strategies
 from esc_lab.seeds import derive_seed
+from esc_lab.sra_eval import SRAEvaluationModule
+from esc_lab.stages.attention_pages import write_heat_maps
 from esc_lab.stages.build import build_data, build_trainer, data_metrics, prepare, run_logger
+from esc_lab.stages.classifier import stored_classifier
 from esc_lab.stages.held_out_pairs import preference_metrics
 from esc_lab.strategies import INVENTORIES
 
 log = logging.getLogger(__name__)
 
+HEADS = "sra_heads.safetensors"
+
 
 def run(cfg: Config) -> dict[str, float]:
-    """Evaluate; predictions.jsonl, strategies.json and metrics.json go into the run directory."""
+    """Evaluate; predictions.jsonl, strategies.json and what SRA leaves go into the run directory.
+
+    Of SRA: sra.json (by strategy, depth and head), sra_heads.safetensors (`heads` [replies, layers, heads], a row for
+    each prediction with SRA, in order), and a page for each token heat map.
+    """
     prepare(cfg)
+    inventory = INVENTORIES[cfg.inventory.name]
+    classifier = _classifier(cfg)  # before the model: it may have to be trained first
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     data.setup("test")
-    generation = cfg.evaluate.generation
-    inventory = INVENTORIES[cfg.inventory.name]
-    module = EvaluationModule(
-        loaded,
-        inventory,
-        TEMPLATES[cfg.prompt.eval.template],
-        inference=cfg.prompt.inference,
-        row_tokens=data.row_tokens,
-        sampling=Sampling(generation.max_new_tokens, generation.temperature, generation.top_p)
-        if generation.enabled
-        else None,
-        generate_for=_chosen(data, generation.decisions, cfg.seed),
-        seed=cfg.seed,
-        predictions=Path(cfg.run_dir) / "predictions.jsonl",
-    )
+    module = _module(cfg, loaded, data, classifier)
     started = time.time()
     with run_logger(cfg, "evaluate") as logger:
         build_trainer(cfg, None, training=False).test(module, datamodule=data, verbose=False)
         metrics, tables = summarize(module.predictions, inventory)
+        attention = StrategyRelevantAttention(
+            inventory.names, definition=cfg.evaluate.sra.definition, span=cfg.evaluate.sra.span
+        )
+        metrics |= attention_metrics(module.measured, module.predictions, attention)
+        if classifier and classifier.accuracy is not None:
+            metrics["adherence/classifier_accuracy"] = classifier.accuracy
         metrics |= preference_metrics(cfg, loaded, data)
         metrics["evaluate/seconds"] = time.time() - started
         metrics |= data_metrics(data)
+        pages = write_heat_maps(cfg, loaded, module.measured)
         if logger:
-            _log(logger, metrics, module.predictions)
+            _log(logger, metrics, module.predictions, pages)
     write_atomic(Path(cfg.run_dir) / "strategies.json", json.dumps(tables, indent=1))
+    if module.measured:
+        _write_attention(cfg, module, attention)
     for group, table in tables.items():
         print_strategies(f"{cfg.model.name}: {group}", table["per_strategy"], metrics, group)
     return metrics
 
 
+def _classifier(cfg: Config) -> StrategyClassifier | None:
+    if cfg.evaluate.classifier is None:
+        return None
+    path = stored_classifier(cfg) if cfg.evaluate.classifier == "auto" else Path(cfg.evaluate.classifier)
+    found = load_classifier(path, INVENTORIES[cfg.inventory.name], Path(cfg.cache_dir))
+    accuracy = "unknown" if found.accuracy is None else f"{found.accuracy:.3f}"
+    log.info("adherence is judged by %s, accuracy on held-out replies %s", path, accuracy)
+    return found
+
+
+def _module(
+    cfg: Config, loaded: LoadedModel, data: ESCDataModule, classifier: StrategyClassifier | None
+) -> SRAEvaluationModule:
+    settings, generation = cfg.evaluate, cfg.evaluate.generation
+    inventory = INVENTORIES[cfg.inventory.name]
+    measured = settings.sra.enabled and cfg.prompt.inference in MEASURABLE
+    if measured:
+        check_probe(loaded.model)
+    given = settings.replies == "given"
+    replies = PromptedReplies(
+        loaded,
+        inventory,
+        cfg.prompt.eval,
+        inference=cfg.prompt.inference,
+        sampling=Sampling(generation.max_new_tokens, generation.temperature, generation.top_p),
+        seed=cfg.seed,
+        measured=measured,
+    )
+    return SRAEvaluationModule(
+        loaded,
+        inventory,
+        cfg.prompt.eval,
+        replies=replies if given or generation.enabled else None,
+        predictions=Path(cfg.run_dir) / "predictions.jsonl",
+        inference=cfg.prompt.inference,
+        given=given,
+        prompted=settings.prompted,
+        prompted_share=settings.prompted_share,
+        row_tokens=data.row_tokens,
+        replies_together=generation.batch,
+        reply_for=_chosen(data, generation.decisions, cfg.seed),
+        classifier=classifier,
+        seed=cfg.seed,
+    )
+
+
 def _chosen(data: ESCDataModule, count: int | None, seed: int) -> frozenset[tuple[str, int]] | None:
-    """Which decisions get a generated reply: all, or a number of them drawn with the seed."""
+    """Which decisions get a reply: all, or a number of them drawn with the seed."""
     if count is None:
         return None
     decisions = sorted((d.dialogue.id, d.turn) for group in data.decisions for d in group)
@@ -73,12 +132,34 @@ def _chosen(data: ESCDataModule, count: int | None, seed: int) -> frozenset[tupl
     return frozenset(draw.sample(decisions, min(count, len(decisions))))
 
 
-def _log(logger: Logger, metrics: dict[str, float], predictions: list[Prediction]) -> None:
+def _write_attention(cfg: Config, module: SRAEvaluationModule, attention: StrategyRelevantAttention) -> None:
+    """SRA in groups and by head; and each reply's heads, which analyses read."""
+    groups = {
+        group: {str(label): {name: float(value) for name, value in found.items()} for label, found in by.items()}
+        for group, by in (("strategy", attention.by("strategy")), ("depth", attention.by("depth")))
+    }
+    settings = {"definition": cfg.evaluate.sra.definition, "span": cfg.evaluate.sra.span}
+    found = {**settings, "by": groups, "heads": attention.heads.tolist()}
+    write_atomic(Path(cfg.run_dir) / "sra.json", json.dumps(found, indent=1))
+    order = {id(prediction): number for number, prediction in enumerate(module.predictions)}
+    measured = sorted(module.measured, key=lambda reply: order[id(reply.prediction)])
+    heads = [reply.sra[attention.measure].heads for reply in measured if reply.sra]
+    save_file({"heads": np.stack(heads)}, Path(cfg.run_dir) / HEADS)
+
+
+def _log(logger: Logger, metrics: dict[str, float], predictions: list[Prediction], pages: list[Path]) -> None:
     logger.log_metrics(metrics)
+    if not isinstance(logger, WandbLogger):
+        return
     written = [prediction for prediction in predictions if prediction.reply is not None][:50]
-    if isinstance(logger, WandbLogger) and written:
-        columns = ["dialogue", "turn", "gold", "gold_reply", "strategy", "reply"]
+    if written:
+        columns = ["dialogue", "turn", "gold", "gold_reply", "prompted", "strategy", "judged", "reply"]
         rows: list[list[Any]] = [
-            [p.dialogue, p.turn, ", ".join(p.gold), p.gold_reply, p.strategy or "(none)", p.reply] for p in written
+            [p.dialogue, p.turn, ", ".join(p.gold), p.gold_reply, p.prompted, p.strategy or "(none)", p.judged, p.reply]
+            for p in written
         ]
         logger.log_table("replies", columns=columns, data=rows)
+    if pages:
+        import wandb
+
+        logger.experiment.log({f"attention/{page.stem}": wandb.Html(page.read_text("utf-8")) for page in pages})

@@ -26,6 +26,7 @@ class Example:
         key: the caller's own name for the example.
         starts: turns of the dialogue that a shortened history may start with, ascending.
         shortened: the prompt whose history starts with the given turn.
+        first_turn: turn of the dialogue that the history in `prompt` starts with.
     """
 
     prompt: Prompt
@@ -33,6 +34,7 @@ class Example:
     key: Any = None
     starts: tuple[int, ...] = ()
     shortened: Callable[[int], Prompt] | None = None
+    first_turn: int = 0
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -42,7 +44,7 @@ class Example:
         if start == 0:
             return self
         assert self.shortened is not None
-        return replace(self, prompt=encoder.adapt(self.shortened(start)))
+        return replace(self, prompt=encoder.adapt(self.shortened(start)), first_turn=start)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.attention_probe import (
     AttentionProbe,
     check_probe,
-    paper_attention,
-    probed_hidden_states,
-    reference_attention,
+    head_attention,
 )
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.log_probs import tree_hidden_states
@@ -49,6 +47,10 @@ def attention(model, sequence):
     with eager(model), torch.no_grad():
         layers = model(input_ids=ids, use_cache=False, output_attentions=True).attentions
     return torch.stack([layer[0].float() for layer in layers])
+
+
+def row_attention(found, definition):
+    return head_attention(found, definition).mean(dim=(0, 1))
 
 
 def random_spans(draw, length, count=3):
@@ -82,7 +84,8 @@ def probed_tree(model, sequences, spans, last=4, **options):
     query = np.array([tree.paths[branch][position] for branch, position in rows])
     probe = AttentionProbe(spans, **options)
     with torch.no_grad():
-        hidden = probed_hidden_states(model, tree, probe, np.array([branch for branch, _ in rows]), query)
+        probe.watch_tree(tree, np.array([branch for branch, _ in rows]), query, base_model(model).device)
+        hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
         unprobed = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave)
     torch.testing.assert_close(hidden, unprobed, atol=0, rtol=0)
     return probe.result(), rows
@@ -124,7 +127,8 @@ def test_several_trees_in_one_packed_row(tiny_models):
     spans = [random_spans(draw, len(sequence) - 3) for sequence in sequences]
     probe = AttentionProbe(spans)
     with torch.no_grad():
-        probed_hidden_states(model, row, probe, row.reply, row.query)
+        probe.watch_tree(row, row.reply, row.query, model.device)
+        tree_hidden_states(model, row.input_ids, row.position_ids, row.leave, probe=probe)
     full = [attention(model, sequence) for sequence in sequences]
     rows = [(branch, len(sequence) - 4 + k) for branch, sequence in enumerate(sequences) for k in range(3)]
     assert_rows_equal(probe.result(), rows, sequences, spans, full, CLOSE)
@@ -173,8 +177,8 @@ def test_definitions_step_by_step(tiny_models, family):
             layers.append(last / last.sum())
         reference.append(torch.stack(layers).mean(dim=0)[span].mean())
     found = probe.result()
-    np.testing.assert_allclose(paper_attention(found).mean(), paper, rtol=1e-5)
-    np.testing.assert_allclose(reference_attention(found).mean(), torch.stack(reference).mean(), rtol=1e-5)
+    np.testing.assert_allclose(row_attention(found, "paper").mean(), paper, rtol=1e-5)
+    np.testing.assert_allclose(row_attention(found, "reference").mean(), torch.stack(reference).mean(), rtol=1e-5)
 
 
 def test_spans_that_hold_the_null_token_or_nothing(tiny_models):
@@ -185,11 +189,11 @@ def test_spans_that_hold_the_null_token_or_nothing(tiny_models):
     rows = attention(model, sequence)[:, :, 16:20].double().mean(dim=1)
     null = rows[..., :1]
     expected = (rows[..., 1:17].sum(-1) / (1 - null[..., 0])).mean(dim=0)
-    torch.testing.assert_close(reference_attention(found)[:, 0], expected / 17, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(reference_attention(found)[:, 1], expected / 16, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(row_attention(found, "reference")[:, 0], expected / 17, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(row_attention(found, "reference")[:, 1], expected / 16, atol=1e-6, rtol=1e-5)
     assert (found.mass[..., 2] == 0).all()
-    assert paper_attention(found)[:, 2].isnan().all()
-    assert reference_attention(found)[:, 2].isnan().all()
+    assert row_attention(found, "paper")[:, 2].isnan().all()
+    assert row_attention(found, "reference")[:, 2].isnan().all()
 
 
 def test_uniform_attention_in_closed_form(tiny_models):
@@ -201,8 +205,8 @@ def test_uniform_attention_in_closed_form(tiny_models):
     sequences, spans = tree_case(6)
     found, rows = probed_tree(model, sequences, [own[2:] for own in spans])
     visible = torch.tensor([position + 1 for _, position in rows], dtype=torch.float64)
-    torch.testing.assert_close(paper_attention(found)[:, 0], 1 / visible, atol=1e-7, rtol=1e-5)
-    torch.testing.assert_close(reference_attention(found)[:, 0], 1 / (visible - 1), atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(row_attention(found, "paper")[:, 0], 1 / visible, atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(row_attention(found, "reference")[:, 0], 1 / (visible - 1), atol=1e-7, rtol=1e-5)
 
 
 def test_bfloat16(tiny_models, family):
@@ -286,7 +290,8 @@ def test_spans_that_cover_a_path_hold_all_attention(tiny_models, seed, trunk, pi
     probe = AttentionProbe(parts)
     last = np.array([path[-1] for path in tree.paths])
     with torch.no_grad():
-        probed_hidden_states(model, tree, probe, np.arange(len(last)), last)
+        probe.watch_tree(tree, np.arange(len(last)), last, model.device)
+        tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
     mass = probe.result().mass
     torch.testing.assert_close(mass.sum(-1), torch.ones(mass.shape[:-1]), **CLOSE)
 

@@ -1,0 +1,118 @@
+"""Strategy-Relevant Attention as a metric over replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from esc_lab.metrics.sra import DEFINITIONS, KINDS, ReplySRA
+from esc_lab.prompts import TEMPLATES
+
+Group = Literal["strategy", "depth", "template"]
+
+
+class StrategyRelevantAttention(Metric):
+    """Strategy-Relevant Attention (SRA, arXiv 2402.10453) of replies: eq. 5, its mean logarithm, and two controls.
+
+    `compute` returns float64 scalars, each a mean over replies:
+
+    - `sra`: attention per token of the strategy span, over response tokens, layers and heads.
+    - `log_sra`: natural logarithm of a reply's `sra`; the published values.
+    - `sham_net`: `log_sra` minus that of a neutral span of equal length in the same instruction. Where a span stands in
+      the prompt moves `log_sra`; this difference says what the strategy adds.
+    - `log_relative`: logarithm of attention times the number of visible keys; 0 = attention spread evenly.
+    - `n`: number of replies.
+
+    Args:
+        strategies: names of the inventory.
+        definition: `paper` or `reference` (without attention on the first token, renormalised): see `head_attention`.
+        span: `name` of the strategy, `quoted` (with quotation marks) or `instruction` (name with its definition).
+
+    Raises:
+        ValueError: an unknown definition or span; `compute` without a reply; the replies were not measured on the span.
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+    groups: list[Tensor]
+    head_values: list[Tensor]
+
+    def __init__(
+        self, strategies: Sequence[str], *, definition: str = "paper", span: str = "name", **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        if definition not in DEFINITIONS or span not in KINDS:
+            raise ValueError(f"no SRA '{definition}/{span}': {' or '.join(DEFINITIONS)}, {', '.join(KINDS)}")
+        self.measure = f"{definition}/{span}"
+        self.labels: dict[Group, list[Any]] = {"strategy": list(strategies), "template": list(TEMPLATES)}
+        self.add_state("values", [], dist_reduce_fx="cat")  # [replies, 3] sra, control, relative
+        self.add_state("groups", [], dist_reduce_fx="cat")  # [replies, 3] strategy, depth, template
+        self.add_state("head_values", [], dist_reduce_fx="cat")  # [replies, layers, heads]
+
+    def update(
+        self, replies: Sequence[ReplySRA], strategies: Sequence[str], depths: Sequence[int], templates: Sequence[str]
+    ) -> None:
+        """Add replies.
+
+        Args:
+            strategies: which each reply was told to follow, or names.
+            depths: number of turns before each reply.
+            templates: prompt template of each.
+        """
+        if not replies:
+            return
+        missing = [reply for reply in replies if self.measure not in reply]
+        if missing:
+            raise ValueError(f"replies without '{self.measure}', only {', '.join(missing[0])}")
+        found = [reply[self.measure] for reply in replies]
+        rows = [(one.sra, one.control, one.relative) for one in found]
+        self.values.append(torch.tensor(rows, dtype=torch.float64, device=self.device))
+        numbers = [
+            (self.labels["strategy"].index(strategy), depth, self.labels["template"].index(template))
+            for strategy, depth, template in zip(strategies, depths, templates, strict=True)
+        ]
+        self.groups.append(torch.tensor(numbers, device=self.device))
+        self.head_values.append(torch.from_numpy(np.stack([one.heads for one in found])).to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        return _means(_joined(self.values))
+
+    def by(self, group: Group) -> dict[Any, dict[str, Tensor]]:
+        """`compute` for each strategy, template, or depth that occurs; of this process alone."""
+        values, numbers = _joined(self.values), _joined(self.groups)
+        column = numbers[:, ("strategy", "depth", "template").index(group)]
+        labels = self.labels.get(group)
+        return {
+            labels[number] if labels else number: _means(values[column == number])
+            for number in column.unique().tolist()
+        }
+
+    @property
+    def heads(self) -> Tensor:
+        """SRA of each head [layers, heads], mean over the replies of this process; its mean is `sra`."""
+        return _joined(self.head_values).double().mean(dim=0)
+
+
+def _joined(state: list[Tensor] | Tensor) -> Tensor:
+    """A list state, which torchmetrics turns into one tensor when it gathers from processes."""
+    if isinstance(state, Tensor):
+        return state
+    if not state:
+        raise ValueError("no reply was added")
+    return torch.cat(state)
+
+
+def _means(values: Tensor) -> dict[str, Tensor]:
+    sra, control, relative = values.unbind(dim=1)
+    return {
+        "sra": sra.mean(),
+        "log_sra": sra.log().mean(),
+        "sham_net": (sra.log() - control.log()).mean(),
+        "log_relative": relative.log().mean(),
+        "n": torch.tensor(len(values), dtype=torch.float64),
+    }

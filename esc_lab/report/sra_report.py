@@ -1,0 +1,299 @@
+"""Studies of Strategy-Relevant Attention as tables on the terminal and in Markdown, figures, and JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from esc_lab.report.figures import Point, Spot, curves, head_map, scatter
+from esc_lab.report.tables import console
+from esc_lab.sra_analysis import (
+    by_depth,
+    by_strategy,
+    paired_difference,
+    relation,
+    run_summaries,
+    within_runs,
+)
+from esc_lab.sra_heads import head_relation, leave_one_out, top_k
+from esc_lab.sra_replies import Interval, MeasuredReply
+
+LOG_SRA, NET, ADHERENCE = "mean log SRA", "sham-net log SRA", "adherence"
+# Published for Llama-2-7b-chat and Llama-3-8B-Instruct (arXiv 2402.10453): most attention with the shortest chat.
+PUBLISHED_ORDER = ("c1", "c3", "c5", "standard")
+
+Row = Sequence[str]
+
+
+@dataclass
+class Report:
+    """What a study found.
+
+    Attributes:
+        metrics: flat numbers for the run's metrics.json.
+        results: everything, in JSON types.
+        tables: heading -> column names and rows.
+        figures: files that were drawn (PNG; an SVG lies beside each).
+        lines: sentences below the tables.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, tuple[Row, list[Row]]] = field(default_factory=dict)
+    figures: list[Path] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, heading: str, columns: Row, rows: list[Row]) -> None:
+        """Keep a table, and print it."""
+        self.tables[heading] = (columns, rows)
+        table = Table(title=heading)
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*row)
+        console().print(table)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        console().print(line, highlight=False)
+
+    @property
+    def markdown(self) -> str:
+        parts = []
+        for heading, (columns, rows) in self.tables.items():
+            lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
+            parts.append(f"## {heading}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append("\n".join(f"- {line}" for line in self.lines))
+        return "\n\n".join(parts)
+
+
+def templates(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: int) -> Report:
+    """Where models look under each prompt template, and whether that goes with adherence."""
+    report = Report()
+    _summaries(report, replies, draws, seed)
+    _relations(report, replies, draws, seed)
+    _order(report)
+    _depth_curves(report, replies, root, draws, seed)
+    spots = {one["run"]: one for one in report.results["runs"]}
+    found = {one["measure"]: one["pearson"]["value"] for one in report.results["relation"]}
+    for name, label in (("log_sra", LOG_SRA), ("net", NET)):
+        points = {run: _spot(one[name], one["adherence"]) for run, one in spots.items()}
+        if all(math.isnan(spot.y) for spot in points.values()):
+            continue  # nobody judged adherence
+        note = f"Pearson {found[name]:.2f}, {len(points)} templates"
+        title = "Attention against adherence"
+        report.figures.append(
+            scatter(points, root / f"{name}_adherence", x_label=label, y_label=ADHERENCE, title=title, note=note)[0]
+        )
+    return report
+
+
+def strategies(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: int) -> Report:
+    """Whether the relation between attention and adherence holds for each strategy."""
+    report = Report()
+    _summaries(report, replies, draws, seed)
+    found = by_strategy(replies, draws=draws, seed=seed)
+    report.results["strategies"] = [asdict(one) for one in found]
+    columns = ["strategy", "n", LOG_SRA, NET, ADHERENCE, "r over templates", "r within templates"]
+    rows: list[Row] = [
+        [
+            one.strategy,
+            str(one.n),
+            _with_ends(one.log_sra),
+            _with_ends(one.net),
+            _with_ends(one.adherence),
+            _with_ends(one.over_runs.pearson),
+            _with_ends(one.within_runs.correlation),
+        ]
+        for one in found
+    ]
+    report.add("Strategies", columns, rows)
+    report.metrics |= {f"{one.strategy}/r_within": one.within_runs.correlation.value for one in found}
+    points = {one.strategy: _spot(asdict(one.log_sra), asdict(one.adherence)) for one in found}
+    if not all(math.isnan(spot.y) for spot in points.values()):
+        path = root / "strategies"
+        report.figures.append(scatter(points, path, x_label=LOG_SRA, y_label=ADHERENCE, title="Strategies")[0])
+    return report
+
+
+def heads(replies: Sequence[MeasuredReply], attention: npt.NDArray[np.float32], root: Path, *, seed: int) -> Report:
+    """Which layers and heads look at the strategy, and which of them go with adherence.
+
+    Args:
+        attention: [replies, layers, heads].
+    """
+    report = Report()
+    mean = attention.astype(np.float64).mean(axis=0)
+    report.results["sra"] = mean.tolist()
+    share = mean.ravel() / mean.sum()
+    top = np.sort(share)[::-1]
+    counts = {k: float(top[:k].sum()) for k in (1, 4, 16, 64) if k <= len(top)}
+    report.add(
+        "Share of all attention on the strategy that the heads with the most of it have",
+        ["heads", "share", "if even"],
+        [[str(k), f"{value:.1%}", f"{k / len(top):.1%}"] for k, value in counts.items()],
+    )
+    report.metrics |= {f"heads/share_of_{k}": value for k, value in counts.items()}
+    with np.errstate(divide="ignore"):
+        report.figures.append(
+            head_map(np.log(mean), root / "heads_sra", title="Attention on the strategy", colour_label="log SRA")[0]
+        )
+    judged = [number for number, reply in enumerate(replies) if reply.adheres is not None]
+    if not judged:
+        report.say("Nobody judged adherence, so heads cannot be related to it.")
+        return report
+    chosen = [replies[number] for number in judged]
+    adheres = np.array([bool(reply.adheres) for reply in chosen])
+    runs, dialogues = [reply.run for reply in chosen], [reply.dialogue for reply in chosen]
+    used = attention[judged].astype(np.float64)
+    correlations, without = head_relation(used, adheres, runs), leave_one_out(used, adheres, runs)
+    report.results |= {"relation": correlations.tolist(), "leave_one_out": without.tolist()}
+    for values, name, title, label in (
+        (correlations, "heads_relation", "Attention and adherence by head", "correlation"),
+        (without, "heads_left_out", "Leaving one head out", "change of correlation"),
+    ):
+        report.figures.append(head_map(values, root / name, title=title, colour_label=label, diverging=True)[0])
+    scores = top_k(used, adheres, runs, dialogues, seed=seed)
+    report.results["top_k"] = [asdict(one) for one in scores]
+    report.add(
+        f"Correlation of log SRA with adherence over few heads, on held-out dialogues ({len(judged)} replies)",
+        ["heads", "chosen", "at random", "all heads"],
+        [[str(one.k), *(f"{v:.2f}" for v in (one.chosen, one.random, one.all_heads))] for one in scores],
+    )
+    report.metrics |= {f"heads/chosen_{one.k}": one.chosen for one in scores}
+    return report
+
+
+def finetuned(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: int) -> Report:
+    """What fine-tuning does to attention on the strategy, on the same replies."""
+    report = Report()
+    _summaries(report, replies, draws, seed)
+    difference = paired_difference(replies, "base", "SFT", draws=draws, seed=seed)
+    report.results["difference"] = asdict(difference)
+    columns = ["SFT minus base", "pairs", LOG_SRA, NET, "log relative"]
+    values = [_with_ends(one) for one in (difference.log_sra, difference.net, difference.log_relative)]
+    report.add("Difference on the same replies", columns, [["", str(difference.pairs), *values]])
+    report.metrics |= {
+        "difference/log_sra": difference.log_sra.value,
+        "difference/sham_net": difference.net.value,
+        "difference/pairs": float(difference.pairs),
+    }
+    _depth_curves(report, replies, root, draws, seed)
+    return report
+
+
+def lengths(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: int) -> Report:
+    """How attention on the strategy changes with the length of the history, at the same turns.
+
+    Runs are named `<template>, <turns>`.
+    """
+    report = Report()
+    _summaries(report, replies, draws, seed)
+    for name, label in (("log_sra", LOG_SRA), ("net", NET), ("log_relative", "log relative"), ("adherence", ADHERENCE)):
+        series: dict[str, list[Point]] = {}
+        for one in report.results["runs"]:
+            template, turns = one["run"].split(", ")
+            if not math.isnan(one[name]["value"]):
+                series.setdefault(template, []).append(_point(float(turns), one[name], one["n"]))
+        if series:
+            path = root / f"{name}_by_length"
+            report.figures.append(curves(series, path, x_label="turns of history", y_label=label)[0])
+    return report
+
+
+def _summaries(report: Report, replies: Sequence[MeasuredReply], draws: int, seed: int) -> None:
+    found = run_summaries(replies, draws=draws, seed=seed)
+    report.results["runs"] = [asdict(one) for one in found]
+    columns = ["run", "n", LOG_SRA, NET, "log relative", ADHERENCE]
+    rows: list[Row] = [
+        [one.run, str(one.n), *map(_with_ends, (one.log_sra, one.net, one.log_relative, one.adherence))]
+        for one in found
+    ]
+    report.add("Attention on the strategy, with 95 % intervals over dialogues", columns, rows)
+    for one in found:
+        report.metrics |= {f"{one.run}/log_sra": one.log_sra.value, f"{one.run}/sham_net": one.net.value}
+        report.metrics |= {f"{one.run}/log_relative": one.log_relative.value, f"{one.run}/n": float(one.n)}
+        if one.judged:
+            report.metrics[f"{one.run}/adherence"] = one.adherence.value
+
+
+def _relations(report: Report, replies: Sequence[MeasuredReply], draws: int, seed: int) -> None:
+    over, within = relation(replies, draws=draws, seed=seed), within_runs(replies, draws=draws, seed=seed)
+    report.results |= {"relation": [asdict(one) for one in over], "within": [asdict(one) for one in within]}
+    if not any(one.adheres is not None for one in replies):
+        report.say("Nobody judged adherence (evaluate.classifier), so attention cannot be related to it.")
+        return
+    columns = ["measure", "templates", "Pearson (dialogues)", "Pearson (templates)", "Spearman", "r within templates"]
+    inside = {one.measure: _with_ends(one.correlation) for one in within}
+    rows: list[Row] = [
+        [
+            one.measure,
+            str(one.runs),
+            _with_ends(one.pearson),
+            _with_ends(one.fisher),
+            _with_ends(one.spearman),
+            inside.get(one.measure, "-"),
+        ]
+        for one in over
+    ]
+    report.add(
+        "Attention and adherence: correlation over template means, intervals over what is in brackets", columns, rows
+    )
+    report.metrics |= {f"pearson/{one.measure}": one.pearson.value for one in over}
+    report.metrics |= {f"spearman/{one.measure}": one.spearman.value for one in over}
+
+
+def _order(report: Report) -> None:
+    """Whether the published order of the templates appears, with and without the control."""
+    for name, label in (("log_sra", LOG_SRA), ("net", NET)):
+        means: dict[str, list[float]] = {}
+        for one in report.results["runs"]:
+            means.setdefault(one["run"].partition("_")[0], []).append(one[name]["value"])
+        values = {family: float(np.mean(found)) for family, found in means.items()}
+        order = sorted(values, key=lambda family: -values[family])
+        text = " > ".join(f"{family} ({values[family]:.2f})" for family in order)
+        if set(order) == set(PUBLISHED_ORDER):
+            text += "; the published order" if tuple(order) == PUBLISHED_ORDER else "; not the published order"
+        report.say(f"Templates by {label}: {text}")
+
+
+def _depth_curves(report: Report, replies: Sequence[MeasuredReply], root: Path, draws: int, seed: int) -> None:
+    measured: list[tuple[Any, str]] = [("log_sra", LOG_SRA), ("net", NET), ("adherence", ADHERENCE)]
+    for name, label in measured:
+        found = by_depth(replies, name, draws=draws, seed=seed)
+        series = {
+            run: [_point(one.depth, asdict(one.mean), one.n) for one in bins] for run, bins in found.items() if bins
+        }
+        if series:
+            path = root / f"{name}_by_depth"
+            report.figures.append(curves(series, path, x_label="turns before the reply", y_label=label)[0])
+
+
+def _point(x: float, mean: dict[str, float], n: int) -> Point:
+    return Point(x, mean["value"], mean["low"], mean["high"], n)
+
+
+def _spot(x: dict[str, float], y: dict[str, float]) -> Spot:
+    return Spot(x["value"], x["low"], x["high"], y["value"], y["low"], y["high"])
+
+
+def _with_ends(found: Interval) -> str:
+    if math.isnan(found.value):
+        return "-"
+    ends = "" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.value:.2f}{ends}"
+
+
+STUDIES: dict[str, Callable[..., Report]] = {
+    "templates": templates,
+    "strategies": strategies,
+    "finetuned": finetuned,
+    "lengths": lengths,
+}

@@ -1,0 +1,140 @@
+"""Stage `sra`: studies of Strategy-Relevant Attention. Evaluations side by side, then what they say together."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pytorch_lightning.loggers import Logger, WandbLogger
+from safetensors.numpy import load_file
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.errors import UserError
+from esc_lab.report import sra_report
+from esc_lab.report.sra_report import Report
+from esc_lab.sra_replies import MeasuredReply
+from esc_lab.stages import evaluate, sft
+from esc_lab.stages.build import run_logger
+from esc_lab.stages.record import recorded_step
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """Replies of an evaluation that SRA was measured on, with the attention of each head [replies, layers, heads]."""
+
+    replies: list[MeasuredReply]
+    heads: npt.NDArray[np.float32]
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Run the evaluations of `sra.study` in subdirectories; study.json, tables and figures go into the run directory.
+
+    Raises:
+        UserError: no reply of an evaluation could be measured, or what the evaluations raise.
+    """
+    root = Path(cfg.run_dir)
+    group = cfg.logger.group or root.name
+    cfg = replace(cfg, logger=replace(cfg.logger, group=group), trainer=replace(cfg.trainer, devices="1"))
+    found = [_measured(directory, label, cfg) for label, directory in _STUDIES[cfg.sra.study](cfg, root)]
+    replies = [reply for one in found for reply in one.replies]
+    if cfg.sra.study == "heads":
+        report = sra_report.heads(replies, np.concatenate([one.heads for one in found]), root, seed=cfg.seed)
+    else:
+        report = sra_report.STUDIES[cfg.sra.study](replies, root, draws=cfg.sra.draws, seed=cfg.seed)
+    write_atomic(root / "study.json", json.dumps(report.results, indent=1))
+    write_atomic(root / "study.md", report.markdown)
+    with run_logger(cfg, cfg.stage) as logger:
+        if logger:
+            _log(logger, report)
+    return report.metrics
+
+
+def _templates(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
+    for template in cfg.sra.templates:
+        yield _evaluated(_with_template(cfg, template), template, root / template)
+
+
+def _finetuned(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
+    """The model before and after fine-tuning on replies to prompts that name their strategy."""
+    (template,) = cfg.sra.templates
+    cfg = _with_template(cfg, template)
+    yield _evaluated(cfg, "base", root / "base")
+    training = replace(cfg, stage="sft", checkpoint=None, init_from=cfg.checkpoint)
+    recorded_step(training, sft.run, root / "sft")
+    yield _evaluated(replace(cfg, checkpoint=str(root / "sft")), "SFT", root / "evaluate_sft")
+
+
+def _lengths(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
+    """The same decisions of long dialogues under histories of different lengths."""
+    longest = max(cfg.sra.lengths)
+    for template in cfg.sra.templates:
+        for length in cfg.sra.lengths:
+            step = replace(cfg.evaluate, history_turns=length, least_turns=longest)
+            label = f"{template}, {length}"
+            directory = root / f"{template}_{length}"
+            yield _evaluated(replace(_with_template(cfg, template), evaluate=step), label, directory)
+
+
+_STUDIES: dict[str, Callable[[Config, Path], Iterator[tuple[str, Path]]]] = {
+    "templates": _templates,
+    "strategies": _templates,
+    "heads": _templates,
+    "finetuned": _finetuned,
+    "lengths": _lengths,
+}
+
+
+def _with_template(cfg: Config, template: str) -> Config:
+    """Train and evaluate under a template; supporter turns of the history do not carry their strategies there."""
+    train, shown = (
+        replace(settings, template=template, history_labels=False) for settings in (cfg.prompt.train, cfg.prompt.eval)
+    )
+    prompt = replace(cfg.prompt, train=train, eval=shown)
+    return replace(cfg, prompt=prompt)
+
+
+def _evaluated(cfg: Config, label: str, directory: Path) -> tuple[str, Path]:
+    recorded_step(replace(cfg, stage="evaluate", init_from=None, resume=None), evaluate.run, directory)
+    return label, directory
+
+
+def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
+    """The measured replies of an evaluation, by the definition and span that are asked for."""
+    measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
+    lines = (directory / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    replies = [
+        MeasuredReply(
+            run=label,
+            dialogue=found["dialogue"],
+            turn=found["turn"],
+            strategy=found["prompted"] or found["strategy"],
+            sra=found["sra"][measure]["sra"],
+            control=found["sra"][measure]["control"],
+            relative=found["sra"][measure]["relative"],
+            adheres=found["adheres"],
+        )
+        for found in map(json.loads, lines)
+        if found["sra"]
+    ]
+    if not replies:
+        fix = "see sra/skipped_... in its metrics.json; raise evaluate.generation.decisions"
+        raise UserError("no reply could be measured", where=str(directory), fix=fix)
+    return MeasuredRun(replies, load_file(directory / evaluate.HEADS)["heads"])
+
+
+def _log(logger: Logger, report: Report) -> None:
+    logger.log_metrics(report.metrics)
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        logger.experiment.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in report.figures})
+        for name, (columns, rows) in report.tables.items():
+            logger.log_table(name, columns=list(columns), data=[list(row) for row in rows])
