@@ -107,7 +107,7 @@ def _combined(cfg: DictConfig) -> list[str]:
     if stage == "classifier":
         found += _classifier_problems(cfg)
     if stage in ("evaluate", "pipeline", "sra"):
-        found += _judge_problems(cfg)
+        found += _evaluate_problems(cfg)
     if stage == "sra":
         found += _sra_problems(cfg)
     if OmegaConf.select(cfg, "resume") is not None:
@@ -142,11 +142,15 @@ def _cso_problems(cfg: DictConfig) -> list[str]:
     return found
 
 
-def _judge_problems(cfg: DictConfig) -> list[str]:
-    judge = cfg.evaluate.classifier
-    if judge is None or judge == "auto" or Path(judge).is_dir():
-        return []
-    return [f"evaluate.classifier={judge}: no such directory. Fix: name a run of stage=classifier, or use auto"]
+def _evaluate_problems(cfg: DictConfig) -> list[str]:
+    found = []
+    judge, span = cfg.evaluate.classifier, cfg.evaluate.sra.span
+    if judge not in (None, "auto") and not Path(judge).is_dir():
+        fix = "name a run of stage=classifier, or use auto"
+        found.append(f"evaluate.classifier={judge}: no such directory. Fix: {fix}")
+    if cfg.stage != "sra" and span == "quoted" and cfg.prompt.eval.template == "cso":
+        found.append(f"evaluate.sra.span={span}: the template cso quotes no strategy. Fix: name, or instruction")
+    return found
 
 
 def _sra_problems(cfg: DictConfig) -> list[str]:

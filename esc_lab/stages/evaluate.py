@@ -25,6 +25,7 @@ from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.predictions import Prediction
 from esc_lab.prompted_replies import MEASURABLE, PromptedReplies
+from esc_lab.report.figures import head_map
 from esc_lab.report.tables import print_strategies
 from esc_lab.seeds import derive_seed
 from esc_lab.sra_eval import SRAEvaluationModule
@@ -145,6 +146,12 @@ def _write_attention(cfg: Config, module: SRAEvaluationModule, attention: Strate
     measured = sorted(module.measured, key=lambda reply: order[id(reply.prediction)])
     heads = [reply.sra[attention.measure].heads for reply in measured if reply.sra]
     save_file({"heads": np.stack(heads)}, Path(cfg.run_dir) / HEADS)
+    head_map(
+        np.log(attention.heads.numpy()),
+        Path(cfg.run_dir) / "sra_heads",
+        title=f"{cfg.model.name}: attention on the strategy",
+        colour_label="log SRA",
+    )
 
 
 def _log(logger: Logger, metrics: dict[str, float], predictions: list[Prediction], pages: list[Path]) -> None:

@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from esc_lab.evaluation import Prediction
+from esc_lab.predictions import Prediction
 from esc_lab.strategies import INVENTORIES
 from tests.conftest import FAMILIES
 

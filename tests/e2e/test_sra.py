@@ -1,0 +1,190 @@
+"""SRA from the command line: what an evaluation leaves of it, every study, the judge, and bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from esc_lab.config import TEMPLATES
+from esc_lab.strategies import INVENTORIES
+from tests.conftest import model_config
+from tests.e2e.conftest import execute
+from tests.e2e.test_bad_input import complaint
+from tests.e2e.test_stages import check_run_directory
+
+NAMED = TEMPLATES[1:]
+SMALL = ("evaluate.generation.decisions=5", "sra.draws=50", "data.limit={train: 4, val: 2, test: 3}")
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> str:
+    outcome = execute(tmp_path_factory.mktemp("judge"), "stage=classifier", "trainer.max_steps=2")
+    return f"evaluate.classifier={outcome.path}"
+
+
+def measured(outcome) -> list[dict]:
+    return [line for line in outcome.lines("predictions.jsonl") if line["sra"]]
+
+
+def test_evaluation_measures_attention_and_adherence(command, judge):
+    outcome = command(
+        "stage=evaluate", "prompt=c1_hf", "evaluate.prompted=all", "evaluate.sra.heat_maps=2", *SMALL, judge
+    )
+    check_run_directory(outcome)
+    lines, metrics = measured(outcome), outcome.metrics
+    assert len(lines) == 5 * len(INVENTORIES["esconv"]) == metrics["sra/n"] == metrics["adherence/n"]
+    values = [line["sra"]["paper/name"] for line in lines]
+    assert metrics["sra/log_sra"] == pytest.approx(np.mean([math.log(value["sra"]) for value in values]))
+    assert metrics["sra/sham_net"] == pytest.approx(np.mean([math.log(v["sra"] / v["control"]) for v in values]))
+    assert metrics["adherence/accuracy"] == np.mean([line["adheres"] for line in lines])
+    assert metrics["adherence/classifier_accuracy"] > 0
+    heads = load_file(outcome.path / "sra_heads.safetensors")["heads"]
+    np.testing.assert_allclose(heads.mean(axis=(1, 2)), [value["sra"] for value in values], rtol=1e-4)
+    left = outcome.read("sra.json")
+    assert sum(found["n"] for found in left["by"]["strategy"].values()) == len(lines)
+    assert np.mean(left["heads"]) == pytest.approx(metrics["sra/sra"])
+    pages = sorted(path.name for path in outcome.path.glob("heat_map_*.html"))
+    assert pages == ["heat_map_1.html", "heat_map_2.html"]
+    assert lines[0]["prompted"] in (outcome.path / pages[0]).read_text()
+    assert (outcome.path / "sra_heads.svg").exists()
+
+
+def test_other_definition_and_span_of_given_replies(command):
+    words = ("evaluate.replies=given", "evaluate.sra.definition=reference", "evaluate.sra.span=instruction")
+    outcome = command("stage=evaluate", "prompt=c3_hl", *words, *SMALL)
+    values = [line["sra"]["reference/instruction"]["sra"] for line in measured(outcome)]
+    assert len(values) == 5
+    assert outcome.metrics["sra/log_sra"] == pytest.approx(np.log(values).mean())
+    assert all(line["reply"] is None for line in outcome.lines("predictions.jsonl"))
+
+
+def test_without_attention(command):
+    outcome = command("stage=evaluate", "prompt=c1_hf", "evaluate.sra.enabled=false", *SMALL)
+    assert not measured(outcome)
+    assert not any(name.startswith("sra/") for name in outcome.metrics)
+    assert not list(outcome.path.glob("heat_map*"))
+    assert any(line["reply"] for line in outcome.lines("predictions.jsonl"))
+
+
+def test_templates_study(command, judge):
+    outcome = command("experiment=sra_templates", *SMALL, judge)
+    check_run_directory(outcome)
+    study, metrics = outcome.read("study.json"), outcome.metrics
+    assert [one["run"] for one in study["runs"]] == list(NAMED)
+    for one in study["runs"]:
+        inner = json.loads((outcome.path / one["run"] / "metrics.json").read_text())
+        assert one["log_sra"]["value"] == pytest.approx(inner["sra/log_sra"]) == metrics[f"{one['run']}/log_sra"]
+        assert one["adherence"]["value"] == pytest.approx(inner["adherence/accuracy"])
+    x, y = ([one[name]["value"] for one in study["runs"]] for name in ("log_sra", "adherence"))
+    found = next(one for one in study["relation"] if one["measure"] == "log_sra")["pearson"]["value"]
+    assert found == pytest.approx(np.corrcoef(x, y)[0, 1]) or (math.isnan(found) and len(set(y)) == 1)
+    for name in ("log_sra_by_depth", "net_by_depth", "adherence_by_depth", "log_sra_adherence", "net_adherence"):
+        assert (outcome.path / f"{name}.png").stat().st_size > 5000
+        assert (outcome.path / f"{name}.svg").exists()
+    assert re.search(r"Templates by sham-net log SRA: \w+ \(", outcome.output)
+    assert "published order" in (outcome.path / "study.md").read_text()
+
+
+def test_all_templates_meet_the_same_strategies(command):
+    words = ("experiment=sra_templates", "evaluate.classifier=null", "sra.templates=[standard,c1_hf,c5_hl]")
+    outcome = command(*words, *SMALL)
+    asked = [
+        [(line["dialogue"], line["turn"], line["prompted"]) for line in lines_of(outcome.path / name)]
+        for name in ("standard", "c1_hf", "c5_hl")
+    ]
+    assert asked[0] == asked[1] == asked[2]
+    assert "Nobody judged adherence" in outcome.output
+
+
+def lines_of(directory) -> list[dict]:
+    return [json.loads(line) for line in (directory / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_strategies_study(command, judge):
+    outcome = command("experiment=sra_strategies", *SMALL, judge)
+    found = outcome.read("study.json")["strategies"]
+    assert {one["strategy"] for one in found} == set(INVENTORIES["esconv"].names)
+    assert all(one["n"] == 5 * 3 for one in found)
+    assert (outcome.path / "strategies.svg").exists()
+
+
+def test_heads_study(command, judge):
+    outcome = command("experiment=sra_heads", *SMALL, judge)
+    study = outcome.read("study.json")
+    shape = np.shape(study["sra"])
+    assert np.shape(study["relation"]) == np.shape(study["leave_one_out"]) == shape
+    assert {"heads/share_of_1", "heads/share_of_4"} <= outcome.metrics.keys()
+    for name in ("heads_sra", "heads_relation", "heads_left_out"):
+        assert (outcome.path / f"{name}.png").exists()
+
+
+def test_finetuned_study(command):
+    outcome = command("experiment=sra_finetuned", "trainer.max_steps=2", "optimizer.lr=0.02", *SMALL)
+    base, tuned = (lines_of(outcome.path / name) for name in ("base", "evaluate_sft"))
+    keys = ("dialogue", "turn", "prompted", "gold_reply", "template")
+    assert [[line[key] for key in keys] for line in base] == [[line[key] for key in keys] for line in tuned]
+    changes = [
+        math.log(after["sra"]["paper/name"]["sra"] / before["sra"]["paper/name"]["sra"])
+        for before, after in zip(base, tuned, strict=True)
+        if before["sra"]
+    ]
+    assert np.abs(changes).max() > 1e-3  # training did move attention
+    assert outcome.metrics["difference/log_sra"] == pytest.approx(np.mean(changes))
+    assert outcome.metrics["difference/pairs"] == len(changes) == 5
+
+
+def test_lengths_study(command):
+    outcome = command("experiment=sra_lengths", "sra.lengths=[1,3,6]", "sra.templates=[c1_hf]", *SMALL)
+    asked = []
+    for length in (1, 3, 6):
+        lines = lines_of(outcome.path / f"c1_hf_{length}")
+        assert {line["history"] for line in lines} == {length - (length % 2 == 0)}  # from where the seeker begins
+        assert all(line["turn"] >= 6 for line in lines)
+        asked.append([(line["dialogue"], line["turn"]) for line in lines])
+    assert asked[0] == asked[1] == asked[2]
+    assert (outcome.path / "log_sra_by_length.png").exists()
+
+
+def test_the_automatic_judge_is_trained_once(command, tmp_path, monkeypatch):
+    from esc_lab.stages import classifier
+
+    monkeypatch.setattr(classifier, "AUTO_MODEL", model_config("tiny_llama"))
+    words = ("stage=evaluate", "prompt=c1_hf", "evaluate.classifier=auto", f"cache_dir={tmp_path / 'cache'}", *SMALL)
+    first = command(*words)
+    assert first.status == 0, first.errors
+    assert "this happens once" in first.errors + first.output
+    (note,) = (tmp_path / "cache" / "classifiers_v1").glob("*/classifier/classifier.json")
+    second = command(*words, "evaluate.generation.temperature=1.0")
+    assert "this happens once" not in second.errors + second.output
+    assert second.metrics["adherence/classifier_accuracy"] == json.loads(note.read_text())["accuracy"]
+    command(*words, "seed=2")
+    assert len(list((tmp_path / "cache" / "classifiers_v1").glob("*/classifier"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("experiment=sra_templates", "sra.templates=[c1_hf,c2_hf]"), "'c2_hf' is not one of"),
+        (("experiment=sra_templates", "sra.templates=[cso]"), "'cso' is not one of"),
+        (("experiment=sra_finetuned", "sra.templates=[standard,c1_hf]"), "compares under one template"),
+        (("experiment=sra_lengths", "sra.lengths=[0,2]"), "numbers of turns"),
+        (("experiment=sra_templates", "prompt.inference=cot"), "not one answer"),
+        (("experiment=sra_templates", "evaluate.sra.enabled=false"), "stage=sra measures it"),
+        (("stage=evaluate", "evaluate.classifier=nowhere"), "evaluate.classifier=nowhere: no such directory"),
+        (("stage=evaluate", "prompt=cso", "evaluate.sra.span=quoted", "evaluate.replies=given"), "quoted"),
+    ],
+)
+def test_bad_input(command, words, message):
+    assert message in complaint(command(*words, "data.limit={train: 2, val: 1, test: 2}"))
+
+
+def test_lengths_beyond_all_dialogues(command):
+    outcome = command("experiment=sra_lengths", "sra.lengths=[1,40]", *SMALL)
+    assert outcome.status == 1
+    assert "error: the test split has no decision to evaluate" in outcome.errors
+    assert not (outcome.path / "metrics.json").exists()
