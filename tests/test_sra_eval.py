@@ -18,12 +18,14 @@ from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.metrics.sra import DEFINITIONS, KINDS, UnmeasurableError, reply_sra, span_columns
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.generate import Sampling
+from esc_lab.models.load import load_model
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.predictions import Prediction
 from esc_lab.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.prompts import TEMPLATES, Message, build_prompt
 from esc_lab.sra_eval import SRAEvaluationModule
 from esc_lab.strategies import INVENTORIES
+from tests.conftest import CACHE, model_config
 
 INVENTORY = INVENTORIES["esconv"]
 PROMPTED = [name for name, template in TEMPLATES.items() if not template.chooses_strategy]
@@ -103,9 +105,8 @@ def brute_force(attention, rows, span, definition):
     return float(torch.stack(values).mean())
 
 
-@pytest.mark.parametrize("template", PROMPTED)
-def test_generated_replies_equal_brute_force(tiny_models, family, sample_dialogues, template):
-    loaded, dialogue = tiny_models(family), shortened(sample_dialogues[3], 4)
+def check_generated_reply(loaded, dialogue, template):
+    """A reply of the last decision, with both definitions and all spans, against brute force."""
     groups, _, replies = decisions_of(loaded, [dialogue], template)
     decision = groups[0][-1]
     strategy = dialogue.turns[decision.turn].reply.strategies[0]
@@ -131,6 +132,17 @@ def test_generated_replies_equal_brute_force(tiny_models, family, sample_dialogu
             if kind != "instruction":  # the neutral text may be shorter than a strategy's definition
                 expected = brute_force(attention, rows, sham, definition)
                 assert found.control == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("template", PROMPTED)
+def test_generated_replies_equal_brute_force(tiny_models, family, sample_dialogues, template):
+    check_generated_reply(tiny_models(family), shortened(sample_dialogues[3], 4), template)
+
+
+def test_smollm2_equals_brute_force(sample_dialogues):
+    loaded = load_model(dataclasses.replace(model_config("smollm2_135m"), dtype="float32"), CACHE)
+    for template in PROMPTED:
+        check_generated_reply(loaded, shortened(sample_dialogues[3], 4), template)
 
 
 def test_given_replies_equal_brute_force(tiny_models, sample_dialogues, tmp_path):
@@ -305,7 +317,8 @@ def test_metric_groups(tiny_models, sample_dialogues, tmp_path):
     module = evaluated(
         tiny_models("llama"), [shortened(d, 3) for d in sample_dialogues[:2]], tmp_path, "c5_hl", given=True
     )
-    metric = StrategyRelevantAttention(INVENTORY.names, definition="reference", span="quoted")
+    shape = module.measured[0].sra["reference/quoted"].heads.shape
+    metric = StrategyRelevantAttention(INVENTORY.names, definition="reference", span="quoted", heads=shape)
     attention_metrics(module.measured, module.predictions, metric)
     values = np.array([[r.sra["reference/quoted"].sra, r.sra["reference/quoted"].control] for r in module.measured])
     found = metric.compute()

@@ -32,6 +32,7 @@ class StrategyRelevantAttention(Metric):
         strategies: names of the inventory.
         definition: `paper` or `reference` (without attention on the first token, renormalised): see `head_attention`.
         span: `name` of the strategy, `quoted` (with quotation marks) or `instruction` (name with its definition).
+        heads: layers and heads of the model, for the property `heads`; left out, nothing is kept by head.
 
     Raises:
         ValueError: an unknown definition or span; `compute` without a reply; the replies were not measured on the span.
@@ -40,10 +41,16 @@ class StrategyRelevantAttention(Metric):
     full_state_update = False
     values: list[Tensor]
     groups: list[Tensor]
-    head_values: list[Tensor]
+    head_sums: Tensor
 
     def __init__(
-        self, strategies: Sequence[str], *, definition: str = "paper", span: str = "name", **settings: Any
+        self,
+        strategies: Sequence[str],
+        *,
+        definition: str = "paper",
+        span: str = "name",
+        heads: tuple[int, int] = (0, 0),
+        **settings: Any,
     ) -> None:
         super().__init__(**settings)
         if definition not in DEFINITIONS or span not in KINDS:
@@ -52,7 +59,14 @@ class StrategyRelevantAttention(Metric):
         self.labels: dict[Group, list[Any]] = {"strategy": list(strategies), "template": list(TEMPLATES)}
         self.add_state("values", [], dist_reduce_fx="cat")  # [replies, 3] sra, control, relative
         self.add_state("groups", [], dist_reduce_fx="cat")  # [replies, 3] strategy, depth, template
-        self.add_state("head_values", [], dist_reduce_fx="cat")  # [replies, layers, heads]
+        self.add_state("head_sums", torch.zeros(heads, dtype=torch.float64), dist_reduce_fx="sum")
+        self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        # For an empty list torchmetrics would send float32: a process without replies must gather what the others do.
+        self.values.append(torch.zeros(0, 3, dtype=torch.float64, device=self.device))
+        self.groups.append(torch.zeros(0, 3, dtype=torch.int64, device=self.device))
 
     def update(
         self, replies: Sequence[ReplySRA], strategies: Sequence[str], depths: Sequence[int], templates: Sequence[str]
@@ -77,7 +91,9 @@ class StrategyRelevantAttention(Metric):
             for strategy, depth, template in zip(strategies, depths, templates, strict=True)
         ]
         self.groups.append(torch.tensor(numbers, device=self.device))
-        self.head_values.append(torch.from_numpy(np.stack([one.heads for one in found])).to(self.device))
+        if self.head_sums.numel():
+            summed = torch.from_numpy(np.stack([one.heads for one in found]).sum(axis=0, dtype=np.float64))
+            self.head_sums = self.head_sums + summed.to(self.device)
 
     def compute(self) -> dict[str, Tensor]:
         return _means(_joined(self.values))
@@ -94,17 +110,16 @@ class StrategyRelevantAttention(Metric):
 
     @property
     def heads(self) -> Tensor:
-        """SRA of each head [layers, heads], mean over the replies of this process; its mean is `sra`."""
-        return _joined(self.head_values).double().mean(dim=0)
+        """SRA of each head [layers, heads], mean over the replies; its mean is `sra`."""
+        return self.head_sums / len(_joined(self.values))
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:
     """A list state, which torchmetrics turns into one tensor when it gathers from processes."""
-    if isinstance(state, Tensor):
-        return state
-    if not state:
-        raise ValueError("no reply was added")
-    return torch.cat(state)
+    joined = state if isinstance(state, Tensor) else torch.cat(state)
+    if not len(joined):
+        raise ValueError("StrategyRelevantAttention has no replies to compute from: call update() first")
+    return joined
 
 
 def _means(values: Tensor) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.models.attention_probe import check_probe
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.models.tree_attention import base_model
 from esc_lab.predictions import Prediction
 from esc_lab.prompted_replies import MEASURABLE, PromptedReplies
 from esc_lab.report.figures import head_map
@@ -58,9 +59,7 @@ def run(cfg: Config) -> dict[str, float]:
     with run_logger(cfg, "evaluate") as logger:
         build_trainer(cfg, None, training=False).test(module, datamodule=data, verbose=False)
         metrics, tables = summarize(module.predictions, inventory)
-        attention = StrategyRelevantAttention(
-            inventory.names, definition=cfg.evaluate.sra.definition, span=cfg.evaluate.sra.span
-        )
+        attention = _attention(cfg, loaded)
         metrics |= attention_metrics(module.measured, module.predictions, attention)
         if classifier and classifier.accuracy is not None:
             metrics["adherence/classifier_accuracy"] = classifier.accuracy
@@ -121,6 +120,16 @@ def _module(
         reply_for=_chosen(data, generation.decisions, cfg.seed),
         classifier=classifier,
         seed=cfg.seed,
+    )
+
+
+def _attention(cfg: Config, loaded: LoadedModel) -> StrategyRelevantAttention:
+    text = base_model(loaded.model).config.get_text_config()
+    return StrategyRelevantAttention(
+        INVENTORIES[cfg.inventory.name].names,
+        definition=cfg.evaluate.sra.definition,
+        span=cfg.evaluate.sra.span,
+        heads=(text.num_hidden_layers, text.num_attention_heads),
     )
 
 

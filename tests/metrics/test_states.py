@@ -5,19 +5,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchmetrics import MetricCollection
 
-from esc_lab.metrics import Diversity, PreferenceBias, ReplyPerplexity, StrategyProficiency, TextOverlap
+from esc_lab.metrics import (
+    Diversity,
+    PreferenceBias,
+    ReplyPerplexity,
+    StrategyProficiency,
+    StrategyRelevantAttention,
+    TextOverlap,
+)
+from esc_lab.metrics.sra import SpanSRA
 
 CLASSES = ["Question", "Information", "Others"]
 DECISIONS = [(torch.tensor([0, 0, 1, -1]), torch.tensor([0, 1, 2, 1])), (torch.tensor([2, 1]), torch.tensor([0, 0]))]
 TEXTS = [["I hear you.", "", "What happened then?"], ["I hear you too."]]
 REFERENCES = [["I hear what you say.", "Hello!", "What happened?"], ["I see you too."]]
+ATTENTION = [{"paper/name": SpanSRA(x, 0.02, 3 * x, np.full((2, 3), x, dtype=np.float32))} for x in (0.01, 0.03, 0.5)]
 CASES = {
     "proficiency": (lambda: StrategyProficiency(CLASSES), DECISIONS),
     "bias": (lambda: PreferenceBias(CLASSES), DECISIONS),
+    "attention": (
+        lambda: StrategyRelevantAttention(CLASSES, heads=(2, 3)),
+        [
+            (ATTENTION[:2], CLASSES[:2], [1, 3], ["standard", "c1_hf"]),
+            (ATTENTION[2:], CLASSES[:1], [5], ["standard"]),
+        ],
+    ),
     "overlap": (TextOverlap, list(zip(TEXTS, REFERENCES, strict=True))),
     "diversity": (Diversity, [(texts,) for texts in TEXTS]),
     "perplexity": (
