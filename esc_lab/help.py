@@ -17,6 +17,7 @@ _COMMANDS = (
         "go on with CSO on ESC-Pro, three objectives",
         "python run.py -m stage=cso objective=cso,ipo,simpo data=esc_pro data.path=FILE inventory=cso init_from=DIR",
     ),
+    ("where the model looks under seven prompt templates", "python run.py experiment=sra_templates"),
     (
         "compare prompt templates, two jobs at a time",
         "python run.py -m stage=evaluate prompt=cso,standard,c1_hf hydra.launcher.n_jobs=2",

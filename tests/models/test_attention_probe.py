@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-import esc_lab.models.attention_probe as attention_probe
 from esc_lab.errors import UserError
+from esc_lab.models import attention_probe, log_probs
 from esc_lab.models.attention_probe import (
     AttentionProbe,
     check_probe,
@@ -21,7 +21,14 @@ from esc_lab.models.attention_probe import (
 )
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.log_probs import tree_hidden_states
-from esc_lab.models.tree_attention import IMPLEMENTATION, base_model, layer_windows
+from esc_lab.models.tree_attention import (
+    IMPLEMENTATION,
+    FlexTree,
+    _block_mask,
+    base_model,
+    by_layer_type,
+    layer_windows,
+)
 from esc_lab.tokens import ReplyTokens, TokenSequence, build_tree, pack_rows
 from tests.models.test_tree_attention import random_sequences
 
@@ -278,6 +285,23 @@ def test_left_padded_batch(tiny_models, family):
     rows = [(entry, len(sequences[entry]) - back) for entry in range(3) for back in (2, 1)]
     full = [attention(model, sequence) for sequence in sequences]
     assert_rows_equal(probe.result(), rows, sequences, spans, full, CLOSE)
+
+
+def test_beside_flex_attention(tiny_models, family, monkeypatch):
+    """What CUDA runs, uncompiled on the CPU: the probe measures the same."""
+
+    def flex_arguments(model, leave, position):
+        windows, (ends, places) = layer_windows(model), (torch.from_numpy(leave), torch.from_numpy(position))
+        tree = FlexTree({window: _block_mask(ends, places, window) for window in windows.values()})
+        placeholder = by_layer_type(dict.fromkeys(windows, torch.zeros(1, 1, 1, 1)))
+        return {"attention_mask": placeholder, "tree": tree}
+
+    monkeypatch.setattr(log_probs, "tree_arguments", flex_arguments)
+    model = tiny_models(family).model
+    sequences, spans = tree_case(11)
+    found, rows = probed_tree(model, sequences, spans)
+    full = [attention(model, sequence) for sequence in sequences]
+    assert_rows_equal(found, rows, sequences, spans, full, CLOSE)
 
 
 @settings(max_examples=25, deadline=None)
