@@ -33,8 +33,8 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader never sees half of it.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader never sees half of it; text ends with a newline.
 
     Raises:
         UserError: the file cannot be written there.
@@ -44,8 +44,10 @@ def write_atomic(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text if text.endswith("\n") else f"{text}\n")
+        if isinstance(content, str):
+            content = (content if content.endswith("\n") else f"{content}\n").encode()
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:

@@ -11,10 +11,11 @@ import torch
 from esc_lab.config import TemplateConfig
 from esc_lab.datamodule import Decision
 from esc_lab.metrics.sra import Column, ReplySRA, UnmeasurableError, reply_sra, rows_of, span_columns
-from esc_lab.models.attention_probe import AttentionProbe, SpanAttention
+from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import tree_hidden_states
+from esc_lab.models.span_attention import SpanAttention
 from esc_lab.predictions import Prediction
 from esc_lab.prompts import INFERENCE, TEMPLATES, Message, Prompt, build_prompt, parse_reply, reply_content
 from esc_lab.seeds import derive_seed

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from esc_lab.models.attention_probe import SpanAttention, head_attention
+from esc_lab.models.span_attention import SpanAttention, head_attention
 from esc_lab.tokens import TokenSpan
 from esc_lab.tokens.encode import IntArray
 

@@ -16,67 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esc_lab.errors import UserError
-from esc_lab.models.log_probs import tree_hidden_states
-from esc_lab.models.tree_attention import base_model, layer_windows
+from esc_lab.models.span_attention import SpanAttention
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import PackedRow
-from esc_lab.tokens.trie import TokenTree, build_tree
+from esc_lab.tokens.trie import TokenTree
 
 # Attention weights computed at a time (heads x rows x keys): 16 MiB in float32.
 CHUNK_WEIGHTS = 2**22
-
-
-@dataclass(frozen=True)
-class SpanAttention:
-    """Attention of the probed rows on their spans, on the CPU. Rows are ordered by branch, then as they were watched.
-
-    Attributes:
-        mass: [layers, heads, rows, spans] attention summed over each span.
-        null: [layers, heads, rows] attention on the first token of the row's own sequence.
-        visible: [layers, rows] number of keys that the row sees in the layer, the row's own included.
-        length: [rows, spans] number of tokens of each span.
-        holds_null: [rows, spans] whether the span contains the first token of the sequence.
-        branch: [rows] branch (reply) that the row belongs to.
-        tokens: for each row, the mean over layers and heads of its attention on each token of its own sequence up to
-            itself; None unless the probe keeps tokens.
-    """
-
-    mass: Tensor
-    null: Tensor
-    visible: Tensor
-    length: Tensor
-    holds_null: Tensor
-    branch: Tensor
-    tokens: tuple[Tensor, ...] | None
-
-    def of(self, rows: Tensor) -> SpanAttention:
-        """These rows alone."""
-        tokens = None if self.tokens is None else tuple(self.tokens[row] for row in rows.tolist())
-        return SpanAttention(
-            self.mass[:, :, rows], self.null[:, :, rows], self.visible[:, rows], self.length[rows],
-            self.holds_null[rows], self.branch[rows], tokens,
-        )  # fmt: skip
-
-
-def head_attention(found: SpanAttention, definition: str) -> Tensor:
-    """SRA of each layer, head and row, [layers, heads, rows, spans] in float64; nan for an empty span.
-
-    The mean over layers and heads is the SRA of a row, the mean of that over the rows of a reply is the reply's.
-
-    Args:
-        definition: `paper`, eq. 5 of arXiv 2402.10453: attention per token of the span. `reference`, the paper's
-            published code: in each layer the heads' mean row loses its first entry (null attention) and is scaled to
-            sum 1. A row that sees nothing but the first token counts as zero.
-    """
-    mass = found.mass.double()
-    if definition == "reference":
-        null = found.null.double()
-        rest = 1 - null.mean(dim=1)[:, None, :, None]
-        mass = torch.where(rest > 0, (mass - null[..., None] * found.holds_null) / rest, 0.0)
-    elif definition != "paper":
-        raise ValueError(f"no definition '{definition}' of SRA: paper or reference")
-    return mass / found.length
 
 
 class AttentionProbe:
@@ -326,45 +272,3 @@ def _weights(query: Tensor, key: Tensor, allowed: Tensor, scaling: float | None,
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
     return scores.view(heads, rows, key.shape[1]).masked_fill_(~allowed, -torch.inf).softmax(dim=-1)
-
-
-@torch.no_grad()
-def check_probe(model: Any) -> None:
-    """Compare the probe on a two-branch tree with the eager attention of its two sequences, run separately.
-
-    The trunk reaches past the sliding window where that is short enough to be cheap (up to 512 tokens). In float32
-    the largest difference counts; below that, where rounding adds up, the mean of a layer and span.
-
-    Raises:
-        UserError: the masses differ, so attention cannot be measured on this model.
-    """
-    inner = base_model(model)
-    trunk = max([window for window in layer_windows(model).values() if window and window <= 512], default=12) + 4
-    draw = np.random.default_rng(0).integers(0, inner.get_input_embeddings().weight.shape[0], trunk + 8)
-    sequences = [draw[: trunk + 4], np.concatenate([draw[:trunk], draw[trunk + 4 :]])]
-    tree = build_tree(sequences)
-    spans = np.array_split(np.arange(trunk), 4)
-    probe = AttentionProbe([spans, spans])
-    query = np.concatenate([path[-4:] for path in tree.paths])
-    probe.watch_tree(tree, np.repeat(np.arange(2), 4), query, inner.device)
-    tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
-    usual = inner.config._attn_implementation
-    inner.set_attn_implementation("eager")
-    try:
-        ids = torch.from_numpy(np.stack(sequences)).to(inner.device)
-        eager = model(input_ids=ids, use_cache=False, output_attentions=True).attentions
-    finally:
-        inner.set_attn_implementation(usual)
-    weights = torch.stack([torch.cat([*layer[:, :, -4:].float().cpu()], dim=1) for layer in eager])
-    expected = torch.stack([*(weights[..., span].sum(dim=-1) for span in spans), weights[..., 0]], dim=-1)
-    found = probe.result()
-    difference = (torch.cat([found.mass, found.null[..., None]], dim=-1) - expected).abs()
-    exact = inner.dtype == torch.float32
-    worst = float((difference if exact else difference.mean(dim=(1, 2))).max())
-    limit = 1e-3 if exact else 2e-2
-    if not worst <= limit:
-        raise UserError(
-            f"measured attention differs from the model's own by {worst:.2g} (allowed {limit:.2g})",
-            where=f"model type {inner.config.model_type}",
-            fix="this architecture is not supported; report it with its config.json",
-        )

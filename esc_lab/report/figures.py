@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.errors import UserError
 from esc_lab.report.label_placement import Array, overlap, place_labels, thin_boxes
 
 # Nothing of the user's own matplotlibrc reaches a figure. `_`, `$` and `^` in run names are plain characters. Text
@@ -277,12 +275,5 @@ def _save(figure: Figure, path: Path) -> tuple[Path, Path]:
     figure.savefig(text, format="svg", metadata={"Date": None})
     figure.savefig(data, format="png")
     write_atomic(svg, text.getvalue())
-    temporary = png.with_name(f".{png.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data.getvalue())
-        temporary.replace(png)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        fix = "choose another place, or make room there"
-        raise UserError(f"cannot write: {error.strerror}", where=str(png), fix=fix) from error
+    write_atomic(png, data.getvalue())
     return png, svg

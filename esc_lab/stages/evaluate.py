@@ -20,9 +20,9 @@ from esc_lab.config import Config
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.evaluation_summary import attention_metrics, summarize
 from esc_lab.metrics import StrategyRelevantAttention
-from esc_lab.models.attention_probe import check_probe
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.models.probe_check import check_probe
 from esc_lab.models.tree_attention import base_model
 from esc_lab.predictions import Prediction
 from esc_lab.prompted_replies import MEASURABLE, PromptedReplies

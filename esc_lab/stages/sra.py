@@ -18,7 +18,7 @@ from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.report import sra_report
 from esc_lab.report.sra_report import Report
-from esc_lab.sra_replies import MeasuredReply
+from esc_lab.sra_study.replies import MeasuredReply
 from esc_lab.stages import evaluate, sft
 from esc_lab.stages.build import run_logger
 from esc_lab.stages.record import recorded_step

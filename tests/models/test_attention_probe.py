@@ -14,13 +14,11 @@ from peft import LoraConfig, get_peft_model
 
 from esc_lab.errors import UserError
 from esc_lab.models import attention_probe, log_probs
-from esc_lab.models.attention_probe import (
-    AttentionProbe,
-    check_probe,
-    head_attention,
-)
+from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.log_probs import tree_hidden_states
+from esc_lab.models.probe_check import check_probe
+from esc_lab.models.span_attention import head_attention
 from esc_lab.models.tree_attention import (
     IMPLEMENTATION,
     FlexTree,

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from esc_lab.sra_analysis import by_depth, by_strategy, paired_difference, relation, run_summaries, within_runs
-from esc_lab.sra_replies import MEASURES, MeasuredReply, Table, interval, measures, pearson, ranks
+from esc_lab.sra_study.relations import by_depth, by_strategy, paired_difference, relation, run_summaries, within_runs
+from esc_lab.sra_study.replies import MEASURES, MeasuredReply, Table, interval, measures, pearson, ranks
 
 LLAMA_2 = {  # run: (accuracy, mean log SRA), as published
     "standard": (0.144, -7.294),

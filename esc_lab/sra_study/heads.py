@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esc_lab.seeds import derive_seed
-from esc_lab.sra_replies import FloatArray, IntArray, codes, cosine, deviations_within
+from esc_lab.sra_study.replies import FloatArray, IntArray, codes, cosine, deviations_within
 
 BoolArray = npt.NDArray[np.bool_]
 RANDOM_CHOICES = 20

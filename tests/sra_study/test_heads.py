@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from esc_lab.sra_heads import head_relation, leave_one_out, top_k
+from esc_lab.sra_study.heads import head_relation, leave_one_out, top_k
 
 
 def attention_of_heads(n=600, shape=(3, 4), carrier=(1, 2), strength=1.5, seed=0):

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from esc_lab.sra_replies import (
+from esc_lab.sra_study.replies import (
     MEASURES,
     FloatArray,
     IntArray,

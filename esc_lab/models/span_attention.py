@@ -1,0 +1,60 @@
+"""Attention on spans of a sequence, as a probe measured it, and Strategy-Relevant Attention by both definitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SpanAttention:
+    """Attention of the probed rows on their spans, on the CPU. Rows are ordered by branch, then as they were watched.
+
+    Attributes:
+        mass: [layers, heads, rows, spans] attention summed over each span.
+        null: [layers, heads, rows] attention on the first token of the row's own sequence.
+        visible: [layers, rows] number of keys that the row sees in the layer, the row's own included.
+        length: [rows, spans] number of tokens of each span.
+        holds_null: [rows, spans] whether the span contains the first token of the sequence.
+        branch: [rows] branch (reply) that the row belongs to.
+        tokens: for each row, the mean over layers and heads of its attention on each token of its own sequence up to
+            itself; None unless the probe keeps tokens.
+    """
+
+    mass: Tensor
+    null: Tensor
+    visible: Tensor
+    length: Tensor
+    holds_null: Tensor
+    branch: Tensor
+    tokens: tuple[Tensor, ...] | None
+
+    def of(self, rows: Tensor) -> SpanAttention:
+        """These rows alone."""
+        tokens = None if self.tokens is None else tuple(self.tokens[row] for row in rows.tolist())
+        return SpanAttention(
+            self.mass[:, :, rows], self.null[:, :, rows], self.visible[:, rows], self.length[rows],
+            self.holds_null[rows], self.branch[rows], tokens,
+        )  # fmt: skip
+
+
+def head_attention(found: SpanAttention, definition: str) -> Tensor:
+    """SRA of each layer, head and row, [layers, heads, rows, spans] in float64; nan for an empty span.
+
+    The mean over layers and heads is the SRA of a row, the mean of that over the rows of a reply is the reply's.
+
+    Args:
+        definition: `paper`, eq. 5 of arXiv 2402.10453: attention per token of the span. `reference`, the paper's
+            published code: in each layer the heads' mean row loses its first entry (null attention) and is scaled to
+            sum 1. A row that sees nothing but the first token counts as zero.
+    """
+    mass = found.mass.double()
+    if definition == "reference":
+        null = found.null.double()
+        rest = 1 - null.mean(dim=1)[:, None, :, None]
+        mass = torch.where(rest > 0, (mass - null[..., None] * found.holds_null) / rest, 0.0)
+    elif definition != "paper":
+        raise ValueError(f"no definition '{definition}' of SRA: paper or reference")
+    return mass / found.length

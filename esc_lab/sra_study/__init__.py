@@ -1,0 +1,1 @@
+"""What measured replies say together: means, relations with adherence, heads; numpy alone."""
