@@ -255,6 +255,7 @@ class EvaluateConfig:
         "show this many of the last turns at most, from where the seeker begins; null = all",
         within=COUNT,
     )
+    likelihood: bool = item(True, "score the given replies and the strategies by their log-probabilities")
     prompted: str = item(
         "gold",
         "strategies that a template names which leaves no choice: that of the given reply, all of the inventory, or "

@@ -82,25 +82,24 @@ class PromptedReplies:
         A prompt that leaves no room for a reply in the model's context is left out, and says so in `unmeasured`.
         """
         chats = [self._prompt(reply) for reply in asked]
+        encoded = [self.encoder.encode_prompt(chat) for chat in chats]
         room = self.loaded.context_tokens - self.sampling.max_new_tokens
-        fitting = [n for n, chat in enumerate(map(self.encoder.encode_prompt, chats)) if len(chat.input_ids) <= room]
+        fitting = [number for number, chat in enumerate(encoded) if len(chat.input_ids) <= room]
         for number in set(range(len(asked))) - set(fitting):
             asked[number].prediction.unmeasured = "prompt too long"
-        asked, chats = [asked[n] for n in fitting], [chats[n] for n in fitting]
-        if asked:
-            self._answer(asked, chats)
+        if fitting:
+            self._answer(
+                [asked[number] for number in fitting],
+                [chats[number] for number in fitting],
+                [encoded[number] for number in fitting],
+            )
 
-    def _answer(self, asked: Sequence[PromptedReply], chats: Sequence[Prompt]) -> None:
-        texts: list[str] = []
-        for number, follow_up in enumerate([None, *INFERENCE[self.inference].follow_ups]):
-            if follow_up is not None:
-                chats = [_continued(chat, text, follow_up) for chat, text in zip(chats, texts, strict=True)]
-            encoded = [self.encoder.encode_prompt(chat) for chat in chats]
-            seeds = [
-                derive_seed(self.seed, "generation", reply.decision.dialogue.id, reply.decision.turn, number)
-                for reply in asked
-            ]
-            found = self._generated(asked, encoded, seeds)
+    def _answer(self, asked: list[PromptedReply], chats: list[Prompt], encoded: list[EncodedChat]) -> None:
+        found = self._generated(asked, encoded, 0)
+        texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
+        for number, follow_up in enumerate(INFERENCE[self.inference].follow_ups, 1):
+            chats = [_continued(chat, text, follow_up) for chat, text in zip(chats, texts, strict=True)]
+            self._generated(asked, [self.encoder.encode_prompt(chat) for chat in chats], number)
             texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
         for reply, text in zip(asked, texts, strict=True):
             prediction = reply.prediction
@@ -112,8 +111,13 @@ class PromptedReplies:
             self._measure(asked, found)
 
     def _generated(
-        self, asked: Sequence[PromptedReply], encoded: Sequence[EncodedChat], seeds: Sequence[int]
+        self, asked: Sequence[PromptedReply], encoded: Sequence[EncodedChat], request: int
     ) -> SpanAttention | None:
+        """One answer to each prompt, and its attention where that is measured; `request` counts the follow-ups."""
+        seeds = [
+            derive_seed(self.seed, "generation", reply.decision.dialogue.id, reply.decision.turn, request)
+            for reply in asked
+        ]
         for reply, chat in zip(asked, encoded, strict=True):
             reply.prompt_ids, reply.spans = chat.input_ids, chat.spans
         probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measured else None

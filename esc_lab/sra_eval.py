@@ -39,6 +39,7 @@ class SRAEvaluationModule(pl.LightningModule):
         inventory: the strategies.
         prompt: evaluation template and what it shows.
         replies: writes and measures replies; None = neither.
+        likelihood: score strategies and given replies by their log-probabilities.
         given: measure SRA and adherence on the replies that were given; else the model writes them.
         prompted: which strategies a template names that leaves no choice: the one of the given reply (`gold`), all of
             the inventory one after another (`all`), or each with probability `prompted_share`, one at least (`random`).
@@ -51,7 +52,7 @@ class SRAEvaluationModule(pl.LightningModule):
 
     Attributes:
         predictions: one for each decision and prompt.
-        measured: the replies that SRA was measured on.
+        replied: decisions and prompts with a reply, written or given.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class SRAEvaluationModule(pl.LightningModule):
         replies: PromptedReplies | None,
         predictions: Path,
         inference: str = "direct",
+        likelihood: bool = True,
         given: bool = False,
         prompted: str = "gold",
         prompted_share: float = 0.25,
@@ -75,17 +77,22 @@ class SRAEvaluationModule(pl.LightningModule):
         super().__init__()
         self.model = loaded.model
         self.encoder, self.inventory, self.template = loaded.encoder, inventory, TEMPLATES[prompt.template]
-        self.replies, self.given = replies, given
+        self.replies, self.likelihood, self.given = replies, likelihood, given
         self.prompted, self.prompted_share = prompted, prompted_share
         self.row_tokens, self.replies_together, self.reply_for = row_tokens, replies_together, reply_for
         # A plain attribute would make the judge a part of the model under test.
         self._judge = (classifier,)
         self.seed, self.path = seed, predictions
         self.predictions: list[Prediction] = []
-        self.measured: list[PromptedReply] = []
+        self.replied: list[PromptedReply] = []
         self.chooses = self.template.chooses_strategy
         self.scores_labels = self.chooses and inference in MEASURABLE
         self._labels: list[IntArray] | None = None
+
+    @property
+    def measured(self) -> list[PromptedReply]:
+        """The replies that SRA was measured on, in the order of their predictions."""
+        return [reply for reply in self.replied if reply.sra is not None]
 
     def test_step(self, batch: list[Decision], batch_idx: int) -> None:
         asked = [
@@ -94,7 +101,8 @@ class SRAEvaluationModule(pl.LightningModule):
         ]
         if self.chooses and self._labels is None:
             self._labels = label_ids(self.encoder, self.inventory, batch[0].example.prompt)
-        self._score([replies[0] for replies in asked if _leads_to_given(replies[0].prediction)])
+        if self.likelihood:
+            self._score([replies[0] for replies in asked if _leads_to_given(replies[0].prediction)])
         if self.replies is not None:
             wanted = [replies for replies in asked if self._wants_reply(replies[0].decision)]
             for together in _joined(wanted, self.replies_together):
@@ -102,7 +110,7 @@ class SRAEvaluationModule(pl.LightningModule):
                     self.replies.read(together, self.row_tokens)
                 else:
                     self.replies.write(together)
-                self.measured += [reply for reply in together if reply.sra is not None]
+                self.replied += together
         self.predictions += [reply.prediction for replies in asked for reply in replies]
 
     def on_test_epoch_end(self) -> None:
@@ -188,12 +196,9 @@ class SRAEvaluationModule(pl.LightningModule):
         (classifier,) = self._judge
         if classifier is None:
             return
-        texts = [prediction.gold_reply if self.given else prediction.reply for prediction in self.predictions]
-        asked = [
-            (prediction, text)
-            for prediction, text in zip(self.predictions, texts, strict=True)
-            if text is not None and prediction.followed is not None
-        ]
+        replied = [reply.prediction for reply in self.replied if reply.prediction.followed]
+        texts = [(one, one.gold_reply if self.given else one.reply) for one in replied]
+        asked = [(prediction, text) for prediction, text in texts if text is not None]
         found = chosen(classifier.predict([text for _, text in asked], row_tokens=self.row_tokens)).tolist()
         for (prediction, _), number in zip(asked, found, strict=True):
             prediction.judged = self.inventory.names[number] if number >= 0 else None

@@ -165,7 +165,9 @@ def token_tree_attention(
     if probe is not None:
         probe.observe(module, query, key, scaling, softcap, kwargs.get("sliding_window"))
     if tree is None:
-        if softcap is None:
+        # A few queries on many cached keys: SDPA's way would copy the keys and values for every query head.
+        few = attention_mask is not None and query.shape[2] < key.shape[2]
+        if softcap is None and not few:
             output: Tensor = sdpa_attention_forward(
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
             )[0]

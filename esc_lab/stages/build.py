@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -159,6 +159,18 @@ def run_logger(cfg: Config, job: str) -> Iterator[Logger | None]:
             wandb.finish(exit_code=1)
             raise
         wandb.finish()
+
+
+def log_pictures(logger: Logger, group: str, paths: Sequence[Path]) -> None:
+    """Figures (PNG) and pages (HTML) as W&B media; other loggers have no place for them."""
+    if isinstance(logger, WandbLogger) and paths:
+        import wandb
+
+        media: dict[str, Any] = {}
+        for path in paths:
+            page = path.suffix == ".html"
+            media[f"{group}/{path.stem}"] = wandb.Html(path.read_text("utf-8")) if page else wandb.Image(str(path))
+        logger.experiment.log(media)
 
 
 def build_trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: bool = False) -> pl.Trainer:

@@ -9,9 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pytorch_lightning.loggers import Logger, WandbLogger
-from safetensors.numpy import save_file
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.classifier import StrategyClassifier
@@ -26,19 +24,16 @@ from esc_lab.models.probe_check import check_probe
 from esc_lab.models.tree_attention import base_model
 from esc_lab.predictions import Prediction
 from esc_lab.prompted_replies import MEASURABLE, PromptedReplies
-from esc_lab.report.figures import head_map
 from esc_lab.report.tables import print_strategies
 from esc_lab.seeds import derive_seed
 from esc_lab.sra_eval import SRAEvaluationModule
-from esc_lab.stages.attention_pages import write_heat_maps
-from esc_lab.stages.build import build_data, build_trainer, data_metrics, prepare, run_logger
+from esc_lab.stages.attention_files import write_attention
+from esc_lab.stages.build import build_data, build_trainer, data_metrics, log_pictures, prepare, run_logger
 from esc_lab.stages.classifier import stored_classifier
 from esc_lab.stages.held_out_pairs import preference_metrics
 from esc_lab.strategies import INVENTORIES
 
 log = logging.getLogger(__name__)
-
-HEADS = "sra_heads.safetensors"
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -66,12 +61,10 @@ def run(cfg: Config) -> dict[str, float]:
         metrics |= preference_metrics(cfg, loaded, data)
         metrics["evaluate/seconds"] = time.time() - started
         metrics |= data_metrics(data)
-        pages = write_heat_maps(cfg, loaded, module.measured)
+        pictures = write_attention(cfg, loaded, module, attention) if module.measured else []
         if logger:
-            _log(logger, metrics, module.predictions, pages)
+            _log(logger, metrics, module.predictions, pictures)
     write_atomic(Path(cfg.run_dir) / "strategies.json", json.dumps(tables, indent=1))
-    if module.measured:
-        _write_attention(cfg, module, attention)
     for group, table in tables.items():
         print_strategies(f"{cfg.model.name}: {group}", table["per_strategy"], metrics, group)
     return metrics
@@ -112,6 +105,7 @@ def _module(
         replies=replies if given or generation.enabled else None,
         predictions=Path(cfg.run_dir) / "predictions.jsonl",
         inference=cfg.prompt.inference,
+        likelihood=settings.likelihood,
         given=given,
         prompted=settings.prompted,
         prompted_share=settings.prompted_share,
@@ -142,28 +136,7 @@ def _chosen(data: ESCDataModule, count: int | None, seed: int) -> frozenset[tupl
     return frozenset(draw.sample(decisions, min(count, len(decisions))))
 
 
-def _write_attention(cfg: Config, module: SRAEvaluationModule, attention: StrategyRelevantAttention) -> None:
-    """SRA in groups and by head; and each reply's heads, which analyses read."""
-    groups = {
-        group: {str(label): {name: float(value) for name, value in found.items()} for label, found in by.items()}
-        for group, by in (("strategy", attention.by("strategy")), ("depth", attention.by("depth")))
-    }
-    settings = {"definition": cfg.evaluate.sra.definition, "span": cfg.evaluate.sra.span}
-    found = {**settings, "by": groups, "heads": attention.heads.tolist()}
-    write_atomic(Path(cfg.run_dir) / "sra.json", json.dumps(found, indent=1))
-    order = {id(prediction): number for number, prediction in enumerate(module.predictions)}
-    measured = sorted(module.measured, key=lambda reply: order[id(reply.prediction)])
-    heads = [reply.sra[attention.measure].heads for reply in measured if reply.sra]
-    save_file({"heads": np.stack(heads)}, Path(cfg.run_dir) / HEADS)
-    head_map(
-        np.log(attention.heads.numpy()),
-        Path(cfg.run_dir) / "sra_heads",
-        title=f"{cfg.model.name}: attention on the strategy",
-        colour_label="log SRA",
-    )
-
-
-def _log(logger: Logger, metrics: dict[str, float], predictions: list[Prediction], pages: list[Path]) -> None:
+def _log(logger: Logger, metrics: dict[str, float], predictions: list[Prediction], pictures: list[Path]) -> None:
     logger.log_metrics(metrics)
     if not isinstance(logger, WandbLogger):
         return
@@ -175,7 +148,4 @@ def _log(logger: Logger, metrics: dict[str, float], predictions: list[Prediction
             for p in written
         ]
         logger.log_table("replies", columns=columns, data=rows)
-    if pages:
-        import wandb
-
-        logger.experiment.log({f"attention/{page.stem}": wandb.Html(page.read_text("utf-8")) for page in pages})
+    log_pictures(logger, "attention", pictures)

@@ -20,7 +20,8 @@ from esc_lab.report import sra_report
 from esc_lab.report.sra_report import Report
 from esc_lab.sra_study.replies import MeasuredReply
 from esc_lab.stages import evaluate, sft
-from esc_lab.stages.build import run_logger
+from esc_lab.stages.attention_files import HEADS
+from esc_lab.stages.build import log_pictures, run_logger
 from esc_lab.stages.record import recorded_step
 
 log = logging.getLogger(__name__)
@@ -127,14 +128,12 @@ def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
     if not replies:
         fix = "see sra/skipped_... in its metrics.json; raise evaluate.generation.decisions"
         raise UserError("no reply could be measured", where=str(directory), fix=fix)
-    return MeasuredRun(replies, load_file(directory / evaluate.HEADS)["heads"])
+    return MeasuredRun(replies, load_file(directory / HEADS)["heads"])
 
 
 def _log(logger: Logger, report: Report) -> None:
     logger.log_metrics(report.metrics)
+    log_pictures(logger, "figures", report.figures)
     if isinstance(logger, WandbLogger):
-        import wandb
-
-        logger.experiment.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in report.figures})
         for name, (columns, rows) in report.tables.items():
             logger.log_table(name, columns=list(columns), data=[list(row) for row in rows])

@@ -1,25 +1,64 @@
-"""Token heat maps of an evaluation: what a reply's tokens attend to in its prompt, a page for each of some replies."""
+"""What an evaluation leaves of attention: sra.json, each reply's heads, a map of all heads, token heat maps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
+from torch import Tensor
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
+from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.metrics.sra import span_columns
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import tree_hidden_states
 from esc_lab.prompted_replies import PromptedReply
+from esc_lab.report.figures import head_map
 from esc_lab.report.heat_map import heat_map_page
+from esc_lab.sra_eval import SRAEvaluationModule
 from esc_lab.tokens import build_tree
 
+log = logging.getLogger(__name__)
 
-def write_heat_maps(cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply]) -> list[Path]:
+HEADS = "sra_heads.safetensors"
+
+
+def write_attention(
+    cfg: Config, loaded: LoadedModel, module: SRAEvaluationModule, attention: StrategyRelevantAttention
+) -> list[Path]:
+    """SRA in groups and by head, each reply's heads, which analyses read, and pictures: the paths of these."""
+    directory, found = Path(cfg.run_dir), _floats(attention.compute())
+    log.info(
+        "attention on the strategy (%s): log SRA %.3f, sham-net %+.3f, %.0f replies",
+        attention.measure, found["log_sra"], found["sham_net"], found["n"],
+    )  # fmt: skip
+    groups: dict[str, Any] = {
+        "strategy": {label: _floats(means) for label, means in attention.by("strategy").items()},
+        "depth": {str(label): _floats(means) for label, means in attention.by("depth").items()},
+    }
+    left = {"measure": attention.measure, "all": found, "by": groups, "heads": attention.heads.tolist()}
+    write_atomic(directory / "sra.json", json.dumps(left, indent=1))
+    heads = [reply.sra[attention.measure].heads for reply in module.measured if reply.sra]
+    save_file({"heads": np.stack(heads)}, directory / HEADS)
+    title = f"{cfg.model.name}: attention on the strategy"
+    values = np.log(attention.heads.numpy())
+    picture, _ = head_map(values, directory / "sra_heads", title=title, colour_label="log SRA")
+    return [picture, *_heat_maps(cfg, loaded, module.measured)]
+
+
+def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+def _heat_maps(cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply]) -> list[Path]:
     """A page for each of the first `evaluate.sra.heat_maps` measured replies, in the run directory."""
     pages = []
     for number, reply in enumerate(measured[: cfg.evaluate.sra.heat_maps], 1):
