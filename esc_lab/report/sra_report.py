@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,8 @@ def templates(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed:
     found = {one["measure"]: one["pearson"]["value"] for one in report.results["relation"]}
     for name, label in (("log_sra", LOG_SRA), ("net", NET)):
         points = {run: _spot(one[name], one["adherence"]) for run, one in spots.items()}
-        if all(math.isnan(spot.y) for spot in points.values()):
-            continue  # nobody judged adherence
+        if not _drawable(points):
+            continue  # nobody judged adherence, or there is no control
         note = f"Pearson {found[name]:.2f}, {len(points)} templates"
         title = "Attention against adherence"
         report.figures.append(
@@ -117,7 +117,7 @@ def strategies(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed
     report.add("Strategies", columns, rows)
     report.metrics |= {f"{one.strategy}/r_within": one.within_runs.correlation.value for one in found}
     points = {one.strategy: _spot(asdict(one.log_sra), asdict(one.adherence)) for one in found}
-    if not all(math.isnan(spot.y) for spot in points.values()):
+    if _drawable(points):
         path = root / "strategies"
         report.figures.append(scatter(points, path, x_label=LOG_SRA, y_label=ADHERENCE, title="Strategies")[0])
     return report
@@ -257,6 +257,8 @@ def _order(report: Report) -> None:
         for one in report.results["runs"]:
             means.setdefault(one["run"].partition("_")[0], []).append(one[name]["value"])
         values = {family: float(np.mean(found)) for family, found in means.items()}
+        if any(map(math.isnan, values.values())):
+            continue
         order = sorted(values, key=lambda family: -values[family])
         text = " > ".join(f"{family} ({values[family]:.2f})" for family in order)
         if set(order) == set(PUBLISHED_ORDER):
@@ -282,6 +284,10 @@ def _point(x: float, mean: dict[str, float], n: int) -> Point:
 
 def _spot(x: dict[str, float], y: dict[str, float]) -> Spot:
     return Spot(x["value"], x["low"], x["high"], y["value"], y["low"], y["high"])
+
+
+def _drawable(points: Mapping[str, Spot]) -> bool:
+    return any(not math.isnan(spot.x + spot.y) for spot in points.values())
 
 
 def _with_ends(found: Interval) -> str:

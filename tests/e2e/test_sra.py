@@ -76,6 +76,10 @@ def test_templates_study(command, judge):
     check_run_directory(outcome)
     study, metrics = outcome.read("study.json"), outcome.metrics
     assert [one["run"] for one in study["runs"]] == list(NAMED)
+    asked = [
+        [(line["dialogue"], line["turn"], line["prompted"]) for line in lines_of(outcome.path / name)] for name in NAMED
+    ]
+    assert all(one == asked[0] for one in asked)  # the same strategies at the same turns under every template
     for one in study["runs"]:
         inner = json.loads((outcome.path / one["run"] / "metrics.json").read_text())
         assert one["log_sra"]["value"] == pytest.approx(inner["sra/log_sra"]) == metrics[f"{one['run']}/log_sra"]
@@ -88,17 +92,6 @@ def test_templates_study(command, judge):
         assert (outcome.path / f"{name}.svg").exists()
     assert re.search(r"Templates by sham-net log SRA: \w+ \(", outcome.output)
     assert "published order" in (outcome.path / "study.md").read_text()
-
-
-def test_all_templates_meet_the_same_strategies(command):
-    words = ("experiment=sra_templates", "evaluate.classifier=null", "sra.templates=[standard,c1_hf,c5_hl]")
-    outcome = command(*words, *SMALL)
-    asked = [
-        [(line["dialogue"], line["turn"], line["prompted"]) for line in lines_of(outcome.path / name)]
-        for name in ("standard", "c1_hf", "c5_hl")
-    ]
-    assert asked[0] == asked[1] == asked[2]
-    assert "Nobody judged adherence" in outcome.output
 
 
 def lines_of(directory) -> list[dict]:
@@ -162,8 +155,6 @@ def test_the_automatic_judge_is_trained_once(command, tmp_path, monkeypatch):
     second = command(*words, "evaluate.generation.temperature=1.0")
     assert "this happens once" not in second.errors + second.output
     assert second.metrics["adherence/classifier_accuracy"] == json.loads(note.read_text())["accuracy"]
-    command(*words, "seed=2")
-    assert len(list((tmp_path / "cache" / "classifiers_v1").glob("*/classifier"))) == 2
 
 
 @pytest.mark.parametrize(
