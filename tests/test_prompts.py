@@ -156,13 +156,16 @@ def check_spans(prompt, template, inventory, strategy):
         assert by_kind["instruction"] == [(strategy, f'"{strategy}": {inventory.definition(strategy)}')]
         ((nobody, neutral),) = by_kind["neutral"]
         assert nobody is None
+        assert by_kind["neutral_name"] == [(None, "short chat message")]
+        assert by_kind["neutral_quoted"] == [(None, '"short chat message"')]
+        assert neutral.count('"short chat message"') == 1
         assert not any(name.lower() in neutral.lower() for one in INVENTORIES.values() for name in one.names)
         (name,), (other,) = ([s for s, _ in covered if s.kind == kind] for kind in ("instruction", "neutral"))
         assert name.end <= other.start  # apart, and in the same message
         assert name.message == other.message
 
 
-SPAN_KINDS = ("name", "quoted", "instruction", "neutral")
+SPAN_KINDS = ("name", "quoted", "instruction", "neutral", "neutral_name", "neutral_quoted")
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES.values(), ids=INVENTORIES)
