@@ -113,6 +113,8 @@ class TrainingModule(pl.LightningModule):
         finite = math.isfinite(loss) and (self._scaler is not None or math.isfinite(norm))
         if self.trainer.strategy.reduce_boolean_decision(finite):
             return
+        if self.trainer.world_size > 1:
+            self._leave_others()
         if not self.trainer.is_global_zero:
             raise SystemExit  # the first process tells
         callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
@@ -123,6 +125,14 @@ class TrainingModule(pl.LightningModule):
             where=f"optimizer step {self.trainer.global_step + 1}, dialogues {', '.join(dialogues)}",
             fix="lower optimizer.lr or trainer.gradient_clip, or compute in float32 (model.dtype, trainer.precision)",
         )
+
+    def _leave_others(self) -> None:
+        """Gloo aborts a process whose peers end before it lets go of them: the first process does, the others wait."""
+        torch.distributed.barrier()
+        if self.trainer.is_global_zero:
+            torch.distributed.destroy_process_group()
+        else:
+            time.sleep(1)
 
     def _no_sync(self) -> Any:
         strategy_model: Any = self.trainer.strategy.model
