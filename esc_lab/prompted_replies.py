@@ -36,7 +36,6 @@ class PromptedReply:
         prediction: is filled with reply, strategy and SRA.
         prompt_ids, reply_ids: tokens of prompt and reply (without an end-of-turn token), once there is a reply.
         spans: strategy-relevant tokens of the prompt.
-        label_tokens: tokens of the reply that name its strategy.
         sra: None where it was not measured.
     """
 
@@ -45,7 +44,6 @@ class PromptedReply:
     prompt_ids: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     reply_ids: Sequence[int] = ()
     spans: tuple[TokenSpan, ...] = ()
-    label_tokens: int = 0
     sra: ReplySRA | None = None
 
 
@@ -106,7 +104,6 @@ class PromptedReplies:
             prediction.raw = text
             prediction.strategy, prediction.reply = parse_reply(text, self.inventory, self.inference)
             prediction.sampling = {**asdict(self.sampling), "inference": self.inference}
-            reply.label_tokens = self._label_tokens(reply)
         if found is not None:
             self._measure(asked, found)
 
@@ -142,7 +139,6 @@ class PromptedReplies:
             reply.prompt_ids, reply.reply_ids = chat.input_ids[:start], chat.input_ids[start : end - 1].tolist()
             reply.spans = chat.spans
             reply.prediction.strategy = gold.strategies[0] if self.template.chooses_strategy else None
-            reply.label_tokens = self._label_tokens(reply)
             if end > self.loaded.context_tokens:
                 reply.prediction.unmeasured = "prompt too long"
             else:
@@ -186,7 +182,7 @@ class PromptedReplies:
             try:
                 if reply.prediction.followed is None:
                     raise UnmeasurableError("no strategy named")
-                rows = rows_of(found, number, reply.label_tokens)
+                rows = rows_of(found, number, self._label_tokens(reply))
                 reply.sra = reply_sra(found.of(rows), columns, reply.prediction.followed)
             except UnmeasurableError as error:
                 reply.prediction.unmeasured = str(error)

@@ -80,9 +80,7 @@ class SRAEvaluationModule(pl.LightningModule):
         self.replies, self.likelihood, self.given = replies, likelihood, given
         self.prompted, self.prompted_share = prompted, prompted_share
         self.row_tokens, self.replies_together, self.reply_for = row_tokens, replies_together, reply_for
-        # A plain attribute would make the judge a part of the model under test.
-        self._judge = (classifier,)
-        self.seed, self.path = seed, predictions
+        self.classifier, self.seed, self.path = classifier, seed, predictions
         self.predictions: list[Prediction] = []
         self.replied: list[PromptedReply] = []
         self.chooses = self.template.chooses_strategy
@@ -193,13 +191,12 @@ class SRAEvaluationModule(pl.LightningModule):
 
     def _judge_adherence(self) -> None:
         """Let the classifier judge all replies at once."""
-        (classifier,) = self._judge
-        if classifier is None:
+        if self.classifier is None:
             return
         replied = [reply.prediction for reply in self.replied if reply.prediction.followed]
         texts = [(one, one.gold_reply if self.given else one.reply) for one in replied]
         asked = [(prediction, text) for prediction, text in texts if text is not None]
-        found = chosen(classifier.predict([text for _, text in asked], row_tokens=self.row_tokens)).tolist()
+        found = chosen(self.classifier.predict([text for _, text in asked], row_tokens=self.row_tokens)).tolist()
         for (prediction, _), number in zip(asked, found, strict=True):
             prediction.judged = self.inventory.names[number] if number >= 0 else None
             prediction.adheres = prediction.judged == prediction.followed

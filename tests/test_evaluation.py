@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from esc_lab import prompted_replies
 from esc_lab.config import TemplateConfig
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.dialogue import merge_turns
@@ -147,3 +148,13 @@ def test_summary_by_hand():
     assert matrix[question, information] == 1
     assert matrix[information, information] == 1
     assert matrix.sum() == 4
+
+
+def test_a_strategy_named_after_a_thought(tiny_models, sample_dialogues, tmp_path, monkeypatch):
+    loaded = tiny_models("llama")
+    answer = "Thought: she is tired. Reply: (Question) What keeps you up?"
+    ids = loaded.encoder.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(prompted_replies, "generate", lambda model, prompts, *rest, **more: [ids] * len(prompts))
+    module, _ = evaluated(loaded, sample_dialogues[:1], tmp_path, inference="cot", sampling=Sampling(40))
+    assert {(one.strategy, one.reply) for one in module.predictions} == {("Question", "What keeps you up?")}
+    assert all(one.sra is None for one in module.predictions)

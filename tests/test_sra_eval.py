@@ -25,6 +25,7 @@ from esc_lab.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.prompts import TEMPLATES, Message, build_prompt
 from esc_lab.sra_eval import SRAEvaluationModule
 from esc_lab.strategies import INVENTORIES
+from esc_lab.tokens import label_ids
 from tests.conftest import CACHE, model_config
 
 INVENTORY = INVENTORIES["esconv"]
@@ -174,11 +175,11 @@ def test_listed_strategies_compare_the_named_one_with_the_others(tiny_models, sa
     turn = reply.prediction.turn
     prompt = build_prompt(TEMPLATES["cso"], INVENTORY, dialogue, turn, history_labels=True)
     named = dialogue.turns[turn].reply.strategies[0]
-    text = loaded.encoder.decode(reply.reply_ids[reply.label_tokens :])
-    assert text == dialogue.turns[turn].reply.text  # attention is measured on the text, not on the label
+    label = label_ids(loaded.encoder, INVENTORY, prompt)[INVENTORY.index(named)]
+    assert [*reply.reply_ids[: len(label)]] == label.tolist()  # attention is measured on the text, not on the label
     ids = [*reply.prompt_ids.tolist(), *reply.reply_ids]
     attention = eager_attention(loaded.model, ids)
-    rows = range(len(reply.prompt_ids) - 1 + reply.label_tokens, len(ids) - 1)
+    rows = range(len(reply.prompt_ids) - 1 + len(label), len(ids) - 1)
     by_name = {
         name: brute_force(attention, rows, tokens_of(loaded.encoder, prompt, name, f"- {name}:"), "paper")
         for name in INVENTORY.names
