@@ -1,0 +1,107 @@
+"""What roles send to clients and what comes back: plain data, the same for every client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from esc_lab.artifacts import fingerprint
+from esc_lab.prompts import Message
+
+
+@dataclass(frozen=True)
+class Question:
+    """A rating that is read off probabilities: which of `options` a model writes after `lead`.
+
+    Attributes:
+        name: what is rated, e.g. a strategy or an axis of the judge.
+        lead: text that the model is made to begin its answer with.
+        options: the answers that are compared, e.g. "0" to "10".
+    """
+
+    name: str
+    lead: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a model.
+
+    Attributes:
+        role: strategist, supporter, seeker or judge.
+        messages: the chat so far; ends with a user message.
+        questions: with them a client that scores returns log-probabilities of their options instead of text.
+        schema: JSON schema of the reply, for endpoints that can hold a model to it; None for plain text.
+        max_tokens: longest reply in tokens.
+        temperature, top_p: sampling; temperature 0 is greedy.
+        sample: number of this draw among calls with the same content.
+        seed: seed of the draw; depends on the run's seed and `sample` only.
+    """
+
+    role: str
+    messages: tuple[Message, ...]
+    questions: tuple[Question, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    sample: int = 0
+    seed: int = 0
+
+    def key(self, client: Mapping[str, Any]) -> str:
+        """Content hash of this request to a client of that identity: key of the journal and the cache."""
+        return fingerprint({"client": dict(client), **asdict(self)})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered.
+
+    Attributes:
+        text: the completion; empty if the model refused or wrote nothing.
+        log_probs: for each question the log-probability of each option, normalised over the options; empty if the
+            client answered in text.
+        model: name of the model as the endpoint reports it.
+        prompt_tokens, completion_tokens: what was read and written, as the endpoint counts it.
+        cost: price in US dollars, 0 where none is known.
+        refusal: why the model refused, if it said so.
+    """
+
+    text: str = ""
+    log_probs: tuple[tuple[float, ...], ...] = ()
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    refusal: str = ""
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Answer:
+        """The answer whose `asdict` came back from JSON."""
+        return cls(**{**data, "log_probs": tuple(tuple(row) for row in data["log_probs"])})
+
+
+class Client(Protocol):
+    """Something that answers requests.
+
+    Attributes:
+        identity: JSON types; everything about the client that its answers depend on. Never a key or password.
+        scores: it answers questions with log-probabilities.
+    """
+
+    identity: Mapping[str, Any]
+    scores: bool
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer of one call.
+
+        Raises:
+            UserError: it cannot be had, and asking again will not help (wrong key, endpoint gone for good).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and threads."""
+        ...
