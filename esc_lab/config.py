@@ -15,13 +15,17 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from esc_lab.config_item import COUNT, FROM_ZERO, SHARE, item
+from esc_lab.config_search import LLMConfig, MCTSConfig, SearchConfig
+
 STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues",
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
     "compare": "put the metrics of several run directories into one table",
     "export": "merge an adapter into a plain model directory with a model card",
-    "pipeline": "base model, sft, cso: train and evaluate each, then compare",
+    "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
+    "pipeline": "search, sft, cso: build preference data, train and evaluate, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
     "sra": "studies of Strategy-Relevant Attention: evaluations side by side, their tables and figures",
     "planted_preference": "check that cso learns what its pairs say: dialogues with known strategy utilities",
@@ -31,27 +35,6 @@ TRAININGS = ("sft", "cso", "classifier")
 
 SPLITS = ("train", "val", "test")
 TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
-
-
-ANY = (-math.inf, math.inf)
-COUNT = (1, math.inf)
-FROM_ZERO = (0, math.inf)
-SHARE = (0, 1)
-
-
-def item(
-    default: Any,
-    doc: str,
-    *,
-    choices: tuple[str, ...] = (),
-    within: tuple[float, float] = ANY,
-    path: bool = False,
-) -> Any:
-    """A config key: default, doc (with unit), allowed values or range; `path` marks files that must exist."""
-    metadata = {"doc": doc, "choices": choices, "within": within, "path": path}
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: default.copy(), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -70,6 +53,7 @@ class ModelConfig:
     chat_template: str | None = item(None, "bundled template name or .jinja file; null = the tokenizer's own")
     context_tokens: int | None = item(None, "longest sequence in tokens; null = what the model supports", within=COUNT)
     gradient_checkpointing: bool = item(False, "recompute activations in the backward pass to save memory")
+    licence: str | None = item(None, "licence of the weights, for data cards; null = not stated")
     trust_remote_code: bool = item(False, "run Python code that ships with a hub model")
     shape: dict[str, Any] = item({}, "model type and sizes for source=random")
 
@@ -94,6 +78,7 @@ class DataConfig:
         "record format; auto looks at the first record",
         choices=("auto", "esconv", "extes", "esc_pro", "jsonl"),
     )
+    licence: str | None = item(None, "licence of the corpus, for data cards; null = not stated")
     merge: str = item("set", "join consecutive supporter turns: keep apart, label of the first, set of labels",
                       choices=("none", "first", "set"))  # fmt: skip
     split: str = item(
@@ -275,6 +260,14 @@ class EvaluateConfig:
 
 
 @dataclass
+class PipelineConfig:
+    stages: list[str] = item(
+        ["search", "sft", "cso"],
+        "what is done before the comparison; without search it trains on the rejected replies that data brings along",
+    )
+
+
+@dataclass
 class CompareConfig:
     runs: list[str] = item([], "run directories to compare")
 
@@ -324,8 +317,8 @@ class Config:
     )  # fmt: skip
     resume: str | None = item(
         None,
-        "go on with an interrupted training: its run directory, or auto = the one of this configuration below "
-        "output_root that is furthest, if there is any",
+        "go on with an interrupted training or search: its run directory, or auto = the one of this configuration "
+        "below output_root that is furthest, if there is any",
     )
     experiment: str | None = item(None, "name of the experiment config in use")
     tags: list[str] = item([], "W&B tags")
@@ -345,6 +338,10 @@ class Config:
     sra: SRAStudyConfig = field(default_factory=SRAStudyConfig)
     planted: PlantedConfig = field(default_factory=PlantedConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    mcts: MCTSConfig = field(default_factory=MCTSConfig)
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper")
     output_root: str = item("outputs", "directory of run directories")
     cache_dir: str = item("${oc.env:ESC_LAB_CACHE,.cache}", "directory of converted models and other reusable results")

@@ -15,7 +15,9 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from esc_lab.config import ANY, SPLITS, TEMPLATES, TRAININGS, Key, keys
+from esc_lab.config import SPLITS, TEMPLATES, TRAININGS, Key, keys
+from esc_lab.config_item import ANY
+from esc_lab.config_search import ROLES
 from esc_lab.errors import nearest
 from esc_lab.strategies import INVENTORIES
 
@@ -104,6 +106,10 @@ def _combined(cfg: DictConfig) -> list[str]:
         found.append(f"checkpoint={cfg.checkpoint}: stage={stage} trains. Fix: start from it with init_from=")
     if stage in ("cso", "pipeline"):
         found += _cso_problems(cfg)
+    if stage == "search" or (stage == "pipeline" and "search" in cfg.pipeline.stages):
+        found += _search_problems(cfg)
+    if stage == "pipeline":
+        found += _pipeline_problems(cfg)
     if stage == "classifier":
         found += _classifier_problems(cfg)
     if stage in ("evaluate", "pipeline", "sra"):
@@ -112,11 +118,6 @@ def _combined(cfg: DictConfig) -> list[str]:
         found += _sra_problems(cfg)
     if OmegaConf.select(cfg, "resume") is not None:
         found += _resume_problems(cfg)
-    if stage == "pipeline" and cfg.trainer.devices not in ("auto", "1"):
-        found.append(
-            f"trainer.devices={cfg.trainer.devices}: stage=pipeline runs on one device. "
-            "Fix: run stage=sft on several, then stage=evaluate"
-        )
     found += _model_problems(cfg.model) + _data_problems(cfg)
     for name in ("output_root", "cache_dir", "export.directory"):
         path = OmegaConf.select(cfg, name)
@@ -139,6 +140,48 @@ def _cso_problems(cfg: DictConfig) -> list[str]:
             f"objective.value_margin={cfg.objective.value_margin}: {cfg.objective.name} has no margin. "
             "Fix: objective=cso, or objective.value_margin=0"
         )
+    return found
+
+
+def _pipeline_problems(cfg: DictConfig) -> list[str]:
+    found = []
+    chosen = list(cfg.pipeline.stages)
+    if chosen != [name for name in ("search", "sft", "cso") if name in chosen]:
+        found.append(f"pipeline.stages={chosen}: choose of search, sft, cso, in this order")
+    if cfg.trainer.devices not in ("auto", "1"):
+        found.append(
+            f"trainer.devices={cfg.trainer.devices}: stage=pipeline runs on one device. "
+            "Fix: run stage=sft on several, then stage=evaluate"
+        )
+    return found
+
+
+def _search_problems(cfg: DictConfig) -> list[str]:
+    found = []
+    endpoint_model = OmegaConf.is_missing(cfg.llm.openai, "model") or cfg.llm.openai.model
+    for role in ROLES:
+        played = cfg.llm[role]
+        if played.client == "openai" and not (played.model or endpoint_model):
+            found.append(f"llm.{role}: no model. Fix: llm.openai.model=NAME, or llm.{role}.model=NAME")
+        if played.client == "local" and played.model and not os.path.exists(Path(played.model) / "config.json"):
+            found.append(f"llm.{role}.model={played.model}: no model directory (it has no config.json)")
+        if played.client == "replay" and not played.recording:
+            found.append(f"llm.{role}.client=replay: no recording. Fix: llm.{role}.recording=FILE")
+    axes = cfg.llm.judge.axes
+    if not axes or any(set(axis) != {"weight", "rubric"} for axis in axes.values()):
+        found.append("llm.judge.axes: each axis needs weight and rubric, such as {empathy: {weight: 1, rubric: ...}}")
+    elif abs(sum(axis.weight for axis in axes.values()) - 1) > 1e-6 or min(axis.weight for axis in axes.values()) < 0:
+        weights = ", ".join(f"{name} {axis.weight:g}" for name, axis in axes.items())
+        fix = "Fix: change them; `~llm.judge.axes.NAME` drops one"
+        found.append(f"llm.judge.axes: the weights are {weights}; they have to sum to 1. {fix}")
+    rule = cfg.mcts.preferences
+    if rule.threshold == "quantile" and not (0 <= rule.preferred_min <= 1 and 0 <= rule.rejected_max <= 1):
+        found.append(
+            f"mcts.preferences: quantiles are from 0 to 1; preferred_min={rule.preferred_min}, "
+            f"rejected_max={rule.rejected_max}. Fix: threshold=absolute, or other limits"
+        )
+    if cfg.data.negatives != "recorded":
+        found.append(f"data.negatives={cfg.data.negatives}: the search finds the rejected replies. Fix: leave it out")
     return found
 
 
@@ -201,15 +244,17 @@ def _classifier_problems(cfg: DictConfig) -> list[str]:
 
 def _resume_problems(cfg: DictConfig) -> list[str]:
     found = []
-    if cfg.stage not in (*TRAININGS, "pipeline"):
+    if cfg.stage not in (*TRAININGS, "pipeline", "search"):
         found.append(f"resume={cfg.resume}: stage={cfg.stage} trains nothing. Fix: leave it out")
     if cfg.trainer.fast_dev_run:
         found.append(f"resume={cfg.resume}: a dry run goes on from nothing. Fix: trainer.fast_dev_run=false")
-    places = ("checkpoints/last.ckpt", "*/checkpoints/last.ckpt")  # of a training, of a pipeline
+    places = ["trees/*.journal.jsonl"] if cfg.stage in ("search", "pipeline") else []
+    places += ["checkpoints/last.ckpt"] if cfg.stage != "search" else []
+    places += [f"*/{place}" for place in places if cfg.stage == "pipeline"]
     if cfg.resume != "auto" and not any(True for place in places for _ in Path(cfg.resume).glob(place)):
         found.append(
-            f"resume={cfg.resume}: no checkpoints/last.ckpt there: not a training, or one that has finished or did not "
-            "come to its first checkpoint. Fix: resume=auto, or name another run directory"
+            f"resume={cfg.resume}: no {' or '.join(places)} there: not such a run, or a training that has finished or "
+            "did not come to its first checkpoint. Fix: resume=auto, or name another run directory"
         )
     return found
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from esc_lab import config
+from esc_lab import config, config_item
 from esc_lab.config_checks import problems, unknown_key
 from esc_lab.errors import UserError
 from esc_lab.help import help_text
@@ -40,7 +40,7 @@ def test_every_key_has_a_doc_and_a_fitting_default():
         assert key.doc.strip(), key.name
         if key.choices and key.default not in (None, "???"):
             assert key.default in key.choices, key.name
-        if key.within != config.ANY and key.default is not None:
+        if key.within != config_item.ANY and key.default is not None:
             assert key.within[0] <= key.default <= key.within[1], key.name
 
 

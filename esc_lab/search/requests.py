@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from esc_lab.artifacts import fingerprint
@@ -52,7 +52,10 @@ class Request:
 
     def key(self, client: Mapping[str, Any]) -> str:
         """Content hash of this request to a client of that identity: key of the journal and the cache."""
-        return fingerprint({"client": dict(client), **asdict(self)})
+        fields = {**vars(self), "client": dict(client)}
+        fields["messages"] = [(message.role, message.content) for message in self.messages]
+        fields["questions"] = [(question.lead, question.options) for question in self.questions]
+        return fingerprint(fields)
 
 
 @dataclass(frozen=True)

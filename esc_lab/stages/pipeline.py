@@ -1,29 +1,39 @@
-"""Stage `pipeline`: evaluate the base model, sft, evaluate, cso from it, evaluate, compare."""
+"""Stage `pipeline`: search for preference data, then evaluate base model, sft and cso in turn, and compare."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from esc_lab.config import Config
-from esc_lab.stages import compare, cso, evaluate, sft
+from esc_lab.config import Config, DataConfig
+from esc_lab.errors import UserError
+from esc_lab.stages import compare, cso, evaluate, search, sft
 from esc_lab.stages.record import recorded_step
+from esc_lab.stages.search_files import ESC_PRO
+
+TRAININGS = {"sft": sft.run, "cso": cso.run}
 
 
 def run(cfg: Config) -> dict[str, float]:
-    """Run the steps in subdirectories of the run directory, each as complete as a run of its own stage."""
+    """Run the chosen stages in subdirectories of the run directory, each as complete as a run of its own.
+
+    With `search`, training is on what it found; validation and test are on the seeds' corpus.
+    """
     root = Path(cfg.run_dir)
     group = cfg.logger.group or root.name
     # One device: a second process would start the pipeline over from its first step.
     cfg = replace(cfg, logger=replace(cfg.logger, group=group), trainer=replace(cfg.trainer, devices="1"))
     metrics: dict[str, float] = {}
+    if "search" in cfg.pipeline.stages:
+        metrics |= recorded_step(replace(cfg, stage="search"), search.run, root / "search")
+        cfg = replace(cfg, data=_found(cfg.data, root / "search" / ESC_PRO))
     evaluated = []
     checkpoint = cfg.checkpoint
-    for method, train in (("base", None), ("sft", sft.run), ("cso", cso.run)):
-        if train is not None:
-            # SFT starts from what was evaluated as the base; CSO starts from SFT, which is its reference too.
+    for method in ("base", *(name for name in cfg.pipeline.stages if name in TRAININGS)):
+        if method in TRAININGS:
+            # The first training starts from what was evaluated as the base; CSO from SFT, its reference too.
             training = replace(cfg, stage=method, checkpoint=None, init_from=checkpoint)
-            trained = recorded_step(training, train, root / method)
+            trained = recorded_step(training, TRAININGS[method], root / method)
             metrics |= {f"{method}/{name}": value for name, value in trained.items()}
             checkpoint = str(root / method)
         directory = root / f"evaluate_{method}"
@@ -34,3 +44,12 @@ def run(cfg: Config) -> dict[str, float]:
     comparison = replace(cfg, stage="compare", resume=None, compare=replace(cfg.compare, runs=evaluated))
     recorded_step(comparison, compare.run, root / "compare")
     return metrics
+
+
+def _found(data: DataConfig, directory: Path) -> DataConfig:
+    """Settings of the data that the search made: its split files, which hold what `data.limit` left."""
+    missing = [name for name in ("valid", "test") if not (directory / f"{name}.jsonl").exists()]
+    if missing:
+        fix = "give the splits val and test some dialogues, or run stage=search and the trainings one by one"
+        raise UserError(f"there are no {' and no '.join(missing)} dialogues", where="stage=pipeline", fix=fix)
+    return replace(data, path=str(directory), format="jsonl", split="published", limit={}, seed_fraction=1.0)

@@ -24,9 +24,10 @@ LAST = Path("checkpoints", "last.ckpt")
 
 # Keys and sections that change nothing in what a training computes, rounding aside.
 _ASIDE = (
-    "cache_dir", "compare", "evaluate", "experiment", "export", "logger", "optimize_metric", "output_root", "resume",
-    "run_dir", "tags", "model.gradient_checkpointing", "prompt.eval", "prompt.inference", "trainer.accelerator",
-    "trainer.devices", "trainer.log_every", "trainer.save_every", "trainer.strategy",
+    "cache_dir", "compare", "evaluate", "experiment", "export", "llm", "logger", "mcts", "optimize_metric",
+    "output_root", "pipeline", "resume", "run_dir", "search", "tags", "data.licence", "model.gradient_checkpointing",
+    "model.licence", "prompt.eval", "prompt.inference", "trainer.accelerator", "trainer.devices", "trainer.log_every",
+    "trainer.save_every", "trainer.strategy",
 )  # fmt: skip
 
 

@@ -1,0 +1,54 @@
+"""The request cache: answers by content of the request, in one SQLite file that runs share."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+
+from esc_lab.errors import UserError
+from esc_lab.search.requests import Answer
+
+
+class RequestCache:
+    """Answers by `Request.key`, which covers the client, the content, the sampling and the number of the sample.
+
+    Several processes may use one file.
+
+    Raises:
+        UserError: the file is no such cache, or cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path, timeout=30, isolation_level=None)
+            # A crash of the machine may lose the last answers, never the file; the journals hold them anyway.
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("PRAGMA synchronous=OFF")
+            self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(error) from error
+
+    def get(self, key: str) -> Answer | None:
+        try:
+            row = self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        return Answer.of(json.loads(row[0])) if row else None
+
+    def put(self, key: str, answer: Answer) -> None:
+        text = json.dumps(asdict(answer), ensure_ascii=False)
+        try:
+            self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _unusable(self, error: Exception) -> UserError:
+        fix = "make room, delete the file, or use search.cache=false; the journals of the run hold its answers"
+        return UserError(f"the request cache does not work: {error}", where=str(self.path), fix=fix)

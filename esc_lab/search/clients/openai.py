@@ -1,0 +1,247 @@
+"""Any endpoint with OpenAI's chat completions, through the official SDK: keys, retries, rate limits, refusals.
+
+What may pass is tried again after a wait that grows (exponential backoff with full jitter) and honours `Retry-After`.
+What will not pass (wrong key, unknown model, a request that the endpoint refuses) stops at once with a `UserError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from esc_lab.errors import UserError
+from esc_lab.search.clients.responses import (
+    LONGEST_WAIT_S,
+    Problem,
+    Retries,
+    end,
+    passing,
+    read_completion,
+    retry_after_s,
+)
+from esc_lab.search.requests import Answer, Request
+
+if TYPE_CHECKING:
+    import openai
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+# Error codes of endpoints whose filter stopped the prompt before any model read it.
+_FILTER_CODES = ("content_filter", "content_policy_violation")
+
+
+class OpenAIClient:
+    """A client of an OpenAI-compatible endpoint, for use in one event loop.
+
+    Args:
+        model: name of the model.
+        base_url: URL up to `/v1`; None for that of `OPENAI_BASE_URL`, else OpenAI's own. A login in it
+            (`http://user:password@host/v1`) is sent in place of the key and never shown.
+        key_variable: environment variable that holds the key. Other servers than OpenAI's may do without.
+        timeout_s: seconds after which a silent endpoint is given up.
+        attempts: how often a call is tried before it fails for good. A 429 counts only if no other call of this client
+            was answered since the last try: the endpoint is well then, and the call only waits for its turn.
+        connections: most connections at once; more calls wait for a free one, without being timed.
+        structured: send the schema of a request, for endpoints that can hold a model to it.
+        seeds: send the seed of a request.
+        token_limit: the field that carries the longest reply; newer models of OpenAI want `max_completion_tokens`.
+        price_in, price_out: US dollars per million tokens that are read and written.
+        backoff_s: longest wait before the second attempt; doubles with each further one, up to 60 s.
+
+    Attributes:
+        identity: see `Client`.
+        retries: attempts that failed in a way that may pass, by kind.
+
+    Raises:
+        UserError: the SDK is not installed, there is no usable key, or `base_url` is no URL.
+    """
+
+    scores = False
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        key_variable: str = "OPENAI_API_KEY",
+        timeout_s: float = 60.0,
+        attempts: int = 8,
+        connections: int = 64,
+        structured: bool = True,
+        seeds: bool = True,
+        token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
+        price_in: float = 0.0,
+        price_out: float = 0.0,
+        backoff_s: float = 0.5,
+    ) -> None:
+        url = base_url or os.environ.get("OPENAI_BASE_URL")
+        self._url, login = _without_login(url or OPENAI_URL)
+        key = _key(key_variable, needed=url is None)
+        self.identity: Mapping[str, Any] = {
+            "kind": "openai",
+            "base_url": self._url,
+            "model": model,
+            "structured": structured,
+            "seeds": seeds,
+            "token_limit": token_limit,
+        }
+        self.retries = Retries()
+        self._model, self._structured, self._seeds, self._token_limit = model, structured, seeds, token_limit
+        self._attempts, self._timeout_s, self._backoff_s = attempts, timeout_s, backoff_s
+        self._prices, self._key_variable = (price_in, price_out), key_variable
+        encoded = base64.b64encode(":".join(login).encode()).decode()
+        self._secrets = [secret for secret in (key, encoded, *login) if secret]
+        self._client = _connect(self._url, key or "none", login, timeout_s, connections)
+        self._answered = 0
+        self._open_at = 0.0  # no call is sent before this time of the event loop's clock
+
+    async def answer(self, request: Request) -> Answer:
+        """See `Client`."""
+        body = self._body(request)
+        failures = tries = 0
+        answered = self._answered
+        while True:
+            await self._gate()
+            outcome = await self._attempt(body)
+            if isinstance(outcome, Answer):
+                self._answered += 1
+                return outcome
+            if isinstance(outcome, UserError):
+                raise outcome
+            self.retries.count(outcome.kind)
+            tries += 1
+            failures += outcome.kind != "rate_limited" or self._answered == answered
+            answered = self._answered
+            if failures >= self._attempts:
+                raise UserError(
+                    f"no answer of '{self._model}' after {tries} attempts; the last problem: {outcome.text}",
+                    where=self._url,
+                    fix="check the endpoint, then go on with resume",
+                )
+            longest = min(LONGEST_WAIT_S, self._backoff_s * 2 ** min(tries - 1, 30))
+            await asyncio.sleep(min(LONGEST_WAIT_S, outcome.retry_after + random.uniform(0, longest)))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        """Only fields that other servers know too: some, such as `transformers serve`, refuse those they do not."""
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            self._token_limit: request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+        }
+        if self._seeds:
+            body["seed"] = request.seed
+        if self._structured and request.schema is not None:
+            schema = {"name": request.role, "strict": True, "schema": request.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
+
+    async def _attempt(self, body: Mapping[str, Any]) -> Answer | Problem | UserError:
+        """One try. Errors are returned, so that none carries the SDK's, which quotes what the endpoint said."""
+        import aiohttp
+        import httpx2
+        import openai
+
+        try:
+            # `chat.completions.create` sends the same, after 2 ms of walking through the types of all messages.
+            response = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            return self._refused(error)
+        except (openai.APIConnectionError, aiohttp.ClientError) as error:
+            cause = _first_cause(error)
+            if isinstance(cause, TimeoutError):
+                return Problem("timeouts", f"no answer within {self._timeout_s:g} s")
+            return Problem("connection_errors", self._one_line(f"{type(cause).__name__} {cause}"))
+        try:
+            return read_completion(response.content, *self._prices)
+        except ValueError:
+            said = self._one_line(response.content.decode(errors="replace"))
+            return Problem("malformed", f"the response is no chat completion: {said}")
+
+    def _refused(self, error: openai.APIStatusError) -> Answer | Problem | UserError:
+        """What a status other than 2xx leads to."""
+        status, code, body = error.status_code, error.code, error.body
+        said = self._one_line(str(body.get("message") or body) if isinstance(body, dict) else error.message)
+        if status == 400 and code in _FILTER_CODES:
+            return Answer(refusal=said)
+        problem = passing(status, code, said, retry_after_s(error.response.headers))
+        if problem is None:
+            message, fix = end(status, code, said, self._model, self._key_variable)
+            return UserError(message, where=self._url, fix=fix)
+        if problem.kind == "rate_limited":
+            # The limit is that of the account: other calls would only be refused too.
+            self._open_at = max(self._open_at, asyncio.get_running_loop().time() + problem.retry_after)
+        return problem
+
+    async def _gate(self) -> None:
+        while (wait := self._open_at - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(wait)
+
+    def _one_line(self, text: str, longest: int = 200) -> str:
+        """The text without secrets and line breaks, cut where it is long."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        text = " ".join(text.split())
+        return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _connect(url: str, key: str, login: tuple[str, ...], timeout_s: float, connections: int) -> openai.AsyncOpenAI:
+    try:
+        import aiohttp  # noqa: F401
+        import httpx2
+        import openai
+    except ImportError as error:
+        raise UserError(f"package '{error.name}' is not installed", fix="pip install -e .[openai]") from error
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs a line a call
+    # With aiohttp a call costs two thirds of the time, and no more with many connections. Servers often close what was
+    # idle for 5 s; a connection must not be taken up again just then.
+    limits = httpx2.Limits(max_connections=connections, keepalive_expiry=4.0)
+    return openai.AsyncOpenAI(
+        api_key=key,
+        base_url=url,
+        max_retries=0,
+        timeout=httpx2.Timeout(timeout_s, pool=None),
+        http_client=openai.DefaultAioHttpClient(limits=limits, auth=(login[0], login[1]) if login else None),
+    )
+
+
+def _key(variable: str, *, needed: bool) -> str:
+    """The key, or an empty string."""
+    key = os.environ.get(variable, "").strip()
+    if needed and not key:
+        fix = f"export {variable}=..., or set base_url to a server that needs no key"
+        raise UserError(f"the environment variable {variable}, which holds the key, is not set", fix=fix)
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"the key in {variable} holds characters that no key has", fix="copy the key again")
+    return key
+
+
+def _without_login(url: str) -> tuple[str, tuple[str, ...]]:
+    """The URL as it may be shown, and user and password from it, if any."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment or not url.isascii() or " " in url:
+        # It may hold a password, so it is not shown.
+        raise UserError("base_url is no URL of an endpoint", fix="give it as http(s)://host:port/v1")
+    login = (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else ()
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}", login
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None and not isinstance(error, TimeoutError):
+        error = error.__cause__
+    return error

@@ -1,0 +1,73 @@
+"""Recorded answers instead of a model. A journal of the search is such a recording."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from esc_lab.errors import UserError
+from esc_lab.search.requests import Answer, Request
+
+
+class ReplayClient:
+    """A client that answers what was recorded of another client.
+
+    Args:
+        recording: answers by `Request.key`; or a JSONL file with `{"key": ..., "answer": {...}}` in its lines, where
+            lines without `key` are passed over, and so is a last line that was cut off.
+        identity, scores: those of the recorded client.
+
+    Raises:
+        UserError: the file cannot be read, a line is broken, or a key has two different answers.
+    """
+
+    def __init__(
+        self, recording: Path | Mapping[str, Answer], *, identity: Mapping[str, Any], scores: bool = False
+    ) -> None:
+        self.identity, self.scores = identity, scores
+        self._source = str(recording) if isinstance(recording, Path) else "recorded answers"
+        self._answers = _read(recording) if isinstance(recording, Path) else dict(recording)
+
+    async def answer(self, request: Request) -> Answer:
+        """See `Client`."""
+        answer = self._answers.get(request.key(self.identity))
+        if answer is None:
+            last = " ".join(request.messages[-1].content.split())
+            start = last if len(last) <= 80 else f"{last[:77]}..."
+            raise UserError(
+                f"no recorded answer for this request of the {request.role}; its last message begins: {start!r}",
+                where=self._source,
+                fix="use the model, prompts, sampling and seed of the recording, or record anew",
+            )
+        return answer
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _read(path: Path) -> dict[str, Answer]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        fix = "check the path of the recording"
+        raise UserError(f"cannot be read: {error.strerror}", where=str(path), fix=fix) from error
+    answers: dict[str, Answer] = {}
+    for number, line in enumerate(lines, start=1):
+        where, last = f"{path}:{number}", number == len(lines)
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if "key" not in record:
+                continue
+            key, answer = record["key"], Answer.of(record["answer"])
+        except (ValueError, KeyError, TypeError) as error:
+            if last and isinstance(error, ValueError):
+                continue  # the writer was stopped within this line
+            problem = f"broken record: {type(error).__name__} {error}"
+            raise UserError(problem, where=where, fix="remove the line, or record anew") from error
+        if answers.setdefault(key, answer) != answer:
+            raise UserError(f"another answer to key {key} than before", where=where, fix="replay one recording at once")
+    return answers

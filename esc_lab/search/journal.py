@@ -1,0 +1,180 @@
+"""The journal of a tree: an append-only file of every finished call, from which an interrupted search goes on.
+
+The first line names the configuration, each other one a call: its key, what it was for, and the raw answer. A line is
+written as soon as the call is finished, so it outlives the process; `sync` makes it outlive the machine. Since the
+search asks for the same calls again, in any order, reading the answers back is all that resuming takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from esc_lab.errors import UserError
+from esc_lab.search.requests import Answer, Request
+
+FORMAT = "esc-lab-journal/1"
+
+
+class Journal:
+    """Opens a journal, or begins it.
+
+    Args:
+        path: the file.
+        config: JSON types; what the calls depend on beside their own content. A journal of another one is refused.
+
+    Attributes:
+        answers: by key, those that were there and those that were added.
+        cached: keys of those that came from the request cache and cost nothing.
+        first, last: when the first and the last call were finished (ISO 8601, UTC); empty without calls.
+
+    Raises:
+        UserError: the file is no journal or one of another configuration, or it cannot be written to.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path, self.config = path, dict(config)
+        self.answers: dict[str, Answer] = {}
+        self.cached: set[str] = set()
+        self.first = self.last = ""
+        self._unsynced = False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            self._read()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def add(self, key: str, request: Request, answer: Answer, *, cached: bool = False) -> None:
+        """Write a finished call.
+
+        Raises:
+            UserError: it cannot be written; nothing of it is left in the file.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        record = {"key": key, "role": request.role, "sample": request.sample, "at": now, "cached": cached}
+        self._write({**record, "answer": asdict(answer)})
+        self._note(key, now, answer, cached)
+
+    def sync(self) -> None:
+        """Have what was written so far outlive a crash of the machine. May be called from another thread.
+
+        Raises:
+            UserError: the disk does not take it.
+        """
+        if self._unsynced:
+            self._unsynced = False
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
+
+    def _note(self, key: str, at: str, answer: Answer, cached: bool) -> None:
+        self.answers[key] = answer
+        if cached:
+            self.cached.add(key)
+        self.first = self.first or at
+        self.last = at
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        line = f"{json.dumps(record, ensure_ascii=False)}\n".encode()
+        end = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):  # a full disk takes what fits
+                raise OSError(28, "No space left on device")
+        except OSError as error:
+            os.ftruncate(self._file, end)
+            raise self._unwritable(error) from error
+        self._unsynced = True
+
+    def _read(self) -> None:
+        with self.path.open("rb") as file:
+            lines = file.read().split(b"\n")
+        whole, torn = lines[:-1], lines[-1]
+        if torn:  # the process ended while it was writing this line
+            os.ftruncate(self._file, sum(len(line) + 1 for line in whole))
+        if not whole:
+            self._write({"format": FORMAT, "config": self.config})
+            self.sync()
+            return
+        self._check_header(self._record(whole[0], 1))
+        for number, line in enumerate(whole[1:], start=2):
+            record = self._record(line, number)
+            try:
+                self._note(record["key"], record["at"], Answer.of(record["answer"]), record["cached"])
+            except (KeyError, TypeError) as error:
+                raise self._damaged(number) from error
+
+    def _check_header(self, header: Mapping[str, Any]) -> None:
+        if header.get("format") != FORMAT or not isinstance(header.get("config"), dict):
+            raise UserError("not a journal of this version", where=str(self.path), fix="use another run directory")
+        # As JSON types: tuples come back as lists.
+        old, new = _flat(header["config"]), _flat(json.loads(json.dumps(self.config)))
+        differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        if differing:
+            shown = "; ".join(
+                f"{name} was {_short(old.get(name))}, is {_short(new.get(name))}" for name in differing[:5]
+            )
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            fix = "set it back, or start a new search without resume="
+            raise UserError(f"the journal is of another configuration: {shown}{more}", where=str(self.path), fix=fix)
+
+    def _record(self, line: bytes, number: int) -> Mapping[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise self._damaged(number) from error
+        if not isinstance(record, dict):
+            raise self._damaged(number)
+        return record
+
+    def _damaged(self, number: int) -> UserError:
+        fix = "take the line out if it is damaged; its call is then made again"
+        return UserError("not a line of a journal", where=f"{self.path}:{number}", fix=fix)
+
+    def _unwritable(self, error: OSError) -> UserError:
+        fix = "make room or choose another place; resume=<run directory> goes on from here"
+        return UserError(f"cannot write: {error.strerror}", where=str(self.path), fix=fix)
+
+
+def journal_config(path: Path) -> Any:
+    """The configuration that a journal names in its first line; None if it has none."""
+    with path.open("rb") as file:
+        line = file.readline()
+    try:
+        return json.loads(line)["config"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Dotted names of the leaves of nested dicts."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {
+        key: leaf
+        for part, inner in value.items()
+        for key, leaf in _flat(inner, f"{name}.{part}" if name else part).items()
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

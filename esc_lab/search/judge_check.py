@@ -1,0 +1,154 @@
+"""Before a judge is trusted: does it score the reply that was given above one from another dialogue?
+
+Every reply stands once in its own place and once in a foreign one, so a judge that looks at the reply alone has an AUC
+of one half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from esc_lab.dialogue import Dialogue, Turn
+from esc_lab.errors import UserError
+from esc_lab.seeds import derive_seed
+
+TRUSTED_AUC = 0.6
+LEVEL = 0.95  # of the interval
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class CheckPair(NamedTuple):
+    """A context with the reply that was given and one of another dialogue.
+
+    Attributes:
+        history: the turns before, without an opening by the supporter; the judge of the search sees none either.
+        gold, shuffled: supporter turns, without rejected replies.
+        tree_id: of the context's dialogue.
+    """
+
+    history: tuple[Turn, ...]
+    gold: Turn
+    shuffled: Turn
+    tree_id: str
+
+
+@dataclass(frozen=True)
+class JudgeCheck:
+    """AUC of a judge between gold and shuffled replies, the ends of its interval, and what it was measured on."""
+
+    auc: float
+    low: float
+    high: float
+    pairs: int
+    dialogues: int
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the AUC reaches `TRUSTED_AUC`."""
+        return self.auc >= TRUSTED_AUC
+
+
+def check_pairs(dialogues: Sequence[Dialogue], count: int, seed: int) -> list[CheckPair]:
+    """Contexts of dialogues, drawn from the seed, as evenly over trees as they allow.
+
+    The shuffled replies are the gold ones of the others, each once; never one of the same `tree_id`. An opening is no
+    context and no reply. Turns that several dialogues of a tree share count once.
+
+    Args:
+        count: how many, at least 2; there are fewer where the dialogues do not have as many.
+
+    Raises:
+        UserError: `count` is below 2, or fewer than two trees have a supporter turn after the opening.
+    """
+    if count < 2:
+        raise UserError(f"{count} gold replies cannot be shuffled", fix="check the judge on 2 or more")
+    by_tree: dict[str, dict[tuple[tuple[Turn, ...], Turn], None]] = {}
+    for dialogue in dialogues:
+        turns = [Turn(turn.speaker, turn.reply) for turn in dialogue.turns]
+        opening = next((index for index, turn in enumerate(turns) if turn.speaker == "seeker"), len(turns))
+        contexts = {(tuple(turns[opening:index]), turns[index]): None for index in dialogue.decisions()}
+        by_tree.setdefault(dialogue.tree_id, {}).update(contexts)
+    draw = np.random.default_rng(derive_seed(seed, "judge check"))
+    names = [name for name, contexts in by_tree.items() if contexts]
+    order = [names[index] for index in draw.permutation(len(names))]
+    shuffled = {name: [list(by_tree[name])[index] for index in draw.permutation(len(by_tree[name]))] for name in order}
+    sizes, most = _sizes([len(shuffled[name]) for name in order], count)
+    if not most:
+        fix = "give more seed dialogues, or leave the check of the judge out"
+        raise UserError("replies cannot be exchanged: fewer than two dialogues have supporter turns", fix=fix)
+    picked = [(name, *place) for name, size in zip(order, sizes, strict=True) for place in shuffled[name][:size]]
+    # The contexts of a tree stand together, at most half of all are one tree's, so this shift leads out of every tree.
+    replies = [picked[(index + most) % len(picked)][2] for index in range(len(picked))]
+    return [CheckPair(history, gold, reply, name) for (name, history, gold), reply in zip(picked, replies, strict=True)]
+
+
+def _sizes(available: Sequence[int], count: int) -> tuple[list[int], int]:
+    """How many contexts to take of each tree, and the largest of these numbers; no tree gets more than half of all."""
+    sizes, most = [0] * len(available), 0
+    while True:
+        row = [index for index, there in enumerate(available) if there > most][: count - sum(sizes)]
+        if not row or sum(sizes) + len(row) < 2 * (most + 1):
+            return sizes, most
+        most += 1
+        for index in row:
+            sizes[index] += 1
+
+
+def judge_auc(gold: Sequence[float], shuffled: Sequence[float]) -> float:
+    """Probability that the score of a gold reply is above that of a shuffled one, ties counted half, in [0, 1].
+
+    Any gold score is compared with any shuffled one (Mann-Whitney), not only within a context.
+
+    Raises:
+        ValueError: one side is empty, or a score is not finite.
+    """
+    return float(_above(gold, shuffled).mean())
+
+
+def judge_check(
+    gold: Sequence[float], shuffled: Sequence[float], dialogues: Sequence[str], *, seed: int, draws: int = 2000
+) -> JudgeCheck:
+    """AUC of contexts whose two replies were both scored, with a percentile interval (`LEVEL`).
+
+    The bootstrap draws dialogues, with all their contexts: contexts of one dialogue are alike. From a single dialogue
+    nothing can be said about others, and the interval is [0, 1]. Where all gold scores are above all shuffled ones it
+    has no width, which says little if there are few dialogues.
+
+    Args:
+        gold, shuffled: scores [n], by context.
+        dialogues: [n], the dialogue of each context.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: lengths differ, there is no context, or a score is not finite.
+    """
+    if not len(gold) == len(shuffled) == len(dialogues):
+        raise ValueError(f"{len(gold)} gold and {len(shuffled)} shuffled scores of {len(dialogues)} contexts")
+    above = _above(gold, shuffled)
+    names, group = np.unique(np.asarray(dialogues), return_inverse=True)
+    low, high = 0.0, 1.0
+    if len(names) > 1:
+        member = np.eye(len(names))[group]  # [n, dialogues]
+        wins, sizes = member.T @ above @ member, member.sum(axis=0)
+        draw = np.random.default_rng(derive_seed(seed, "bootstrap of the judge check"))
+        weights = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(np.float64)
+        drawn = ((weights @ wins) * weights).sum(axis=1) / (weights @ sizes) ** 2
+        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return JudgeCheck(float(above.mean()), low, high, len(gold), len(names))
+
+
+def _above(gold: Sequence[float], shuffled: Sequence[float]) -> FloatArray:
+    """[gold, shuffled]: 1 where the gold score is above, 0.5 where they are equal."""
+    good, foreign = np.asarray(gold, dtype=np.float64), np.asarray(shuffled, dtype=np.float64)
+    if not len(good) or not len(foreign):
+        raise ValueError("there are no scores")
+    if not (np.isfinite(good).all() and np.isfinite(foreign).all()):
+        raise ValueError("a score is not finite; leave out contexts that could not be judged")
+    above: FloatArray = np.heaviside(good[:, None] - foreign[None, :], 0.5)
+    return above

@@ -1,0 +1,54 @@
+"""A seed dialogue as the start of a search: the talk before the first decision, and the path that was taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esc_lab.dialogue import Dialogue, Turn, merge_turns
+from esc_lab.errors import UserError
+from esc_lab.search.mcts import SeedDecision
+
+
+@dataclass(frozen=True)
+class SeedDialogue:
+    """Where a search begins.
+
+    Attributes:
+        dialogue: the seed, consecutive turns of a side joined.
+        start: turns before the first decision: the seeker's first, and an opening by the supporter if there is one.
+        path: the decisions, each with the first of its strategies.
+        ended: the path goes to the dialogue's end; false if it was cut before a reply without a strategy.
+    """
+
+    dialogue: Dialogue
+    start: tuple[Turn, ...]
+    path: tuple[SeedDecision, ...]
+    ended: bool
+
+
+def seed_dialogue(dialogue: Dialogue) -> SeedDialogue:
+    """The start of a search.
+
+    A dialogue may open with the supporter (context, no decision) and end with either side.
+
+    Raises:
+        UserError: the seeker says nothing in it.
+    """
+    dialogue = merge_turns(dialogue, "set")
+    turns = dialogue.turns
+    first = next((index for index, turn in enumerate(turns) if turn.speaker == "seeker"), None)
+    if first is None:
+        fix = "leave it out of the seeds"
+        raise UserError("the seeker says nothing", where=f"seed dialogue {dialogue.id}", fix=fix)
+    path: list[SeedDecision] = []
+    ended = True
+    for index in range(first + 1, len(turns)):
+        reply = turns[index].reply
+        if turns[index].speaker == "seeker":
+            continue
+        if not reply.strategies:
+            ended = False
+            break
+        answer = turns[index + 1].reply.text if index + 1 < len(turns) else ""
+        path.append(SeedDecision(reply.strategies[0], reply.text, answer))
+    return SeedDialogue(dialogue, turns[: first + 1], tuple(path), ended and bool(path))

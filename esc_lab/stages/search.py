@@ -1,0 +1,245 @@
+"""Stage `search`: grow a tree from each seed dialogue, and make preference data (ESC-Pro) of what was found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from esc_lab.artifacts import fingerprint
+from esc_lab.config import Config
+from esc_lab.corpora import ReadReport
+from esc_lab.datamodule import read_splits
+from esc_lab.dialogue import Dialogue
+from esc_lab.errors import UserError
+from esc_lab.search import builder
+from esc_lab.search.builder import Growing
+from esc_lab.search.cache import RequestCache
+from esc_lab.search.calls import Budget, Calls
+from esc_lab.search.journal import Journal, journal_config
+from esc_lab.search.judge_check import TRUSTED_AUC, JudgeCheck, check_pairs, judge_check
+from esc_lab.search.mcts import Search
+from esc_lab.search.preferences import PreferenceRule, find_preferences, to_extend
+from esc_lab.search.requests import Client
+from esc_lab.search.role_prompts import Axis, Case
+from esc_lab.search.roles import ROLES, Roles, RoleSettings, prompts_fingerprint, turn_score
+from esc_lab.search.seed_dialogue import SeedDialogue, seed_dialogue
+from esc_lab.search.settings import SearchSettings
+from esc_lab.stages.build import prepare
+from esc_lab.stages.search_clients import build_clients
+from esc_lab.stages.search_files import Searched, write_searched
+from esc_lab.stages.search_progress import search_progress
+from esc_lab.strategies import INVENTORIES, Inventory
+
+log = logging.getLogger(__name__)
+TREES = "trees"
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Search; ESC-Pro with its data card goes into `esc_pro/`, journals, trees and their pages into `trees/`.
+
+    Raises:
+        UserError: there are no seeds, an answer cannot be had, or nothing is preferred in any tree.
+    """
+    prepare(cfg)
+    report = ReadReport()
+    splits = read_splits(cfg.data, cfg.inventory.name, report)
+    seeds = _seeds(cfg, splits)
+    log.info("%s: %d seed dialogues of %s; %s", cfg.data.name, len(seeds), cfg.search.split, report.line())
+    run_ = _Run(cfg, seeds, build_clients(cfg))
+    searched = asyncio.run(run_.search())
+    return write_searched(cfg, searched, splits)
+
+
+def _seeds(cfg: Config, splits: Mapping[str, Sequence[Dialogue]]) -> list[SeedDialogue]:
+    found = {dialogue.id: seed_dialogue(dialogue) for dialogue in splits.get(cfg.search.split, ())[: cfg.search.seeds]}
+    if not found:
+        fix = "check data.path, data.limit and search.split"
+        raise UserError("there are no seed dialogues", where=f"search.split={cfg.search.split}", fix=fix)
+    cut = sum(not seed.ended and bool(seed.path) for seed in found.values())
+    if cut:
+        log.warning("%d seed dialogues are followed only up to their first reply without a strategy", cut)
+    return list(found.values())
+
+
+class _Run:
+    """One search over all seeds."""
+
+    def __init__(self, cfg: Config, seeds: Sequence[SeedDialogue], clients: dict[str, Client]) -> None:
+        self.cfg, self.seeds, self.clients = cfg, seeds, clients
+        self.inventory: Inventory = INVENTORIES[cfg.inventory.name]
+        self.axes = [Axis(name, **axis) for name, axis in cfg.llm.judge.axes.items()]
+        self.roles = {role: _role_settings(cfg, role, clients[role]) for role in ROLES}
+        self.settings = SearchSettings(
+            **{entry.name: getattr(cfg.mcts, entry.name) for entry in fields(SearchSettings) if entry.name != "seed"},
+            seed=cfg.seed,
+        )
+        rule = asdict(cfg.mcts.preferences)
+        self.extend_rejected = rule.pop("extend_rejected")
+        self.rule = PreferenceRule(**rule)
+        self.counts: Counter[str] = Counter()
+        self.directory = Path(cfg.run_dir) / TREES
+        self.started = time.time()
+
+    async def search(self) -> Searched:
+        """Check the judge, then grow all trees."""
+        cfg = self.cfg
+        cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
+        limits = Budget(**asdict(cfg.search.budget))
+        self.calls = Calls(self.clients, cfg.search.concurrency, cache, limits)
+        journals: list[Journal] = []
+        try:
+            self._take_over()
+            trees = []
+            for seed in self.seeds:
+                journals.append(Journal(_journal(self.directory, seed.dialogue.id), self._config(seed)))
+                trees.append(self._tree(seed, journals[-1]))
+            journals.append(Journal(_journal(self.directory, "judge_check"), self._config(None)))
+            for journal in journals:
+                self.calls.spent.add_journal(journal)
+            check = await self._check_judge(journals[-1])
+            with search_progress(trees, self.calls.spent) as progress:
+                stopped = await builder.grow(trees, self.calls, cfg.search.trees, progress.change, self._save)
+                log.info("%s", progress.state())
+        finally:
+            await self.calls.close()
+            for journal in journals:
+                journal.close()
+        if stopped:
+            log.warning("%s", stopped)
+        dates = sorted(date[:10] for journal in journals for date in (journal.first, journal.last) if date)
+        return Searched(
+            trees=[(seed, tree.search.tree, tree.finished) for seed, tree in zip(self.seeds, trees, strict=True)],
+            inventory=self.inventory,
+            rule=self.rule,
+            judge=check,
+            spent=self.calls.spent,
+            counts=self.counts,
+            models={role: sorted(models) for role, models in self.calls.models.items()},
+            prompts=prompts_fingerprint(self.inventory, self.axes, discourage=cfg.llm.strategist.discourage),
+            dates=(dates[0], dates[-1]) if dates else ("", ""),
+            seconds=time.time() - self.started,
+        )
+
+    def _config(self, seed: SeedDialogue | None) -> dict[str, Any]:
+        """Everything that the calls of a tree depend on; of the check of the judge without a seed."""
+        roles = {role: {**asdict(self.roles[role]), "client": dict(self.clients[role].identity)} for role in ROLES}
+        return {
+            "seed_dialogue": seed.dialogue.id if seed else None,
+            "seed": self.cfg.seed,
+            "inventory": self.cfg.inventory.name,
+            "search": {**asdict(self.settings), "seed_path": self.cfg.mcts.seed_path},
+            "roles": roles,
+            "axes": [asdict(axis) for axis in self.axes],
+            "prompts": prompts_fingerprint(self.inventory, self.axes, discourage=self.cfg.llm.strategist.discourage),
+        }
+
+    def _grown_with(self, seed_id: str) -> str:
+        """Fingerprint of what a finished tree depends on: what its calls do, and the rule where it is extended."""
+        seed = next(seed for seed in self.seeds if seed.dialogue.id == seed_id)
+        return fingerprint([self._config(seed), asdict(self.rule) if self.extend_rejected else None])
+
+    def _tree(self, seed: SeedDialogue, journal: Journal) -> Growing:
+        name = seed.dialogue.id
+        dialogue = seed.dialogue
+        roles = self._roles(Case(dialogue.situation, dialogue.emotion, dialogue.problem), journal)
+        search = builder.load(self.directory, name, self._grown_with(name))
+        if search is not None:
+            return Growing(name, search, roles, journal, finished=True)
+        path = seed.path if self.cfg.mcts.seed_path else ()
+        search = Search(self.settings, seed.start, self.inventory.names, path, seed.ended)
+        return Growing(name, search, roles, journal, self._to_extend if self.extend_rejected else None)
+
+    def _to_extend(self, done: Search) -> list[int]:
+        return to_extend(done.tree, find_preferences(done.tree, self.rule))
+
+    def _roles(self, case: Case, journal: Journal) -> Roles:
+        return Roles(
+            self.inventory,
+            case,
+            self.roles,
+            self.axes,
+            lambda request: self.calls.send(journal, request),
+            self.counts,
+            discourage=self.cfg.llm.strategist.discourage,
+            seed=self.cfg.seed,
+        )
+
+    def _save(self, tree: Growing) -> None:
+        builder.save(tree, self.directory, self._grown_with(tree.name))
+
+    async def _check_judge(self, journal: Journal) -> JudgeCheck | None:
+        """Whether the judge tells the given replies from shuffled ones."""
+        if not self.cfg.search.judge_check:
+            return None
+        dialogues = [seed.dialogue for seed in self.seeds]
+        if len({dialogue.tree_id for dialogue in dialogues}) < 2:
+            log.warning("the judge is not checked: that takes two seed dialogues")
+            return None
+        pairs = check_pairs(dialogues, self.cfg.search.judge_check, self.cfg.seed)
+        roles = self._roles(Case(""), journal)
+        found = await asyncio.gather(
+            *(roles.judge((*pair.history, reply)) for pair in pairs for reply in (pair.gold, pair.shuffled))
+        )
+        scores = [None if axes is None else turn_score(axes, self.axes) for axes in found]
+        scored = [
+            (gold, shuffled, pair.tree_id)
+            for pair, gold, shuffled in zip(pairs, scores[::2], scores[1::2], strict=True)
+            if gold is not None and shuffled is not None
+        ]
+        if not scored:
+            log.warning("the judge is not checked: it gave no usable score")
+            return None
+        gold, shuffled, ids = zip(*scored, strict=True)
+        check = judge_check(gold, shuffled, ids, seed=self.cfg.seed)
+        tell = log.info if check.trusted else log.warning
+        tell(
+            "judge: AUC %.2f [%.2f, %.2f] between given and shuffled replies (%d contexts)%s",
+            check.auc, check.low, check.high, check.pairs,
+            "" if check.trusted else f"; below {TRUSTED_AUC}: its values say little about good replies",
+        )  # fmt: skip
+        return check
+
+    def _take_over(self) -> None:
+        """Copy journals and finished trees of the run that `resume` names."""
+        if not self.cfg.resume:
+            return
+        found = self._interrupted() if self.cfg.resume == "auto" else _trees_of(Path(self.cfg.resume))
+        if found is None:
+            log.info("resume=%s: no search of this configuration there; starting anew", self.cfg.resume)
+            return
+        log.info("resume=%s: going on from %s", self.cfg.resume, found)
+        if found.resolve() != self.directory.resolve():
+            shutil.copytree(found, self.directory, dirs_exist_ok=True)
+
+    def _interrupted(self) -> Path | None:
+        """The directory with the most journal of this configuration below `output_root`."""
+        configs = {seed.dialogue.id: json.loads(json.dumps(self._config(seed))) for seed in self.seeds}
+        size: Counter[Path] = Counter()
+        for path in Path(self.cfg.output_root).glob(f"**/{TREES}/*.journal.jsonl"):
+            name = path.name.removesuffix(".journal.jsonl")
+            if name in configs and journal_config(path) == configs[name]:
+                size[path.parent] += path.stat().st_size
+        return size.most_common(1)[0][0] if size else None
+
+
+def _role_settings(cfg: Config, role: str, client: Client) -> RoleSettings:
+    played = getattr(cfg.llm, role)
+    return RoleSettings(played.temperature, played.top_p, played.max_tokens, played.attempts, client.scores)
+
+
+def _trees_of(run_dir: Path) -> Path | None:
+    """Where a search, or a pipeline's, has its trees."""
+    places = (run_dir / TREES, run_dir / "search" / TREES)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _journal(directory: Path, name: str) -> Path:
+    return directory / f"{name}.journal.jsonl"

@@ -1,0 +1,187 @@
+"""A chat-completions endpoint on the loopback interface that can be told to be slow and to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+PATH = "/v1/chat/completions"
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request that came in: its `Authorization` header, its JSON body, and when (seconds of `time.monotonic`)."""
+
+    authorization: str
+    body: dict[str, Any]
+    at: float
+
+
+@dataclass(frozen=True)
+class _Response:
+    body: bytes
+    status: int = 200
+    headers: Mapping[str, str] | None = None
+
+    def __bytes__(self) -> bytes:
+        fields = {"Content-Type": "application/json", "Content-Length": str(len(self.body)), **(self.headers or {})}
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in fields.items())]
+        return "\r\n".join([*lines, "", ""]).encode() + self.body
+
+
+class Endpoint:
+    """POST /v1/chat/completions over HTTP/1.1 with keep-alive.
+
+        async with Endpoint(reply) as url: ...     # in the running event loop
+        with Endpoint(reply).running() as url: ... # in a thread of its own
+
+    Args:
+        reply: content of the completion, from the request's body. Contents that depend on the body alone are the same
+            in every run.
+        latency_s: how long each answer takes, in seconds.
+        faults: what is wrong with the n-th request (from 0), from n and its body; None for nothing:
+            `429` (with `retry_after`), `500`, `503` or any other status, which may carry an error code as in
+            `400:content_filter`; `timeout` (no answer until the client gives up); `disconnect`; `truncated` (the
+            connection is lost within the response); `refusal`; `filtered` (finish_reason content_filter); `empty`;
+            `malformed_body` (not JSON); `body:...` (this body); `malformed_json` (the content is broken JSON);
+            `unknown_strategy` (the content is JSON that names a strategy of no inventory).
+            Error messages tell the `Authorization` header, as careless servers do.
+        retry_after: headers that go with a 429.
+
+    Attributes:
+        requests: all that came in, in their order.
+        most_at_once: highest number of requests that were being answered at the same time.
+    """
+
+    def __init__(
+        self,
+        reply: Callable[[dict[str, Any]], str] = lambda body: "That sounds hard.",
+        *,
+        latency_s: float = 0.0,
+        faults: Callable[[int, dict[str, Any]], str | None] = lambda number, body: None,
+        retry_after: Mapping[str, str] | None = None,
+    ) -> None:
+        self._reply, self._latency_s, self._faults = reply, latency_s, faults
+        self._retry_after = {"Retry-After": "0.01"} if retry_after is None else retry_after
+        self.requests: list[Received] = []
+        self.most_at_once = 0
+        self._at_once = 0
+        self._handlers: set[asyncio.Task[None]] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._handlers)
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        for handler in self._handlers:
+            handler.cancel()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
+        await self._server.wait_closed()
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Serve from a thread of its own; gives the base URL."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        try:
+            yield asyncio.run_coroutine_threadsafe(self.__aenter__(), loop).result()
+        finally:
+            asyncio.run_coroutine_threadsafe(self.__aexit__(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+        try:
+            while await self._exchange(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client has gone, or the endpoint closes
+        finally:
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; whether the connection stays open."""
+        start, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        content = await reader.readexactly(int(headers.get("content-length", "0")))
+        if start.split()[:2] != ["POST", PATH]:
+            writer.write(bytes(_Response(b"no such path", 404)))
+            return True
+        received = Received(headers.get("authorization", ""), json.loads(content), time.monotonic())
+        fault = self._faults(len(self.requests), received.body)
+        self.requests.append(received)
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            if self._latency_s:
+                await asyncio.sleep(self._latency_s)
+            if fault == "timeout":
+                await reader.read(1)  # ends when the client closes the connection
+                return False
+        finally:
+            self._at_once -= 1
+        if fault == "disconnect":
+            writer.transport.abort()
+            return False
+        response = bytes(self._response(received, fault))
+        writer.write(response[:-5] if fault == "truncated" else response)
+        return fault != "truncated"
+
+    def _response(self, received: Received, fault: str | None) -> _Response:
+        if fault and fault[0].isdigit():
+            status, _, code = fault.partition(":")
+            said = f"The server says\n{status} to {received.authorization}."
+            error = {"message": said, "type": "error", "param": None, "code": code or None}
+            headers = self._retry_after if status == "429" else None
+            return _Response(json.dumps({"error": error}).encode(), int(status), headers)
+        if fault == "malformed_body":
+            return _Response(b'{"choices": [')
+        if fault and fault.startswith("body:"):
+            return _Response(fault.removeprefix("body:").encode(errors="surrogateescape"))
+        return _Response(json.dumps(self._completion(received.body, fault)).encode())
+
+    def _completion(self, body: dict[str, Any], fault: str | None) -> dict[str, Any]:
+        content: str | None = self._reply(body)
+        if fault == "refusal":
+            content = None
+        elif fault == "empty":
+            content = ""
+        elif fault == "malformed_json":
+            content = '{"strategy": "Affirm'
+        elif fault == "unknown_strategy":
+            content = json.dumps({"strategy": "Telepathy", "Telepathy": 10})
+        read = sum(len(message["content"].split()) for message in body["messages"])
+        written = len((content or "").split())
+        message = {
+            "role": "assistant",
+            "content": content,
+            "refusal": "I cannot help with that." if fault == "refusal" else None,
+        }
+        finish = "content_filter" if fault == "filtered" else "stop"
+        return {
+            "id": "chatcmpl-0",
+            "object": "chat.completion",
+            "created": 0,
+            "model": f"{body['model']}-0613",
+            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
+            "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
+        }

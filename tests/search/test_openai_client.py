@@ -1,0 +1,532 @@
+"""The OpenAI-compatible client against a real server on the loopback interface that fails in every known way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import socket
+import subprocess
+import sys
+import time
+import traceback
+import urllib.request
+from email.utils import formatdate
+from urllib.error import HTTPError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esc_lab.errors import UserError
+from esc_lab.prompts import Message
+from esc_lab.search.clients.openai import OpenAIClient
+from esc_lab.search.clients.responses import Retries, retry_after_s
+from esc_lab.search.requests import Answer, Request
+from tests.search.endpoint import Endpoint
+
+KEY = "sk-recognisable-0123456789"
+SCHEMA = {"type": "object", "properties": {"rating": {"type": "integer"}}, "required": ["rating"]}
+REQUEST = Request(
+    role="judge",
+    messages=(Message("system", "You judge replies."), Message("user", "How good is it?")),
+    schema=SCHEMA,
+    max_tokens=32,
+    temperature=0.7,
+    top_p=0.9,
+    seed=2**62 + 1,
+)
+PASSING = {
+    "429": "rate_limited",
+    "500": "server_errors",
+    "503": "server_errors",
+    "409": "server_errors",
+    "408": "timeouts",
+    "timeout": "timeouts",
+    "disconnect": "connection_errors",
+    "truncated": "connection_errors",
+    "malformed_body": "malformed",
+}
+FATAL = {
+    "401": "key",
+    "403": "KEY_OF_TEST",
+    "404": "gpt-test",
+    "400": "The server says 400",
+    "422": "The server says 422",
+    "413": "The server says 413",
+    "402": "used up",
+    "429:insufficient_quota": "used up",
+    "400:context_length_exceeded": "longer context",
+}
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KEY_OF_TEST", KEY)
+
+
+def client_of(url: str, **options) -> OpenAIClient:
+    return OpenAIClient(
+        "gpt-test",
+        **{"base_url": url, "key_variable": "KEY_OF_TEST", "timeout_s": 0.2, "backoff_s": 0.002, **options},
+    )
+
+
+def ask(*faults: str | None, request: Request = REQUEST, calls: int = 1, options=None, **server):
+    """Answers of calls that are made one after another; the n-th request that comes in meets the n-th fault."""
+
+    def fault(number: int, body: dict) -> str | None:
+        return faults[number] if number < len(faults) else None
+
+    async def run():
+        async with (endpoint := Endpoint(faults=fault, **server)) as url:
+            client = client_of(url, **(options or {}))
+            try:
+                return [await client.answer(request) for _ in range(calls)], client, endpoint
+            finally:
+                await client.close()
+
+    return asyncio.run(run())
+
+
+def error_of(*faults: str | None, **options) -> UserError:
+    with pytest.raises(UserError) as caught:
+        ask(*faults, **options)
+    return caught.value
+
+
+def counted(client: OpenAIClient) -> dict[str, int]:
+    return {name: count for name, count in vars(client.retries).items() if count}
+
+
+def test_request_on_the_wire():
+    _, _, endpoint = ask()
+    (received,) = endpoint.requests
+    assert received.authorization == f"Bearer {KEY}"
+    assert received.body == {
+        "model": "gpt-test",
+        "messages": [
+            {"role": "system", "content": "You judge replies."},
+            {"role": "user", "content": "How good is it?"},
+        ],
+        "max_tokens": 32,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "seed": 2**62 + 1,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "judge", "strict": True, "schema": SCHEMA},
+        },
+    }
+
+
+def test_fields_that_can_be_left_out():
+    options = {"structured": False, "seeds": False, "token_limit": "max_completion_tokens"}
+    _, _, endpoint = ask(options=options)
+    body = endpoint.requests[0].body
+    assert set(body) == {"model", "messages", "max_completion_tokens", "temperature", "top_p"}
+    assert body["max_completion_tokens"] == 32
+
+
+def test_answer_carries_text_model_tokens_and_cost():
+    answers, client, _ = ask(options={"price_in": 0.15, "price_out": 0.6}, reply=lambda body: "Three words here.")
+    cost = (7 * 0.15 + 3 * 0.6) / 1_000_000
+    assert answers == [
+        Answer(text="Three words here.", model="gpt-test-0613", prompt_tokens=7, completion_tokens=3, cost=cost)
+    ]
+    assert counted(client) == {}
+
+
+def test_answer_without_usage_and_model():
+    (answer,), _, _ = ask('body:{"choices": [{"message": {"content": "yes"}}]}')
+    assert answer == Answer(text="yes")
+
+
+def test_half_a_surrogate_pair_is_replaced():
+    (answer,), _, _ = ask('body:{"choices": [{"message": {"content": "sad \\ud83d"}}]}')
+    assert answer.text == "sad ?"
+
+
+@pytest.mark.parametrize(
+    ("fault", "refusal"),
+    [
+        ("refusal", "I cannot help with that."),
+        ("filtered", "stopped by the endpoint's content filter"),
+        ("400:content_filter", "The server says 400 to Bearer ***."),
+    ],
+)
+def test_refusals_are_answers(fault, refusal):
+    (answer,), client, _ = ask(fault)
+    assert (answer.text, answer.refusal) == ("", refusal)
+    assert counted(client) == {}
+
+
+def test_contents_are_not_judged_here():
+    answers, _, _ = ask("empty", "malformed_json", "unknown_strategy", calls=3)
+    assert [answer.text for answer in answers] == [
+        "",
+        '{"strategy": "Affirm',
+        '{"strategy": "Telepathy", "Telepathy": 10}',
+    ]
+
+
+def test_bodies_that_are_no_completion():
+    bodies = (
+        "null",
+        "[]",
+        '"text"',
+        '{"choices": []}',
+        '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": {"content": ["a"]}}]}',
+        '{"choices": [{"message": {"content": "a"}}], "usage": 3}',
+        '{"error": {"message": "upstream is down"}}',
+        "<html>",
+        "\udcff",
+    )
+    (answer,), client, _ = ask(*(f"body:{body}" for body in bodies), options={"attempts": 20, "backoff_s": 1e-5})
+    assert answer.text == "That sounds hard."
+    assert counted(client) == {"malformed": len(bodies)}
+
+
+@pytest.mark.parametrize(("fault", "kind"), PASSING.items())
+def test_passing_problems_are_tried_again_and_counted(fault, kind):
+    (answer,), client, endpoint = ask(fault, fault)
+    assert answer.text == "That sounds hard."
+    assert counted(client) == {kind: 2}
+    assert [received.body for received in endpoint.requests] == [endpoint.requests[0].body] * 3
+
+
+@pytest.mark.parametrize("fault", ["429", "503", "timeout", "disconnect", "malformed_body"])
+def test_attempts_are_used_up(fault):
+    async def run():
+        async with Endpoint(faults=lambda number, body: fault) as url:
+            client = client_of(url, attempts=2)
+            with pytest.raises(UserError, match=r"after 2 attempts; the last problem: .") as caught:
+                await client.answer(REQUEST)
+            await client.close()
+            assert url in str(caught.value)
+            assert counted(client) == {PASSING[fault]: 2}
+
+    asyncio.run(run())
+
+
+def test_nobody_listens():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        client = client_of(url, attempts=2)
+
+        async def run():
+            try:
+                await client.answer(REQUEST)
+            finally:
+                await client.close()
+
+        with pytest.raises(UserError, match="2 attempts; the last problem: ConnectionRefusedError") as caught:
+            asyncio.run(run())
+    assert url in str(caught.value)
+    assert "resume" in str(caught.value)
+    assert client.retries == Retries(connection_errors=2)
+
+
+@pytest.mark.parametrize(("fault", "said"), FATAL.items())
+def test_what_will_not_pass_stops_at_once(fault, said):
+    async def run():
+        async with (endpoint := Endpoint(faults=lambda number, body: fault)) as url:
+            client = client_of(url)
+            with pytest.raises(UserError) as caught:
+                await client.answer(REQUEST)
+            await client.close()
+            assert said in str(caught.value)
+            assert "\n" not in str(caught.value)
+            assert url in str(caught.value)
+            assert len(endpoint.requests) == 1
+
+    asyncio.run(run())
+
+
+def test_wrong_key_names_the_variable():
+    assert "KEY_OF_TEST" in str(error_of("401"))
+
+
+def test_url_without_v1():
+    async def run():
+        async with Endpoint() as url:
+            client = client_of(url.removesuffix("/v1"))
+            with pytest.raises(UserError, match=r"no endpoint at this URL \(404\).*Fix: check model and base_url"):
+                await client.answer(REQUEST)
+            await client.close()
+
+    asyncio.run(run())
+
+
+def test_long_messages_are_cut():
+    error = error_of(*['body:{"error": "' + "very\\nlong " * 100 + '"}'] * 2, options={"attempts": 2})
+    assert len(str(error)) < 400
+    assert "..." in str(error)
+
+
+def test_the_key_is_never_shown(caplog, capfd):
+    faults = [None, "refusal", "400:content_filter", *PASSING, *FATAL]
+    shown, errors = [], []
+
+    async def run():
+        fault: str | None
+        async with Endpoint(faults=lambda number, body: fault) as url:
+            client = client_of(url, attempts=2)
+            for name in ("", "openai", "httpx2", "aiohttp", "asyncio"):
+                caplog.set_level(logging.DEBUG, logger=name)
+            shown.extend([repr(client), json.dumps(dict(client.identity))])
+            for kind in faults:
+                fault = kind
+                try:
+                    shown.append(repr(await client.answer(REQUEST)))
+                except UserError as error:
+                    errors.append(error)
+            await client.close()
+
+    asyncio.run(run())
+    assert len(errors) == len(PASSING) + len(FATAL)
+    assert "/v1/chat/completions" in caplog.text
+    for error in errors:
+        assert error.__context__ is None
+        shown += [str(error), repr(error), *traceback.format_exception(error)]
+    captured = capfd.readouterr()
+    for text in (*shown, caplog.text, captured.out, captured.err):
+        assert KEY not in text
+
+
+def test_no_key(monkeypatch):
+    monkeypatch.delenv("KEY_OF_TEST")
+    with pytest.raises(UserError, match="environment variable KEY_OF_TEST"):
+        OpenAIClient("gpt-test", key_variable="KEY_OF_TEST")
+    _, _, endpoint = ask()
+    assert endpoint.requests[0].authorization == "Bearer none"
+
+
+@pytest.mark.parametrize("key", ["sk-a\nb", "sk-ä"])
+def test_unusable_key(monkeypatch, key):
+    monkeypatch.setenv("KEY_OF_TEST", key)
+    with pytest.raises(UserError, match="KEY_OF_TEST") as caught:
+        client_of("http://127.0.0.1:9/v1")
+    assert key not in str(caught.value)
+
+
+def test_default_endpoints(monkeypatch):
+    def url() -> str:
+        return OpenAIClient("gpt-test", key_variable="KEY_OF_TEST").identity["base_url"]
+
+    assert url() == "https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert url() == "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize("fault", [None, "401", "400", "500", "disconnect"])
+def test_login_in_the_url_is_sent_and_not_shown(fault, caplog):
+    async def run():
+        async with (endpoint := Endpoint(faults=lambda number, body: fault)) as url:
+            client = client_of(url.replace("//", "//user:p%40ssword@"), attempts=1)
+            caplog.set_level(logging.DEBUG)
+            caplog.set_level(logging.DEBUG, logger="httpx2")
+            shown = [str(client.identity)]
+            try:
+                await client.answer(REQUEST)
+            except UserError as error:
+                shown += traceback.format_exception(error)
+            await client.close()
+            assert client.identity["base_url"] == url
+            assert endpoint.requests[0].authorization == "Basic dXNlcjpwQHNzd29yZA=="
+            return "\n".join(shown)
+
+    shown = asyncio.run(run()) + caplog.text
+    for secret in ("p%40ssword", "p@ssword", "dXNlcjpwQHNzd29yZA=="):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8000/v1",
+        "localhost/v1",
+        "ftp://host/v1",
+        "http://",
+        "http://host:port/v1",
+        "http://host:99999/v1",
+        "http://a host/v1",
+        "http://user:secret@/v1",
+        "http://host/v1?key=secret",
+    ],
+)
+def test_what_is_no_url(url):
+    with pytest.raises(UserError, match="base_url is no URL") as caught:
+        client_of(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_identity_holds_what_answers_depend_on():
+    client = client_of("http://127.0.0.1:9/v1/", attempts=3, price_in=1.0, connections=2)
+    assert client.identity == {
+        "kind": "openai",
+        "base_url": "http://127.0.0.1:9/v1",
+        "model": "gpt-test",
+        "structured": True,
+        "seeds": True,
+        "token_limit": "max_tokens",
+    }
+    assert json.loads(json.dumps(client.identity)) == client.identity
+    assert not client.scores
+
+
+@pytest.mark.parametrize("headers", [{"Retry-After": "0.3"}, {"retry-after-ms": "300", "Retry-After": "60"}])
+def test_rate_limit_pauses_all_calls(headers):
+    async def run():
+        limited = asyncio.Event()
+
+        def fault(number: int, body: dict) -> str | None:
+            if number == 0:
+                limited.set()
+            return "429" if number == 0 else None
+
+        async with (endpoint := Endpoint(faults=fault, retry_after=headers)) as url:
+            client = client_of(url)
+            first = asyncio.create_task(client.answer(REQUEST))
+            await limited.wait()
+            while not client.retries.rate_limited:
+                await asyncio.sleep(0.001)
+            others = [client.answer(REQUEST) for _ in range(3)]
+            await asyncio.gather(first, *others)
+            await client.close()
+            return [received.at for received in endpoint.requests]
+
+    first, *others = asyncio.run(run())
+    assert len(others) == 4
+    assert min(others) - first >= 0.299
+
+
+def test_busy_endpoint_is_no_failing_endpoint():
+    """A call is refused more often than it has attempts, while others are answered."""
+    other = Request("seeker", (Message("user", "Hello"),))
+
+    async def run():
+        refused = 0
+
+        def fault(number: int, body: dict) -> str | None:
+            nonlocal refused
+            if body["seed"] == REQUEST.seed and refused < 20:
+                refused += 1
+                return "429"
+            return None
+
+        async def go_on():
+            while True:
+                await client.answer(other)
+
+        async with Endpoint(faults=fault, retry_after={}) as url:
+            client = client_of(url, backoff_s=1e-7)
+            others = [asyncio.create_task(go_on()) for _ in range(4)]
+            answer = await client.answer(REQUEST)
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await client.close()
+            return answer, client
+
+    answer, client = asyncio.run(run())
+    assert answer.text == "That sounds hard."
+    assert counted(client) == {"rate_limited": 20}
+
+
+def test_connections_are_limited_and_waiting_for_one_is_not_timed():
+    async def run():
+        async with (endpoint := Endpoint(latency_s=0.05)) as url:
+            client = client_of(url, connections=4, timeout_s=0.15)
+            await asyncio.gather(*(client.answer(REQUEST) for _ in range(24)))
+            open_before = endpoint.connections
+            await client.close()
+            while endpoint.connections:
+                await asyncio.sleep(0.001)
+            return open_before, endpoint.most_at_once, len(endpoint.requests), client
+
+    open_before, most, requests, client = asyncio.run(run())
+    assert (open_before, most, requests) == (4, 4, 24)
+    assert counted(client) == {}
+
+
+def test_client_goes_on_after_a_call_was_cancelled():
+    async def run():
+        fault = lambda number, body: "timeout" if number == 0 else None  # noqa: E731
+        async with (endpoint := Endpoint(faults=fault)) as url:
+            client = client_of(url, timeout_s=60, connections=1)
+            call = asyncio.create_task(client.answer(REQUEST))
+            while not endpoint.requests:
+                await asyncio.sleep(0.001)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            answer = await client.answer(REQUEST)
+            await client.close()
+            return answer
+
+    assert asyncio.run(run()).text == "That sounds hard."
+
+
+def test_three_of_ten_requests_fail_in_every_way():
+    kinds = [*PASSING, "refusal", "empty", "malformed_json", "unknown_strategy", "filtered", "400:content_filter"]
+
+    async def run():
+        def fault(number: int, body: dict) -> str | None:
+            return kinds[number * 3 // 10 % len(kinds)] if number * 3 % 10 < 3 else None
+
+        async with (endpoint := Endpoint(faults=fault, reply=lambda body: str(body["seed"]))) as url:
+            client = client_of(url, connections=16)
+            requests = [Request("seeker", (Message("user", "Hello"),), seed=seed) for seed in range(120)]
+            answers = await asyncio.gather(*(client.answer(request) for request in requests))
+            await client.close()
+            return answers, client, endpoint
+
+    answers, client, endpoint = asyncio.run(run())
+    right = sum(answer.text == str(seed) for seed, answer in enumerate(answers))
+    odd = sum(bool(answer.refusal) or answer.text in ("", '{"strategy": "Affirm') for answer in answers)
+    odd += sum("Telepathy" in answer.text for answer in answers)
+    assert right + odd == 120
+    assert len(endpoint.requests) == 120 + sum(vars(client.retries).values())
+    assert set(counted(client)) == set(vars(Retries()))
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True), st.sampled_from(["retry-after", "retry-after-ms"]))
+def test_waits_are_capped(seconds, header):
+    wait = retry_after_s({header: str(seconds)})
+    assert 0 <= wait <= 60
+    if not math.isnan(seconds):
+        asked = seconds if header == "retry-after" else seconds / 1000
+        assert wait == min(max(asked, 0), 60)
+
+
+def test_wait_until_a_date():
+    assert 25 < retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}) <= 30
+    assert retry_after_s({"retry-after": formatdate(time.time() - 30, usegmt=True)}) == 0
+    assert retry_after_s({"retry-after": "soon"}) == 0
+    assert retry_after_s({}) == 0
+
+
+def test_missing_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"'openai' is not installed. Fix: pip install -e .\[openai\]"):
+        client_of("http://127.0.0.1:9/v1")
+
+
+def test_importing_the_module_does_not_import_the_sdk():
+    code = "import sys, esc_lab.search.clients.openai; print({'openai', 'aiohttp', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_endpoint_in_a_thread():
+    with Endpoint(reply=lambda body: body["model"]).running() as url:
+        data = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}]}).encode()
+        with urllib.request.urlopen(f"{url}/chat/completions", data) as response:
+            assert json.load(response)["choices"][0]["message"]["content"] == "m"
+        with pytest.raises(HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}/models")
