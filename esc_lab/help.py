@@ -14,6 +14,10 @@ _COMMANDS = (
         "python run.py stage=sft model=llama3_1_8b data=esconv data.path=DIR trainer.max_epochs=2",
     ),
     (
+        "build preference data (ESC-Pro) from seed dialogues with an endpoint",
+        "python run.py stage=search llm=openai llm.openai.model=NAME mcts.in_flight=4 data=esconv data.path=DIR",
+    ),
+    (
         "go on with CSO on ESC-Pro, three objectives",
         "python run.py -m stage=cso objective=cso,ipo,simpo data=esc_pro data.path=FILE inventory=cso init_from=DIR",
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from esc_lab.config import ModelConfig
+from esc_lab.config_model import ModelConfig
 
 # Two test processes on two cores: one thread each is faster than two that fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

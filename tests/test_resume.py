@@ -21,7 +21,7 @@ from esc_lab.sft import SFTModule
 from esc_lab.stages.resume import LAST, steps_done
 from esc_lab.training import TrainingModule
 from tests.conftest import CACHE, ROOT
-from tests.e2e.conftest import Outcome, execute
+from tests.e2e.conftest import SEARCH, Outcome, execute
 
 # Three steps an epoch, with all that has a state: dropout, Adam's moments, a schedule.
 WORDS = (
@@ -313,7 +313,7 @@ def test_changed_data_are_told(tmp_path, watch):
 def test_a_pipeline_goes_on_inside_its_training(tmp_path, watch, step, module):
     words = (
         *WORDS, "stage=pipeline", "trainer.max_epochs=1", "evaluate.generation.enabled=false", "data.step_pairs=16",
-        "adapter.dropout=0.3",
+        "adapter.dropout=0.3", *(SEARCH if step == "sft" else ["pipeline.stages=[sft,cso]"]),
     )  # fmt: skip
 
     def crash_there(current: TrainingModule) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import cached
-from esc_lab.config import ModelConfig
+from esc_lab.config_model import ModelConfig
 from esc_lab.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -25,11 +25,11 @@ from esc_lab.config import (
     AdapterConfig,
     ClassifierConfig,
     Config,
-    ModelConfig,
     OptimizerConfig,
     SchedulerConfig,
     TrainerConfig,
 )
+from esc_lab.config_model import ModelConfig
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits
 from esc_lab.metrics import StrategyProficiency

@@ -83,10 +83,10 @@ def differing(cfg: Config, run: Path) -> list[str] | None:
 
 
 def _settings(cfg: Any) -> dict[str, Any]:
-    """Dotted keys and values of what matters; a model out of the same pipeline is named relative to the run."""
+    """Dotted keys and values of what matters; models and data of the same pipeline are named relative to the run."""
     settings = dict(_leaves(OmegaConf.to_container(cfg)))
     run_dir = Path(settings["run_dir"])
-    for name in ("checkpoint", "init_from"):
+    for name in ("checkpoint", "init_from", "data.path"):
         path = settings.get(name)
         if path and Path(path).is_relative_to(run_dir.parent):
             settings[name] = os.path.relpath(path, run_dir)

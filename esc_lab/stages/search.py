@@ -79,7 +79,7 @@ class _Run:
         self.roles = {role: _role_settings(cfg, role, clients[role]) for role in ROLES}
         self.settings = SearchSettings(
             **{entry.name: getattr(cfg.mcts, entry.name) for entry in fields(SearchSettings) if entry.name != "seed"},
-            seed=cfg.seed,
+            seed=cfg.search.seed,
         )
         rule = asdict(cfg.mcts.preferences)
         self.extend_rejected = rule.pop("extend_rejected")
@@ -112,11 +112,10 @@ class _Run:
             await self.calls.close()
             for journal in journals:
                 journal.close()
-        if stopped:
-            log.warning("%s", stopped)
         dates = sorted(date[:10] for journal in journals for date in (journal.first, journal.last) if date)
         return Searched(
             trees=[(seed, tree.search.tree, tree.finished) for seed, tree in zip(self.seeds, trees, strict=True)],
+            stopped=stopped,
             inventory=self.inventory,
             rule=self.rule,
             judge=check,
@@ -133,7 +132,7 @@ class _Run:
         roles = {role: {**asdict(self.roles[role]), "client": dict(self.clients[role].identity)} for role in ROLES}
         return {
             "seed_dialogue": seed.dialogue.id if seed else None,
-            "seed": self.cfg.seed,
+            "seed": self.cfg.search.seed,
             "inventory": self.cfg.inventory.name,
             "search": {**asdict(self.settings), "seed_path": self.cfg.mcts.seed_path},
             "roles": roles,
@@ -169,7 +168,7 @@ class _Run:
             lambda request: self.calls.send(journal, request),
             self.counts,
             discourage=self.cfg.llm.strategist.discourage,
-            seed=self.cfg.seed,
+            seed=self.cfg.search.seed,
         )
 
     def _save(self, tree: Growing) -> None:
@@ -183,7 +182,7 @@ class _Run:
         if len({dialogue.tree_id for dialogue in dialogues}) < 2:
             log.warning("the judge is not checked: that takes two seed dialogues")
             return None
-        pairs = check_pairs(dialogues, self.cfg.search.judge_check, self.cfg.seed)
+        pairs = check_pairs(dialogues, self.cfg.search.judge_check, self.cfg.search.seed)
         roles = self._roles(Case(""), journal)
         found = await asyncio.gather(
             *(roles.judge((*pair.history, reply)) for pair in pairs for reply in (pair.gold, pair.shuffled))
@@ -198,7 +197,7 @@ class _Run:
             log.warning("the judge is not checked: it gave no usable score")
             return None
         gold, shuffled, ids = zip(*scored, strict=True)
-        check = judge_check(gold, shuffled, ids, seed=self.cfg.seed)
+        check = judge_check(gold, shuffled, ids, seed=self.cfg.search.seed)
         tell = log.info if check.trusted else log.warning
         tell(
             "judge: AUC %.2f [%.2f, %.2f] between given and shuffled replies (%d contexts)%s",

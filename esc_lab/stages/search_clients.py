@@ -39,7 +39,7 @@ def _local(cfg: Config, played: RoleConfig) -> Client:
     from esc_lab.reference import model_identity
     from esc_lab.search.clients.local import LocalClient
 
-    model = cfg.model
+    model = cfg.llm.local.model
     if played.model:
         model = replace(model, name=Path(played.model).name, source="directory", path=played.model, revision=None)
     checkpoint = Path(played.checkpoint) if played.checkpoint else None

@@ -18,7 +18,7 @@ from esc_lab.dialogue import Dialogue
 from esc_lab.environment import git_commit
 from esc_lab.errors import UserError
 from esc_lab.report.tree_page import tree_page
-from esc_lab.search.calls import Spent
+from esc_lab.search.calls import BudgetError, Spent
 from esc_lab.search.data_card import Provenance, RoleSource, data_card
 from esc_lab.search.judge_check import JudgeCheck
 from esc_lab.search.preferences import PreferenceRule, Preferences, dialogues, find_preferences
@@ -38,6 +38,7 @@ class Searched:
 
     Attributes:
         trees: with their seeds, and whether they were finished.
+        stopped: the budget that was spent before they were.
         counts: answers of roles that were unusable, refused or missing.
         models: by role, as the endpoint names them.
         prompts: hash of the prompts.
@@ -46,6 +47,7 @@ class Searched:
     """
 
     trees: Sequence[tuple[SeedDialogue, Tree, bool]]
+    stopped: BudgetError | None
     inventory: Inventory
     rule: PreferenceRule
     judge: JudgeCheck | None
@@ -74,6 +76,8 @@ def write_searched(cfg: Config, searched: Searched, splits: Mapping[str, Sequenc
     statistics = search_statistics(made, [tree for _, tree, _ in searched.trees], searched.inventory.names)
     if not statistics.pairs:
         raise _nothing(searched, statistics)
+    if searched.stopped:
+        log.warning("%s", searched.stopped)
     _write_esc_pro(directory / ESC_PRO, made, splits)
     write_atomic(directory / ESC_PRO / "README.md", _card(cfg, searched, found, statistics))
     _print(searched, statistics)
@@ -112,6 +116,8 @@ def _nothing(searched: Searched, statistics: SearchStatistics) -> UserError:
         fix = (
             "a lower mcts.preferences.preferred_min, threshold=quantile, or more iterations; resume= goes on from here"
         )
+    if searched.stopped:
+        return UserError(f"{searched.stopped.message}; {what}", where=searched.stopped.where, fix=searched.stopped.fix)
     return UserError(what, where="mcts.preferences", fix=fix)
 
 
@@ -157,7 +163,7 @@ def _card(cfg: Config, searched: Searched, found: Sequence[Preferences], statist
             played.client,
             models,
             {"temperature": played.temperature, "top_p": played.top_p, "max_tokens": played.max_tokens},
-            played.licence or (own and cfg.model.licence) or "",
+            played.licence or (own and cfg.llm.local.model.licence) or "",
         )
     settings = {name: value for name, value in asdict(cfg.mcts).items() if name not in ("preferences", "name")}
     unfinished = sum(not finished for *_, finished in searched.trees)
@@ -170,7 +176,7 @@ def _card(cfg: Config, searched: Searched, found: Sequence[Preferences], statist
             first_call=searched.dates[0],
             last_call=searched.dates[1],
             prompts=searched.prompts,
-            search={**settings, "seed": cfg.seed},
+            search={**settings, "seed": cfg.search.seed},
             rule=searched.rule,
             limits=[(preferences.preferred_min, preferences.rejected_max) for preferences in found],
             inventory=searched.inventory.name,

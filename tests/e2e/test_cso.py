@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from esc_lab.config import TemplateConfig
@@ -17,7 +18,7 @@ from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content
 from esc_lab.strategies import INVENTORIES
 from run import CONF
 from tests.conftest import CACHE, model_config
-from tests.e2e.conftest import execute
+from tests.e2e.conftest import SEARCH, execute
 from tests.e2e.test_bad_input import complaint
 from tests.e2e.test_stages import TWO_STEPS, check_run_directory
 
@@ -180,9 +181,14 @@ def test_written_negatives(command, tmp_path):
     assert outcome.metrics["data/train_pairs"] == outcome.metrics["data/train_negatives_replies"]
 
 
-def test_pipeline_trains_and_compares_three_models(command):
-    outcome = command("stage=pipeline", TWO_STEPS, NO_TEXT)
+def test_pipeline_searches_trains_and_compares_three_models(command):
+    outcome = command("stage=pipeline", TWO_STEPS, NO_TEXT, *SEARCH)
     check_run_directory(outcome)
+    for name in ("sft", "cso", "evaluate_cso"):
+        assert outcome.metrics["search/pairs"] > 0
+        config = OmegaConf.load(outcome.path / name / "config.yaml")
+        assert config.data.path == str(outcome.path / "search" / "esc_pro")
+    assert outcome.metrics["cso/data/train_pairs"] == outcome.metrics["search/pairs"]
     rows = (outcome.path / "compare" / "comparison.md").read_text().splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == [
         f"tiny-llama {name} (cso)" for name in ("base", "SFT", "CSO")

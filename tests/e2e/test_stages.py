@@ -224,7 +224,7 @@ def test_compare(command, trained, base, evaluated):
 
 
 def test_pipeline(command):
-    outcome = command("stage=pipeline", TWO_STEPS, "evaluate.generation.enabled=false")
+    outcome = command("stage=pipeline", "pipeline.stages=[sft]", TWO_STEPS, "evaluate.generation.enabled=false")
     check_run_directory(outcome)
     for name, stage in {
         "evaluate_base": "evaluate",

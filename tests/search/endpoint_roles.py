@@ -1,0 +1,49 @@
+"""What the loopback endpoint answers when it plays all roles of the search: a hash of the request, in the form asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+WORDS = "that sounds like a lot to carry and I am glad you told me about it today please go on if you want".split()
+ROLES = {
+    "Rate it from 0": "strategist",
+    "Write the supporter's next message": "supporter",
+    "Write the seeker's next message": "seeker",
+    "Score the supporter's last message": "judge",
+}
+
+
+def role(body: dict[str, Any]) -> str:
+    """Who is asked."""
+    return next(name for asked, name in ROLES.items() if asked in body["messages"][1]["content"])
+
+
+def play(body: dict[str, Any]) -> str:
+    """Content of the completion: ratings, scores, or what supporter and seeker say. Depends on the body alone."""
+    digest = hashlib.sha256(json.dumps([body["messages"], body.get("seed")], sort_keys=True).encode()).digest()
+    system, asked = body["messages"][0]["content"], body["messages"][1]["content"]
+    names = re.findall(r"^- (.+?): ", system, re.MULTILINE)
+    playing = role(body)
+    if playing == "strategist":
+        return json.dumps({name: digest[index] % 11 for index, name in enumerate(names)})
+    if playing == "judge":
+        axes = re.findall(r"^- (.+?): ", asked, re.MULTILINE)
+        return "```json\n" + json.dumps({axis: digest[index] % 5 for index, axis in enumerate(axes)}) + "\n```"
+    if playing == "seeker" and digest[0] < 70:
+        return "[END]"
+    return " ".join(WORDS[byte % len(WORDS)] for byte in digest[1 : 3 + digest[0] % 9]).capitalize() + "."
+
+
+def name(body: dict[str, Any]) -> str:
+    """A name of the request. Where the endpoint gives it as its model, journals tell which requests were answered."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def journalled(directory: Path) -> list[dict[str, Any]]:
+    """The calls in all journals below a directory; a line that was cut off is none."""
+    lines = [line for path in directory.glob("**/*.journal.jsonl") for line in path.read_bytes().split(b"\n")[1:-1]]
+    return [json.loads(line) for line in lines]
