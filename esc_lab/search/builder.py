@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import write_atomic
+from esc_lab.errors import UserError
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.iteration import Call
 from esc_lab.search.journal import Journal
@@ -118,7 +119,7 @@ async def _run(tree: Growing, on_change: Callable[[Growing], None]) -> None:
             on_change(tree)
     except BudgetError:
         # What is being answered is paid for: let it come into the journal.
-        await asyncio.wait(under_way)
+        await asyncio.gather(*under_way, return_exceptions=True)
         raise
     finally:
         for task in under_way:
@@ -142,9 +143,17 @@ def save(tree: Growing, directory: Path, fingerprint: str) -> Path:
 
 
 def load(directory: Path, name: str, fingerprint: str) -> Search | None:
-    """A finished tree that `save` wrote; None if there is none that was grown in the same way."""
+    """A finished tree that `save` wrote; None if there is none that was grown in the same way.
+
+    Raises:
+        UserError: the file is no such tree.
+    """
     path = directory / f"{name}.json"
     if not path.exists():
         return None
-    state = json.loads(path.read_text(encoding="utf-8"))
-    return Search.of(state) if state.pop("grown_with") == fingerprint else None
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return Search.of(state) if state.pop("grown_with") == fingerprint else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fix = "delete the file; the tree is then grown again from its journal"
+        raise UserError("not a tree of this version", where=str(path), fix=fix) from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict
 from pathlib import Path
+
+from filelock import FileLock
 
 from esc_lab.errors import UserError
 from esc_lab.search.requests import Answer
@@ -26,21 +27,22 @@ class RequestCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=30, isolation_level=None)
             # A crash of the machine may lose the last answers, never the file; the journals hold them anyway.
-            self._file.execute("PRAGMA journal_mode=WAL")
-            self._file.execute("PRAGMA synchronous=OFF")
-            self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+            self._file.execute("PRAGMA synchronous=NORMAL")
+            with FileLock(f"{path}.lock"):  # the first change to WAL does not wait for other processes
+                self._file.execute("PRAGMA journal_mode=WAL")
+                self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
 
     def get(self, key: str) -> Answer | None:
         try:
             row = self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
+            return Answer.of(json.loads(row[0])) if row else None
+        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             raise self._unusable(error) from error
-        return Answer.of(json.loads(row[0])) if row else None
 
     def put(self, key: str, answer: Answer) -> None:
-        text = json.dumps(asdict(answer), ensure_ascii=False)
+        text = json.dumps(vars(answer), ensure_ascii=False)
         try:
             self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
         except sqlite3.Error as error:

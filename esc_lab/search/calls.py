@@ -63,9 +63,9 @@ class Spent:
 
 @dataclass
 class _UnderWay:
-    """A call under way, and how many wait for it."""
+    """A call under way, how many wait for it, and whether the client has it already."""
 
-    task: asyncio.Task[Answer]
+    task: asyncio.Task[Answer] | None = None
     waiting: int = 0
     begun: bool = False
 
@@ -111,20 +111,23 @@ class Calls:
             self.spent.from_journal += 1
         else:
             answer = self.cache.get(key) if self.cache else None
-            cached = answer is not None
-            self.spent.from_cache += cached
+            self.spent.from_cache += answer is not None
             if answer is None:
-                answer = await self._shared(key, client, request)
-            if key not in journal.answers:
-                journal.add(key, request, answer, cached=cached)
+                answer = await self._shared(key, journal, client, request)
+            # One that was made for this tree is there already; one that was made for another costs nothing again.
+            journal.add(key, request, answer, cached=True)
         self.models[request.role][answer.model] += 1
         return answer
 
-    async def _shared(self, key: str, client: Client, request: Request) -> Answer:
+    async def _shared(self, key: str, journal: Journal, client: Client, request: Request) -> Answer:
         """One call for all that ask for the same at the same time. One that nobody waits for any more is not begun."""
         under_way = self._under_way.get(key)
         if under_way is None:
-            under_way = self._under_way[key] = _UnderWay(asyncio.create_task(self._made(key, client, request)))
+            under_way = self._under_way[key] = _UnderWay()
+            under_way.task = asyncio.create_task(self._made(under_way, key, journal, client, request))
+            # An error concerns those that wait; asyncio is not to complain where nobody does.
+            under_way.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        assert under_way.task is not None
         under_way.waiting += 1
         try:
             return await asyncio.shield(under_way.task)
@@ -132,20 +135,27 @@ class Calls:
             under_way.waiting -= 1
             if not under_way.waiting and not under_way.begun:
                 under_way.task.cancel()
+                self._forget(key, under_way)  # at once, so that nobody else begins to wait for it
 
-    async def _made(self, key: str, client: Client, request: Request) -> Answer:
+    async def _made(self, under_way: _UnderWay, key: str, journal: Journal, client: Client, request: Request) -> Answer:
+        """Make a call. A begun one comes into the journal even if nobody waits for it any more: it is paid for."""
         try:
             async with self._slots:
                 self._check_budget()
-                self._under_way[key].begun = True
-                answer = await client.answer(request)
+                under_way.begun = True
+                answer = _encodable(await client.answer(request))
         finally:
-            del self._under_way[key]
+            self._forget(key, under_way)
         self.spent.add(answer)
         self.spent.made += 1
+        journal.add(key, request, answer)
         if self.cache:
             self.cache.put(key, answer)
         return answer
+
+    def _forget(self, key: str, under_way: _UnderWay) -> None:
+        if self._under_way.get(key) is under_way:
+            del self._under_way[key]
 
     def _check_budget(self) -> None:
         limits = {
@@ -160,7 +170,7 @@ class Calls:
 
     async def close(self) -> None:
         """Give up what is under way and close all clients."""
-        tasks = [under_way.task for under_way in self._under_way.values()]
+        tasks = [under_way.task for under_way in self._under_way.values() if under_way.task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -168,3 +178,15 @@ class Calls:
             await client.close()
         if self.cache:
             self.cache.close()
+
+
+def _encodable(answer: Answer) -> Answer:
+    """Half surrogate pairs, which no file, hash or tokenizer takes, become question marks."""
+    try:
+        f"{answer.text}{answer.refusal}{answer.model}".encode()
+    except UnicodeEncodeError:
+        text, refusal, model = (
+            part.encode(errors="replace").decode() for part in (answer.text, answer.refusal, answer.model)
+        )
+        return replace(answer, text=text, refusal=refusal, model=model)
+    return answer

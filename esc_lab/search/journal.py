@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from esc_lab.errors import UserError
 from esc_lab.search.requests import Answer, Request
 
 FORMAT = "esc-lab-journal/1"
+_BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 
 
 class Journal:
@@ -30,7 +31,7 @@ class Journal:
 
     Attributes:
         answers: by key, those that were there and those that were added.
-        cached: keys of those that came from the request cache and cost nothing.
+        cached: keys of those that cost nothing: from the request cache, or another tree's call at the same time.
         first, last: when the first and the last call were finished (ISO 8601, UTC); empty without calls.
 
     Raises:
@@ -55,14 +56,16 @@ class Journal:
             raise
 
     def add(self, key: str, request: Request, answer: Answer, *, cached: bool = False) -> None:
-        """Write a finished call.
+        """Write a finished call. The first answer to a key stands: another one is left out.
 
         Raises:
             UserError: it cannot be written; nothing of it is left in the file.
         """
+        if key in self.answers:
+            return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = {"key": key, "role": request.role, "sample": request.sample, "at": now, "cached": cached}
-        self._write({**record, "answer": asdict(answer)})
+        self._write({**record, "answer": vars(answer)})
         self._note(key, now, answer, cached)
 
     def sync(self) -> None:
@@ -86,7 +89,8 @@ class Journal:
             os.close(self._file)
 
     def _note(self, key: str, at: str, answer: Answer, cached: bool) -> None:
-        self.answers[key] = answer
+        if self.answers.setdefault(key, answer) is not answer:
+            return
         if cached:
             self.cached.add(key)
         self.first = self.first or at
@@ -94,13 +98,16 @@ class Journal:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         line = f"{json.dumps(record, ensure_ascii=False)}\n".encode()
-        end = os.fstat(self._file).st_size
         try:
-            written = os.write(self._file, line)
-            if written != len(line):  # a full disk takes what fits
-                raise OSError(28, "No space left on device")
+            end = os.fstat(self._file).st_size
+            try:
+                while line:  # a disk that becomes full takes what fits, and refuses the rest
+                    line = line[os.write(self._file, line) :]
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(self._file, end)
+                raise
         except OSError as error:
-            os.ftruncate(self._file, end)
             raise self._unwritable(error) from error
         self._unsynced = True
 
@@ -108,13 +115,16 @@ class Journal:
         with self.path.open("rb") as file:
             lines = file.read().split(b"\n")
         whole, torn = lines[:-1], lines[-1]
+        if whole:
+            self._check_header(self._record(whole[0], 1))
+        elif not torn.startswith(_BEGINNING[: len(torn)]):
+            raise self._foreign()
         if torn:  # the process ended while it was writing this line
             os.ftruncate(self._file, sum(len(line) + 1 for line in whole))
         if not whole:
             self._write({"format": FORMAT, "config": self.config})
             self.sync()
             return
-        self._check_header(self._record(whole[0], 1))
         for number, line in enumerate(whole[1:], start=2):
             record = self._record(line, number)
             try:
@@ -124,7 +134,7 @@ class Journal:
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
         if header.get("format") != FORMAT or not isinstance(header.get("config"), dict):
-            raise UserError("not a journal of this version", where=str(self.path), fix="use another run directory")
+            raise self._foreign()
         # As JSON types: tuples come back as lists.
         old, new = _flat(header["config"]), _flat(json.loads(json.dumps(self.config)))
         differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
@@ -144,6 +154,9 @@ class Journal:
         if not isinstance(record, dict):
             raise self._damaged(number)
         return record
+
+    def _foreign(self) -> UserError:
+        return UserError("not a journal of this version", where=str(self.path), fix="use another run directory")
 
     def _damaged(self, number: int) -> UserError:
         fix = "take the line out if it is damaged; its call is then made again"

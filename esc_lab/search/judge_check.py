@@ -6,7 +6,8 @@ of one half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -141,6 +142,28 @@ def judge_check(
         drawn = ((weights @ wins) * weights).sum(axis=1) / (weights @ sizes) ** 2
         low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return JudgeCheck(float(above.mean()), low, high, len(gold), len(names))
+
+
+async def scored_check(
+    score: Callable[[Sequence[Turn]], Awaitable[float | None]], dialogues: Sequence[Dialogue], count: int, seed: int
+) -> JudgeCheck | None:
+    """Have a judge score the replies of `check_pairs`, all at once; None if there is no context with both scores.
+
+    Args:
+        score: the judge's score of the last turn of a talk; None if none could be had.
+    """
+    pairs = check_pairs(dialogues, count, seed)
+    talks = [(*pair.history, reply) for pair in pairs for reply in (pair.gold, pair.shuffled)]
+    scores = await asyncio.gather(*map(score, talks))
+    scored = [
+        (gold, shuffled, pair.tree_id)
+        for pair, gold, shuffled in zip(pairs, scores[::2], scores[1::2], strict=True)
+        if gold is not None and shuffled is not None
+    ]
+    if not scored:
+        return None
+    gold, shuffled, ids = zip(*scored, strict=True)
+    return judge_check(gold, shuffled, ids, seed=seed)
 
 
 def _above(gold: Sequence[float], shuffled: Sequence[float]) -> FloatArray:

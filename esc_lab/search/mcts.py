@@ -238,6 +238,7 @@ class Search:
         """End the search. The leaf keeps its texts; nothing else that is in flight counts."""
         self._reach(head.node, head.texts)
         self._queue, self._new, self._stopped = [], [], True
+        self._begun = head.number + 1  # how many were begun after it depends on the time that calls take
         self._open.clear()
         self._results.clear()
 

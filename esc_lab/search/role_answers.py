@@ -6,17 +6,29 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+from esc_lab.dialogue import Speaker
 from esc_lab.search.role_prompts import END
 from esc_lab.strategies import Inventory, UnknownStrategyError, normalize_label
 
 _ROLE = re.compile(
-    r"\A[\s\"'*]*(?:the )?(?:supporter|seeker|assistant|user)\s*(?:\([^()\n]*\))?\s*[:\-]\s*", re.IGNORECASE
+    r"\A[\s\"'*]*(?:the )?(supporter|seeker|assistant|user)[\s*]*(?:[(\[][^()\[\]\n]*[)\]][\s*]*)?(?::\**|-(?=\s))\s*",
+    re.IGNORECASE,
 )
-_NEXT_ROLE = re.compile(r"\n\s*\**(?:supporter|seeker|assistant|user)\b[^\n:]{0,60}:", re.IGNORECASE)
-_LINE = re.compile(r"^[\s\-*\"'(\d.)]*([A-Za-z][A-Za-z \-&/]*?)[\"'*)]*\s*[:=]\s*\"?(\d+(?:\.\d+)?)", re.MULTILINE)
-_SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s|\Z)")
+_NEXT_ROLE = re.compile(r"\n[ \t]*\**(?:supporter|seeker|assistant|user)\b[^\n:]{0,60}:", re.IGNORECASE)
+# A label before a message, in brackets or before a colon.
+_LABEL = re.compile(
+    r"\A[\s*\"]*(?:[(\[]([^()\[\]\n]{1,60})[)\]]\**(?:\s*:\**)?|([A-Za-z][A-Za-z \-&/]{1,60})\**:\**)\s*"
+)
+# `name: number`, perhaps in a list, in quotation marks or in bold.
+_LINE = re.compile(
+    r"^[ \t\-*\"'(\d.)]*([A-Za-z][A-Za-z \-&/]{0,60}?)[\"'*)]*[ \t]*[:=][ \t*\"']*(\d+(?:\.\d+)?)", re.MULTILINE
+)
+_SENTENCE_END = re.compile(r"[.!?…][\"'”\u2019)\]]*(?=\s|\Z)")
+_END = re.compile(re.escape(END).replace("END", r"\s*END\s*"), re.IGNORECASE)
+_AROUND = (("**", "**"), ("*", "*"), ('"', '"'), ("“", "”"))
 
 
 class UnusableError(ValueError):
@@ -31,11 +43,14 @@ class UnusableError(ValueError):
         self.partly = partly
 
 
-def numbers(text: str, most: int) -> dict[str, float]:
+def numbers(text: str, most: int) -> tuple[dict[str, float], dict[str, str]]:
     """Name -> number of a JSON object in the text, or of lines `name: number`.
 
+    Returns:
+        The numbers that are in [0, most]; and name -> what is wrong, for the others.
+
     Raises:
-        UnusableError: there is no such thing in it, or a number is not in [0, most].
+        UnusableError: there is no such thing in the text.
     """
     found = _object(text)
     if found is None:
@@ -43,66 +58,78 @@ def numbers(text: str, most: int) -> dict[str, float]:
     if not found:
         raise UnusableError("there is no JSON object with a number for each name in it")
     values: dict[str, float] = {}
+    wrong: dict[str, str] = {}
     for name, value in found.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise UnusableError(f"'{name}' has no number but {json.dumps(value)[:60]}") from None
-        if isinstance(value, bool) or not 0 <= number <= most:
-            raise UnusableError(f"'{name}' is {json.dumps(value)}, which is not from 0 to {most}")
-        values[name] = number
-    return values
+        number = _number(value)
+        if number is None:
+            wrong[name] = f"{name[:40]!r} has no number"
+        elif not 0 <= number <= most:  # nor is NaN
+            wrong[name] = f"{name[:40]!r} is {json.dumps(value)[:40]}, which is not from 0 to {most}"
+        else:
+            values[name] = number
+    return values, wrong
 
 
 def ratings(text: str, inventory: Inventory) -> dict[str, float]:
     """Rating of each strategy that was rated, from 0 to 10, in the order of the completion.
 
     Raises:
-        UnusableError: nothing can be read, or there are names that the inventory does not have; `partly` holds the
-            rest.
+        UnusableError: nothing can be read, a rating is none, or there are names that the inventory does not have;
+            `partly` holds the rest.
     """
+    values, wrong = numbers(text, 10)
     known: dict[str, float] = {}
     unknown = []
-    for name, value in numbers(text, 10).items():
-        try:
-            known[normalize_label(name, inventory)] = value
-        except UnknownStrategyError:
-            unknown.append(name)
-    if unknown or not known:
-        names = ", ".join(repr(name[:40]) for name in unknown[:3])
-        raise UnusableError(f"{names}: no such strategy; use {', '.join(inventory.names)}", partly=known or None)
+    for name, value in values.items():
+        strategy = _strategy(name, inventory)
+        if strategy is None:
+            unknown.append(repr(name[:40]))
+        else:
+            known[strategy] = value
+    reasons = list(wrong.values())[:3]
+    if unknown:
+        reasons.append(f"{', '.join(unknown[:3])}: no such strategy; use {', '.join(inventory.names)}")
+    if reasons:
+        raise UnusableError("; ".join(reasons), partly=known or None)
     return known
 
 
 def scores(text: str, axes: Sequence[str]) -> dict[str, float]:
-    """Score of each axis, from 0 to 4.
+    """Score of each axis, from 0 to 4. What else the object holds does not matter.
 
     Raises:
         UnusableError: an axis has no score, or one out of range.
     """
-    folded = {name.lower(): value for name, value in numbers(text, 4).items()}
+    values, wrong = numbers(text, 4)
+    folded = {name.lower(): value for name, value in values.items()}
+    why = {name.lower(): reason for name, reason in wrong.items()}
     missing = [name for name in axes if name.lower() not in folded]
     if missing:
-        raise UnusableError(f"no score for {', '.join(missing)}")
+        raise UnusableError("; ".join(why.get(name.lower(), f"no score for {name}") for name in missing))
     return {name: folded[name.lower()] for name in axes}
 
 
-def message(text: str, inventory: Inventory | None = None, *, cut_off: bool = False) -> str:
+def message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bool = False) -> str:
     """What one side says: without a role or strategy label before it, quotation marks around it, or turns after it.
 
     Args:
         cut_off: the completion reached its token limit; a last sentence that is not whole is left out if others are.
 
     Raises:
-        UnusableError: nothing is left.
+        UnusableError: nothing is left, or it is marked as the other side's.
     """
-    said = _ROLE.sub("", text.strip())
+    said = text.strip()
+    role = _ROLE.match(said)
+    if role:
+        if role[1].lower() in {"supporter", "seeker"} - {side}:
+            raise UnusableError(f"it is not the {side}'s message but the other side's")
+        said = said[role.end() :]
     following = _NEXT_ROLE.search(said)
     said = said[: following.start()] if following else said
-    label = re.match(r"\A[\s*\"]*[(\[]([^()\[\]\n]{1,60})[)\]][\s*:]*", said)
-    if label and inventory is not None and _is_strategy(label[1], inventory):
+    label = _LABEL.match(said)
+    if label and _strategy(label[1] or label[2], inventory):
         said = said[label.end() :]
-    said = said.strip().strip('"“”*').strip()
+    said = _unwrapped(said.strip())
     ends = [match.end() for match in _SENTENCE_END.finditer(said)]
     if cut_off and ends and not following:
         said = said[: ends[-1]].rstrip()
@@ -112,8 +139,8 @@ def message(text: str, inventory: Inventory | None = None, *, cut_off: bool = Fa
 
 
 def ends(text: str) -> bool:
-    """Whether the seeker's completion ends the talk."""
-    return END.lower() in text.lower()
+    """Whether the seeker's completion ends the talk: by the marker, be it within words, or alone without brackets."""
+    return bool(_END.search(text)) or text.strip(" \t\n\"'*.()").upper() == END.strip("[]")
 
 
 def expected(log_probs: Sequence[float], values: Sequence[float]) -> float:
@@ -121,22 +148,48 @@ def expected(log_probs: Sequence[float], values: Sequence[float]) -> float:
     return sum(math.exp(log_prob) * value for log_prob, value in zip(log_probs, values, strict=True))
 
 
-def _is_strategy(label: str, inventory: Inventory) -> bool:
+@lru_cache(maxsize=1024)
+def _strategy(label: str, inventory: Inventory) -> str | None:
     try:
-        normalize_label(label, inventory)
+        return normalize_label(label, inventory)
     except UnknownStrategyError:
-        return False
-    return True
+        return None
+
+
+def _unwrapped(said: str) -> str:
+    """Without quotation marks or asterisks around the whole; those around a part of it stay."""
+    before = None
+    while said != before:
+        before = said
+        for opening, closing in _AROUND:
+            inner = said.removeprefix(opening).removesuffix(closing)
+            if opening not in inner and closing not in inner:
+                said = inner.strip()
+    return said
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return None
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
-    """The first JSON object in a text, be it in a code block or among words."""
+    """The first JSON object with a number in a text, be it in a code block, among words or in another object."""
     decoder = json.JSONDecoder()
+    first: Mapping[str, Any] | None = None
     for start in (match.start() for match in re.finditer(r"\{", text)):
+        value: Mapping[str, Any]
         try:
             value, _ = decoder.raw_decode(text, start)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict) and value:
+        if any(_number(number) is not None for number in value.values()):
             return value
-    return None
+        first = first or value
+    return first

@@ -17,8 +17,9 @@ from esc_lab.strategies import Inventory
 END = "[END]"
 
 # The published strategist's nudge (an option): it must not repeat a strategy or lean on planning all the time.
-DISCOURAGE = "Do not pick the strategy of the supporter's last message again, and do not always favour '{planning}'."
+DISCOURAGE = "Do not pick the strategy of the supporter's last message again."
 PLANNING = "Collaborative Planning"
+DISCOURAGE_PLANNING = f"Do not always favour '{PLANNING}'."
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def rate_request(inventory: Inventory, *, json: bool, discourage: bool) -> str:
     """What the strategist is asked."""
     parts = ["How well does each strategy suit the supporter's next message? Rate it from 0 (not at all) to 10 (best)."]
     if discourage:
-        parts.append(DISCOURAGE.format(planning=PLANNING if PLANNING in inventory.names else inventory.names[0]))
+        parts += [DISCOURAGE, *([DISCOURAGE_PLANNING] if PLANNING in inventory.names else [])]
     if json:
         names = ", ".join(f'"{name}": rating' for name in inventory.names)
         parts.append(f"Answer with one JSON object and nothing else: {{{names}}}")

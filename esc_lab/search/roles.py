@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from esc_lab.artifacts import fingerprint
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.dialogue import Reply, Speaker, Turn
 from esc_lab.prompts import Message
 from esc_lab.search import role_answers, role_prompts
 from esc_lab.search.iteration import Answered, Call
@@ -56,7 +56,8 @@ class Roles:
         discourage: tell the strategist not to repeat strategies, as the published one was told.
         seed: the run's seed.
         send: makes a call.
-        counts: what happened, by `<role>/<event>`: `unusable` answers, `refused` ones, and `missing` results.
+        counts: what happened, by `<role>/<event>`: `unusable` answers, those of them that were `refused`, and results
+            that are `partly` there or `missing`.
     """
 
     def __init__(
@@ -159,8 +160,9 @@ class Roles:
         )
 
     def _message(self, answer: Answer, request: Request) -> str:
+        side: Speaker = "supporter" if request.role == "supporter" else "seeker"
         cut_off = answer.completion_tokens >= request.max_tokens
-        return role_answers.message(answer.text, self.inventory, cut_off=cut_off)
+        return role_answers.message(answer.text, side, self.inventory, cut_off=cut_off)
 
     async def _expected(
         self, role: str, messages: tuple[Message, ...], names: Sequence[str], most: int
@@ -175,7 +177,6 @@ class Roles:
     async def _parsed(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
         """What a completion says, asking again with the error where it cannot be used."""
         partly: T | None = None
-        first = request
         for _ in range(self.settings[request.role].attempts):
             answer = await self._send(request)
             try:
@@ -186,7 +187,7 @@ class Roles:
             except UnusableError as error:
                 self.counts[f"{request.role}/unusable"] += 1
                 partly = error.partly or partly
-                request = _again(first, answer, error)
+                request = _again(request, answer, error)
         if partly is not None:
             self.counts[f"{request.role}/partly"] += 1
             return partly
@@ -218,11 +219,15 @@ def prompts_fingerprint(inventory: Inventory, axes: Sequence[Axis], *, discourag
         *role_prompts.support_messages(inventory, history, "\n".join(asked)),
         *role_prompts.seeker_messages(case, history, role_prompts.end_request()),
     ]
-    return fingerprint([message.content for message in messages])
+    request = _again(Request("supporter", tuple(messages)), Answer(), UnusableError("Error."))
+    return fingerprint([message.content for message in request.messages])
 
 
 def _again(request: Request, answer: Answer, error: UnusableError) -> Request:
-    """The request with an unusable answer to it, and what is wrong with that."""
+    """The request with an unusable answer to it, and what is wrong with that.
+
+    Earlier ones stay: a request that was made before would get the answer that it got before.
+    """
     shown = answer.text.strip()[:400] or "(nothing)"
     correction = Message("user", f"This cannot be used: {error}. Answer again, in the form that was asked for.")
     return replace(request, messages=(*request.messages, Message("assistant", shown), correction))

@@ -1,0 +1,415 @@
+"""Many trees at once: the same trees whatever the timing, and no finished call is made twice."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esc_lab.dialogue import Reply, Turn
+from esc_lab.errors import UserError
+from esc_lab.search import builder
+from esc_lab.search.builder import Growing, grow
+from esc_lab.search.cache import RequestCache
+from esc_lab.search.calls import Budget, BudgetError, Calls
+from esc_lab.search.journal import Journal
+from esc_lab.search.mcts import Search, SeedDecision
+from esc_lab.search.requests import Answer, Request
+from esc_lab.search.role_prompts import Axis, Case
+from esc_lab.search.roles import ROLES, Roles, RoleSettings
+from esc_lab.search.settings import SearchSettings
+from esc_lab.strategies import INVENTORIES
+from tests.search.endpoint_roles import play
+
+INVENTORY = INVENTORIES["cso"]
+AXES = (Axis("empathy", 0.3, "whether it feels"), Axis("strategy", 0.7, "how apt it is"))
+START = (Turn("supporter", Reply("Hello.")), Turn("seeker", Reply("I lost my job.")))
+SEED = (
+    SeedDecision("Affirmation", "You did well there.", "They did not think so."),
+    SeedDecision("Share Information", "There is an office for that.", "Thanks, bye."),
+)
+SETTINGS = SearchSettings(enough_iterations=7, most_iterations=9, most_ended=6, rollout_rounds=2, in_flight=3)
+TREES = 4
+
+
+class Playing:
+    """Plays all roles at once; answers are hashes of the requests. One in nine cannot be used.
+
+    Attributes:
+        made: finished calls by their content.
+        most_at_once: calls that were under way together.
+        fails: raises what it likes, from the request and the number of calls so far.
+    """
+
+    def __init__(self, *, scores: bool = False, slow: float = 0.0, seed: int = 0) -> None:
+        self.identity: Mapping[str, Any] = {"client": "playing"}
+        self.scores, self.slow = scores, slow
+        self.made: Counter[str] = Counter()
+        self.begun = self.at_once = self.most_at_once = 0
+        self.fails: Callable[[Request, int], None] = lambda request, number: None
+        self._delays = random.Random(seed)
+
+    async def answer(self, request: Request) -> Answer:
+        self.begun += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(self._delays.random() ** 3 * self.slow)
+            self.fails(request, self.begun)
+        finally:
+            self.at_once -= 1
+        self.made[request.key(self.identity)] += 1
+        body = {"messages": [vars(message) for message in request.messages], "seed": request.seed}
+        digest = hashlib.sha256(json.dumps(body).encode()).digest()
+        if request.questions:
+            return Answer(log_probs=tuple(_log_probs(digest, len(q.options)) for q in request.questions))
+        if digest[31] % 9 == 0:
+            return Answer("", refusal="I would rather not.", completion_tokens=1)
+        return Answer(play(body), model="playing-1", prompt_tokens=100, completion_tokens=digest[30] % 30)
+
+    async def close(self) -> None:
+        pass
+
+
+def _log_probs(digest: bytes, options: int) -> tuple[float, ...]:
+    weights = [digest[index] + 1 for index in range(options)]
+    return tuple(math.log(weight / sum(weights)) for weight in weights)
+
+
+def unreached(search: Search) -> list[int]:
+    return [number for number, node in enumerate(search.tree.nodes) if node.text is None and not node.lost][:6]
+
+
+class Run:
+    """Trees with journals in a directory, as a process would begin or take them up."""
+
+    def __init__(
+        self,
+        directory: Path,
+        client: Playing,
+        concurrency: int = 64,
+        *,
+        budget: Budget | None = None,
+        cache: bool = False,
+        extend: bool = False,
+        settings: SearchSettings = SETTINGS,
+    ) -> None:
+        self.client, self.counts = client, Counter[str]()
+        self.calls = Calls(
+            dict.fromkeys(ROLES, client), concurrency, RequestCache(directory / "c.sqlite") if cache else None, budget
+        )
+        self.trees: list[Growing] = []
+        self.finished: list[str] = []
+        for number in range(TREES):
+            journal = Journal(directory / f"{number}.journal.jsonl", {"tree": number})
+            self.calls.spent.add_journal(journal)
+            roles = Roles(
+                INVENTORY,
+                Case(f"They closed shop {number}."),
+                dict.fromkeys(ROLES, RoleSettings(scores=client.scores, max_tokens=25)),
+                AXES,
+                self._send(journal),
+                self.counts,
+                seed=number // 2,
+            )
+            start = (*START[:1], Turn("seeker", Reply(f"I lost my job {number}.")))
+            search = Search(settings, start, INVENTORY.names, SEED if number % 2 else ())
+            self.trees.append(Growing(str(number), search, roles, journal, unreached if extend else None))
+
+    def _send(self, journal: Journal) -> Callable[[Request], Any]:
+        return lambda request: self.calls.send(journal, request)
+
+    def go(self, at_once: int = 8, on_change: Callable[[Growing], None] = lambda _: None) -> BudgetError | None:
+        """Grow the trees; nothing may be left running."""
+
+        async def main() -> BudgetError | None:
+            before = asyncio.all_tasks()
+            try:
+                return await grow(
+                    self.trees, self.calls, at_once, on_change, lambda tree: self.finished.append(tree.name)
+                )
+            finally:
+                await self.calls.close()
+                assert asyncio.all_tasks() == before
+
+        try:
+            return asyncio.run(asyncio.wait_for(main(), 60))
+        finally:
+            for tree in self.trees:
+                with suppress(UserError, OSError):
+                    tree.journal.close()
+
+    def states(self, *numbers: int) -> list[bytes]:
+        return [
+            json.dumps(tree.search.state()).encode() for tree in self.trees if not numbers or int(tree.name) in numbers
+        ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[bool, bool], list[bytes]]:
+    """By (a client that scores, extended): the trees as they grow one after another, a call at a time."""
+    found = {}
+    for scores in (False, True):
+        for extend in (False, True):
+            run = Run(tmp_path_factory.mktemp("one"), Playing(scores=scores), 1, extend=extend)
+            assert run.go(1) is None
+            assert run.client.most_at_once == 1
+            found[scores, extend] = run.states()
+    return found
+
+
+def test_the_trees_are_worth_comparing(undisturbed) -> None:
+    for states in undisturbed.values():
+        trees = [json.loads(state)["tree"] for state in states]
+        assert len(set(states)) == TREES
+        assert all(tree["iterations"] >= 7 for tree in trees)
+        assert min(len(tree["nodes"]) for tree in trees) >= 25
+        assert any(node["ended"] and not node["seed"] for tree in trees for node in tree["nodes"])
+    assert undisturbed[False, False] != undisturbed[False, True]
+
+
+@pytest.mark.parametrize("extend", [False, True])
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize(("concurrency", "at_once"), [(64, 8), (64, 1), (1, 8), (5, 2)])
+def test_trees_do_not_depend_on_timing(
+    tmp_path: Path, undisturbed, concurrency: int, at_once: int, scores: bool, extend: bool
+) -> None:
+    slow = 0.001 if concurrency == 1 else 0.004
+    run = Run(tmp_path, Playing(scores=scores, slow=slow, seed=concurrency), concurrency, cache=True, extend=extend)
+    assert run.go(at_once) is None
+    assert run.states() == undisturbed[scores, extend]
+    assert max(run.client.made.values()) == 1
+    assert run.client.most_at_once <= concurrency
+    assert run.client.most_at_once > 4 or min(concurrency, at_once) < 8
+    assert sorted(run.finished) == [tree.name for tree in run.trees] == list("0123")
+    assert all(tree.finished for tree in run.trees)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("extend", [False, True])
+def test_a_search_goes_on_from_any_prefix_of_its_journals(tmp_path: Path, undisturbed, seed: int, extend: bool) -> None:
+    whole = Run(tmp_path, Playing(slow=0.002, seed=seed), extend=extend)
+    whole.go()
+    cut = random.Random(seed)
+    kept: set[str] = set()
+    for tree in whole.trees:
+        lines = tree.journal.path.read_bytes().splitlines(keepends=True)
+        number = cut.choice([0, 1, cut.randint(1, len(lines)), cut.randint(1, len(lines)), len(lines)])
+        torn = lines[number][: cut.randrange(len(lines[number]))] if number < len(lines) else b""
+        tree.journal.path.write_bytes(b"".join(lines[:number]) + torn)
+        kept.update(json.loads(line)["key"] for line in lines[1:number])
+    again = Run(tmp_path, Playing(slow=0.002, seed=seed + 100), (1, 3, 64)[seed % 3], extend=extend)
+    assert again.calls.spent.calls == len(kept)
+    assert again.go((1, 8)[seed % 2]) is None
+    assert again.states() == undisturbed[False, extend]
+    assert not kept & again.client.made.keys()
+    assert max(again.client.made.values(), default=1) == 1
+    last = Run(tmp_path, Playing(), extend=extend)
+    last.go()
+    assert last.states() == undisturbed[False, extend]
+    assert last.client.begun <= 2 * TREES  # at most what others had under way where the search stops, and gave up
+    assert not (kept | again.client.made.keys()) & last.client.made.keys()
+
+
+@pytest.mark.parametrize("at", [1, 2, 30, 100])
+@pytest.mark.parametrize("which", [Exception, UserError])
+def test_an_error_in_one_tree_stops_all_and_is_the_one_raised(
+    tmp_path: Path, undisturbed, at: int, which: type[Exception]
+) -> None:
+    error = which("the endpoint is gone")
+
+    def fails(request: Request, number: int) -> None:
+        if number >= at and "lost my job 2" in request.messages[1].content:
+            raise error
+
+    run = Run(tmp_path, Playing(slow=0.003, seed=at), 16)
+    run.client.fails = fails
+    with pytest.raises(which) as raised:
+        run.go()
+    assert raised.value is error
+    assert not any(tree.finished for tree in run.trees)
+    kept = {key for tree in run.trees for key in Journal(tree.journal.path, tree.journal.config).answers}
+    assert kept == run.client.made.keys()
+    again = Run(tmp_path, Playing(), 16)
+    again.go()
+    assert again.states() == undisturbed[False, False]
+    assert not kept & again.client.made.keys()
+
+
+@pytest.mark.parametrize(("concurrency", "at_once", "in_flight"), [(1, 1, 1), (64, 8, 3), (4, 2, 3)])
+def test_a_spent_budget_keeps_everything_and_more_goes_on_to_the_same_trees(
+    tmp_path: Path, concurrency: int, at_once: int, in_flight: int
+) -> None:
+    settings = SearchSettings(enough_iterations=5, most_iterations=5, rollout_rounds=2, in_flight=in_flight)
+    (tmp_path / "undisturbed").mkdir()
+    undisturbed = Run(tmp_path / "undisturbed", Playing(), 1, settings=settings)
+    undisturbed.go(1)
+    made: Counter[str] = Counter()
+    for limit in (0, 1, 2, 3, 50, 51, 120, 150, None):
+        run = Run(tmp_path, Playing(slow=0.002), concurrency, budget=Budget(calls=limit), settings=settings)
+        found = run.go(at_once)
+        made += run.client.made
+        assert max(made.values(), default=1) == 1
+        assert run.calls.spent.calls == made.total()
+        kept = [key for tree in run.trees for key in Journal(tree.journal.path, tree.journal.config).answers]
+        assert sorted(kept) == sorted(made)
+        if limit is None:
+            assert found is None
+        else:
+            assert str(found).startswith(f"search.budget.calls: the budget of {limit} calls is spent. Fix: a larger")
+            assert limit <= made.total() < limit + concurrency
+            assert not all(tree.finished for tree in run.trees)
+    assert run.states() == undisturbed.states()
+
+
+def test_trees_without_an_open_call_are_finished_though_the_budget_is_spent(tmp_path: Path, undisturbed) -> None:
+    Run(tmp_path, Playing()).go()
+    path = tmp_path / "3.journal.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-5]))
+    run = Run(tmp_path, Playing(), budget=Budget(calls=5))
+    assert isinstance(run.go(), BudgetError)
+    assert [tree.finished for tree in run.trees] == [True, True, True, False]
+    assert run.states(0, 1, 2) == undisturbed[False, False][:3]
+
+
+def test_a_search_that_is_interrupted_leaves_nothing_running(tmp_path: Path, undisturbed) -> None:
+    run = Run(tmp_path, Playing(slow=0.003), 16)
+
+    async def main() -> None:
+        growing = asyncio.create_task(grow(run.trees, run.calls, 8))
+        while run.client.begun < 60:
+            await asyncio.sleep(0.001)
+        growing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await growing
+        await run.calls.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    for tree in run.trees:
+        tree.journal.close()
+    again = Run(tmp_path, Playing())
+    again.go()
+    assert again.states() == undisturbed[False, False]
+    assert not run.client.made.keys() & again.client.made.keys()
+
+
+@pytest.mark.parametrize("slow", [0.002, 60.0])
+def test_a_journal_that_cannot_be_synced_stops_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float
+) -> None:
+    """Even while no call comes back."""
+    monkeypatch.setattr(builder, "SYNC_EVERY_S", 0.01)
+    run = Run(tmp_path, Playing(slow=slow))
+    reading, writing = os.pipe()  # takes what is written, and cannot be synced
+    os.dup2(writing, run.trees[2].journal._file)
+    run.trees[2].journal.add("key", Request("judge", ()), Answer())
+    with pytest.raises(UserError, match=r"2\.journal\.jsonl: cannot write: Invalid argument"):
+        run.go()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_journal_that_cannot_be_written_stops_the_search(tmp_path: Path, undisturbed) -> None:
+    run = Run(tmp_path, Playing(slow=0.001))
+    lines: list[int] = []
+
+    def on_change(tree: Growing) -> None:
+        if not lines and run.client.begun > 60:
+            journal = run.trees[2].journal
+            lines.append(journal.path.read_bytes().count(b"\n"))
+            reading = os.open(journal.path, os.O_RDONLY)
+            os.dup2(reading, journal._file)
+            os.close(reading)
+
+    with pytest.raises(UserError, match=r"2\.journal\.jsonl: cannot write: Bad file descriptor"):
+        run.go(on_change=on_change)
+    assert run.trees[2].journal.path.read_bytes().count(b"\n") == lines[0]
+    again = Run(tmp_path, Playing())
+    again.go()
+    assert again.states() == undisturbed[False, False]
+
+
+def test_journals_are_synced_while_trees_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "SYNC_EVERY_S", 0.01)
+    synced: Counter[Path] = Counter()
+    sync = Journal.sync
+
+    def counted(journal: Journal) -> None:
+        synced[journal.path] += journal._unsynced
+        sync(journal)
+
+    monkeypatch.setattr(Journal, "sync", counted)
+    run = Run(tmp_path, Playing(slow=0.02))
+    synced.clear()
+    run.go()
+    assert set(synced) == {tree.journal.path for tree in run.trees}
+    assert min(synced.values()) >= 2
+
+
+def test_finished_trees_are_left_alone_and_changes_are_told(tmp_path: Path, undisturbed) -> None:
+    run = Run(tmp_path, Playing(slow=0.001))
+    run.trees[1].finished = True
+    changes: Counter[str] = Counter()
+    seen: list[int] = []
+
+    def changed(tree: Growing) -> None:
+        changes[tree.name] += 1
+        seen.append(run.trees[0].search.tree.iterations)
+
+    run.go(on_change=changed)
+    assert set(changes) == {"0", "2", "3"} == set(run.finished)
+    assert seen == sorted(seen)
+    assert run.states(0) == undisturbed[False, False][:1]
+
+
+def test_saved_trees(tmp_path: Path) -> None:
+    run = Run(tmp_path, Playing(), extend=True)
+    run.go()
+    path = builder.save(run.trees[1], tmp_path / "trees", "print")
+    loaded = builder.load(tmp_path / "trees", "1", "print")
+    assert loaded is not None
+    assert (loaded.state(), loaded.done) == (run.trees[1].search.state(), True)
+    assert builder.load(tmp_path / "trees", "1", "other") is None
+    assert builder.load(tmp_path / "trees", "2", "print") is None
+    for content in (
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"grown_with": "print"}',
+        '{"grown_with": "print", "settings": {"a": 1}}',
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"1\.json: not a tree of this version\. Fix: delete the file"):
+            builder.load(tmp_path / "trees", "1", "print")
+
+
+def test_a_tree_that_cannot_be_saved_stops_the_search(tmp_path: Path) -> None:
+    (tmp_path / "trees").write_text("")
+    run = Run(tmp_path, Playing())
+
+    def save(tree: Growing) -> None:
+        builder.save(tree, tmp_path / "trees", "print")
+
+    async def main() -> None:
+        await grow(run.trees, run.calls, 8, on_finish=save)
+
+    with pytest.raises(UserError, match="cannot write"):
+        asyncio.run(main())
+
+
+def test_nothing_to_grow(tmp_path: Path) -> None:
+    trees: Sequence[Growing] = []
+    assert asyncio.run(grow(trees, Calls({}, 1), 1)) is None
