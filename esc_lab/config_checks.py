@@ -158,15 +158,17 @@ def _pipeline_problems(cfg: DictConfig) -> list[str]:
 
 def _search_problems(cfg: DictConfig) -> list[str]:
     found = []
-    endpoint_model = OmegaConf.is_missing(cfg.llm.openai, "model") or cfg.llm.openai.model
+    unnamed = [role for role in ROLES if cfg.llm[role].client == "openai" and not cfg.llm[role].model]
+    if unnamed and not cfg.llm.openai.model:
+        found.append(f"llm.openai.model: no name of a model for {', '.join(unnamed)}. Fix: llm.openai.model=NAME")
+    unrecorded = [role for role in ROLES if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]
+    if unrecorded:
+        fix = f"llm.{unrecorded[0]}.recording=FILE; with llm=replay that of the strategist is for all"
+        found.append(f"client=replay: no recording for {', '.join(unrecorded)}. Fix: {fix}")
     for role in ROLES:
         played = cfg.llm[role]
-        if played.client == "openai" and not (played.model or endpoint_model):
-            found.append(f"llm.{role}: no model. Fix: llm.openai.model=NAME, or llm.{role}.model=NAME")
         if played.client == "local" and played.model and not os.path.exists(Path(played.model) / "config.json"):
             found.append(f"llm.{role}.model={played.model}: no model directory (it has no config.json)")
-        if played.client == "replay" and not played.recording:
-            found.append(f"llm.{role}.client=replay: no recording. Fix: llm.{role}.recording=FILE")
     axes = cfg.llm.judge.axes
     if not axes or any(set(axis) != {"weight", "rubric"} for axis in axes.values()):
         found.append("llm.judge.axes: each axis needs weight and rubric, such as {empathy: {weight: 1, rubric: ...}}")

@@ -17,14 +17,14 @@ from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits
-from esc_lab.dialogue import Dialogue
+from esc_lab.dialogue import Dialogue, Turn
 from esc_lab.errors import UserError
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing
 from esc_lab.search.cache import RequestCache
-from esc_lab.search.calls import Budget, Calls
+from esc_lab.search.calls import Budget, BudgetError, Calls
 from esc_lab.search.journal import Journal, journal_config
-from esc_lab.search.judge_check import TRUSTED_AUC, JudgeCheck, check_pairs, judge_check
+from esc_lab.search.judge_check import TRUSTED_AUC, JudgeCheck, scored_check
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import PreferenceRule, find_preferences, to_extend
 from esc_lab.search.requests import Client
@@ -59,7 +59,8 @@ def run(cfg: Config) -> dict[str, float]:
 
 
 def _seeds(cfg: Config, splits: Mapping[str, Sequence[Dialogue]]) -> list[SeedDialogue]:
-    found = {dialogue.id: seed_dialogue(dialogue) for dialogue in splits.get(cfg.search.split, ())[: cfg.search.seeds]}
+    made = [seed_dialogue(dialogue) for dialogue in splits.get(cfg.search.split, ())[: cfg.search.seeds]]
+    found = {seed.dialogue.id: seed for seed in made}
     if not found:
         fix = "check data.path, data.limit and search.split"
         raise UserError("there are no seed dialogues", where=f"search.split={cfg.search.split}", fix=fix)
@@ -101,7 +102,8 @@ class _Run:
             for seed in self.seeds:
                 journals.append(Journal(_journal(self.directory, seed.dialogue.id), self._config(seed)))
                 trees.append(self._tree(seed, journals[-1]))
-            journals.append(Journal(_journal(self.directory, "judge_check"), self._config(None)))
+            if cfg.search.judge_check:
+                journals.append(Journal(_journal(self.directory, "judge_check"), self._config(None)))
             for journal in journals:
                 self.calls.spent.add_journal(journal)
             check = await self._check_judge(journals[-1])
@@ -182,22 +184,19 @@ class _Run:
         if len({dialogue.tree_id for dialogue in dialogues}) < 2:
             log.warning("the judge is not checked: that takes two seed dialogues")
             return None
-        pairs = check_pairs(dialogues, self.cfg.search.judge_check, self.cfg.search.seed)
         roles = self._roles(Case(""), journal)
-        found = await asyncio.gather(
-            *(roles.judge((*pair.history, reply)) for pair in pairs for reply in (pair.gold, pair.shuffled))
-        )
-        scores = [None if axes is None else turn_score(axes, self.axes) for axes in found]
-        scored = [
-            (gold, shuffled, pair.tree_id)
-            for pair, gold, shuffled in zip(pairs, scores[::2], scores[1::2], strict=True)
-            if gold is not None and shuffled is not None
-        ]
-        if not scored:
+
+        async def score(history: Sequence[Turn]) -> float | None:
+            axes = await roles.judge(history)
+            return None if axes is None else turn_score(axes, self.axes)
+
+        try:
+            check = await scored_check(score, dialogues, self.cfg.search.judge_check, self.cfg.search.seed)
+        except BudgetError:
+            return None  # which stops the search too, and is told there
+        if check is None:
             log.warning("the judge is not checked: it gave no usable score")
             return None
-        gold, shuffled, ids = zip(*scored, strict=True)
-        check = judge_check(gold, shuffled, ids, seed=self.cfg.search.seed)
         tell = log.info if check.trusted else log.warning
         tell(
             "judge: AUC %.2f [%.2f, %.2f] between given and shuffled replies (%d contexts)%s",

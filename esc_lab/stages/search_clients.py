@@ -71,10 +71,9 @@ def _endpoint(cfg: Config, played: RoleConfig) -> Client:
 
 def _replay(role: str, played: RoleConfig) -> Client:
     recording = Path(played.recording or "")
-    config = journal_config(recording)
     try:
-        made = config["roles"][role]
+        made = journal_config(recording)["roles"][role]
         return ReplayClient(recording, identity=made["client"], scores=made["scores"])
-    except (KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError) as error:
         fix = "name a trees/*.journal.jsonl of a search"
         raise UserError("no journal of a search", where=f"llm.{role}.recording={recording}", fix=fix) from error

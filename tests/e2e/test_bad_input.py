@@ -14,8 +14,8 @@ TURNS = [
 RECORD = {"format": "esc-lab/1", "inventory": "esconv", "turns": TURNS}
 
 
-def complaint(outcome) -> str:
-    """The one line that a failed command says; it left no results."""
+def complaint(outcome, *kept: str) -> str:
+    """The one line that a failed command says; it left no results but what was `kept` to go on from."""
     assert outcome.status == 1, outcome.errors
     lines = [line for line in outcome.errors.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, outcome.errors
@@ -26,6 +26,7 @@ def complaint(outcome) -> str:
             "run.log",
             "config.yaml",
             "environment.json",
+            *kept,
         }
         assert lines[0] in (outcome.path / "run.log").read_text()
     return lines[0]

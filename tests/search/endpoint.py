@@ -54,6 +54,7 @@ class Endpoint:
             `unknown_strategy` (the content is JSON that names a strategy of no inventory).
             Error messages tell the `Authorization` header, as careless servers do.
         retry_after: headers that go with a 429.
+        model: what the endpoint says that the model is called, from the request's body.
 
     Attributes:
         requests: all that came in, in their order.
@@ -67,8 +68,9 @@ class Endpoint:
         latency_s: float = 0.0,
         faults: Callable[[int, dict[str, Any]], str | None] = lambda number, body: None,
         retry_after: Mapping[str, str] | None = None,
+        model: Callable[[dict[str, Any]], str] = lambda body: f"{body['model']}-0613",
     ) -> None:
-        self._reply, self._latency_s, self._faults = reply, latency_s, faults
+        self._reply, self._latency_s, self._faults, self._model = reply, latency_s, faults, model
         self._retry_after = {"Retry-After": "0.01"} if retry_after is None else retry_after
         self.requests: list[Received] = []
         self.most_at_once = 0
@@ -181,7 +183,7 @@ class Endpoint:
             "id": "chatcmpl-0",
             "object": "chat.completion",
             "created": 0,
-            "model": f"{body['model']}-0613",
+            "model": self._model(body),
             "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
             "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
         }

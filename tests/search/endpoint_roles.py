@@ -1,4 +1,4 @@
-"""What the loopback endpoint answers when it plays all roles of the search: a hash of the request, in the form asked for."""
+"""What the loopback endpoint answers when it plays all roles of a search: a hash of the request, in the right form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-WORDS = "that sounds like a lot to carry and I am glad you told me about it today please go on if you want".split()
+TALK = "that sounds like a lot to carry and I am glad you told me about it today please go on if you want"
+WORDS = TALK.split()
 ROLES = {
     "Rate it from 0": "strategist",
     "Write the supporter's next message": "supporter",

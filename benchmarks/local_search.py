@@ -1,0 +1,149 @@
+"""Calls per second of a strategy search with SmolLM2: the local client against one `generate` per call.
+
+Eight trees of the sample corpus grow turn by turn. A round asks for one turn of each: the strategist's ratings, the
+supporter's reply, the seeker's answer and the judge's scores. Plain: one `model.generate` after another, where ratings
+and scores are written as JSON; the calls of every second tree. Client: 32 requests in flight, for all trees; ratings
+and scores are read off probabilities. The two are run in turn, round by round. The client starts with an empty cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+from _common import load_smollm2
+
+from esc_lab.corpora import read_dialogues, sample_path
+from esc_lab.dialogue import Turn
+from esc_lab.models.load import LoadedModel
+from esc_lab.models.tree_attention import IMPLEMENTATION
+from esc_lab.prompts import Prompt
+from esc_lab.search.clients.local import LocalClient
+from esc_lab.search.requests import Question, Request
+from esc_lab.search.role_prompts import (
+    Axis,
+    Case,
+    answer_request,
+    judge_request,
+    rate_request,
+    reply_request,
+    seeker_messages,
+    support_messages,
+)
+from esc_lab.strategies import INVENTORIES
+
+KINDS = ("strategist", "supporter", "seeker", "judge")
+INVENTORY = INVENTORIES["esconv"]
+AXES = [
+    Axis("empathy", 0.1, "how well it grasps what the seeker feels and why, and answers that"),
+    Axis("information", 0.1, "how sound and useful its suggestions or facts are, where any are called for"),
+    Axis("humanoid", 0.1, "how much it sounds like a person who cares, and not like a machine or a form"),
+    Axis("strategy", 0.7, "how well its strategy suits what the seeker needs now, and how well it is done"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each tree")
+    parser.add_argument("--trees", type=int, default=8)
+    parser.add_argument("--in-flight", type=int, default=32, help="requests to the client at a time")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    options = parser.parse_args()
+    _, loaded = load_smollm2(Path(".cache"), options.dtype)
+    rounds = [requests_of(number, options.trees) for number in range(options.rounds)]
+    client = LocalClient(loaded, "SmolLM2-135M")
+    plain_seconds, client_seconds, tokens = defaultdict(list), [], []
+    for number, requests in enumerate(rounds):
+        loaded.model.set_attn_implementation("sdpa")
+        for request in [request for place, request in enumerate(requests) if place // len(KINDS) % 2 == 0]:
+            started = time.perf_counter()
+            tokens.append(plain(loaded, request))
+            plain_seconds[request.role].append(time.perf_counter() - started)
+        loaded.model.set_attn_implementation(IMPLEMENTATION)
+        started = time.perf_counter()
+        asyncio.run(answers(client, requests, options.in_flight))
+        client_seconds.append(time.perf_counter() - started)
+        rate = len(requests) / client_seconds[-1]
+        print(f"round {number + 1}: {len(requests)} calls to the client, {rate:.2f} calls/s", flush=True)
+    asyncio.run(client.close())
+    for role, seconds in plain_seconds.items():
+        print(f"plain, {role}: {median(seconds):.2f} s a call")
+    plain_rate = len(tokens) / sum(map(sum, plain_seconds.values()))
+    client_rate = sum(map(len, rounds)) / sum(client_seconds)
+    print(f"{mean(tokens):.0f} prompt tokens a call; plain {plain_rate:.2f} calls/s, client {client_rate:.2f} calls/s")
+    print(f"local_search_speedup: {client_rate / plain_rate:.1f} (goal >= 4x)")
+
+
+def requests_of(number: int, trees: int) -> list[Request]:
+    """The calls of a round: one turn of each tree, as the local client gets them."""
+    requests = []
+    for dialogue in [dialogue for dialogue in read_dialogues(sample_path()) if len(dialogue.turns) >= 12][:trees]:
+        turn = list(dialogue.decisions())[number + 2]
+        reply = dialogue.turns[turn].reply
+        before, after = dialogue.turns[:turn], dialogue.turns[: turn + 1]
+        case = Case(dialogue.situation, dialogue.emotion, dialogue.problem)
+        said = reply_request(INVENTORY, reply.strategies[0])
+        requests += [
+            rated("strategist", before, rate_request(INVENTORY, json=False, discourage=False), INVENTORY.names, 10),
+            text("supporter", support_messages(INVENTORY, before, said), 48),
+            text("seeker", seeker_messages(case, after, answer_request(marker=True)), 32),
+            rated("judge", after, judge_request(AXES, json=False), [axis.name for axis in AXES], 4),
+        ]
+    return requests
+
+
+def text(role: str, messages, max_tokens: int) -> Request:
+    return Request(role, messages, max_tokens=max_tokens, temperature=0.8, top_p=0.95)
+
+
+def rated(role: str, history: Sequence[Turn], asked: str, names: Sequence[str], most: int) -> Request:
+    options = tuple(map(str, range(most + 1)))
+    questions = tuple(Question(name, f"{name}: ", options) for name in names)
+    return Request(role, support_messages(INVENTORY, history, asked), questions, temperature=0.0)
+
+
+def plain(loaded: LoadedModel, request: Request) -> int:
+    """One call of transformers' `generate`; the number of prompt tokens."""
+    if request.questions:
+        names = [question.name for question in request.questions]
+        rate = request.role == "strategist"
+        asked = rate_request(INVENTORY, json=True, discourage=False) if rate else judge_request(AXES, json=True)
+        short = rate_request(INVENTORY, json=False, discourage=False) if rate else judge_request(AXES, json=False)
+        message = request.messages[-1]
+        message = replace(message, content=message.content.removesuffix(short) + asked)
+        # As long as the JSON object: names, numbers and punctuation.
+        length = len(loaded.encoder.tokenizer(str(dict.fromkeys(names, 5))).input_ids)
+        request = replace(request, messages=(*request.messages[:-1], message), max_tokens=length)
+    prompt = torch.from_numpy(loaded.encoder.encode_prompt(Prompt(request.messages)).input_ids)[None]
+    sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
+    with torch.inference_mode():
+        loaded.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=request.max_tokens,
+            eos_token_id=loaded.encoder.end_of_turn,
+            pad_token_id=loaded.encoder.end_of_turn,
+            **(sampling if request.temperature else {"do_sample": False}),
+        )
+    return prompt.shape[1]
+
+
+async def answers(client: LocalClient, requests: Sequence[Request], in_flight: int) -> None:
+    free = asyncio.Semaphore(in_flight)
+
+    async def answer(request: Request) -> None:
+        async with free:
+            await client.answer(request)
+
+    await asyncio.gather(*map(answer, requests))
+
+
+if __name__ == "__main__":
+    main()

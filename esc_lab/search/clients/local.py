@@ -1,0 +1,260 @@
+"""Client that answers with a model loaded here. Requests that wait at the same time are answered together.
+
+One thread runs the model, so the event loop stays free. What is waiting joins the next pass of the model
+(`models.engine`). Replies are sampled; a question is answered with the probabilities of its options: that the model
+goes on with this option after the lead, and not with a longer one, so that "1" does not stand for "10".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from esc_lab.errors import UserError
+from esc_lab.models.engine import Engine
+from esc_lab.models.generate import Sampling
+from esc_lab.models.load import LoadedModel
+from esc_lab.models.tasks import Scoring, Task, Writing
+from esc_lab.prompts import Message, Prompt
+from esc_lab.search.requests import Answer, Question, Request
+from esc_lab.tokens.encode import ChatEncoder, IntArray
+from esc_lab.tokens.trie import shared_prefix
+
+log = logging.getLogger(__name__)
+
+# An idle model begins when no new request has come for so many seconds.
+_PAUSE = 0.002
+# Probabilities below this one count as this one: JSON has no infinite logarithms.
+_LEAST = 1e-30
+
+
+@dataclass(frozen=True)
+class _Job:
+    request: Request
+    answer: Future[Answer]
+
+
+class LocalClient:
+    """Answers requests with a loaded model; see `search.requests.Client`.
+
+    Answers do not depend on what is asked at the same time, up to rounding, which can change a reply in half precision.
+
+    Args:
+        loaded: is put into evaluation mode and must not change while the client is open.
+        name: of the model, for answers and identity.
+        identity: what else answers depend on (revision, checkpoint ...).
+        batch: most replies that are written at once.
+        row_tokens: most new tokens of a pass of the model; a single prompt may have more.
+        working_tokens: tokens of prompts and replies that are worked on at the same time. Longer requests are refused.
+        cache_tokens: tokens of earlier prompts whose keys and values are kept. Those of a working token or one that is
+            kept take 23 kB in SmolLM2 (bfloat16), 131 kB in Llama 3.1 8B.
+
+    Attributes:
+        specials_removed: special tokens of the tokenizer that were taken out of messages where they were spelled out.
+    """
+
+    scores = True
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        name: str,
+        *,
+        identity: Mapping[str, Any] | None = None,
+        batch: int = 32,
+        row_tokens: int = 1024,
+        working_tokens: int = 16384,
+        cache_tokens: int = 24576,
+    ) -> None:
+        dtype = str(loaded.model.dtype).removeprefix("torch.")
+        self.identity: Mapping[str, Any] = {"kind": "local", "model": name, "dtype": dtype, **(identity or {})}
+        self.specials_removed = 0
+        self._loaded, self._name = loaded, name
+        encoder = loaded.encoder
+        special = [token.content for token in encoder.tokenizer.added_tokens_decoder.values() if token.special]
+        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
+        self._options = lru_cache(maxsize=256)(lambda question: option_ids(encoder, question))
+        stop = frozenset({encoder.end_of_turn, encoder.tokenizer.eos_token_id})
+        self._engine = Engine(
+            loaded.model,
+            stop,
+            batch=batch,
+            row_tokens=row_tokens,
+            working_tokens=working_tokens,
+            cache_tokens=cache_tokens,
+        )
+        self._jobs: dict[Task, _Job] = {}
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=f"local client {name}", daemon=True)
+        self._thread.start()
+
+    async def answer(self, request: Request) -> Answer:
+        """See `Client.answer`. An error of the model (out of memory ...) is raised by every request under way.
+
+        Raises:
+            UserError: the prompt is too long.
+            RuntimeError: the client is closed.
+        """
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        job = _Job(request, Future())
+        self._queue.put(job)
+        return await asyncio.wrap_future(job.answer)
+
+    async def close(self) -> None:
+        """End the thread. Requests that are not answered yet are cancelled."""
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # What follows runs in the thread.
+
+    def _work(self) -> None:
+        self._loaded.model.eval()
+        while self._receive():
+            for task in [task for task, job in self._jobs.items() if job.answer.cancelled()]:
+                self._engine.drop(task)
+                del self._jobs[task]
+            if not self._engine.idle:
+                self._step()
+        for job in self._jobs.values():
+            job.answer.cancel()
+
+    def _receive(self) -> bool:
+        """Take on what is waiting; an idle model waits for a request, and until no more come. False at the end."""
+        idle = self._engine.idle
+        wait = None if idle else 0.0
+        while True:
+            try:
+                job = self._queue.get(timeout=wait) if idle else self._queue.get_nowait()
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            wait = _PAUSE
+            try:
+                task = self._task(job.request)
+                self._engine.add(task)
+            except Exception as error:
+                _settle(job, error)
+            else:
+                self._jobs[task] = job
+
+    def _step(self) -> None:
+        try:
+            for task in self._engine.step():
+                job = self._jobs[task]
+                _settle(job, self._answer(job.request, task))
+                del self._jobs[task]
+        except Exception as error:
+            for job in self._jobs.values():
+                _settle(job, error)
+            self._jobs.clear()
+            self._engine.reset()
+
+    def _task(self, request: Request) -> Task:
+        encoder = self._loaded.encoder
+        prompt = encoder.encode_prompt(encoder.adapt(Prompt(tuple(map(self._plain, request.messages))))).input_ids
+        if request.questions:
+            options = [self._options(question) for question in request.questions]
+            # The lead is given, and so are the tokens that all options of a question begin with.
+            first = [number for ids, number in options for _ in ids]
+            task: Task = Scoring(prompt, [option for ids, _ in options for option in ids], first)
+            longest = max(len(option) for ids, _ in options for option in ids)
+        else:
+            sampling = Sampling(request.max_tokens, request.temperature, request.top_p)
+            task, longest = Writing(prompt, sampling, request.seed), request.max_tokens
+        self._check(request, task, longest)
+        return task
+
+    def _plain(self, message: Message) -> Message:
+        """The message without special tokens, which would end a turn or begin another."""
+        content, found = message.content, 1
+        while found:  # what is left may come together to another one
+            content, found = self._special.subn("", content)
+            if found and not self.specials_removed:
+                log.warning("special tokens are taken out of messages to %s", self._name)
+            self.specials_removed += found
+        return Message(message.role, content)
+
+    def _check(self, request: Request, task: Task, reply: int) -> None:
+        where, prompt = f"{self._name}, request of the {request.role}", len(task.prompt)
+        context, working = self._loaded.context_tokens, self._engine.working_tokens
+        if prompt + reply > context:
+            fix = "search shorter dialogues, lower max_tokens of the role, or use a model with a longer context"
+            message = (
+                f"its prompt of {prompt} tokens and a reply of up to {reply} exceed the model's context of {context}"
+            )
+            raise UserError(message, where=where, fix=fix)
+        if prompt + task.room > working:
+            message = f"it takes {prompt} + {task.room} tokens, and the client has room for {working}"
+            raise UserError(message, where=where, fix="raise the client's working_tokens, or search shorter dialogues")
+
+    def _answer(self, request: Request, task: Task) -> Answer:
+        if isinstance(task, Writing):
+            text = self._loaded.encoder.decode(task.reply)
+            return Answer(text, model=self._name, prompt_tokens=len(task.prompt), completion_tokens=len(task.reply))
+        log_probs, values = [], iter(task.log_probs)
+        for question in request.questions:
+            ids, first = self._options(question)
+            found = normalized([option[first:] for option in ids], [next(values) for _ in ids])
+            log_probs.append(tuple(found.tolist()))
+        return Answer(log_probs=tuple(log_probs), model=self._name, prompt_tokens=len(task.prompt))
+
+
+def option_ids(encoder: ChatEncoder, question: Question) -> tuple[list[IntArray], int]:
+    """Tokens of lead and option, for each option, as the model would write them; and how many they all begin with."""
+    texts = [question.lead + option for option in question.options]
+    # Tokens of a reply do not depend on the messages before it.
+    chats = [((Message("user", "-"), Message("assistant", text)), ()) for text in texts]
+    found = []
+    for chat in encoder.encode_many(chats):
+        start, end = chat.replies[1]
+        found.append(chat.input_ids[start : end - 1])  # without the end of the turn
+    shortest = min(map(len, found))
+    return found, min([shortest - 1, *(shared_prefix(found[0], ids) for ids in found)])
+
+
+def normalized(options: Sequence[IntArray], log_probs: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Log-probability of each option, normalised over the options.
+
+    An option that others go on from counts as written where none of these follows.
+
+    Args:
+        options: tokens of each.
+        log_probs: of its tokens, each after those before it.
+    """
+    tokens = [tuple(ids.tolist()) for ids in options]
+    found = []
+    for ids, values in zip(tokens, log_probs, strict=True):
+        end = len(ids)
+        longer = {
+            other[: end + 1]: float(np.exp(of[end]))
+            for other, of in zip(tokens, log_probs, strict=True)
+            if len(other) > end and other[:end] == ids
+        }
+        found.append(values.sum() + np.log(max(1.0 - sum(longer.values()), _LEAST)))
+    scores = np.maximum(np.array(found), np.max(found) + np.log(_LEAST))
+    return np.asarray(scores - np.logaddexp.reduce(scores), dtype=np.float64)
+
+
+def _settle(job: _Job, result: Answer | Exception) -> None:
+    """Hand over a result, unless nobody waits for it any more."""
+    if not job.answer.set_running_or_notify_cancel():
+        return
+    if isinstance(result, Exception):
+        job.answer.set_exception(result)
+    else:
+        job.answer.set_result(result)
