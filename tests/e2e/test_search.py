@@ -1,0 +1,279 @@
+"""Stage `search` against an endpoint on the loopback interface that plays all roles."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from esc_lab.corpora import read_dialogues
+from esc_lab.dialogue import Dialogue, Turn
+from tests.e2e.conftest import Outcome, execute
+from tests.e2e.test_bad_input import complaint
+from tests.search.endpoint import Endpoint
+from tests.search.endpoint_roles import journalled, play, role
+
+TRAIN = "esc_pro/train.jsonl"
+
+
+def words(url: str, *others: str) -> list[str]:
+    """A small search with this endpoint."""
+    own = {word.split("=")[0] for word in others}
+    few = ["stage=search", "llm=openai", "mcts=quick", "search.seeds=3", "search.cache=false", "search.judge_check=0"]
+    few += ["llm.openai.model=test", f"llm.openai.base_url={url}"]
+    return [*(word for word in few if word.split("=")[0] not in own), *others]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[tuple[Endpoint, str]]:
+    with (server := Endpoint(play)).running() as url:
+        yield server, url
+
+
+@pytest.fixture(scope="module")
+def searched(endpoint, tmp_path_factory) -> Outcome:
+    outcome = execute(tmp_path_factory.mktemp("searched"), *words(endpoint[1], "search.judge_check=4"))
+    assert outcome.status == 0, outcome.errors
+    return outcome
+
+
+def test_files(searched):
+    seeds = sorted(path.stem for path in searched.path.glob("trees/*.html"))
+    assert len(seeds) == 3
+    trees = {f"{seed}{end}" for seed in seeds for end in (".html", ".json", ".journal.jsonl")}
+    assert {path.name for path in (searched.path / "trees").iterdir()} == trees | {"judge_check.journal.jsonl"}
+    splits, forms = ("train", "valid", "test"), ("dialogues", "pairs", "kto")
+    found = {path.name for path in (searched.path / "esc_pro").iterdir()}
+    assert found == {*(f"{name}.jsonl" for name in splits), *(f"{name}.json" for name in forms), "README.md"}
+    assert {"config.yaml", "environment.json", "metrics.json", "run.log"} <= {
+        path.name for path in searched.path.iterdir()
+    }
+    assert len(read_dialogues(searched.path / "esc_pro/valid.jsonl")) == 2
+    assert "data=jsonl data.path=" in searched.errors
+    assert "What the search found" in searched.output
+
+
+Pair = tuple[tuple[tuple[str, str], ...], str, str]
+
+
+def said(turn: Turn) -> tuple[str, str]:
+    label = f"({turn.reply.strategies[0]}) " if turn.speaker == "supporter" else ""
+    return {"supporter": "assistant", "seeker": "user"}[turn.speaker], f"{label}{turn.reply.text}"
+
+
+def pairs_of(dialogues: Sequence[Dialogue]) -> set[Pair]:
+    return {
+        (tuple(map(said, dialogue.turns[:index])), said(turn)[1], said(Turn("supporter", rejected))[1])
+        for dialogue in dialogues
+        for index, turn in enumerate(dialogue.turns)
+        for rejected in turn.rejected
+    }
+
+
+def test_forms_and_metrics_agree(searched):
+    found = read_dialogues(searched.path / TRAIN)
+    records = searched.read("esc_pro/pairs.json")
+    pairs = [
+        (
+            tuple((m["role"], m["content"]) for m in record["messages"]),
+            record["chosen"]["content"],
+            record["reject"]["content"],
+        )
+        for record in records
+    ]
+    assert len(set(pairs)) == len(pairs)
+    assert (
+        set(pairs)
+        == pairs_of(found)
+        == pairs_of(read_dialogues(searched.path / "esc_pro/pairs.json", inventory="esconv"))
+    )
+    labels = Counter(record["label"] for record in searched.read("esc_pro/kto.json"))
+    calls = journalled(searched.path)
+    trees = [json.loads(path.read_text()) for path in searched.path.glob("trees/*.json")]
+    expected = {
+        "pairs": len(pairs),
+        "dialogues": len(found),
+        "preferred": labels[True],
+        "rejected": labels[False],
+        "trees": 3,
+        "unfinished_trees": 0,
+        "iterations": sum(tree["tree"]["iterations"] for tree in trees),
+        "ended_leaves": sum(node["ended"] for tree in trees for node in tree["tree"]["nodes"]),
+        "calls": len(calls),
+        "prompt_tokens": sum(call["answer"]["prompt_tokens"] for call in calls),
+        "completion_tokens": sum(call["answer"]["completion_tokens"] for call in calls),
+    }
+    assert {name: searched.metrics[f"search/{name}"] for name in expected} == expected
+    chosen = [value for name, value in searched.metrics.items() if name.startswith("search/chosen/")]
+    assert sum(chosen) == labels[True]
+    card = (searched.path / "esc_pro/README.md").read_text()
+    assert f"AUC of {searched.metrics['search/judge_auc']:.3f}" in card
+    assert "test-0613" in card
+    assert f"| pairs | {len(pairs)} |" in card
+
+
+@pytest.mark.parametrize("stage", ["sft", "cso"])
+def test_it_can_be_trained_on(command, searched, stage):
+    data = ("data=jsonl", f"data.path={searched.path}/esc_pro", "trainer.fast_dev_run=true")
+    outcome = command(f"stage={stage}", *data)
+    assert outcome.status == 0, outcome.errors
+
+
+def test_same_seed_same_file(command, endpoint, searched):
+    """However many trees and calls are under way."""
+    alone = command(*words(endpoint[1], "search.concurrency=1", "search.trees=1"))
+    assert (alone.path / TRAIN).read_bytes() == (searched.path / TRAIN).read_bytes()
+    other = command(*words(endpoint[1], "search.seed=2", "search.trees=8"))
+    assert (other.path / TRAIN).read_bytes() != (searched.path / TRAIN).read_bytes()
+
+
+def test_cache(command, endpoint, searched, tmp_path):
+    server, url = endpoint
+    call = words(url, "search.cache=true", f"cache_dir={tmp_path}/cache")
+    assert command(*call).status == 0
+    before = len(server.requests)
+    again = command(*call)
+    assert len(server.requests) == before
+    assert again.metrics["search/calls"] == 0
+    assert again.metrics["search/from_cache"] > 0
+    assert (again.path / TRAIN).read_bytes() == (searched.path / TRAIN).read_bytes()
+
+
+def test_replay(command, endpoint):
+    """The journal of a tree is all that it takes to grow the tree again."""
+    server, url = endpoint
+    one = command(*words(url, "search.seeds=1"))
+    (journal,) = one.path.glob("trees/*.journal.jsonl")
+    before = len(server.requests)
+    again = command("stage=search", "llm=replay", f"llm.strategist.recording={journal}", "mcts=quick", "search.seeds=1")
+    assert again.status == 0, again.errors
+    assert len(server.requests) == before
+    assert (again.path / TRAIN).read_bytes() == (one.path / TRAIN).read_bytes()
+    other = ("stage=search", "llm=replay", f"llm.strategist.recording={journal}", "mcts=quick", "search.seeds=2")
+    line = complaint(command(*other, "search.judge_check=0"), "trees")
+    assert "no recorded answer for this request of the" in line
+
+
+FEW = ("mcts.enough_iterations=9", "mcts.most_iterations=10", "mcts.rollout_rounds=1", "mcts.in_flight=2")
+
+
+@pytest.fixture(scope="module")
+def variant(endpoint, tmp_path_factory):
+    """`variant(*overrides)`: the outcome, the requests by role, and the trees of a search with the published rule."""
+    server, url = endpoint
+
+    def call(*overrides: str):
+        before = len(server.requests)
+        outcome = execute(
+            tmp_path_factory.mktemp("variant"), *words(url, "mcts=paper", "search.seeds=2", *FEW, *overrides)
+        )
+        assert outcome.status == 0, outcome.errors
+        asked: dict[str, list[str]] = {}
+        for received in server.requests[before:]:
+            asked.setdefault(role(received.body), []).append(received.body["messages"][1]["content"])
+        return (
+            outcome,
+            asked,
+            [json.loads(path.read_text())["tree"]["nodes"] for path in outcome.path.glob("trees/*.json")],
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def paper(variant):
+    return variant()
+
+
+def test_ablations(variant, paper):
+    for name in ("random", "greedy", "best_of_n"):
+        outcome, asked, trees = variant(f"mcts={name}")
+        assert (outcome.path / TRAIN).read_bytes() != (paper[0].path / TRAIN).read_bytes()
+        assert outcome.metrics["search/iterations"] == pytest.approx(paper[0].metrics["search/iterations"], abs=3)
+        assert (
+            f"| policy | {'puct' if name == 'greedy' else name} |" in (outcome.path / "esc_pro/README.md").read_text()
+        )
+        if name == "random":
+            assert "strategist" not in asked
+            assert {node["prior"] for nodes in trees for node in nodes[1:]} == {1 / 8}
+        else:
+            assert len(asked["strategist"]) > 20
+        if name == "best_of_n":  # all candidates are tried before one is followed
+            assert all(nodes[child]["visits"] for nodes in trees for child in nodes[0]["children"])
+
+
+def test_options(variant, paper):
+    outcome, asked, trees = variant("mcts.judge_own_turn=true")
+    assert len(asked["judge"]) > len(paper[1]["judge"])
+
+    outcome, asked, trees = variant("mcts.preferences.extend_rejected=true")
+    assert outcome.metrics["search/preferred"] == paper[0].metrics["search/preferred"]
+    assert outcome.metrics["search/preferred_alone"] < paper[0].metrics["search/preferred_alone"]
+    assert outcome.metrics["search/rejected"] > paper[0].metrics["search/rejected"]
+
+    outcome, asked, trees = variant("llm.strategist.discourage=true")
+    assert all("Do not pick the strategy of the supporter's last message again" in text for text in asked["strategist"])
+    assert not [text for text in paper[1]["strategist"] if "Do not pick" in text]
+
+    outcome, asked, trees = variant(
+        "mcts.seed_path=false", "mcts.preferences.preferred_min=-3", "mcts.preferences.rejected_max=1"
+    )
+    assert outcome.metrics["search/preferred_seed"] == 0
+    assert outcome.metrics["search/preferred_found"] > 0
+    assert not [node for nodes in trees for node in nodes if node["seed"]]
+
+
+def test_wrong_settings(command):
+    """All that can be told at once is told at once, with the way out."""
+    outcome = command(
+        "stage=search", "llm.strategist.client=openai", "llm.supporter.client=replay", "llm.seeker.model=absent",
+        "llm.judge.axes.empathy.weight=0.2", "mcts.preferences.threshold=quantile", "mcts.preferences.preferred_min=2",
+        "data.negatives=gold_contrast", "mcts.policy=pcut",
+    )  # fmt: skip
+    assert outcome.status == 1
+    assert outcome.directory is None
+    lines = outcome.errors.splitlines()
+    for part in (
+        "llm.openai.model: no name of a model for strategist. Fix: llm.openai.model=NAME",
+        "client=replay: no recording for supporter. Fix: llm.supporter.recording=FILE",
+        "llm.seeker.model=absent: no model directory",
+        "the weights are empathy 0.2, information 0.1, humanoid 0.1, strategy 0.7; they have to sum to 1. Fix: ",
+        "mcts.preferences: quantiles are from 0 to 1; preferred_min=2.0",
+        "data.negatives=gold_contrast: the search finds the rejected replies. Fix: leave it out",
+        "mcts.policy=pcut: not one of puct, random, best_of_n; did you mean 'puct'?",
+    ):
+        assert [line for line in lines if part in line], part
+    assert len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["llm=openai"], "no name of a model for strategist, supporter, seeker, judge. Fix: llm.openai.model=NAME"),
+        (["llm=replay"], "no recording for strategist, supporter, seeker, judge. Fix: llm.strategist.recording=FILE"),
+        (
+            ["llm.judge.client=replay", "llm.judge.recording=absent.jsonl"],
+            "llm.judge.recording=absent.jsonl: no such file",
+        ),
+        (["llm=replay", "llm.strategist.recording=pyproject.toml"], "no journal of a search. Fix: name a trees/"),
+        (["llm=replay", "llm.strategist.recording=tests"], "no journal of a search. Fix: name a trees/"),
+        (["data.limit={train: 0}"], "there are no seed dialogues. Fix: check data.path, data.limit and search.split"),
+        (["resume=tests"], "no trees/*.journal.jsonl there"),
+    ],
+)
+def test_refusals(command, overrides, message):
+    assert message in complaint(command("stage=search", *overrides))
+
+
+def test_another_configuration(command, endpoint, searched):
+    call = words(endpoint[1], "mcts.c=0.5", "search.judge_check=4")
+    line = complaint(command(*call, f"resume={searched.path}"), "trees")
+    assert (
+        "another configuration: search.c was 1.0, is 0.5. Fix: set it back, or start a new search without resume="
+        in line
+    )
+    anew = command(*call, "resume=auto")
+    assert anew.status == 0, anew.errors
+    assert "starting anew" in anew.errors
