@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -223,6 +224,18 @@ def test_options(variant, paper):
     assert outcome.metrics["search/preferred_seed"] == 0
     assert outcome.metrics["search/preferred_found"] > 0
     assert not [node for nodes in trees for node in nodes if node["seed"]]
+
+
+def test_roles_of_two_clients(variant):
+    """The endpoint talks; a model that is loaded here rates and judges by its probabilities."""
+    numbers = [f"llm.{name}.client=local" for name in ("strategist", "judge")]
+    outcome, asked, trees = variant("model@llm.local.model=tiny_llama", *numbers)
+    assert asked.keys() == {"supporter", "seeker"}
+    values = {node["value"] for nodes in trees for node in nodes if node["visits"] and not node["seed"]}
+    assert len(values) > 3
+    card = (outcome.path / "esc_pro/README.md").read_text()
+    assert re.search(r"\| judge \| local \| tiny-llama", card)
+    assert "| seeker | openai | test-0613" in card
 
 
 def test_wrong_settings(command):

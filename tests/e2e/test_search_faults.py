@@ -89,7 +89,7 @@ def test_killed_ten_times(tmp_path, undisturbed):
 
 @contextmanager
 def asked_once(endpoint: Endpoint, root: Path) -> Iterator[int]:
-    """Nothing is asked twice, nor what journals below `root` have at the beginning. Gives the number of requests then."""
+    """Nothing is asked twice, nor what journals below `root` held before; gives how many requests there were then."""
     kept = {line["answer"]["model"] for line in journalled(root)}
     before = len(endpoint.requests)
     yield before
