@@ -169,6 +169,10 @@ def _search_problems(cfg: DictConfig) -> list[str]:
         played = cfg.llm[role]
         if played.client == "local" and played.model and not os.path.exists(Path(played.model) / "config.json"):
             found.append(f"llm.{role}.model={played.model}: no model directory (it has no config.json)")
+    for name in ("openai", *ROLES):
+        if "@" in (cfg.llm[name].base_url or ""):
+            fix = "export OPENAI_BASE_URL=... with it instead"
+            found.append(f"llm.{name}.base_url: a user and password in it would come into config.yaml. Fix: {fix}")
     axes = cfg.llm.judge.axes
     if not axes or any(set(axis) != {"weight", "rubric"} for axis in axes.values()):
         found.append("llm.judge.axes: each axis needs weight and rubric, such as {empathy: {weight: 1, rubric: ...}}")

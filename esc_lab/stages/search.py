@@ -33,7 +33,7 @@ from esc_lab.search.roles import ROLES, Roles, RoleSettings, prompts_fingerprint
 from esc_lab.search.seed_dialogue import SeedDialogue, seed_dialogue
 from esc_lab.search.settings import SearchSettings
 from esc_lab.stages.build import prepare
-from esc_lab.stages.search_clients import build_clients
+from esc_lab.stages.search_clients import build_clients, retries
 from esc_lab.stages.search_files import Searched, write_searched
 from esc_lab.stages.search_progress import search_progress
 from esc_lab.strategies import INVENTORIES, Inventory
@@ -54,7 +54,12 @@ def run(cfg: Config) -> dict[str, float]:
     seeds = _seeds(cfg, splits)
     log.info("%s: %d seed dialogues of %s; %s", cfg.data.name, len(seeds), cfg.search.split, report.line())
     run_ = _Run(cfg, seeds, build_clients(cfg))
-    searched = asyncio.run(run_.search())
+    try:
+        searched = asyncio.run(run_.search())
+    except (UserError, KeyboardInterrupt):
+        if run_.calls.spent.calls:
+            log.info("%d answers are kept; resume=%s goes on from here", run_.calls.spent.calls, cfg.run_dir)
+        raise
     return write_searched(cfg, searched, splits)
 
 
@@ -87,14 +92,13 @@ class _Run:
         self.rule = PreferenceRule(**rule)
         self.counts: Counter[str] = Counter()
         self.directory = Path(cfg.run_dir) / TREES
+        cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
+        self.calls = Calls(clients, cfg.search.concurrency, cache, Budget(**asdict(cfg.search.budget)))
         self.started = time.time()
 
     async def search(self) -> Searched:
         """Check the judge, then grow all trees."""
         cfg = self.cfg
-        cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
-        limits = Budget(**asdict(cfg.search.budget))
-        self.calls = Calls(self.clients, cfg.search.concurrency, cache, limits)
         journals: list[Journal] = []
         try:
             self._take_over()
@@ -107,8 +111,10 @@ class _Run:
             for journal in journals:
                 self.calls.spent.add_journal(journal)
             check = await self._check_judge(journals[-1])
-            with search_progress(trees, self.calls.spent) as progress:
+            with search_progress(trees, self.calls.spent, lambda: retries(self.clients)) as progress:
+                showing = asyncio.create_task(progress.keep_showing())
                 stopped = await builder.grow(trees, self.calls, cfg.search.trees, progress.change, self._save)
+                showing.cancel()
                 log.info("%s", progress.state())
         finally:
             await self.calls.close()
@@ -123,6 +129,7 @@ class _Run:
             judge=check,
             spent=self.calls.spent,
             counts=self.counts,
+            retries=retries(self.clients),
             models={role: sorted(models) for role, models in self.calls.models.items()},
             prompts=prompts_fingerprint(self.inventory, self.axes, discourage=cfg.llm.strategist.discourage),
             dates=(dates[0], dates[-1]) if dates else ("", ""),
@@ -184,6 +191,7 @@ class _Run:
         if len({dialogue.tree_id for dialogue in dialogues}) < 2:
             log.warning("the judge is not checked: that takes two seed dialogues")
             return None
+        log.info("checking the judge on up to %d given replies and as many shuffled ones", self.cfg.search.judge_check)
         roles = self._roles(Case(""), journal)
 
         async def score(history: Sequence[Turn]) -> float | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from esc_lab.config import Config
 from esc_lab.config_search import RoleConfig
 from esc_lab.errors import UserError
+from esc_lab.search.clients.openai import OpenAIClient
 from esc_lab.search.clients.replay import ReplayClient
 from esc_lab.search.journal import journal_config
 from esc_lab.search.requests import Client
@@ -34,6 +37,12 @@ def build_clients(cfg: Config) -> dict[str, Client]:
     return clients
 
 
+def retries(clients: Mapping[str, Client]) -> Counter[str]:
+    """Calls of endpoints that failed in a way that may pass, by kind."""
+    endpoints = {id(client): client for client in clients.values() if isinstance(client, OpenAIClient)}
+    return sum((Counter(asdict(client.retries)) for client in endpoints.values()), Counter())
+
+
 def _local(cfg: Config, played: RoleConfig) -> Client:
     from esc_lab.models.load import load_model
     from esc_lab.reference import model_identity
@@ -49,8 +58,6 @@ def _local(cfg: Config, played: RoleConfig) -> Client:
 
 
 def _endpoint(cfg: Config, played: RoleConfig) -> Client:
-    from esc_lab.search.clients.openai import OpenAIClient
-
     endpoint = cfg.llm.openai
     model = played.model or endpoint.model
     assert model is not None  # config_checks saw to it

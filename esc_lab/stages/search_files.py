@@ -40,6 +40,7 @@ class Searched:
         trees: with their seeds, and whether they were finished.
         stopped: the budget that was spent before they were.
         counts: answers of roles that were unusable, refused or missing.
+        retries: calls of endpoints that failed in a way that may pass, by kind.
         models: by role, as the endpoint names them.
         prompts: hash of the prompts.
         dates: of the first and the last call.
@@ -53,6 +54,7 @@ class Searched:
     judge: JudgeCheck | None
     spent: Spent
     counts: Mapping[str, int]
+    retries: Mapping[str, int]
     models: Mapping[str, Sequence[str]]
     prompts: str
     dates: tuple[str, str]
@@ -78,7 +80,7 @@ def write_searched(cfg: Config, searched: Searched, splits: Mapping[str, Sequenc
         raise _nothing(searched, statistics)
     if searched.stopped:
         log.warning("%s", searched.stopped)
-    _write_esc_pro(directory / ESC_PRO, made, splits)
+    _write_esc_pro(directory / ESC_PRO, made, splits, cfg.search.split)
     write_atomic(directory / ESC_PRO / "README.md", _card(cfg, searched, found, statistics))
     _print(searched, statistics)
     metrics = _metrics(searched, statistics)
@@ -121,11 +123,19 @@ def _nothing(searched: Searched, statistics: SearchStatistics) -> UserError:
     return UserError(what, where="mcts.preferences", fix=fix)
 
 
-def _write_esc_pro(directory: Path, made: Sequence[Dialogue], splits: Mapping[str, Sequence[Dialogue]]) -> None:
-    """The dialogues as split files in our own format, and in the published record forms."""
+def _write_esc_pro(
+    directory: Path, made: Sequence[Dialogue], splits: Mapping[str, Sequence[Dialogue]], seeds: str
+) -> None:
+    """The dialogues as split files in our own format, and in the published record forms.
+
+    Args:
+        seeds: split that the seeds are of; the dialogues hold them, so it is not written beside.
+    """
     write_dialogues(made, directory / "train.jsonl")
     for name, file in (("val", "valid"), ("test", "test")):
-        if splits.get(name):
+        if name == seeds:
+            log.warning("the seeds are those of %s, so esc_pro/ has no %s.jsonl", name, file)
+        elif splits.get(name):
             write_dialogues(splits[name], directory / f"{file}.jsonl")
         else:
             log.warning("the split %s has no dialogues, so esc_pro/ has no %s.jsonl", name, file)
@@ -202,6 +212,7 @@ def _metrics(searched: Searched, statistics: SearchStatistics) -> dict[str, floa
         "search/unfinished_trees": float(sum(not finished for *_, finished in searched.trees)),
     }
     metrics |= {f"search/{name}": float(count) for name, count in searched.counts.items()}
+    metrics |= {f"search/retries/{kind}": float(count) for kind, count in searched.retries.items()}
     if searched.judge:
         metrics["search/judge_auc"] = searched.judge.auc
     return metrics

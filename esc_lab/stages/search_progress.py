@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -24,10 +25,13 @@ class SearchProgress:
     Args:
         trees: all trees, finished ones among them.
         spent: what clients have done; read, never changed.
+        retries: calls that failed and were made again, by kind.
     """
 
-    def __init__(self, trees: Sequence[Growing], spent: Spent, bars: Progress | None) -> None:
-        self._trees, self._spent, self._bars = trees, spent, bars
+    def __init__(
+        self, trees: Sequence[Growing], spent: Spent, retries: Callable[[], Mapping[str, int]], bars: Progress | None
+    ) -> None:
+        self._trees, self._spent, self._retries, self._bars = trees, spent, retries, bars
         self._expected = {tree.name: _expected(tree) for tree in trees}
         self._started, self._made, self._shown = time.monotonic(), spent.made, time.monotonic()
         if bars:
@@ -43,6 +47,12 @@ class SearchProgress:
             self._shown = now
             log.info("iteration %d of about %d; %s", self._done(), sum(self._expected.values()), self.state())
 
+    async def keep_showing(self) -> None:
+        """Show it every second, also while no call comes back."""
+        while True:
+            await asyncio.sleep(1)
+            self.change()
+
     def state(self) -> str:
         """Trees, calls a second, tokens and cost in a few words."""
         seconds = max(time.monotonic() - self._started, 1e-6)
@@ -53,7 +63,9 @@ class SearchProgress:
             f"{(self._spent.made - self._made) / seconds:.1f}/s",
             f"{self._spent.tokens / 1000:.0f}k tokens",
         ]
-        return ", ".join([*parts, *([f"${self._spent.cost:.2f}"] if self._spent.cost else [])])
+        parts += [f"${self._spent.cost:.2f}"] if self._spent.cost else []
+        parts += [f"{count} {kind.replace('_', ' ')}" for kind, count in self._retries().items() if count]
+        return ", ".join(parts)
 
     def _done(self) -> float:
         return sum(
@@ -69,11 +81,13 @@ def _expected(tree: Growing) -> int:
 
 
 @contextmanager
-def search_progress(trees: Sequence[Growing], spent: Spent) -> Iterator[SearchProgress]:
+def search_progress(
+    trees: Sequence[Growing], spent: Spent, retries: Callable[[], Mapping[str, int]]
+) -> Iterator[SearchProgress]:
     """Progress on standard error while the trees grow."""
     if not sys.stderr.isatty():
-        yield SearchProgress(trees, spent, None)
+        yield SearchProgress(trees, spent, retries, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as bars:
-        yield SearchProgress(trees, spent, bars)
+        yield SearchProgress(trees, spent, retries, bars)

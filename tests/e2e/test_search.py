@@ -122,6 +122,14 @@ def test_it_can_be_trained_on(command, searched, stage):
     assert outcome.status == 0, outcome.errors
 
 
+def test_seeds_of_another_split(command, endpoint):
+    """What is trained on is not tested on."""
+    outcome = command(*words(endpoint[1], "search.split=test"))
+    assert outcome.status == 0, outcome.errors
+    assert sorted(path.name for path in outcome.path.glob("esc_pro/*.jsonl")) == ["train.jsonl", "valid.jsonl"]
+    assert "the seeds are those of test, so esc_pro/ has no test.jsonl" in outcome.errors
+
+
 def test_same_seed_same_file(command, endpoint, searched):
     """However many trees and calls are under way."""
     alone = command(*words(endpoint[1], "search.concurrency=1", "search.trees=1"))
@@ -272,6 +280,10 @@ def test_wrong_settings(command):
         ),
         (["llm=replay", "llm.strategist.recording=pyproject.toml"], "no journal of a search. Fix: name a trees/"),
         (["llm=replay", "llm.strategist.recording=tests"], "no journal of a search. Fix: name a trees/"),
+        (
+            ["llm=openai", "llm.openai.model=test", "llm.openai.base_url=http://me:password@host/v1"],
+            "llm.openai.base_url: a user and password in it would come into config.yaml. Fix: export OPENAI_BASE_URL",
+        ),
         (["data.limit={train: 0}"], "there are no seed dialogues. Fix: check data.path, data.limit and search.split"),
         (["resume=tests"], "no trees/*.journal.jsonl there"),
     ],

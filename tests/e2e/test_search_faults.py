@@ -99,6 +99,13 @@ def asked_once(endpoint: Endpoint, root: Path) -> Iterator[int]:
 
 
 FAILING = ("429", "500", "503", "timeout", "disconnect", "truncated", "malformed_body")  # asked again
+RETRIES = {
+    "rate_limited": ("429",),
+    "server_errors": ("500", "503"),
+    "timeouts": ("timeout",),
+    "connection_errors": ("disconnect", "truncated"),
+    "malformed": ("malformed_body",),
+}
 SAYING = ("refusal", "filtered", "empty")  # answers of no use
 SAYING_NO_JSON = ("malformed_json", "unknown_strategy")
 
@@ -156,6 +163,11 @@ def test_three_of_ten_calls_fail(command, tmp_path):
     assert outcome.status == 0, outcome.errors
     assert {*FAILING, *SAYING, *SAYING_NO_JSON} <= set(faults.happened)
 
+    retries = {kind: outcome.metrics[f"search/retries/{kind}"] for kind in RETRIES}
+    expected = {kind: sum(faults.happened[fault] for fault in of) for kind, of in RETRIES.items()}
+    assert retries.pop("timeouts") >= expected.pop("timeouts")  # a slow machine has more
+    assert retries == expected
+
     kept = journalled(outcome.path)
     assert {line["answer"]["model"] for line in kept} == faults.answered.keys()
     for playing, most in attempts.items():
@@ -205,6 +217,7 @@ def test_endpoint_that_goes_down(command, undisturbed):
         outcome = command(*words(url, "llm.openai.attempts=2"))
         line = complaint(outcome, "trees")
         assert re.search(r"no answer of 'test' after 2 attempts; the last problem: .* Fix: .* resume", line)
+        assert f"61 answers are kept; resume={outcome.path} goes on from here" in outcome.errors
         assert len(journalled(outcome.path)) == 61
         up.set()
         with asked_once(endpoint, outcome.path):
