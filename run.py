@@ -286,6 +286,9 @@ def main() -> int:
     sys.argv[1:] = [word for word in words if word not in options.overrides] + options.overrides
     try:
         return _run(options, unknown)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if any(re.fullmatch(r"hydra\.verbose=(?!false|False).*", word) for word in options.overrides):
             raise

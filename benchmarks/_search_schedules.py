@@ -136,7 +136,7 @@ async def _run(client: Client, trees: int, iterations: int, in_flight: int, conc
         measured.journal_seconds = sum(getattr(tree.journal, "seconds", 0.0) for tree in grown)
         await calls.close()
         for tree in grown:
-            tree.journal.close()
+            tree.journal.sync()
     return measured
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,14 +137,15 @@ async def _sync(journals: Sequence[Journal]) -> None:
 
 
 def save(tree: Growing, directory: Path, fingerprint: str) -> Path:
-    """Write a finished tree with the fingerprint of what it was grown with."""
+    """Write a finished tree with what its roles' answers counted, and the fingerprint of what it was grown with."""
     path = directory / f"{tree.name}.json"
-    write_atomic(path, json.dumps({"grown_with": fingerprint, **tree.search.state()}, ensure_ascii=False))
+    state = {"grown_with": fingerprint, "counts": dict(tree.roles.counts), **tree.search.state()}
+    write_atomic(path, json.dumps(state, ensure_ascii=False))
     return path
 
 
-def load(directory: Path, name: str, fingerprint: str) -> Search | None:
-    """A finished tree that `save` wrote; None if there is none that was grown in the same way.
+def load(directory: Path, name: str, fingerprint: str) -> tuple[Search, Counter[str]] | None:
+    """A finished tree that `save` wrote, and its counts; None if there is none that was grown in the same way.
 
     Raises:
         UserError: the file is no such tree.
@@ -153,7 +155,8 @@ def load(directory: Path, name: str, fingerprint: str) -> Search | None:
         return None
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return Search.of(state) if state.pop("grown_with") == fingerprint else None
+        same = state.pop("grown_with") == fingerprint
+        return (Search.of(state), Counter(state["counts"])) if same else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fix = "delete the file; the tree is then grown again from its journal"
         raise UserError("not a tree of this version", where=str(path), fix=fix) from error

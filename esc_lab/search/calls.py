@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -91,7 +90,7 @@ class Calls:
     ) -> None:
         self.clients, self.cache, self.budget = clients, cache, budget or Budget()
         self.spent = Spent()
-        self.models: dict[str, Counter[str]] = {role: Counter() for role in clients}
+        self._fatal: UserError | None = None  # of a client: there is no use in asking for more
         self._slots = asyncio.Semaphore(concurrency)
         self._under_way: dict[str, _UnderWay] = {}
 
@@ -116,7 +115,6 @@ class Calls:
                 answer = await self._shared(key, journal, client, request)
             # One that was made for this tree is there already; one that was made for another costs nothing again.
             journal.add(key, request, answer, cached=True)
-        self.models[request.role][answer.model] += 1
         return answer
 
     async def _shared(self, key: str, journal: Journal, client: Client, request: Request) -> Answer:
@@ -141,9 +139,11 @@ class Calls:
         """Make a call. A begun one comes into the journal even if nobody waits for it any more: it is paid for."""
         try:
             async with self._slots:
+                if self._fatal:
+                    raise self._fatal
                 self._check_budget()
                 under_way.begun = True
-                answer = _encodable(await client.answer(request))
+                answer = _encodable(await self._answer(client, request))
         finally:
             self._forget(key, under_way)
         self.spent.add(answer)
@@ -152,6 +152,13 @@ class Calls:
         if self.cache:
             self.cache.put(key, answer)
         return answer
+
+    async def _answer(self, client: Client, request: Request) -> Answer:
+        try:
+            return await client.answer(request)
+        except UserError as error:
+            self._fatal = error
+            raise
 
     def _forget(self, key: str, under_way: _UnderWay) -> None:
         if self._under_way.get(key) is under_way:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Journal:
     Attributes:
         answers: by key, those that were there and those that were added.
         cached: keys of those that cost nothing: from the request cache, or another tree's call at the same time.
+        models: by role, names of the models as their clients reported them.
         first, last: when the first and the last call were finished (ISO 8601, UTC); empty without calls.
 
     Raises:
@@ -42,18 +43,16 @@ class Journal:
         self.path, self.config = path, dict(config)
         self.answers: dict[str, Answer] = {}
         self.cached: set[str] = set()
+        self.models: dict[str, set[str]] = {}
         self.first = self.last = ""
         self._unsynced = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            with self._opened():
+                pass
         except OSError as error:
             raise self._unwritable(error) from error
-        try:
-            self._read()
-        except BaseException:
-            os.close(self._file)
-            raise
+        self._read()
 
     def add(self, key: str, request: Request, answer: Answer, *, cached: bool = False) -> None:
         """Write a finished call. The first answer to a key stands: another one is left out.
@@ -66,7 +65,7 @@ class Journal:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = {"key": key, "role": request.role, "sample": request.sample, "at": now, "cached": cached}
         self._write({**record, "answer": vars(answer)})
-        self._note(key, now, answer, cached)
+        self._note(key, now, request.role, answer, cached)
 
     def sync(self) -> None:
         """Have what was written so far outlive a crash of the machine. May be called from another thread.
@@ -77,20 +76,24 @@ class Journal:
         if self._unsynced:
             self._unsynced = False
             try:
-                os.fsync(self._file)
+                with self._opened() as file:
+                    os.fsync(file)
             except OSError as error:
                 raise self._unwritable(error) from error
 
-    def close(self) -> None:
-        """Sync and close the file."""
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The file, for one thing to do: there may be more journals than a process may have open files."""
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            self.sync()
+            yield file
         finally:
-            os.close(self._file)
+            os.close(file)
 
-    def _note(self, key: str, at: str, answer: Answer, cached: bool) -> None:
+    def _note(self, key: str, at: str, role: str, answer: Answer, cached: bool) -> None:
         if self.answers.setdefault(key, answer) is not answer:
             return
+        self.models.setdefault(role, set()).add(answer.model)
         if cached:
             self.cached.add(key)
         self.first = self.first or at
@@ -99,14 +102,15 @@ class Journal:
     def _write(self, record: Mapping[str, Any]) -> None:
         line = f"{json.dumps(record, ensure_ascii=False)}\n".encode()
         try:
-            end = os.fstat(self._file).st_size
-            try:
-                while line:  # a disk that becomes full takes what fits, and refuses the rest
-                    line = line[os.write(self._file, line) :]
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(self._file, end)
-                raise
+            with self._opened() as file:
+                end = os.fstat(file).st_size
+                try:
+                    while line:  # a disk that becomes full takes what fits, and refuses the rest
+                        line = line[os.write(file, line) :]
+                except OSError:
+                    with suppress(OSError):
+                        os.ftruncate(file, end)
+                    raise
         except OSError as error:
             raise self._unwritable(error) from error
         self._unsynced = True
@@ -120,7 +124,7 @@ class Journal:
         elif not torn.startswith(_BEGINNING[: len(torn)]):
             raise self._foreign()
         if torn:  # the process ended while it was writing this line
-            os.ftruncate(self._file, sum(len(line) + 1 for line in whole))
+            os.truncate(self.path, sum(len(line) + 1 for line in whole))
         if not whole:
             self._write({"format": FORMAT, "config": self.config})
             self.sync()
@@ -128,7 +132,8 @@ class Journal:
         for number, line in enumerate(whole[1:], start=2):
             record = self._record(line, number)
             try:
-                self._note(record["key"], record["at"], Answer.of(record["answer"]), record["cached"])
+                answer = Answer.of(record["answer"])
+                self._note(record["key"], record["at"], record["role"], answer, record["cached"])
             except (KeyError, TypeError) as error:
                 raise self._damaged(number) from error
 

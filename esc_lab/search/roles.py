@@ -27,7 +27,6 @@ from esc_lab.strategies import Inventory
 T = TypeVar("T")
 ROLES = ("strategist", "supporter", "seeker", "judge")
 BEST_RATING, BEST_SCORE = 10, 4
-_KINDS = {"rate": "strategist", "reply": "supporter", "answer": "seeker", "judge": "judge"}
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class _Run:
         rule = asdict(cfg.mcts.preferences)
         self.extend_rejected = rule.pop("extend_rejected")
         self.rule = PreferenceRule(**rule)
-        self.counts: Counter[str] = Counter()
+        self.judge_counts: Counter[str] = Counter()  # of the check of the judge
         self.directory = Path(cfg.run_dir) / TREES
         cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
         self.calls = Calls(clients, cfg.search.concurrency, cache, Budget(**asdict(cfg.search.budget)))
@@ -119,7 +119,7 @@ class _Run:
         finally:
             await self.calls.close()
             for journal in journals:
-                journal.close()
+                journal.sync()
         dates = sorted(date[:10] for journal in journals for date in (journal.first, journal.last) if date)
         return Searched(
             trees=[(seed, tree.search.tree, tree.finished) for seed, tree in zip(self.seeds, trees, strict=True)],
@@ -128,9 +128,11 @@ class _Run:
             rule=self.rule,
             judge=check,
             spent=self.calls.spent,
-            counts=self.counts,
+            counts=sum((tree.roles.counts for tree in trees), self.judge_counts),
             retries=retries(self.clients),
-            models={role: sorted(models) for role, models in self.calls.models.items()},
+            models={
+                role: sorted({name for journal in journals for name in journal.models.get(role, ())}) for role in ROLES
+            },
             prompts=prompts_fingerprint(self.inventory, self.axes, discourage=cfg.llm.strategist.discourage),
             dates=(dates[0], dates[-1]) if dates else ("", ""),
             seconds=time.time() - self.started,
@@ -157,9 +159,12 @@ class _Run:
     def _tree(self, seed: SeedDialogue, journal: Journal) -> Growing:
         name = seed.dialogue.id
         dialogue = seed.dialogue
-        roles = self._roles(Case(dialogue.situation, dialogue.emotion, dialogue.problem), journal)
-        search = builder.load(self.directory, name, self._grown_with(name))
-        if search is not None:
+        counts: Counter[str] = Counter()
+        roles = self._roles(Case(dialogue.situation, dialogue.emotion, dialogue.problem), journal, counts)
+        found = builder.load(self.directory, name, self._grown_with(name))
+        if found is not None:
+            search, earlier = found
+            counts.update(earlier)
             return Growing(name, search, roles, journal, finished=True)
         path = seed.path if self.cfg.mcts.seed_path else ()
         search = Search(self.settings, seed.start, self.inventory.names, path, seed.ended)
@@ -168,14 +173,14 @@ class _Run:
     def _to_extend(self, done: Search) -> list[int]:
         return to_extend(done.tree, find_preferences(done.tree, self.rule))
 
-    def _roles(self, case: Case, journal: Journal) -> Roles:
+    def _roles(self, case: Case, journal: Journal, counts: Counter[str]) -> Roles:
         return Roles(
             self.inventory,
             case,
             self.roles,
             self.axes,
             lambda request: self.calls.send(journal, request),
-            self.counts,
+            counts,
             discourage=self.cfg.llm.strategist.discourage,
             seed=self.cfg.search.seed,
         )
@@ -192,7 +197,7 @@ class _Run:
             log.warning("the judge is not checked: that takes two seed dialogues")
             return None
         log.info("checking the judge on up to %d given replies and as many shuffled ones", self.cfg.search.judge_check)
-        roles = self._roles(Case(""), journal)
+        roles = self._roles(Case(""), journal, self.judge_counts)
 
         async def score(history: Sequence[Turn]) -> float | None:
             axes = await roles.judge(history)
@@ -223,6 +228,10 @@ class _Run:
             return
         log.info("resume=%s: going on from %s", self.cfg.resume, found)
         if found.resolve() != self.directory.resolve():
+            for seed in self.seeds:  # refuse before anything is copied
+                path = _journal(found, seed.dialogue.id)
+                if path.exists():
+                    Journal(path, self._config(seed))
             shutil.copytree(found, self.directory, dirs_exist_ok=True)
 
     def _interrupted(self) -> Path | None:

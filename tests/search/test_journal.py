@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -33,7 +33,7 @@ def written(path: Path, answers: dict[str, Answer] = ANSWERS, config: dict[str, 
     journal = Journal(path, config)
     for key, answer in answers.items():
         journal.add(key, REQUEST, answer, cached=key == "b")
-    journal.close()
+    journal.sync()
     return journal
 
 
@@ -41,7 +41,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "trees" / "one.journal.jsonl"
     journal = written(path)
     again = Journal(path, CONFIG)
-    again.close()
+    again.sync()
     assert again.answers == journal.answers == ANSWERS
     assert list(again.answers) == list("abc")
     assert again.cached == journal.cached == {"b"}
@@ -66,7 +66,7 @@ def test_a_call_is_in_the_file_before_anything_is_synced(tmp_path: Path) -> None
         journal.add(key, REQUEST, answer)
         assert (tmp_path / "j").read_bytes().count(b"\n") == number
         assert journal.answers[key] is answer
-    journal.close()
+    journal.sync()
 
 
 def test_a_torn_last_line_is_dropped_wherever_it_ends(tmp_path: Path) -> None:
@@ -82,9 +82,7 @@ def test_a_torn_last_line_is_dropped_wherever_it_ends(tmp_path: Path) -> None:
         assert path.read_bytes() == whole[: ends[kept]]
         for key in "abc":
             journal.add(key, REQUEST, ANSWERS[key], cached=key == "b")
-        os.close(journal._file)  # without the wait of a sync
         again = Journal(path, CONFIG)
-        os.close(again._file)
         assert again.answers == ANSWERS
 
 
@@ -159,7 +157,7 @@ def test_a_journal_of_another_configuration_is_refused_with_what_differs(tmp_pat
 
 def test_tuples_and_order_are_no_difference(tmp_path: Path) -> None:
     written(tmp_path / "j")
-    Journal(tmp_path / "j", {"axes": (1, 2), **{key: CONFIG[key] for key in ("roles", "seed")}}).close()
+    Journal(tmp_path / "j", {"axes": (1, 2), **{key: CONFIG[key] for key in ("roles", "seed")}})
 
 
 def test_the_first_answer_to_a_key_stands(tmp_path: Path) -> None:
@@ -167,7 +165,7 @@ def test_the_first_answer_to_a_key_stands(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", CONFIG)
     first, last = journal.first, journal.last
     journal.add("a", REQUEST, Answer("Other."), cached=True)
-    journal.close()
+    journal.sync()
     assert (journal.answers, journal.cached, journal.first, journal.last) == ({"a": ANSWERS["a"]}, set(), first, last)
     lines = (tmp_path / "j").read_text().splitlines(keepends=True)
     assert len(lines) == 2
@@ -202,7 +200,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 if kept:
     assert str(kept) not in journal.answers
     journal.add("room again", request, Answer("yes"))
-    journal.close()
+    journal.sync()
 """
 
 
@@ -230,15 +228,28 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
             Journal(path, CONFIG)
 
 
-def test_a_file_that_was_closed(tmp_path: Path) -> None:
+def test_a_file_that_gets_lost(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", CONFIG)
     journal.add("a", REQUEST, ANSWERS["a"])
-    os.close(journal._file)
-    with pytest.raises(UserError, match="cannot write: Bad file descriptor"):
+    journal.path.unlink()
+    journal.path.mkdir()
+    with pytest.raises(UserError, match="cannot write: Is a directory"):
         journal.sync()
-    with pytest.raises(UserError, match="cannot write: Bad file descriptor"):
+    with pytest.raises(UserError, match="cannot write: Is a directory"):
         journal.add("b", REQUEST, ANSWERS["b"])
     assert "b" not in journal.answers
+
+
+def test_more_journals_than_open_files(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        journals = [Journal(tmp_path / str(number), CONFIG) for number in range(200)]
+        for journal in journals:
+            journal.add("a", REQUEST, ANSWERS["a"])
+            journal.sync()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_thread_may_sync_while_calls_are_written(tmp_path: Path) -> None:
@@ -259,7 +270,7 @@ def test_a_thread_may_sync_while_calls_are_written(tmp_path: Path) -> None:
         journal.add(str(len(journal.answers)), REQUEST, Answer("x" * 500))
     over.set()
     thread.join()
-    journal.close()
+    journal.sync()
     assert not errors
     assert Journal(tmp_path / "j", CONFIG).answers == journal.answers
 
