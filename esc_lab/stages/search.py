@@ -55,7 +55,7 @@ def run(cfg: Config) -> dict[str, float]:
     log.info("%s: %d seed dialogues of %s; %s", cfg.data.name, len(seeds), cfg.search.split, report.line())
     run_ = _Run(cfg, seeds, build_clients(cfg))
     try:
-        searched = asyncio.run(run_.search())
+        searched = builder.run(run_.search())
     except (UserError, KeyboardInterrupt):
         if run_.calls.spent.calls:
             log.info("%d answers are kept; resume=%s goes on from here", run_.calls.spent.calls, cfg.run_dir)

@@ -23,8 +23,12 @@ def role(body: dict[str, Any]) -> str:
     return next(name for asked, name in ROLES.items() if asked in body["messages"][1]["content"])
 
 
-def play(body: dict[str, Any]) -> str:
-    """Content of the completion: ratings, scores, or what supporter and seeker say. Depends on the body alone."""
+def play(body: dict[str, Any], ending: float = 0.27) -> str:
+    """Content of the completion: ratings, scores, or what supporter and seeker say. Depends on the body alone.
+
+    Args:
+        ending: probability that the seeker ends the talk.
+    """
     digest = hashlib.sha256(json.dumps([body["messages"], body.get("seed")], sort_keys=True).encode()).digest()
     system, asked = body["messages"][0]["content"], body["messages"][1]["content"]
     names = re.findall(r"^- (.+?): ", system, re.MULTILINE)
@@ -34,7 +38,7 @@ def play(body: dict[str, Any]) -> str:
     if playing == "judge":
         axes = re.findall(r"^- (.+?): ", asked, re.MULTILINE)
         return "```json\n" + json.dumps({axis: digest[index] % 5 for index, axis in enumerate(axes)}) + "\n```"
-    if playing == "seeker" and digest[0] < 70:
+    if playing == "seeker" and digest[0] < 256 * ending:
         return "[END]"
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest[1 : 3 + digest[0] % 9]).capitalize() + "."
 
