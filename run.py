@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import logging
 import math
@@ -39,6 +38,8 @@ from esc_lab import config
 from esc_lab.config_checks import problems, unknown_key
 from esc_lab.errors import UserError, nearest
 from esc_lab.help import help_text, stage_lines
+from esc_lab.stages.record import recorded
+from esc_lab.stages.reuse import REUSED
 
 CONF = Path(__file__).parent / "conf"
 _NO_STAGE = "no stage chosen: add stage=STAGE; `python run.py --help` tells more"
@@ -205,7 +206,8 @@ def job(cfg: DictConfig) -> float | None:
     value = None if cfg.optimize_metric is None else math.nan
     try:
         metrics = _run_stage(cfg, Path(hydra_config.runtime.output_dir))
-        result = {"status": "done", "metrics": metrics}
+        reused = (Path(hydra_config.runtime.output_dir) / REUSED).exists()
+        result = {"status": "reused" if reused else "done", "metrics": metrics}
         if cfg.optimize_metric is not None:
             if cfg.optimize_metric not in metrics:
                 hint = nearest(cfg.optimize_metric, metrics)
@@ -223,12 +225,9 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
-    from esc_lab.stages.record import recorded
-
     settings = config.typed(cfg)
     settings.run_dir = str(directory)
-    metrics: dict[str, float] = recorded(settings, importlib.import_module(f"esc_lab.stages.{settings.stage}").run)
-    return metrics
+    return recorded(settings)
 
 
 def _record(hydra_config: Any, outcome: dict[str, Any]) -> None:

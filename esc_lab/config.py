@@ -300,6 +300,7 @@ class Config:
         "go on with an interrupted training or search: its run directory, or auto = the one of this configuration "
         "below output_root that is furthest, if there is any",
     )
+    reuse: bool = item(True, "take results that were computed before from cache_dir instead of computing them again")
     experiment: str | None = item(None, "name of the experiment config in use")
     tags: list[str] = item([], "W&B tags")
     model: ModelConfig = field(default_factory=ModelConfig)

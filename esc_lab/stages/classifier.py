@@ -83,7 +83,7 @@ def stored_classifier(cfg: Config) -> Path:
 
     def build(directory: Path) -> None:
         log.info("training the judge of adherence on %d dialogues; this happens once", len(splits.get("train", ())))
-        recorded_step(training, run, directory)
+        recorded_step(training, directory)
 
     directory, _ = cached(Path(cfg.cache_dir), "classifiers_v1", inputs, build)
     return directory

@@ -29,7 +29,6 @@ from esc_lab.planted import (
     utility_slope,
 )
 from esc_lab.report.tables import console
-from esc_lab.stages import cso
 from esc_lab.stages.build import prepare, run_logger
 from esc_lab.stages.record import recorded_step
 from esc_lab.strategies import INVENTORIES
@@ -55,7 +54,7 @@ def run(cfg: Config) -> dict[str, float]:
         for order in ORDERS:
             directory = root / f"{order}_{seed}"
             dialogues = planted_dialogues(inventory, utilities, cfg.planted.pairs, training, seed, order)
-            recorded_step(_training(cfg, dialogues, seed, directory), cso.run, directory)
+            recorded_step(_training(cfg, dialogues, seed, directory), directory)
             log_ratios = _label_log_probs(cfg, directory, turns) - before
             slope = utility_slope(log_ratios, utilities)
             slopes[order].append(slope)

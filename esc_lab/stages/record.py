@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,15 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.environment import describe_environment
 from esc_lab.stages.resume import drop_checkpoints, resolve
+from esc_lab.stages.reuse import shared
 
 log = logging.getLogger(__name__)
 
 
-def recorded(cfg: Config, stage: Callable[[Config], dict[str, float]]) -> dict[str, float]:
-    """Run a stage in `cfg.run_dir`; the directory has a metrics.json only if the stage came to its end.
+def recorded(cfg: Config) -> dict[str, float]:
+    """Run the stage in `cfg.run_dir`, or reuse its result; the directory has a metrics.json only if it came to its end.
+
+    The stage is imported only if it has to run: torch comes with it.
 
     Raises:
         UserError: the directory cannot be written to, or what the stage raises.
@@ -31,17 +35,22 @@ def recorded(cfg: Config, stage: Callable[[Config], dict[str, float]]) -> dict[s
     (directory / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same directory
     write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     write_atomic(directory / "environment.json", json.dumps(describe_environment(), indent=2))
-    metrics = stage(cfg)
+    metrics = shared(cfg, _run)
     write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
     drop_checkpoints(directory)
     return metrics
 
 
-def recorded_step(cfg: Config, stage: Callable[[Config], dict[str, float]], directory: Path) -> dict[str, float]:
+def _run(cfg: Config) -> dict[str, float]:
+    metrics: dict[str, float] = importlib.import_module(f"esc_lab.stages.{cfg.stage}").run(cfg)
+    return metrics
+
+
+def recorded_step(cfg: Config, directory: Path) -> dict[str, float]:
     """A stage inside another one, as a run of its own in `directory`, with its messages in a run.log there."""
     directory.mkdir(parents=True, exist_ok=True)
     with _log_file(directory / "run.log"):
-        return recorded(replace(cfg, run_dir=str(directory)), stage)
+        return recorded(replace(cfg, run_dir=str(directory)))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from esc_lab.dialogue import Dialogue
 from esc_lab.environment import git_commit
 from esc_lab.errors import UserError
 from esc_lab.report.tree_page import tree_page
+from esc_lab.search import ESC_PRO
 from esc_lab.search.calls import BudgetError, Spent
 from esc_lab.search.data_card import Provenance, RoleSource, data_card
 from esc_lab.search.judge_check import JudgeCheck
@@ -29,7 +30,6 @@ from esc_lab.stages.build import log_pictures, run_logger
 from esc_lab.strategies import Inventory
 
 log = logging.getLogger(__name__)
-ESC_PRO = "esc_pro"
 
 
 @dataclass(frozen=True)

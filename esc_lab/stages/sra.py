@@ -19,7 +19,6 @@ from esc_lab.errors import UserError
 from esc_lab.report import sra_report
 from esc_lab.report.sra_report import Report
 from esc_lab.sra_study.replies import MeasuredReply
-from esc_lab.stages import evaluate, sft
 from esc_lab.stages.attention_files import HEADS
 from esc_lab.stages.build import log_pictures, run_logger
 from esc_lab.stages.record import recorded_step
@@ -69,7 +68,7 @@ def _finetuned(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
     cfg = _with_template(cfg, template)
     yield _evaluated(cfg, "base", root / "base")
     training = replace(cfg, stage="sft", checkpoint=None, init_from=cfg.checkpoint)
-    recorded_step(training, sft.run, root / "sft")
+    recorded_step(training, root / "sft")
     yield _evaluated(replace(cfg, checkpoint=str(root / "sft")), "SFT", root / "evaluate_sft")
 
 
@@ -103,7 +102,7 @@ def _with_template(cfg: Config, template: str) -> Config:
 
 
 def _evaluated(cfg: Config, label: str, directory: Path) -> tuple[str, Path]:
-    recorded_step(replace(cfg, stage="evaluate", init_from=None, resume=None), evaluate.run, directory)
+    recorded_step(replace(cfg, stage="evaluate", init_from=None, resume=None), directory)
     return label, directory
 
 

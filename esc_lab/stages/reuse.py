@@ -1,0 +1,147 @@
+"""Results of stages that runs share: what was computed once from the same inputs is not computed again.
+
+The key of a result is a hash of the configuration that the stage reads, the content of its data and models, and the
+version of the stage's code. Paths, loggers and devices stay out of it. Looking a result up imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from esc_lab.artifacts import cached, file_fingerprint, write_atomic
+from esc_lab.config import Config, DataConfig
+from esc_lab.config_search import ROLES
+from esc_lab.corpora import published_split, sample_path
+
+log = logging.getLogger(__name__)
+
+# What each stage reads of the configuration; a dotted name stands for everything below it. The number grows with every
+# change of code that changes what comes out.
+_DATA = ("data", "inventory")
+_TRAINING = ("model", "adapter", *_DATA, "prompt.train", "optimizer", "scheduler", "trainer", "seed")
+READS: Mapping[str, tuple[int, tuple[str, ...]]] = {
+    "search": (1, ("mcts", "llm", *_DATA, "search")),
+    "sft": (1, _TRAINING),
+    "cso": (1, (*_TRAINING, "objective")),
+    "classifier": (1, (*_TRAINING, "classifier")),
+    "evaluate": (1, ("model", *_DATA, "prompt.eval", "prompt.inference", "evaluate", "seed")),
+}
+# ... less what changes nothing in it.
+_ASIDE = (
+    "data.name", "data.path", "data.licence", "model.licence", "model.gradient_checkpointing", "mcts.name", "llm.name",
+    "search.trees", "search.concurrency", "search.cache", "search.budget", "trainer.accelerator", "trainer.devices",
+    "trainer.log_every", "trainer.save_every", "trainer.strategy", "llm.openai.timeout", "llm.openai.attempts",
+    "llm.openai.key_variable", "llm.local.batch", "llm.local.model.licence",
+)  # fmt: skip
+# Files of a run directory that are its own, and not part of the result.
+REUSED = "reused.json"
+_OWN = ("config.yaml", "environment.json", "run.log", "wandb", "checkpoints", "inputs.json", REUSED, ".*")
+
+
+def shared(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict[str, float]:
+    """The metrics of a stage: from the store, with all its files, or from `run`, whose files go into the store.
+
+    A process that wants a result which another one is computing waits for it.
+
+    Args:
+        run: runs the stage in `cfg.run_dir`.
+
+    Raises:
+        UserError: the data cannot be read, the store cannot be written to, or what `run` raises.
+    """
+    helper = os.environ.get("LOCAL_RANK", "0") != "0"  # a further process of a run that does this already
+    if cfg.stage not in READS or not cfg.reuse or cfg.trainer.fast_dev_run or helper:
+        return run(cfg)
+    own = Path(cfg.run_dir)
+    metrics: dict[str, float] = {}
+
+    def build(directory: Path) -> None:
+        metrics.update(run(cfg))
+        link(own, directory)
+        write_atomic(directory / "metrics.json", json.dumps(metrics))
+
+    directory, found = cached(Path(cfg.cache_dir), f"runs/{cfg.stage}", inputs(cfg), build)
+    if found:
+        log.info("%s: reused from %s", cfg.stage, directory)
+        link(directory, own)
+        write_atomic(own / REUSED, json.dumps({"from": str(directory)}))
+        metrics.update(json.loads((directory / "metrics.json").read_text(encoding="utf-8")))
+    return metrics
+
+
+def inputs(cfg: Config) -> dict[str, Any]:
+    """Everything that the result of a stage depends on, as JSON types."""
+    version, names = READS[cfg.stage]
+    settings = {
+        name: value
+        for name, value in _leaves(asdict(cfg))
+        if any(f"{name}.".startswith(f"{read}.") for read in names)
+        and not any(f"{name}.".startswith(f"{aside}.") for aside in _ASIDE)
+    }
+    paths = {"checkpoint": cfg.checkpoint, "init_from": cfg.init_from}
+    if cfg.stage == "evaluate":
+        paths["classifier"] = None if cfg.evaluate.classifier == "auto" else cfg.evaluate.classifier
+    if cfg.stage == "search":
+        for role in ROLES:
+            played = getattr(cfg.llm, role)
+            paths |= {f"{role} checkpoint": played.checkpoint, f"{role} recording": played.recording}
+    return {
+        "version": version,
+        "settings": settings,
+        "data": _data(cfg.data),
+        "files": {name: _content(Path(path)) for name, path in paths.items() if path},
+        "weights": _listing(Path(cfg.model.path)) if cfg.model.source == "directory" else None,
+    }
+
+
+def _data(data: DataConfig) -> Any:
+    path = Path(data.path) if data.path else sample_path()
+    files = published_split(path) if path.is_dir() else {"file": path}
+    return {name: file_fingerprint(file) for name, file in files.items()}
+
+
+def _content(path: Path) -> Any:
+    """Fingerprints of a file, or of what a training left for later stages: weights, and what its reference was."""
+    if path.is_file():
+        return file_fingerprint(path)
+    parts = [part for name in ("adapter", "model") if (part := path / name).is_dir()] or [path]
+    files = sorted(file for part in parts for file in part.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): file_fingerprint(file) for file in files}
+
+
+def _listing(path: Path) -> Any:
+    """Names, sizes and times of a model's files: weights are too large to be read for a look-up."""
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(path.iterdir())}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def link(source: Path, target: Path) -> None:
+    """The files of a result also in `target`: as hard links where that is possible, else as copies."""
+    ignore = shutil.ignore_patterns(*_OWN)
+    shutil.copytree(source, target, ignore=ignore, copy_function=_link_file, dirs_exist_ok=True)
+
+
+def _link_file(source: str, target: str) -> str:
+    Path(target).unlink(missing_ok=True)
+    if not source.endswith(".journal.jsonl"):  # which grows in place when a search goes on
+        try:
+            os.link(source, target)
+            return target
+        except OSError:
+            log.debug("%s: no hard link to %s", source, target)
+    shutil.copy2(source, target)
+    return target
