@@ -1,0 +1,158 @@
+"""Which figures a comparison has: preferences, confusion, Q against B, metrics by depth, training curves."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+
+from esc_lab.comparison.decisions import FloatArray
+from esc_lab.comparison.figures import confusion_matrices, preference_bars, training_curves
+from esc_lab.comparison.processes import spread
+from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.runs import Cell
+from esc_lab.comparison.table import Table
+from esc_lab.report.figures import Point, Spot, curves, scatter
+from esc_lab.sra_study.replies import Interval
+
+T = TypeVar("T")
+Task: TypeAlias = Callable[[], tuple[Path, Path]]  # draws a figure: PNG and SVG
+
+_TOGETHER = 8  # methods that one panel tells apart by colour
+_LABELS = 10  # labels that one scatter plot has room for
+_PANELS = 12  # confusion matrices in one figure
+
+
+def draw(comparison: Comparison, table: Table, directory: Path) -> list[Path]:
+    """Draw what there is to draw into the directory.
+
+    Returns:
+        The PNG files; an SVG lies beside each.
+    """
+    tasks: list[Task] = []
+    for model, rows in table.by_model().items():
+        names = {cell.name: table.label(cell) for cell, _ in rows}
+        tasks += [*_choices(comparison, model, names, directory), *_depths(comparison, model, names, directory)]
+        tasks += _training(model, [cell for cell, _ in rows], directory)
+    return [png for png, _ in spread([*tasks, *_scatters(comparison, table, directory)])]
+
+
+def _scatters(comparison: Comparison, table: Table, directory: Path) -> Iterator[Task]:
+    """Q against B: all cells together, or if their labels would crowd a figure for each model."""
+    models = table.by_model()
+    spots = {
+        model: {table.label(cell): spot for cell, _ in rows if (spot := _spot(comparison, cell))}
+        for model, rows in models.items()
+    }
+    if len(models) == 1:
+        together = spots
+    elif sum(map(len, spots.values())) <= _LABELS:
+        together = {"": {f"{model} {label}": spot for model, found in spots.items() for label, spot in found.items()}}
+    else:
+        together = spots
+    for model, found in together.items():
+        if len(found) > 1:
+            path = directory / ("q_against_b" if len(together) == 1 else f"q_against_b_{_slug(model)}")
+            title = f"{model}: proficiency against preference bias" if model else "Proficiency against preference bias"
+            labels = {"x_label": "preference bias B", "y_label": "Q", "note": "best: upper left"}
+            yield partial(scatter, found, path, title=title, **labels)
+
+
+def _choices(comparison: Comparison, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
+    tables = {label: comparison.strategies[name] for name, label in names.items() if name in comparison.strategies}
+    for number, part in enumerate(_batched(list(tables.items()), _TOGETHER)):
+        path = directory / f"preference_{_slug(model)}{_number(number)}"
+        bars = {label: one.preference for label, one in part}
+        title = f"{model}: preference for each strategy"
+        yield partial(preference_bars, bars, part[0][1].strategies, path, title=title)
+    for number, part in enumerate(_batched(list(tables.items()), _PANELS)):
+        path = directory / f"confusion_{_slug(model)}{_number(number)}"
+        counts = {label: one.confusion for label, one in part}
+        title = f"{model}: predicted strategies, given the gold one"
+        yield partial(confusion_matrices, counts, part[0][1].strategies, path, title=title)
+
+
+def _depths(comparison: Comparison, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
+    headings = {column.metric: column.heading for column in comparison.columns}
+    for metric, heading in headings.items():
+        if metric.endswith("/accuracy") and metric.replace("accuracy", "Q") in headings:
+            continue  # it tells the same
+        series: dict[str, list[Point]] = {}
+        for one in comparison.groups:
+            if one.group.kind == "depth" and one.metric == metric and one.cell in names:
+                series.setdefault(names[one.cell], []).append(
+                    _point(one.group.depth, one.interval, one.group.decisions)
+                )
+        for number, part in enumerate(_batched(list(series.items()), _TOGETHER)):
+            path = directory / f"depth_{_slug(metric)}_{_slug(model)}{_number(number)}"
+            labels = {"x_label": "turns before the reply", "y_label": heading}
+            yield partial(curves, dict(part), path, title=f"{model}: {heading} by depth", **labels)
+
+
+def _training(model: str, cells: Sequence[Cell], directory: Path) -> Iterator[Task]:
+    """Loss over the steps of the trainings behind the cells that left a metrics.csv."""
+    runs: dict[str, dict[str, dict[Path, None]]] = {}
+    for cell in cells:
+        for run in cell.runs:
+            if run.method.training:
+                method = cell.method.replace(" training", "")
+                runs.setdefault(method.split()[0], {}).setdefault(method, {})[run.method.training] = None
+    kinds: dict[str, dict[str, list[tuple[FloatArray, FloatArray]]]] = {}
+    for kind, methods in runs.items():
+        for method, directories in methods.items():
+            for column, name in (("train/loss", method), ("val/loss", f"{method}, validation")):
+                found = [curve for run in directories if (curve := read_curve(run / "metrics.csv", column))]
+                if found:
+                    kinds.setdefault(kind, {})[name] = found
+    panels = {
+        f"{kind} {number}": dict(part)
+        for kind, curves in kinds.items()
+        for number, part in enumerate(_batched(list(curves.items()), _TOGETHER))
+    }
+    if panels:
+        path = directory / f"training_{_slug(model)}"
+        yield partial(training_curves, panels, path, y_label="loss", title=f"{model}: training")
+
+
+def read_curve(path: Path, column: str) -> tuple[FloatArray, FloatArray] | None:
+    """Steps [n] and values [n] of a column of a logger's metrics.csv; None if there is no file or no value in it."""
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        points = [(float(row["step"]), float(row[column])) for row in csv.DictReader(file) if row.get(column)]
+    last = dict(points)  # a resumed training may have written a step twice
+    return (np.array(sorted(last)), np.array([last[step] for step in sorted(last)])) if last else None
+
+
+def _spot(comparison: Comparison, cell: Cell) -> Spot | None:
+    q, b = (comparison.estimates.get((cell.name, f"strategy/{metric}")) for metric in ("Q", "B"))
+    if q is None or b is None or math.isnan(q.interval.value + b.interval.value):
+        return None
+    x, y = b.interval, q.interval
+    return Spot(x.value, x.low, x.high, y.value, y.low, y.high)
+
+
+def _point(depth: float, found: Interval, n: int) -> Point:
+    return Point(depth, found.value, found.low, found.high, n)
+
+
+def _batched(items: list[T], most: int) -> list[list[T]]:
+    """Parts of nearly the same size, `most` at most."""
+    parts = max(1, math.ceil(len(items) / most))
+    ends = [round(len(items) * number / parts) for number in range(parts + 1)]
+    return [items[start:end] for start, end in pairwise(ends) if end > start]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _number(number: int) -> str:
+    return f"_{number + 1}" if number else ""

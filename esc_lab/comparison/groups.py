@@ -1,0 +1,113 @@
+"""Metrics of subgroups of the decisions: by problem, by emotion, by depth of the turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from esc_lab.comparison.decisions import FloatArray, TestSet
+from esc_lab.comparison.estimates import Resampling
+from esc_lab.comparison.measures import MEASURES, BoolArray
+from esc_lab.comparison.runs import Cell
+from esc_lab.sra_study.replies import Interval, interval
+
+# Metrics that are means, or need few decisions. B grows as n shrinks, so it says nothing of groups of different size.
+GROUPED = (
+    "strategy/Q", "strategy/accuracy", "generated/Q", "generated/accuracy", "text/rouge_l", "text/perplexity",
+    "sra/log_sra", "sra/sham_net", "adherence/accuracy",
+)  # fmt: skip
+FEWEST = 20  # decisions in a group
+_DEPTHS = 6
+
+
+@dataclass(frozen=True)
+class Group:
+    """Decisions that have something in common.
+
+    Attributes:
+        kind: `problem`, `emotion` or `depth`.
+        name: e.g. `job crisis`, or `5-9` turns before the reply.
+        decisions: how many.
+        clusters: how many dialogues they are from (see `TestSet.cluster`).
+        depth: their mean number of turns before the reply.
+        keep: bool [decisions of the test set].
+    """
+
+    kind: str
+    name: str
+    decisions: int
+    clusters: int
+    depth: float
+    keep: BoolArray
+
+
+@dataclass(frozen=True)
+class GroupEstimate:
+    """A metric of a cell in a group: its mean over the seeds, and the difference to the baseline if there is one."""
+
+    group: Group
+    cell: str
+    metric: str
+    interval: Interval
+    difference: Interval | None
+
+
+def groups_of(test: TestSet) -> tuple[list[Group], list[str]]:
+    """Groups of a test set by problem, emotion and depth; and the names of those that are left out as too small."""
+    found, left_out = [], []
+    count = max(1, min(_DEPTHS, len(test.turn) // (2 * FEWEST)))
+    bins = np.unique(np.quantile(test.turn, np.linspace(0, 1, count + 1)[:-1], method="nearest"))
+    depth = np.searchsorted(bins, test.turn, side="right") - 1
+    names = np.array([_span(test.turn[depth == number]) for number in range(len(bins))])
+    for kind, labels in (("problem", test.problem), ("emotion", test.emotion), ("depth", names[depth])):
+        for name in names if kind == "depth" else np.unique(labels):
+            keep = labels == name
+            if name and keep.sum() >= FEWEST:
+                clusters = len(np.unique(test.cluster[keep]))
+                found.append(Group(kind, str(name), int(keep.sum()), clusters, float(test.turn[keep].mean()), keep))
+            elif name:
+                left_out.append(f"{kind} {name} ({keep.sum()})")
+    return found, left_out
+
+
+def group_estimates(
+    resampling: Resampling, groups: Sequence[Group], metrics: Sequence[str], baselines: Mapping[str, Cell]
+) -> list[GroupEstimate]:
+    """The metrics of each cell in each group. Cells without predictions, or without any in a group, have none there."""
+
+    return [
+        GroupEstimate(group, name, metric, interval(draws[name]), _difference(name, draws, baselines))
+        for metric in metrics
+        if metric in GROUPED
+        for group in groups
+        for draws in [_group_draws(resampling, metric, group)]
+        for name in draws
+    ]
+
+
+def _group_draws(resampling: Resampling, metric: str, group: Group) -> dict[str, FloatArray]:
+    """By cell [1 + draws], the value itself first; without the cells of which a run has nothing in the group."""
+    measure, found = MEASURES[metric], {}
+    sums = resampling.sums([run for cell in resampling.cells for run in cell.runs], measure, group.keep)
+    drawn = resampling.run_draws(sums, measure)
+    for cell in resampling.cells:
+        if all(run.directory in sums for run in cell.runs):
+            totals = np.stack([sums[run.directory].sum(axis=1, dtype=np.float64) for run in cell.runs], axis=1)
+            values = measure.value(totals)
+            draws = resampling.cell_draws(cell, values, [drawn.get(run.directory) for run in cell.runs])
+            found[cell.name] = np.concatenate([[values.mean()], draws])
+    return found
+
+
+def _difference(name: str, draws: Mapping[str, FloatArray], baselines: Mapping[str, Cell]) -> Interval | None:
+    baseline = baselines.get(name)
+    if baseline is None or baseline.name == name or baseline.name not in draws:
+        return None
+    return interval(draws[name] - draws[baseline.name])
+
+
+def _span(turns: FloatArray) -> str:
+    low, high = int(turns.min()), int(turns.max())
+    return str(low) if low == high else f"{low}-{high}"

@@ -1,0 +1,157 @@
+"""What tells runs apart: the method of a run, from its configuration and those of the trainings behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml  # type: ignore[import-untyped]
+
+Config: TypeAlias = Mapping[str, Any]
+
+OBJECTIVES = {
+    "cso": "CSO", "dpo": "DPO", "ipo": "IPO", "hinge": "hinge", "simpo": "SimPO", "orpo": "ORPO", "kto": "KTO",
+}  # fmt: skip
+NEGATIVES = {"gold_contrast": "gold-contrast negatives", "random": "random negatives"}
+
+# Settings that a method may owe its results to; a name that ends with a dot stands for all settings below it.
+_EVALUATION = ("model.", "prompt.eval.", "prompt.inference", "evaluate.history_turns")
+_TRAINING = ("adapter.", "data.", "prompt.train.", "optimizer.", "scheduler.", "trainer.")
+_PREFERENCES = ("objective.",)
+_SEARCH = ("mcts.", "search.", "llm.")
+# Settings that leave the result as it is, or that the lineage tells better.
+_ELSEWHERE = (
+    "model.licence", "model.gradient_checkpointing", "data.path", "data.licence", "data.row_tokens",
+    "objective.reference", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.log_every",
+    "trainer.save_every", "search.concurrency", "search.cache", "search.pages", "search.budget.", "search.judge_check",
+    "llm.openai.", "llm.local.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a run came to its model.
+
+    Attributes:
+        name: `base`, `SFT`, `CSO`, `SimPO random negatives`, `SFT training` (the metrics of the training itself), ...
+        settings: all settings behind it that may matter, by their names in the configuration.
+        seed: the seed of the training, or of the evaluation where nothing was trained.
+        training: the run that trained the model; None for a model as it came, or if that run is gone.
+    """
+
+    name: str
+    settings: Mapping[str, str]
+    seed: int
+    training: Path | None
+
+    @property
+    def trained(self) -> bool:
+        return self.name.split()[0] != "base"
+
+
+def read_config(directory: Path) -> Config:
+    """The configuration of a run. Raises OSError, ValueError or yaml.YAMLError if there is none that can be read."""
+    config = yaml.load((directory / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+    if not isinstance(config, dict):
+        raise ValueError("config.yaml holds no configuration")
+    return config
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
+
+
+def method_of(directory: Path, read: Callable[[Path], Config]) -> Method:
+    """The method of a run; `read` gives the configuration of a run's directory, as `read_config` does.
+
+    Raises:
+        KeyError: the configuration lacks what every run's has; and what `read` raises.
+    """
+    config = read(directory)
+    if config["stage"] != "evaluate":
+        name, settings = _training(directory, read)
+        return Method(f"{name} training", settings, config.get("seed", 0), directory)
+    settings = _chosen(config, _EVALUATION)
+    extra = "" if config["prompt"]["inference"] == "direct" else f" {config['prompt']['inference']}"
+    if not config["checkpoint"]:
+        return Method(f"base{extra}", settings, config.get("seed", 0), None)
+    found = _run_of(Path(config["checkpoint"]), directory)
+    if found is None:
+        return Method(Path(config["checkpoint"]).name + extra, settings, config.get("seed", 0), None)
+    name, trained = _training(found, read)
+    return Method(name + extra, {**trained, **settings}, read(found).get("seed", 0), found)
+
+
+def tell_apart(groups: Iterable[Sequence[Method]]) -> dict[str, tuple[str, ...]]:
+    """The settings that differ among runs that are named alike.
+
+    Args:
+        groups: the methods of one model under one prompt template, in each group.
+
+    Returns:
+        For each method's name, the settings that differ within some group among the methods of that name. A setting
+        that some of them do not have, since they are older than it, is left out.
+    """
+    differing: dict[str, dict[str, None]] = {}
+    for group in groups:
+        by_name: dict[str, list[Mapping[str, str]]] = {}
+        for method in group:
+            by_name.setdefault(method.name, []).append(method.settings)
+        for name, settings in by_name.items():
+            shared = [key for key in settings[0] if all(key in one for one in settings)]
+            found = [key for key in shared if len({one[key] for one in settings}) > 1]
+            differing.setdefault(name, {}).update(dict.fromkeys(found))
+    return {name: tuple(keys) for name, keys in differing.items()}
+
+
+def _training(directory: Path, read: Callable[[Path], Config]) -> tuple[str, dict[str, str]]:
+    """Name and settings of a training, with those of the search and of the training that it goes on from."""
+    config = read(directory)
+    preferences = config["stage"] == "cso"
+    settings = _chosen(config, _TRAINING + (_PREFERENCES if preferences else ()))
+    name = OBJECTIVES[config["objective"]["name"]] if preferences else str(config["stage"]).upper()
+    if config.get("adapter", {}).get("kind") == "full":
+        name += " full"
+    negatives = config.get("data", {}).get("negatives", "recorded")
+    if preferences and negatives != "recorded":
+        name += f" {NEGATIVES[negatives]}"
+    origin, data = config.get("init_from"), config.get("data", {}).get("path")
+    before = _run_of(Path(origin), directory) if origin else None
+    settings["init_from"] = _training(before, read)[0] if before else Path(origin).name if origin else "base"
+    settings["data.path"] = str(data)
+    search = _run_of(Path(data), directory) if data else None
+    if search and read(search).get("stage") == "search":
+        settings |= {**_chosen(read(search), _SEARCH), "data.path": "search"}
+    return name, settings
+
+
+def _run_of(path: Path, directory: Path) -> Path | None:
+    """The run that left weights or data: the path itself, or the directory above an `adapter`, `model` or `esc_pro`.
+
+    Runs that were moved together are found beside `directory`, the one that mentions the path.
+    """
+    inside = path.name in ("adapter", "model", "esc_pro")
+    run = path.parent if inside else path
+    places = (run, directory.absolute().parent / run.name)
+    return next((place for place in places if (place / "config.yaml").exists()), None)
+
+
+def _chosen(config: Config, names: Sequence[str]) -> dict[str, str]:
+    return {
+        key: str(value)
+        for key, value in _flat(config, "")
+        if any(_below(key, name) for name in names) and not any(_below(key, name) for name in _ELSEWHERE)
+    }
+
+
+def _below(key: str, name: str) -> bool:
+    return key.startswith(name) if name.endswith(".") else key == name
+
+
+def _flat(tree: Config, prefix: str) -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

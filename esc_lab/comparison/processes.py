@@ -1,0 +1,19 @@
+"""Work that Python does itself, spread over processes where there is enough of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_FEW = 8  # tasks that are done before further processes have started
+
+
+def spread(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """Results of tasks, in their order; what a task raises is raised."""
+    if len(tasks) < _FEW:
+        return [task() for task in tasks]
+    from joblib import Parallel, delayed  # type: ignore[import-untyped]
+
+    return list(Parallel(n_jobs=-1)(delayed(task)() for task in tasks))

@@ -1,0 +1,222 @@
+"""Finished runs, read from run directories, multiruns and pipelines, and gathered into cells: a method with its seeds.
+
+Nothing is written into what is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from esc_lab.artifacts import file_fingerprint
+from esc_lab.comparison.methods import Config, Method, method_of, read_config, tell_apart
+from esc_lab.errors import UserError
+from esc_lab.report.tables import COLUMNS
+
+_FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
+_STEPS = ("evaluate_base", "evaluate_sft", "evaluate_cso")  # of a pipeline, in the order in which it takes them
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        directory: where it lies.
+        model, template, inventory: names of the model, of the prompt template and of the inventory of strategies.
+        method: how it came to its model.
+        name: of the method among the runs that are compared, with the settings that tell it apart from others.
+        config: its configuration.
+        metrics: its metrics.json.
+        environment: its environment.json; empty if there is none.
+    """
+
+    directory: Path
+    model: str
+    template: str
+    inventory: str
+    method: Method
+    name: str
+    config: Config
+    metrics: Mapping[str, float]
+    environment: Mapping[str, Any]
+
+    @property
+    def evaluation(self) -> bool:
+        return bool(self.config["stage"] == "evaluate")
+
+    @property
+    def predictions(self) -> Path | None:
+        """The file with its predictions; None of a training, or if there is none."""
+        path = self.directory / "predictions.jsonl"
+        return path if self.evaluation and path.exists() else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one model and method under one template: one for each seed, in their order."""
+
+    model: str
+    method: str
+    template: str
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.method} ({self.template})"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.method.seed for run in self.runs)
+
+    @property
+    def evaluation(self) -> bool:
+        return self.runs[0].evaluation
+
+
+def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs in directories: of runs, of pipelines (their evaluations) and of multiruns (all their jobs).
+
+    A directory that is named twice is read once. An evaluation whose predictions are the very same as those of another
+    with its model, method, template and seed was reused; it counts once.
+
+    Returns:
+        The runs, and sentences on what was left out.
+
+    Raises:
+        UserError: a directory holds no finished run or none with metrics that can be compared; a job of a multirun
+            failed; two runs share model, method, template and seed.
+    """
+    read = cache(read_config)
+    found: dict[Path, Path] = {}
+    for directory in directories:
+        for path in _run_directories(directory, read):
+            found.setdefault(path.resolve(), path)
+    runs = [_read_run(path, read) for path in found.values()]
+    if not runs:
+        raise UserError("there is no run to compare", where=", ".join(map(str, directories)), fix=_FIX)
+    groups: dict[tuple[str, str], list[Method]] = {}
+    for run in runs:
+        groups.setdefault((run.model, run.template), []).append(run.method)
+    differing = tell_apart(groups.values())
+    return _without_copies([replace(run, name=_name(run.method, differing[run.method.name])) for run in runs])
+
+
+def cells_of(runs: Sequence[Run]) -> list[Cell]:
+    """The cells, those of one model together, otherwise in order of first appearance."""
+    found: dict[str, dict[tuple[str, str], list[Run]]] = {}
+    for run in runs:
+        found.setdefault(run.model, {}).setdefault((run.name, run.template), []).append(run)
+    return [
+        Cell(model, method, template, tuple(sorted(members, key=lambda run: run.method.seed)))
+        for model, cells in found.items()
+        for (method, template), members in cells.items()
+    ]
+
+
+def _run_directories(directory: Path, read: Callable[[Path], Config]) -> list[Path]:
+    if (directory / "manifest.jsonl").exists():
+        return [path for job in _jobs(directory) for path in _run_directories(job, read)]
+    if not directory.is_dir():
+        raise UserError("there is no such directory", where=str(directory), fix=_FIX)
+    config = _config(directory, read)
+    if config.get("stage") != "pipeline":
+        return [directory]
+    _finished(directory)
+    steps = [path for path in directory.glob("evaluate_*") if path.is_dir()]
+    return sorted(steps, key=lambda step: (_STEPS.index(step.name) if step.name in _STEPS else len(_STEPS), step.name))
+
+
+def _jobs(directory: Path) -> list[Path]:
+    """Directories of the jobs of a multirun. A job that was run again counts as it ended last."""
+    manifest, last = directory / "manifest.jsonl", dict[str, dict[str, Any]]()
+    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            last[record["directory"]] = {**record, "status": record["status"]}
+        except (ValueError, KeyError, TypeError) as error:
+            fix = "mend the line, or name the run directories one by one"
+            raise UserError("not the record of a job", where=f"{manifest}:{number}", fix=fix) from error
+    failed = [record for record in last.values() if record["status"] == "failed"]
+    if failed:
+        told = "; ".join(f"{' '.join(job.get('overrides', []))}: {job.get('error', '?')}" for job in failed[:5])
+        fix = "run them again, or name the run directories of the others"
+        raise UserError(f"{len(failed)} of {len(last)} jobs failed: {told}", where=str(directory), fix=fix)
+    places = (Path(name) for name in last)
+    return [place if place.exists() else directory / place.name for place in places]  # it may have been moved
+
+
+def _read_run(directory: Path, read: Callable[[Path], Config]) -> Run:
+    metrics, config = _finished(directory), _config(directory, read)
+    try:
+        method = method_of(directory, read)
+        template = config["prompt"]["eval" if config["stage"] == "evaluate" else "train"]["template"]
+        model, inventory = str(config["model"]["name"]), str(config["inventory"]["name"])
+    except (KeyError, TypeError, AttributeError) as error:
+        message = f"no finished run: a configuration behind it does not say {error}"
+        raise UserError(message, where=str(directory), fix=_FIX) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        message = f"no finished run: a configuration behind it cannot be read: {str(error).splitlines()[0]}"
+        raise UserError(message, where=str(directory), fix=_FIX) from error
+    if not any(key in metrics for key, *_ in COLUMNS):
+        raise UserError("none of its metrics can be compared", where=str(directory), fix=_FIX)
+    environment = directory / "environment.json"
+    known = json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {}
+    return Run(directory, model, template, inventory, method, method.name, config, metrics, known)
+
+
+def _finished(directory: Path) -> dict[str, float]:
+    """The metrics of a run that came to its end."""
+    path = directory / "metrics.json"
+    if (directory / "config.yaml").exists() and not path.exists():
+        message = "no finished run: it has no metrics.json, so it crashed or is not done yet"
+        raise UserError(message, where=str(directory), fix="finish it (see its run.log), or leave it out")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no finished run: {reason}", where=str(directory), fix=_FIX) from error
+
+
+def _config(directory: Path, read: Callable[[Path], Config]) -> Config:
+    try:
+        return read(directory)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no finished run: {reason}", where=str(directory), fix=_FIX) from error
+
+
+def _name(method: Method, keys: Sequence[str]) -> str:
+    return " ".join([method.name, *(f"{key}={method.settings[key]}" for key in keys if key in method.settings)])
+
+
+def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    first: dict[tuple[str, str, str, int], Run] = {}
+    copies: dict[str, int] = {}
+    for run in runs:
+        key = (run.model, run.name, run.template, run.method.seed)
+        other = first.setdefault(key, run)
+        name = f"{run.model} {run.name} ({run.template}), seed {run.method.seed}"
+        if other is run:
+            continue
+        if not _same_result(run, other):
+            fix = "leave one of them out"
+            raise UserError(f"two runs of {name}: {other.directory} and {run.directory}", where="seeds", fix=fix)
+        copies[name] = copies.get(name, 1) + 1
+    told = [
+        f"{name}: {count} directories hold the same predictions, which count once" for name, count in copies.items()
+    ]
+    return list(first.values()), told
+
+
+def _same_result(run: Run, other: Run) -> bool:
+    if run.predictions and other.predictions:
+        return file_fingerprint(run.predictions) == file_fingerprint(other.predictions)
+    return False

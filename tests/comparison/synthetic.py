@@ -1,0 +1,139 @@
+"""Run directories as evaluations and trainings leave them, with made-up predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from esc_lab.evaluation_summary import summarize
+from esc_lab.predictions import Prediction
+from esc_lab.seeds import derive_seed
+from esc_lab.strategies import INVENTORIES, Inventory
+
+PROBLEMS = ("job crisis", "breakup with partner", "ongoing depression", "academic pressure")
+EMOTIONS = ("anxiety", "sadness", "anger")
+WORDS = ("I", "hear", "you", "that", "sounds", "hard", "what", "would", "help", "now", "it's", "okay")
+
+
+def predictions(
+    *,
+    skill: float,
+    seed: int,
+    dialogues: int = 12,
+    turns: int = 6,
+    inventory: Inventory = INVENTORIES["esconv"],
+    replies: bool = False,
+    favourite: int = 0,
+) -> list[Prediction]:
+    """Predictions of a model that is right with probability `skill` and else prefers one strategy.
+
+    The decisions depend on `dialogues`, `turns` and the inventory alone, what was predicted on `seed` too.
+    """
+    made = np.random.default_rng(derive_seed(0, "decisions"))
+    drawn = np.random.default_rng(derive_seed(seed, "predictions", skill, favourite))
+    names = inventory.names
+    found = []
+    for dialogue in range(dialogues):
+        for turn in range(turns):
+            gold = made.choice(len(names), size=made.integers(1, 3), replace=False).tolist()
+            words = made.choice(WORDS, size=8).tolist()
+            scores = drawn.gamma(0.3, size=len(names))
+            scores[gold[0] if drawn.random() < skill else favourite] += 2 * drawn.random()
+            share = scores / scores.sum()
+            one = Prediction(
+                dialogue=f"d{dialogue:04d}", tree=f"d{dialogue:04d}", turn=2 * turn + 1,
+                problem=PROBLEMS[dialogue % len(PROBLEMS)], emotion=EMOTIONS[dialogue % len(EMOTIONS)],
+                gold=[names[number] for number in gold], gold_reply=" ".join(words), prompted=None, template="cso",
+                log_prob=-float(drawn.gamma(20)) * (1.5 - skill), tokens=len(words),
+                distribution=dict(zip(names, share.tolist(), strict=True)), label_mass=float(drawn.random()),
+            )  # fmt: skip
+            if replies:
+                _write(one, drawn, names, words)
+            found.append(one)
+    return found
+
+
+def _write(one: Prediction, drawn: np.random.Generator, names: Sequence[str], words: Sequence[str]) -> None:
+    kept = drawn.random(len(words)) < 0.6
+    one.reply = " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
+    one.strategy = None if drawn.random() < 0.2 else str(drawn.choice(names))
+    one.sra = {"paper/name": {name: float(np.exp(drawn.normal(-6))) for name in ("sra", "control", "relative")}}
+    one.adheres = bool(drawn.random() < 0.5)
+
+
+def settings(stage: str, **changes: Any) -> dict[str, Any]:
+    """A configuration with what comparisons read; `changes` are by dotted name with `__` for the dots."""
+    config: dict[str, Any] = {
+        "stage": stage, "seed": 1, "checkpoint": None, "init_from": None,
+        "model": {"name": "tiny", "dtype": "float32"},
+        "adapter": {"kind": "lora", "r": 16},
+        "data": {"name": "sample", "path": None, "negatives": "recorded", "limit": {}},
+        "inventory": {"name": "esconv"},
+        "prompt": {"train": {"template": "cso"}, "eval": {"template": "cso"}, "inference": "direct"},
+        "objective": {"name": "cso", "beta": 0.1},
+        "optimizer": {"lr": 0.001}, "scheduler": {"name": "cosine"}, "trainer": {"max_epochs": 1},
+        "mcts": {"c": 1.0}, "search": {"seeds": 8}, "llm": {"name": "local"},
+        "evaluate": {
+            "history_turns": None, "replies": "generated", "classifier": None,
+            "sra": {"definition": "paper", "span": "name"},
+            "generation": {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40, "decisions": None},
+        },
+    }  # fmt: skip
+    for name, value in changes.items():
+        *groups, last = name.split("__")
+        at = config
+        for group in groups:
+            at = at[group]
+        at[last] = value
+    return config
+
+
+def write_run(
+    directory: Path, config: Mapping[str, Any], metrics: Mapping[str, float], rows: Sequence[Prediction] = ()
+) -> Path:
+    """A run directory; without rows it has no predictions.jsonl."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    (directory / "metrics.json").write_text(json.dumps(dict(metrics)))
+    (directory / "environment.json").write_text(json.dumps({"git_commit": "0" * 12}))
+    if rows:
+        lines = [json.dumps(asdict(row), ensure_ascii=False) for row in rows]
+        (directory / "predictions.jsonl").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+def write_evaluation(directory: Path, rows: Sequence[Prediction], **changes: Any) -> Path:
+    """An evaluation with the metrics that the package's own torch metrics give its rows."""
+    config = settings("evaluate", **changes)
+    metrics, _ = summarize(rows, INVENTORIES[config["inventory"]["name"]])
+    measured = [row.sra["paper/name"] for row in rows if row.sra]
+    if measured:
+        strategy, control, relative = (np.array([one[name] for one in measured]) for name in measured[0])
+        metrics |= {
+            "sra/sra": float(strategy.mean()),
+            "sra/log_sra": float(np.log(strategy).mean()),
+            "sra/sham_net": float((np.log(strategy) - np.log(control)).mean()),
+            "sra/log_relative": float(np.log(relative).mean()),
+            "sra/n": float(len(measured)),
+        }
+    return write_run(directory, config, metrics, rows)
+
+
+def write_training(directory: Path, stage: str, *, curve: bool = False, **changes: Any) -> Path:
+    """A training with its loss at every step if there is to be a curve."""
+    write_run(directory, settings(stage, **changes), {"val/loss": 2.5, "train/seconds": 1.0})
+    if curve:
+        seed = changes.get("seed", 1)
+        noise = np.random.default_rng(derive_seed(seed, "curve", stage)).normal(scale=0.05, size=60)
+        lines = ["epoch,step,train/loss,val/loss"]
+        for step, wobble in enumerate(noise):
+            validated = f"{1 + 2 * 0.95**step}" if step % 20 == 19 else ""
+            lines.append(f"0,{step},{1 + 1.8 * 0.95**step + wobble},{validated}")
+        (directory / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return directory

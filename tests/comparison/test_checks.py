@@ -1,0 +1,152 @@
+"""Runs that must not be compared, and what the message says of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from esc_lab.comparison.checks import check_cells, chosen_metrics, load_predictions
+from esc_lab.comparison.runs import cells_of, read_runs
+from esc_lab.errors import UserError
+from esc_lab.report.tables import COLUMNS
+from esc_lab.strategies import INVENTORIES
+from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
+
+
+def runs_of(*directories):
+    return read_runs(directories)[0]
+
+
+def checked(*directories, metrics=None):
+    runs = runs_of(*directories)
+    names = chosen_metrics(runs, metrics)
+    check_cells(cells_of(runs), names)
+    return load_predictions(runs, names)
+
+
+# --- metrics
+
+
+def test_metrics_are_those_asked_for_or_the_tables(tmp_path):
+    runs = runs_of(write_evaluation(tmp_path / "run", predictions(skill=0.5, seed=1, replies=True)))
+    known = [key for key, *_ in COLUMNS]
+    found = chosen_metrics(runs, None)
+    assert found == sorted(found, key=known.index)
+    assert {"strategy/Q", "generated/Q", "text/rouge_l", "sra/log_sra"} <= set(found)
+    assert chosen_metrics(runs, ["text/empty_replies", "strategy/B", "text/empty_replies"]) == [
+        "text/empty_replies", "strategy/B",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"stategy/Q: no run has the metric; did you mean 'strategy/Q'\?"):
+        chosen_metrics(runs, ["stategy/Q"])
+
+
+def test_a_missing_metric_names_the_runs(tmp_path):
+    plain = write_evaluation(tmp_path / "plain", predictions(skill=0.5, seed=1))
+    own = {"prompt__eval": {"template": "standard"}}
+    written = write_evaluation(tmp_path / "written", predictions(skill=0.5, seed=1, replies=True), **own)
+    training = write_training(tmp_path / "training", "sft")
+    runs = runs_of(plain, written, training)
+    with pytest.raises(UserError, match=rf"text/rouge_l: missing in {plain}"):
+        chosen_metrics(runs, ["text/rouge_l"])
+    assert chosen_metrics(runs, ["strategy/Q", "val/loss"]) == ["strategy/Q", "val/loss"]  # each kind has its own
+
+
+def test_a_metric_must_be_in_all_seeds_or_in_none(tmp_path):
+    one = write_evaluation(tmp_path / "one", predictions(skill=0.5, seed=1, replies=True), seed=1)
+    two = write_evaluation(tmp_path / "two", predictions(skill=0.5, seed=2), seed=2)
+    with pytest.raises(UserError, match=rf"generated/Q: missing in {two}, but not in other seeds"):
+        checked(one, two)
+    checked(one, two, metrics=["strategy/Q"])
+
+
+# --- seeds, inventories, settings
+
+
+def test_trained_cells_need_the_same_seeds_but_a_base_model_does_not(tmp_path):
+    found = [write_run(tmp_path / "base", settings("evaluate"), {"strategy/Q": 0.5})]
+    for name, seed in (("ipo", 1), ("ipo", 2), ("kto", 1), ("kto", 2), ("kto", 3)):
+        training = write_training(tmp_path / f"{name}{seed}", "cso", objective__name=name, seed=seed)
+        config = settings("evaluate", checkpoint=str(training))
+        found.append(write_run(tmp_path / f"of_{name}{seed}", config, {"strategy/Q": 0.5}))
+    checked(*found[:-1])
+    message = r"cells with different seeds: 1, 2: tiny IPO \(cso\); 1, 2, 3: tiny KTO \(cso\)\. Fix: run the missing"
+    with pytest.raises(UserError, match=message):
+        checked(*found)
+
+
+def test_label_sets(tmp_path):
+    one = write_evaluation(tmp_path / "one", predictions(skill=0.5, seed=1))
+    rows = predictions(skill=0.5, seed=1, inventory=INVENTORIES["cso"])
+    other = write_evaluation(tmp_path / "other", rows, inventory__name="cso", seed=2)
+    with pytest.raises(UserError, match=rf"label sets differ \(inventory.name\): esconv in {one}; cso in {other}"):
+        checked(one, other)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "max_new_tokens", "decisions"])
+def test_sampling_settings_matter_for_generated_metrics_alone(tmp_path, name):
+    rows = predictions(skill=0.5, seed=1, replies=True)
+    one = write_evaluation(tmp_path / "one", rows)
+    generation = {**settings("evaluate")["evaluate"]["generation"], name: 0.7}
+    own = {"evaluate__generation": generation, "model__name": "other"}
+    other = write_evaluation(tmp_path / "other", rows, **own)
+    for metric in ("generated/Q", "text/rouge_l", "sra/log_sra", "adherence/accuracy"):
+        with pytest.raises(UserError, match=rf"evaluate.generation.{name} differs: .* in {one}; 0.7 in {other}"):
+            checked(one, other, metrics=[metric])
+    checked(one, other, metrics=["strategy/Q", "text/perplexity"])
+
+
+def test_settings_that_older_runs_lack_are_passed_over(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True)
+    one = write_evaluation(tmp_path / "one", rows)
+    own = {"evaluate": {"sra": {"definition": "paper", "span": "name"}}, "model__name": "other"}
+    checked(one, write_evaluation(tmp_path / "other", rows, **own))
+
+
+# --- test sets
+
+
+def test_test_sets(tmp_path):
+    one = write_evaluation(tmp_path / "one", predictions(skill=0.5, seed=1))
+    fewer = write_evaluation(tmp_path / "fewer", predictions(skill=0.5, seed=1, turns=5), seed=2)
+    message = (
+        rf"72 decisions of 12 dialogues in {one}; 60 decisions of 12 dialogues in {fewer}; 60 decisions are in both"
+    )
+    with pytest.raises(UserError, match=message):
+        checked(one, fewer)
+
+
+def test_the_same_decisions_with_other_gold(tmp_path):
+    rows = predictions(skill=0.5, seed=1)
+    one = write_evaluation(tmp_path / "one", rows)
+    rows[0].gold = rows[0].gold[::-1] if len(rows[0].gold) > 1 else ["Others", rows[0].gold[0]]
+    other = write_evaluation(tmp_path / "other", rows, seed=2)
+    with pytest.raises(UserError, match="the same decisions with other gold strategies"):
+        checked(one, other)
+
+
+def test_the_order_of_the_lines_is_no_difference(tmp_path):
+    rows = predictions(skill=0.5, seed=1)
+    found = checked(
+        write_evaluation(tmp_path / "one", rows), write_evaluation(tmp_path / "other", rows[::-1], model__name="other")
+    )
+    assert len({id(one.test) for one in found.values()}) == 1
+
+
+def test_predictions_that_are_not_those_of_the_metrics(tmp_path):
+    one = write_evaluation(tmp_path / "one", predictions(skill=0.5, seed=1))
+    metrics = json.loads((one / "metrics.json").read_text())
+    (one / "metrics.json").write_text(json.dumps({**metrics, "strategy/B": 9.0}))
+    with pytest.raises(UserError, match=r"one: metrics.json says strategy/B = 9, predictions.jsonl gives"):
+        checked(one)
+
+
+def test_many_files_are_read_as_few_are(tmp_path):
+    directories = [
+        write_evaluation(tmp_path / f"run{seed}", predictions(skill=0.5, seed=seed), seed=seed) for seed in range(9)
+    ]
+    many = checked(*directories)
+    few = {path: found for directory in directories for path, found in checked(directory).items()}
+    for path, found in many.items():
+        assert found.test.identity == few[path].test.identity
+        assert (found.chosen == few[path].chosen).all()

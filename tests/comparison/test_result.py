@@ -1,0 +1,252 @@
+"""Comparisons as a whole: estimates, differences, baselines, groups, strategies."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from esc_lab.comparison import compared
+from esc_lab.comparison.groups import FEWEST
+from esc_lab.comparison.significance import holm
+from esc_lab.errors import UserError
+from esc_lab.evaluation_summary import summarize
+from esc_lab.strategies import INVENTORIES
+from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
+
+INVENTORY = INVENTORIES["esconv"]
+QUICK = {"draws": 200}
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    """Two models: the base model with one seed, SFT and CSO with three."""
+    root = tmp_path_factory.mktemp("runs")
+    found = []
+    for number, model in enumerate(("first", "second")):
+        rows = predictions(skill=0.1, seed=number, turns=3, replies=True)
+        found.append(write_evaluation(root / f"{model}_base", rows, model__name=model))
+        for method, skill in (("sft", 0.35), ("cso", 0.5)):
+            for seed in (1, 2, 3):
+                own = {"model__name": model, "seed": seed}
+                training = write_training(root / f"{model}_{method}_{seed}", method, **own)
+                rows = predictions(skill=skill, seed=10 * number + seed, turns=3, replies=True)
+                directory = root / f"{model}_{method}_{seed}_evaluated"
+                found.append(write_evaluation(directory, rows, checkpoint=str(training), **own))
+    return found
+
+
+@pytest.fixture(scope="module")
+def comparison(directories):
+    return compared(directories, **QUICK)
+
+
+def test_values_are_means_of_the_recorded_metrics(comparison):
+    assert [cell.name for cell in comparison.cells] == [
+        f"{model} {method} (cso)" for model in ("first", "second") for method in ("base", "SFT", "CSO")
+    ]
+    for cell in comparison.cells:
+        for column in comparison.columns:
+            one = comparison.estimates[cell.name, column.metric]
+            assert one.values == tuple(run.metrics[column.metric] for run in cell.runs)
+            assert one.interval.value == pytest.approx(np.mean(one.values))
+    estimate = comparison.estimates["first SFT (cso)", "strategy/Q"]
+    assert estimate.over == ("dialogues", "seeds")
+    assert (estimate.n, comparison.estimates["first SFT (cso)", "sra/log_sra"].n) == (36, 36)
+    assert comparison.estimates["first base (cso)", "strategy/Q"].over == ("dialogues",)
+    assert comparison.estimates["first base (cso)", "text/distinct_2"].over == ()
+
+
+def test_intervals_hold_the_value_and_exist_where_something_is_drawn(comparison):
+    for (name, metric), one in comparison.estimates.items():
+        found = one.interval
+        if not one.over:
+            assert math.isnan(found.low)
+        elif metric not in ("strategy/B", "generated/B"):  # B of a resample is larger than that of the sample
+            assert found.low <= found.value <= found.high, (name, metric)
+
+
+def test_differences_are_to_the_models_base_and_corrected_together(comparison):
+    differences = {key: one.difference for key, one in comparison.estimates.items() if one.difference}
+    assert {name for name, _ in differences} == {
+        f"{m} {method} (cso)" for m in ("first", "second") for method in ("SFT", "CSO")
+    }
+    assert not {metric for _, metric in differences} & {"strategy/n", "strategy/classes_predicted"}
+    for (name, metric), one in differences.items():
+        assert one.baseline == f"{name.split()[0]} base (cso)"
+        values = [comparison.estimates[cell, metric].interval.value for cell in (name, one.baseline)]
+        assert one.interval.value == pytest.approx(values[0] - values[1])
+        assert one.primary == (metric == "strategy/Q")
+        assert math.isnan(one.p) == (metric in ("text/bleu_2", "text/distinct_2"))
+        if one.primary:
+            assert one.corrected == one.p
+    others = [one for one in differences.values() if not one.primary]
+    np.testing.assert_allclose([one.corrected for one in others], holm([one.p for one in others]))
+
+
+def test_metrics_are_flat_and_finite(comparison, directories):
+    metrics = comparison.metrics
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+    base = compared(directories[:1], **QUICK)
+    assert base.metrics["first base (cso)/strategy/Q"] == base.cells[0].runs[0].metrics["strategy/Q"]
+    assert "first CSO (cso)/p/strategy/Q" in metrics
+    assert metrics["first CSO (cso)/difference/strategy/Q"] > 0
+
+
+def test_same_seed_same_result_and_order_of_directories_does_not_matter(directories):
+    chosen = [directories[1], directories[4], directories[0]]
+    ours = compared(chosen, metrics=["strategy/Q", "strategy/B"], **QUICK).estimates
+    again = compared(chosen[::-1], metrics=["strategy/B", "strategy/Q"], baseline="base", **QUICK).estimates
+    assert ours == again
+    assert ours != compared(chosen, metrics=["strategy/Q", "strategy/B"], seed=1, **QUICK).estimates
+
+
+def test_equal_runs_do_not_differ(tmp_path):
+    rows = predictions(skill=0.4, seed=1, replies=True)
+    runs = [write_evaluation(tmp_path / name, rows, prompt__inference=name) for name in ("direct", "cot")]
+    found = compared(runs, **QUICK)
+    tested = [one.difference for one in found.estimates.values() if one.difference]
+    assert len(tested) > 10
+    for one in tested:
+        assert (one.interval.value, one.marks) == (0, "")
+        assert math.isnan(one.p) or (one.p, one.interval.low, one.interval.high) == (1, 0, 0)
+
+
+def test_seeds_widen_the_interval(tmp_path):
+    found = []
+    for seed, skill in ((1, 0.2), (2, 0.6)):
+        training = write_training(tmp_path / f"sft{seed}", "sft", seed=seed)
+        rows = predictions(skill=skill, seed=seed, dialogues=40)
+        found.append(write_evaluation(tmp_path / f"run{seed}", rows, checkpoint=str(training)))
+    both = compared(found, metrics=["strategy/accuracy"], **QUICK).estimates["tiny SFT (cso)", "strategy/accuracy"]
+    alone = compared(found[:1], metrics=["strategy/accuracy"], **QUICK).estimates["tiny SFT (cso)", "strategy/accuracy"]
+    width = both.interval.high - both.interval.low
+    assert width > 2 * (alone.interval.high - alone.interval.low)
+    assert width > abs(both.values[1] - both.values[0]) * 0.9  # in a quarter of the draws both are the same seed
+
+
+# --- baselines
+
+
+def test_baselines(directories):
+    def baselines(asked, *chosen):
+        found = compared(chosen or directories, baseline=asked, metrics=["strategy/Q"], **QUICK)
+        return {name: cell.name for name, cell in found.baselines.items()}
+
+    assert set(baselines("second SFT (cso)").values()) == {"second SFT (cso)"}
+    assert baselines("SFT")["first base (cso)"] == "first SFT (cso)"
+    assert baselines(None, *directories[1:4], *directories[4:7])["first CSO (cso)"] == "first SFT (cso)"
+    assert set(baselines(None, directories[0], directories[7]).values()) == {"first base (cso)"}
+    with pytest.raises(UserError, match=r"baseline: no cell or method 'STF'; did you mean 'SFT'\? Fix: base, SFT, CSO"):
+        baselines("STF")
+
+
+def test_a_method_under_several_templates_is_no_baseline(tmp_path):
+    rows = predictions(skill=0.4, seed=1)
+    runs = [write_evaluation(tmp_path / t, rows, prompt__eval={"template": t}) for t in ("cso", "c1_hf")]
+    with pytest.raises(UserError, match=r"tiny has 2 cells of the method base. Fix: name one of the cells"):
+        compared(runs, baseline="base", **QUICK)
+    assert {cell.name for cell in compared(runs, **QUICK).baselines.values()} == {"tiny base (cso)"}
+
+
+# --- runs with less
+
+
+def test_runs_without_predictions_and_trainings_have_values_alone(tmp_path):
+    bare = write_run(tmp_path / "bare", settings("evaluate"), {"strategy/Q": 0.5})
+    training = write_training(tmp_path / "sft", "sft")
+    evaluated = write_run(tmp_path / "of_sft", settings("evaluate", checkpoint=str(training)), {"strategy/Q": 0.7})
+    found = compared([bare, training, evaluated], **QUICK)
+    assert (found.test, found.groups, found.strategies) == (None, [], {})
+    one = found.estimates["tiny SFT (cso)", "strategy/Q"]
+    assert one.difference.interval.value == pytest.approx(0.2)
+    assert math.isnan(one.interval.low)
+    assert math.isnan(one.difference.p)
+    assert found.estimates["tiny SFT training (cso)", "val/loss"].interval.value == 2.5
+    assert found.primary == "strategy/Q"
+    assert any("no predictions.jsonl in" in remark for remark in found.remarks)
+
+
+def test_several_versions_of_the_program_are_said(tmp_path):
+    rows = predictions(skill=0.4, seed=1)
+    runs = [write_evaluation(tmp_path / name, rows, model__name=name) for name in ("a", "b")]
+    (runs[0] / "environment.json").write_text('{"git_commit": "abc"}')
+    assert compared(runs, **QUICK).remarks == ["the runs are of 2 versions of this program: 000000000000, abc"]
+
+
+def test_a_primary_metric_that_nobody_measured(tmp_path):
+    found = compared([write_training(tmp_path / "sft", "sft")], **QUICK)
+    assert found.primary is None
+
+
+# --- groups and strategies
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    root = tmp_path_factory.mktemp("many")
+    rows = predictions(skill=0.4, seed=1, dialogues=32, turns=4, replies=True)
+    rows += [replace(row, dialogue="rare", tree="rare", problem="rare", emotion="") for row in rows[:3]]
+    base = write_evaluation(root / "base", rows)
+    other = [replace(row, distribution=one.distribution) for row, one in zip(rows, rows[::-1], strict=True)]
+    return rows, compared([base, write_evaluation(root / "other", other, prompt__inference="cot")], **QUICK)
+
+
+def test_groups_hold_what_their_decisions_give(many):
+    rows, found = many
+    expected = {
+        name: summarize([row for row in rows if name in (row.problem, row.emotion)], INVENTORY)[0]
+        for name in ("job crisis", "anxiety")
+    }
+    for one in found.groups:
+        if one.cell != "tiny base (cso)" or one.group.kind == "depth":
+            continue
+        members = [row for row in rows if getattr(row, one.group.kind) == one.group.name]
+        assert one.group.decisions == len(members)
+        if one.metric in expected.get(one.group.name, {}):  # attention is measured elsewhere
+            assert one.interval.value == pytest.approx(expected[one.group.name][one.metric], abs=1e-6)
+        assert one.interval.low <= one.interval.high
+        assert one.difference is None
+    assert found.left_out == ["problem rare (3)"]
+    differences = {one.metric: one.difference for one in found.groups if one.cell == "tiny base cot (cso)"}
+    assert differences["strategy/Q"].value < 0
+    assert differences["text/rouge_l"].value == 0
+
+
+def test_depths_split_the_decisions(many):
+    rows, found = many
+    depths = {one.group.name: one.group for one in found.groups if one.group.kind == "depth"}
+    assert sum(group.keep.astype(int) for group in depths.values()).tolist() == [1] * len(rows)
+    assert all(group.decisions >= FEWEST for group in depths.values())
+    assert [group.depth for group in depths.values()] == sorted(group.depth for group in depths.values())
+    spans = [[int(end) for end in name.split("-")] for name in depths]
+    assert all(before[-1] < after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_strategy_tables_are_those_of_the_evaluation(many):
+    rows, found = many
+    table = found.strategies["tiny base (cso)"]
+    expected = summarize(rows, INVENTORY)[1]["strategy"]
+    assert table.confusion.tolist() == expected["confusion"]["predicted_by_gold"]
+    for number, row in enumerate(expected["per_strategy"]):
+        assert table.strategies[number] == row["strategy"]
+        for name in ("precision", "recall", "f1", "predicted"):
+            assert getattr(table, name)[number] == pytest.approx(row[name])
+        assert table.gold[number] == row["support"]
+        assert table.preference[number].value == pytest.approx(row["preference"])
+        assert table.preference[number].low <= table.preference[number].high
+
+
+def test_strategies_of_a_model_that_only_writes(tmp_path):
+    rows = [replace(row, distribution={}, label_mass=None) for row in predictions(skill=0.4, seed=1, replies=True)]
+    found = compared([write_evaluation(tmp_path / "run", rows)], **QUICK)
+    table = found.strategies["tiny base (cso)"]
+    assert table.of == "generated"
+    assert table.confusion[-1].sum() > 0
+    named = [replace(row, prompted=row.gold[0]) for row in rows]
+    found = compared([write_evaluation(tmp_path / "named", named)], **QUICK)
+    assert found.strategies == {}
+    assert found.primary is None
