@@ -50,13 +50,14 @@ class Outcome:
 
 
 def execute(output_root: Path, *words: str) -> Outcome:
-    """`python run.py WORDS` with small data, a tiny model and no logger where the words do not say otherwise."""
+    """`python run.py WORDS`: small data, a tiny model, no logger and no reuse where the words do not say otherwise."""
     import run
 
     own = {word.split("=")[0].removeprefix("+") for word in words}
     defaults = {
         "model": "model=tiny_llama",
         "logger": "logger=none",
+        "reuse": "reuse=false",  # or a test would prove what the code of an earlier run did
         "data.limit": LIMITS,
         "evaluate.generation.max_new_tokens": "evaluate.generation.max_new_tokens=8",
         "cache_dir": f"cache_dir={CACHE}",
