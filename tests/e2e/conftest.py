@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 CACHE = Path(os.environ.get("ESC_LAB_CACHE", Path(__file__).parents[2] / ".cache"))
-# A search of seconds by a tiny model.
+# A search of seconds by a tiny model, which `model` does not choose.
 SEARCH = (
-    "mcts=quick", "mcts.enough_iterations=4", "mcts.most_iterations=5", "search.judge_check=2", "search.cache=false",
-    "llm.supporter.max_tokens=6", "llm.seeker.max_tokens=6",
+    "model@llm.local.model=tiny_llama", "mcts=quick", "mcts.enough_iterations=4", "mcts.most_iterations=5",
+    "search.judge_check=2", "search.cache=false", "llm.supporter.max_tokens=6", "llm.seeker.max_tokens=6",
 )  # fmt: skip
 LIMITS = "data.limit={train: 4, val: 2, test: 2}"
 
