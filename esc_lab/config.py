@@ -197,6 +197,8 @@ class GenerationConfig:
     max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT)
     temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
     top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
+    samples: int = item(1, "replies to each prompt, each with its own seed; more than 1 needs a temperature",
+                        within=COUNT)  # fmt: skip
     batch: int = item(16, "replies decoded together", within=COUNT)
 
 

@@ -200,6 +200,14 @@ def _evaluate_problems(cfg: DictConfig) -> list[str]:
         found.append(f"evaluate.classifier={judge}: no such directory. Fix: {fix}")
     if cfg.stage != "sra" and span == "quoted" and cfg.prompt.eval.template == "cso":
         found.append(f"evaluate.sra.span={span}: the template cso quotes no strategy. Fix: name, or instruction")
+    generation = cfg.evaluate.generation
+    if generation.samples > 1:
+        several = f"evaluate.generation.samples={generation.samples}"
+        if cfg.evaluate.replies == "given" or not generation.enabled:
+            found.append(f"{several}: no reply is written. Fix: leave it out")
+        elif generation.temperature == 0:
+            fix = "evaluate.generation.temperature=0.7, or leave samples out"
+            found.append(f"{several}: at temperature 0 all samples are the same reply. Fix: {fix}")
     return found
 
 

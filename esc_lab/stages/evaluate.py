@@ -109,6 +109,7 @@ def _module(
         given=given,
         prompted=settings.prompted,
         prompted_share=settings.prompted_share,
+        samples=generation.samples,
         row_tokens=data.row_tokens,
         replies_together=generation.batch,
         reply_for=_chosen(data, generation.decisions, cfg.seed),
