@@ -161,10 +161,11 @@ def _reproduce(comparison: Comparison, directory: Path) -> str:
     parts = []
     found, without = commands(comparison.cells)
     for command in found:
+        place = f"{_places(command.directory, directory)}, for {_few(command.runs)}"
         parts.append(
             f'<li><div class="command"><code tabindex="0">{escape(command.line)}</code>'
             f'<button type="button" class="copy">Copy</button></div>'
-            f'<p class="soft">{escape(_places(command.directory, directory))}, for {escape(_few(command.runs))}</p></li>'
+            f'<p class="soft">{escape(place)}</p></li>'
         )
     if found:
         parts = [f'<h3>Commands</h3><ol class="commands">{"".join(parts)}</ol>']
@@ -174,8 +175,9 @@ def _reproduce(comparison: Comparison, directory: Path) -> str:
     if test:
         parts.append(
             f"<h3>Test set</h3><p>{len(test.keys):,} decisions of {test.dialogues:,} dialogues; a hash of their ids, "
-            f"turns and gold strategies is <code>{test.identity}</code>. Two evaluations with this hash are of the very "
-            f"same decisions. Bootstrap and permutation test: {comparison.draws:,} draws, seed {comparison.seed}.</p>"
+            f"turns and gold strategies is <code>{test.identity}</code>. Two evaluations with this hash are of "
+            f"the very same decisions. Bootstrap and permutation test: {comparison.draws:,} draws, seed "
+            f"{comparison.seed}.</p>"
         )
     heads, rows = differing(comparison.cells)
     if rows:
@@ -219,12 +221,12 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-_NO_SCRIPT = """<noscript><p>Sorting, details and the dialogues need the script in this file; please allow it to run.</p>
-</noscript>"""
+_NO_SCRIPT = "<noscript><p>Sorting, details and dialogues need the script in this file; allow it to run.</p></noscript>"
 _METRIC = """<div class="row"><label for="metric-choice">Metric</label> <select id="metric-choice"></select></div>
 <p class="soft" id="metric-meaning"></p>
 <div class="scroll" role="region" aria-label="One metric" tabindex="0"><table id="metric-table"></table></div>"""
-_STRATEGIES = """<div class="row"><label for="strategy-choice">Strategy</label> <select id="strategy-choice"></select></div>
+_STRATEGIES = """<div class="row"><label for="strategy-choice">Strategy</label>
+<select id="strategy-choice"></select></div>
 <p class="soft" id="strategy-meaning"></p>
 <div class="scroll" role="region" aria-label="Choice of the strategy by run" tabindex="0">
 <table id="strategy-table"></table></div>
@@ -236,7 +238,8 @@ the decisions behind it.</p>
 _GROUPS = """<div class="row"><label for="group-kind">By</label> <select id="group-kind"></select>
 <label for="group-metric">Metric</label> <select id="group-metric"></select></div>
 <p class="soft" id="group-meaning"></p>
-<div class="scroll" role="region" aria-label="Results by group" tabindex="0"><table id="group-table"></table></div><p class="soft" id="group-rest"></p>"""
+<div class="scroll" role="region" aria-label="Results by group" tabindex="0"><table id="group-table"></table></div>
+<p class="soft" id="group-rest"></p>"""
 _BROWSER = """<form class="filters" id="filters" role="search" aria-label="Filter the decisions">
 <label>Text <input type="search" id="find" placeholder="in context and replies"></label>
 <label>Run <select id="by-run"></select></label>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from html import escape
 
 from esc_lab.comparison.estimates import Estimate
@@ -50,10 +51,8 @@ def results_table(comparison: Comparison, table: Table) -> str:
 def _head(text: str, arrow: str, kind: str, told: str = "") -> str:
     title = f' title="{escape(told)}"' if told else ""
     sign = f' <span aria-hidden="true">{arrow}</span>' if arrow else ""
-    return (
-        f'<th scope="col" aria-sort="none" data-kind="{kind}"><button type="button"{title}>{escape(text)}{sign}</button>'
-        "</th>"
-    )
+    button = f'<button type="button"{title}>{escape(text)}{sign}</button>'
+    return f'<th scope="col" aria-sort="none" data-kind="{kind}">{button}</th>'
 
 
 def _baseline(comparison: Comparison, cell: Cell) -> str:
@@ -108,10 +107,5 @@ def ends_text(found: Interval, decimals: int) -> str:
 
 
 def _minus(text: str) -> str:
-    """A minus sign in place of each hyphen before a digit."""
-    return "".join(
-        "\u2212"
-        if one == "-" and text[place + 1 : place + 2].isdigit() and not text[place - 1 : place].isalnum()
-        else one
-        for place, one in enumerate(text)
-    )
+    """A minus sign in place of each hyphen that stands before a number."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\u2212", text)
