@@ -12,7 +12,7 @@ from urllib.parse import quote
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Run
 from esc_lab.corpora import read_dialogues
-from esc_lab.dialogue import Dialogue
+from esc_lab.dialogue import Dialogue, Turn
 from esc_lab.report.page import short_labels
 from esc_lab.report.reproduction import behind, run_names
 
@@ -137,23 +137,18 @@ class _Decisions:
         dialogues = []
         for name, (problem, emotion) in self.about.items():
             one = known.get(name)
-            turns = (
-                [self._turn(turn.speaker, turn.reply.text, turn.reply.strategies) for turn in one.turns] if one else []
-            )
+            turns = [self._turn(turn) for turn in one.turns] if one else []
             about = {"id": name, "problem": problem, "emotion": emotion, "turns": turns}
             tree = trees.get(name) or (trees.get(str(one.meta.get("seed_dialogue"))) if one else None)
             dialogues.append({**about, "situation": one.situation if one else "", "tree": tree})
         decisions = [[order[dialogue], turn, gold, reply] for dialogue, turn, gold, reply in self.rows]
         return {"dialogues": dialogues, "decisions": decisions, "texts": [*self.texts]}
 
-    def _turn(self, speaker: str, text: str, strategies: Sequence[str]) -> list[Any]:
-        """[0 for the seeker or 1, text or the number of the text that the decision has already, strategies]"""
-        shared = self.texts.get(text, text)
-        return [
-            int(speaker == "supporter"),
-            shared,
-            [self.numbers[name] for name in strategies if name in self.numbers],
-        ]
+    def _turn(self, turn: Turn) -> list[Any]:
+        """[0 for the seeker or 1, text or its number where a decision has it too, strategies]"""
+        reply = turn.reply
+        strategies = [self.numbers[name] for name in reply.strategies if name in self.numbers]
+        return [int(turn.speaker == "supporter"), self.texts.get(reply.text, reply.text), strategies]
 
 
 def _read_dialogues(runs: Sequence[Run], wanted: set[str]) -> dict[str, Dialogue]:

@@ -26,8 +26,8 @@ _MEANINGS = {
     "text/perplexity": "How surprised the model is by the human supporter's replies, per token; 1 = not at all.",
     "sra/log_sra": "Strategy-Relevant Attention: mean logarithm of the attention that a reply's tokens give to the "
     "tokens of its strategy in the prompt. Higher (nearer to 0) = more attention.",
-    "sra/sham_net": "Strategy-Relevant Attention beyond that of a control: log attention to the strategy's tokens minus "
-    "that to as many tokens without a strategy; 0 = no more than those.",
+    "sra/sham_net": "Strategy-Relevant Attention beyond a control: log attention to the strategy's tokens minus that "
+    "to as many tokens without a strategy; 0 = no more than those.",
     "adherence/accuracy": "Share of the written replies in which a classifier finds the strategy they were to follow.",
     "preference/accuracy": "Share of held-out pairs of replies of which the model finds the preferred one more "
     "probable than the rejected one.",

@@ -32,9 +32,9 @@ def summary(comparison: Comparison, table: Table) -> list[str]:
     if test:
         seeds = max((len(cell.runs) for cell in evaluated), default=1)
         each = f", each with {seeds} seeds" if seeds > 1 else ""
+        variants = f"{_count(len(evaluated), 'variant')} of {_count(len(table.by_model()), 'model')}{each}"
         found.append(
-            f"{_count(len(evaluated), 'variant')} of {_count(len(table.by_model()), 'model')}{each}, judged at the same "
-            f"{len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at which a supporter answers and "
+            f"{variants}, judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at which a supporter answers and "
             f"has to choose one of {len(test.strategies)} support strategies."
         )
     column = next((column for column in comparison.columns if column.metric == comparison.primary), None)
@@ -74,7 +74,8 @@ def _best(comparison: Comparison, cells: Sequence[Cell], column: Column, table: 
     sure = sum(one.corrected < 0.05 for one in others)
     if not others:
         return f"{text}."
-    return f"{text}. It is the baseline: of {len(others)} others, {sure or 'none'} {'is' if sure == 1 else 'are'} significantly worse."
+    worse = f"{sure or 'none'} {'is' if sure == 1 else 'are'} significantly worse"
+    return f"{text}. It is the baseline; of {_count(len(others), 'other')}, {worse}."
 
 
 def _against(difference: Difference, column: Column, baseline: str) -> str:
