@@ -34,13 +34,12 @@ def summary(comparison: Comparison, table: Table) -> list[str]:
         each = f", each with {seeds} seeds" if seeds > 1 else ""
         variants = f"{_count(len(evaluated), 'variant')} of {_count(len(table.by_model()), 'model')}{each}"
         found.append(
-            f"{variants}, judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at which a supporter answers and "
-            f"has to choose one of {len(test.strategies)} support strategies."
+            f"{variants}, judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at "
+            f"which a supporter answers and has to choose one of {len(test.strategies)} support strategies."
         )
     column = next((column for column in comparison.columns if column.metric == comparison.primary), None)
     if column is None or column.more is None:
         return [*found, "The primary metric was not measured, so nothing is called best."]
-    found.append(f"What counts first is {column.heading}. {meaning(column)}")
     for model, rows in table.by_model().items():
         cells = [cell for cell, _ in rows if _known(comparison, cell, column)]
         if len(cells) > 1:
@@ -48,7 +47,7 @@ def summary(comparison: Comparison, table: Table) -> list[str]:
             found.append(_best(comparison, cells, column, table, "" if alone else f"{model}: "))
     if len(table.by_model()) == len(evaluated) > 1:
         found.append(_best(comparison, evaluated, column, table, ""))
-    return found
+    return [*found, f"{column.heading} is the primary metric. {meaning(column)}"]
 
 
 def _best(comparison: Comparison, cells: Sequence[Cell], column: Column, table: Table, start: str) -> str:
@@ -81,7 +80,7 @@ def _best(comparison: Comparison, cells: Sequence[Cell], column: Column, table: 
 def _against(difference: Difference, column: Column, baseline: str) -> str:
     change = abs(difference.interval.value)
     more = "more" if difference.interval.value > 0 else "less"
-    text = f"{change:.{column.decimals}f} {more} than its baseline, {baseline}"
+    text = f"{change:.{column.decimals}f} {more} than its baseline ({baseline})"
     if math.isnan(difference.corrected):
         return f"{text}, which was not tested"
     sure = difference.corrected < 0.05
