@@ -51,7 +51,7 @@ def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
         "left_out": list(comparison.left_out),
         "notes": notes,
     }
-    return {name: _finite(value) for name, value in found.items()}
+    return {name: finite(value) for name, value in found.items()}
 
 
 def _cell(comparison: Comparison, cell: Cell) -> dict[str, Any]:
@@ -115,12 +115,12 @@ def _interval(found: Interval) -> dict[str, float]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no nan and no infinity."""
+def finite(value: Any) -> Any:
+    """A value of JSON types without nan and infinity, which JSON does not have: they become null."""
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

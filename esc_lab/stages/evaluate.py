@@ -15,6 +15,7 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.classifier import StrategyClassifier
 from esc_lab.classifier_files import load_classifier
 from esc_lab.config import Config
+from esc_lab.corpora import write_dialogues
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.evaluation_summary import attention_metrics, summarize
 from esc_lab.metrics import StrategyRelevantAttention
@@ -49,6 +50,7 @@ def run(cfg: Config) -> dict[str, float]:
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     data.setup("test")
+    write_dialogues(data.splits[cfg.evaluate.split], Path(cfg.run_dir) / "dialogues.jsonl")
     module = _module(cfg, loaded, data, classifier)
     started = time.time()
     with run_logger(cfg, "evaluate") as logger:
