@@ -11,14 +11,15 @@ import numpy as np
 
 from esc_lab.comparison.choices import StrategyTable
 from esc_lab.comparison.estimates import Estimate
+from esc_lab.comparison.pairs_table import pairs_record
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Cell
 from esc_lab.sra_study.replies import Interval
 
 
 def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
-    """Keys: `test_set`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `left_out`, `notes`, and
-    `primary`, `draws`, `seed`."""
+    """Keys: `test_set`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with `pairs`;
+    null without one), `left_out`, `notes`, and `primary`, `draws`, `seed`."""
     test = comparison.test
     found = {
         "test_set": test
@@ -48,6 +49,7 @@ def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
             }
             for one in comparison.groups
         ],
+        "judge": pairs_record(comparison.cells, comparison.judgements),
         "left_out": list(comparison.left_out),
         "notes": notes,
     }
