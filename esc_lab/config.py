@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esc_lab.config_item import COUNT, FROM_ZERO, SHARE, item
+from esc_lab.config_judge import JudgingConfig
 from esc_lab.config_model import ModelConfig
 from esc_lab.config_search import LLMConfig, MCTSConfig, SearchConfig
 
@@ -23,6 +24,7 @@ STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues",
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
+    "judge": "have a language model judge the replies of evaluations: by a rubric, and in pairs against a baseline",
     "compare": "compare runs: one table with intervals and tests, figures, and a report (HTML)",
     "export": "merge an adapter into a plain model directory with a model card",
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
@@ -307,8 +309,8 @@ class Config:
     )  # fmt: skip
     resume: str | None = item(
         None,
-        "go on with an interrupted training or search: its run directory, or auto = the one of this configuration "
-        "below output_root that is furthest, if there is any",
+        "go on with an interrupted training, search or judge: its run directory, or auto = the one of this "
+        "configuration below output_root that is furthest, if there is any",
     )
     reuse: bool = item(True, "take results that were computed before from cache_dir instead of computing them again")
     experiment: str | None = item(None, "name of the experiment config in use")
@@ -332,6 +334,7 @@ class Config:
     mcts: MCTSConfig = field(default_factory=MCTSConfig)
     llm: LLMConfig = field(default_factory=LLMConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    judge: JudgingConfig = field(default_factory=JudgingConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper")
     output_root: str = item("outputs", "directory of run directories")

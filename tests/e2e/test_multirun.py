@@ -15,7 +15,7 @@ from tests.e2e.conftest import LIMITS, SEARCH, execute
 from tests.test_run import PROBE
 
 SWEEP = (
-    "-m", "stage=pipeline", "model=tiny_llama", "model@llm.local.model=tiny_llama", "objective=cso,simpo",
+    "-m", "stage=pipeline", "model=tiny_llama", "objective=cso,simpo",
     "hydra.launcher.n_jobs=2", "logger=none", "trainer.max_steps=1", "evaluate.generation.enabled=false", LIMITS,
     *SEARCH,
 )  # fmt: skip
