@@ -185,7 +185,14 @@ class LoggerConfig:
     entity: str | None = item(None, "W&B team or user")
     mode: str = item("offline", "W&B mode; offline needs no account, `wandb sync` uploads later",
                      choices=("offline", "online", "disabled"))  # fmt: skip
-    group: str | None = item(None, "W&B group")
+    group: str | None = item(
+        None, "W&B group; null = the experiment, else the directory of the multirun or pipeline that the run is part of"
+    )
+    artifacts: list[str] = item(
+        ["adapter", "esc_pro", "evaluation"],
+        "artifacts that W&B gets with their files; of the others it gets names and checksums",
+        choices=("adapter", "model", "classifier", "esc_pro", "corpus", "evaluation"),
+    )
 
 
 @dataclass
