@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import logging
 import math
 import os
 import re
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -34,12 +35,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esc_lab import config
+from esc_lab import config, multirun
 from esc_lab.config_checks import problems, unknown_key
 from esc_lab.errors import UserError, nearest
 from esc_lab.help import help_text, stage_lines
 from esc_lab.stages.record import recorded
-from esc_lab.stages.reuse import REUSED
+from esc_lab.stages.reuse import reused_stages
 
 CONF = Path(__file__).parent / "conf"
 _NO_STAGE = "no stage chosen: add stage=STAGE; `python run.py --help` tells more"
@@ -85,7 +86,9 @@ def check(words: list[str], *, multirun: bool = False) -> list[str]:
             raise UserError(_one_line(error), where="command line", fix=fix) from None
         judged = [(override, _sweep_problem(override, multirun) or _name_problem(override)) for override in overrides]
         found = [problem for _, problem in judged if problem]
-        runs = _single_runs([override for override, problem in judged if not problem])
+        # In a multirun, resume=auto is for all of its jobs, whichever stages they are of.
+        aside = "resume=auto" if multirun else None
+        runs = _single_runs([one for one, problem in judged if not problem and one.input_line != aside])
         for run in runs:
             found += [message for message in _run_problems(run) if message not in found]
     if found == [_NO_STAGE]:
@@ -204,10 +207,17 @@ def job(cfg: DictConfig) -> float | None:
     started = time.time()
     result: dict[str, Any] = {}
     value = None if cfg.optimize_metric is None else math.nan
+    directory, among_others = Path(hydra_config.runtime.output_dir), hydra_config.mode == RunMode.MULTIRUN
+    if among_others:
+        before = _done_before(cfg, hydra_config)
+        if before is not None:
+            return before
+        _note(hydra_config, {"status": "running"})
     try:
-        metrics = _run_stage(cfg, Path(hydra_config.runtime.output_dir))
-        reused = (Path(hydra_config.runtime.output_dir) / REUSED).exists()
-        result = {"status": "reused" if reused else "done", "metrics": metrics}
+        metrics = _run_stage(cfg, directory)
+        stages = reused_stages(directory)
+        status = "reused" if stages and all(stages.values()) else "done"
+        result = {"status": status, "metrics": metrics, "stages": stages}
         if cfg.optimize_metric is not None:
             if cfg.optimize_metric not in metrics:
                 hint = nearest(cfg.optimize_metric, metrics)
@@ -216,11 +226,11 @@ def job(cfg: DictConfig) -> float | None:
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         log.error("error: %s", text, exc_info=not isinstance(error, UserError) or bool(hydra_config.verbose))
-        if hydra_config.mode != RunMode.MULTIRUN:
+        if not among_others:
             raise SystemExit(1) from error
         result |= {"status": "failed", "error": text[:500]}
-    if hydra_config.mode == RunMode.MULTIRUN:
-        _record(hydra_config, {**result, "seconds": time.time() - started})
+    if among_others:
+        _note(hydra_config, {**result, "seconds": time.time() - started})
     return value
 
 
@@ -230,32 +240,71 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
     return recorded(settings)
 
 
-def _record(hydra_config: Any, outcome: dict[str, Any]) -> None:
-    """Append this job to the multirun's manifest: a line of JSON, in one write so that jobs do not mix."""
-    line = {
+def _done_before(cfg: DictConfig, hydra_config: Any) -> float | None:
+    """With `resume=auto`: what this job returned when it was done earlier in this multirun; None if it was not.
+
+    NaN where it has no metric to optimise.
+    """
+    overrides = list(hydra_config.overrides.task)
+    found = multirun.finished(Path(hydra_config.sweep.dir), overrides) if cfg.resume == "auto" else None
+    if found is None:
+        return None
+    log.info("job %d: done before, in %s", hydra_config.job.num, found.directory)
+    return (found.metrics or {}).get(str(cfg.optimize_metric), math.nan)
+
+
+def _note(hydra_config: Any, outcome: dict[str, Any]) -> None:
+    """This job in the multirun's manifest."""
+    job = {
         "job": hydra_config.job.num,
         "overrides": list(hydra_config.overrides.task),
         "directory": hydra_config.runtime.output_dir,
-        **outcome,
     }
-    with (Path(hydra_config.sweep.dir) / "manifest.jsonl").open("ab", buffering=0) as file:
-        file.write(f"{json.dumps(line)}\n".encode())
+    multirun.note(Path(hydra_config.sweep.dir), job | outcome)
 
 
-def _multirun(first: list[str]) -> int:
-    """Run all jobs; 1 if any of them failed. `first` are the overrides of the first one."""
+def _multirun(words: list[str], first: list[str]) -> int:
+    """Run all jobs and tell how each ended; 1 if any of them did not come to its end.
+
+    Args:
+        words: the overrides of the multirun. With `resume=auto`, the newest multirun of the same words goes on: jobs
+            that it has done are left as they are.
+        first: the overrides of its first job.
+    """
     # The directory is settled here, and not by Hydra, so that the manifest can be found when the jobs are done.
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        directory = compose("config", first, return_hydra_config=True).hydra.sweep.dir
-    quoted = directory.replace("\\", "\\\\").replace("'", "\\'")
+        cfg = compose("config", first, return_hydra_config=True)
+        directory, planned = Path(cfg.hydra.sweep.dir), _planned(cfg.hydra.sweeper, words)
+    if "resume=auto" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):
+        before = multirun.earlier(directory.parent, words)
+        print(f"resume=auto: {f'going on with {before}' if before else 'no such multirun before'}", file=sys.stderr)
+        directory = before or directory
+    quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     sys.argv.append(f"hydra.sweep.dir='{quoted}'")
-    manifest = Path(directory, "manifest.jsonl")
-    earlier = len(manifest.read_text().splitlines()) if manifest.exists() else 0
-    job()
-    records = [json.loads(line) for line in manifest.read_text().splitlines()[earlier:]]
-    failed = sum(record["status"] == "failed" for record in records)
-    print(f"{failed} of {len(records)} jobs failed; {manifest} lists them all", file=sys.stderr)
+    multirun.begin(directory, words)
+    died = None
+    try:
+        job()
+    except BrokenProcessPool as error:
+        died = error
+    found = multirun.jobs(directory)
+    multirun.print_jobs(found, planned, cfg.optimize_metric)
+    failed = sum(job.status not in multirun.DONE for job in found)
+    total = max(len(found), len(planned))
+    print(f"{failed} of {total} jobs failed; {directory / multirun.MANIFEST} lists them all", file=sys.stderr)
+    if died:
+        raise UserError("a job's process died: killed, or out of memory", fix="resume=auto runs what is missing")
     return int(failed > 0)
+
+
+def _planned(sweeper: DictConfig, words: list[str]) -> list[list[str]]:
+    """The overrides of all jobs; none where a sweeper chooses them as it goes."""
+    if not sweeper._target_.endswith(BasicSweeper.__name__):
+        return []
+    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    overrides = [one for one in parser.parse_overrides([*params, *words]) if not one.key_or_group.startswith("hydra")]
+    return [words for batch in BasicSweeper.split_arguments(overrides, None) for words in batch]
 
 
 def _run(options: argparse.Namespace, unknown: list[str]) -> int:
@@ -272,7 +321,7 @@ def _run(options: argparse.Namespace, unknown: list[str]) -> int:
     if not (checked or options.hydra_help or options.shell_completion or options.experimental_rerun):
         first = check(options.overrides, multirun=multirun)
         if multirun and not options.cfg:
-            return _multirun(first)
+            return _multirun(options.overrides, first)
     job()
     return 0
 

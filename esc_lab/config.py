@@ -23,7 +23,7 @@ STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues",
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
-    "compare": "put the metrics of several run directories into one table",
+    "compare": "compare runs: one table with intervals and tests, figures, and a report (HTML)",
     "export": "merge an adapter into a plain model directory with a model card",
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
     "pipeline": "search, sft, cso: build preference data, train and evaluate, then compare",
@@ -256,7 +256,15 @@ class PipelineConfig:
 
 @dataclass
 class CompareConfig:
-    runs: list[str] = item([], "run directories to compare")
+    runs: list[str] = item([], "what is compared: directories of runs, of pipelines, of multiruns")
+    baseline: str | None = item(
+        None,
+        "what differences are to: a method (base, SFT, ...), each model's own, or one row of the table; null = base, "
+        "else the first",
+    )
+    primary: str = item("strategy/Q", "the one metric whose p-values need no correction; Holm's is for all others")
+    metrics: list[str] | None = item(None, "metrics of the table; null = all that it knows and the runs have")
+    draws: int = item(10_000, "draws of the bootstrap and the permutation test", within=COUNT)
 
 
 @dataclass

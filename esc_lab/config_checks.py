@@ -99,8 +99,9 @@ def _combined(cfg: DictConfig) -> list[str]:
     if stage == "compare" and not cfg.compare.runs:
         found.append("stage=compare needs run directories. Fix: add compare.runs=[outputs/...,outputs/...]")
     for run in cfg.compare.runs if stage == "compare" else []:
-        if not os.path.exists(Path(run) / "metrics.json"):
-            found.append(f"compare.runs: {run} holds no metrics.json. Fix: name directories of finished runs")
+        if not any(os.path.exists(Path(run) / name) for name in ("config.yaml", "manifest.jsonl")):
+            fix = "name directories of finished runs or multiruns"
+            found.append(f"compare.runs: {run} holds no config.yaml and no manifest.jsonl: it is no run. Fix: {fix}")
     if stage == "export" and cfg.checkpoint is None:
         found.append("stage=export needs a trained model. Fix: add checkpoint=<run directory of an sft run>")
     if stage in ("sft", "cso") and cfg.checkpoint is not None:

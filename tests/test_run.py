@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 import run
-from esc_lab import config
+from esc_lab import config, multirun
 from tests.conftest import ROOT
 
 # Runs run.py as the main module and says at the end which heavy modules are there.
@@ -123,8 +123,9 @@ def test_a_multirun_in_processes_survives_a_failing_job(tmp_path, good, broken):
     directories = list((tmp_path / "outputs" / "multirun").iterdir())
     assert len(directories) == 1
     assert f"1 of 3 jobs failed; {directories[0].relative_to(tmp_path)}/manifest.jsonl" in done.stderr
-    records = [json.loads(line) for line in (directories[0] / "manifest.jsonl").read_text().splitlines()]
-    by_job = {record["job"]: record for record in records}
+    lines = (directories[0] / "manifest.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["job"] for line in lines if json.loads(line)["status"] == "running") == [0, 1, 2]
+    by_job = {record["job"]: record for line in lines if (record := json.loads(line))["status"] != "running"}
     assert [by_job[number]["status"] for number in range(3)] == ["done", "failed", "done"]
     assert f"{broken}: none of its metrics can be compared" in by_job[1]["error"]
     for number, record in by_job.items():
@@ -147,7 +148,7 @@ def test_a_multirun_without_failures(tmp_path, good):
     )
     assert done.returncode == 0, done.stderr
     assert "0 of 2 jobs failed; here, = there/manifest.jsonl" in done.stderr
-    assert len((tmp_path / "here, = there" / "manifest.jsonl").read_text().splitlines()) == 2
+    assert [job.status for job in multirun.jobs(tmp_path / "here, = there")] == ["done", "done"]
 
 
 def run_job(directory: Path, mode: str, *words: str) -> float | None:
@@ -175,7 +176,7 @@ def test_the_job_returns_the_metric_to_optimise(tmp_path, good, broken):
     assert math.isnan(value)
     assert run_job(tmp_path / "d", "MULTIRUN", f"compare.runs=[{broken}]") is None
     assert math.isnan(run_job(tmp_path / "e", "MULTIRUN", runs, "optimize_metric=Q") or 0)
-    record = json.loads((tmp_path / "e" / "manifest.jsonl").read_text())
+    record = json.loads((tmp_path / "e" / "manifest.jsonl").read_text().splitlines()[-1])
     assert (record["job"], record["status"]) == (7, "failed")
     assert "optimize_metric=Q: no such metric" in record["error"]
     assert record["metrics"] == {name: 0.25}

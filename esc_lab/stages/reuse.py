@@ -129,6 +129,16 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+def reused_stages(directory: Path) -> dict[str, bool]:
+    """Of the stages whose results can be shared, whether this run reused them: its own, or by name of its steps."""
+    found = {}
+    for path in sorted([directory / "config.yaml", *directory.glob("*/config.yaml")], key=os.path.getmtime):
+        stage = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("stage: "))
+        if stage.removeprefix("stage: ") in READS:
+            found[path.parent.name] = (path.parent / REUSED).exists()
+    return found
+
+
 def link(source: Path, target: Path) -> None:
     """The files of a result also in `target`: as hard links where that is possible, else as copies."""
     ignore = shutil.ignore_patterns(*_OWN)
