@@ -1,6 +1,6 @@
 """A run of W&B for every run of a stage: what it is called, where it belongs, and when it starts and ends.
 
-Imports neither torch nor Lightning, and wandb only where a run is started: a stage whose result is reused has its run too.
+Imports neither torch nor Lightning, and wandb only where a run starts: a stage whose result is reused has one too.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def curve(values: Mapping[str, float]) -> None:
 def _start(cfg: Config) -> _Open:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
+    from wandb.sdk.lib.runid import generate_id
 
     outer = _CURRENT.get()
     group, name = _place(cfg, outer)
@@ -115,7 +116,7 @@ def _start(cfg: Config) -> _Open:
             mode=settings.mode,  # type: ignore[arg-type]  # checked with the configuration
             dir=cfg.run_dir,
             # `wandb agent` names the run that it waits for; a stage inside that one has its own.
-            id=wandb.util.generate_id() if outer else None,
+            id=generate_id() if outer else None,
             name=name,
             group=group,
             job_type=cfg.stage,
