@@ -50,13 +50,13 @@ def read_offline_run(directory: Path) -> OfflineRun:
             sent = record.run
             run.name, run.group, run.job_type = sent.display_name, sent.run_group, sent.job_type
             run.project, run.tags = sent.project, list(sent.tags)
-            run.config |= _updates(sent.config)
+            run.config |= _values(sent.config.update)
         elif kind == "config":
-            run.config |= _updates(record.config)
+            run.config |= _values(record.config.update)
         elif kind == "summary":
-            run.summary |= _updates(record.summary)
+            _merge(run.summary, _values(record.summary.update))
         elif kind == "history":
-            run.history.append({_key(item): json.loads(item.value_json) for item in record.history.item})
+            run.history.append(_values(record.history.item))
         elif kind == "artifact":
             run.artifacts.append(record.artifact)
         elif kind == "files":
@@ -83,9 +83,20 @@ def records(path: Path) -> Iterator[Record]:
             yield Record.FromString(pieces)
 
 
-def _updates(sent: Any) -> dict[str, Any]:
-    return {_key(item): json.loads(item.value_json) for item in sent.update}
+def _values(items: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in items:
+        *path, last = item.nested_key or [item.key]
+        place = found
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = json.loads(item.value_json)
+    return found
 
 
-def _key(item: Any) -> str:
-    return item.key or ".".join(item.nested_key)
+def _merge(target: dict[str, Any], update: dict[str, Any]) -> None:
+    for name, value in update.items():
+        if isinstance(value, dict) and isinstance(target.get(name), dict):
+            _merge(target[name], value)
+        else:
+            target[name] = value
