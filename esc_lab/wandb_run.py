@@ -70,7 +70,9 @@ def started(cfg: Config) -> Iterator[Run | None]:
         UserError: W&B does not start.
     """
     settings = cfg.logger
-    silent = settings.name != "wandb" or settings.mode == "disabled" or cfg.trainer.fast_dev_run
+    silent = (
+        cfg.stage == "dashboard" or settings.name != "wandb" or settings.mode == "disabled" or cfg.trainer.fast_dev_run
+    )
     opened = None if silent or not first_process() else _start(cfg)
     token = _CURRENT.set(opened)
     code = 1
@@ -121,7 +123,7 @@ def _start(cfg: Config) -> _Open:
             group=group,
             job_type=cfg.stage,
             tags=_tags(cfg),
-            config=flat(asdict(cfg)),
+            config=flat(asdict(cfg)) | _method(cfg),
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off"),
         )
@@ -187,12 +189,21 @@ def _without_path(value: str) -> str:
 def _name(cfg: Config) -> str:
     if cfg.stage == "search":
         return f"{cfg.data.name} {cfg.mcts.name} search"
-    if cfg.stage in ("evaluate", "sft", "cso"):
-        try:
-            return f"{cfg.model.name} {method_of(Path(cfg.run_dir), read_config).name}"
-        except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
-            log.debug("no method for a name: %s", error)
-    return cfg.stage if cfg.stage == "compare" else f"{cfg.model.name} {cfg.stage}"
+    return _method(cfg).get("model_method") or (
+        cfg.stage if cfg.stage == "compare" else f"{cfg.model.name} {cfg.stage}"
+    )
+
+
+def _method(cfg: Config) -> dict[str, str]:
+    """How the run comes to its model, to group by: `method`, and `model_method` with the model."""
+    if cfg.stage not in ("evaluate", "sft", "cso"):
+        return {}
+    try:
+        name = method_of(Path(cfg.run_dir), read_config).name
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        log.debug("no method: %s", error)
+        return {}
+    return {"method": name, "model_method": f"{cfg.model.name} {name}"}
 
 
 def _tags(cfg: Config) -> list[str]:

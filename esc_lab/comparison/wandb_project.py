@@ -83,8 +83,8 @@ def _lay_out(run: Run, config: dict[str, Any], place: Path, here: Mapping[str, P
 def _moved(path: str, here: Mapping[str, Path]) -> str:
     """A path in a run directory as the path in its directory here; other paths stay as they are."""
     parts = Path(path).parts
-    for there, place in here.items():
-        for count in range(len(parts), 0, -1):
+    for count in range(len(parts), 0, -1):  # a step of a pipeline before the pipeline
+        for there, place in here.items():
             if there and Path(there).parts[-count:] == parts[:count]:
                 return str(place.joinpath(*parts[count:]))
     return path
