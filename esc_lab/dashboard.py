@@ -56,7 +56,7 @@ def workspace(
                    groupby_rangefunc="stderr")
         for metric, title, _ in SCORES
     ]  # fmt: skip
-    sections = {
+    sections: dict[str, list[Any]] = {
         "Comparison": [
             *(wr.ScalarChart(title=title, metric=metric) for metric, title, _ in SCORES[:2]),
             wr.ScatterPlot(title="Q against B", x=wr.SummaryMetric("strategy/B"), y=wr.SummaryMetric("strategy/Q")),
@@ -74,6 +74,7 @@ def workspace(
         project=project,
         name=name,
         sections=[ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
+        settings=ws.WorkspaceSettings(max_runs=100),
         runset_settings=ws.RunsetSettings(filters=filters, pinned_columns=pinned),
     )
 
@@ -84,7 +85,7 @@ def _setting(key: str) -> Any:
 
     class Setting(wr.ParallelCoordinatesPlotColumn):
         def _to_model(self) -> Any:
-            model = super()._to_model()
+            model = super()._to_model()  # type: ignore[no-untyped-call]
             model.accessor = f"config:{key}.value"
             return model
 

@@ -27,7 +27,7 @@ def api(where: str) -> Api:
 
     with answering(where):
         try:
-            return wandb.Api(timeout=60)
+            return wandb.Api(timeout=30)
         except wandb.errors.UsageError as error:
             fix = "`wandb login`, or set WANDB_API_KEY"
             raise UserError("nobody is logged in to W&B", where=where, fix=fix) from error

@@ -70,10 +70,8 @@ def started(cfg: Config) -> Iterator[Run | None]:
         UserError: W&B does not start.
     """
     settings = cfg.logger
-    silent = (
-        cfg.stage == "dashboard" or settings.name != "wandb" or settings.mode == "disabled" or cfg.trainer.fast_dev_run
-    )
-    opened = None if silent or not first_process() else _start(cfg)
+    wanted = settings.name == "wandb" and settings.mode != "disabled" and cfg.stage != "dashboard"
+    opened = _start(cfg) if wanted and not cfg.trainer.fast_dev_run and first_process() else None
     token = _CURRENT.set(opened)
     code = 1
     try:
@@ -189,9 +187,9 @@ def _without_path(value: str) -> str:
 def _name(cfg: Config) -> str:
     if cfg.stage == "search":
         return f"{cfg.data.name} {cfg.mcts.name} search"
-    return _method(cfg).get("model_method") or (
-        cfg.stage if cfg.stage == "compare" else f"{cfg.model.name} {cfg.stage}"
-    )
+    if cfg.stage == "compare":
+        return cfg.stage
+    return _method(cfg).get("model_method", f"{cfg.model.name} {cfg.stage}")
 
 
 def _method(cfg: Config) -> dict[str, str]:
