@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from esc_lab.config import SPLITS, TEMPLATES, TRAININGS, Key, keys
 from esc_lab.config_item import ANY
@@ -80,8 +80,9 @@ def problems(cfg: DictConfig) -> list[str]:
 def _value_problems(key: Key, value: Any) -> list[str]:
     if value == MISSING:
         return [f"missing value for '{key.name}' ({key.doc}). Fix: add {key.name}=..."]
-    if key.choices and value not in key.choices:
-        return [f"{key.name}={value}: not one of {', '.join(key.choices)}{nearest(str(value), key.choices)}"]
+    for one in (value if isinstance(value, (list, ListConfig)) else [value]) if key.choices else []:
+        if one not in key.choices:
+            return [f"{key.name}={one}: not one of {', '.join(key.choices)}{nearest(str(one), key.choices)}"]
     low, high = key.within
     if key.within != ANY and not low <= value <= high:
         allowed = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
