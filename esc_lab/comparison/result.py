@@ -96,7 +96,7 @@ def compared(
     runs, remarks = read_runs(directories)
     names = chosen_metrics(runs, metrics)
     cells = cells_of(runs)
-    check_cells(cells, names)
+    remarks += check_cells(cells, names)
     baselines = baselines_of(cells, baseline)
     predictions = load_predictions(runs, names)
     test = next((one.test for one in predictions.values()), None)
