@@ -113,8 +113,8 @@ def test_runs_whose_sampling_differs_by_name_are_compared_and_flagged(tmp_path):
         "replies were sampled differently: evaluate.generation.temperature is 0.0, 0.7, as the names of the cells say"
     )
     assert flag in found.remarks
-    # One of another model whose name does not say it.
-    other = write_evaluation(tmp_path / "other", rows, model__name="other", evaluate__generation=generation)
+    # One of another method, whose name does not say it.
+    other = write_evaluation(tmp_path / "other", rows, prompt__inference="cot", evaluate__generation=generation)
     with pytest.raises(UserError, match=r"evaluate.generation.temperature differs: 0.0 in .*; 0.7 in"):
         compared([*directories, other], draws=50)
 
