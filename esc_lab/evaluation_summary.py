@@ -54,7 +54,7 @@ def summarize(predictions: Sequence[Prediction], inventory: Inventory) -> tuple[
         names = [max(p.distribution, key=lambda name: p.distribution[name]) for p in scored]
         _choice("strategy", scored, names, inventory, metrics, tables)
         metrics["strategy/label_mass"] = float(np.mean([prediction.label_mass for prediction in scored]))
-    written = [p for p in predictions if p.reply is not None and (p.prompted is None or p.prompted in p.gold)]
+    written = [p for p in predictions if p.reply is not None and p.to_gold]
     if written:
         if written[0].prompted is None:
             _choice(GENERATED, written, [p.strategy for p in written], inventory, metrics, tables)

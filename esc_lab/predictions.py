@@ -24,6 +24,7 @@ class Prediction:
         log_prob, tokens: of the gold reply's text (without its label) and end-of-turn token, given the gold label; 0
             tokens where the prompt names another strategy.
         reply, strategy: generated text and the strategy parsed from it; None where nothing was generated.
+        bleu: what the reply adds to BLEU's sums (see `bleu_counts`); None without a reply to the gold strategy.
         raw: what the model generated, as it wrote it.
         sampling: temperature, top_p and token limit of the generation, and the inference mode.
         sra: Strategy-Relevant Attention of the reply by `<definition>/<span>`: `sra`, `control`, `relative` as in
@@ -50,12 +51,18 @@ class Prediction:
     label_mass: float | None = None
     reply: str | None = None
     strategy: str | None = None
+    bleu: list[int] | None = None
     raw: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     sra: dict[str, dict[str, float]] | None = None
     unmeasured: str | None = None
     judged: str | None = None
     adheres: bool | None = None
+
+    @property
+    def to_gold(self) -> bool:
+        """Whether the prompt is one that the given reply answers: it names no other strategy."""
+        return self.prompted is None or self.prompted in self.gold
 
     @property
     def followed(self) -> str | None:

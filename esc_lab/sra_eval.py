@@ -20,6 +20,7 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.classifier import StrategyClassifier, chosen
 from esc_lab.config import TemplateConfig
 from esc_lab.datamodule import Decision
+from esc_lab.metrics import bleu_counts
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.predictions import Prediction
@@ -120,6 +121,9 @@ class SRAEvaluationModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._judge_adherence()
+        for one in self.predictions:
+            if one.reply is not None and one.to_gold:
+                one.bleu = bleu_counts(one.reply, one.gold_reply)
         lines = [json.dumps(asdict(prediction), ensure_ascii=False) for prediction in self.predictions]
         write_atomic(self.path, "\n".join(lines))
 

@@ -11,18 +11,19 @@ from typing import Any
 
 from esc_lab.comparison.decisions import Predictions, TestSet, read_predictions
 from esc_lab.comparison.measures import MEASURES, TEXT_METRICS
+from esc_lab.comparison.methods import SAMPLING
 from esc_lab.comparison.processes import spread
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.errors import UserError, nearest
 from esc_lab.report.tables import COLUMNS
 from esc_lab.strategies import INVENTORIES
 
-_SAMPLING = tuple(f"evaluate.generation.{name}" for name in ("temperature", "top_p", "max_new_tokens", "decisions"))
+_SAMPLING = (*SAMPLING, "evaluate.generation.decisions")
 _REPLIES = (*_SAMPLING, "evaluate.replies")
 # Settings on which metrics depend, by the beginnings of their names: runs that differ in them measured other things.
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "generated/": _SAMPLING,
-    **{f"text/{name}": _SAMPLING for name in ("rouge", "bleu", "distinct", "reply")},
+    **{f"text/{name}": _SAMPLING for name in ("rouge", "bleu", "distinct", "reply", "self_distinct")},
     "sra/": (*_REPLIES, "evaluate.sra.definition", "evaluate.sra.span"),
     "adherence/": (*_REPLIES, "evaluate.classifier"),
 }
@@ -49,8 +50,13 @@ def chosen_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str
     return list(dict.fromkeys(asked))
 
 
-def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> None:
+def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
     """Whether evaluations share the inventory, trained cells the seeds, and runs the settings that metrics depend on.
+
+    How replies were sampled may differ where the names of all these cells say so.
+
+    Returns:
+        Sentences on such differences.
 
     Raises:
         UserError: they do not; it says which, and how they differ.
@@ -65,11 +71,18 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> None:
             if 0 < len(lacking) < len(cell.runs):
                 fix = "evaluate them as the other seeds were, or leave the metric out"
                 raise UserError(f"missing in {_named(lacking)}, but not in other seeds", where=metric, fix=fix)
+    remarks: dict[str, None] = {}
     for prefix, settings in _SETTINGS.items():
         having = [run for run in runs if any(name.startswith(prefix) and name in run.metrics for name in metrics)]
         fix = f"evaluate them alike, or choose metrics without {prefix}..."
         for name in settings:
-            _alike({run: str(value) for run in having for value in _setting(run, name)}, f"{name} differs", fix)
+            values = {run: str(value) for run in having for value in _setting(run, name)}
+            if name in SAMPLING and values and all(f" {name}=" in run.name for run in values):
+                told = ", ".join(sorted(set(values.values())))
+                remarks |= {f"replies were sampled differently: {name} is {told}, as the names of the cells say": None}
+            else:
+                _alike(values, f"{name} differs", fix)
+    return [*remarks]
 
 
 def load_predictions(runs: Sequence[Run], metrics: Sequence[str]) -> dict[Path, Predictions]:

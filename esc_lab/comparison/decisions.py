@@ -24,8 +24,10 @@ Key: TypeAlias = tuple[str, int]  # dialogue id, turn
 _Record: TypeAlias = tuple[int, tuple[int, ...], str, str, str]  # first and all gold strategies, tree, problem, emotion
 
 UNPARSABLE, NOT_ASKED = -1, -2
+PAIRS = "pairs.jsonl"
 _MEASURED = ("log_prob", "tokens", "label_mass", "adheres", "sra", "control", "relative")
 _TEXT = ("rouge_l", "reply_length")
+_BLEU = ("match_1", "match_2", "match_3", "match_4", "bleu_tokens", "reference_tokens")
 _WORD = re.compile(r"[a-z0-9]+")
 _TOKEN = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 
@@ -74,7 +76,12 @@ class Predictions:
             where the prompt names the strategy.
         values: [rows] each, nan where it was not measured: `log_prob` and `tokens` of the gold reply, `label_mass`,
             `adheres`, `sra` and its logarithm and controls (`log_sra`, `control`, `relative`, `sham_net`,
-            `log_relative`), and of a generated reply to the gold strategy `rouge_l` and `reply_length`.
+            `log_relative`), and of a generated reply to the gold strategy `rouge_l`, `reply_length` and what BLEU is
+            summed from: `match_1` to `match_4`, `bleu_tokens`, `reference_tokens`.
+        sample: [rows], number of the reply among those to its prompt.
+        words: [2, tokens], the words of the replies to the gold strategy, as numbers, and the row of each.
+        pairs: [3, pairs], cluster of each preference pair, and whether the chosen reply was the more probable one and
+            whether it had the higher reward: 1, 0, or -1 where that is not known.
     """
 
     test: TestSet
@@ -82,10 +89,13 @@ class Predictions:
     chosen: IntArray
     written: IntArray
     values: Mapping[str, FloatArray]
+    sample: IntArray
+    words: npt.NDArray[np.int32]
+    pairs: IntArray
 
 
 def read_predictions(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) -> Predictions:
-    """The predictions in a `predictions.jsonl`.
+    """The predictions in a `predictions.jsonl`, with the preference pairs in a `pairs.jsonl` beside it.
 
     Args:
         path: the file.
@@ -94,37 +104,49 @@ def read_predictions(path: Path, strategies: Sequence[str], *, sra: str, texts: 
         texts: compare the texts of the replies too, which takes as long as all the rest.
 
     Raises:
-        UserError: the file cannot be read, a line is not a prediction, or a strategy is not in the inventory.
+        UserError: a file cannot be read, a line is not a prediction or is there twice, or a strategy is not in the
+            inventory.
     """
     numbers = {name: number for number, name in enumerate(strategies)}
     decisions: dict[Key, _Record] = {}
-    keys: list[Key] = []
+    lines: dict[tuple[Key, str | None, int], int] = {}
     chosen: list[int] = []
     written: list[int] = []
     measured: list[tuple[float, ...]] = []
+    words = _Words()
     try:
-        for line in path.read_bytes().splitlines():
+        for number, line in enumerate(path.read_bytes().splitlines()):
             row = json.loads(line)
-            keys.append((row["dialogue"], row["turn"]))
+            key = (row["dialogue"], row["turn"])
+            if lines.setdefault((key, row["prompted"], row.get("sample", 0)), number) != number:
+                raise ValueError("which is there twice")
             gold = tuple(numbers[name] for name in row["gold"])
-            decisions[keys[-1]] = (gold[0], gold, row["tree"], row["problem"], row["emotion"])
+            decisions[key] = (gold[0], gold, row["tree"], row["problem"], row["emotion"])
             chosen.append(_most_probable(row["distribution"], numbers))
             written.append(_written(row, numbers))
-            measured.append((*_measured(row, sra), *(_overlap(row) if texts else ())))
+            measured.append((*_measured(row, sra), *(_overlap(row, number, words) if texts else ())))
     except (OSError, ValueError, TypeError, LookupError) as error:
         where = f"{path}:{len(measured) + 1}"
         message = f"not a prediction with the strategies {', '.join(strategies)}: {type(error).__name__} {error}"
         raise UserError(message, where=where, fix="evaluate the run again") from error
-    if not keys:
+    if not lines:
         raise UserError("there are no predictions", where=str(path), fix="evaluate the run again")
     test = _test_set(decisions, strategies)
     place = {key: position for position, key in enumerate(test.keys)}
-    names = (*_MEASURED, *(_TEXT if texts else ()))
+    names = (*_MEASURED, *((*_TEXT, *_BLEU) if texts else ()))
     values = dict(zip(names, np.array(measured, dtype=np.float64).T, strict=True))
     values["log_sra"], values["log_relative"] = np.log(values["sra"]), np.log(values["relative"])
     values["sham_net"] = values["log_sra"] - np.log(values["control"])
-    rows = np.array([place[key] for key in keys], np.intp)
-    return Predictions(test, rows, np.array(chosen, np.intp), np.array(written, np.intp), values)
+    return Predictions(
+        test,
+        decision=np.array([place[key] for key, _, _ in lines], np.intp),
+        chosen=np.array(chosen, np.intp),
+        written=np.array(written, np.intp),
+        values=values,
+        sample=np.array([sample for _, _, sample in lines], np.intp),
+        words=words.array(),
+        pairs=_pairs(path.with_name(PAIRS), test),
+    )
 
 
 def _test_set(decisions: Mapping[Key, _Record], strategies: Sequence[str]) -> TestSet:
@@ -174,11 +196,49 @@ def _measured(row: Mapping[str, Any], sra: str) -> tuple[float, ...]:
     )
 
 
-def _overlap(row: Mapping[str, Any]) -> tuple[float, float]:
-    """ROUGE-L and length in tokens of a generated reply to the gold strategy."""
+def _overlap(row: Mapping[str, Any], number: int, words: _Words) -> tuple[float, ...]:
+    """ROUGE-L and length in words of a generated reply to the gold strategy, and its part of BLEU's sums."""
     if row["reply"] is None or (row["prompted"] is not None and row["prompted"] not in row["gold"]):
-        return math.nan, math.nan
-    return rouge_l(row["reply"], row["gold_reply"]), float(len(_TOKEN.findall(row["reply"].lower())))
+        return (math.nan,) * (len(_TEXT) + len(_BLEU))
+    found = _TOKEN.findall(row["reply"].lower())
+    words.add(found, number)
+    bleu = row.get("bleu") or (math.nan,) * len(_BLEU)
+    return rouge_l(row["reply"], row["gold_reply"]), float(len(found)), *bleu
+
+
+class _Words:
+    """Words as numbers, in the order in which they were first seen."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+        self.numbers: list[int] = []
+        self.rows: list[int] = []
+
+    def add(self, words: Sequence[str], row: int) -> None:
+        known = self.known
+        self.numbers += [known.setdefault(word, len(known)) for word in words]
+        self.rows += [row] * len(words)
+
+    def array(self) -> npt.NDArray[np.int32]:
+        return np.array([self.numbers, self.rows], dtype=np.int32)
+
+
+def _pairs(path: Path, test: TestSet) -> IntArray:
+    """Preference pairs as `Predictions.pairs` has them; none if some are of dialogues without a decision."""
+    if not path.exists():
+        return np.empty((3, 0), np.intp)
+    cluster = {dialogue: int(number) for (dialogue, _), number in zip(test.keys, test.cluster, strict=True)}
+    found: list[tuple[int, int, int]] = []
+    try:
+        for line in path.read_bytes().splitlines():
+            row = json.loads(line)
+            rewarded = -1 if row["rewards"] is None else int(row["rewards"][0] > row["rewards"][1])
+            found.append((cluster.get(row["dialogue"], -1), int(row["log_probs"][0] > row["log_probs"][1]), rewarded))
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        message = f"not a preference pair: {type(error).__name__} {error}"
+        raise UserError(message, where=f"{path}:{len(found) + 1}", fix="evaluate the run again") from error
+    pairs = np.array(found, np.intp).reshape(-1, 3).T
+    return pairs if (pairs[0] >= 0).all() else pairs[:, :0]
 
 
 def rouge_l(reply: str, reference: str) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from esc_lab.comparison.decisions import FloatArray, TestSet
 from esc_lab.comparison.estimates import Resampling
@@ -19,6 +20,9 @@ GROUPED = (
     "sra/log_sra", "sra/sham_net", "adherence/accuracy",
 )  # fmt: skip
 FEWEST = 20  # decisions in a group
+FEWEST_CLUSTERS = (
+    5  # dialogues in a group with intervals: draws of fewer hardly differ, so that intervals are too short
+)
 _DEPTHS = 6
 
 
@@ -28,7 +32,7 @@ class Group:
 
     Attributes:
         kind: `problem`, `emotion` or `depth`.
-        name: e.g. `job crisis`, or `5-9` turns before the reply.
+        name: e.g. `job crisis` (in lower case: corpora write a name now so, now so), or `5-9` turns before the reply.
         decisions: how many.
         clusters: how many dialogues they are from (see `TestSet.cluster`).
         depth: their mean number of turns before the reply.
@@ -45,7 +49,10 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupEstimate:
-    """A metric of a cell in a group: its mean over the seeds, and the difference to the baseline if there is one."""
+    """A metric of a cell in a group: its mean over the seeds, and the difference to the baseline if there is one.
+
+    Of a group of few dialogues (`FEWEST_CLUSTERS`) the intervals have no ends.
+    """
 
     group: Group
     cell: str
@@ -61,7 +68,7 @@ def groups_of(test: TestSet) -> tuple[list[Group], list[str]]:
     bins = np.unique(np.quantile(test.turn, np.linspace(0, 1, count + 1)[:-1], method="nearest"))
     depth = np.searchsorted(bins, test.turn, side="right") - 1
     names = np.array([_span(test.turn[depth == number]) for number in range(len(bins))])
-    for kind, labels in (("problem", test.problem), ("emotion", test.emotion), ("depth", names[depth])):
+    for kind, labels in (("problem", _named(test.problem)), ("emotion", _named(test.emotion)), ("depth", names[depth])):
         for name in names if kind == "depth" else np.unique(labels):
             keep = labels == name
             if name and keep.sum() >= FEWEST:
@@ -78,7 +85,7 @@ def group_estimates(
     """The metrics of each cell in each group. Cells without predictions, or without any in a group, have none there."""
 
     return [
-        GroupEstimate(group, name, metric, interval(draws[name]), _difference(name, draws, baselines))
+        GroupEstimate(group, name, metric, _interval(group, draws[name]), _difference(group, name, draws, baselines))
         for metric in metrics
         if metric in GROUPED
         for group in groups
@@ -101,11 +108,21 @@ def _group_draws(resampling: Resampling, metric: str, group: Group) -> dict[str,
     return found
 
 
-def _difference(name: str, draws: Mapping[str, FloatArray], baselines: Mapping[str, Cell]) -> Interval | None:
+def _interval(group: Group, draws: FloatArray) -> Interval:
+    return interval(draws if group.clusters >= FEWEST_CLUSTERS else draws[:1])
+
+
+def _difference(
+    group: Group, name: str, draws: Mapping[str, FloatArray], baselines: Mapping[str, Cell]
+) -> Interval | None:
     baseline = baselines.get(name)
     if baseline is None or baseline.name == name or baseline.name not in draws:
         return None
-    return interval(draws[name] - draws[baseline.name])
+    return _interval(group, draws[name] - draws[baseline.name])
+
+
+def _named(labels: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+    return np.array([" ".join(label.lower().split()) for label in labels.tolist()], dtype=np.str_)
 
 
 def _span(turns: FloatArray) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esc_lab.comparison.decisions import NOT_ASKED, UNPARSABLE, FloatArray, Predictions
+from esc_lab.comparison.text_measures import bleu, bleu_sums, distinct_sums
 
 BoolArray = npt.NDArray[np.bool_]
 ITERATIONS = 20
@@ -185,7 +186,35 @@ def _choice(group: str, choice: str) -> dict[str, Measure]:
     }
 
 
-TEXT_METRICS = ("text/rouge_l", "text/reply_length")
+def _agreement_sums(predictions: Predictions, keep: BoolArray) -> FloatArray:
+    """Pairs of samples of a decision that name the same strategy, and pairs that name one [2, clusters]."""
+    test = predictions.test
+    keep = keep & (predictions.written >= 0)
+    classes = len(test.strategies)
+    place = predictions.decision[keep] * classes + predictions.written[keep]
+    counts = np.bincount(place, minlength=classes * len(test.keys)).reshape(-1, classes)
+    pairs = [(number * (number - 1) // 2) for number in (counts, counts.sum(axis=1, keepdims=True))]
+    return np.stack([np.bincount(test.cluster, one.sum(axis=1), minlength=test.clusters) for one in pairs])
+
+
+def _pair_sums(row: int) -> Callable[[Predictions, BoolArray], FloatArray]:
+    """Preference pairs that are right by a row of `Predictions.pairs`, and all that are known by it [2, clusters].
+
+    Pairs belong to dialogues and not to rows of predictions, so it does not matter which of those are kept.
+    """
+
+    def sums(predictions: Predictions, keep: BoolArray) -> FloatArray:
+        known = predictions.pairs[row] >= 0
+        cluster, right = predictions.pairs[[0, row]][:, known]
+        size = predictions.test.clusters
+        return np.stack([np.bincount(cluster, one, minlength=size) for one in (right, np.ones_like(right))])
+
+    return sums
+
+
+TEXT_METRICS = (
+    "text/rouge_l", "text/reply_length", "text/distinct_1", "text/distinct_2", *(f"text/bleu_{k}" for k in range(1, 5))
+)  # fmt: skip
 # The metrics that are known dialogue by dialogue. The others are taken from metrics.json as they are.
 MEASURES: Mapping[str, Measure] = {
     **_choice("strategy", "chosen"),
@@ -193,8 +222,14 @@ MEASURES: Mapping[str, Measure] = {
     **_choice("generated", "written"),
     "generated/unparsable": Measure(_hit_sums("written", unparsable=True), mean),
     "text/perplexity": Measure(_value_sums("log_prob", "tokens"), perplexity),
-    **{name: Measure(_value_sums(name.removeprefix("text/")), mean) for name in TEXT_METRICS},
+    "generated/agreement": Measure(_agreement_sums, mean),
+    "text/rouge_l": Measure(_value_sums("rouge_l"), mean),
+    "text/reply_length": Measure(_value_sums("reply_length"), mean),
+    **{f"text/bleu_{order}": Measure(bleu_sums(order), bleu) for order in range(1, 5)},
+    **{f"text/distinct_{length}": Measure(distinct_sums(length), mean) for length in (1, 2)},
     **{f"sra/{name}": Measure(_value_sums(name), mean) for name in ("sra", "log_sra", "sham_net", "log_relative")},
     "adherence/accuracy": Measure(_value_sums("adheres"), mean),
     "judge/overall": Measure(_value_sums("judge"), mean),
+    "preference/accuracy": Measure(_pair_sums(1), mean),
+    "preference/reward_accuracy": Measure(_pair_sums(2), mean),
 }

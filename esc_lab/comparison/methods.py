@@ -17,7 +17,8 @@ OBJECTIVES = {
 NEGATIVES = {"gold_contrast": "gold-contrast negatives", "random": "random negatives"}
 
 # Settings that a method may owe its results to; a name that ends with a dot stands for all settings below it.
-_EVALUATION = ("model.", "prompt.eval.", "prompt.inference", "evaluate.history_turns")
+SAMPLING = tuple(f"evaluate.generation.{name}" for name in ("temperature", "top_p", "max_new_tokens", "samples"))
+_EVALUATION = ("model.", "prompt.eval.", "prompt.inference", "evaluate.history_turns", *SAMPLING)
 _TRAINING = ("adapter.", "data.", "prompt.train.", "optimizer.", "scheduler.", "trainer.")
 _PREFERENCES = ("objective.",)
 _SEARCH = ("mcts.", "search.", "llm.")

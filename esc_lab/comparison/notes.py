@@ -6,6 +6,7 @@ import math
 
 from esc_lab.comparison.estimates import is_count
 from esc_lab.comparison.result import Comparison
+from esc_lab.report.tables import SAMPLING
 
 
 def notes_of(comparison: Comparison) -> list[str]:
@@ -24,16 +25,32 @@ def _data(comparison: Comparison) -> list[str]:
     if test is None:
         return []
     trees = f" in {test.clusters} trees, which are drawn as wholes" if test.clusters < test.dialogues else ""
+    runs = [run for cell in comparison.cells for run in cell.runs]
     replies = {
-        int(run.metrics["text/replies"])
-        for cell in comparison.cells
-        for run in cell.runs
+        round(run.metrics["text/replies"] / run.metrics.get("generation/samples", 1))
+        for run in runs
         if "text/replies" in run.metrics
     }
     counted = f"; generated replies to {_span(replies)} of them" if replies - {len(test.keys)} else ""
     return [
-        f"Test set {test.identity[:8]}: {len(test.keys):,} decisions of {test.dialogues:,} dialogues{trees}{counted}."
+        f"Test set {test.identity[:8]}: {len(test.keys):,} decisions of {test.dialogues:,} dialogues{trees}{counted}.",
+        *_sampling(comparison),
     ]
+
+
+def _sampling(comparison: Comparison) -> list[str]:
+    """How the replies were drawn, which every metric of them depends on."""
+    drawn = {
+        name: sorted({run.metrics[key] for cell in comparison.cells for run in cell.runs if key in run.metrics})
+        for name in SAMPLING
+        for key in [f"generation/{name}"]
+    }
+    if not all(drawn.values()):
+        return []
+    temperature, top_p, tokens, samples = (" or ".join(f"{value:g}" for value in found) for found in drawn.values())
+    greedy = " (greedy)" if drawn["temperature"] == [0] else f", top_p {top_p}"
+    several = f"; {samples} samples for each decision" if drawn["samples"] != [1] else ""
+    return [f"Replies: temperature {temperature}{greedy}, at most {tokens} tokens{several}."]
 
 
 def _intervals(comparison: Comparison) -> list[str]:

@@ -111,7 +111,7 @@ def compared(
         remarks = [*remarks, *more]
     names = chosen_metrics(runs, metrics)
     cells = cells_of(runs)
-    check_cells(cells, names)
+    remarks += check_cells(cells, names)
     baselines = baselines_of(cells, baseline)
     predictions = load_predictions(runs, [name for name in names if name != OVERALL])
     if judgements:

@@ -4,7 +4,7 @@ diversity, perplexity."""
 from esc_lab.metrics.attention import StrategyRelevantAttention
 from esc_lab.metrics.preference import PreferenceBias, strategy_preference
 from esc_lab.metrics.proficiency import StrategyProficiency, resolve_gold
-from esc_lab.metrics.text import Diversity, ReplyPerplexity, TextOverlap
+from esc_lab.metrics.text import Diversity, ReplyPerplexity, TextOverlap, bleu_counts
 
 __all__ = [
     "Diversity",
@@ -13,6 +13,7 @@ __all__ = [
     "StrategyProficiency",
     "StrategyRelevantAttention",
     "TextOverlap",
+    "bleu_counts",
     "resolve_gold",
     "strategy_preference",
 ]

@@ -35,8 +35,25 @@ def _count_empty(replies: Sequence[str]) -> int:
     return sum(not reply.strip() for reply in replies)
 
 
+def bleu_counts(reply: str, reference: str) -> list[int]:
+    """What a reply adds to the sums that BLEU-1 to BLEU-4 of a corpus are computed from, as `TextOverlap` has them.
+
+    Returns:
+        k-grams matched for k = 1 .. 4, tokens of the reply and of its reference. The reply has as many k-grams as
+        tokens, less k - 1.
+
+    Example:
+        >>> bleu_counts("The cat is on the mat", "the cat sat on the mat")
+        [5, 3, 1, 0, 6, 6]
+    """
+    with _float64_default():
+        bleu = SacreBLEUScore(BLEU_ORDER, tokenize="13a", lowercase=True)
+        bleu.update([reply], [[reference]])
+    return [*map(int, bleu.numerator), int(bleu.preds_len), int(bleu.target_len)]
+
+
 class TextOverlap(Metric):
-    r"""ROUGE-L, BLEU-2 and BLEU-4 of replies against one reference each.
+    r"""ROUGE-L and BLEU-1 to BLEU-4 of replies against one reference each.
 
     With LCS the longest common subsequence of two token lists: P = LCS / reply tokens, R = LCS / reference tokens, and
     ROUGE-L = 2 P R / (P + R) (Lin 2004), here its mean over replies. BLEU-N (Papineni et al. 2002) is that of the
@@ -46,7 +63,7 @@ class TextOverlap(Metric):
     ROUGE-L reads lower-cased runs of a-z and 0-9, without stemming, as the `rouge-score` package does. BLEU reads
     lower-cased 13a tokens, without smoothing: sacreBLEU's signature is `nrefs:1|case:lc|eff:no|tok:13a|smooth:none`.
 
-    `compute` returns float64 scalars: `rouge_l`, `bleu_2` and `bleu_4` in [0, 1], `replies` (how many) and
+    `compute` returns float64 scalars: `rouge_l` and `bleu_1` to `bleu_4` in [0, 1], `replies` (how many) and
     `empty_replies` (how many are blank). A blank reply has ROUGE-L 0, matches nothing in BLEU, and its missing
     tokens count in the brevity penalty.
 
@@ -56,8 +73,11 @@ class TextOverlap(Metric):
     Example:
         >>> metric = TextOverlap()
         >>> metric.update(["The cat sat on the mat.", ""], ["the cat is on the mat.", "I see."])
-        >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}
-        {'rouge_l': 0.417, 'bleu_2': 0.492, 'bleu_4': 0.319, 'replies': 2.0, 'empty_replies': 1.0}
+        >>> found = {name: round(value.item(), 3) for name, value in metric.compute().items()}
+        >>> [found[name] for name in ("rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4")]
+        [0.417, 0.554, 0.492, 0.42, 0.319]
+        >>> found["replies"], found["empty_replies"]
+        (2.0, 1.0)
     """
 
     full_state_update = False
@@ -108,8 +128,7 @@ class TextOverlap(Metric):
             raise ValueError("TextOverlap has no replies to compute from: call update() first")
         return {
             "rouge_l": self.rouge_sum / self.replies,
-            "bleu_2": self._bleu(2),
-            "bleu_4": self._bleu(4),
+            **{f"bleu_{order}": self._bleu(order) for order in range(1, BLEU_ORDER + 1)},
             "replies": self.replies.double(),
             "empty_replies": self.empty.double(),
         }

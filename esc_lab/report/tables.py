@@ -18,6 +18,7 @@ COLUMNS: tuple[tuple[str, str, int, bool | None], ...] = (
     ("strategy/n", "n", 0, None),
     ("generated/Q", "Q gen", 3, True),
     ("generated/unparsable", "unpars.", 3, False),
+    ("generated/agreement", "agree", 3, None),
     ("text/rouge_l", "ROUGE-L", 3, True),
     ("text/bleu_2", "BLEU-2", 3, True),
     ("text/distinct_2", "dist-2", 3, None),
@@ -32,6 +33,10 @@ COLUMNS: tuple[tuple[str, str, int, bool | None], ...] = (
 )
 
 
+# How replies were drawn, in metrics.json under generation/.
+SAMPLING = ("temperature", "top_p", "max_new_tokens", "samples")
+
+
 def print_strategies(
     title: str, rows: Sequence[Mapping[str, float | str]], metrics: Mapping[str, float], group: str
 ) -> None:
@@ -42,6 +47,8 @@ def print_strategies(
         f"n {metrics[f'{group}/n']:.0f}  classes predicted {metrics[f'{group}/classes_predicted']:.0f}  "
         f"unparsable {metrics[f'{group}/unparsable']:.1%}"
     )
+    if group == "generated":
+        caption += "\n" + "  ".join(f"{name} {metrics[f'generation/{name}']:g}" for name in SAMPLING)
     table = Table(title=escape(title), caption=caption)
     table.add_column("strategy")
     for heading in ("precision", "recall", "F1", "gold", "predicted", "preference"):

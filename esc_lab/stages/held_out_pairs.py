@@ -26,6 +26,7 @@ from esc_lab.tokens.encode import IntArray
 
 log = logging.getLogger(__name__)
 _NOTE = "reference.json"
+PAIRS = "pairs.jsonl"
 
 
 def note_reference(cfg: Config, loaded: LoadedModel, identity: dict[str, str]) -> None:
@@ -46,7 +47,8 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
         `preference/pairs`; `preference/accuracy`, the share whose chosen reply is the more probable one (summed over
         its tokens). Of a model that stage `cso` trained, also `preference/reward_accuracy` and `preference/margin` of
         its objective's rewards; log-ratios are to the reference that it was trained with. Nothing where there are no
-        pairs or the prompt names the strategy.
+        pairs or the prompt names the strategy. pairs.jsonl in the run directory has a line for each pair: dialogue,
+        turn, number of the rejected reply, and of chosen and rejected reply `log_probs` and `rewards` (null without).
     """
     if not TEMPLATES[cfg.prompt.eval.template].chooses_strategy or cfg.prompt.inference != "direct":
         return {}
@@ -64,15 +66,31 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     sums = policy.sum(axis=1)
     metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
     trained = training_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    rewards = None
     if trained and trained[1].stage == "cso":
         run, settings = trained
-        metrics |= _reward_metrics(
+        rewards = _rewards(
             cfg, loaded, run, typed(settings).objective, split, (chosen, rejected), policy, data.row_tokens
         )
+    if rewards is not None:
+        good, bad = rewards
+        metrics |= {"reward_accuracy": float((good > bad).float().mean()), "margin": float((good - bad).mean())}
+    _write_pairs(Path(cfg.run_dir) / PAIRS, split, np.stack([sums[chosen], sums[rejected]], axis=1), rewards)
     return {f"preference/{key}": value for key, value in metrics.items()}
 
 
-def _reward_metrics(
+def _write_pairs(path: Path, split: PreferenceSplit, log_probs: FloatArray, rewards: list[Tensor] | None) -> None:
+    """A line for each pair of a split; `log_probs` [pairs, 2], rewards [pairs] of both sides."""
+    both = [None] * len(log_probs) if rewards is None else torch.stack(rewards, dim=1).tolist()
+    lines = []
+    for (turn, _, reply), own, reward in zip(split.comparisons.tolist(), log_probs.tolist(), both, strict=True):
+        key = split.turns[turn].replies[reply].replies[0].key
+        line = {"dialogue": key.dialogue, "turn": key.turn, "reply": key.alternative}
+        lines.append(json.dumps({**line, "log_probs": own, "rewards": reward}))
+    write_atomic(path, "\n".join(lines))
+
+
+def _rewards(
     cfg: Config,
     loaded: LoadedModel,
     run: Path,
@@ -81,15 +99,15 @@ def _reward_metrics(
     pairs: tuple[IntArray, IntArray],
     policy: FloatArray,
     row_tokens: int,
-) -> dict[str, float]:
-    """Accuracy and margin of the rewards by the objective of a training run; none if its reference is gone."""
+) -> list[Tensor] | None:
+    """Rewards [pairs] of both sides by the objective of a training run; None if its reference is gone."""
     reference = None
     if objective.name in NEEDS_REFERENCE:
         try:
             reference = _reference(cfg, loaded, run, split, row_tokens)
         except (UserError, OSError) as error:
             log.warning("rewards of held-out pairs left out, their reference is not to be had: %s", error)
-            return {}
+            return None
 
     def weighted(values: FloatArray) -> list[Tensor]:
         sums = torch.from_numpy(objective.strategy_weight * values[:, 0] + values[:, 1])
@@ -101,8 +119,7 @@ def _reward_metrics(
     compared = PairLogProbs(
         *weighted(policy), *weighted(tokens), *(weighted(reference) if reference is not None else ())
     )
-    good, bad = pair_rewards(objective, compared)
-    return {"reward_accuracy": float((good > bad).float().mean()), "margin": float((good - bad).mean())}
+    return list(pair_rewards(objective, compared))
 
 
 def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSplit, row_tokens: int) -> FloatArray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def predictions(
     turns: int = 6,
     inventory: Inventory = INVENTORIES["esconv"],
     replies: bool = False,
+    samples: int = 1,
     favourite: int = 0,
 ) -> list[Prediction]:
     """Predictions of a model that is right with probability `skill` and else prefers one strategy.
@@ -53,18 +55,30 @@ def predictions(
                 log_prob=-float(drawn.gamma(20)) * (1.5 - skill), tokens=len(words),
                 distribution=dict(zip(names, share.tolist(), strict=True)), label_mass=float(drawn.random()),
             )  # fmt: skip
+            found.append(one)
             if replies:
                 _write(one, drawn, names, words)
-            found.append(one)
+            for sample in range(1, samples):
+                found.append(replace(one, sample=sample, tokens=0, log_prob=0.0, distribution={}, label_mass=None))
+                _write(found[-1], drawn, names, words)
     return found
 
 
 def _write(one: Prediction, drawn: np.random.Generator, names: Sequence[str], words: Sequence[str]) -> None:
     kept = drawn.random(len(words)) < 0.6
-    one.reply = " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
+    written = [word for word, keep in zip(words, kept, strict=True) if keep]
+    one.reply = " ".join(written)
+    one.bleu = [_matched(written, words, length) for length in range(1, 5)] + [len(written), len(words)]
+    one.sampling = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40, "inference": "direct"}
     one.strategy = None if drawn.random() < 0.2 else str(drawn.choice(names))
     one.sra = {"paper/name": {name: float(np.exp(drawn.normal(-6))) for name in ("sra", "control", "relative")}}
     one.adheres = bool(drawn.random() < 0.5)
+
+
+def _matched(reply: Sequence[str], reference: Sequence[str], length: int) -> int:
+    """N-grams of a reply that are in its reference, each as often as there at most (words without punctuation)."""
+    both = (Counter(zip(*(text[start:] for start in range(length)), strict=False)) for text in (reply, reference))
+    return (next(both) & next(both)).total()
 
 
 def settings(stage: str, **changes: Any) -> dict[str, Any]:
@@ -82,7 +96,7 @@ def settings(stage: str, **changes: Any) -> dict[str, Any]:
         "evaluate": {
             "history_turns": None, "replies": "generated", "classifier": None,
             "sra": {"definition": "paper", "span": "name"},
-            "generation": {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40, "decisions": None},
+            "generation": {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40, "decisions": None, "samples": 1},
         },
     }  # fmt: skip
     for name, value in changes.items():

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from esc_lab.comparison.checks import check_cells, chosen_metrics, load_predictions
+from esc_lab.comparison.result import compared
 from esc_lab.comparison.runs import cells_of, read_runs
 from esc_lab.errors import UserError
 from esc_lab.report.tables import COLUMNS
@@ -94,6 +95,28 @@ def test_sampling_settings_matter_for_generated_metrics_alone(tmp_path, name):
         with pytest.raises(UserError, match=rf"evaluate.generation.{name} differs: .* in {one}; 0.7 in {other}"):
             checked(one, other, metrics=[metric])
     checked(one, other, metrics=["strategy/Q", "text/perplexity"])
+
+
+def test_runs_whose_sampling_differs_by_name_are_compared_and_flagged(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True)
+    directories = []
+    for temperature in (0.0, 0.7):
+        generation = {**settings("evaluate")["evaluate"]["generation"], "temperature": temperature}
+        rows[0].reply = f"at {temperature}"
+        rows[0].bleu = [0, 0, 0, 0, 2, 8]
+        directories.append(write_evaluation(tmp_path / str(temperature), rows, evaluate__generation=generation))
+    found = compared(directories, draws=50)
+    assert [cell.method for cell in found.cells] == [
+        f"base evaluate.generation.temperature={temperature}" for temperature in (0.0, 0.7)
+    ]
+    flag = (
+        "replies were sampled differently: evaluate.generation.temperature is 0.0, 0.7, as the names of the cells say"
+    )
+    assert flag in found.remarks
+    # One of another method, whose name does not say it.
+    other = write_evaluation(tmp_path / "other", rows, prompt__inference="cot", evaluate__generation=generation)
+    with pytest.raises(UserError, match=r"evaluate.generation.temperature differs: 0.0 in .*; 0.7 in"):
+        compared([*directories, other], draws=50)
 
 
 def test_settings_that_older_runs_lack_are_passed_over(tmp_path):

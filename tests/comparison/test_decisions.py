@@ -95,6 +95,7 @@ def test_text_values_are_those_of_the_package(tmp_path):
         ({"strategy": "Qestion", "reply": ""}, "KeyError 'Qestion'"),
         ({"distribution": {"Question": 1.0}}, "a distribution over Question"),
         ({"turn": None, "tokens": None}, "TypeError"),
+        ({"turn": 1}, "ValueError which is there twice"),
     ],
 )
 def test_lines_that_are_no_prediction(tmp_path, change, message):
@@ -104,6 +105,34 @@ def test_lines_that_are_no_prediction(tmp_path, change, message):
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match=rf"rows.jsonl:2: not a prediction with the strategies Question, .*{message}"):
         read_predictions(path, NAMES, sra="paper/name", texts=True)
+
+
+def test_several_samples_are_rows_of_one_decision(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True, samples=3)
+    found, plain = read(tmp_path / "rows.jsonl", rows), read(tmp_path / "plain.jsonl", rows[::3])
+    assert found.test.identity == plain.test.identity
+    assert found.decision.tolist() == np.repeat(plain.decision, 3).tolist()
+    assert found.sample.tolist() == [0, 1, 2] * len(plain.sample)
+    assert (found.chosen != NOT_ASKED).sum() == len(plain.chosen)
+    assert found.written[::3].tolist() == plain.written.tolist()
+
+
+def test_preference_pairs(tmp_path):
+    rows = predictions(skill=0.5, seed=1)
+    assert read(tmp_path / "rows.jsonl", rows).pairs.shape == (3, 0)
+    pairs = [
+        {"dialogue": "d0003", "turn": 1, "reply": 1, "log_probs": [-3.0, -4.0], "rewards": None},
+        {"dialogue": "d0001", "turn": 3, "reply": 2, "log_probs": [-4.0, -4.0], "rewards": [0.5, -0.5]},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    assert read(tmp_path / "rows.jsonl", rows).pairs.tolist() == [[3, 1], [1, 0], [-1, 1]]
+    pairs[0]["dialogue"] = "beyond the turns that were evaluated"
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    assert read(tmp_path / "rows.jsonl", rows).pairs.shape == (3, 0)
+    file.write_text("{}")
+    with pytest.raises(UserError, match=r"pairs.jsonl:1: not a preference pair: KeyError"):
+        read(tmp_path / "rows.jsonl", rows)
 
 
 def test_files_that_hold_none(tmp_path):

@@ -57,7 +57,7 @@ def test_values_are_means_of_the_recorded_metrics(comparison):
     assert estimate.over == ("dialogues", "seeds")
     assert (estimate.n, comparison.estimates["first SFT (cso)", "sra/log_sra"].n) == (36, 36)
     assert comparison.estimates["first base (cso)", "strategy/Q"].over == ("dialogues",)
-    assert comparison.estimates["first base (cso)", "text/distinct_2"].over == ()
+    assert comparison.estimates["first base (cso)", "text/distinct_2"].over == ("dialogues",)
 
 
 def test_intervals_hold_the_value_and_exist_where_something_is_drawn(comparison):
@@ -80,7 +80,7 @@ def test_differences_are_to_the_models_base_and_corrected_together(comparison):
         values = [comparison.estimates[cell, metric].interval.value for cell in (name, one.baseline)]
         assert one.interval.value == pytest.approx(values[0] - values[1])
         assert one.primary == (metric == "strategy/Q")
-        assert math.isnan(one.p) == (metric in ("text/bleu_2", "text/distinct_2"))
+        assert not math.isnan(one.p)
         if one.primary:
             assert one.corrected == one.p
     others = [one for one in differences.values() if not one.primary]
@@ -250,3 +250,16 @@ def test_strategies_of_a_model_that_only_writes(tmp_path):
     found = compared([write_evaluation(tmp_path / "named", named)], **QUICK)
     assert found.strategies == {}
     assert found.primary is None
+
+
+def test_groups_go_by_name_in_lower_case_and_few_dialogues_give_no_interval(tmp_path):
+    rows = predictions(skill=0.4, seed=1, dialogues=24, turns=6)
+    for number, row in enumerate(rows):
+        row.problem = ("Job Crisis", "job  crisis")[number // 6 % 2] if number // 6 < 20 else "rare"
+    found = compared([write_evaluation(tmp_path / "run", rows)], draws=100).groups
+    by_name = {one.group.name: one for one in found if one.group.kind == "problem" and one.metric == "strategy/Q"}
+    assert {name: (one.group.decisions, one.group.clusters) for name, one in by_name.items()} == {
+        "job crisis": (120, 20), "rare": (24, 4),
+    }  # fmt: skip
+    assert math.isnan(by_name["rare"].interval.low)
+    assert by_name["job crisis"].interval.low < by_name["job crisis"].interval.high

@@ -7,11 +7,13 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from esc_lab.comparison import compared
 from esc_lab.config import TemplateConfig
 from esc_lab.corpora import read_dialogues, write_dialogues
 from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content
@@ -100,6 +102,15 @@ def test_evaluation_on_held_out_pairs(command, tuned, trained):
     margins = 0.1 * (policy - reference) @ torch.tensor([1.0, -1.0])
     assert outcome.metrics["preference/margin"] == pytest.approx(float(margins.mean()), abs=1e-4)
     assert outcome.metrics["preference/reward_accuracy"] == pytest.approx(float((margins > 0).double().mean()))
+    pairs = outcome.lines("pairs.jsonl")
+    keys = [(dialogue.id, number) for dialogue, number, *_ in held_out_pairs()]
+    assert [(pair["dialogue"], pair["turn"]) for pair in pairs] == keys
+    np.testing.assert_allclose([pair["log_probs"] for pair in pairs], policy, atol=1e-3)
+    rewards = torch.tensor([pair["rewards"] for pair in pairs])
+    np.testing.assert_allclose(rewards[:, 0] - rewards[:, 1], margins, atol=1e-4)
+    compared_pairs = compared([outcome.path], metrics=["preference/accuracy", "preference/reward_accuracy"], draws=100)
+    for metric in ("preference/accuracy", "preference/reward_accuracy"):
+        assert compared_pairs.estimates["tiny-llama CSO (cso)", metric].over == ("dialogues",)
     # The starting point has no rewards of its own, and prompts that name the strategy leave nothing to prefer.
     start = command("stage=evaluate", f"checkpoint={trained.path}", NO_TEXT)
     assert "preference/accuracy" in start.metrics

@@ -3,13 +3,14 @@
 import math
 from collections import Counter
 from functools import cache
+from itertools import starmap
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esc_lab.metrics import Diversity, ReplyPerplexity, TextOverlap
+from esc_lab.metrics import Diversity, ReplyPerplexity, TextOverlap, bleu_counts
 
 relaxed = settings(deadline=None, max_examples=60)
 replies = st.lists(st.sampled_from("abc"), max_size=8).map(" ".join)
@@ -56,13 +57,23 @@ def test_overlap_equals_brute_force(cases):
     assert computed(TextOverlap(), preds, target) == pytest.approx(
         {
             "rouge_l": sum(map(rouge_l, preds, target)) / len(cases),
-            "bleu_2": corpus_bleu(preds, target, 2),
-            "bleu_4": corpus_bleu(preds, target, 4),
+            **{f"bleu_{order}": corpus_bleu(preds, target, order) for order in range(1, 5)},
             "replies": len(cases),
             "empty_replies": preds.count(""),
         },
         abs=1e-12,
     )
+
+
+@relaxed
+@given(pairs)
+def test_bleu_counts_of_single_replies_add_up_to_those_of_the_corpus(cases):
+    metric = TextOverlap()
+    metric.update(*map(list, zip(*cases, strict=True)))
+    *matches, tokens, reference = (sum(counts) for counts in zip(*starmap(bleu_counts, cases), strict=True))
+    assert (matches, tokens, reference) == (metric.matches.tolist(), metric.reply_tokens, metric.reference_tokens)
+    grams = [sum(max(bleu_counts(*case)[4] - k, 0) for case in cases) for k in range(4)]
+    assert grams == metric.totals.tolist()
 
 
 def test_overlap_by_hand():
@@ -98,7 +109,8 @@ def test_tokens_of_rouge_and_bleu():
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
 def test_blank_replies_score_zero_and_are_counted(blank):
     found = computed(TextOverlap(), [blank], ["take care"])
-    assert found == {"rouge_l": 0, "bleu_2": 0, "bleu_4": 0, "replies": 1, "empty_replies": 1}
+    overlap = dict.fromkeys(("rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4"), 0)
+    assert found == {**overlap, "replies": 1, "empty_replies": 1}
     found = computed(Diversity(), [blank])
     assert found == {"distinct_1": 0, "distinct_2": 0, "reply_length": 0, "replies": 1, "empty_replies": 1}
 
