@@ -272,6 +272,10 @@ def job(cfg: DictConfig) -> float | None:
 def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
     settings = config.typed(cfg)
     settings.run_dir = str(directory)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if settings.trainer.devices not in ("auto", "1"):
+            return multirun.run_apart(Path(__file__), HydraConfig.get().overrides.task, directory)
+        settings.trainer.devices = "1"
     return recorded(settings)
 
 
@@ -309,13 +313,17 @@ def _multirun(words: list[str], first: list[str]) -> int:
     # The directory is settled here, and not by Hydra, so that the manifest can be found when the jobs are done.
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", first, return_hydra_config=True)
-        directory, planned = Path(cfg.hydra.sweep.dir), _planned(cfg.hydra.sweeper, words)
+        directory = Path(cfg.hydra.sweep.dir)
+        planned, common = _jobs(cfg.hydra.sweeper, words)
     if "resume=auto" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):
         before = multirun.earlier(directory.parent, words)
         print(f"resume=auto: {f'going on with {before}' if before else 'no such multirun before'}", file=sys.stderr)
         directory = before or directory
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     sys.argv.append(f"hydra.sweep.dir='{quoted}'")
+    if common:  # a job's directory is named by what sets it apart from the others
+        names = ",".join(f"'{name}'" for name in ("output_root", "cache_dir", "resume", *common))
+        sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{names}]")
     multirun.begin(directory, words)
     died = None
     try:
@@ -332,14 +340,21 @@ def _multirun(words: list[str], first: list[str]) -> int:
     return int(failed > 0)
 
 
-def _planned(sweeper: DictConfig, words: list[str]) -> list[list[str]]:
-    """The overrides of all jobs; none where a sweeper chooses them as it goes."""
-    if not sweeper._target_.endswith(BasicSweeper.__name__):
-        return []
-    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+def _jobs(sweeper: DictConfig, words: list[str]) -> tuple[list[list[str]], list[str]]:
+    """The overrides of all jobs, none where a sweeper chooses them as it goes; and the keys that they have in common.
+
+    No key is counted as common where nothing sets jobs apart.
+    """
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    overrides = [one for one in parser.parse_overrides([*params, *words]) if not one.key_or_group.startswith("hydra")]
-    return [words for batch in BasicSweeper.split_arguments(overrides, None) for words in batch]
+    given = [one for one in parser.parse_overrides(words) if not one.key_or_group.startswith("hydra")]
+    common = [one.key_or_group for one in given if not one.is_sweep_override()]
+    if not params and len(common) == len(given):
+        common = []
+    if not sweeper._target_.endswith(BasicSweeper.__name__):
+        return [], common
+    batches = BasicSweeper.split_arguments([*parser.parse_overrides(params), *given], None)
+    return [words for batch in batches for words in batch], common
 
 
 def _tell_own_sweep(words: list[str]) -> None:

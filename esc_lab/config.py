@@ -162,7 +162,7 @@ class TrainerConfig:
     precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
                           choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
     accelerator: str = item("auto", "Lightning accelerator")
-    devices: str = item("auto", "Lightning devices")
+    devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1")
     strategy: str = item("auto", "Lightning strategy, e.g. ddp")
     gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO)
     validate_every: float = item(

@@ -132,7 +132,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def reused_stages(directory: Path) -> dict[str, bool]:
     """Of the stages whose results can be shared, whether this run reused them: its own, or by name of its steps."""
     found = {}
-    for path in sorted([directory / "config.yaml", *directory.glob("*/config.yaml")], key=os.path.getmtime):
+    for path in sorted([directory / "config.yaml", *directory.glob("[!.]*/config.yaml")], key=os.path.getmtime):
         stage = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("stage: "))
         if stage.removeprefix("stage: ") in READS:
             found[path.parent.name] = (path.parent / REUSED).exists()
