@@ -80,12 +80,16 @@ def check(words: list[str], *, multirun: bool = False) -> list[str]:
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = _parsed(words, "command line")
-        sweeper = _sweeper(overrides)
-        draws = sweeper is None or not sweeper._target_.endswith(BasicSweeper.__name__)
+        fixed = _fixed(overrides)
+        draws = fixed is None or not fixed.hydra.sweeper._target_.endswith(BasicSweeper.__name__)
+        aimed = not draws or fixed is None or fixed.optimize_metric or not multirun
         if multirun:
-            overrides = [*_own_sweep(sweeper, overrides), *overrides]
+            overrides = [*_own_sweep(fixed, overrides), *overrides]
         judged = [(one, _sweep_problem(one, multirun, draws) or _name_problem(one)) for one in overrides]
         found = [problem for _, problem in judged if problem]
+        found += (
+            [] if aimed else ["hydra/sweeper: nothing to look for. Fix: optimize_metric=NAME, as metrics.json has it"]
+        )
         # In a multirun, resume=auto is for all of its jobs, whichever stages they are of.
         aside = "resume=auto" if multirun else None
         runs = _single_runs([one for one, problem in judged if not problem and one.input_line != aside])
@@ -108,21 +112,20 @@ def _parsed(words: list[str], where: str) -> list[Override]:
         raise UserError(_one_line(error), where=where, fix=fix) from None
 
 
-def _sweeper(overrides: list[Override]) -> DictConfig | None:
-    """Hydra's sweeper with its `params`, which an experiment may set; None where nothing can be composed."""
+def _fixed(overrides: list[Override]) -> DictConfig | None:
+    """The configuration, Hydra's included, less what is swept over; None where that cannot be composed."""
     try:
         words = [str(one.input_line) for one in overrides if not (one.is_sweep_override() or _name_problem(one))]
-        return compose("config", words, return_hydra_config=True).hydra.sweeper
+        return compose("config", words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         return None
 
 
-def _own_sweep(sweeper: DictConfig | None, overrides: list[Override]) -> list[Override]:
-    """The sweep that an experiment brings along, less the keys that the command line names."""
-    params = (sweeper and sweeper.get("params")) or {}
+def _own_sweep(fixed: DictConfig | None, overrides: list[Override]) -> list[Override]:
+    """The sweep that an experiment brings along (hydra.sweeper.params), less the keys that the command line names."""
     named = {one.get_key_element() for one in overrides}
-    words = [f"{key}={value}" for key, value in params.items() if key not in named]
-    return _parsed(words, "hydra.sweeper.params")
+    params = fixed.hydra.sweeper.params if fixed else {}
+    return _parsed([f"{key}={value}" for key, value in params.items() if key not in named], "hydra.sweeper.params")
 
 
 def _sweep_problem(override: Override, multirun: bool, draws: bool) -> str | None:
@@ -236,12 +239,12 @@ def job(cfg: DictConfig) -> float | None:
     """One job: run the stage in its run directory, write what every stage writes, return `optimize_metric`.
 
     A failure is logged, to run.log too; it ends a single run with status 1. In a multirun it is recorded, and the job
-    returns NaN where a metric is optimised.
+    returns None, which Optuna's sweeper takes for a failed trial; a NaN would end the study.
     """
     hydra_config = HydraConfig.get()
     started = time.time()
     result: dict[str, Any] = {}
-    value = None if cfg.optimize_metric is None else math.nan
+    value = None
     directory, among_others = Path(hydra_config.runtime.output_dir), hydra_config.mode == RunMode.MULTIRUN
     if among_others:
         before = _done_before(cfg, hydra_config)
@@ -257,7 +260,7 @@ def job(cfg: DictConfig) -> float | None:
             if cfg.optimize_metric not in metrics:
                 hint = nearest(cfg.optimize_metric, metrics)
                 raise UserError(f"optimize_metric={cfg.optimize_metric}: no such metric{hint}", fix=", ".join(metrics))
-            value = metrics[cfg.optimize_metric]
+            value = None if math.isnan(metrics[cfg.optimize_metric]) else metrics[cfg.optimize_metric]
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         log.error("error: %s", text, exc_info=not isinstance(error, UserError) or bool(hydra_config.verbose))
@@ -363,9 +366,9 @@ def _tell_own_sweep(words: list[str]) -> None:
         return
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = _parsed(words, "command line")
-        sweeper = _sweeper(overrides)
-        own = _own_sweep(sweeper, overrides)
-    if sweeper and own and len(own) == len(sweeper.params):
+        fixed = _fixed(overrides)
+        own = _own_sweep(fixed, overrides)
+    if fixed and own and len(own) == len(fixed.hydra.sweeper.params):
         line = " ".join(str(one.input_line) for one in own)
         print(f"one run with the experiment's defaults; -m runs them all: {line}", file=sys.stderr)
 

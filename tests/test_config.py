@@ -299,7 +299,9 @@ def test_every_value_of_a_sweep_is_checked(word, message):
 def test_sweeps_that_are_right():
     words = ["seed=range(1,4)", "model=glob(tiny_*)", "model.name='a,b','c d'", "data.limit={test: 1},{test: 2}"]
     check(["stage=sft", *words, "tags=[a],[b,c]"], multirun=True)
-    check(["stage=sft", "optimizer.lr=tag(log,interval(1e-5,1e-3))", "hydra/sweeper=bayes"], multirun=True)
+    drawn = ["optimizer.lr=tag(log,interval(1e-5,1e-3))", "hydra/sweeper=bayes"]
+    check(["stage=sft", *drawn, "optimize_metric=val/loss", "hydra.sweeper.direction=minimize"], multirun=True)
+    assert "nothing to look for" in complaint(*drawn, multirun=True)
 
 
 def test_ranges_need_a_sweeper_that_draws_from_them():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,23 +17,27 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from esc_lab import multirun
 from esc_lab.config_checks import problems
 from run import CONF, groups
-from tests.conftest import ROOT
-from tests.e2e.conftest import LIMITS, Outcome, execute
+from tests.conftest import CACHE, ROOT
+from tests.e2e.conftest import execute
+from tests.test_run import finished_run
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
 TWINS = [name for name in groups()["experiment"] if "params:" in (CONF / "experiment" / f"{name}.yaml").read_text()]
 DRAWN = [name for name, path in SWEEPS.items() if "method: bayes" in path.read_text()]
 GRIDS = [name for name in SWEEPS if name not in DRAWN]
-# Seconds on tiny models. A sweep over models becomes one over tiny ones.
+# Seconds on a tiny model.
 SMALL = (
-    "trainer.fast_dev_run=true", "evaluate.generation.decisions=2", "evaluate.classifier=null",
-    "model@llm.local.model=tiny_llama", "mcts.enough_iterations=2", "mcts.most_iterations=2", "search.seeds=2",
-    "search.judge_check=2", "search.cache=false", "llm.supporter.max_tokens=4", "llm.seeker.max_tokens=4", LIMITS,
+    "model=tiny_llama", "model@llm.local.model=tiny_llama", "trainer.fast_dev_run=true",
+    "data.limit={train: 2, val: 2, test: 1}", "evaluate.generation.decisions=1", "evaluate.sra.enabled=false",
+    "mcts.enough_iterations=2", "mcts.most_iterations=2", "search.seeds=2", "search.judge_check=2",
+    "search.cache=false", "search.pages=0", "llm.supporter.max_tokens=4", "llm.seeker.max_tokens=4",
 )  # fmt: skip
 
 
@@ -123,13 +130,13 @@ def test_what_wandb_needs_of_a_file(name):
     assert f"{len(local_jobs(name)) if name in GRIDS else found['run_cap']} jobs" in text
 
 
-# --- they run: every setting that needs code of its own once
+# --- they run
 
 
-def outcome_of(root: Path, *words: str) -> Outcome:
-    return execute(
-        root, *words, *(word for word in SMALL if word.split("=")[0] not in {w.split("=")[0] for w in words})
-    )
+def small(*words: str) -> list[str]:
+    """The words, and those of `SMALL` that they do not name."""
+    named = {word.split("=")[0] for word in words}
+    return [*words, *(word for word in SMALL if word.split("=")[0] not in named)]
 
 
 @pytest.mark.parametrize(
@@ -140,10 +147,77 @@ def outcome_of(root: Path, *words: str) -> Outcome:
         ("negatives", ("pairs=random_search",)),
         ("negatives", ("pairs=gold_contrast",)),
         ("mcts", ("mcts.c=2.0",)),
+        ("beta", ("objective.beta=0.01",)),
     ],
 )
 def test_one_job(name, words, tmp_path):
-    outcome = outcome_of(tmp_path, f"experiment={name}", *words)
+    outcome = execute(tmp_path, *small(f"experiment={name}", *words))
     assert outcome.status == 0, outcome.errors
     assert math.isfinite(outcome.metrics[composed([f"experiment={name}"])[0].optimize_metric])
     assert "-m runs them all" not in outcome.errors
+
+
+def test_a_search_of_two_trials(tmp_path):
+    words = ("-m", "experiment=beta_search", "hydra/sweeper=bayes", "hydra.sweeper.n_trials=2")
+    outcome = execute(tmp_path, *small(*words))
+    assert outcome.status == 0, outcome.errors
+    (found,) = tmp_path.glob("multirun/*/optimization_results.yaml")
+    best = yaml.safe_load(found.read_text())
+    assert 0.01 <= best["best_params"]["objective.beta"] <= 1.0
+    done = multirun.jobs(found.parent)
+    assert [job.status for job in done] == ["done", "done"]
+    assert len({job.overrides for job in done}) == 2
+    assert max((job.metrics or {})["cso/strategy/Q"] for job in done) == best["best_value"]
+
+
+def test_the_command_of_an_agent(tmp_path):
+    """As `wandb agent` starts it, but offline; its run is the one that the agent waits for."""
+    judge = execute(tmp_path, *small("stage=classifier", "trainer.fast_dev_run=false", "trainer.max_steps=1"))
+    own = ("trainer.fast_dev_run=false", "evaluate.generation.max_new_tokens=8", f"evaluate.classifier={judge.path}")
+    places = (f"output_root={tmp_path / 'agent'}", f"cache_dir={CACHE}", "logger.mode=offline", "reuse=false")
+    words = command("templates", {"prompt": "c1_hf"})
+    done = subprocess.run(
+        [*words, *small(*own, *places)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WANDB_RUN_ID": "waited-for"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.glob("agent/evaluate/*/wandb/offline-run-*-waited-for/run-waited-for.wandb")
+    assert sweep("templates")["metric"]["name"].encode() in run.read_bytes()
+
+
+# --- sweepers and launchers, on jobs of no time
+
+
+def test_a_search_goes_on_after_failed_trials(tmp_path):
+    """And with resume=auto the same seed draws what it has drawn before, of which nothing is done again."""
+    words = ("-m", "stage=compare", f"compare.runs=[{finished_run(tmp_path / 'good', **{'strategy/Q': 0.25})}]")
+    words += ("hydra/sweeper=bayes", "compare.baseline=choice(base,absent)", "resume=auto")
+    words += ("optimize_metric='tiny-llama base (cso)/strategy/Q'", f"hydra.sweep.dir={tmp_path}/study")
+    first = execute(tmp_path, *words, "optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_trials=4")
+    before = multirun.jobs(tmp_path / "study")
+    assert first.status == 1
+    assert {job.status for job in before} == {"done", "failed"}, first.errors
+    again = execute(tmp_path, *words, "optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_trials=6")
+    after = multirun.jobs(tmp_path / "study")
+    assert [job.overrides for job in after][:4] == [job.overrides for job in before]
+    assert len(after) == 6
+    assert again.errors.count("done before") == sum(job.status == "done" for job in before)
+    assert yaml.safe_load((tmp_path / "study" / "optimization_results.yaml").read_text())["best_value"] == 0.25
+
+
+def test_jobs_of_the_local_launcher(tmp_path):
+    runs = [finished_run(tmp_path / name, **metrics) for name, metrics in {"a": {"strategy/Q": 0.5}, "b": {}}.items()]
+    words = ("-m", "stage=compare", f"compare.runs=[{runs[0]}],[{runs[1]}]", "hydra/launcher=slurm_local")
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "1 of 2 jobs failed" in done.stderr
+    (directory,) = tmp_path.glob("outputs/multirun/*")
+    assert [job.status for job in multirun.jobs(directory)] == ["done", "failed"]
+
+
+def test_the_slurm_launcher_composes():
+    (cfg,) = composed(["stage=sft", "hydra/launcher=slurm", "hydra.launcher.partition=gpu"], hydra=True)
+    launcher = instantiate(cfg.hydra.launcher)
+    assert (launcher.params["gpus_per_node"], launcher.params["partition"]) == (1, "gpu")
