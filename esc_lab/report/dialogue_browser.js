@@ -165,7 +165,7 @@ function showDecision() {
   showContext(about, turn, box);
   const given = make("div", { className: `turn supporter gold s${golds[0] % 16}` }, box);
   const who = make("p", { className: "who" }, given);
-  who.append("What the human supporter did");
+  who.append("In the corpus");
   golds.forEach((gold) => { tagOf(gold, who); who.append(labels[gold]); });
   make("p", { className: "said", textContent: texts[reply], dir: "auto" }, given);
   const cards = make("div", { className: "cards" }, box);
