@@ -233,8 +233,8 @@ _STRATEGIES = """<div class="row"><label for="strategy-choice">Strategy</label>
 <div class="scroll" role="region" aria-label="Choice of the strategy by run" tabindex="0">
 <table id="strategy-table"></table></div>
 <div class="row"><label for="confusion-choice">All strategies of</label> <select id="confusion-choice"></select></div>
-<p class="soft">Decisions by what the supporter in the corpus did (rows) and what the model chose (columns). A number leads to
-the decisions behind it.</p>
+<p class="soft">Decisions by what the supporter in the corpus did (rows) and what the model chose (columns). A number
+leads to the decisions behind it.</p>
 <div class="scroll" role="region" aria-label="Gold against chosen strategies" tabindex="0">
 <table id="confusion-table"></table></div>"""
 _GROUPS = """<div class="row"><label for="group-kind">By</label> <select id="group-kind"></select>

@@ -23,7 +23,7 @@ _MEANINGS = {
     "text/bleu_2": "Overlap of the written replies with those in the corpus in words and pairs of words, from 0 to 1.",
     "text/distinct_2": "Diversity: different pairs of words, as a share of all pairs of words in the written replies. "
     "It falls as replies grow in number.",
-    "text/perplexity": "How surprised the model is by the supporter's replies in the corpus, per token; 1 = not at all.",
+    "text/perplexity": "How surprised the model is by the replies in the corpus, per token; 1 = not at all.",
     "sra/log_sra": "Strategy-Relevant Attention: mean logarithm of the attention that a reply's tokens give to the "
     "tokens of its strategy in the prompt. Higher (nearer to 0) = more attention.",
     "sra/sham_net": "Strategy-Relevant Attention beyond a control: log attention to the strategy's tokens minus that "
