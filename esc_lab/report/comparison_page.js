@@ -113,7 +113,8 @@ function showStrategy() {
     + "right, recall is the share at which the run chose it. F1 is their harmonic mean. Preference 1 = chosen wrongly "
     + "as often as missed.";
   fill("strategy-table", ["Run", "Precision", "Recall", "F1", "Gold", "Chosen", "Preference", "Below or above 1",
-    "95 % interval"], rows.map(([name, row]) => [name, ...["precision", "recall", "f1"].map((key) => fixed(row[key], 3)),
+    "95 % interval"], rows.map(([name, row]) => [name,
+    fixed(row.precision, 3), fixed(row.recall, 3), fixed(row.f1, 3),
     fixed(row.gold, row.gold % 1 ? 1 : 0), fixed(row.predicted, row.predicted % 1 ? 1 : 0),
     fixed(row.preference.value, 2), whisker(row.preference, scale, 1), ends(row.preference, 2)]));
 }

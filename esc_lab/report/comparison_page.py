@@ -246,7 +246,7 @@ _BROWSER = """<form class="filters" id="filters" role="search" aria-label="Filte
 <label>Text <input type="search" id="find" placeholder="in context and replies"></label>
 <label>Run <select id="by-run"></select></label>
 <label>Right strategy <select id="by-gold"></select></label>
-<label>Chosen <select id="by-chosen"></select></label>
+<label>Chosen strategy <select id="by-chosen"></select></label>
 <label>Outcome <select id="by-outcome"></select></label>
 <label>Problem <select id="by-problem"></select></label>
 <label class="check"><input type="checkbox" id="by-disagreement"> Runs disagree</label>
