@@ -109,10 +109,12 @@ function showStrategy() {
   const rows = choosers.map((cell) => [cell.label, cell.strategies.rows[number]]);
   const scale = range(rows.map(([, row]) => row.preference), 1);
   at("strategy-meaning").textContent = `${strategies[number]}: of the decisions at which a run chose it, precision is `
-    + "the share at which the human supporter did so too; of those at which the human supporter did, recall is the "
-    + "share at which the run did. F1 is their harmonic mean. Preference 1 = chosen wrongly as often as missed.";
+    + "the share at which it is right (gold: the supporter in the corpus used it); of the decisions at which it is "
+    + "right, recall is the share at which the run chose it. F1 is their harmonic mean. Preference 1 = chosen wrongly "
+    + "as often as missed.";
   fill("strategy-table", ["Run", "Precision", "Recall", "F1", "Gold", "Chosen", "Preference", "Below or above 1",
-    "95 % interval"], rows.map(([name, row]) => [name, ...["precision", "recall", "f1"].map((key) => fixed(row[key], 3)),
+    "95 % interval"], rows.map(([name, row]) => [name,
+    fixed(row.precision, 3), fixed(row.recall, 3), fixed(row.f1, 3),
     fixed(row.gold, row.gold % 1 ? 1 : 0), fixed(row.predicted, row.predicted % 1 ? 1 : 0),
     fixed(row.preference.value, 2), whisker(row.preference, scale, 1), ends(row.preference, 2)]));
 }

@@ -24,11 +24,12 @@ from esc_lab.report.page import page, read
 from esc_lab.report.reproduction import behind, commands, differing, versions
 from esc_lab.report.summary import summary, title_of
 
+_OPEN = 4  # figures of a kind that are shown without being asked for
 # Beginnings of the figures' file names -> heading, and what a reader has to know.
 FIGURES = {
     "q_against_b": (
         "Proficiency against bias",
-        "Each point is a run: higher agrees better with the human supporters (Q), further left favours fewer "
+        "Each point is a run: higher agrees better with the supporters of the corpus (Q), further left favours fewer "
         "strategies of its own (B). Lines: 95 % intervals.",
     ),
     "preference": (
@@ -37,7 +38,7 @@ FIGURES = {
     ),
     "confusion": (
         "Which strategies are taken for which",
-        "A row is what the human supporter did, a column what the model chose; each row adds up to 100 %. "
+        "A row is what the supporter in the corpus did, a column what the model chose; each row adds up to 100 %. "
         "The diagonal is agreement.",
     ),
     "depth": (
@@ -137,9 +138,10 @@ def _figures(paths: Sequence[Path]) -> str:
     for kind in sorted(by_kind, key=lambda kind: [*FIGURES, ""].index(kind)):
         heading, told = FIGURES.get(kind, ("More", ""))
         scroll = f'role="region" aria-label="{heading}" tabindex="0"'
-        parts.append(
-            f'<h3>{heading}</h3><p class="soft">{told}</p><div class="drawn" {scroll}>{"".join(by_kind[kind])}</div>'
-        )
+        drawn = f'<div class="drawn" {scroll}>{"".join(by_kind[kind])}</div>'
+        if len(by_kind[kind]) > _OPEN:
+            drawn = f"<details><summary>{len(by_kind[kind])} figures</summary>{drawn}</details>"
+        parts.append(f'<h3>{heading}</h3><p class="soft">{told}</p>{drawn}')
     return "".join(parts)
 
 
@@ -231,8 +233,8 @@ _STRATEGIES = """<div class="row"><label for="strategy-choice">Strategy</label>
 <div class="scroll" role="region" aria-label="Choice of the strategy by run" tabindex="0">
 <table id="strategy-table"></table></div>
 <div class="row"><label for="confusion-choice">All strategies of</label> <select id="confusion-choice"></select></div>
-<p class="soft">Decisions by what the human supporter did (rows) and what the model chose (columns). A number leads to
-the decisions behind it.</p>
+<p class="soft">Decisions by what the supporter in the corpus did (rows) and what the model chose (columns). A number
+leads to the decisions behind it.</p>
 <div class="scroll" role="region" aria-label="Gold against chosen strategies" tabindex="0">
 <table id="confusion-table"></table></div>"""
 _GROUPS = """<div class="row"><label for="group-kind">By</label> <select id="group-kind"></select>
@@ -244,7 +246,7 @@ _BROWSER = """<form class="filters" id="filters" role="search" aria-label="Filte
 <label>Text <input type="search" id="find" placeholder="in context and replies"></label>
 <label>Run <select id="by-run"></select></label>
 <label>Right strategy <select id="by-gold"></select></label>
-<label>Chosen <select id="by-chosen"></select></label>
+<label>Chosen strategy <select id="by-chosen"></select></label>
 <label>Outcome <select id="by-outcome"></select></label>
 <label>Problem <select id="by-problem"></select></label>
 <label class="check"><input type="checkbox" id="by-disagreement"> Runs disagree</label>

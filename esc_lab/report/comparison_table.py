@@ -61,7 +61,7 @@ def _baseline(comparison: Comparison, cell: Cell) -> str:
 
 
 def _value(estimate: Estimate | None, entry: Entry | None, column: Column) -> str:
-    if estimate is None or entry is None:
+    if estimate is None or entry is None or math.isnan(estimate.interval.value):
         return '<td class="none"><span aria-label="not measured">\u2013</span></td>'
     value = f"<b>{entry.value}</b>" if entry.best else entry.value
     margin = f" <small>\u00b1\u2009{entry.margin}</small>" if entry.margin else ""

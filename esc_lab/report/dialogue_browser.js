@@ -51,6 +51,9 @@ function filter() {
   const value = (id) => at(id).value === "" ? null : Number(at(id).value);
   const [run, gold, chosen] = [value("by-run"), value("by-gold"), value("by-chosen")];
   const words = at("find").value.trim().toLowerCase();
+  for (const option of [...at("by-outcome").options].slice(1)) {
+    option.textContent = run === null && runs.length > 1 ? `${option.value} in all runs` : option.value;
+  }
   const outcome = at("by-outcome").value, problem = at("by-problem").value, split = at("by-disagreement").checked;
   const asked = run === null ? runs.map((_, number) => number) : [run];
   matches = decisions.flatMap(([dialogue, , golds], decision) => {
@@ -158,14 +161,15 @@ function showDecision() {
       [...at("decision").querySelectorAll(".pages button")].find((one) => one.textContent === text)?.focus();
     };
   }
-  const told = [about.emotion && `Emotion: ${about.emotion}`, `dialogue ${about.id}`, `${place + 1} of ${matches.length}`];
+  const emotion = about.emotion && `Emotion: ${about.emotion}`;
+  const told = [emotion, `dialogue ${about.id}`, `${place + 1} of ${matches.length}`];
   make("p", { className: "soft", textContent: told.filter((one) => one).join(" \u00b7 ") }, box);
   if (about.situation) make("p", { className: "situation said", textContent: about.situation, dir: "auto" }, box);
   if (about.tree) make("a", { href: about.tree, textContent: "Search tree of this dialogue" }, make("p", {}, box));
   showContext(about, turn, box);
   const given = make("div", { className: `turn supporter gold s${golds[0] % 16}` }, box);
   const who = make("p", { className: "who" }, given);
-  who.append("What the human supporter did");
+  who.append("In the corpus");
   golds.forEach((gold) => { tagOf(gold, who); who.append(labels[gold]); });
   make("p", { className: "said", textContent: texts[reply], dir: "auto" }, given);
   const cards = make("div", { className: "cards" }, box);
@@ -214,7 +218,8 @@ function bars(shares, golds, made, card) {
   list.ariaLabel = "Probability of each strategy";
   shares.forEach((share, strategy) => {
     const gold = golds.includes(strategy);
-    const item = make("li", { className: `s${strategy % 16}${strategy === made ? " made" : ""}`, title: labels[strategy] }, list);
+    const className = `s${strategy % 16}${strategy === made ? " made" : ""}`;
+    const item = make("li", { className, title: labels[strategy] }, list);
     make("span", { className: "code", textContent: codes[strategy] + (gold ? " \u25c0" : "") }, item);
     make("i", {}, make("span", { className: "bar" }, item)).style.width = `${share / 10}%`;
     make("span", { className: "share", textContent: percent(share) }, item);
@@ -234,7 +239,8 @@ function replyOf(run, row, golds, several, card) {
   if (judged !== null) facts.push(`classifier: ${nameOf(judged)}${adheres ? " (as it was to be)" : ""}`);
   if (sra !== null) facts.push(`attention on the strategy ${sra.toPrecision(2)}`);
   if (said !== null) {
-    const text = make("p", { className: "said reply", dir: "auto", textContent: texts[said] || "(an empty reply)" }, card);
+    const textContent = texts[said] || "(an empty reply)";
+    const text = make("p", { className: "said reply", dir: "auto", textContent }, card);
     if (asked !== null && asked >= 0) text.classList.add(`s${asked % 16}`);
   }
   const line = make("p", { className: "soft", textContent: facts.join(" \u00b7 ") }, card);
@@ -268,10 +274,11 @@ if (decisions.length) {
   const section = at("dialogues");
   section.tabIndex = -1;
   const problems = [...new Set(dialogues.map((one) => one.problem))].filter((one) => one).sort();
-  options("by-run", [["", runs.length === 1 ? "the run" : "any run"], ...runs.map((run, number) => [number, run.name])]);
+  options("by-run", [["", "any"], ...runs.map((run, number) => [number, run.name])]);
   options("by-gold", [["", "any"], ...labels.map((name, number) => [number, name])]);
   options("by-chosen", [["", "any"], ...labels.map((name, number) => [number, name])]);
-  options("by-outcome", [["", "any"], ["right", "right"], ["wrong", "wrong"]]);
+  const all = runs.length > 1 ? " in all runs" : "";
+  options("by-outcome", [["", "any"], ...["right", "wrong"].map((one) => [one, one + all])]);
   options("by-problem", [["", "any"], ...problems.map((name) => [name, name])]);
   let waiting = 0;
   at("find").oninput = () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); };

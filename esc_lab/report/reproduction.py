@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from esc_lab.comparison.methods import read_config
 from esc_lab.comparison.runs import Cell, Run
 
 # Where a run wrote to and what it logged to: not what it did.
@@ -118,10 +120,9 @@ def _data_path(directory: Path) -> str | None:
     return None if path is None else str(path)
 
 
+@lru_cache(maxsize=256)  # several tables ask for it
 def _config(directory: Path) -> Mapping[str, Any]:
-    path = directory / "config.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found if isinstance(found, Mapping) else {}
+    return read_config(directory) if (directory / "config.yaml").exists() else {}
 
 
 def _aside(key: str) -> bool:

@@ -16,6 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from esc_lab.corpora import read_dialogues
 from esc_lab.predictions import Prediction
 from esc_lab.strategies import INVENTORIES
 from tests.conftest import FAMILIES
@@ -109,6 +110,9 @@ def test_evaluate_base_model(base):
     )
     predictions = base.lines("predictions.jsonl")
     assert len(predictions) == metrics["decisions"] == metrics["strategy/n"] == metrics["text/replies"]
+    evaluated = {dialogue.id: dialogue for dialogue in read_dialogues(base.path / "dialogues.jsonl")}
+    replies = [evaluated[line["dialogue"]].turns[line["turn"]].reply for line in predictions]
+    assert [reply.text for reply in replies] == [line["gold_reply"] for line in predictions]
     fields = [field.name for field in dataclasses.fields(Prediction)]
     for line in predictions:
         assert list(line) == fields

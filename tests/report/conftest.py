@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -21,15 +22,19 @@ def browser():
 
 @pytest.fixture
 def show(browser):
-    """`show(html)` -> page; fails if the page logs anything or asks for anything."""
+    """`show(html)` or `show(path, anchor="#there")` -> page; fails if the page logs anything or asks for anything."""
     complaints, pages = [], []
 
-    def opened(html: str, width: int = 1280, scheme: str = "light", height: int = 800):
+    def opened(html: str | Path, width: int = 1280, scheme: str = "light", height: int = 800, anchor: str = ""):
+        own = html.as_uri() if isinstance(html, Path) else ""
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url))
-        page.set_content(html)
+        page.on("request", lambda request: request.url.split("#")[0] != own and complaints.append(request.url))
+        if isinstance(html, Path):
+            page.goto(own + anchor)
+        else:
+            page.set_content(html)
         pages.append(page)
         return page
 

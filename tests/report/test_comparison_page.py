@@ -1,0 +1,364 @@
+"""The page of a comparison in a real browser, opened from its file as a reader would."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from esc_lab.comparison import compared
+from esc_lab.comparison.drawings import draw
+from esc_lab.comparison.notes import notes_of
+from esc_lab.comparison.table import table_of
+from esc_lab.report.comparison_page import comparison_page, write_comparison_page
+from esc_lab.report.dialogue_browser import browser_data
+from esc_lab.report.inline_figures import inline_svg
+from tests.comparison.synthetic import write_training
+from tests.report.runs import NAMES, evaluated, made_dialogues, predicted, record_command, with_prompts, write_runs
+
+HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!-- [[data]] &amp; \u2028 \x00 \ud83d " + "x" * 200
+DIALOGUES = made_dialogues(14, 6)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    """Base, SFT and CSO of one model, of two seeds; the base's first reply is hostile."""
+    root = tmp_path_factory.mktemp("runs")
+    found = write_runs(root, DIALOGUES, models=("tiny",), seeds=(1, 2))
+    rows = lines(found[0])
+    rows[0]["reply"] = HOSTILE
+    (found[0] / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (found[0] / "heat_map_1.html").write_text("attention")
+    return found
+
+
+@pytest.fixture(scope="module")
+def comparison(runs):
+    return compared(runs, draws=60, metrics=["strategy/Q", "strategy/B", "strategy/accuracy", "generated/unparsable"])
+
+
+@pytest.fixture(scope="module")
+def path(comparison, runs) -> Path:
+    table = table_of(comparison.cells, comparison.columns, comparison.estimates, notes_of(comparison))
+    directory = runs[0].parent / "compare"
+    return write_comparison_page(comparison, draw(comparison, table, directory / "figures"), directory / "report.html")
+
+
+def lines(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "predictions.jsonl").read_text().splitlines()]
+
+
+def chosen(row: dict) -> str:
+    return max(row["distribution"], key=row["distribution"].__getitem__)
+
+
+def spaced(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def names_in(page, table: str) -> list[str]:
+    return [spaced(text) for text in page.locator(f"#{table} tbody th").all_inner_texts()]
+
+
+def heading(page) -> str:
+    return page.locator("#decision h3").inner_text()
+
+
+# --- what it says
+
+
+def test_title_and_summary_say_what_was_found(show, path, comparison):
+    page = show(path)
+    assert page.title() == page.locator("h1").inner_text() == "tiny: base, SFT and CSO compared"
+    told = page.locator(".lead").inner_text()
+    best = comparison.estimates["tiny CSO (cso)", "strategy/Q"]
+    assert "3 variants of 1 model, each with 2 seeds, judged at the same 84 decisions of 14 dialogues" in told
+    assert f"CSO has the best Q, {best.interval.value:.3f}" in told
+    assert f"{best.difference.interval.value:.3f} more than its baseline (base), a significant difference" in told
+
+
+def test_the_table_holds_every_value_and_explains_its_columns(show, path, comparison):
+    page = show(path)
+    assert names_in(page, "results-table") == ["base baseline", "SFT", "CSO"]
+    estimate = comparison.estimates["tiny CSO (cso)", "strategy/Q"]
+    half = (estimate.interval.high - estimate.interval.low) / 2
+    field = page.locator("#results-table tbody tr").nth(2).locator("td").nth(1)
+    difference = estimate.difference
+    expected = f"{estimate.interval.value:.3f} ± {half:.3f} {difference.interval.value:+.3f}{difference.marks}"
+    assert spaced(field.inner_text()) == expected
+    assert field.locator("b").inner_text() == f"{estimate.interval.value:.3f}"
+    assert "over dialogues and seeds" in field.get_attribute("title")
+    heads = page.locator("#results-table thead button")
+    assert [spaced(text) for text in heads.all_inner_texts()] == ["Run", "Seeds", "Q ↑", "B ↓", "acc ↑", "unpars. ↓"]
+    assert "mean over the strategies of f1" in heads.nth(2).get_attribute("title").lower()
+    assert page.locator(".notes li").count() == len(notes_of(comparison))
+
+
+def test_sorting_by_click_and_by_keyboard(show, path, comparison):
+    page = show(path)
+    by_bias = sorted(comparison.cells, key=lambda cell: comparison.estimates[cell.name, "strategy/B"].interval.value)
+    labels = [cell.method + (" baseline" if cell.method == "base" else "") for cell in by_bias]
+    head = page.locator("#results-table thead th").nth(3)
+    head.get_by_role("button", name="B").click()  # less is better, so the least comes first
+    assert names_in(page, "results-table") == labels
+    assert head.get_attribute("aria-sort") == "ascending"
+    page.keyboard.press("Enter")
+    assert names_in(page, "results-table") == labels[::-1]
+    assert head.get_attribute("aria-sort") == "descending"
+    page.get_by_role("button", name="Run", exact=True).focus()
+    page.keyboard.press("Space")
+    assert names_in(page, "results-table") == ["base baseline", "CSO", "SFT"]
+    assert page.locator("#results-table [aria-sort=none]").count() == 5
+
+
+def test_one_metric_strategies_and_groups_follow_their_choices(show, path, comparison):
+    page = show(path)
+    page.select_option("#metric-choice", "strategy/B")
+    one = comparison.estimates["tiny SFT (cso)", "strategy/B"]
+    row = spaced(page.locator("#metric-table tbody tr").nth(1).inner_text())
+    assert row.startswith(f"SFT {one.interval.value:.3f} {one.interval.low:.3f} to {one.interval.high:.3f}")
+    page.select_option("#strategy-choice", label="Information")
+    table, place = comparison.strategies["tiny CSO (cso)"], NAMES.index("Information")
+    row = spaced(page.locator("#strategy-table tbody tr").nth(2).inner_text()).split()
+    assert row[1:4] == [f"{values[place]:.3f}" for values in (table.precision, table.recall, table.f1)]
+    page.select_option("#group-kind", "problem")
+    groups = {one.group.name: one for one in comparison.groups if one.group.kind == "problem"}
+    assert names_in(page, "group-table") == sorted(groups)
+    assert page.locator("#group-table thead th").all_inner_texts() == ["Problem", "Decisions", "base", "SFT", "CSO"]
+
+
+def test_a_confusion_count_leads_to_its_decisions(show, runs, tmp_path):
+    page = show(write_comparison_page(compared(runs[::2], draws=20), [], tmp_path / "report.html"))
+    page.select_option("#confusion-choice", label="CSO")
+    field = page.locator("#confusion-table tbody tr").nth(0).locator("td").nth(0)
+    expected = sum(row["gold"] == [NAMES[0]] and chosen(row) == NAMES[0] for row in lines(runs[4]))
+    assert expected == int(field.inner_text())
+    field.get_by_role("button").click()
+    assert page.locator("#count").inner_text() == f"{expected} of 84 decisions"
+    assert "right" in page.locator(".card", has_text="CSO").inner_text()
+
+
+# --- the browser of dialogues
+
+
+def test_a_decision_shows_context_gold_and_every_run(show, path, runs):
+    dialogue = DIALOGUES[3]
+    page = show(path, anchor=f"#decision={dialogue.id}.6")
+    assert heading(page) == f"Reply at turn 6: {dialogue.problem}"
+    context = page.locator(".context .said").all_inner_texts()
+    assert context == [turn.reply.text for turn in dialogue.turns[:5]]
+    assert dialogue.turns[5].reply.text in page.locator(".gold").inner_text()
+    cards = page.locator(".card")
+    assert cards.locator(".who").all_inner_texts() == [
+        f"tiny {name}, seed {seed}" for name in ("base", "SFT", "CSO") for seed in (1, 2)
+    ]
+    for place, directory in enumerate(runs):
+        row = next(row for row in lines(directory) if (row["dialogue"], row["turn"]) == (dialogue.id, 5))
+        card = cards.nth(place)
+        assert card.locator(".reply").inner_text() == row["reply"]
+        assert chosen(row) in card.locator(".chose").inner_text()
+        assert ("right" in card.locator(".chose").inner_text()) == (chosen(row) in row["gold"])
+        widths = card.locator(".shares .bar i").evaluate_all("all => all.map(one => parseFloat(one.style.width))")
+        assert widths == pytest.approx([100 * row["distribution"][name] for name in NAMES], abs=0.051)
+
+
+def test_filters_leave_the_decisions_that_are_so(show, path, runs):
+    page = show(path)
+    rows = [lines(directory) for directory in runs]
+    word = DIALOGUES[2].turns[4].reply.text.split()[3]  # said by the seeker, so it is context of what comes after
+    one = [row["gold"] == ["Question"] for row in rows[0]]
+    wrong = [chosen(row) not in row["gold"] for row in rows[3]]
+    split = [len({chosen(row) for row in of}) > 1 for of in zip(*rows, strict=True)]
+
+    def count() -> int:
+        return int(re.match(r"[\d,]+", page.locator("#count").inner_text())[0])
+
+    page.select_option("#by-gold", label="Question")
+    assert count() == sum(one) == page.locator("#list li").count()
+    page.select_option("#by-run", label="tiny SFT, seed 2")
+    page.select_option("#by-outcome", "wrong")
+    assert count() == sum(map(all, zip(one, wrong, strict=True)))
+    page.get_by_role("button", name="Clear").click()
+    page.locator("#count", has_text=re.compile("^84 decisions")).wait_for()
+    page.check("#by-disagreement")
+    assert count() == sum(split)
+    page.uncheck("#by-disagreement")
+    page.fill("#find", word.upper())
+    page.locator("#count", has_text="of 84").wait_for()
+    assert page.evaluate("matches.some(one => decisions[one][0] === 2 && decisions[one][1] === 5)")
+    assert not page.evaluate("matches.some(one => decisions[one][0] === 2 && decisions[one][1] < 4)")
+    page.fill("#find", "no such words")
+    page.get_by_text("No decision is like this").wait_for()
+
+
+def test_moving_by_keyboard_and_by_address(show, path):
+    page = show(path)
+    assert heading(page).startswith("Reply at turn 2")
+    page.keyboard.press("j")  # the focus is elsewhere
+    assert heading(page).startswith("Reply at turn 2")
+    page.locator("#list button").first.focus()
+    for key, turn in (("j", 4), ("ArrowDown", 6), ("ArrowRight", 8), ("k", 6), ("ArrowUp", 4), ("ArrowLeft", 2)):
+        page.keyboard.press(key)
+        assert heading(page).startswith(f"Reply at turn {turn}:")
+        assert page.url.endswith(f"#decision={DIALOGUES[0].id}.{turn}")
+    assert page.evaluate("document.activeElement.ariaCurrent") == "true"
+    page.get_by_label("Text").fill("")
+    page.get_by_label("Text").press("j")
+    assert heading(page).startswith("Reply at turn 2:")  # a letter typed into a field is a letter
+    page.get_by_label("Text").fill("")
+    page.evaluate(f"location.hash = '#decision={DIALOGUES[13].id}.12'")
+    page.locator("#decision h3", has_text="Reply at turn 12").wait_for()
+    assert "51 to 84 listed" in page.locator("#count").inner_text()
+    assert page.get_by_role("button", name="Next decision").is_disabled()
+    page.get_by_role("button", name="Earlier decisions in the list").click()
+    assert page.locator("#list button").count() == 50
+
+
+def test_hostile_texts_stay_text(show, path):
+    page = show(path, anchor=f"#decision={DIALOGUES[0].id}.2")
+    assert page.title().startswith("tiny")
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2
+    assert page.locator(".card .reply").first.evaluate("one => one.textContent") == HOSTILE
+
+
+def test_several_prompts_and_samples_of_a_decision(show, tmp_path):
+    rows = predicted(DIALOGUES[:4], 0.5, 1)
+    run = evaluated(tmp_path / "run", DIALOGUES[:4], [*rows, *with_prompts(rows, NAMES[:3])])
+    again = [{**row, "sample": number} for row in lines(run) for number in range(2 if row["prompted"] is None else 1)]
+    (run / "predictions.jsonl").write_text("\n".join(map(json.dumps, again)) + "\n")
+    found = compared([run], draws=20, metrics=["strategy/Q"])
+    page = show(write_comparison_page(found, [], tmp_path / "report.html"))
+    told = page.locator(".card").inner_text()
+    assert page.locator(".card .reply").count() == 5
+    assert page.locator(".card .shares").count() == 1
+    assert [f"told to use {name}" in told for name in NAMES[:4]] == [True, True, True, False]
+    assert "sample 1" in told
+    assert "sample 2" in told
+
+
+# --- what may be missing
+
+
+def test_without_dialogues_the_context_is_said_to_be_missing(show, tmp_path):
+    run = evaluated(tmp_path / "one", DIALOGUES, predicted(DIALOGUES, 0.5, 1), context=False)
+    page = show(write_comparison_page(compared([run], draws=20), [], tmp_path / "report.html"))
+    assert "no dialogues.jsonl" in page.locator("#dialogues").inner_text()
+    assert page.locator(".context").count() == 0
+    assert page.locator(".card").count() == 1
+
+
+def test_trainings_alone_have_no_decisions(show, tmp_path):
+    trainings = [write_training(tmp_path / stage, stage) for stage in ("sft", "cso")]
+    page = show(write_comparison_page(compared(trainings), [], tmp_path / "report.html"))
+    assert names_in(page, "results-table") == ["SFT training", "CSO training"]
+    assert page.locator("section[id]").evaluate_all("all => all.map(one => one.id)") == [
+        "results", "metric", "reproduce",
+    ]  # fmt: skip
+
+
+def test_more_runs_than_fit_are_named(comparison, monkeypatch):
+    monkeypatch.setattr("esc_lab.report.dialogue_browser.MOST_RUNS", 4)
+    found = browser_data(comparison, Path())
+    assert [run["name"] for run in found["runs"]] == [f"tiny {name}, seed 1" for name in ("base", "SFT", "CSO")]
+    assert found["left_out"] == [f"tiny {name}, seed 2" for name in ("base", "SFT", "CSO")]
+    monkeypatch.setattr("esc_lab.report.dialogue_browser.MOST_CHARACTERS", 100)
+    assert len(browser_data(comparison, Path())["runs"]) == 1
+    assert "Not shown here, for size: tiny base, seed 2, tiny SFT, seed 2" in comparison_page(comparison, [], Path())
+
+
+# --- reproduction and links
+
+
+def test_commands_settings_and_versions(show, path, comparison, runs):
+    page = show(path)
+    commands = page.locator(".commands code").all_inner_texts()
+    assert len(commands) == 10  # two seeds of three evaluations and two trainings
+    assert "python run.py stage=sft model=tiny seed=1 'data.limit={train: 400}'" in commands
+    training = commands.index("python run.py stage=cso model=tiny seed=2 'data.limit={train: 400}'")
+    evaluation = next(n for n, line in enumerate(commands) if "stage=evaluate" in line and "train_tiny_cso_2" in line)
+    assert training < evaluation
+    settings = page.get_by_role("region", name="Settings that differ").locator("tbody th")
+    assert settings.all_inner_texts() == ["seed", "checkpoint", "training: stage", "training: seed"]
+    assert comparison.test.identity in page.locator("#reproduce").inner_text()
+    assert "0" * 12 in page.locator("#reproduce").inner_text()
+    page.locator(".copy").first.click()
+    assert page.locator(".copy").first.inner_text() in ("Copied", "Marked")
+
+
+def test_a_pipelines_steps_share_its_command_and_link_to_its_trees(show, tmp_path):
+    root = tmp_path / "a run"
+    (root / "search" / "trees").mkdir(parents=True)
+    (root / "search" / "trees" / f"{DIALOGUES[0].id}.html").write_text("tree")
+    training = write_training(root / "sft", "sft", data__path=str(root / "search" / "esc_pro"))
+    rows = predicted(DIALOGUES, 0.5, 1)
+    rows[1].sra = {"paper/name": {"sra": 0.01, "control": 0.02, "relative": 1.5}}
+    steps = [
+        evaluated(root / "evaluate_base", DIALOGUES, rows),
+        evaluated(root / "evaluate_sft", DIALOGUES, rows, checkpoint=str(training)),
+    ]
+    (steps[1] / "heat_map_1.html").write_text("attention")
+    record_command(root, ["stage=pipeline"])
+    found = compared(steps, draws=20)
+    page = show(
+        write_comparison_page(found, [], root / "compare" / "report.html"), anchor=f"#decision={DIALOGUES[0].id}.4"
+    )
+    assert page.locator(".commands code").all_inner_texts() == ["python run.py stage=pipeline"]
+    links = {one.inner_text(): unquote(one.get_attribute("href")) for one in page.locator("a[href$='.html']").all()}
+    assert set(links) == {"Search tree of this dialogue", "where it looks", DIALOGUES[0].id}
+    assert all(os.path.exists(root / "compare" / link) for link in links.values())
+    assert "evaluate_sft/heat_map_1" in links["where it looks"]
+
+
+# --- how it looks
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")])
+def test_names_contrast_and_width(show, path, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    page = show(path, width, scheme, anchor=f"#decision={DIALOGUES[0].id}.2")
+    for details in page.locator("details").all():
+        details.evaluate("one => { one.open = true; }")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = [one for one in axe.Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], [node["html"][:160] for node in one["nodes"][:3]]) for one in found] == []
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", paper))) < 150) == (scheme == "dark")
+
+
+def test_on_paper_and_without_motion(show, path):
+    page = show(path)
+    page.emulate_media(media="print")
+    assert not page.locator("nav, #filters, .found").first.is_visible()
+    assert page.locator("#results-table").is_visible()
+    page.emulate_media(media="screen", reduced_motion="reduce")
+    assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+
+
+def test_figures_have_names_own_ids_and_the_pages_colours(show, path):
+    page = show(path, scheme="dark")
+    names = page.locator("#figures svg").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert any(name.startswith("Proficiency against bias") for name in names)
+    assert page.evaluate("new Set([...document.querySelectorAll('[id]')].map(one => one.id)).size") == page.evaluate(
+        "document.querySelectorAll('[id]').length"
+    )
+    drawn = inline_svg(path.parent / "figures" / "preference_tiny.svg", "p-", '"><script>')
+    assert "<script" not in drawn
+    assert "var(--c0)" in drawn
+    assert not re.search(r"#(fff|000|0072b2|e4e4e4)", drawn, re.I)
+    for target in re.findall(r'(?:href="#|url\(#)([^")]+)', drawn):
+        assert f'id="{target}"' in drawn
+    assert page.locator("#figures svg text").first.evaluate("one => getComputedStyle(one).fill") == "rgb(244, 244, 244)"
+
+
+def test_a_decision_of_a_run_takes_few_bytes(path, comparison):
+    """So that 6 runs of 2,900 decisions stay far below 10 MB: replies apart, some 60 bytes."""
+    found = browser_data(comparison, path.parent)
+    rows = sum(len(run["decision"]) for run in found["runs"])
+    assert len(json.dumps(found["runs"], separators=(",", ":"))) / rows < 80
+    contexts = sum(len(turn.reply.text) for dialogue in DIALOGUES for turn in dialogue.turns)
+    assert len(json.dumps(found["dialogues"])) < 1.6 * contexts
