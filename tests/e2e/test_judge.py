@@ -272,6 +272,7 @@ def test_budget_keeps_what_was_paid_for(knows, evaluated, judged, tmp_path):
     assert len(knows[0].requests) - before == len(judged[1]) - len(journalled(tmp_path / "stopped"))
     with pytest.raises(UserError, match=r"another configuration: roles.judge.temperature was 0.0, is 0.5"):
         judge(tmp_path / "other", knows[1], evaluated, resume=str(tmp_path / "stopped"), llm__judge__temperature=0.5)
+    assert not journalled(tmp_path / "other")  # nothing was copied
 
 
 def test_the_judge_of_the_search_is_refused(knows, tmp_path):

@@ -95,6 +95,15 @@ def test_separated_outcomes_are_finite():
     assert np.isnan(rates[2])
 
 
+def test_steps_do_not_overshoot():
+    """Weights of very different size, where full steps of Newton's method end in infinity."""
+    draw = np.random.default_rng(7500)
+    difference, outcome = draw.standard_t(1, size=10), draw.integers(0, 2, size=10).astype(float)
+    weights = np.exp(4 * draw.normal(size=(1, 10)))
+    (rate,), (phi,) = length_controlled(outcome, difference, weights)
+    assert (rate, phi) == pytest.approx(optimised(outcome, difference, weights[0]), abs=1e-4)
+
+
 def test_many_draws_are_split():
     draw = np.random.default_rng(2)
     outcome, difference = draw.integers(0, 2, 3000).astype(float), draw.normal(size=3000)

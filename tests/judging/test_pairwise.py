@@ -41,6 +41,18 @@ def test_result_counts_and_leaves_out_what_is_missing():
     assert found.length_controlled.low <= found.length_controlled.value <= found.length_controlled.high
 
 
+def test_interval_at_equal_length():
+    """Where lengths are equal it is that of the win rate; elsewhere that of fits to whole dialogues drawn anew."""
+    draw = np.random.default_rng(4)
+    trees = [f"d{n % 12}" for n in range(60)]
+    won = draw.integers(0, 2, size=60)
+    alike = pairwise_result([Pair(one, one, 3) for one in won], Resampling(trees, 300, 1))
+    assert alike.length_controlled.value == pytest.approx(alike.win_rate.value)
+    assert alike.length_controlled.low == pytest.approx(alike.win_rate.low)
+    assert alike.length_controlled.high == pytest.approx(alike.win_rate.high)
+    assert alike.win_rate.high - alike.win_rate.low > 0.1
+
+
 def test_nothing_known_is_not_a_number():
     found = pairwise_result([Pair(None, None, 1), Pair(None, 1, 2)], Resampling(["a", "b"], 50, 1))
     assert math.isnan(found.win_rate.value)
