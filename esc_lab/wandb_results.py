@@ -36,7 +36,8 @@ def log_results(run: Run, cfg: Config) -> None:
                 run.log(shown)
     with lenient("the metrics are not logged"):
         metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-        run.summary.update(metrics)
+        # W&B has no place for what is not a number.
+        run.summary.update({name: value for name, value in metrics.items() if math.isfinite(value)})
     with lenient("the artifacts are not logged"):
         log_artifacts(run, cfg)
 
