@@ -79,12 +79,12 @@ def check(words: list[str], *, multirun: bool = False) -> list[str]:
             can be told at once.
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(words)
-        except HydraException as error:
-            fix = "write key=value, with quotes around a value that holds spaces or special characters"
-            raise UserError(_one_line(error), where="command line", fix=fix) from None
-        judged = [(override, _sweep_problem(override, multirun) or _name_problem(override)) for override in overrides]
+        overrides = _parsed(words, "command line")
+        sweeper = _sweeper(overrides)
+        draws = sweeper is None or not sweeper._target_.endswith(BasicSweeper.__name__)
+        if multirun:
+            overrides = [*_own_sweep(sweeper, overrides), *overrides]
+        judged = [(one, _sweep_problem(one, multirun, draws) or _name_problem(one)) for one in overrides]
         found = [problem for _, problem in judged if problem]
         # In a multirun, resume=auto is for all of its jobs, whichever stages they are of.
         aside = "resume=auto" if multirun else None
@@ -100,11 +100,42 @@ def check(words: list[str], *, multirun: bool = False) -> list[str]:
     return runs[0]
 
 
-def _sweep_problem(override: Override, multirun: bool) -> str | None:
+def _parsed(words: list[str], where: str) -> list[Override]:
+    try:
+        return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(words)
+    except HydraException as error:
+        fix = "write key=value, with quotes around a value that holds spaces or special characters"
+        raise UserError(_one_line(error), where=where, fix=fix) from None
+
+
+def _sweeper(overrides: list[Override]) -> DictConfig | None:
+    """Hydra's sweeper with its `params`, which an experiment may set; None where nothing can be composed."""
+    try:
+        words = [str(one.input_line) for one in overrides if not (one.is_sweep_override() or _name_problem(one))]
+        return compose("config", words, return_hydra_config=True).hydra.sweeper
+    except (HydraException, OmegaConfBaseException):
+        return None
+
+
+def _own_sweep(sweeper: DictConfig | None, overrides: list[Override]) -> list[Override]:
+    """The sweep that an experiment brings along, less the keys that the command line names."""
+    params = (sweeper and sweeper.get("params")) or {}
+    named = {one.get_key_element() for one in overrides}
+    words = [f"{key}={value}" for key, value in params.items() if key not in named]
+    return _parsed(words, "hydra.sweeper.params")
+
+
+def _sweep_problem(override: Override, multirun: bool, draws: bool) -> str | None:
+    """What is wrong with an override that names several values; `draws`: the sweeper can draw from a range."""
     if not override.is_sweep_override():
         return None
     if not multirun:
         return f"{override.input_line} names several values. Fix: add -m for a job with each, or write [a,b] for a list"
+    if str(override.key_or_group).startswith("hydra."):
+        fix = "key='\"a,b\"' for a value with a comma; values to sweep over stand without hydra.sweeper.params"
+        return f"{override.input_line}: Hydra's own settings are the same for all jobs. Fix: {fix}"
+    if override.is_interval_sweep() and not draws:
+        return f"{override.input_line}: a range to draw from. Fix: add hydra/sweeper=bayes, or name the values"
     if override.is_discrete_sweep() and not list(override.sweep_iterator()):
         return f"{override.input_line} stands for no value at all. Fix: `python run.py --help` lists what there is"
     return None
@@ -137,6 +168,9 @@ def _single_runs(overrides: list[Override]) -> list[list[str]]:
         if override.is_discrete_sweep():
             values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
             options.append([values[0], values[-1]] if override.is_range_sweep() else values)
+        elif override.is_interval_sweep():
+            ends: Any = override.value()
+            options.append([f"{override.get_key_element()}={end}" for end in (ends.start, ends.end)])
         elif not override.is_sweep_override():
             options.append([str(override.input_line)])
     first = [values[0] for values in options]
@@ -156,9 +190,10 @@ def _run_problems(words: list[str]) -> list[str]:
         return [whole, *_run_problems(["stage=sft", *words])]
     messages: list[str] = []
     others: list[str] = []
-    for word in words:
+    for word in sorted(words, key=lambda word: not word.startswith("hydra/")):  # groups whose keys other words may name
         try:
-            compose("config", [word] if word.startswith("stage=") else ["stage=sft", word])
+            stage = [] if word.startswith("stage=") else ["stage=sft"]
+            compose("config", [*stage, *(one for one in others if one.startswith("hydra/")), word])
             others.append(word)
         except (HydraException, OmegaConfBaseException) as error:
             messages.append(_compose_message(error))
@@ -237,6 +272,10 @@ def job(cfg: DictConfig) -> float | None:
 def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
     settings = config.typed(cfg)
     settings.run_dir = str(directory)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if settings.trainer.devices not in ("auto", "1"):
+            return multirun.run_apart(Path(__file__), HydraConfig.get().overrides.task, directory)
+        settings.trainer.devices = "1"
     return recorded(settings)
 
 
@@ -274,13 +313,17 @@ def _multirun(words: list[str], first: list[str]) -> int:
     # The directory is settled here, and not by Hydra, so that the manifest can be found when the jobs are done.
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", first, return_hydra_config=True)
-        directory, planned = Path(cfg.hydra.sweep.dir), _planned(cfg.hydra.sweeper, words)
+        directory = Path(cfg.hydra.sweep.dir)
+        planned, common = _jobs(cfg.hydra.sweeper, words)
     if "resume=auto" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):
         before = multirun.earlier(directory.parent, words)
         print(f"resume=auto: {f'going on with {before}' if before else 'no such multirun before'}", file=sys.stderr)
         directory = before or directory
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     sys.argv.append(f"hydra.sweep.dir='{quoted}'")
+    if common:  # a job's directory is named by what sets it apart from the others
+        names = ",".join(f"'{name}'" for name in ("output_root", "cache_dir", "resume", *common))
+        sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{names}]")
     multirun.begin(directory, words)
     died = None
     try:
@@ -297,14 +340,34 @@ def _multirun(words: list[str], first: list[str]) -> int:
     return int(failed > 0)
 
 
-def _planned(sweeper: DictConfig, words: list[str]) -> list[list[str]]:
-    """The overrides of all jobs; none where a sweeper chooses them as it goes."""
-    if not sweeper._target_.endswith(BasicSweeper.__name__):
-        return []
-    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+def _jobs(sweeper: DictConfig, words: list[str]) -> tuple[list[list[str]], list[str]]:
+    """The overrides of all jobs, none where a sweeper chooses them as it goes; and the keys that they have in common.
+
+    No key is counted as common where nothing sets jobs apart.
+    """
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    overrides = [one for one in parser.parse_overrides([*params, *words]) if not one.key_or_group.startswith("hydra")]
-    return [words for batch in BasicSweeper.split_arguments(overrides, None) for words in batch]
+    given = [one for one in parser.parse_overrides(words) if not one.key_or_group.startswith("hydra")]
+    common = [one.key_or_group for one in given if not one.is_sweep_override()]
+    if not params and len(common) == len(given):
+        common = []
+    if not sweeper._target_.endswith(BasicSweeper.__name__):
+        return [], common
+    batches = BasicSweeper.split_arguments([*parser.parse_overrides(params), *given], None)
+    return [words for batch in batches for words in batch], common
+
+
+def _tell_own_sweep(words: list[str]) -> None:
+    """Say so where an experiment would sweep over several jobs, and none of what it sweeps over is named."""
+    if not any(word.lstrip("+").startswith("experiment=") for word in words):
+        return
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = _parsed(words, "command line")
+        sweeper = _sweeper(overrides)
+        own = _own_sweep(sweeper, overrides)
+    if sweeper and own and len(own) == len(sweeper.params):
+        line = " ".join(str(one.input_line) for one in own)
+        print(f"one run with the experiment's defaults; -m runs them all: {line}", file=sys.stderr)
 
 
 def _run(options: argparse.Namespace, unknown: list[str]) -> int:
@@ -322,6 +385,8 @@ def _run(options: argparse.Namespace, unknown: list[str]) -> int:
         first = check(options.overrides, multirun=multirun)
         if multirun and not options.cfg:
             return _multirun(options.overrides, first)
+        if not multirun and not options.cfg:
+            _tell_own_sweep(first)
     job()
     return 0
 

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esc_lab.config_item import COUNT, FROM_ZERO, SHARE, item
+from esc_lab.config_judge import JudgingConfig
 from esc_lab.config_model import ModelConfig
 from esc_lab.config_search import LLMConfig, MCTSConfig, SearchConfig
 
@@ -23,6 +24,7 @@ STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues",
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
+    "judge": "have a language model judge the replies of evaluations: by a rubric, and in pairs against a baseline",
     "compare": "compare runs: one table with intervals and tests, figures, and a report (HTML)",
     "dashboard": "lay out the comparison of a W&B project's runs as a workspace",
     "export": "merge an adapter into a plain model directory with a model card",
@@ -163,7 +165,7 @@ class TrainerConfig:
     precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
                           choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
     accelerator: str = item("auto", "Lightning accelerator")
-    devices: str = item("auto", "Lightning devices")
+    devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1")
     strategy: str = item("auto", "Lightning strategy, e.g. ddp")
     gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO)
     validate_every: float = item(
@@ -205,6 +207,8 @@ class GenerationConfig:
     max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT)
     temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
     top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
+    samples: int = item(1, "replies to each prompt, each with its own seed; more than 1 needs a temperature",
+                        within=COUNT)  # fmt: skip
     batch: int = item(16, "replies decoded together", within=COUNT)
 
 
@@ -324,8 +328,8 @@ class Config:
     )  # fmt: skip
     resume: str | None = item(
         None,
-        "go on with an interrupted training or search: its run directory, or auto = the one of this configuration "
-        "below output_root that is furthest, if there is any",
+        "go on with an interrupted training, search or judge: its run directory, or auto = the one of this "
+        "configuration below output_root that is furthest, if there is any",
     )
     reuse: bool = item(True, "take results that were computed before from cache_dir instead of computing them again")
     experiment: str | None = item(None, "name of the experiment config in use")
@@ -350,6 +354,7 @@ class Config:
     mcts: MCTSConfig = field(default_factory=MCTSConfig)
     llm: LLMConfig = field(default_factory=LLMConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    judge: JudgingConfig = field(default_factory=JudgingConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper")
     output_root: str = item("outputs", "directory of run directories")

@@ -6,6 +6,9 @@ The manifest has a line of JSON when a job starts and one when it ends, so that 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +81,31 @@ def finished(directory: Path, overrides: Sequence[str]) -> Job | None:
         if same and job.status in DONE and (job.directory / "metrics.json").exists():
             return job
     return None
+
+
+def run_apart(script: Path, overrides: Sequence[str], directory: Path) -> dict[str, float]:
+    """A job on several devices: a single run in a process of its own.
+
+    Lightning starts a process for each device with the command line of the first; in a multirun that would be the whole
+    multirun. Slurm's variables are kept from it: they would make Lightning expect that Slurm has started all processes.
+
+    Returns:
+        Its metrics.
+
+    Raises:
+        UserError: it failed; its messages are on the terminal and in run.log.
+    """
+    quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    command = [sys.executable, str(script), *overrides, f"hydra.run.dir='{quoted}'"]
+    status = subprocess.run(command, env=environment, check=False).returncode
+    if status:
+        log = directory / "run.log"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        told = [line.partition(" error: ")[2] for line in lines if " error: " in line]
+        raise UserError(told[-1] if told else f"ended with status {status}", where=str(log))
+    metrics: dict[str, float] = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
 
 
 def begin(directory: Path, words: Sequence[str]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +152,53 @@ def test_a_multirun_without_failures(tmp_path, good):
     assert done.returncode == 0, done.stderr
     assert "0 of 2 jobs failed; here, = there/manifest.jsonl" in done.stderr
     assert [job.status for job in multirun.jobs(tmp_path / "here, = there")] == ["done", "done"]
+
+
+def test_resume_runs_what_is_missing(tmp_path, good, broken):
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "compare.draws=10", "seed=1,2")
+    first = start(*words, cwd=tmp_path)
+    assert first.returncode == 1
+    (directory,) = (tmp_path / "outputs" / "multirun").iterdir()
+    written = {path: path.stat().st_mtime_ns for path in directory.glob("*/metrics.json")}
+    assert len(written) == 2
+    (broken / "metrics.json").write_text('{"strategy/Q": 0.5}')
+    second = start(*words, "resume=auto", "hydra.launcher.n_jobs=2", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert list((tmp_path / "outputs" / "multirun").iterdir()) == [directory]
+    assert [job.status for job in multirun.jobs(directory)] == ["done"] * 4
+    assert [(job.metrics or {})["tiny-llama base (cso)/strategy/Q"] for job in multirun.jobs(directory)] == [
+        0.25, 0.25, 0.5, 0.5,
+    ]  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # these were left as they are
+    assert "0 of 4 jobs failed" in second.stderr
+    # Other words are another multirun.
+    third = start(*words[:-1], "seed=1", "resume=auto", cwd=tmp_path)
+    assert "no such multirun before" in third.stderr
+    assert len(list((tmp_path / "outputs" / "multirun").iterdir())) == 2
+
+
+def test_a_job_whose_process_is_killed(tmp_path, good, broken):
+    """The others are told of, and the table has it; a pipe that nobody writes to keeps the job busy until then."""
+    (broken / "metrics.json").unlink()
+    os.mkfifo(broken / "metrics.json")
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "hydra.launcher.n_jobs=2")
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while not (manifests := list(tmp_path.glob("outputs/multirun/*/manifest.jsonl"))) or {
+            (job.number, job.status) for job in multirun.jobs(manifests[0].parent)
+        } != {(0, "done"), (1, "running")}:
+            assert process.poll() is None
+            time.sleep(0.05)
+        for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            if "resource_tracker" not in Path(f"/proc/{worker}/cmdline").read_text():
+                os.kill(int(worker), signal.SIGKILL)
+        output, errors = process.communicate()
+    assert process.returncode == 1
+    assert "1 of 2 jobs failed" in errors
+    assert errors.splitlines()[-1].startswith("error: a job's process died")
+    assert re.search(r"\b1 .*did not finish.*killed", output)
 
 
 def run_job(directory: Path, mode: str, *words: str) -> float | None:

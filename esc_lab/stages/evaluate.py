@@ -12,6 +12,7 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.classifier import StrategyClassifier
 from esc_lab.classifier_files import load_classifier
 from esc_lab.config import Config
+from esc_lab.corpora import write_dialogues
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.evaluation_summary import attention_metrics, summarize
 from esc_lab.metrics import StrategyRelevantAttention
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 def run(cfg: Config) -> dict[str, float]:
     """Evaluate; predictions.jsonl, strategies.json and what SRA leaves go into the run directory.
 
+    So does dialogues.jsonl, the evaluated dialogues, which reports take the context from.
+
     Of SRA: sra.json (by strategy, depth and head), sra_heads.safetensors (`heads` [replies, layers, heads], a row for
     each prediction with SRA, in order), and a page for each token heat map.
     """
@@ -45,6 +48,7 @@ def run(cfg: Config) -> dict[str, float]:
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     data.setup("test")
+    write_dialogues(data.splits[data.eval_split], Path(cfg.run_dir) / "dialogues.jsonl")
     module = _module(cfg, loaded, data, classifier)
     started = time.time()
     with run_logger(cfg) as logger:
@@ -105,6 +109,7 @@ def _module(
         given=given,
         prompted=settings.prompted,
         prompted_share=settings.prompted_share,
+        samples=generation.samples,
         row_tokens=data.row_tokens,
         replies_together=generation.batch,
         reply_for=_chosen(data, generation.decisions, cfg.seed),

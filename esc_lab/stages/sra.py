@@ -116,6 +116,7 @@ def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
             control=found["sra"][measure]["control"],
             relative=found["sra"][measure]["relative"],
             adheres=found["adheres"],
+            sample=found["sample"],
         )
         for found in map(json.loads, lines)
         if found["sra"]
