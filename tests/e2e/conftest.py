@@ -61,7 +61,6 @@ def execute(output_root: Path, *words: str) -> Outcome:
         "data.limit": LIMITS,
         "evaluate.generation.max_new_tokens": "evaluate.generation.max_new_tokens=8",
         "cache_dir": f"cache_dir={CACHE}",
-        "reuse": "reuse=false",  # a test sees the stage at work, and not what another one left
     }
     added = [word for key, word in defaults.items() if key not in own]
     if "output_root" not in own:

@@ -423,7 +423,8 @@ def test_which_of_two_messages_is_better() -> None:
     assert text.startswith("The conversation so far:\n\nseeker: I lost my job.\nsupporter (Emotional Validation): That")
     assert "\nA: First one.\nB: Second one.\n" in text
     assert all(f"- {axis.name}: {axis.rubric}" in text for axis in AXES)
-    assert first.schema and first.schema["properties"] == {"better": {"type": "string", "enum": ["A", "B"]}}
+    assert first.schema
+    assert first.schema["properties"] == {"better": {"type": "string", "enum": ["A", "B"]}}
     assert (first.role, first.temperature, first.max_tokens) == ("judge", 0.8, 40)
     assert len(again.messages) == 4
 
