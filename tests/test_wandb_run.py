@@ -184,6 +184,25 @@ def test_steps_of_a_pipeline_are_runs_of_its_group(tmp_path):
     assert offline(tmp_path / "pipe").group == "pipe"
 
 
+def test_an_agent_of_a_sweep_waits_for_the_outer_run(tmp_path):
+    """`wandb agent` names a run by variables of the environment; the steps inside that run are none of the sweep's."""
+    script = f"""
+from tests.test_wandb_run import *
+root = Path({str(tmp_path)!r})
+with started(configured(root / "pipe", "stage=pipeline", "logger.group=g")), started(
+    configured(root / "pipe" / "sft", "stage=sft")
+):
+    pass
+"""
+    environment = {**os.environ, "WANDB_SWEEP_ID": "sweep", "WANDB_RUN_ID": "fromagent"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    outer, inner = offline(tmp_path / "pipe"), offline(tmp_path / "pipe" / "sft")
+    assert (outer.path.stem, outer.sweep) == ("run-fromagent", "sweep")
+    assert inner.path.stem != outer.path.stem
+    assert (inner.sweep, inner.group) == ("", "g")
+
+
 def test_a_failed_run_is_marked(tmp_path):
     cfg = configured(tmp_path / "run", "stage=sft")
     with pytest.raises(RuntimeError, match="out of memory"), started(cfg):
@@ -228,7 +247,7 @@ def test_lineage_from_search_to_comparison(tmp_path):
     runs = [logged(cfg) for cfg in (search, sft, cso, judged, compared)]
     made = [{one.name: one.digest for one in run.artifacts if is_own(one, used=False)} for run in runs]
     used = [{one.name: one.digest for one in run.artifacts if is_own(one, used=True)} for run in runs]
-    names = ["esc-pro-sample", "tiny-llama-SFT", "tiny-llama-CSO", "tiny-llama-CSO-evaluation", "comparison"]
+    names = ["esc-pro-sample", "tiny-llama-SFT", "tiny-llama-CSO", "tiny-llama-CSO-evaluation", "compare"]
     assert [list(found) for found in made] == [[name] for name in names]
     assert list(used[0]) == ["sample"]
     assert used[1] == made[0]

@@ -22,6 +22,7 @@ class OfflineRun:
     group: str = ""
     job_type: str = ""
     project: str = ""
+    sweep: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +52,7 @@ def read_offline_run(directory: Path) -> OfflineRun:
         if kind == "run":
             sent = record.run
             run.name, run.group, run.job_type = sent.display_name, sent.run_group, sent.job_type
-            run.project, run.tags = sent.project, list(sent.tags)
+            run.project, run.sweep, run.tags = sent.project, sent.sweep_id, list(sent.tags)
             run.config |= _values(sent.config.update)
         elif kind == "config":
             _merge(run.config, _values(record.config.update))
