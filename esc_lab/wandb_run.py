@@ -54,7 +54,7 @@ def current() -> Run | None:
 
 def first_process() -> bool:
     """Whether this is no further process of a training on several devices."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 @contextmanager
