@@ -97,8 +97,9 @@ def _combined(cfg: DictConfig) -> list[str]:
     """Problems that need more than one key to see, or a look at the disk."""
     found = []
     stage = OmegaConf.select(cfg, "stage")
-    if stage == "compare" and not cfg.compare.runs:
-        found.append("stage=compare needs run directories. Fix: add compare.runs=[outputs/...,outputs/...]")
+    if stage == "compare" and not cfg.compare.runs and not cfg.compare.wandb:
+        fix = "Fix: add compare.runs=[outputs/...,outputs/...], or compare.wandb=entity/project"
+        found.append(f"stage=compare needs run directories. {fix}")
     for run in cfg.compare.runs if stage == "compare" else []:
         if not any(os.path.exists(Path(run) / name) for name in ("config.yaml", "manifest.jsonl")):
             fix = "name directories of finished runs or multiruns"

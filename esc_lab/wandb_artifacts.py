@@ -31,7 +31,10 @@ _FOUND = ("train.jsonl", "dialogues.json", "pairs.json", "kto.json", "README.md"
 _RESULTS = (
     "config.yaml", "environment.json", "metrics.json", "predictions.jsonl", "strategies.json", "sra.json",
 )  # fmt: skip
-_COMPARED = ("comparison.md", "comparison.tex", "comparison.csv", "comparison.json", "runs.csv", "report.html")
+_TOLD = {
+    "compare": ("comparison.md", "comparison.tex", "comparison.csv", "comparison.json", "runs.csv", "report.html"),
+    "judge": ("judge.md", "judge.json", "judgements.jsonl"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ def used(cfg: Config) -> list[Described]:
             for path in (cfg.init_from, cfg.checkpoint, classifier)
             if path and Path(path).exists()
         ]  # fmt: skip
-    if cfg.stage == "compare":
-        paths = {file.parent.resolve() for path in cfg.compare.runs for file in Path(path).rglob("predictions.jsonl")}
+    if cfg.stage in ("compare", "judge"):
+        runs = cfg.compare.runs if cfg.stage == "compare" else cfg.judge.runs
+        paths = {file.parent.resolve() for path in runs for file in Path(path).rglob("predictions.jsonl")}
         found += [_evaluation(path) for path in sorted(paths) if (path / "config.yaml").exists()]
     return found
 
@@ -86,9 +90,9 @@ def made(cfg: Config) -> list[Described]:
         return [_weights(directory)]
     if cfg.stage == "evaluate":
         return [_evaluation(directory)]
-    if cfg.stage == "compare":
-        files = {name: directory / name for name in _COMPARED if (directory / name).exists()}
-        return [Described("comparison", "comparison", "comparison", files)]
+    if cfg.stage in _TOLD:
+        files = {name: directory / name for name in _TOLD[cfg.stage] if (directory / name).exists()}
+        return [Described(cfg.stage, "comparison", "comparison", files)]
     return []
 
 

@@ -29,14 +29,15 @@ _SRA = ("log_sra", "sham_net")  # means that have a curve over the depth
 def log_results(run: Run, cfg: Config) -> None:
     """Log what the run directory holds. What W&B does not take is told, and the rest is logged."""
     directory = Path(cfg.run_dir)
-    for found in (_replies, _strategies, _attention, _study, _slopes, _comparison, _media):
+    for found in (_replies, _strategies, _attention, _slopes, _comparison, _judgements, _media):
         with lenient(f"{found.__name__.strip('_')}: not logged"):
             shown = dict(found(directory))
             if shown:
                 run.log(shown)
     with lenient("the metrics are not logged"):
         metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-        run.summary.update(metrics)
+        # W&B has no place for what is not a number.
+        run.summary.update({name: value for name, value in metrics.items() if math.isfinite(value)})
     with lenient("the artifacts are not logged"):
         log_artifacts(run, cfg)
 
@@ -115,15 +116,6 @@ def _attention(directory: Path) -> Iterator[tuple[str, Any]]:
     yield "sra/by_strategy", wandb.plot.bar(bars, "strategy", _SRA[0], title=title)
 
 
-def _study(directory: Path) -> Iterator[tuple[str, Any]]:
-    """The tables of a study of attention, as it wrote them in Markdown."""
-    import wandb
-
-    path = directory / "study.md"
-    if path.exists():
-        yield "study", wandb.Html(f"<pre>{_escaped(path.read_text(encoding='utf-8'))}</pre>")
-
-
 def _slopes(directory: Path) -> Iterator[tuple[str, Any]]:
     """What trainings learned of planted preferences: a row for each training."""
     found = _json(directory / "slopes.json")
@@ -142,16 +134,32 @@ def _comparison(directory: Path) -> Iterator[tuple[str, Any]]:
     yield "comparison", _table(columns, [[_number(cell) for cell in row] for row in rows])
 
 
+def _judgements(directory: Path) -> Iterator[tuple[str, Any]]:
+    """The first judgements of an LLM judge."""
+    path = directory / "judgements.jsonl"
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        lines = [json.loads(line) for line in islice(file, _REPLIES)]
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    if lines:
+        yield "judgements", _table(columns, [[_plain(line.get(name)) for name in columns] for line in lines])
+
+
 def _media(directory: Path) -> Iterator[tuple[str, Any]]:
-    """Figures and pages of the run itself, the first search trees among them."""
+    """Figures and pages of the run itself, the first search trees among them; tables that it wrote in Markdown."""
     import wandb
 
     for path in sorted([*directory.glob("*.png"), *directory.glob("figures/*.png")]):
         yield f"figures/{path.stem}", wandb.Image(str(path))
+    pages = {path.stem: path for path in sorted(directory.glob("*.html"))}
     trees = sorted(directory.glob("trees/*.html"))[:_PAGES]
-    for path in [*sorted(directory.glob("*.html")), *trees]:
+    pages |= {f"tree_{number}": path for number, path in enumerate(trees, start=1)}
+    for name, path in pages.items():
         if path.stat().st_size <= _PAGE_BYTES:
-            yield f"pages/{path.stem}", wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+            yield f"pages/{name}", wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+    for path in sorted(directory.glob("*.md")):
+        yield f"tables/{path.stem}", wandb.Html(f"<pre>{_escaped(path.read_text(encoding='utf-8'))}</pre>")
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> Any:
@@ -173,6 +181,10 @@ def _number(cell: str) -> float | str | None:
         return _finite(float(cell))
     except ValueError:
         return cell or None
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
 def _escaped(text: str) -> str:

@@ -54,7 +54,7 @@ def current() -> Run | None:
 
 def first_process() -> bool:
     """Whether this is no further process of a training on several devices."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 @contextmanager
@@ -104,19 +104,16 @@ def curve(values: Mapping[str, float]) -> None:
 def _start(cfg: Config) -> _Open:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
-    from wandb.sdk.lib.runid import generate_id
 
     outer = _CURRENT.get()
     group, name = _place(cfg, outer)
     settings = cfg.logger
     try:
         run = wandb.init(
-            project=settings.project,
-            entity=settings.entity,
+            project=outer.run.project if outer else settings.project,
+            entity=(outer.run.entity if outer else None) or settings.entity,
             mode=settings.mode,  # type: ignore[arg-type]  # checked with the configuration
             dir=cfg.run_dir,
-            # `wandb agent` names the run that it waits for; a stage inside that one has its own.
-            id=generate_id() if outer else None,
             name=name,
             group=group,
             job_type=cfg.stage,
@@ -128,6 +125,10 @@ def _start(cfg: Config) -> _Open:
     except wandb.errors.Error as error:
         fix = "`wandb login`, or logger.mode=offline"
         raise UserError(f"W&B does not start: {error}", where=f"logger.mode={settings.mode}", fix=fix) from error
+    # The variables of `wandb agent` name this run. The stages inside it are no runs of the sweep.
+    shared = wandb.setup()
+    shared.settings.sweep_id = shared.settings.run_id = None
+    shared._sweep_config = None
     for steps, curves in CURVES.items():
         run.define_metric(steps, summary="none", hidden=True)
         for pattern in curves:
@@ -187,7 +188,7 @@ def _without_path(value: str) -> str:
 def _name(cfg: Config) -> str:
     if cfg.stage == "search":
         return f"{cfg.data.name} {cfg.mcts.name} search"
-    if cfg.stage == "compare":
+    if cfg.stage in ("compare", "judge"):
         return cfg.stage
     return _method(cfg).get("model_method", f"{cfg.model.name} {cfg.stage}")
 
@@ -207,7 +208,7 @@ def _method(cfg: Config) -> dict[str, str]:
 def _tags(cfg: Config) -> list[str]:
     """Stage, model and corpus, and what else the stage depends on."""
     tags = [cfg.stage]
-    if cfg.stage != "compare":
+    if cfg.stage not in ("compare", "judge"):
         tags += [cfg.model.name, cfg.data.name]
     if cfg.stage == "evaluate":
         tags.append(cfg.prompt.eval.template)

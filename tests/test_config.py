@@ -39,7 +39,8 @@ def test_every_key_has_a_doc_and_a_fitting_default():
     for key in KEYS.values():
         assert key.doc.strip(), key.name
         if key.choices and key.default not in (None, "???"):
-            assert key.default in key.choices, key.name
+            chosen = key.default if isinstance(key.default, list) else [key.default]
+            assert set(chosen) <= set(key.choices), key.name
         if key.within != config_item.ANY and key.default is not None:
             assert key.within[0] <= key.default <= key.within[1], key.name
 
@@ -121,7 +122,7 @@ def test_typical_slips_are_understood(wrong, meant):
 
 
 def test_a_strange_key_of_a_section_shows_what_the_section_has():
-    assert "'logger' has name, project, entity, mode, group." in str(unknown_key("logger.zzz"))
+    assert "'logger' has name, project, entity, mode, group, artifacts." in str(unknown_key("logger.zzz"))
     assert "did you mean" not in str(unknown_key("zzz"))
 
 

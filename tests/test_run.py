@@ -105,7 +105,7 @@ def test_a_traceback_is_shown_on_request_only(tmp_path):
 def test_a_run_directory_says_stage_and_time(tmp_path, good):
     done = start("stage=compare", f"compare.runs=[{good}]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("heavy:\n")
+    assert done.stdout.endswith("heavy: wandb\n")
     found = list((tmp_path / "outputs").glob("*/*"))
     assert len(found) == 1
     assert re.fullmatch(

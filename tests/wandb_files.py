@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,19 +22,16 @@ class OfflineRun:
     group: str = ""
     job_type: str = ""
     project: str = ""
+    sweep: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[ArtifactRecord] = field(default_factory=list)
+    charts: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     exit_code: int | None = None
     path: Path = Path()
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """The summary's numbers, without tables and media."""
-        return {name: value for name, value in self.summary.items() if isinstance(value, int | float)}
 
     def table(self, key: str) -> dict[str, Any]:
         """Columns and data of a table or of a chart's table."""
@@ -41,18 +39,23 @@ class OfflineRun:
 
 
 def read_offline_run(directory: Path) -> OfflineRun:
-    """The run in an `offline-run-...` directory."""
+    """The finished run in an `offline-run-...` directory. W&B's own process writes the end a moment after `finish`."""
     (path,) = directory.glob("run-*.wandb")
+    for _ in range(1000):
+        found = list(records(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            break
+        time.sleep(0.01)
     run = OfflineRun(path=path)
-    for record in records(path):
+    for record in found:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             sent = record.run
             run.name, run.group, run.job_type = sent.display_name, sent.run_group, sent.job_type
-            run.project, run.tags = sent.project, list(sent.tags)
+            run.project, run.sweep, run.tags = sent.project, sent.sweep_id, list(sent.tags)
             run.config |= _values(sent.config.update)
         elif kind == "config":
-            run.config |= _values(record.config.update)
+            _merge(run.config, _values(record.config.update))
         elif kind == "summary":
             _merge(run.summary, _values(record.summary.update))
         elif kind == "history":
@@ -64,7 +67,7 @@ def read_offline_run(directory: Path) -> OfflineRun:
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     run.summary = {name: value for name, value in run.summary.items() if not name.startswith("_")}
-    run.config.pop("_wandb", None)
+    run.charts = sorted(run.config.pop("_wandb", {}).get("visualize", {}))
     return run
 
 

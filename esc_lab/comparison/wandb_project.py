@@ -103,7 +103,5 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    """A number of a summary, which has NaN and infinities as words; None for anything else, such as a table."""
-    if isinstance(value, str):
-        return float(value) if value in ("NaN", "Infinity", "-Infinity") else None
+    """A number of a summary; None for anything else, such as a table."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

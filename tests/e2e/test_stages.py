@@ -20,6 +20,7 @@ from esc_lab.corpora import read_dialogues
 from esc_lab.predictions import Prediction
 from esc_lab.strategies import INVENTORIES
 from tests.conftest import FAMILIES
+from tests.wandb_files import read_offline_run
 
 NAMES = INVENTORIES["esconv"].names
 TWO_STEPS = "trainer.max_steps=2"
@@ -265,9 +266,11 @@ def test_wandb_offline(command, monkeypatch):
     assert wandb.run is None
     runs = list((outcome.path / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
-    # Written to its end: the summary is the last thing that a run writes.
-    written = b"".join(path.read_bytes() for path in runs[0].glob("run-*.wandb"))
-    assert b"final/val/loss" in written
+    run = read_offline_run(runs[0])
+    assert run.exit_code == 0
+    assert {name: value for name, value in run.summary.items() if not isinstance(value, dict)} == outcome.metrics
+    assert [point["train/loss"] for point in run.history if "train/loss" in point]
+    assert [(one.name, one.use_after_commit) for one in run.artifacts] == [("sample", True), ("tiny-llama-SFT", False)]
 
 
 def test_wandb_run_is_closed_when_a_stage_fails(command):
@@ -276,6 +279,8 @@ def test_wandb_run_is_closed_when_a_stage_fails(command):
     outcome = command("stage=sft", "logger=wandb", "trainer.strategy=nonsense")
     assert outcome.status == 1
     assert wandb.run is None
+    (run,) = (outcome.path / "wandb").glob("offline-run-*")
+    assert read_offline_run(run).exit_code == 1
 
 
 def test_training_without_validation(command, recwarn):
