@@ -31,7 +31,7 @@ READS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "sft": (1, _TRAINING),
     "cso": (2, (*_TRAINING, "objective")),
     "classifier": (1, (*_TRAINING, "classifier")),
-    "evaluate": (2, ("model", *_DATA, "prompt.eval", "prompt.inference", "evaluate", "seed")),
+    "evaluate": (3, ("model", *_DATA, "prompt.eval", "prompt.inference", "evaluate", "seed")),
 }
 # ... less what changes nothing in it.
 _ASIDE = (

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from esc_lab.comparison import compared
 from esc_lab.comparison.drawings import draw
 from esc_lab.comparison.notes import notes_of
+from esc_lab.comparison.result import compared
 from esc_lab.comparison.table import table_of
 from esc_lab.report.comparison_page import comparison_page, write_comparison_page
 from esc_lab.report.dialogue_browser import browser_data
