@@ -51,7 +51,9 @@ def test_every_option_composes_without_problems_of_its_own(group):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [f"{group}={option}", *([] if group == "stage" else ["stage=sft"])])
         known = [
-            message for message in problems(cfg) if not re.match("missing value|stage=(compare|export) needs", message)
+            message
+            for message in problems(cfg)
+            if not re.match("missing value|stage=(compare|export|judge) needs", message)
         ]
         assert known == [], option
 
@@ -216,6 +218,15 @@ def test_what_stages_need():
     assert "stage=export needs a trained model" in found
     assert "missing value for 'model.name'" in found
     assert "data.path: " in complaint("data.path=${oc.env:NO_SUCH_VARIABLE}")
+
+
+def test_several_samples_need_a_temperature_and_somebody_who_writes():
+    several = ("stage=evaluate", "evaluate.generation.samples=3")
+    assert "at temperature 0 all samples are the same reply. Fix: evaluate.generation.temp" in complaint(*several)
+    drawn = (*several, "evaluate.generation.temperature=0.7")
+    assert "no reply is written" in complaint(*drawn, "evaluate.replies=given")
+    assert "no reply is written" in complaint(*drawn, "evaluate.generation.enabled=false")
+    assert check([*drawn]) == [*drawn]
 
 
 def test_everything_wrong_is_told_together(tmp_path):

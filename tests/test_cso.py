@@ -417,7 +417,7 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path):
     command = [
         sys.executable, "run.py", "stage=cso", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
         "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1200", "data.step_pairs=12",
-        "trainer.accelerator=cpu", "data.limit={train: 5, val: 1, test: 1}", "objective.reference=live",
+        "trainer.accelerator=cpu", "data.limit={train: 5, val: 1, test: 1}", "objective.reference=live", "reuse=false",
     ]  # fmt: skip
     weights = []
     for name, extra in (("one", []), ("two", ["trainer.strategy=ddp", "trainer.devices=2"])):

@@ -211,7 +211,7 @@ sys.exit(run.main())
 
 
 def test_killed_while_it_writes_a_checkpoint(watch, tmp_path):
-    words = [*WORDS, "model=tiny_llama", "logger=csv", f"cache_dir={CACHE}", "trainer.max_epochs=2"]
+    words = [*WORDS, "model=tiny_llama", "logger=csv", f"cache_dir={CACHE}", "reuse=false", "trainer.max_epochs=2"]
     program = [sys.executable, "-c", KILLED.format(root=str(ROOT)), *words, f"hydra.run.dir={tmp_path}/parts/sft/00"]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -275,7 +275,8 @@ def test_weights_that_are_not_finite_are_not_saved(watch, tmp_path):
 def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path):
     command = [
         sys.executable, "run.py", *(word for word in WORDS if "optimizer" not in word), *TOO_FAST,
-        "model=tiny_llama", "logger=none", f"output_root={tmp_path}", f"cache_dir={CACHE}", "data.row_tokens=1400",
+        "model=tiny_llama", "logger=none", "reuse=false", f"output_root={tmp_path}", f"cache_dir={CACHE}",
+        "data.row_tokens=1400",
         "trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)

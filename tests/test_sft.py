@@ -92,7 +92,7 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path):
     command = [
         sys.executable, "run.py", "stage=sft", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
         "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1400", "data.step_dialogues=4",
-        "trainer.accelerator=cpu", "data.limit={train: 8, val: 2, test: 1}",
+        "trainer.accelerator=cpu", "data.limit={train: 8, val: 2, test: 1}", "reuse=false",
     ]  # fmt: skip
     weights = []
     for name, extra in (("one", []), ("two", ["trainer.strategy=ddp", "trainer.devices=2"])):

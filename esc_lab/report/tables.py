@@ -25,6 +25,7 @@ COLUMNS: tuple[tuple[str, str, int, bool | None], ...] = (
     ("sra/log_sra", "log SRA", 2, None),
     ("sra/sham_net", "net SRA", 2, None),
     ("adherence/accuracy", "adher.", 3, True),
+    ("judge/overall", "judge", 2, True),
     ("preference/accuracy", "pref.", 3, True),
     ("preference/reward_accuracy", "reward", 3, True),
     ("val/loss", "val loss", 4, False),

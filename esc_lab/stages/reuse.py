@@ -29,9 +29,9 @@ _TRAINING = ("model", "adapter", *_DATA, "prompt.train", "optimizer", "scheduler
 READS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "search": (1, ("mcts", "llm", *_DATA, "search")),
     "sft": (1, _TRAINING),
-    "cso": (1, (*_TRAINING, "objective")),
+    "cso": (2, (*_TRAINING, "objective")),
     "classifier": (1, (*_TRAINING, "classifier")),
-    "evaluate": (1, ("model", *_DATA, "prompt.eval", "prompt.inference", "evaluate", "seed")),
+    "evaluate": (2, ("model", *_DATA, "prompt.eval", "prompt.inference", "evaluate", "seed")),
 }
 # ... less what changes nothing in it.
 _ASIDE = (

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 CACHE = Path(os.environ.get("ESC_LAB_CACHE", Path(__file__).parents[2] / ".cache"))
-# A search of seconds by a tiny model.
+# A search of seconds by a tiny model, which `model` does not choose.
 SEARCH = (
-    "mcts=quick", "mcts.enough_iterations=4", "mcts.most_iterations=5", "search.judge_check=2", "search.cache=false",
-    "llm.supporter.max_tokens=6", "llm.seeker.max_tokens=6",
+    "model@llm.local.model=tiny_llama", "mcts=quick", "mcts.enough_iterations=4", "mcts.most_iterations=5",
+    "search.judge_check=2", "search.cache=false", "llm.supporter.max_tokens=6", "llm.seeker.max_tokens=6",
 )  # fmt: skip
 LIMITS = "data.limit={train: 4, val: 2, test: 2}"
 
@@ -50,17 +50,17 @@ class Outcome:
 
 
 def execute(output_root: Path, *words: str) -> Outcome:
-    """`python run.py WORDS` with small data, a tiny model and no logger where the words do not say otherwise."""
+    """`python run.py WORDS`: small data, a tiny model, no logger and no reuse where the words do not say otherwise."""
     import run
 
     own = {word.split("=")[0].removeprefix("+") for word in words}
     defaults = {
         "model": "model=tiny_llama",
         "logger": "logger=none",
+        "reuse": "reuse=false",  # or a test would prove what the code of an earlier run did
         "data.limit": LIMITS,
         "evaluate.generation.max_new_tokens": "evaluate.generation.max_new_tokens=8",
         "cache_dir": f"cache_dir={CACHE}",
-        "reuse": "reuse=false",  # a test sees the stage at work, and not what another one left
     }
     added = [word for key, word in defaults.items() if key not in own]
     if "output_root" not in own:
