@@ -27,6 +27,7 @@ from run import CONF, groups
 from tests.conftest import CACHE, ROOT
 from tests.e2e.conftest import execute
 from tests.test_run import finished_run
+from tests.wandb_files import read_offline_run
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
 TWINS = [name for name in groups()["experiment"] if "params:" in (CONF / "experiment" / f"{name}.yaml").read_text()]
@@ -35,7 +36,7 @@ GRIDS = [name for name in SWEEPS if name not in DRAWN]
 # Seconds on a tiny model.
 SMALL = (
     "model=tiny_llama", "model@llm.local.model=tiny_llama", "trainer.fast_dev_run=true",
-    "data.limit={train: 2, val: 2, test: 1}", "evaluate.generation.decisions=1", "evaluate.sra.enabled=false",
+    "data.limit={train: 2, val: 2, test: 1}", "evaluate.generation.enabled=false", "evaluate.sra.enabled=false",
     "mcts.enough_iterations=2", "mcts.most_iterations=2", "search.seeds=2", "search.judge_check=2",
     "search.cache=false", "search.pages=0", "llm.supporter.max_tokens=4", "llm.seeker.max_tokens=4",
 )  # fmt: skip
@@ -158,7 +159,7 @@ def test_one_job(name, words, tmp_path):
 
 
 def test_a_search_of_two_trials(tmp_path):
-    words = ("-m", "experiment=beta_search", "hydra/sweeper=bayes", "hydra.sweeper.n_trials=2")
+    words = ("-m", "experiment=beta_search", "hydra/sweeper=bayes", "hydra.sweeper.n_trials=2", "pipeline.stages=[cso]")
     outcome = execute(tmp_path, *small(*words))
     assert outcome.status == 0, outcome.errors
     (found,) = tmp_path.glob("multirun/*/optimization_results.yaml")
@@ -173,7 +174,12 @@ def test_a_search_of_two_trials(tmp_path):
 def test_the_command_of_an_agent(tmp_path):
     """As `wandb agent` starts it, but offline; its run is the one that the agent waits for."""
     judge = execute(tmp_path, *small("stage=classifier", "trainer.fast_dev_run=false", "trainer.max_steps=1"))
-    own = ("trainer.fast_dev_run=false", "evaluate.generation.max_new_tokens=8", f"evaluate.classifier={judge.path}")
+    own = (
+        "trainer.fast_dev_run=false",
+        "evaluate.generation.enabled=true",
+        "evaluate.generation.max_new_tokens=8",
+        f"evaluate.classifier={judge.path}",
+    )
     places = (f"output_root={tmp_path / 'agent'}", f"cache_dir={CACHE}", "logger.mode=offline", "reuse=false")
     words = command("templates", {"prompt": "c1_hf"})
     done = subprocess.run(
@@ -183,7 +189,7 @@ def test_the_command_of_an_agent(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.glob("agent/evaluate/*/wandb/offline-run-*-waited-for/run-waited-for.wandb")
-    assert sweep("templates")["metric"]["name"].encode() in run.read_bytes()
+    assert sweep("templates")["metric"]["name"] in read_offline_run(run.parent).numbers
 
 
 # --- sweepers and launchers, on jobs of no time
