@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -16,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from esc_lab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def fingerprint(value: Any) -> str:
@@ -79,7 +82,7 @@ def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path]
         return directory, True
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{directory}.lock").acquire()
+        lock = _acquired(FileLock(f"{directory}.lock"), kind)
     except OSError as error:
         raise UserError(f"cannot write: {error.strerror}", where=str(root), fix="set cache_dir") from error
     with lock:
@@ -97,3 +100,11 @@ def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path]
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return directory, False
+
+
+def _acquired(lock: FileLock, kind: str) -> AcquireReturnProxy[FileLock]:
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        log.info("%s: waiting for another process that is making the same", kind)
+        return lock.acquire()

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from esc_lab.config_item import COUNT, FROM_ZERO, SHARE, item
+from esc_lab.config_judge import JudgingConfig
 from esc_lab.config_model import ModelConfig
 from esc_lab.config_search import LLMConfig, MCTSConfig, SearchConfig
 
@@ -23,7 +24,9 @@ STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues",
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
-    "compare": "put the metrics of several run directories into one table",
+    "judge": "have a language model judge the replies of evaluations: by a rubric, and in pairs against a baseline",
+    "compare": "compare runs: one table with intervals and tests, figures, and a report (HTML)",
+    "dashboard": "lay out the comparison of a W&B project's runs as a workspace",
     "export": "merge an adapter into a plain model directory with a model card",
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
     "pipeline": "search, sft, cso: build preference data, train and evaluate, then compare",
@@ -162,7 +165,7 @@ class TrainerConfig:
     precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
                           choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
     accelerator: str = item("auto", "Lightning accelerator")
-    devices: str = item("auto", "Lightning devices")
+    devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1")
     strategy: str = item("auto", "Lightning strategy, e.g. ddp")
     gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO)
     validate_every: float = item(
@@ -185,7 +188,14 @@ class LoggerConfig:
     entity: str | None = item(None, "W&B team or user")
     mode: str = item("offline", "W&B mode; offline needs no account, `wandb sync` uploads later",
                      choices=("offline", "online", "disabled"))  # fmt: skip
-    group: str | None = item(None, "W&B group")
+    group: str | None = item(
+        None, "W&B group; null = the experiment, else the directory of the multirun or pipeline that the run is part of"
+    )
+    artifacts: list[str] = item(
+        ["adapter", "esc_pro", "evaluation"],
+        "artifacts that W&B gets with their files; of the others it gets names and checksums",
+        choices=("adapter", "model", "classifier", "esc_pro", "corpus", "evaluation"),
+    )
 
 
 @dataclass
@@ -197,6 +207,8 @@ class GenerationConfig:
     max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT)
     temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
     top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
+    samples: int = item(1, "replies to each prompt, each with its own seed; more than 1 needs a temperature",
+                        within=COUNT)  # fmt: skip
     batch: int = item(16, "replies decoded together", within=COUNT)
 
 
@@ -249,7 +261,26 @@ class PipelineConfig:
 
 @dataclass
 class CompareConfig:
-    runs: list[str] = item([], "run directories to compare")
+    runs: list[str] = item([], "what is compared: directories of runs, of pipelines, of multiruns")
+    wandb: str | None = item(None, "W&B project (entity/project) whose finished evaluations are compared too")
+    wandb_groups: list[str] = item([], "only evaluations of these W&B groups; empty = of all")
+    baseline: str | None = item(
+        None,
+        "what differences are to: a method (base, SFT, ...), each model's own, or one row of the table; null = base, "
+        "else the first",
+    )
+    primary: str = item("strategy/Q", "the one metric whose p-values need no correction; Holm's is for all others")
+    metrics: list[str] | None = item(None, "metrics of the table; null = all that it knows and the runs have")
+    draws: int = item(10_000, "draws of the bootstrap and the permutation test", within=COUNT)
+
+
+@dataclass
+class DashboardConfig:
+    name: str = item("Comparison of strategies", "name of the W&B workspace")
+    parameters: list[str] = item(
+        ["model.name", "method", "objective.name", "objective.beta", "adapter.r", "optimizer.lr", "seed"],
+        "settings of the runs that its parallel coordinates show",
+    )
 
 
 @dataclass
@@ -297,8 +328,8 @@ class Config:
     )  # fmt: skip
     resume: str | None = item(
         None,
-        "go on with an interrupted training or search: its run directory, or auto = the one of this configuration "
-        "below output_root that is furthest, if there is any",
+        "go on with an interrupted training, search or judge: its run directory, or auto = the one of this "
+        "configuration below output_root that is furthest, if there is any",
     )
     reuse: bool = item(True, "take results that were computed before from cache_dir instead of computing them again")
     experiment: str | None = item(None, "name of the experiment config in use")
@@ -317,11 +348,13 @@ class Config:
     compare: CompareConfig = field(default_factory=CompareConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     sra: SRAStudyConfig = field(default_factory=SRAStudyConfig)
+    dashboard: DashboardConfig = field(default_factory=DashboardConfig)
     planted: PlantedConfig = field(default_factory=PlantedConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     mcts: MCTSConfig = field(default_factory=MCTSConfig)
     llm: LLMConfig = field(default_factory=LLMConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    judge: JudgingConfig = field(default_factory=JudgingConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper")
     output_root: str = item("outputs", "directory of run directories")

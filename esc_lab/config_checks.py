@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from esc_lab.config import SPLITS, TEMPLATES, TRAININGS, Key, keys
 from esc_lab.config_item import ANY
+from esc_lab.config_role_checks import judge_problems, role_problems
 from esc_lab.config_search import ROLES
 from esc_lab.errors import nearest
 from esc_lab.strategies import INVENTORIES
@@ -79,8 +80,9 @@ def problems(cfg: DictConfig) -> list[str]:
 def _value_problems(key: Key, value: Any) -> list[str]:
     if value == MISSING:
         return [f"missing value for '{key.name}' ({key.doc}). Fix: add {key.name}=..."]
-    if key.choices and value not in key.choices:
-        return [f"{key.name}={value}: not one of {', '.join(key.choices)}{nearest(str(value), key.choices)}"]
+    for one in (value if isinstance(value, (list, ListConfig)) else [value]) if key.choices else []:
+        if one not in key.choices:
+            return [f"{key.name}={one}: not one of {', '.join(key.choices)}{nearest(str(one), key.choices)}"]
     low, high = key.within
     if key.within != ANY and not low <= value <= high:
         allowed = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
@@ -98,8 +100,9 @@ def _combined(cfg: DictConfig) -> list[str]:
     if stage == "compare" and not cfg.compare.runs:
         found.append("stage=compare needs run directories. Fix: add compare.runs=[outputs/...,outputs/...]")
     for run in cfg.compare.runs if stage == "compare" else []:
-        if not os.path.exists(Path(run) / "metrics.json"):
-            found.append(f"compare.runs: {run} holds no metrics.json. Fix: name directories of finished runs")
+        if not any(os.path.exists(Path(run) / name) for name in ("config.yaml", "manifest.jsonl")):
+            fix = "name directories of finished runs or multiruns"
+            found.append(f"compare.runs: {run} holds no config.yaml and no manifest.jsonl: it is no run. Fix: {fix}")
     if stage == "export" and cfg.checkpoint is None:
         found.append("stage=export needs a trained model. Fix: add checkpoint=<run directory of an sft run>")
     if stage in ("sft", "cso") and cfg.checkpoint is not None:
@@ -110,6 +113,8 @@ def _combined(cfg: DictConfig) -> list[str]:
         found += _search_problems(cfg)
     if stage == "pipeline":
         found += _pipeline_problems(cfg)
+    if stage == "judge":
+        found += judge_problems(cfg)
     if stage == "classifier":
         found += _classifier_problems(cfg)
     if stage in ("evaluate", "pipeline", "sra"):
@@ -157,29 +162,7 @@ def _pipeline_problems(cfg: DictConfig) -> list[str]:
 
 
 def _search_problems(cfg: DictConfig) -> list[str]:
-    found = []
-    unnamed = [role for role in ROLES if cfg.llm[role].client == "openai" and not cfg.llm[role].model]
-    if unnamed and not cfg.llm.openai.model:
-        found.append(f"llm.openai.model: no name of a model for {', '.join(unnamed)}. Fix: llm.openai.model=NAME")
-    unrecorded = [role for role in ROLES if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]
-    if unrecorded:
-        fix = f"llm.{unrecorded[0]}.recording=FILE; with llm=replay that of the strategist is for all"
-        found.append(f"client=replay: no recording for {', '.join(unrecorded)}. Fix: {fix}")
-    for role in ROLES:
-        played = cfg.llm[role]
-        if played.client == "local" and played.model and not os.path.exists(Path(played.model) / "config.json"):
-            found.append(f"llm.{role}.model={played.model}: no model directory (it has no config.json)")
-    for name in ("openai", *ROLES):
-        if "@" in (cfg.llm[name].base_url or ""):
-            fix = "export OPENAI_BASE_URL=... with it instead"
-            found.append(f"llm.{name}.base_url: a user and password in it would come into config.yaml. Fix: {fix}")
-    axes = cfg.llm.judge.axes
-    if not axes or any(set(axis) != {"weight", "rubric"} for axis in axes.values()):
-        found.append("llm.judge.axes: each axis needs weight and rubric, such as {empathy: {weight: 1, rubric: ...}}")
-    elif abs(sum(axis.weight for axis in axes.values()) - 1) > 1e-6 or min(axis.weight for axis in axes.values()) < 0:
-        weights = ", ".join(f"{name} {axis.weight:g}" for name, axis in axes.items())
-        fix = "Fix: change them; `~llm.judge.axes.NAME` drops one"
-        found.append(f"llm.judge.axes: the weights are {weights}; they have to sum to 1. {fix}")
+    found = role_problems(cfg, ROLES)
     rule = cfg.mcts.preferences
     if rule.threshold == "quantile" and not (0 <= rule.preferred_min <= 1 and 0 <= rule.rejected_max <= 1):
         found.append(
@@ -199,6 +182,14 @@ def _evaluate_problems(cfg: DictConfig) -> list[str]:
         found.append(f"evaluate.classifier={judge}: no such directory. Fix: {fix}")
     if cfg.stage != "sra" and span == "quoted" and cfg.prompt.eval.template == "cso":
         found.append(f"evaluate.sra.span={span}: the template cso quotes no strategy. Fix: name, or instruction")
+    generation = cfg.evaluate.generation
+    if generation.samples > 1:
+        several = f"evaluate.generation.samples={generation.samples}"
+        if cfg.evaluate.replies == "given" or not generation.enabled:
+            found.append(f"{several}: no reply is written. Fix: leave it out")
+        elif generation.temperature == 0:
+            fix = "evaluate.generation.temperature=0.7, or leave samples out"
+            found.append(f"{several}: at temperature 0 all samples are the same reply. Fix: {fix}")
     return found
 
 
@@ -250,12 +241,13 @@ def _classifier_problems(cfg: DictConfig) -> list[str]:
 
 def _resume_problems(cfg: DictConfig) -> list[str]:
     found = []
-    if cfg.stage not in (*TRAININGS, "pipeline", "search"):
+    if cfg.stage not in (*TRAININGS, "pipeline", "search", "judge"):
         found.append(f"resume={cfg.resume}: stage={cfg.stage} trains nothing. Fix: leave it out")
     if cfg.trainer.fast_dev_run:
         found.append(f"resume={cfg.resume}: a dry run goes on from nothing. Fix: trainer.fast_dev_run=false")
     places = ["trees/*.journal.jsonl"] if cfg.stage in ("search", "pipeline") else []
-    places += ["checkpoints/last.ckpt"] if cfg.stage != "search" else []
+    places += ["checkpoints/last.ckpt"] if cfg.stage not in ("search", "judge") else []
+    places += ["judge.journal.jsonl"] if cfg.stage == "judge" else []
     places += [f"*/{place}" for place in places if cfg.stage == "pipeline"]
     if cfg.resume != "auto" and not any(True for place in places for _ in Path(cfg.resume).glob(place)):
         found.append(

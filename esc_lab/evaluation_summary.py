@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ def summarize(predictions: Sequence[Prediction], inventory: Inventory) -> tuple[
     Returns:
         Flat metrics. `strategy/...` from the exact distribution, `generated/...` from parsed generations, `text/...` of
         generated replies against the gold ones (not of prompts that name another strategy), `adherence/...` of judged
-        replies; a group is absent where nothing was measured.
+        replies; a group is absent where nothing was measured. All samples of a decision count, in `n` and
+        `text/replies` too; `text/distinct_...`, which depends on the number of replies, is the mean over the samples.
+        `generation/...` says how the replies were drawn.
         For each measure of strategy choice, a table: rows of strategy, precision, recall, F1, support, predicted and
         preference, and the confusion matrix [predicted, gold] with unparsable predictions as last row.
     """
@@ -56,6 +59,7 @@ def summarize(predictions: Sequence[Prediction], inventory: Inventory) -> tuple[
         if written[0].prompted is None:
             _choice(GENERATED, written, [p.strategy for p in written], inventory, metrics, tables)
         metrics |= _text_metrics(written)
+    metrics |= _sampling(predictions) | _spread(written)
     judged = [prediction.adheres for prediction in predictions if prediction.adheres is not None]
     if judged:
         metrics |= {"adherence/accuracy": float(np.mean(judged)), "adherence/n": float(len(judged))}
@@ -121,9 +125,68 @@ def _table(proficiency: StrategyProficiency, bias: PreferenceBias, inventory: In
 
 
 def _text_metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
-    replies = [prediction.reply or "" for prediction in predictions]
-    overlap, diversity = TextOverlap(), Diversity()
-    overlap.update(replies, [prediction.gold_reply for prediction in predictions])
-    diversity.update(replies)
-    values = {**overlap.compute(), **diversity.compute()}
-    return {f"text/{name}": float(value) for name, value in values.items()}
+    overlap = TextOverlap()
+    overlap.update([p.reply or "" for p in predictions], [p.gold_reply for p in predictions])
+    samples = sorted({prediction.sample for prediction in predictions})
+    diverse = _diversity([p.reply or "" for p in predictions if p.sample == sample] for sample in samples)
+    values = {**diverse, **{name: float(value) for name, value in overlap.compute().items()}}
+    return {f"text/{name}": value for name, value in values.items()}
+
+
+def _diversity(groups: Iterable[Sequence[str]]) -> dict[str, float]:
+    """Distinct-n and length of each group of replies on its own, means over the groups."""
+    found = []
+    for replies in groups:
+        metric = Diversity()
+        metric.update(replies)
+        found.append(metric.compute())
+    return {name: float(np.mean([one[name] for one in found])) for name in ("distinct_1", "distinct_2", "reply_length")}
+
+
+def _sampling(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """How replies were drawn: `generation/temperature`, `top_p`, `max_new_tokens` and `samples`."""
+    drawn = next((prediction.sampling for prediction in predictions if prediction.sampling), None)
+    if drawn is None:
+        return {}
+    found = {name: float(drawn[name]) for name in ("temperature", "top_p", "max_new_tokens")}
+    found["samples"] = 1.0 + max(prediction.sample for prediction in predictions)
+    return {f"generation/{name}": value for name, value in found.items()}
+
+
+def _spread(written: Sequence[Prediction]) -> dict[str, float]:
+    """How samples of one prompt differ, and how strategies that were sampled differ from the exact distribution.
+
+    Returns:
+        `generated/agreement`: the share of pairs of samples with the same strategy, among those that name one.
+        `text/self_distinct_1`, `text/self_distinct_2`: distinct-n of the samples of a prompt, mean over the prompts.
+        `generated/distance_to_exact`: total variation distance (0 to 1) between how often each strategy was written and
+        how probable it was at these decisions; of replies drawn as the model has it (temperature 1, top_p 1).
+    """
+    prompts: dict[tuple[str, int, str | None], list[Prediction]] = {}
+    for one in written:
+        prompts.setdefault((one.dialogue, one.turn, one.prompted), []).append(one)
+    found: dict[str, float] = {}
+    several = [group for group in prompts.values() if len(group) > 1]
+    if several:
+        alone = _diversity([one.reply or "" for one in group] for group in several)
+        found |= {f"text/self_{name}": alone[name] for name in ("distinct_1", "distinct_2")}
+        named = ([one.strategy for one in group if one.strategy] for group in several)
+        pairs = [first == second for names in named for first, second in combinations(names, 2)]
+        if pairs and written[0].prompted is None:
+            found["generated/agreement"] = float(np.mean(pairs))
+    sampling = written[0].sampling if written else {}
+    scored = [group for group in prompts.values() if group[0].distribution and any(one.strategy for one in group)]
+    if scored and (sampling.get("temperature"), sampling.get("top_p")) == (1.0, 1.0):
+        found["generated/distance_to_exact"] = _distance_to_exact(scored)
+    return found
+
+
+def _distance_to_exact(groups: Sequence[Sequence[Prediction]]) -> float:
+    """Total variation distance of the strategies that were written from their probabilities at the same decisions."""
+    difference: Counter[str] = Counter()
+    for group in groups:
+        names = [one.strategy for one in group if one.strategy]
+        difference.update(names)
+        difference.subtract({name: len(names) * share for name, share in group[0].distribution.items()})
+    total = sum(one.strategy is not None for group in groups for one in group)
+    return sum(map(abs, difference.values())) / (2 * total)

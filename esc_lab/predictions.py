@@ -8,13 +8,17 @@ from typing import Any
 
 @dataclass
 class Prediction:
-    """What was measured for one decision, under one prompt: a line of `predictions.jsonl`.
+    """What was measured for one decision, under one prompt, with one reply: a line of `predictions.jsonl`.
+
+    Where several replies are sampled, each has a line. What belongs to the decision and not to a reply (`distribution`,
+    `label_mass`, `log_prob`, `tokens`) stands in the line of sample 0 alone: means over all lines count it once.
 
     Attributes:
         dialogue, tree, turn: where the decision is.
         history: turns that the prompt shows; fewer than `turn` if the oldest were cut.
         gold: strategies of the reply that was given.
         prompted: strategy that the prompt named; None where the model chooses.
+        sample: number of the reply among those to this prompt, from 0.
         distribution: probability of each strategy among the complete labels; empty where the model has no choice.
         label_mass: probability that the model starts with any complete label at all.
         log_prob, tokens: of the gold reply's text (without its label) and end-of-turn token, given the gold label; 0
@@ -39,6 +43,7 @@ class Prediction:
     prompted: str | None
     template: str
     history: int = 0
+    sample: int = 0
     log_prob: float = 0.0
     tokens: int = 0
     distribution: dict[str, float] = field(default_factory=dict)

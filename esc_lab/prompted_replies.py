@@ -111,10 +111,7 @@ class PromptedReplies:
         self, asked: Sequence[PromptedReply], encoded: Sequence[EncodedChat], request: int
     ) -> SpanAttention | None:
         """One answer to each prompt, and its attention where that is measured; `request` counts the follow-ups."""
-        seeds = [
-            derive_seed(self.seed, "generation", reply.decision.dialogue.id, reply.decision.turn, request)
-            for reply in asked
-        ]
+        seeds = [self._seed(reply, request) for reply in asked]
         for reply, chat in zip(asked, encoded, strict=True):
             reply.prompt_ids, reply.spans = chat.input_ids, chat.spans
         probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measured else None
@@ -124,6 +121,12 @@ class PromptedReplies:
         for reply, ids in zip(asked, replies, strict=True):
             reply.reply_ids = ids
         return probe.result() if probe else None
+
+    def _seed(self, reply: PromptedReply, request: int) -> int:
+        decision, sample = reply.decision, reply.prediction.sample
+        purpose = ["generation", decision.dialogue.id, decision.turn, request]
+        # Sample 0 is the reply of a run without further samples.
+        return derive_seed(self.seed, *purpose, *([sample] if sample else []))
 
     @torch.no_grad()
     def read(self, asked: Sequence[PromptedReply], row_tokens: int) -> None:

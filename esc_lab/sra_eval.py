@@ -32,7 +32,7 @@ from esc_lab.tokens.encode import IntArray
 
 
 class SRAEvaluationModule(pl.LightningModule):
-    """Scores decisions in `test_step`, and writes one prediction for each decision and prompt.
+    """Scores decisions in `test_step`, and writes one prediction for each decision, prompt and sample.
 
     Args:
         loaded: model and encoder.
@@ -43,6 +43,7 @@ class SRAEvaluationModule(pl.LightningModule):
         given: measure SRA and adherence on the replies that were given; else the model writes them.
         prompted: which strategies a template names that leaves no choice: the one of the given reply (`gold`), all of
             the inventory one after another (`all`), or each with probability `prompted_share`, one at least (`random`).
+        samples: replies that the model writes to each prompt.
         row_tokens: budget of one forward pass.
         replies_together: replies written in one token tree, at least one decision's.
         reply_for: (dialogue id, turn) of the decisions that get replies; None = all.
@@ -51,7 +52,7 @@ class SRAEvaluationModule(pl.LightningModule):
         predictions: file to write.
 
     Attributes:
-        predictions: one for each decision and prompt.
+        predictions: one for each decision, prompt and sample.
         replied: decisions and prompts with a reply, written or given.
     """
 
@@ -68,6 +69,7 @@ class SRAEvaluationModule(pl.LightningModule):
         given: bool = False,
         prompted: str = "gold",
         prompted_share: float = 0.25,
+        samples: int = 1,
         row_tokens: int = 2048,
         replies_together: int = 16,
         reply_for: frozenset[tuple[str, int]] | None = None,
@@ -79,7 +81,8 @@ class SRAEvaluationModule(pl.LightningModule):
         self.encoder, self.inventory, self.template = loaded.encoder, inventory, TEMPLATES[prompt.template]
         self.replies, self.likelihood, self.given = replies, likelihood, given
         self.prompted, self.prompted_share = prompted, prompted_share
-        self.row_tokens, self.replies_together, self.reply_for = row_tokens, replies_together, reply_for
+        self.samples, self.row_tokens = samples, row_tokens
+        self.replies_together, self.reply_for = replies_together, reply_for
         self.classifier, self.seed, self.path = classifier, seed, predictions
         self.predictions: list[Prediction] = []
         self.replied: list[PromptedReply] = []
@@ -94,7 +97,11 @@ class SRAEvaluationModule(pl.LightningModule):
 
     def test_step(self, batch: list[Decision], batch_idx: int) -> None:
         asked = [
-            [PromptedReply(decision, self._blank(decision, strategy)) for strategy in self._strategies(decision)]
+            [
+                PromptedReply(decision, self._blank(decision, strategy, sample))
+                for strategy in self._strategies(decision)
+                for sample in range(self.samples if self._wants_reply(decision) else 1)
+            ]
             for decision in batch
         ]
         if self.chooses and self._labels is None:
@@ -135,7 +142,7 @@ class SRAEvaluationModule(pl.LightningModule):
     def _wants_reply(self, decision: Decision) -> bool:
         return self.reply_for is None or (decision.dialogue.id, decision.turn) in self.reply_for
 
-    def _blank(self, decision: Decision, strategy: str | None) -> Prediction:
+    def _blank(self, decision: Decision, strategy: str | None, sample: int) -> Prediction:
         dialogue, reply = decision.dialogue, decision.dialogue.turns[decision.turn].reply
         return Prediction(
             dialogue=dialogue.id,
@@ -148,6 +155,7 @@ class SRAEvaluationModule(pl.LightningModule):
             prompted=strategy,
             template=self.template.name,
             history=decision.turn - decision.first_turn,
+            sample=sample,
         )
 
     def _score(self, asked: Sequence[PromptedReply]) -> None:

@@ -51,7 +51,9 @@ def test_every_option_composes_without_problems_of_its_own(group):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [f"{group}={option}", *([] if group == "stage" else ["stage=sft"])])
         known = [
-            message for message in problems(cfg) if not re.match("missing value|stage=(compare|export) needs", message)
+            message
+            for message in problems(cfg)
+            if not re.match("missing value|stage=(compare|export|judge) needs", message)
         ]
         assert known == [], option
 
@@ -218,6 +220,15 @@ def test_what_stages_need():
     assert "data.path: " in complaint("data.path=${oc.env:NO_SUCH_VARIABLE}")
 
 
+def test_several_samples_need_a_temperature_and_somebody_who_writes():
+    several = ("stage=evaluate", "evaluate.generation.samples=3")
+    assert "at temperature 0 all samples are the same reply. Fix: evaluate.generation.temp" in complaint(*several)
+    drawn = (*several, "evaluate.generation.temperature=0.7")
+    assert "no reply is written" in complaint(*drawn, "evaluate.replies=given")
+    assert "no reply is written" in complaint(*drawn, "evaluate.generation.enabled=false")
+    assert check([*drawn]) == [*drawn]
+
+
 def test_everything_wrong_is_told_together(tmp_path):
     (tmp_path / "file").write_text("")
     wrong = {
@@ -286,8 +297,31 @@ def test_every_value_of_a_sweep_is_checked(word, message):
 
 
 def test_sweeps_that_are_right():
-    words = ["seed=range(1,4)", "model=glob(tiny_*)", "model.name='a,b','c d'", "optimizer.lr=interval(1e-5,1e-3)"]
-    check(["stage=sft", *words, "tags=[a],[b,c]", "data.limit={test: 1},{test: 2}"], multirun=True)
+    words = ["seed=range(1,4)", "model=glob(tiny_*)", "model.name='a,b','c d'", "data.limit={test: 1},{test: 2}"]
+    check(["stage=sft", *words, "tags=[a],[b,c]"], multirun=True)
+    check(["stage=sft", "optimizer.lr=tag(log,interval(1e-5,1e-3))", "hydra/sweeper=bayes"], multirun=True)
+
+
+def test_ranges_need_a_sweeper_that_draws_from_them():
+    word = "optimizer.lr=interval(-1.0,1e-3)"
+    assert "add hydra/sweeper=bayes" in complaint(word, multirun=True)
+    assert "optimizer.lr=-1.0: has to be at least 0" in complaint(word, "hydra/sweeper=bayes", multirun=True)
+    assert "did you mean" in complaint("hydra/sweeper=bayes", "hydra.sweeper.n_trial=2", multirun=True)
+    words = ("hydra/sweeper=bayes", "hydra.sweeper.n_trials=2")
+    assert "hydra.sweeper" not in complaint(*words, "optimizer.lr=x", multirun=True)
+
+
+def test_the_sweep_of_an_experiment_is_checked_too():
+    params = {"model": "tiny_llama,tiny_lama", "adapter": "lora", "sede": "1", "seed": "1,x"}
+    words = ["experiment=base_models", *(f"++hydra.sweeper.params.{key}='{value}'" for key, value in params.items())]
+    found = complaint(*words, multirun=True)
+    assert "3 things are wrong" in found
+    for message in ("did you mean 'tiny_llama'?", "did you mean 'seed'?", "seed: Value 'x'"):
+        assert message in found
+    # What the command line names takes its place, and without -m it does not matter.
+    assert complaint(*words, "model=tiny_qwen2", "seed=2,3", multirun=True).startswith("unknown config key 'sede'")
+    check(words)
+    assert "stand without hydra.sweeper.params" in complaint("hydra.sweeper.params.seed=1,2", multirun=True)
 
 
 def test_a_sweep_needs_a_multirun():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 import run
-from esc_lab import config
+from esc_lab import config, multirun
 from tests.conftest import ROOT
 
 # Runs run.py as the main module and says at the end which heavy modules are there.
@@ -123,8 +126,9 @@ def test_a_multirun_in_processes_survives_a_failing_job(tmp_path, good, broken):
     directories = list((tmp_path / "outputs" / "multirun").iterdir())
     assert len(directories) == 1
     assert f"1 of 3 jobs failed; {directories[0].relative_to(tmp_path)}/manifest.jsonl" in done.stderr
-    records = [json.loads(line) for line in (directories[0] / "manifest.jsonl").read_text().splitlines()]
-    by_job = {record["job"]: record for record in records}
+    lines = (directories[0] / "manifest.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["job"] for line in lines if json.loads(line)["status"] == "running") == [0, 1, 2]
+    by_job = {record["job"]: record for line in lines if (record := json.loads(line))["status"] != "running"}
     assert [by_job[number]["status"] for number in range(3)] == ["done", "failed", "done"]
     assert f"{broken}: none of its metrics can be compared" in by_job[1]["error"]
     for number, record in by_job.items():
@@ -147,7 +151,54 @@ def test_a_multirun_without_failures(tmp_path, good):
     )
     assert done.returncode == 0, done.stderr
     assert "0 of 2 jobs failed; here, = there/manifest.jsonl" in done.stderr
-    assert len((tmp_path / "here, = there" / "manifest.jsonl").read_text().splitlines()) == 2
+    assert [job.status for job in multirun.jobs(tmp_path / "here, = there")] == ["done", "done"]
+
+
+def test_resume_runs_what_is_missing(tmp_path, good, broken):
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "compare.draws=10", "seed=1,2")
+    first = start(*words, cwd=tmp_path)
+    assert first.returncode == 1
+    (directory,) = (tmp_path / "outputs" / "multirun").iterdir()
+    written = {path: path.stat().st_mtime_ns for path in directory.glob("*/metrics.json")}
+    assert len(written) == 2
+    (broken / "metrics.json").write_text('{"strategy/Q": 0.5}')
+    second = start(*words, "resume=auto", "hydra.launcher.n_jobs=2", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert list((tmp_path / "outputs" / "multirun").iterdir()) == [directory]
+    assert [job.status for job in multirun.jobs(directory)] == ["done"] * 4
+    assert [(job.metrics or {})["tiny-llama base (cso)/strategy/Q"] for job in multirun.jobs(directory)] == [
+        0.25, 0.25, 0.5, 0.5,
+    ]  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # these were left as they are
+    assert "0 of 4 jobs failed" in second.stderr
+    # Other words are another multirun.
+    third = start(*words[:-1], "seed=1", "resume=auto", cwd=tmp_path)
+    assert "no such multirun before" in third.stderr
+    assert len(list((tmp_path / "outputs" / "multirun").iterdir())) == 2
+
+
+def test_a_job_whose_process_is_killed(tmp_path, good, broken):
+    """The others are told of, and the table has it; a pipe that nobody writes to keeps the job busy until then."""
+    (broken / "metrics.json").unlink()
+    os.mkfifo(broken / "metrics.json")
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "hydra.launcher.n_jobs=2")
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while not (manifests := list(tmp_path.glob("outputs/multirun/*/manifest.jsonl"))) or {
+            (job.number, job.status) for job in multirun.jobs(manifests[0].parent)
+        } != {(0, "done"), (1, "running")}:
+            assert process.poll() is None
+            time.sleep(0.05)
+        for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            if "resource_tracker" not in Path(f"/proc/{worker}/cmdline").read_text():
+                os.kill(int(worker), signal.SIGKILL)
+        output, errors = process.communicate()
+    assert process.returncode == 1
+    assert "1 of 2 jobs failed" in errors
+    assert errors.splitlines()[-1].startswith("error: a job's process died")
+    assert re.search(r"\b1 .*did not finish.*killed", output)
 
 
 def run_job(directory: Path, mode: str, *words: str) -> float | None:
@@ -175,7 +226,7 @@ def test_the_job_returns_the_metric_to_optimise(tmp_path, good, broken):
     assert math.isnan(value)
     assert run_job(tmp_path / "d", "MULTIRUN", f"compare.runs=[{broken}]") is None
     assert math.isnan(run_job(tmp_path / "e", "MULTIRUN", runs, "optimize_metric=Q") or 0)
-    record = json.loads((tmp_path / "e" / "manifest.jsonl").read_text())
+    record = json.loads((tmp_path / "e" / "manifest.jsonl").read_text().splitlines()[-1])
     assert (record["job"], record["status"]) == (7, "failed")
     assert "optimize_metric=Q: no such metric" in record["error"]
     assert record["metrics"] == {name: 0.25}

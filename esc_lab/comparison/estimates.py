@@ -18,7 +18,7 @@ from esc_lab.sra_study.replies import Interval, interval
 # How many observations a metric is computed from is a metric too.
 _COUNTS = {
     "strategy/": "strategy/n", "generated/": "generated/n", "text/perplexity": "decisions", "text/": "text/replies",
-    "sra/": "sra/n", "adherence/": "adherence/n", "preference/": "preference/pairs",
+    "sra/": "sra/n", "adherence/": "adherence/n", "judge/": "judge/n", "preference/": "preference/pairs",
 }  # fmt: skip
 
 

@@ -196,4 +196,5 @@ MEASURES: Mapping[str, Measure] = {
     **{name: Measure(_value_sums(name.removeprefix("text/")), mean) for name in TEXT_METRICS},
     **{f"sra/{name}": Measure(_value_sums(name), mean) for name in ("sra", "log_sra", "sham_net", "log_relative")},
     "adherence/accuracy": Measure(_value_sums("adheres"), mean),
+    "judge/overall": Measure(_value_sums("judge"), mean),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 Config: TypeAlias = Mapping[str, Any]
 
@@ -103,6 +103,30 @@ def tell_apart(groups: Iterable[Sequence[Method]]) -> dict[str, tuple[str, ...]]
             found = [key for key in shared if len({one[key] for one in settings}) > 1]
             differing.setdefault(name, {}).update(dict.fromkeys(found))
     return {name: tuple(keys) for name, keys in differing.items()}
+
+
+def searches_of(directory: Path, read: Callable[[Path], Config]) -> tuple[list[Path], list[str]]:
+    """The searches whose data trained the model of a run, and the checkpoints behind it whose runs are gone.
+
+    Raises:
+        KeyError: the configuration lacks what every run's has; and what `read` raises.
+    """
+    config = read(directory)
+    found: list[Path] = []
+    lost: list[str] = []
+    for origin in (config.get("checkpoint"), config.get("init_from")):
+        before = _run_of(Path(origin), directory) if origin else None
+        if before and before.resolve() != directory.resolve():
+            earlier, gone = searches_of(before, read)
+            found, lost = found + earlier, lost + gone
+        elif origin and not before:
+            lost.append(str(origin))
+    data = config.get("data", {}).get("path")
+    if data and config["stage"] in ("sft", "cso"):
+        # The data may be named as the folder that the search left, or as a file in it.
+        runs = (_run_of(path, directory) for path in (Path(data), Path(data).parent))
+        found += [run for run in runs if run and read(run).get("stage") == "search"]
+    return list(dict.fromkeys(found)), list(dict.fromkeys(lost))
 
 
 def _training(directory: Path, read: Callable[[Path], Config]) -> tuple[str, dict[str, str]]:

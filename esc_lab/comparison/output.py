@@ -13,6 +13,7 @@ from esc_lab.comparison.groups import FEWEST
 from esc_lab.comparison.latex import latex
 from esc_lab.comparison.long_table import write_long_table, write_wide_table
 from esc_lab.comparison.notes import notes_of
+from esc_lab.comparison.pairs_table import pairs_markdown
 from esc_lab.comparison.record import record
 from esc_lab.comparison.result import Comparison, compared
 from esc_lab.comparison.table import Column, markdown, markdown_table, print_table, table_of
@@ -46,6 +47,7 @@ def compare(
     figures = draw(found, table, out / "figures")
     pages = [
         markdown(table, found.estimates),
+        *pairs_markdown(found.cells, found.judgements),
         *_groups(found),
         *(f"![{path.stem.replace('_', ' ')}]({path.relative_to(out)})" for path in figures),
     ]

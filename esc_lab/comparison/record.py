@@ -11,14 +11,15 @@ import numpy as np
 
 from esc_lab.comparison.choices import StrategyTable
 from esc_lab.comparison.estimates import Estimate
+from esc_lab.comparison.pairs_table import pairs_record
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Cell
 from esc_lab.sra_study.replies import Interval
 
 
 def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
-    """Keys: `test_set`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `left_out`, `notes`, and
-    `primary`, `draws`, `seed`."""
+    """Keys: `test_set`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with `pairs`;
+    null without one), `left_out`, `notes`, and `primary`, `draws`, `seed`."""
     test = comparison.test
     found = {
         "test_set": test
@@ -48,10 +49,11 @@ def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
             }
             for one in comparison.groups
         ],
+        "judge": pairs_record(comparison.cells, comparison.judgements),
         "left_out": list(comparison.left_out),
         "notes": notes,
     }
-    return {name: _finite(value) for name, value in found.items()}
+    return {name: finite(value) for name, value in found.items()}
 
 
 def _cell(comparison: Comparison, cell: Cell) -> dict[str, Any]:
@@ -115,12 +117,12 @@ def _interval(found: Interval) -> dict[str, float]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no nan and no infinity."""
+def finite(value: Any) -> Any:
+    """A value of JSON types without nan and infinity, which JSON does not have: they become null."""
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

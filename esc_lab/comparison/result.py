@@ -12,6 +12,14 @@ from esc_lab.comparison.choices import StrategyTable, strategy_table
 from esc_lab.comparison.decisions import Predictions, TestSet
 from esc_lab.comparison.estimates import Estimates, Resampling, estimate
 from esc_lab.comparison.groups import GroupEstimate, group_estimates, groups_of
+from esc_lab.comparison.judgements import (
+    OVERALL,
+    Judgements,
+    judge_among,
+    judged_predictions,
+    read_judgements,
+    with_judgements,
+)
 from esc_lab.comparison.runs import Cell, cells_of, read_runs
 from esc_lab.comparison.table import Column, columns_of
 from esc_lab.errors import UserError, nearest
@@ -36,6 +44,7 @@ class Comparison:
         strategies: strategy by strategy, by cell.
         remarks: what was left out or stands out among the runs.
         draws, seed: of the bootstrap and the permutation test.
+        judgements: of a judge, if one is named.
     """
 
     cells: Sequence[Cell]
@@ -50,6 +59,7 @@ class Comparison:
     remarks: Sequence[str]
     draws: int
     seed: int
+    judgements: Judgements | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -82,7 +92,7 @@ def compared(
     """Read and compare runs; nothing is written.
 
     Args:
-        directories: of evaluations, trainings, pipelines or multiruns.
+        directories: of evaluations, trainings, pipelines or multiruns, and of one judge of them.
         baseline: what differences are to: a cell (`tiny CSO (cso)`), or a method (`SFT`), then for each model its own.
             None: the base model for each, or its first cell; the first of all cells if each model has only one.
         primary: the metric whose p-values are not corrected.
@@ -93,12 +103,19 @@ def compared(
         UserError: runs are not finished or cannot be compared (see `read_runs`, `check_cells`, `load_predictions`), or
             there is no such baseline or metric.
     """
-    runs, remarks = read_runs(directories)
+    others, judge = judge_among(directories)
+    runs, remarks = read_runs(others)
+    judgements = read_judgements(judge) if judge else None
+    if judgements:
+        runs, more = with_judgements(runs, judgements)
+        remarks = [*remarks, *more]
     names = chosen_metrics(runs, metrics)
     cells = cells_of(runs)
     check_cells(cells, names)
     baselines = baselines_of(cells, baseline)
-    predictions = load_predictions(runs, names)
+    predictions = load_predictions(runs, [name for name in names if name != OVERALL])
+    if judgements:
+        predictions = judged_predictions(runs, predictions, judgements)
     test = next((one.test for one in predictions.values()), None)
     found = estimate(Resampling(cells, predictions, draws, seed), names, baselines, primary)
     details = Resampling(cells, predictions, min(draws, DETAIL_DRAWS), seed)
@@ -117,6 +134,7 @@ def compared(
         [*remarks, *_remarks(cells, predictions)],
         draws,
         seed,
+        judgements,
     )
 
 

@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from esc_lab.artifacts import file_fingerprint
 from esc_lab.comparison.methods import Config, Method, method_of, read_config, tell_apart
 from esc_lab.errors import UserError
+from esc_lab.multirun import DONE, MANIFEST, jobs
 from esc_lab.report.tables import COLUMNS
 
 _FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
@@ -121,7 +122,7 @@ def cells_of(runs: Sequence[Run]) -> list[Cell]:
 
 
 def _run_directories(directory: Path, read: Callable[[Path], Config]) -> list[Path]:
-    if (directory / "manifest.jsonl").exists():
+    if (directory / MANIFEST).exists():
         return [path for job in _jobs(directory) for path in _run_directories(job, read)]
     if not directory.is_dir():
         raise UserError("there is no such directory", where=str(directory), fix=_FIX)
@@ -134,22 +135,14 @@ def _run_directories(directory: Path, read: Callable[[Path], Config]) -> list[Pa
 
 
 def _jobs(directory: Path) -> list[Path]:
-    """Directories of the jobs of a multirun. A job that was run again counts as it ended last."""
-    manifest, last = directory / "manifest.jsonl", dict[str, dict[str, Any]]()
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            last[record["directory"]] = {**record, "status": record["status"]}
-        except (ValueError, KeyError, TypeError) as error:
-            fix = "mend the line, or name the run directories one by one"
-            raise UserError("not the record of a job", where=f"{manifest}:{number}", fix=fix) from error
-    failed = [record for record in last.values() if record["status"] == "failed"]
-    if failed:
-        told = "; ".join(f"{' '.join(job.get('overrides', []))}: {job.get('error', '?')}" for job in failed[:5])
-        fix = "run them again, or name the run directories of the others"
-        raise UserError(f"{len(failed)} of {len(last)} jobs failed: {told}", where=str(directory), fix=fix)
-    places = (Path(name) for name in last)
-    return [place if place.exists() else directory / place.name for place in places]  # it may have been moved
+    """Directories of the jobs of a multirun."""
+    found = jobs(directory)
+    unfinished = [job for job in found if job.status not in DONE]
+    if unfinished:
+        told = "; ".join(f"{' '.join(job.overrides)}: {job.error or 'it did not finish'}" for job in unfinished[:5])
+        fix = "run them again (-m ... resume=auto), or name the run directories of the others"
+        raise UserError(f"{len(unfinished)} of {len(found)} jobs failed: {told}", where=str(directory), fix=fix)
+    return [job.directory for job in found]
 
 
 def _read_run(directory: Path, read: Callable[[Path], Config]) -> Run:

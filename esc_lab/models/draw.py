@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from esc_lab.models.generate import Sampling
-
 # Most probable tokens among which those of `top_p` are looked for before all are sorted.
 _NUCLEUS = 512
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: `temperature` 0 is greedy; `top_p` keeps the smallest set of tokens with that mass."""
+
+    max_new_tokens: int = 96
+    temperature: float = 0.0
+    top_p: float = 1.0
 
 
 def draw(logits: Tensor, sampling: Sampling, draws: torch.Generator) -> int:

@@ -8,7 +8,6 @@ each shared token once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.draw import Sampling as Sampling
+from esc_lab.models.draw import draw
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
 from esc_lab.models.tree_attention import additive, base_model, by_layer_type, layer_windows
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.trie import TokenTree, build_tree
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn: `temperature` 0 is greedy; `top_p` keeps the smallest set of tokens with that mass."""
-
-    max_new_tokens: int = 96
-    temperature: float = 0.0
-    top_p: float = 1.0
 
 
 @torch.inference_mode()
@@ -144,9 +136,4 @@ def _draw(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]) 
     """One token per row of logits [rows, vocabulary]."""
     if sampling.temperature == 0:
         return [int(token) for token in logits.argmax(dim=-1)]
-    probs = torch.softmax(logits.float() / sampling.temperature, dim=-1).cpu()
-    if sampling.top_p < 1:
-        ordered, order = probs.sort(dim=-1, descending=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
-        probs = torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(outside, 0.0))
-    return [int(torch.multinomial(row, 1, generator=generator)) for row, generator in zip(probs, draws, strict=True)]
+    return [draw(row, sampling, generator) for row, generator in zip(logits.float().cpu(), draws, strict=True)]

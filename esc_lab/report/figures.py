@@ -85,7 +85,7 @@ def curves(
         UserError: the files cannot be written.
     """
     with style.context(STYLE, after_reset=True):
-        return _save(_curves_figure(series, x_label, y_label, title), path)
+        return save_figure(_curves_figure(series, x_label, y_label, title), path)
 
 
 def scatter(
@@ -96,7 +96,7 @@ def scatter(
     Points without an x or a y are named in the note. Returns and raises as `curves` does.
     """
     with style.context(STYLE, after_reset=True):
-        return _save(_scatter_figure(points, x_label, y_label, title, note), path)
+        return save_figure(_scatter_figure(points, x_label, y_label, title, note), path)
 
 
 def head_map(values: Any, path: Path, *, title: str, colour_label: str, diverging: bool = False) -> tuple[Path, Path]:
@@ -112,7 +112,7 @@ def head_map(values: Any, path: Path, *, title: str, colour_label: str, divergin
     Returns and raises as `curves` does; `ValueError` also for an array that is not two-dimensional.
     """
     with style.context(STYLE, after_reset=True):
-        return _save(_head_figure(np.asarray(values, dtype=float), title, colour_label, diverging), path)
+        return save_figure(_head_figure(np.asarray(values, dtype=float), title, colour_label, diverging), path)
 
 
 def _curves_figure(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, title: str) -> Figure:
@@ -269,7 +269,8 @@ def _wrap(text: str, width: int) -> str:
     return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
 
-def _save(figure: Figure, path: Path) -> tuple[Path, Path]:
+def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
+    """A PNG and an SVG of a figure; `path` is without suffix. Returns both paths."""
     png, svg = (path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg"))
     text, data = io.StringIO(), io.BytesIO()
     figure.savefig(text, format="svg", metadata={"Date": None})

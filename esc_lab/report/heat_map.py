@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import groupby
 from math import fsum
+
+from esc_lab.report.page import page, read
 
 
 def heat_map_page(
@@ -51,12 +50,7 @@ def heat_map_page(
         "spans": [list(span) for span in spans],
         "boxes": _boxes(length, spans),
     }
-    # Nothing in a script element is an entity, so `<` is written in JSON's own way: no token can end the element.
-    block = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    items = [f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in (facts or {}).items()]
-    shown = {"title": escape(title), "facts": f"<dl>{''.join(items)}</dl>" if items else "", "data": block}
-    # In one pass: what is filled in is never taken for another place to fill.
-    return re.sub(r"\[\[(title|facts|data)\]\]", lambda place: shown[place[1]], _PAGE)
+    return page(title, _MAIN, data, style=_STYLE, script=read("page.js") + _SCRIPT, facts=facts)
 
 
 def _boxes(length: int, spans: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
@@ -113,10 +107,7 @@ footer > div { max-width: 84rem; margin: 0 auto; padding: .4rem 1rem; display: g
 """
 
 _SCRIPT = r"""
-"use strict";
-const { prompt, reply, rows, spans, boxes } = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-const make = (tag, properties, parent) => parent.appendChild(Object.assign(document.createElement(tag), properties));
+const { prompt, reply, rows, spans, boxes } = data;
 const MEAN = -1;
 let view = MEAN, resting = "";
 
@@ -247,24 +238,7 @@ at("span-list").hidden = !spans.length;
 show(MEAN);
 """
 
-_PAGE = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>[[title]]</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<header>
-<h1>[[title]]</h1>
-[[facts]]
-</header>
-<main>
+_MAIN = """<main>
 <aside aria-label="Reply, spans and colours">
 <h2 id="reply-name">Reply</h2>
 <p class="soft">Choose a token to see where the query that predicts it looks. Arrow keys move along the reply and the
@@ -291,9 +265,4 @@ they have its last colour.</p>
 <div class="ticks" id="ticks"><span></span><span></span><span></span><span></span><span></span></div>
 </div>
 <p id="readout" role="status" aria-live="polite"></p>
-</div></footer>
-<script type="application/json" id="data">[[data]]</script>
-<script>{_SCRIPT}</script>
-</body>
-</html>
-"""
+</div></footer>"""

@@ -1,8 +1,5 @@
-"use strict";
-// What the page knows and how it draws the tree; tree_page.js comes after it in the same script.
-const { strategies, codes, situation, start, nodes } = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-const make = (tag, properties, parent) => parent.appendChild(Object.assign(document.createElement(tag), properties));
+// What the page knows and how it draws the tree; page.js comes before and tree_page.js after it in the same script.
+const { strategies, codes, situation, start, nodes } = data;
 function shape(tag, attributes, parent, text) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);

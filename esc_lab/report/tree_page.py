@@ -1,19 +1,15 @@
 """One web page that shows one search tree and the dialogue of the path chosen in it, no network, no library.
 
-The page's style and script are `tree_page.css`, `tree_drawing.js` and `tree_page.js` beside this module; they are
-written into the page.
+The page's own style and script are `tree_page.css`, `tree_drawing.js` and `tree_page.js` beside this module; they are
+written into the page after the shared ones.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Mapping, Sequence
-from html import escape
-from itertools import count
-from pathlib import Path
 from typing import Any
 
+from esc_lab.report.page import page, read, short_labels
 from esc_lab.search.tree import Tree, puct
 
 
@@ -60,30 +56,9 @@ def tree_page(
         "start": [[turn.speaker, turn.reply.text, ", ".join(turn.reply.strategies)] for turn in tree.start],
         "nodes": _nodes(tree, list(strategies), c, set(preferred), rejected),
     }
-    # Nothing in a script element is an entity, so `<` is written in JSON's own way: no text can end the element.
-    block = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     facts = _facts(tree, set(preferred), sum(len(set(others)) for others in rejected.values()), c)
-    items = [f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in facts.items()]
-    shown = {"title": escape(title), "facts": "".join(items), "data": block, "style": _read("tree_page.css")}
-    shown["script"] = _read("tree_drawing.js") + _read("tree_page.js")
-    # In one pass: what is filled in is never taken for another place to fill.
-    return re.sub(r"\[\[(title|facts|data|style|script)\]\]", lambda place: shown[place[1]], _PAGE)
-
-
-def short_labels(names: Sequence[str]) -> list[str]:
-    """A label of at most three characters for each name, and a number where names would share one.
-
-    >>> short_labels(["Affirmation", "Provide Different Perspectives", "Restatement or Paraphrasing", "Affection", "!"])
-    ['Af', 'PDP', 'RP', 'Af2', '?']
-    """
-    labels: list[str] = []
-    for name in names:
-        words = re.findall(r"[^\W_]+", name)
-        words = [word for word in words if word not in ("and", "or", "of", "the")] or words or ["?"]
-        label = words[0][:2] if len(words) == 1 else "".join(word[0].upper() for word in words[:3])
-        numbered = (f"{label[:2]}{number}" for number in count(2))
-        labels.append(label if label not in labels else next(other for other in numbered if other not in labels))
-    return labels
+    style, script = read("page.css", "tree_page.css"), read("page.js", "tree_drawing.js", "tree_page.js")
+    return page(title, _MAIN, data, style=style, script=script, facts=facts)
 
 
 def _facts(tree: Tree, preferred: set[int], pairs: int, c: float) -> dict[str, str]:
@@ -128,28 +103,7 @@ def _nodes(
     return rows
 
 
-def _read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>[[title]]</title>
-<style>[[style]]</style>
-</head>
-<body>
-<header>
-<h1>[[title]]</h1>
-<dl class="facts">[[facts]]</dl>
-</header>
-<main>
+_MAIN = """<main>
 <section class="search" aria-labelledby="tree-name">
 <div class="row">
 <h2 id="tree-name">Search tree</h2>
@@ -181,9 +135,4 @@ _PAGE = """<!doctype html>
 <dl id="situation"></dl>
 <ol id="turns"></ol>
 </section>
-</main>
-<script type="application/json" id="data">[[data]]</script>
-<script>[[script]]</script>
-</body>
-</html>
-"""
+</main>"""

@@ -28,6 +28,8 @@ _LINE = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?…][\"'”\u2019)\]]*(?=\s|\Z)")
 _END = re.compile(re.escape(END).replace("END", r"\s*END\s*"), re.IGNORECASE)
+_BETTER = re.compile(r"(?i:\bbetter)[\"'*]*\s*[:=]\s*[\"'*]*([AB])\b")
+_ALONE = re.compile(r"\A[\s\"'*(\[]*([AB])[\s\"'*)\].]*\Z")
 _AROUND = (("**", "**"), ("*", "*"), ('"', '"'), ("“", "”"))
 
 
@@ -107,6 +109,18 @@ def scores(text: str, axes: Sequence[str]) -> dict[str, float]:
     if missing:
         raise UnusableError("; ".join(why.get(name.lower(), f"no score for {name}") for name in missing))
     return {name: folded[name.lower()] for name in axes}
+
+
+def better(text: str) -> str:
+    """`A` or `B`: the message that a judge prefers.
+
+    Raises:
+        UnusableError: it does not say, or says both.
+    """
+    named = set(_BETTER.findall(text)) or set(_ALONE.findall(text))
+    if len(named) != 1:
+        raise UnusableError("it does not say which message is better, A or B")
+    return str(named.pop())
 
 
 def message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bool = False) -> str:

@@ -121,6 +121,25 @@ def judge_request(axes: Sequence[Axis], *, json: bool) -> str:
     return f"Score the supporter's last message from 0 (worst) to 4 (best) on each of these aspects:\n{rubric}\n{how}"
 
 
+def prefer_request(axes: Sequence[Axis], first: str, second: str, *, json: bool) -> str:
+    """What the judge is asked of two replies."""
+    rubric = "\n".join(f"- {axis.name}: {axis.rubric}" for axis in axes)
+    form = """Answer with one JSON object and nothing else: {"better": "A"} or {"better": "B"}"""
+    how = form if json else "Answer in the form 'better: A' or 'better: B'."
+    return (
+        "Two messages that the supporter could send next:\n"
+        f"A: {' '.join(first.split())}\nB: {' '.join(second.split())}\n\n"
+        f"Which of them helps the seeker more? Look at these aspects:\n{rubric}\n"
+        f"Neither the order of the messages nor their length is a merit. {how}"
+    )
+
+
+def prefer_schema() -> Mapping[str, object]:
+    """JSON schema of the answer to `prefer_request`."""
+    better = {"type": "string", "enum": ["A", "B"]}
+    return {"type": "object", "properties": {"better": better}, "required": ["better"], "additionalProperties": False}
+
+
 def ratings_schema(names: Sequence[str], most: int) -> Mapping[str, object]:
     """JSON schema of an object with a whole number from 0 to `most` for each name."""
     number = {"type": "integer", "minimum": 0, "maximum": most}

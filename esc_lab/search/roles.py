@@ -141,6 +141,21 @@ class Roles:
             self._request("judge", messages, sample, schema), lambda answer: role_answers.scores(answer.text, names)
         )
 
+    async def prefer(self, history: Sequence[Turn], first: str, second: str) -> float | None:
+        """The judge's probability that the first of two next messages is the better one; 0 or 1 if it says so in words.
+
+        The messages are shown without strategy labels, as a seeker sees them.
+        """
+        scores = self.settings["judge"].scores
+        asked = role_prompts.prefer_request(self.axes, first, second, json=not scores)
+        messages = role_prompts.support_messages(self.inventory, history, asked)
+        if scores:
+            question = Question("better", "better: ", ("A", "B"))
+            answer = await self._send(replace(self._request("judge", messages, 0), questions=(question,)))
+            return float(np.exp(answer.log_probs[0][0]))
+        request = self._request("judge", messages, 0, role_prompts.prefer_schema())
+        return await self._parsed(request, lambda answer: float(role_answers.better(answer.text) == "A"))
+
     def _seed(self, role: str, messages: Sequence[Message], sample: int) -> int:
         """Of a draw: different for different prompts, the same for the same one. 31 bits, which endpoints take."""
         return derive_seed(self.seed, role, sample, *(message.content for message in messages)) >> 32

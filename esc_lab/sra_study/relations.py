@@ -214,7 +214,7 @@ def paired_difference(
     """How much more attention the replies of one run pay than those of another to the same strategy at the same turn.
 
     Raises:
-        ValueError: nothing matches, or a run has two replies to one (dialogue, turn, strategy).
+        ValueError: nothing matches, or a run has two replies to one (dialogue, turn, strategy, sample).
     """
     ours, theirs = (_by_prompt(replies, run) for run in (first, second))
     matched = [key for key in ours if key in theirs]
@@ -234,11 +234,11 @@ def paired_difference(
     )
 
 
-def _by_prompt(replies: Sequence[MeasuredReply], run: str) -> dict[tuple[str, int, str], MeasuredReply]:
-    found: dict[tuple[str, int, str], MeasuredReply] = {}
+def _by_prompt(replies: Sequence[MeasuredReply], run: str) -> dict[tuple[str, int, str, int], MeasuredReply]:
+    found: dict[tuple[str, int, str, int], MeasuredReply] = {}
     for reply in replies:
         if reply.run == run:
-            key = (reply.dialogue, reply.turn, reply.strategy)
+            key = (reply.dialogue, reply.turn, reply.strategy, reply.sample)
             if key in found:
                 raise ValueError(f"run {run!r} has two replies to {key}: it is not clear which of them to pair")
             found[key] = reply

@@ -35,6 +35,7 @@ class MeasuredReply:
         control: the same of a neutral span, above 0; nan if there is none.
         relative: sra times the number of visible keys, above 0; 1 is uniform attention.
         adheres: whether it follows the strategy; None if nobody judged it.
+        sample: its number among several replies to one prompt.
 
     Raises:
         ValueError: an attention is zero or negative, or sra or relative is nan: they have no logarithm.
@@ -48,6 +49,7 @@ class MeasuredReply:
     control: float
     relative: float
     adheres: bool | None
+    sample: int = 0
 
     def __post_init__(self) -> None:
         if not (self.sra > 0 and self.relative > 0) or self.control <= 0:

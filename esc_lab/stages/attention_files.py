@@ -33,8 +33,8 @@ HEADS = "sra_heads.safetensors"
 
 def write_attention(
     cfg: Config, loaded: LoadedModel, module: SRAEvaluationModule, attention: StrategyRelevantAttention
-) -> list[Path]:
-    """SRA in groups and by head, each reply's heads, which analyses read, and pictures: the paths of these."""
+) -> None:
+    """SRA in groups and by head, each reply's heads, which analyses read, and pictures."""
     directory, found = Path(cfg.run_dir), _floats(attention.compute())
     log.info(
         "attention on the strategy (%s): log SRA %.3f, sham-net %+.3f, %.0f replies",
@@ -50,22 +50,19 @@ def write_attention(
     save_file({"heads": np.stack(heads)}, directory / HEADS)
     title = f"{cfg.model.name}: attention on the strategy"
     values = np.log(attention.heads.numpy())
-    picture, _ = head_map(values, directory / "sra_heads", title=title, colour_label="log SRA")
-    return [picture, *_heat_maps(cfg, loaded, module.measured)]
+    head_map(values, directory / "sra_heads", title=title, colour_label="log SRA")
+    _heat_maps(cfg, loaded, module.measured)
 
 
 def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def _heat_maps(cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply]) -> list[Path]:
+def _heat_maps(cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply]) -> None:
     """A page for each of the first `evaluate.sra.heat_maps` measured replies, in the run directory."""
-    pages = []
     for number, reply in enumerate(measured[: cfg.evaluate.sra.heat_maps], 1):
         path = Path(cfg.run_dir) / f"heat_map_{number}.html"
         write_atomic(path, _page(cfg, loaded, reply))
-        pages.append(path)
-    return pages
 
 
 @torch.no_grad()

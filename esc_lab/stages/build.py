@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +35,7 @@ from esc_lab.negatives import NegativesReport, with_negatives
 from esc_lab.preference_split import PreferenceSettings
 from esc_lab.stages.resume import LAST
 from esc_lab.strategies import INVENTORIES
+from esc_lab.wandb_run import current, first_process
 
 log = logging.getLogger(__name__)
 
@@ -126,51 +127,22 @@ def data_metrics(data: ESCDataModule) -> dict[str, float]:
 
 
 @contextmanager
-def run_logger(cfg: Config, job: str) -> Iterator[Logger | None]:
-    """The configured logger; a W&B run is finished on the way out whatever happens."""
+def run_logger(cfg: Config) -> Iterator[Logger | None]:
+    """The logger of a training's curves. Final metrics are written by `log_final` and `esc_lab.wandb_results`."""
     if cfg.logger.name == "none" or cfg.trainer.fast_dev_run:
         yield None
     elif cfg.logger.name == "csv":
         yield CSVLogger(cfg.run_dir, name="", version="")
+    elif current() or not first_process():
+        yield WandbLogger(experiment=current(), save_dir=cfg.run_dir, project=cfg.logger.project)
     else:
-        import wandb
-
-        os.environ.setdefault("WANDB_SILENT", "true")
-        logger = WandbLogger(
-            name=f"{cfg.model.name} {job}",
-            save_dir=cfg.run_dir,
-            project=cfg.logger.project,
-            entity=cfg.logger.entity,
-            mode=cfg.logger.mode,
-            group=cfg.logger.group,
-            job_type=job,
-            tags=[job, cfg.model.name, cfg.data.name, *cfg.tags],
-            config=asdict(cfg),
-        )
-        logger._wandb_init.pop("anonymous", None)  # Lightning passes it, W&B warns that it has no effect
-        try:
-            logger.experiment  # noqa: B018  starts the run here, so that a failure to start is not mistaken for a late one
-        except wandb.errors.Error as error:
-            fix = "`wandb login`, or logger.mode=offline"
-            raise UserError(f"W&B does not start: {error}", where=f"logger.mode={cfg.logger.mode}", fix=fix) from error
-        try:
-            yield logger
-        except BaseException:
-            wandb.finish(exit_code=1)
-            raise
-        wandb.finish()
+        yield None
 
 
-def log_pictures(logger: Logger, group: str, paths: Sequence[Path]) -> None:
-    """Figures (PNG) and pages (HTML) as W&B media; other loggers have no place for them."""
-    if isinstance(logger, WandbLogger) and paths:
-        import wandb
-
-        media: dict[str, Any] = {}
-        for path in paths:
-            page = path.suffix == ".html"
-            media[f"{group}/{path.stem}"] = wandb.Html(path.read_text("utf-8")) if page else wandb.Image(str(path))
-        logger.experiment.log(media)
+def log_final(logger: Logger | None, metrics: Mapping[str, float]) -> None:
+    """Final metrics for the logger of files. W&B gets those of metrics.json when the run is done."""
+    if isinstance(logger, CSVLogger):
+        logger.log_metrics(dict(metrics))
 
 
 def build_trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: bool = False) -> pl.Trainer:

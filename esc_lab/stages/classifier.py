@@ -34,7 +34,7 @@ from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits
 from esc_lab.metrics import StrategyProficiency
 from esc_lab.report.tables import console
-from esc_lab.stages.build import build_trainer, prepare, run_logger, train
+from esc_lab.stages.build import build_trainer, log_final, prepare, run_logger, train
 from esc_lab.stages.record import recorded_step
 from esc_lab.strategies import INVENTORIES, Inventory
 
@@ -105,15 +105,14 @@ def run(cfg: Config) -> dict[str, float]:
     )
     data = ReplyData(splits, classifier, batch=cfg.classifier.batch, row_tokens=cfg.data.row_tokens, seed=cfg.seed)
     _tell(data, inventory)
-    with run_logger(cfg, cfg.stage) as logger:
+    with run_logger(cfg) as logger:
         metrics = _fit(cfg, classifier, data, logger)
         rows: list[dict[str, Any]] = []
         if data.examples["test"]:
             found, rows = _held_out(classifier, data, cfg.data.row_tokens)
             metrics |= found
         metrics |= {f"data/{name}": float(value) for name, value in asdict(report).items()} | _counts(data)
-        if logger:
-            logger.log_metrics({f"final/{name}": value for name, value in metrics.items()})
+        log_final(logger, {f"final/{name}": value for name, value in metrics.items()})
     target = save_classifier(classifier, cfg.model, Path(cfg.run_dir), metrics.get("classifier/accuracy"))
     if rows:
         write_atomic(Path(cfg.run_dir) / "strategies.json", json.dumps(rows, indent=1))

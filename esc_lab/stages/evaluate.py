@@ -7,14 +7,12 @@ import logging
 import random
 import time
 from pathlib import Path
-from typing import Any
-
-from pytorch_lightning.loggers import Logger, WandbLogger
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.classifier import StrategyClassifier
 from esc_lab.classifier_files import load_classifier
 from esc_lab.config import Config
+from esc_lab.corpora import write_dialogues
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.evaluation_summary import attention_metrics, summarize
 from esc_lab.metrics import StrategyRelevantAttention
@@ -22,13 +20,12 @@ from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.models.probe_check import check_probe
 from esc_lab.models.tree_attention import base_model
-from esc_lab.predictions import Prediction
 from esc_lab.prompted_replies import MEASURABLE, PromptedReplies
 from esc_lab.report.tables import print_strategies
 from esc_lab.seeds import derive_seed
 from esc_lab.sra_eval import SRAEvaluationModule
 from esc_lab.stages.attention_files import write_attention
-from esc_lab.stages.build import build_data, build_trainer, data_metrics, log_pictures, prepare, run_logger
+from esc_lab.stages.build import build_data, build_trainer, data_metrics, log_final, prepare, run_logger
 from esc_lab.stages.classifier import stored_classifier
 from esc_lab.stages.held_out_pairs import preference_metrics
 from esc_lab.strategies import INVENTORIES
@@ -38,6 +35,8 @@ log = logging.getLogger(__name__)
 
 def run(cfg: Config) -> dict[str, float]:
     """Evaluate; predictions.jsonl, strategies.json and what SRA leaves go into the run directory.
+
+    So does dialogues.jsonl, the evaluated dialogues, which reports take the context from.
 
     Of SRA: sra.json (by strategy, depth and head), sra_heads.safetensors (`heads` [replies, layers, heads], a row for
     each prediction with SRA, in order), and a page for each token heat map.
@@ -49,9 +48,10 @@ def run(cfg: Config) -> dict[str, float]:
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     data.setup("test")
+    write_dialogues(data.splits[data.eval_split], Path(cfg.run_dir) / "dialogues.jsonl")
     module = _module(cfg, loaded, data, classifier)
     started = time.time()
-    with run_logger(cfg, "evaluate") as logger:
+    with run_logger(cfg) as logger:
         build_trainer(cfg, None, training=False).test(module, datamodule=data, verbose=False)
         metrics, tables = summarize(module.predictions, inventory)
         attention = _attention(cfg, loaded)
@@ -61,9 +61,9 @@ def run(cfg: Config) -> dict[str, float]:
         metrics |= preference_metrics(cfg, loaded, data)
         metrics["evaluate/seconds"] = time.time() - started
         metrics |= data_metrics(data)
-        pictures = write_attention(cfg, loaded, module, attention) if module.measured else []
-        if logger:
-            _log(logger, metrics, module.predictions, pictures)
+        if module.measured:
+            write_attention(cfg, loaded, module, attention)
+        log_final(logger, metrics)
     write_atomic(Path(cfg.run_dir) / "strategies.json", json.dumps(tables, indent=1))
     for group, table in tables.items():
         print_strategies(f"{cfg.model.name}: {group}", table["per_strategy"], metrics, group)
@@ -109,6 +109,7 @@ def _module(
         given=given,
         prompted=settings.prompted,
         prompted_share=settings.prompted_share,
+        samples=generation.samples,
         row_tokens=data.row_tokens,
         replies_together=generation.batch,
         reply_for=_chosen(data, generation.decisions, cfg.seed),
@@ -134,18 +135,3 @@ def _chosen(data: ESCDataModule, count: int | None, seed: int) -> frozenset[tupl
     decisions = sorted((d.dialogue.id, d.turn) for group in data.decisions for d in group)
     draw = random.Random(derive_seed(seed, "decisions to generate for"))
     return frozenset(draw.sample(decisions, min(count, len(decisions))))
-
-
-def _log(logger: Logger, metrics: dict[str, float], predictions: list[Prediction], pictures: list[Path]) -> None:
-    logger.log_metrics(metrics)
-    if not isinstance(logger, WandbLogger):
-        return
-    written = [prediction for prediction in predictions if prediction.reply is not None][:50]
-    if written:
-        columns = ["dialogue", "turn", "gold", "gold_reply", "prompted", "strategy", "judged", "reply"]
-        rows: list[list[Any]] = [
-            [p.dialogue, p.turn, ", ".join(p.gold), p.gold_reply, p.prompted, p.strategy or "(none)", p.judged, p.reply]
-            for p in written
-        ]
-        logger.log_table("replies", columns=columns, data=rows)
-    log_pictures(logger, "attention", pictures)

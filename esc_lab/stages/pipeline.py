@@ -19,9 +19,8 @@ def run(cfg: Config) -> dict[str, float]:
     With `search`, training is on what it found; validation and test are on the seeds' corpus.
     """
     root = Path(cfg.run_dir)
-    group = cfg.logger.group or root.name
     # One device: a second process would start the pipeline over from its first step.
-    cfg = replace(cfg, logger=replace(cfg.logger, group=group), trainer=replace(cfg.trainer, devices="1"))
+    cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
     metrics: dict[str, float] = {}
     if "search" in cfg.pipeline.stages:
         metrics |= recorded_step(replace(cfg, stage="search"), root / "search")

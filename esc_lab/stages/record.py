@@ -17,6 +17,7 @@ from esc_lab.config import Config
 from esc_lab.environment import describe_environment
 from esc_lab.stages.resume import drop_checkpoints, resolve
 from esc_lab.stages.reuse import shared
+from esc_lab.wandb_run import started
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,14 @@ def recorded(cfg: Config) -> dict[str, float]:
     (directory / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same directory
     write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     write_atomic(directory / "environment.json", json.dumps(describe_environment(), indent=2))
-    metrics = shared(cfg, _run)
-    write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
-    drop_checkpoints(directory)
+    with started(cfg) as run:
+        metrics = shared(cfg, _run)
+        write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
+        drop_checkpoints(directory)
+        if run:
+            from esc_lab.wandb_results import log_results
+
+            log_results(run, cfg)
     return metrics
 
 

@@ -24,7 +24,7 @@ LAST = Path("checkpoints", "last.ckpt")
 
 # Keys and sections that change nothing in what a training computes, rounding aside.
 _ASIDE = (
-    "cache_dir", "compare", "evaluate", "experiment", "export", "llm", "logger", "mcts", "optimize_metric",
+    "cache_dir", "compare", "evaluate", "experiment", "export", "judge", "llm", "logger", "mcts", "optimize_metric",
     "output_root", "pipeline", "resume", "reuse", "run_dir", "search", "tags", "data.licence",
     "model.gradient_checkpointing",
     "model.licence", "prompt.eval", "prompt.inference", "trainer.accelerator", "trainer.devices", "trainer.log_every",

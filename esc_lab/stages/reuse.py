@@ -29,9 +29,9 @@ _TRAINING = ("model", "adapter", *_DATA, "prompt.train", "optimizer", "scheduler
 READS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "search": (1, ("mcts", "llm", *_DATA, "search")),
     "sft": (1, _TRAINING),
-    "cso": (1, (*_TRAINING, "objective")),
+    "cso": (2, (*_TRAINING, "objective")),
     "classifier": (1, (*_TRAINING, "classifier")),
-    "evaluate": (1, ("model", *_DATA, "prompt.eval", "prompt.inference", "evaluate", "seed")),
+    "evaluate": (2, ("model", *_DATA, "prompt.eval", "prompt.inference", "evaluate", "seed")),
 }
 # ... less what changes nothing in it.
 _ASIDE = (
@@ -127,6 +127,16 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def reused_stages(directory: Path) -> dict[str, bool]:
+    """Of the stages whose results can be shared, whether this run reused them: its own, or by name of its steps."""
+    found = {}
+    for path in sorted([directory / "config.yaml", *directory.glob("[!.]*/config.yaml")], key=os.path.getmtime):
+        stage = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("stage: "))
+        if stage.removeprefix("stage: ") in READS:
+            found[path.parent.name] = (path.parent / REUSED).exists()
+    return found
 
 
 def link(source: Path, target: Path) -> None:

@@ -37,6 +37,7 @@ from esc_lab.stages.search_clients import build_clients, retries
 from esc_lab.stages.search_files import Searched, write_searched
 from esc_lab.stages.search_progress import search_progress
 from esc_lab.strategies import INVENTORIES, Inventory
+from esc_lab.wandb_run import curve
 
 log = logging.getLogger(__name__)
 TREES = "trees"
@@ -115,6 +116,7 @@ class _Run:
                 showing = asyncio.create_task(progress.keep_showing())
                 stopped = await builder.grow(trees, self.calls, cfg.search.trees, progress.change, self._save)
                 showing.cancel()
+                curve(progress.point())
                 log.info("%s", progress.state())
         finally:
             await self.calls.close()

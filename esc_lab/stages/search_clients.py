@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,15 +17,15 @@ from esc_lab.search.requests import Client
 from esc_lab.search.roles import ROLES
 
 
-def build_clients(cfg: Config) -> dict[str, Client]:
-    """A client for each role; roles that are played in the same way share one.
+def build_clients(cfg: Config, roles: Sequence[str] = ROLES) -> dict[str, Client]:
+    """A client for each of these roles; roles that are played in the same way share one.
 
     Raises:
         UserError: a model cannot be loaded, there is no key, or a recording cannot be read.
     """
     clients: dict[str, Client] = {}
     shared: dict[tuple[str | None, ...], Client] = {}
-    for role in ROLES:
+    for role in roles:
         played: RoleConfig = getattr(cfg.llm, role)
         if played.client == "replay":
             clients[role] = _replay(role, played)

@@ -26,7 +26,7 @@ from esc_lab.search.preferences import PreferenceRule, Preferences, dialogues, f
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.statistics import SearchStatistics, search_statistics
 from esc_lab.search.tree import Tree
-from esc_lab.stages.build import log_pictures, run_logger
+from esc_lab.stages.build import log_final, run_logger
 from esc_lab.strategies import Inventory
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def write_searched(cfg: Config, searched: Searched, splits: Mapping[str, Sequenc
     """
     directory = Path(cfg.run_dir)
     found = [find_preferences(tree, searched.rule) for _, tree, _ in searched.trees]
-    pages = _write_pages(cfg, searched, found)
+    _write_pages(cfg, searched, found)
     made = [
         dialogue
         for (seed, tree, _), preferences in zip(searched.trees, found, strict=True)
@@ -84,10 +84,8 @@ def write_searched(cfg: Config, searched: Searched, splits: Mapping[str, Sequenc
     write_atomic(directory / ESC_PRO / "README.md", _card(cfg, searched, found, statistics))
     _print(searched, statistics)
     metrics = _metrics(searched, statistics)
-    with run_logger(cfg, "search") as logger:
-        if logger:
-            logger.log_metrics(metrics)
-            log_pictures(logger, "trees", pages[:3])
+    with run_logger(cfg) as logger:
+        log_final(logger, metrics)
     log.info("ESC-Pro: %s (data=jsonl data.path=%s)", directory / ESC_PRO, directory / ESC_PRO)
     return metrics
 
@@ -143,8 +141,7 @@ def _write_esc_pro(
         write_dialogues(made, directory / f"{form}.json", f"esc_pro_{form}")
 
 
-def _write_pages(cfg: Config, searched: Searched, found: Sequence[Preferences]) -> list[Path]:
-    paths = []
+def _write_pages(cfg: Config, searched: Searched, found: Sequence[Preferences]) -> None:
     chosen = list(zip(searched.trees, found, strict=True))[: cfg.search.pages]
     for number, ((seed, tree, _), preferences) in enumerate(chosen, start=1):
         dialogue = seed.dialogue
@@ -159,9 +156,7 @@ def _write_pages(cfg: Config, searched: Searched, found: Sequence[Preferences]) 
             preferred=preferences.preferred,
             rejected=preferences.rejected,
         )
-        paths.append(Path(cfg.run_dir) / "trees" / f"{dialogue.id}.html")
-        write_atomic(paths[-1], page)
-    return paths
+        write_atomic(Path(cfg.run_dir) / "trees" / f"{dialogue.id}.html", page)
 
 
 def _card(cfg: Config, searched: Searched, found: Sequence[Preferences], statistics: SearchStatistics) -> str:

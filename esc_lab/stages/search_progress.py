@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from esc_lab.search.builder import Growing
 from esc_lab.search.calls import Spent
+from esc_lab.wandb_run import curve
 
 log = logging.getLogger(__name__)
 LINE_EVERY_S = 30.0
+CURVE_EVERY_S = 5.0
 
 
 class SearchProgress:
@@ -34,6 +36,7 @@ class SearchProgress:
         self._trees, self._spent, self._retries, self._bars = trees, spent, retries, bars
         self._expected = {tree.name: _expected(tree) for tree in trees}
         self._started, self._made, self._shown = time.monotonic(), spent.made, time.monotonic()
+        self._drawn = self._started
         if bars:
             self._task = bars.add_task("search", total=sum(self._expected.values()), state="")
         self.change()
@@ -46,6 +49,9 @@ class SearchProgress:
         elif now - self._shown >= LINE_EVERY_S:
             self._shown = now
             log.info("iteration %d of about %d; %s", self._done(), sum(self._expected.values()), self.state())
+        if now - self._drawn >= CURVE_EVERY_S:
+            self._drawn = now
+            curve(self.point())
 
     async def keep_showing(self) -> None:
         """Show it every second, also while no call comes back."""
@@ -66,6 +72,18 @@ class SearchProgress:
         parts += [f"${self._spent.cost:.2f}"] if self._spent.cost else []
         parts += [f"{count} {kind.replace('_', ' ')}" for kind, count in self._retries().items() if count]
         return ", ".join(parts)
+
+    def point(self) -> dict[str, float]:
+        """How far it is, as a point of W&B's curves."""
+        return {
+            "progress/iteration": self._done(),
+            "progress/finished_trees": sum(tree.finished for tree in self._trees),
+            "progress/calls": self._spent.calls,
+            "progress/tokens": self._spent.tokens,
+            "progress/cost": self._spent.cost,
+            "progress/seconds": time.monotonic() - self._started,
+            "progress/retries": sum(self._retries().values()),
+        }
 
     def _done(self) -> float:
         return sum(

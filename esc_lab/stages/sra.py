@@ -10,17 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pytorch_lightning.loggers import Logger, WandbLogger
 from safetensors.numpy import load_file
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.report import sra_report
-from esc_lab.report.sra_report import Report
 from esc_lab.sra_study.replies import MeasuredReply
 from esc_lab.stages.attention_files import HEADS
-from esc_lab.stages.build import log_pictures, run_logger
+from esc_lab.stages.build import log_final, run_logger
 from esc_lab.stages.record import recorded_step
 
 log = logging.getLogger(__name__)
@@ -41,8 +39,7 @@ def run(cfg: Config) -> dict[str, float]:
         UserError: no reply of an evaluation could be measured, or what the evaluations raise.
     """
     root = Path(cfg.run_dir)
-    group = cfg.logger.group or root.name
-    cfg = replace(cfg, logger=replace(cfg.logger, group=group), trainer=replace(cfg.trainer, devices="1"))
+    cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
     found = [_measured(directory, label, cfg) for label, directory in _STUDIES[cfg.sra.study](cfg, root)]
     replies = [reply for one in found for reply in one.replies]
     if cfg.sra.study == "heads":
@@ -51,9 +48,8 @@ def run(cfg: Config) -> dict[str, float]:
         report = sra_report.STUDIES[cfg.sra.study](replies, root, draws=cfg.sra.draws, seed=cfg.seed)
     write_atomic(root / "study.json", json.dumps(report.results, indent=1))
     write_atomic(root / "study.md", report.markdown)
-    with run_logger(cfg, cfg.stage) as logger:
-        if logger:
-            _log(logger, report)
+    with run_logger(cfg) as logger:
+        log_final(logger, report.metrics)
     return report.metrics
 
 
@@ -120,6 +116,7 @@ def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
             control=found["sra"][measure]["control"],
             relative=found["sra"][measure]["relative"],
             adheres=found["adheres"],
+            sample=found["sample"],
         )
         for found in map(json.loads, lines)
         if found["sra"]
@@ -128,11 +125,3 @@ def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
         fix = "see sra/skipped_... in its metrics.json; raise evaluate.generation.decisions"
         raise UserError("no reply could be measured", where=str(directory), fix=fix)
     return MeasuredRun(replies, load_file(directory / HEADS)["heads"])
-
-
-def _log(logger: Logger, report: Report) -> None:
-    logger.log_metrics(report.metrics)
-    log_pictures(logger, "figures", report.figures)
-    if isinstance(logger, WandbLogger):
-        for name, (columns, rows) in report.tables.items():
-            logger.log_table(name, columns=list(columns), data=[list(row) for row in rows])

@@ -11,7 +11,7 @@ import torch
 from esc_lab.config import Config
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.models.load import LoadedModel, add_adapter, save_trained
-from esc_lab.stages.build import build_trainer, data_metrics, run_logger, train
+from esc_lab.stages.build import build_trainer, data_metrics, log_final, run_logger, train
 from esc_lab.training import TrainingModule
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
     Without a validation split these are the last weights.
     """
     started = time.time()
-    with run_logger(cfg, cfg.stage) as logger:
+    with run_logger(cfg) as logger:
         trainer = build_trainer(cfg, logger, training=True, validation=bool(data.splits.get("val")))
         train(cfg, trainer, module, data)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -53,8 +53,7 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
                 metrics[name] = float(value)
         if best:
             metrics["val/loss"] = float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
-        if logger:
-            logger.log_metrics({f"final/{name}": value for name, value in metrics.items()})
+        log_final(logger, {f"final/{name}": value for name, value in metrics.items()})
     if trainer.is_global_zero:
         target = save_trained(loaded, cfg.model, Path(cfg.run_dir))
         best_loss = f"; best validation loss {metrics['val/loss']:.4f}" if "val/loss" in metrics else ""

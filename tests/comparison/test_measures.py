@@ -38,7 +38,7 @@ def test_all_measures_are_the_packages_metrics(tmp_path, favourite):
     expected, tables = summarize(rows, INVENTORY)
     every = np.ones(len(rows), bool)
     compared = [name for name in MEASURES if name in expected]
-    assert len(compared) == len(MEASURES) - 4  # those of attention are measured elsewhere
+    assert len(compared) == len(MEASURES) - 5  # those of attention and of a judge are measured elsewhere
     for name in compared:
         assert value(name, MEASURES[name].sums(found, every)) == pytest.approx(expected[name], abs=1e-9), name
     for group, choice in (("strategy", "chosen"), ("generated", "written")):

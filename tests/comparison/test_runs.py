@@ -141,7 +141,7 @@ def test_failed_jobs_of_a_multirun_are_refused_unless_they_were_run_again(tmp_pa
         read_runs([root])
     evaluation(root / "second", seed=1)
     with (root / "manifest.jsonl").open("a") as file:
-        file.write(json.dumps({"job": 1, "directory": str(root / "second"), "status": "done"}) + "\n")
+        file.write(json.dumps({"job": 1, "overrides": [], "directory": str(root / "second"), "status": "done"}) + "\n")
     assert len(read_runs([root])[0]) == 2
     with (root / "manifest.jsonl").open("a") as file:
         file.write("{}\n")

@@ -135,11 +135,12 @@ def test_export_does_not_overwrite(command, trained, tmp_path):
 
 def test_compare(command, trained, tmp_path):
     assert "compare.runs=[" in complaint(command("stage=compare"))
-    assert f"{tmp_path} holds no metrics.json" in complaint(command("stage=compare", f"compare.runs=[{tmp_path}]"))
+    assert f"{tmp_path} holds no config.yaml" in complaint(command("stage=compare", f"compare.runs=[{tmp_path}]"))
+    (tmp_path / "config.yaml").write_text((trained.path / "config.yaml").read_text())
+    assert "it crashed or is not done yet" in complaint(command("stage=compare", f"compare.runs=[{tmp_path}]"))
     (tmp_path / "metrics.json").write_text('{"strategy/Q": 1')
     assert f"{tmp_path}: no finished run" in complaint(command("stage=compare", f"compare.runs=[{tmp_path}]"))
     (tmp_path / "metrics.json").write_text("{}")
-    (tmp_path / "config.yaml").write_text((trained.path / "config.yaml").read_text())
     assert "none of its metrics" in complaint(command("stage=compare", f"compare.runs=[{tmp_path}]"))
 
 

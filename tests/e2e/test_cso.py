@@ -190,7 +190,7 @@ def test_pipeline_searches_trains_and_compares_three_models(command):
         config = OmegaConf.load(outcome.path / name / "config.yaml")
         assert config.data.path == str(outcome.path / "search" / "esc_pro")
     assert outcome.metrics["cso/data/train_pairs"] == outcome.metrics["search/pairs"]
-    rows = (outcome.path / "compare" / "comparison.md").read_text().splitlines()[2:]
+    rows = (outcome.path / "compare" / "comparison.md").read_text().split("\n\n")[0].splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == [
         f"tiny-llama {name} (cso)" for name in ("base", "SFT", "CSO")
     ]

@@ -208,7 +208,7 @@ def test_exported_model_can_be_evaluated(command, trained, evaluated):
 def test_compare(command, trained, base, evaluated):
     outcome = command("stage=compare", f"compare.runs=[{base.path},{evaluated.path},{trained.path}]")
     check_run_directory(outcome)
-    lines = (outcome.path / "comparison.md").read_text().splitlines()
+    lines = (outcome.path / "comparison.md").read_text().split("\n\n")[0].splitlines()
     assert [line.split("|")[1].strip() for line in lines] == [
         "run", "---", "tiny-llama base (cso)", "tiny-llama SFT (cso)", "tiny-llama SFT training (cso)",
     ]  # fmt: skip

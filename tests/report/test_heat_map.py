@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from itertools import product
 
 import pytest
@@ -40,38 +39,6 @@ def rows(prompt=PROMPT, reply=REPLY) -> list[list[float]]:
         row[2 + r] = 0.05
         table.append(row)
     return table
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("no chromium on this machine")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def show(browser):
-    """`show(html)` -> page; fails if the page logs anything or asks for anything."""
-    complaints, pages = [], []
-
-    def opened(html: str, width: int = 1280, scheme: str = "light", height: int = 800):
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url))
-        page.set_content(html)
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert complaints == []
 
 
 def background(locator) -> tuple[float, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-import shutil
 
 import pytest
 
 from esc_lab.dialogue import Reply, Turn
-from esc_lab.report.tree_page import short_labels, tree_page
+from esc_lab.report.page import short_labels
+from esc_lab.report.tree_page import tree_page
 from esc_lab.search.tree import Node, Tree, priors, puct
 from esc_lab.strategies import INVENTORIES
 
@@ -92,38 +92,6 @@ def grown(iterations: int, seed: int) -> Tree:
         tree.back_up(number, draw.uniform(-1.5, 1))
         tree.iterations += 1
     return tree
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("no chromium on this machine")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def show(browser):
-    """`show(html)` -> page; fails if the page logs anything or asks for anything."""
-    complaints, pages = [], []
-
-    def opened(html: str, width: int = 1280, scheme: str = "light", height: int = 800):
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url))
-        page.set_content(html)
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert complaints == []
 
 
 def node(page, number: int):

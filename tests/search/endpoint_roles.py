@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ ROLES = {
     "Write the supporter's next message": "supporter",
     "Write the seeker's next message": "seeker",
     "Score the supporter's last message": "judge",
+    "Two messages that the supporter could send next": "judge",
 }
 
 
@@ -35,12 +37,31 @@ def play(body: dict[str, Any], ending: float = 0.27) -> str:
     playing = role(body)
     if playing == "strategist":
         return json.dumps({name: digest[index] % 11 for index, name in enumerate(names)})
+    if playing == "judge" and "Two messages" in asked:
+        return json.dumps({"better": "AB"[digest[0] % 2]})
     if playing == "judge":
         axes = re.findall(r"^- (.+?): ", asked, re.MULTILINE)
         return "```json\n" + json.dumps({axis: digest[index] % 5 for index, axis in enumerate(axes)}) + "\n```"
     if playing == "seeker" and digest[0] < 256 * ending:
         return "[END]"
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest[1 : 3 + digest[0] % 9]).capitalize() + "."
+
+
+def judging(worth: Callable[[str, str], float]) -> Callable[[dict[str, Any]], str]:
+    """A judge that goes by the worth in [0, 1] of a message in its talk; of equal ones it prefers the first."""
+
+    def reply(body: dict[str, Any]) -> str:
+        talk, asked = re.fullmatch(
+            r"The conversation so far:\n\n(.*?)\n\n(.*)", body["messages"][1]["content"], re.DOTALL
+        ).groups()
+        pair = re.match(r"Two messages that the supporter could send next:\nA: (.*)\nB: (.*)\n", asked)
+        if pair:
+            return json.dumps({"better": "A" if worth(talk, pair[1]) >= worth(talk, pair[2]) else "B"})
+        talk, _, last = talk.rpartition("\n")
+        score = 4 * worth(talk, last.partition(": ")[2])
+        return json.dumps(dict.fromkeys(re.findall(r"^- (.+?): ", asked, re.MULTILINE), score))
+
+    return reply
 
 
 def name(body: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from esc_lab.search.role_answers import UnusableError, ends, expected, message, ratings, scores
+from esc_lab.search.role_answers import UnusableError, better, ends, expected, message, ratings, scores
 from esc_lab.strategies import INVENTORIES
 
 CSO, ESCONV = INVENTORIES["cso"], INVENTORIES["esconv"]
@@ -301,3 +301,24 @@ def test_expected_value(weights: list[float]) -> None:
     log_probs = [math.log(value / sum(probabilities)) for value in probabilities]
     brute = sum(index * value for index, value in enumerate(probabilities)) / sum(probabilities)
     assert expected(log_probs, range(len(weights))) == pytest.approx(brute, rel=1e-9, abs=1e-12)
+
+
+# --- which of two messages is better
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"better": "A"}', "A"), ('```json\n{"better": "B"}\n```', "B"), ("better: B", "B"), ("**Better**: A", "A"),
+        ("B", "B"), (' "A". ', "A"), ("A is warm, B is not.\n{'better': 'A'}", "A"), ('{"better":"B"} better: B', "B"),
+    ],
+)  # fmt: skip
+def test_the_better_message(text: str, named: str) -> None:
+    assert better(text) == named
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Both are good.", '{"better": "C"}', "better: A, better: B", "A better answer", "AB"]
+)
+def test_no_better_message(text: str) -> None:
+    assert "A or B" in str(unusable(better, text))

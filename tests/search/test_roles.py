@@ -408,3 +408,30 @@ def _reworded(function: Callable) -> Callable:
         return f"{worded} "
 
     return changed
+
+
+# --- the judge of two messages
+
+
+def test_which_of_two_messages_is_better() -> None:
+    asked = Asked(["I cannot say.", '{"better": "B"}'])
+    played = roles_of(asked)
+    assert asyncio.run(played.prefer(TALK[1:], "First\none.", "Second one.")) == 0
+    assert played.counts == {"judge/unusable": 1}
+    first, again = asked.requests
+    text = first.messages[1].content
+    assert text.startswith("The conversation so far:\n\nseeker: I lost my job.\nsupporter (Emotional Validation): That")
+    assert "\nA: First one.\nB: Second one.\n" in text
+    assert all(f"- {axis.name}: {axis.rubric}" in text for axis in AXES)
+    assert first.schema
+    assert first.schema["properties"] == {"better": {"type": "string", "enum": ["A", "B"]}}
+    assert (first.role, first.temperature, first.max_tokens) == ("judge", 0.8, 40)
+    assert len(again.messages) == 4
+
+
+def test_the_probability_that_a_message_is_better() -> None:
+    asked = Asked(lambda request: Answer(log_probs=((math.log(0.3), math.log(0.7)),)))
+    assert asyncio.run(roles_of(asked, scores=True).prefer(TALK, "One.", "Other.")) == pytest.approx(0.3)
+    (question,) = asked.requests[0].questions
+    assert (question.lead, question.options) == ("better: ", ("A", "B"))
+    assert asked.requests[0].schema is None

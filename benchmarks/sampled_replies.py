@@ -1,0 +1,62 @@
+"""What several samples per decision cost against as many evaluations with one each.
+
+SmolLM2 answers decisions of the sample corpus and scores its strategies and the given replies, as stage `evaluate` does
+(without attention). Loading the model does not count; each further run would load it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from _common import load_smollm2, sample_module
+
+from esc_lab.config import TemplateConfig
+from esc_lab.models.generate import Sampling
+from esc_lab.prompted_replies import PromptedReplies
+from esc_lab.sra_eval import SRAEvaluationModule
+from esc_lab.strategies import INVENTORIES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--decisions", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=40, help="length of a reply")
+    parser.add_argument("--together", type=int, nargs="+", default=[16], help="replies decoded together")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    options = parser.parse_args()
+    _, loaded = load_smollm2(Path(".cache"), options.dtype)
+    data = sample_module(loaded, row_tokens=2048)
+    data.setup("test")
+    decisions = [decision for group in data.decisions for decision in group][: options.decisions]
+    inventory, prompt = INVENTORIES["esconv"], TemplateConfig()
+    sampling = Sampling(options.tokens, temperature=0.7, top_p=0.9)
+
+    def seconds(samples: int, together: int, folder: str) -> float:
+        replies = PromptedReplies(
+            loaded, inventory, prompt, inference="direct", sampling=sampling, seed=1, measured=False
+        )  # fmt: skip
+        module = SRAEvaluationModule(
+            loaded, inventory, prompt, replies=replies, predictions=Path(folder) / "predictions.jsonl",
+            samples=samples, replies_together=together,
+        )  # fmt: skip
+        started = time.process_time()
+        with torch.no_grad():
+            module.test_step(decisions, 0)
+        return time.process_time() - started
+
+    with tempfile.TemporaryDirectory() as folder:
+        seconds(1, 16, folder)
+        one = seconds(1, 16, folder)
+        for together in options.together:
+            several = seconds(options.samples, together, folder)
+            print(f"{together} together: 1 sample {one:.1f} s, {options.samples} samples {several:.1f} s")
+    print(f"sampled_replies: {several / one:.2f} x one evaluation (goal < {options.samples / 2:.0f} x)")
+
+
+if __name__ == "__main__":
+    main()

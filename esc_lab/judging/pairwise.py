@@ -1,0 +1,97 @@
+"""Pairs of replies to one decision: which is better, asked in both orders, and the win rate of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from esc_lab.judging.length_control import length_controlled
+from esc_lab.judging.resampling import Resampling
+from esc_lab.sra_study.replies import Interval, interval
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the judge said of a run's reply and the baseline's.
+
+    Attributes:
+        first, second: probability that the run's reply is the better one, where it stands first and where it stands
+            second; 0 or 1 if the judge answers in words. None if it gave no usable answer.
+        difference: length of the run's reply minus that of the baseline's, in characters.
+        identical: the texts are the same, so that nobody was asked: a tie.
+    """
+
+    first: float | None
+    second: float | None
+    difference: int
+    identical: bool = False
+
+    @property
+    def consistent(self) -> bool | None:
+        """Whether both orders name the same reply; None where that is not known."""
+        if self.first is None or self.second is None:
+            return None
+        return (self.first - 0.5) * (self.second - 0.5) > 0
+
+    @property
+    def outcome(self) -> float | None:
+        """1: the run's reply is better in both orders; 0: the baseline's is; 0.5: a tie, the orders disagree.
+
+        None where an order has no answer.
+        """
+        if self.identical:
+            return 0.5
+        if self.first is None or self.second is None:
+            return None
+        return float(self.first > 0.5) if self.consistent else 0.5
+
+
+@dataclass(frozen=True)
+class PairwiseResult:
+    """Pairs of a run against the baseline.
+
+    Attributes:
+        win_rate: share of pairs that the run wins, ties half.
+        length_controlled: the win rate that the judge would have given at equal length (see `length_control`).
+        length_effect: phi there; above 0 if it prefers the longer reply.
+        consistency: share of the asked pairs on which both orders agree; nan if none was asked.
+        wins, ties, losses: counts.
+        identical: of the ties, pairs with the same text.
+        missing: pairs without a usable answer in both orders; they are left out of all else.
+    """
+
+    win_rate: Interval
+    length_controlled: Interval
+    length_effect: float
+    consistency: Interval
+    wins: int
+    ties: int
+    losses: int
+    identical: int
+    missing: int
+
+
+def pairwise_result(pairs: Sequence[Pair], resampling: Resampling) -> PairwiseResult:
+    """The result from the pairs [decisions]."""
+    outcome = np.array([math.nan if pair.outcome is None else pair.outcome for pair in pairs])
+    agreeing = np.array([math.nan if pair.consistent is None else float(pair.consistent) for pair in pairs])
+    known = ~np.isnan(outcome)
+    win_rate = resampling.mean(outcome)
+    difference = np.array([pair.difference for pair in pairs], dtype=np.float64)
+    controlled, effect = length_controlled(outcome[known], difference[known], resampling.weights(known))
+    if len(np.unique(resampling.cluster[known])) < 2:
+        controlled[1:] = math.nan
+    return PairwiseResult(
+        win_rate,
+        interval(controlled),
+        float(effect[0]),
+        resampling.mean(agreeing),
+        wins=int((outcome == 1).sum()),
+        ties=int((outcome == 0.5).sum()),
+        losses=int((outcome == 0).sum()),
+        identical=sum(pair.identical for pair in pairs),
+        missing=int((~known).sum()),
+    )

@@ -1,0 +1,93 @@
+"""The replies of an evaluation, by decision, and which decisions are judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esc_lab.comparison.decisions import Key
+from esc_lab.dialogue import Dialogue, Reply, Turn
+from esc_lab.errors import UserError
+from esc_lab.seeds import derive_seed
+
+NOTHING = "(no message)"
+
+
+@dataclass(frozen=True)
+class WrittenReply:
+    """What a run wrote at a decision.
+
+    Attributes:
+        text: as it was written, stripped; may be empty.
+        strategy: the one that it was to follow or that it names; None if it names none.
+        gold_reply: the reply that was given there.
+        tree: of the dialogue.
+        sampling: how it was drawn.
+    """
+
+    text: str
+    strategy: str | None
+    gold_reply: str
+    tree: str
+    sampling: Mapping[str, Any]
+
+    @property
+    def turn(self) -> Turn:
+        """As the judge sees it."""
+        return Turn("supporter", Reply(self.text or NOTHING, (self.strategy,) if self.strategy else ()))
+
+
+def read_replies(path: Path) -> dict[Key, WrittenReply]:
+    """The replies in a `predictions.jsonl`: of several samples the first, of several prompts the gold strategy's.
+
+    Raises:
+        UserError: a line is not a prediction.
+    """
+    found: dict[Key, WrittenReply] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            foreign = row["prompted"] is not None and row["prompted"] not in row["gold"]
+            if row["reply"] is None or row.get("sample", 0) or foreign:
+                continue
+            strategy = row["prompted"] or row["strategy"]
+            reply = WrittenReply(row["reply"].strip(), strategy, row["gold_reply"], row["tree"], row["sampling"])
+            found.setdefault((row["dialogue"], row["turn"]), reply)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            fix = "evaluate the run again"
+            raise UserError(f"not a prediction: {error!r}", where=f"{path}:{number}", fix=fix) from error
+    return found
+
+
+def drawn(keys: Iterable[Key], count: int | None, seed: int) -> list[Key]:
+    """The decisions to judge, sorted: all, or `count` of them. A larger count has those of a smaller one among its."""
+    order = sorted(keys, key=lambda key: (derive_seed(seed, "decisions to judge", *key), key))
+    return sorted(order[:count])
+
+
+def history_of(dialogue: Dialogue, turn: int) -> tuple[Turn, ...]:
+    """The turns before a reply, as the judge sees them: without rejected replies and an opening by the supporter."""
+    turns = [Turn(one.speaker, one.reply) for one in dialogue.turns[:turn]]
+    first = next((index for index, one in enumerate(turns) if one.speaker == "seeker"), 0)
+    return tuple(turns[first:])
+
+
+def check_context(dialogues: Mapping[str, Dialogue], replies: Mapping[Key, WrittenReply], where: str) -> None:
+    """Whether the dialogues are those that the replies were written in.
+
+    Raises:
+        UserError: a dialogue is missing, or has another reply at a decision.
+    """
+    wrong = [key for key, reply in replies.items() if _given(dialogues.get(key[0]), key[1]) != reply.gold_reply]
+    if wrong:
+        fix = "evaluate again, which keeps the dialogues beside the predictions; or put the corpus back where it was"
+        message = f"the dialogues of {len(wrong)} of {len(replies)} replies are not those that were evaluated"
+        raise UserError(message, where=where, fix=fix)
+
+
+def _given(dialogue: Dialogue | None, turn: int) -> str | None:
+    turns: Sequence[Turn] = dialogue.turns if dialogue else ()
+    return turns[turn].reply.text if turn < len(turns) else None

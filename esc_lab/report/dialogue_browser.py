@@ -1,0 +1,188 @@
+"""What a page shows of the decisions of several runs, made small: texts once, shares of probability in thousandths."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.runs import Run
+from esc_lab.corpora import read_dialogues
+from esc_lab.dialogue import Dialogue, Turn
+from esc_lab.report.page import short_labels
+from esc_lab.report.reproduction import behind, run_names
+
+MOST_RUNS = 12  # side by side
+MOST_CHARACTERS = 7_000_000
+DIALOGUES = "dialogues.jsonl"
+
+_Key = tuple[str, int]
+
+
+def browser_data(comparison: Comparison, directory: Path) -> dict[str, Any] | None:
+    """The decisions of the test set with what each run did there, as JSON types; None without predictions.
+
+    If there are more runs than fit beside one another, it is the first seed of each cell, as far as they fit.
+
+    Args:
+        comparison: of runs with predictions.
+        directory: where the page is to lie; links are relative to it.
+
+    Returns:
+        `strategies` and `codes`; `texts`, to which numbers called reply point; `dialogues` in their order; `decisions`
+        as [dialogue, turn, gold strategies, reply]; `runs` with a column for each thing that some row has (see
+        `_Rows`); `left_out`, the names of runs that are not shown; `context`, whether the dialogues' turns are known.
+
+    Raises:
+        UserError: a `dialogues.jsonl` cannot be read.
+    """
+    runs, left_out = _chosen(comparison)
+    if comparison.test is None or not runs:
+        return None
+    strategies, names = comparison.test.strategies, run_names(comparison.cells)
+    found = _Decisions(strategies)
+    shown: list[dict[str, Any]] = []
+    size = 0
+    for run in runs:
+        if shown and size * (len(shown) + 1) / len(shown) > MOST_CHARACTERS:
+            left_out.append(names[run.directory])
+            continue
+        columns = found.add(run, directory)
+        cell = next(cell for cell in comparison.cells if run in cell.runs)
+        shown.append({"name": names[run.directory], "model": cell.model, "cell": cell.name, **columns})
+        size += len(json.dumps(columns, separators=(",", ":")))
+    known = _read_dialogues(runs, {dialogue for dialogue, _ in found.decisions})
+    return {
+        "strategies": list(strategies),
+        "codes": short_labels(strategies),
+        **found.described(known, _trees(runs, directory)),
+        "runs": shown,
+        "left_out": left_out,
+        "context": bool(known),
+    }
+
+
+def _chosen(comparison: Comparison) -> tuple[list[Run], list[str]]:
+    """The runs to show and the names of the others."""
+    runs = [run for cell in comparison.cells for run in cell.runs if run.predictions]
+    if len(runs) <= MOST_RUNS:
+        return runs, []
+    firsts = [next((run for run in cell.runs if run.predictions), None) for cell in comparison.cells]
+    kept = [run for run in firsts if run][:MOST_RUNS]
+    names = run_names(comparison.cells)
+    return kept, [names[run.directory] for run in runs if run not in kept]
+
+
+class _Decisions:
+    """Decisions and texts that the runs share.
+
+    A run's columns have a value for each of its rows (several of a decision where several prompts or samples were
+    evaluated): `decision` (number), `shares` (thousandths, by strategy), `chosen`, `prompted`, `written`, `judged`
+    (numbers of strategies; `written` is -1 where the reply names none), `reply` (number of a text), `adheres`, `sra`,
+    `sample` and `map` (an attention heat map); null where there is none, and without columns of nothing else.
+    """
+
+    def __init__(self, strategies: Sequence[str]) -> None:
+        self.numbers = {name: number for number, name in enumerate(strategies)}
+        self.texts: dict[str, int] = {}
+        self.decisions: dict[_Key, int] = {}
+        self.rows: list[list[Any]] = []
+        self.about: dict[str, tuple[str, str]] = {}
+
+    def add(self, run: Run, directory: Path) -> dict[str, list[Any]]:
+        assert run.predictions is not None
+        maps = _heat_maps(run, directory)
+        found: dict[str, list[Any]] = {}
+        lines = run.predictions.read_text(encoding="utf-8").splitlines()
+        for row in map(json.loads, lines):
+            for name, value in self._row(row, maps).items():
+                found.setdefault(name, []).append(value)
+        return {name: values for name, values in found.items() if any(value is not None for value in values)}
+
+    def _row(self, row: Mapping[str, Any], maps: Mapping[tuple[str, int, str | None], str]) -> dict[str, Any]:
+        key = (row["dialogue"], row["turn"])
+        if key not in self.decisions:
+            self.decisions[key] = len(self.rows)
+            self.rows.append([*key, [self.numbers[name] for name in row["gold"]], self._text(row["gold_reply"])])
+            self.about[row["dialogue"]] = (row["problem"], row["emotion"])
+        shares: Mapping[str, float] = row["distribution"]
+        wrote, asked = row["reply"] is not None, row["prompted"]
+        sra = next(iter(row["sra"].values()))["sra"] if row.get("sra") else None
+        return {
+            "decision": self.decisions[key],
+            "shares": [round(1000 * shares.get(name, 0)) for name in self.numbers] if shares else None,
+            "chosen": self.numbers[max(shares, key=shares.__getitem__)] if shares else None,
+            "prompted": self._number(asked),
+            "written": (self.numbers.get(row["strategy"], -1) if wrote and asked is None else None),
+            "judged": self._number(row.get("judged")),
+            "reply": self._text(row["reply"]) if wrote else None,
+            "adheres": row.get("adheres"),
+            "sra": sra if sra is None else float(f"{sra:.3g}"),
+            "sample": row.get("sample") or None,
+            "map": maps.get((*key, asked or row["strategy"])) if sra is not None else None,
+        }
+
+    def _number(self, name: str | None) -> int | None:
+        return None if name is None else self.numbers.get(name)
+
+    def _text(self, text: str) -> int:
+        return self.texts.setdefault(text, len(self.texts))
+
+    def described(self, known: Mapping[str, Dialogue], trees: Mapping[str, str]) -> dict[str, Any]:
+        order = {name: number for number, name in enumerate(self.about)}
+        dialogues = []
+        for name, (problem, emotion) in self.about.items():
+            one = known.get(name)
+            turns = [self._turn(turn) for turn in one.turns] if one else []
+            about = {"id": name, "problem": problem, "emotion": emotion, "turns": turns}
+            tree = trees.get(name) or (trees.get(str(one.meta.get("seed_dialogue"))) if one else None)
+            dialogues.append({**about, "situation": one.situation if one else "", "tree": tree})
+        decisions = [[order[dialogue], turn, gold, reply] for dialogue, turn, gold, reply in self.rows]
+        return {"dialogues": dialogues, "decisions": decisions, "texts": [*self.texts]}
+
+    def _turn(self, turn: Turn) -> list[Any]:
+        """[0 for the seeker or 1, text or its number where a decision has it too, strategies]"""
+        reply = turn.reply
+        strategies = [self.numbers[name] for name in reply.strategies if name in self.numbers]
+        return [int(turn.speaker == "supporter"), self.texts.get(reply.text, reply.text), strategies]
+
+
+def _read_dialogues(runs: Sequence[Run], wanted: set[str]) -> dict[str, Dialogue]:
+    """The evaluated dialogues, from the first runs that left them."""
+    found: dict[str, Dialogue] = {}
+    for run in runs:
+        path = run.directory / DIALOGUES
+        if path.exists() and not wanted <= found.keys():
+            found |= {dialogue.id: dialogue for dialogue in read_dialogues(path, "jsonl") if dialogue.id in wanted}
+    return found
+
+
+def _trees(runs: Sequence[Run], directory: Path) -> dict[str, str]:
+    """Links to the pages of search trees behind the runs, by the id of the dialogue that each was grown from."""
+    folders = dict.fromkeys(place / "trees" for run in runs for place in behind(run))
+    return {page.stem: link(page, directory) for folder in folders for page in sorted(folder.glob("*.html"))}
+
+
+def _heat_maps(run: Run, directory: Path) -> dict[tuple[str, int, str | None], str]:
+    """Links to the attention heat maps of a run's first measured replies, by dialogue, turn and strategy.
+
+    They are numbered in the order of the predictions.
+    """
+    pages = sorted(run.directory.glob("heat_map_*.html"), key=lambda page: int(page.stem.rsplit("_", 1)[1]))
+    if not pages or run.predictions is None:
+        return {}
+    lines = map(json.loads, run.predictions.read_text(encoding="utf-8").splitlines())
+    measured = [row for row in lines if row.get("sra")][: len(pages)]
+    return {
+        (row["dialogue"], row["turn"], row["prompted"] or row["strategy"]): link(page, directory)
+        for row, page in zip(measured, pages, strict=False)
+    }
+
+
+def link(target: Path, directory: Path) -> str:
+    """A relative address of a file, for a page that lies in the directory."""
+    return quote(os.path.relpath(target, directory).replace(os.sep, "/"))

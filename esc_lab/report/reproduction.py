@@ -1,0 +1,136 @@
+"""How the runs of a comparison came about: commands, versions, and the settings in which they differ."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from esc_lab.comparison.runs import Cell, Run
+
+# Where a run wrote to and what it logged to: not what it did.
+_ASIDE = ("run_dir", "output_root", "cache_dir", "resume", "logger", "compare")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, the directory that it made, and the runs that came of it."""
+
+    line: str
+    directory: Path
+    runs: tuple[str, ...]
+
+
+def run_names(cells: Sequence[Cell]) -> dict[Path, str]:
+    """What a page calls each run, by directory: its cell, with the seed where the cell has several."""
+    short = len({cell.template for cell in cells}) == 1
+    names = {cell.name: f"{cell.model} {cell.method}" if short else cell.name for cell in cells}
+    return {
+        run.directory: f"{names[cell.name]}, seed {run.method.seed}" if len(cell.runs) > 1 else names[cell.name]
+        for cell in cells
+        for run in cell.runs
+    }
+
+
+def behind(run: Run) -> list[Path]:
+    """The directories that a run's result comes from, the first step first: search, training, the run itself."""
+    found = [run.directory]
+    if run.method.training and run.method.training != run.directory:
+        found.insert(0, run.method.training)
+    data = run.config.get("data", {}).get("path") if run.directory == found[0] else _data_path(found[0])
+    search = Path(data).parent if data else None
+    for place in (search, run.directory.absolute().parent / search.name) if search else ():
+        if (place / "trees").is_dir() or (place / "esc_pro").is_dir():
+            return [place, *found]
+    return found
+
+
+def commands(cells: Sequence[Cell]) -> tuple[list[Command], list[str]]:
+    """The commands behind the runs, in the order in which to run them, and the names of runs that have none on record.
+
+    A step of a pipeline has its pipeline's command.
+    """
+    lines: dict[Path, str] = {}
+    runs: dict[Path, dict[str, None]] = {}
+    without, names = [], run_names(cells)
+    for cell in cells:
+        for run in cell.runs:
+            name = names[run.directory]
+            found = [one for directory in behind(run) if (one := _command(directory))]
+            for directory, line in found:
+                lines[directory] = line
+                runs.setdefault(directory, {})[name] = None
+            if not found:
+                without.append(name)
+    return [Command(line, directory, tuple(runs[directory])) for directory, line in lines.items()], without
+
+
+def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
+    """Settings in which runs differ: names of the runs, and by dotted name of the setting their values.
+
+    Of an evaluation also those of the training behind it, named `training: ...`. A setting differs if runs that have
+    it do; the value of those that lack it is empty.
+    """
+    names = run_names(cells)
+    settings = []
+    for cell in cells:
+        for run in cell.runs:
+            found = dict(_flat(run.config))
+            if run.method.training and run.method.training != run.directory:
+                found |= {f"training: {key}": value for key, value in _flat(_config(run.method.training))}
+            settings.append({key: value for key, value in found.items() if not _aside(key)})
+    keys = dict.fromkeys(key for one in settings for key in one)
+    differ = [key for key in keys if len({one[key] for one in settings if key in one}) > 1]
+    return list(names.values()), {key: [one.get(key, "") for one in settings] for key in differ}
+
+
+def versions(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
+    """Of the environments that differ: the runs of each, and by what is named (commit, package) its value in each."""
+    by_environment: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for directory, name in run_names(cells).items():
+        run = next(run for cell in cells for run in cell.runs if run.directory == directory)
+        told = dict(run.environment)
+        packages = told.pop("packages", {})
+        found = {**told, **(packages if isinstance(packages, Mapping) else {})}
+        by_environment.setdefault(tuple((key, str(value)) for key, value in found.items()), []).append(name)
+    tables = [dict(environment) for environment in by_environment]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    heads = ["all runs" if len(by_environment) == 1 else ", ".join(names) for names in by_environment.values()]
+    return heads, {key.replace("_", " "): [table.get(key, "") for table in tables] for key in keys}
+
+
+def _command(directory: Path) -> tuple[Path, str] | None:
+    """The directory of Hydra's own record, here or (of a pipeline's step) above, and the command in it."""
+    for place in (directory, directory.absolute().parent):
+        path = place / ".hydra" / "overrides.yaml"
+        if path.exists():
+            overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+            return place, shlex.join(["python", "run.py", *map(str, overrides)])
+    return None
+
+
+def _data_path(directory: Path) -> str | None:
+    path = _config(directory).get("data", {}).get("path")
+    return None if path is None else str(path)
+
+
+def _config(directory: Path) -> Mapping[str, Any]:
+    path = directory / "config.yaml"
+    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _aside(key: str) -> bool:
+    return key.removeprefix("training: ").split(".")[0] in _ASIDE
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)

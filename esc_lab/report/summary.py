@@ -1,0 +1,102 @@
+"""What a comparison found, in a few sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from esc_lab.comparison.estimates import Difference
+from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.runs import Cell
+from esc_lab.comparison.table import Column, Table, p_text
+from esc_lab.report.comparison_table import ends_text
+from esc_lab.report.metric_meanings import meaning
+
+_MANY = 4  # names that a sentence holds
+
+
+def title_of(comparison: Comparison) -> str:
+    """`smollm2: base, SFT and CSO compared`, or with numbers where there are many."""
+    evaluated = [cell for cell in comparison.cells if cell.evaluation] or list(comparison.cells)
+    models = list(dict.fromkeys(cell.model for cell in evaluated))
+    methods = list(dict.fromkeys(cell.method for cell in evaluated))
+    named = [f"{len(methods)} methods" if len(methods) > _MANY else listed(methods)]
+    named.append(f"{len(models)} models" if len(models) > _MANY else listed(models))
+    return f"{named[1]}: {named[0]} compared"
+
+
+def summary(comparison: Comparison, table: Table) -> list[str]:
+    """What was compared, over what, and for each model which run is best on the primary metric and how surely."""
+    evaluated = [cell for cell in comparison.cells if cell.evaluation]
+    test, found = comparison.test, []
+    if test:
+        seeds = max((len(cell.runs) for cell in evaluated), default=1)
+        each = f", each with {seeds} seeds" if seeds > 1 else ""
+        variants = f"{_count(len(evaluated), 'variant')} of {_count(len(table.by_model()), 'model')}{each}"
+        found.append(
+            f"{variants}, judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at "
+            f"which a supporter answers and has to choose one of {len(test.strategies)} support strategies."
+        )
+    column = next((column for column in comparison.columns if column.metric == comparison.primary), None)
+    if column is None or column.more is None:
+        return [*found, "The primary metric was not measured, so nothing is called best."]
+    for model, rows in table.by_model().items():
+        cells = [cell for cell, _ in rows if _known(comparison, cell, column)]
+        if len(cells) > 1:
+            alone = len(table.by_model()) == 1
+            found.append(_best(comparison, cells, column, table, "" if alone else f"{model}: "))
+    if len(table.by_model()) == len(evaluated) > 1:
+        found.append(_best(comparison, evaluated, column, table, ""))
+    return [*found, f"{column.heading} is the primary metric. {meaning(column)}"]
+
+
+def _best(comparison: Comparison, cells: Sequence[Cell], column: Column, table: Table, start: str) -> str:
+    def value(cell: Cell) -> float:
+        return comparison.estimates[cell.name, column.metric].interval.value
+
+    known = [cell for cell in cells if _known(comparison, cell, column)]
+    best = (max if column.more else min)(known, key=value)
+    estimate = comparison.estimates[best.name, column.metric]
+    ends = ends_text(estimate.interval, column.decimals)
+    name = table.label(best) if len({cell.model for cell in known}) == 1 else f"{best.model} {table.label(best)}"
+    text = f"{start}{name} has the best {column.heading}, {value(best):.{column.decimals}f}"
+    text += f" (95 % interval {ends})" if ends else ""
+    if estimate.difference:
+        baseline = next(cell for cell in comparison.cells if cell.name == estimate.difference.baseline)
+        other = table.label(baseline) if baseline.model == best.model else f"{baseline.model} {table.label(baseline)}"
+        return f"{text}; {_against(estimate.difference, column, other)}."
+    others = [
+        one
+        for cell in known
+        if (one := comparison.estimates[cell.name, column.metric].difference) and one.baseline == best.name
+    ]
+    sure = sum(one.corrected < 0.05 for one in others)
+    if not others:
+        return f"{text}."
+    worse = f"{sure or 'none'} {'is' if sure == 1 else 'are'} significantly worse"
+    return f"{text}. It is the baseline; of {_count(len(others), 'other')}, {worse}."
+
+
+def _against(difference: Difference, column: Column, baseline: str) -> str:
+    change = abs(difference.interval.value)
+    more = "more" if difference.interval.value > 0 else "less"
+    text = f"{change:.{column.decimals}f} {more} than its baseline ({baseline})"
+    if math.isnan(difference.corrected):
+        return f"{text}, which was not tested"
+    sure = difference.corrected < 0.05
+    verdict = "a significant difference" if sure else "which may well be chance"
+    return f"{text}, {verdict} (p {p_text(difference.corrected)})"
+
+
+def _known(comparison: Comparison, cell: Cell, column: Column) -> bool:
+    found = comparison.estimates.get((cell.name, column.metric))
+    return found is not None and not math.isnan(found.interval.value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`"""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])

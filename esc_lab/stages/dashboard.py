@@ -1,0 +1,40 @@
+"""Stage `dashboard`: a W&B workspace that lays out the comparison of a project's runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.dashboard import save, spec, workspace
+from esc_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Describe the workspace in dashboard.json, and with logger.mode=online save it to W&B.
+
+    Raises:
+        UserError: wandb-workspaces is missing, or what saving raises.
+    """
+    settings = cfg.logger
+    online = settings.mode == "online"
+    if online and not settings.entity:
+        raise UserError("whose project is it?", where="logger.entity", fix="add logger.entity=<W&B team or user>")
+    made = workspace(
+        settings.entity or "",
+        settings.project,
+        cfg.dashboard.name,
+        parameters=cfg.dashboard.parameters,
+        group=settings.group,
+    )
+    path = Path(cfg.run_dir) / "dashboard.json"
+    write_atomic(path, json.dumps(spec(made), indent=1))
+    if online:
+        log.info("saved: %s", save(made))
+    else:
+        log.info("described in %s; logger.mode=online saves it to W&B", path)
+    return {"dashboard/panels": float(sum(len(section.panels) for section in made.sections))}
