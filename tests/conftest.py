@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def model_config(name: str, *overrides: str) -> ModelConfig:
     file = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
     merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), file, OmegaConf.from_dotlist(list(overrides)))
     return OmegaConf.to_object(merged)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for among what tests make, not again and again among all that torch and Hydra brought along."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

@@ -53,8 +53,9 @@ def sequence_log_prob(loaded, messages, reply):
     start, end = chat.replies[len(messages)]
     ids = torch.from_numpy(chat.input_ids[:end])
     with torch.no_grad():
-        steps = torch.log_softmax(loaded.model(input_ids=ids[None]).logits[0].double(), dim=-1)
-    return steps[start - 1 : end - 1].gather(1, ids[start:end, None])[:, 0].numpy()
+        logits = loaded.model(input_ids=ids[None], logits_to_keep=end - start + 1).logits[0]
+        steps = torch.log_softmax(logits[:-1].double(), dim=-1)
+    return steps.gather(1, ids[start:end, None])[:, 0].numpy()
 
 
 def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, sample_dialogues, tmp_path):

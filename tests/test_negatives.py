@@ -54,8 +54,9 @@ def label_scores(loaded, decision):
     scores = {}
     for name, ids, length in labelled_prompts(loaded, decision):
         with torch.no_grad():
-            steps = torch.log_softmax(loaded.model(input_ids=ids[None]).logits[0].double(), dim=-1)
-        scores[name] = float(steps[-length - 1 : -1].gather(1, ids[-length:, None]).sum())
+            logits = loaded.model(input_ids=ids[None], logits_to_keep=length + 1).logits[0]
+            steps = torch.log_softmax(logits[:-1].double(), dim=-1)
+        scores[name] = float(steps.gather(1, ids[-length:, None]).sum())
     return scores
 
 

@@ -87,8 +87,9 @@ def brute_force(checkpoint):
             start, end = chat.replies[len(prompt.messages)]
             ids = torch.from_numpy(chat.input_ids[:end])
             with torch.no_grad():
-                steps = torch.log_softmax(loaded.model(input_ids=ids[None]).logits[0].double(), dim=-1)
-            values.append(float(steps[start - 1 : end - 1].gather(1, ids[start:end, None]).sum()))
+                logits = loaded.model(input_ids=ids[None], logits_to_keep=end - start + 1).logits[0]
+                steps = torch.log_softmax(logits[:-1].double(), dim=-1)
+            values.append(float(steps.gather(1, ids[start:end, None]).sum()))
         found.append(values)
     return torch.tensor(found)
 

@@ -70,7 +70,8 @@ def test_writing_and_scoring_at_once(tiny_models, family, limits, monkeypatch):
         for ids, first, found in zip(tails, task.first, task.log_probs, strict=True):
             with torch.no_grad():
                 whole = torch.from_numpy(np.concatenate([task.prompt, ids]))
-                logits = torch.log_softmax(exact(whole[None]).logits[0, len(task.prompt) - 1 : -1], dim=-1)
+                kept = exact(whole[None], logits_to_keep=len(ids) + 1)
+                logits = torch.log_softmax(kept.logits[0, :-1], dim=-1)
             values = logits[torch.arange(len(ids)), torch.from_numpy(ids)].numpy()
             np.testing.assert_allclose(found, values[first:], atol=2e-5)
 

@@ -107,7 +107,8 @@ def brute_force(loaded, exact, request: Request, question: Question) -> np.ndarr
         ids = loaded.encoder.encode(chat).input_ids
         end = loaded.encoder.encode(chat).replies[len(chat) - 1][1] - 1
         with torch.no_grad():
-            law = torch.softmax(exact(torch.from_numpy(ids[:end])[None]).logits[0, start - 1 :], dim=-1).numpy()
+            kept = exact(torch.from_numpy(ids[:end])[None], logits_to_keep=end - start + 1)
+            law = torch.softmax(kept.logits[0], dim=-1).numpy()
         replies.append(ids[start:end].tolist())
         probs.append(law)
     masses = []
