@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from esc_lab.comparison import compare, compared
+from esc_lab.comparison.output import compare
+from esc_lab.comparison.result import compared
 from tests.comparison.synthetic import predictions, write_evaluation, write_training
 
 # Method -> stage, settings, skill.

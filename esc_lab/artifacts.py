@@ -102,7 +102,7 @@ def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path]
     return directory, False
 
 
-def _acquired(lock: FileLock, kind: str) -> AcquireReturnProxy:
+def _acquired(lock: FileLock, kind: str) -> AcquireReturnProxy[FileLock]:
     try:
         return lock.acquire(blocking=False)
     except Timeout:

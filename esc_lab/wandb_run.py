@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from esc_lab.comparison.methods import method_of, read_config

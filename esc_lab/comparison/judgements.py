@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from esc_lab.artifacts import file_fingerprint
 from esc_lab.comparison.decisions import Key, Predictions

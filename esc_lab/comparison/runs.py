@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from esc_lab.artifacts import file_fingerprint
 from esc_lab.comparison.methods import Config, Method, method_of, read_config, tell_apart

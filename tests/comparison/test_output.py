@@ -10,9 +10,9 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from esc_lab.comparison import compare
 from esc_lab.comparison.drawings import read_curve
 from esc_lab.comparison.figures import confusion_matrices, preference_bars, training_curves
+from esc_lab.comparison.output import compare
 from esc_lab.sra_study.replies import Interval
 from esc_lab.strategies import INVENTORIES
 from tests.comparison.synthetic import predictions, write_evaluation, write_training
@@ -82,7 +82,7 @@ def test_no_torch_is_imported(directories, tmp_path):
     code = """
 import sys
 from pathlib import Path
-from esc_lab.comparison import compare
+from esc_lab.comparison.output import compare
 compare([Path(one) for one in sys.argv[2:]], out=Path(sys.argv[1]), draws=50)
 assert "torch" not in sys.modules
 """

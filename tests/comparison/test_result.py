@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from esc_lab.comparison import compared
 from esc_lab.comparison.groups import FEWEST
+from esc_lab.comparison.result import compared
 from esc_lab.comparison.significance import holm
 from esc_lab.errors import UserError
 from esc_lab.evaluation_summary import summarize

@@ -18,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import run
-from esc_lab.comparison import compared
+from esc_lab.comparison.result import compared
 from esc_lab.config import Config, DataConfig, typed
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from esc_lab.comparison import Comparison, compared
+from esc_lab.comparison.result import Comparison, compared
 from esc_lab.corpora import write_dialogues
 from esc_lab.dialogue import Dialogue, Reply, Turn
 from esc_lab.predictions import Prediction
