@@ -26,7 +26,6 @@ from esc_lab.search.calls import Spent
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import turn_score
 from esc_lab.sra_study.replies import Interval
-from esc_lab.stages.build import log_final, run_logger
 from esc_lab.stages.judge_inputs import JudgeInputs
 
 JUDGE = "judge"
@@ -81,10 +80,7 @@ def write_judged(cfg: Config, inputs: JudgeInputs, judged: Judged) -> dict[str, 
     bullets = "\n".join(f"- {note}" for note in notes)
     write_atomic(directory / "judge.md", f"{markdown_table(heads, rows)}\n\n{bullets}")
     _print(heads, rows, notes)
-    metrics = _metrics(judged, rubric, pairwise)
-    with run_logger(cfg) as logger:
-        log_final(logger, metrics)
-    return metrics
+    return _metrics(judged, rubric, pairwise)
 
 
 def _lines(inputs: JudgeInputs, judged: Judged) -> Iterator[dict[str, Any]]:
