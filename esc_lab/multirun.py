@@ -20,7 +20,10 @@ from esc_lab.errors import UserError
 MANIFEST = "manifest.jsonl"
 DONE = ("done", "reused")
 _WORDS = "multirun.json"
-_ASIDE = ("resume=", "hydra.launcher", "hydra/launcher", "hydra.sweep.", "hydra.verbose", "output_root=", "cache_dir=")
+_ASIDE = (
+    "resume=", "hydra.launcher", "hydra/launcher", "hydra.sweep.", "hydra.sweeper.n_trials", "hydra.verbose",
+    "output_root=", "cache_dir=",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

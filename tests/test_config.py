@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from esc_lab import config, config_item
+from esc_lab.command_line import CONF, check, groups
 from esc_lab.config_checks import problems, unknown_key
 from esc_lab.errors import UserError
 from esc_lab.help import help_text
-from run import CONF, check, groups
 
 KEYS = {key.name: key for key in list(config.keys())}
 

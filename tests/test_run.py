@@ -18,6 +18,7 @@ from omegaconf import OmegaConf, open_dict
 
 import run
 from esc_lab import config, multirun
+from esc_lab.command_line import override_name
 from tests.conftest import ROOT
 
 # Runs run.py as the main module and says at the end which heavy modules are there.
@@ -248,10 +249,10 @@ def test_a_failing_single_job_ends_with_status_1(tmp_path, broken):
     ],
 )
 def test_names_of_multirun_directories(text, name):
-    assert run._override_name(text) == name
+    assert override_name(text) == name
 
 
 def test_long_names_of_multirun_directories_stay_apart():
-    first, second = (run._override_name("tags=[" + ",".join(["word"] * 60) + last) for last in ("a]", "b]"))
+    first, second = (override_name("tags=[" + ",".join(["word"] * 60) + last) for last in ("a]", "b]"))
     assert first != second
     assert len(first) <= 150

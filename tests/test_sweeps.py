@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from esc_lab import multirun
+from esc_lab.command_line import CONF, groups
 from esc_lab.config_checks import problems
-from run import CONF, groups
 from tests.conftest import CACHE, ROOT
 from tests.e2e.conftest import execute
 from tests.test_run import finished_run

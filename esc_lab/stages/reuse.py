@@ -40,6 +40,15 @@ _ASIDE = (
     "trainer.log_every", "trainer.save_every", "trainer.strategy", "llm.openai.timeout", "llm.openai.attempts",
     "llm.openai.key_variable", "llm.local.batch", "llm.local.model.licence",
 )  # fmt: skip
+# ... and less what changes nothing in one of them.
+_NEGATIVES = tuple(f"data.negatives{more}" for more in ("", "_per_turn", "_tokens", "_temperature"))
+_ASIDE_IN = {
+    "search": (*_NEGATIVES, "data.step_dialogues", "data.step_pairs", "data.row_tokens", "data.strategy_weights"),
+    "sft": (*_NEGATIVES, "data.step_pairs"),
+    "cso": ("data.step_dialogues",),
+    "classifier": (*_NEGATIVES, "data.step_dialogues", "data.step_pairs"),
+    "evaluate": (*_NEGATIVES, "data.step_dialogues", "data.step_pairs", "data.strategy_weights"),
+}
 # Files of a run directory that are its own, and not part of the result.
 REUSED = "reused.json"
 _OWN = ("config.yaml", "environment.json", "run.log", "wandb", "checkpoints", "inputs.json", REUSED, ".*")
@@ -83,7 +92,7 @@ def inputs(cfg: Config) -> dict[str, Any]:
         name: value
         for name, value in _leaves(asdict(cfg))
         if any(f"{name}.".startswith(f"{read}.") for read in names)
-        and not any(f"{name}.".startswith(f"{aside}.") for aside in _ASIDE)
+        and not any(f"{name}.".startswith(f"{aside}.") for aside in (*_ASIDE, *_ASIDE_IN[cfg.stage]))
     }
     paths = {"checkpoint": cfg.checkpoint, "init_from": cfg.init_from}
     if cfg.stage == "evaluate":

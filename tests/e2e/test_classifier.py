@@ -14,12 +14,12 @@ from esc_lab.adherence import labelled_replies
 from esc_lab.classifier import chosen
 from esc_lab.classifier_files import load_classifier
 from esc_lab.classifier_training import ClassifierModule
+from esc_lab.command_line import CONF
 from esc_lab.config import DataConfig
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits
 from esc_lab.help import help_text
 from esc_lab.strategies import INVENTORIES
-from run import CONF
 from tests.conftest import CACHE
 from tests.e2e.conftest import execute
 from tests.e2e.test_bad_input import complaint

@@ -13,12 +13,12 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from esc_lab.command_line import CONF
 from esc_lab.comparison import compared
 from esc_lab.config import TemplateConfig
 from esc_lab.corpora import read_dialogues, write_dialogues
 from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content
 from esc_lab.strategies import INVENTORIES
-from run import CONF
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import SEARCH, execute
 from tests.e2e.test_bad_input import complaint

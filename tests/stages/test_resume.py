@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from esc_lab import config
+from esc_lab.command_line import CONF
 from esc_lab.errors import UserError
 from esc_lab.stages.resume import LAST, differing, drop_checkpoints, resolve
-from run import CONF
 from tests.e2e.conftest import execute
 
 

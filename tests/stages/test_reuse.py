@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 
 from esc_lab import config
 from esc_lab.artifacts import fingerprint
+from esc_lab.command_line import CONF
 from esc_lab.stages.reuse import READS, REUSED, inputs, reused_stages, shared
-from run import CONF
 from tests.conftest import ROOT
 
 SAMPLE = ROOT / "esc_lab" / "corpora" / "sample.jsonl"
@@ -54,6 +54,9 @@ def key(stage: str, *words: str) -> str:
         ("evaluate.generation.temperature=0.5", {"evaluate"}),
         ("classifier.batch=3", {"classifier"}),
         ("trainer.max_steps=3", {"sft", "cso", "classifier"}),
+        ("data.negatives=random", {"cso"}),
+        ("data.step_pairs=3", {"cso"}),
+        ("data.step_dialogues=3", {"sft"}),
         # Nothing of a result depends on these.
         ("logger=none", set()),
         ("logger.group=other", set()),
