@@ -15,7 +15,7 @@ demo: .venv/ready ## search with SmolLM2 for preference data, train it with SFT 
 	$(RUN) stage=pipeline experiment=demo
 
 test: .venv/ready-dev ## run all tests on two processes
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready-dev ## ruff and mypy
 	.venv/bin/ruff check .

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -376,14 +377,19 @@ class Key:
     free: bool  # a dict whose keys are the user's own
 
 
-def keys(node: type = Config, prefix: str = "") -> Iterator[Key]:
+@cache
+def keys() -> tuple[Key, ...]:
     """All leaf keys of the schema in declaration order."""
+    return tuple(_keys(Config, ""))
+
+
+def _keys(node: type, prefix: str) -> Iterator[Key]:
     hints = get_type_hints(node)
     for entry in dataclasses.fields(node):
         kind = hints[entry.name]
         if dataclasses.is_dataclass(kind):
             assert isinstance(kind, type)
-            yield from keys(kind, f"{prefix}{entry.name}.")
+            yield from _keys(kind, f"{prefix}{entry.name}.")
             continue
         default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
         label = " | ".join(getattr(part, "__name__", str(part)) for part in get_args(kind)) if get_args(kind) else ""

@@ -94,7 +94,7 @@ def test_what_the_pairs_say(sample_dialogues):
 
 
 def test_cso_learns_what_its_pairs_say(tmp_path):
-    words = ("planted.pairs=300", "planted.held_out=60", "planted.seeds=1", "trainer.max_epochs=1")
+    words = ("planted.pairs=180", "planted.held_out=30", "planted.seeds=1", "data.step_pairs=12")
     outcome = execute(tmp_path, "experiment=planted_preference", *words)
     assert outcome.status == 0, outcome.errors
     metrics = outcome.metrics

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ def watch(monkeypatch) -> Iterator[Watch]:
 
 def crash(module: TrainingModule) -> None:
     raise RuntimeError("crash")
+
+
+def crash_in(wanted: type[TrainingModule], module: TrainingModule) -> None:
+    if isinstance(module, wanted):
+        crash(module)
 
 
 def interrupt(module: TrainingModule) -> None:
@@ -310,28 +316,27 @@ def test_changed_data_are_told(tmp_path, watch):
     assert f"{old / LAST}: the training dialogues have changed since it was written" in outcome.errors
 
 
-@pytest.mark.parametrize(("step", "module"), [("sft", SFTModule), ("cso", CSOModule)])
-def test_a_pipeline_goes_on_inside_its_training(tmp_path, watch, step, module):
+def test_a_pipeline_goes_on_inside_its_training(tmp_path, watch):
+    """It crashes in one training, and the run that goes on crashes in the next one."""
     words = (
         *WORDS, "stage=pipeline", "trainer.max_epochs=1", "evaluate.generation.enabled=false", "data.step_pairs=16",
-        "adapter.dropout=0.3", *(SEARCH if step == "sft" else ["pipeline.stages=[sft,cso]"]),
+        "adapter.dropout=0.3", *SEARCH,
     )  # fmt: skip
-
-    def crash_there(current: TrainingModule) -> None:
-        if isinstance(current, module):
-            crash(current)
-
     whole = execute(tmp_path / "whole", *words)
     assert whole.status == 0, whole.errors
-    watch.at, watch.act = 1, crash_there
-    watch.take()
-    first = execute(tmp_path / "parts", *words)
-    assert first.status == 1
-    assert (first.path / step / LAST).exists()
+    crashed: list[Path] = []
+    for step, module in (("sft", SFTModule), ("cso", CSOModule)):
+        watch.at, watch.act = 1, partial(crash_in, module)
+        watch.take()
+        outcome = execute(tmp_path / step, *words, *(f"resume={path}" for path in crashed[-1:]))
+        assert outcome.status == 1
+        assert (outcome.path / step / LAST).exists()
+        assert all(f"going on from step 1 of {path / 'sft'}" in outcome.errors for path in crashed)
+        crashed.append(outcome.path)
     watch.at = None
     watch.take()
-    resumed = execute(tmp_path / "again", *words, f"resume={first.path}")
-    assert f"going on from step 1 of {first.path / step}" in resumed.errors
+    resumed = execute(tmp_path / "again", *words, f"resume={crashed[-1]}")
+    assert f"going on from step 1 of {crashed[-1] / 'cso'}" in resumed.errors
     assert not list(tmp_path.rglob("last.ckpt*"))
     for name in ("sft", "cso"):
         parts = [Outcome(run.status, "", "", run.path / name) for run in (whole, resumed)]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
+import dataclasses
 import sys
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file
 
 from esc_lab.config import OptimizerConfig, SchedulerConfig, TemplateConfig
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.sft import SFTModule
 from esc_lab.strategies import INVENTORIES
 from esc_lab.supporter_turns import supporter_examples
-from tests.conftest import ROOT
+from tests.e2e.conftest import one_and_two_processes
 
 RATE = 0.5
 
@@ -69,9 +67,10 @@ def brute_force_gradients(loaded, dialogues, data, weights=None):
 
 
 def test_step_is_the_mean_over_all_reply_tokens(tiny_models, family, sample_dialogues, tmp_path):
-    loaded, dialogues = tiny_models(family), sample_dialogues[:3]
+    loaded = tiny_models(family)
+    dialogues = [dataclasses.replace(dialogue, turns=dialogue.turns[:8]) for dialogue in sample_dialogues[:3]]
     expected = None
-    for row_tokens, rows in ((1300, 3), (4096, 1)):
+    for row_tokens, rows in ((900, 3), (4096, 1)):
         after, data = trained_step(loaded, dialogues, tmp_path, row_tokens=row_tokens)
         assert len(data.step_batch([0, 1, 2]).rows) == rows
         expected = expected or brute_force_gradients(loaded, dialogues, data)
@@ -91,18 +90,11 @@ def test_strategy_weights_enter_the_mean(tiny_models, sample_dialogues, tmp_path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over fork")
 def test_two_processes_take_the_same_steps_as_one(tmp_path):
-    command = [
-        sys.executable, "run.py", "stage=sft", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
+    words = (
+        "stage=sft", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
         "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1400", "data.step_dialogues=4",
         "trainer.accelerator=cpu", "data.limit={train: 8, val: 2, test: 1}", "reuse=false",
-    ]  # fmt: skip
-    weights = []
-    for name, extra in (("one", []), ("two", ["trainer.strategy=ddp", "trainer.devices=2"])):
-        environment = {**os.environ, "ESC_LAB_CACHE": os.environ.get("ESC_LAB_CACHE", str(ROOT / ".cache"))}
-        subprocess.run(
-            [*command, *extra, f"output_root={tmp_path / name}"], cwd=ROOT, env=environment, check=True, timeout=300
-        )
-        (file,) = (tmp_path / name).glob("sft/*/model/model.safetensors")
-        weights.append(load_file(file))
+    )  # fmt: skip
+    weights = one_and_two_processes(tmp_path, *words)
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)

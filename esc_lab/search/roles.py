@@ -25,7 +25,6 @@ from esc_lab.seeds import derive_seed
 from esc_lab.strategies import Inventory
 
 T = TypeVar("T")
-ROLES = ("strategist", "supporter", "seeker", "judge")
 BEST_RATING, BEST_SCORE = 10, 4
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
+from esc_lab.config_search import ROLES
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits
 from esc_lab.dialogue import Dialogue, Turn
@@ -29,7 +30,7 @@ from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import PreferenceRule, find_preferences, to_extend
 from esc_lab.search.requests import Client
 from esc_lab.search.role_prompts import Axis, Case
-from esc_lab.search.roles import ROLES, Roles, RoleSettings, prompts_fingerprint, turn_score
+from esc_lab.search.roles import Roles, RoleSettings, prompts_fingerprint, turn_score
 from esc_lab.search.seed_dialogue import SeedDialogue, seed_dialogue
 from esc_lab.search.settings import SearchSettings
 from esc_lab.stages.build import prepare
@@ -95,6 +96,7 @@ class _Run:
         self.directory = Path(cfg.run_dir) / TREES
         cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
         self.calls = Calls(clients, cfg.search.concurrency, cache, Budget(**asdict(cfg.search.budget)))
+        self._grown_with: dict[str, str] = {}  # fingerprint for the name of each tree
         self.started = time.time()
 
     async def search(self) -> Searched:
@@ -107,11 +109,13 @@ class _Run:
             for seed in self.seeds:
                 journals.append(Journal(_journal(self.directory, seed.dialogue.id), self._config(seed)))
                 trees.append(self._tree(seed, journals[-1]))
+            checking = None
             if cfg.search.judge_check:
-                journals.append(Journal(_journal(self.directory, "judge_check"), self._config(None)))
+                checking = Journal(_journal(self.directory, "judge_check"), self._config(None))
+                journals.append(checking)
             for journal in journals:
                 self.calls.spent.add_journal(journal)
-            check = await self._check_judge(journals[-1])
+            check = await self._check_judge(checking) if checking else None
             with search_progress(trees, self.calls.spent, lambda: retries(self.clients)) as progress:
                 showing = asyncio.create_task(progress.keep_showing())
                 stopped = await builder.grow(trees, self.calls, cfg.search.trees, progress.change, self._save)
@@ -153,17 +157,14 @@ class _Run:
             "prompts": prompts_fingerprint(self.inventory, self.axes, discourage=self.cfg.llm.strategist.discourage),
         }
 
-    def _grown_with(self, seed_id: str) -> str:
-        """Fingerprint of what a finished tree depends on: what its calls do, and the rule where it is extended."""
-        seed = next(seed for seed in self.seeds if seed.dialogue.id == seed_id)
-        return fingerprint([self._config(seed), asdict(self.rule) if self.extend_rejected else None])
-
     def _tree(self, seed: SeedDialogue, journal: Journal) -> Growing:
         name = seed.dialogue.id
         dialogue = seed.dialogue
         counts: Counter[str] = Counter()
         roles = self._roles(Case(dialogue.situation, dialogue.emotion, dialogue.problem), journal, counts)
-        found = builder.load(self.directory, name, self._grown_with(name))
+        # What a finished tree depends on: what its calls do, and the rule where it is extended.
+        self._grown_with[name] = fingerprint([self._config(seed), asdict(self.rule) if self.extend_rejected else None])
+        found = builder.load(self.directory, name, self._grown_with[name])
         if found is not None:
             search, earlier = found
             counts.update(earlier)
@@ -188,12 +189,10 @@ class _Run:
         )
 
     def _save(self, tree: Growing) -> None:
-        builder.save(tree, self.directory, self._grown_with(tree.name))
+        builder.save(tree, self.directory, self._grown_with[tree.name])
 
     async def _check_judge(self, journal: Journal) -> JudgeCheck | None:
         """Whether the judge tells the given replies from shuffled ones."""
-        if not self.cfg.search.judge_check:
-            return None
         dialogues = [seed.dialogue for seed in self.seeds]
         if len({dialogue.tree_id for dialogue in dialogues}) < 2:
             log.warning("the judge is not checked: that takes two seed dialogues")

@@ -8,13 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from esc_lab.config import Config
-from esc_lab.config_search import RoleConfig
+from esc_lab.config_search import ROLES, RoleConfig
 from esc_lab.errors import UserError
 from esc_lab.search.clients.openai import OpenAIClient
 from esc_lab.search.clients.replay import ReplayClient
 from esc_lab.search.journal import journal_config
 from esc_lab.search.requests import Client
-from esc_lab.search.roles import ROLES
 
 
 def build_clients(cfg: Config, roles: Sequence[str] = ROLES) -> dict[str, Client]:
@@ -70,7 +69,7 @@ def _endpoint(cfg: Config, played: RoleConfig) -> Client:
         connections=cfg.search.concurrency,
         structured=endpoint.structured,
         seeds=endpoint.seeds,
-        token_limit=endpoint.token_limit,  # type: ignore[arg-type]
+        token_limit=endpoint.token_limit,
         price_in=endpoint.price_in,
         price_out=endpoint.price_out,
     )

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import logging
-import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-CACHE = Path(os.environ.get("ESC_LAB_CACHE", Path(__file__).parents[2] / ".cache"))
+from tests.conftest import CACHE, ROOT
+
 # A search of seconds by a tiny model, which `model` does not choose.
 SEARCH = (
     "model@llm.local.model=tiny_llama", "mcts=quick", "mcts.enough_iterations=4", "mcts.most_iterations=5",
@@ -82,6 +85,16 @@ def execute(output_root: Path, *words: str) -> Outcome:
         root.setLevel(level)
     found = sorted(path for path in output_root.glob("*/*") if path.is_dir())
     return Outcome(status, output.getvalue(), errors.getvalue(), found[-1] if found else None)
+
+
+def one_and_two_processes(directory: Path, *words: str) -> list[dict[str, torch.Tensor]]:
+    """Weights after a full fine-tuning in this process, and after the same in two others that share its work."""
+    outcome = execute(directory / "one", *words)
+    assert outcome.status == 0, outcome.errors
+    two = ("trainer.strategy=ddp", "trainer.devices=2", f"output_root={directory}/two", f"cache_dir={CACHE}")
+    subprocess.run([sys.executable, "run.py", *words, *two], cwd=ROOT, check=True, timeout=300)
+    files = [next(directory.glob(f"{name}/*/*/model/model.safetensors")) for name in ("one", "two")]
+    return [load_file(file) for file in files]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from esc_lab.config_search import ROLES
 from esc_lab.dialogue import Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.search import builder
@@ -26,7 +27,7 @@ from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search, SeedDecision
 from esc_lab.search.requests import Answer, Request
 from esc_lab.search.role_prompts import Axis, Case
-from esc_lab.search.roles import ROLES, Roles, RoleSettings
+from esc_lab.search.roles import Roles, RoleSettings
 from esc_lab.search.settings import SearchSettings
 from esc_lab.strategies import INVENTORIES
 from tests.search.endpoint_roles import play

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from esc_lab.config_search import ROLES
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.calls import Budget, BudgetError, Calls
 from esc_lab.search.journal import Journal
 from esc_lab.search.requests import Answer, Question, Request
-from esc_lab.search.roles import ROLES
 
 ANSWER = Answer(model="m-1", prompt_tokens=10, completion_tokens=5, cost=0.5)
 

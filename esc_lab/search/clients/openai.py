@@ -12,7 +12,7 @@ import logging
 import os
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from esc_lab.errors import UserError
@@ -50,7 +50,8 @@ class OpenAIClient:
         connections: most connections at once; more calls wait for a free one, without being timed.
         structured: send the schema of a request, for endpoints that can hold a model to it.
         seeds: send the seed of a request.
-        token_limit: the field that carries the longest reply; newer models of OpenAI want `max_completion_tokens`.
+        token_limit: the field that carries the longest reply, `max_tokens`, or `max_completion_tokens` for newer models
+            of OpenAI.
         price_in, price_out: US dollars per million tokens that are read and written.
         backoff_s: longest wait before the second attempt; doubles with each further one, up to 60 s.
 
@@ -75,7 +76,7 @@ class OpenAIClient:
         connections: int = 64,
         structured: bool = True,
         seeds: bool = True,
-        token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
+        token_limit: str = "max_tokens",
         price_in: float = 0.0,
         price_out: float = 0.0,
         backoff_s: float = 0.5,
