@@ -13,7 +13,8 @@ from _cso_pairs import esc_pro_shaped
 from _trl_dpo import model_settings
 from torch import Tensor
 
-from esc_lab.config import AdapterConfig, TemplateConfig
+from esc_lab.config import TemplateConfig
+from esc_lab.config_training import AdapterConfig
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.dialogue import Dialogue
 from esc_lab.models.load import LoadedModel, add_adapter, load_model

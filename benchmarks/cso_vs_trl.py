@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.utils.logging import disable_progress_bar
 
-from esc_lab.config import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
+from esc_lab.config_training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.corpora import read_dialogues, write_dialogues
 from esc_lab.cso import CSOModule
 from esc_lab.dialogue import Dialogue

@@ -18,8 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.classifier import StrategyClassifier
-from esc_lab.config import AdapterConfig
 from esc_lab.config_model import ModelConfig
+from esc_lab.config_training import AdapterConfig
 from esc_lab.errors import UserError
 from esc_lab.models.sources import model_location
 from esc_lab.seeds import derive_seed

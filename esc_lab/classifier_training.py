@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from esc_lab.adherence import LabelledReply, ReplyReport, labelled_replies
 from esc_lab.classifier import StrategyClassifier, batches_by_length
-from esc_lab.config import OptimizerConfig, SchedulerConfig
+from esc_lab.config_training import OptimizerConfig, SchedulerConfig
 from esc_lab.datamodule import StepLoader
 from esc_lab.dialogue import Dialogue
 from esc_lab.errors import UserError

@@ -16,10 +16,12 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from esc_lab.config_item import COUNT, FROM_ZERO, SHARE, item
+from esc_lab.config_evaluate import TEMPLATES, ClassifierConfig, EvaluateConfig, SRAStudyConfig
+from esc_lab.config_item import COUNT, FROM_ZERO, item
 from esc_lab.config_judge import JudgingConfig
 from esc_lab.config_model import ModelConfig
 from esc_lab.config_search import LLMConfig, MCTSConfig, SearchConfig
+from esc_lab.config_training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 
 STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues",
@@ -39,16 +41,6 @@ STAGES: Mapping[str, str] = {
 TRAININGS = ("sft", "cso", "classifier")
 
 SPLITS = ("train", "val", "test")
-TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
-
-
-@dataclass
-class AdapterConfig:
-    kind: str = item("lora", "train low-rank adapters, or all weights", choices=("lora", "full"))
-    r: int = item(16, "LoRA rank", within=COUNT)
-    alpha: int = item(32, "LoRA scaling numerator: updates are scaled by alpha / r", within=COUNT)
-    dropout: float = item(0.0, "dropout on the adapter input, in [0, 1)", within=SHARE)
-    target_modules: str = item("all-linear", "modules that get an adapter: all-linear, or names joined by commas")
 
 
 @dataclass
@@ -115,74 +107,6 @@ class PromptConfig:
 
 
 @dataclass
-class ObjectiveConfig:
-    name: str = item(
-        "cso",
-        "loss of stage=cso (esc_lab/objectives.py has the formulas)",
-        choices=("cso", "dpo", "ipo", "hinge", "simpo", "orpo", "kto"),
-    )
-    beta: float = item(0.1, "scale of the reward: log-ratio to the reference, for simpo mean log-probability",
-                       within=(1e-9, math.inf))  # fmt: skip
-    peak_lr: float | None = item(None, "peak learning rate of cso; null = optimizer.lr", within=FROM_ZERO)
-    label_smoothing: float = item(0.0, "cso, dpo: probability that a pair is the wrong way round", within=(0, 0.499))
-    normalisation: str = item("mean", "ipo: log-ratios summed over a reply's tokens or averaged",
-                              choices=("sum", "mean"))  # fmt: skip
-    gamma: float = item(1.0, "simpo: target reward margin", within=FROM_ZERO)
-    lambda_: float = item(0.1, "orpo: weight of the odds ratio", within=FROM_ZERO)
-    desirable_weight: float = item(1.0, "kto: weight of preferred replies", within=FROM_ZERO)
-    undesirable_weight: float = item(1.0, "kto: weight of rejected replies", within=FROM_ZERO)
-    value_margin: float = item(0.0, "cso, dpo: reward margin per point of search value; 0 = off", within=FROM_ZERO)
-    strategy_weight: float = item(1.0, "weight of the strategy label's tokens against those of the text",
-                                  within=FROM_ZERO)  # fmt: skip
-    reference: str = item(
-        "precomputed",
-        "reference log-probabilities: computed once and stored for all runs that share model and data, or in each step",
-        choices=("precomputed", "live"),
-    )
-
-
-@dataclass
-class OptimizerConfig:
-    name: str = item("adamw", "optimizer", choices=("adamw", "sgd"))
-    lr: float = item(2e-4, "peak learning rate", within=FROM_ZERO)
-    weight_decay: float = item(0.0, "decoupled weight decay", within=FROM_ZERO)
-    betas: list[float] = item([0.9, 0.999], "AdamW moment decays")
-    eps: float = item(1e-8, "AdamW denominator constant", within=FROM_ZERO)
-    momentum: float = item(0.0, "SGD momentum", within=FROM_ZERO)
-
-
-@dataclass
-class SchedulerConfig:
-    name: str = item("cosine", "shape of the learning rate over optimizer steps",
-                     choices=("constant", "linear", "cosine", "cosine_restarts"))  # fmt: skip
-    warmup: float = item(0.1, "share of all steps with a linearly rising learning rate", within=SHARE)
-    cycles: int = item(1, "hard restarts of cosine_restarts", within=COUNT)
-
-
-@dataclass
-class TrainerConfig:
-    max_epochs: int = item(3, "passes over the training dialogues; -1 = until max_steps", within=(-1, math.inf))
-    max_steps: int = item(-1, "stop after this many optimizer steps; -1 = no limit", within=(-1, math.inf))
-    precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
-                          choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
-    accelerator: str = item("auto", "Lightning accelerator")
-    devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1")
-    strategy: str = item("auto", "Lightning strategy, e.g. ddp")
-    gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO)
-    validate_every: float = item(
-        1.0, "validation interval: share of an epoch (<= 1.0) or optimizer steps (> 1)", within=(1e-3, math.inf)
-    )
-    patience: int = item(
-        0, "early stopping after this many validations without a lower loss; 0 = off", within=FROM_ZERO
-    )
-    fast_dev_run: bool = item(False, "one training and one validation step, no logger, no checkpoints of the training")
-    log_every: int = item(1, "optimizer steps between logged values", within=COUNT)
-    save_every: int = item(
-        25, "optimizer steps between checkpoints that an interrupted training goes on from (resume=)", within=COUNT
-    )
-
-
-@dataclass
 class LoggerConfig:
     name: str = item("wandb", "where metrics go, besides metrics.json", choices=("wandb", "csv", "none"))
     project: str = item("esc-lab", "W&B project")
@@ -197,59 +121,6 @@ class LoggerConfig:
         "artifacts that W&B gets with their files; of the others it gets names and checksums",
         choices=("adapter", "model", "classifier", "esc_pro", "corpus", "evaluation"),
     )
-
-
-@dataclass
-class GenerationConfig:
-    enabled: bool = item(True, "generate replies for the text metrics")
-    decisions: int | None = item(
-        None, "generate for this many decisions, drawn with the seed; null = all", within=COUNT
-    )
-    max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT)
-    temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
-    top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
-    samples: int = item(1, "replies to each prompt, each with its own seed; more than 1 needs a temperature",
-                        within=COUNT)  # fmt: skip
-    batch: int = item(16, "replies decoded together", within=COUNT)
-
-
-@dataclass
-class SRAConfig:
-    enabled: bool = item(True, "measure Strategy-Relevant Attention (SRA) on the replies")
-    definition: str = item("paper", "SRA by the paper's formula, or as its published code computes it",
-                           choices=("paper", "reference"))  # fmt: skip
-    span: str = item("name", "what counts as the strategy: its name, the quoted name, or the name with its definition",
-                     choices=("name", "quoted", "instruction"))  # fmt: skip
-    heat_maps: int = item(1, "replies drawn over their prompts as HTML pages", within=FROM_ZERO)
-
-
-@dataclass
-class EvaluateConfig:
-    split: str = item("test", "which split is evaluated", choices=("train", "val", "test"))
-    score_opening: bool = item(False, "score supporter turns before the first seeker turn too")
-    least_turns: int = item(0, "only supporter turns with at least this many turns before them", within=FROM_ZERO)
-    history_turns: int | None = item(
-        None,
-        "show this many of the last turns at most, from where the seeker begins; null = all",
-        within=COUNT,
-    )
-    likelihood: bool = item(True, "score the given replies and the strategies by their log-probabilities")
-    prompted: str = item(
-        "gold",
-        "strategies that a template names which leaves no choice: that of the given reply, all of the inventory, or "
-        "each with probability prompted_share (at least one)",
-        choices=("gold", "all", "random"),
-    )
-    prompted_share: float = item(0.25, "prompted=random: probability of each strategy", within=SHARE)
-    replies: str = item("generated", "replies that attention and adherence are measured on: written, or those given",
-                        choices=("generated", "given"))  # fmt: skip
-    classifier: str | None = item(
-        None,
-        "judge of strategy adherence: a run of stage=classifier or a directory of a sequence classifier; auto = one "
-        "that is trained on the training dialogues and kept; null = nobody judges",
-    )
-    sra: SRAConfig = field(default_factory=SRAConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 @dataclass
@@ -289,26 +160,6 @@ class PlantedConfig:
     pairs: int = item(600, "preference pairs of a training", within=COUNT)
     held_out: int = item(300, "supporter turns that what was learned is measured at", within=COUNT)
     seeds: int = item(3, "trainings of each order of the pairs, from seed upwards", within=COUNT)
-
-
-@dataclass
-class SRAStudyConfig:
-    study: str = item(
-        "templates",
-        "what is compared: prompt templates, strategies, heads, a model before and after fine-tuning, lengths of the "
-        "history",
-        choices=("templates", "strategies", "heads", "finetuned", "lengths"),
-    )
-    templates: list[str] = item(list(TEMPLATES[1:]), "prompt templates that are evaluated; they name the strategy")
-    lengths: list[int] = item([1, 3, 5, 7, 9], "study=lengths: turns of history that the prompts show")
-    draws: int = item(1000, "bootstrap draws of dialogues", within=COUNT)
-
-
-@dataclass
-class ClassifierConfig:
-    batch: int = item(16, "replies in one optimizer step of the classifier", within=COUNT)
-    reply_tokens: int = item(256, "longest reply that it reads, in tokens; the rest is cut off and counted",
-                             within=COUNT)  # fmt: skip
 
 
 @dataclass

@@ -15,7 +15,8 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
-from esc_lab.config import SPLITS, TEMPLATES, TRAININGS, Key, keys
+from esc_lab.config import SPLITS, TRAININGS, Key, keys
+from esc_lab.config_evaluate import TEMPLATES
 from esc_lab.config_item import ANY
 from esc_lab.config_role_checks import judge_problems, role_problems
 from esc_lab.config_search import ROLES

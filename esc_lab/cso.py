@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esc_lab.config import ObjectiveConfig, OptimizerConfig, SchedulerConfig
+from esc_lab.config_training import ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.cso_data import PreferenceBatch
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.objectives import (

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from esc_lab.checkpoints import LastCheckpoint
-from esc_lab.config import OptimizerConfig, SchedulerConfig
+from esc_lab.config_training import OptimizerConfig, SchedulerConfig
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 

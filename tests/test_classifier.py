@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from esc_lab.classifier import batches_by_length, chosen
 from esc_lab.classifier_files import NOTE, load_classifier, new_classifier, save_classifier
 from esc_lab.classifier_training import ClassifierModule, ReplyData
-from esc_lab.config import AdapterConfig, OptimizerConfig, SchedulerConfig
+from esc_lab.config_training import AdapterConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.models.sources import model_location

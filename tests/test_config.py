@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from esc_lab import config, config_item
 from esc_lab.command_line import CONF, check, groups
 from esc_lab.config_checks import problems, unknown_key
+from esc_lab.config_evaluate import GenerationConfig
 from esc_lab.errors import UserError
 from esc_lab.help import help_text
 
@@ -69,7 +70,7 @@ def test_typed_gives_plain_dataclasses_with_everything_resolved(monkeypatch):
     monkeypatch.setenv("ESC_LAB_CACHE", "/somewhere")
     cfg = config.typed(composed("model=tiny_llama", "data.limit={train: 4}", "prompt=c1_hf"))
     assert isinstance(cfg, config.Config)
-    assert isinstance(cfg.evaluate.generation, config.GenerationConfig)
+    assert isinstance(cfg.evaluate.generation, GenerationConfig)
     assert cfg.cache_dir == "/somewhere"
     assert cfg.data.limit == {"train": 4}
     assert cfg.model.shape["model_type"] == "llama"

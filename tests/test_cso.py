@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from esc_lab.config import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TemplateConfig
+from esc_lab.config import TemplateConfig
+from esc_lab.config_training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.cso import CSOModule
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.dialogue import Reply

@@ -11,7 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from esc_lab.config import OptimizerConfig, SchedulerConfig, TemplateConfig
+from esc_lab.config import TemplateConfig
+from esc_lab.config_training import OptimizerConfig, SchedulerConfig
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.sft import SFTModule
 from esc_lab.strategies import INVENTORIES

@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
 
-from esc_lab.config import OptimizerConfig, SchedulerConfig, TemplateConfig
+from esc_lab.config import TemplateConfig
+from esc_lab.config_training import OptimizerConfig, SchedulerConfig
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.errors import UserError
 from esc_lab.sft import SFTModule

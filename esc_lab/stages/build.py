@@ -8,8 +8,6 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,26 +124,17 @@ def data_metrics(data: ESCDataModule) -> dict[str, float]:
     return {f"data/{name}": float(value) for name, value in counts.items()}
 
 
-@contextmanager
-def run_logger(cfg: Config) -> Iterator[Logger | None]:
-    """The logger of a training's curves. Final metrics are written by `log_final` and `esc_lab.wandb_results`."""
+def _loggers(cfg: Config) -> list[Logger]:
+    """The loggers of a training's curves: metrics.csv, and the W&B run of the stage."""
     if cfg.logger.name == "none" or cfg.trainer.fast_dev_run:
-        yield None
-    elif cfg.logger.name == "csv":
-        yield CSVLogger(cfg.run_dir, name="", version="")
-    elif current() or not first_process():
-        yield WandbLogger(experiment=current(), save_dir=cfg.run_dir, project=cfg.logger.project)
-    else:
-        yield None
+        return []
+    loggers: list[Logger] = [CSVLogger(cfg.run_dir, name="", version="")]
+    if cfg.logger.name == "wandb" and (current() or not first_process()):
+        loggers.append(WandbLogger(experiment=current(), save_dir=cfg.run_dir, project=cfg.logger.project))
+    return loggers
 
 
-def log_final(logger: Logger | None, metrics: Mapping[str, float]) -> None:
-    """Final metrics for the logger of files. W&B gets those of metrics.json when the run is done."""
-    if isinstance(logger, CSVLogger):
-        logger.log_metrics(dict(metrics))
-
-
-def build_trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: bool = False) -> pl.Trainer:
+def build_trainer(cfg: Config, *, training: bool, validation: bool = False) -> pl.Trainer:
     """A Lightning trainer; for evaluation on one device. Only training with validation keeps its best weights.
 
     Raises:
@@ -156,7 +145,7 @@ def build_trainer(cfg: Config, logger: Logger | None, *, training: bool, validat
         fix = "set it to 0, or give the split val some dialogues"
         raise UserError("early stopping needs validation", where=f"trainer.patience={cfg.trainer.patience}", fix=fix)
     try:
-        return _trainer(cfg, logger, training=training, validation=validation)
+        return _trainer(cfg, training=training, validation=validation)
     except (ValueError, TypeError, MisconfigurationException) as error:
         settings = cfg.trainer
         where = f"trainer.accelerator={settings.accelerator}, trainer.devices={settings.devices}, "
@@ -167,7 +156,7 @@ def build_trainer(cfg: Config, logger: Logger | None, *, training: bool, validat
         ) from error
 
 
-def _trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: bool) -> pl.Trainer:
+def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
     settings = cfg.trainer
     keeps_best = training and validation and not settings.fast_dev_run
     callbacks: list[Callback] = []
@@ -200,7 +189,7 @@ def _trainer(cfg: Config, logger: Logger | None, *, training: bool, validation: 
         check_val_every_n_epoch=1 if interval <= 1 else None,
         fast_dev_run=settings.fast_dev_run and training,
         log_every_n_steps=settings.log_every,
-        logger=logger or False,
+        logger=_loggers(cfg) if training else False,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=sys.stderr.isatty(),

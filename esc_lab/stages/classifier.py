@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.loggers import Logger
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,20 +20,15 @@ from esc_lab.artifacts import cached, write_atomic
 from esc_lab.classifier import StrategyClassifier, chosen
 from esc_lab.classifier_files import new_classifier, save_classifier
 from esc_lab.classifier_training import ClassifierModule, ReplyData
-from esc_lab.config import (
-    AdapterConfig,
-    ClassifierConfig,
-    Config,
-    OptimizerConfig,
-    SchedulerConfig,
-    TrainerConfig,
-)
+from esc_lab.config import Config
+from esc_lab.config_evaluate import ClassifierConfig
 from esc_lab.config_model import ModelConfig
+from esc_lab.config_training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits
 from esc_lab.metrics import StrategyProficiency
 from esc_lab.report.tables import console
-from esc_lab.stages.build import build_trainer, log_final, prepare, run_logger, train
+from esc_lab.stages.build import build_trainer, prepare, train
 from esc_lab.stages.record import recorded_step
 from esc_lab.strategies import INVENTORIES, Inventory
 
@@ -105,14 +99,12 @@ def run(cfg: Config) -> dict[str, float]:
     )
     data = ReplyData(splits, classifier, batch=cfg.classifier.batch, row_tokens=cfg.data.row_tokens, seed=cfg.seed)
     _tell(data, inventory)
-    with run_logger(cfg) as logger:
-        metrics = _fit(cfg, classifier, data, logger)
-        rows: list[dict[str, Any]] = []
-        if data.examples["test"]:
-            found, rows = _held_out(classifier, data, cfg.data.row_tokens)
-            metrics |= found
-        metrics |= {f"data/{name}": float(value) for name, value in asdict(report).items()} | _counts(data)
-        log_final(logger, {f"final/{name}": value for name, value in metrics.items()})
+    metrics = _fit(cfg, classifier, data)
+    rows: list[dict[str, Any]] = []
+    if data.examples["test"]:
+        found, rows = _held_out(classifier, data, cfg.data.row_tokens)
+        metrics |= found
+    metrics |= {f"data/{name}": float(value) for name, value in asdict(report).items()} | _counts(data)
     target = save_classifier(classifier, cfg.model, Path(cfg.run_dir), metrics.get("classifier/accuracy"))
     if rows:
         write_atomic(Path(cfg.run_dir) / "strategies.json", json.dumps(rows, indent=1))
@@ -134,7 +126,7 @@ def _tell(data: ReplyData, inventory: Inventory) -> None:
         log.warning("the test split has no labelled reply, so nobody will know how far to trust the classifier")
 
 
-def _fit(cfg: Config, classifier: StrategyClassifier, data: ReplyData, logger: Logger | None) -> dict[str, float]:
+def _fit(cfg: Config, classifier: StrategyClassifier, data: ReplyData) -> dict[str, float]:
     """Train; the classifier has its best weights then."""
     started = time.time()
     model = classifier.model
@@ -145,7 +137,7 @@ def _fit(cfg: Config, classifier: StrategyClassifier, data: ReplyData, logger: L
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     log.info("%s: training %s parameters (%s)", cfg.model.name, f"{parameters:,}", cfg.adapter.kind)
     module = ClassifierModule(classifier, cfg.optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed)
-    trainer = build_trainer(cfg, logger, training=True, validation=bool(data.examples["val"]))
+    trainer = build_trainer(cfg, training=True, validation=bool(data.examples["val"]))
     train(cfg, trainer, module, data)  # type: ignore[arg-type]  # any data module does
     metrics = {
         "train/steps": float(trainer.global_step),

@@ -25,7 +25,7 @@ from esc_lab.report.tables import print_strategies
 from esc_lab.seeds import derive_seed
 from esc_lab.sra_eval import SRAEvaluationModule
 from esc_lab.stages.attention_files import write_attention
-from esc_lab.stages.build import build_data, build_trainer, data_metrics, log_final, prepare, run_logger
+from esc_lab.stages.build import build_data, build_trainer, data_metrics, prepare
 from esc_lab.stages.classifier import stored_classifier
 from esc_lab.stages.held_out_pairs import preference_metrics
 from esc_lab.strategies import INVENTORIES
@@ -51,19 +51,17 @@ def run(cfg: Config) -> dict[str, float]:
     write_dialogues(data.splits[data.eval_split], Path(cfg.run_dir) / "dialogues.jsonl")
     module = _module(cfg, loaded, data, classifier)
     started = time.time()
-    with run_logger(cfg) as logger:
-        build_trainer(cfg, None, training=False).test(module, datamodule=data, verbose=False)
-        metrics, tables = summarize(module.predictions, inventory)
-        attention = _attention(cfg, loaded)
-        metrics |= attention_metrics(module.measured, module.predictions, attention)
-        if classifier and classifier.accuracy is not None:
-            metrics["adherence/classifier_accuracy"] = classifier.accuracy
-        metrics |= preference_metrics(cfg, loaded, data)
-        metrics["evaluate/seconds"] = time.time() - started
-        metrics |= data_metrics(data)
-        if module.measured:
-            write_attention(cfg, loaded, module, attention)
-        log_final(logger, metrics)
+    build_trainer(cfg, training=False).test(module, datamodule=data, verbose=False)
+    metrics, tables = summarize(module.predictions, inventory)
+    attention = _attention(cfg, loaded)
+    metrics |= attention_metrics(module.measured, module.predictions, attention)
+    if classifier and classifier.accuracy is not None:
+        metrics["adherence/classifier_accuracy"] = classifier.accuracy
+    metrics |= preference_metrics(cfg, loaded, data)
+    metrics["evaluate/seconds"] = time.time() - started
+    metrics |= data_metrics(data)
+    if module.measured:
+        write_attention(cfg, loaded, module, attention)
     write_atomic(Path(cfg.run_dir) / "strategies.json", json.dumps(tables, indent=1))
     for group, table in tables.items():
         print_strategies(f"{cfg.model.name}: {group}", table["per_strategy"], metrics, group)

@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from esc_lab.artifacts import file_fingerprint, write_atomic
-from esc_lab.config import Config, ObjectiveConfig, training_run, typed
+from esc_lab.config import Config, training_run, typed
+from esc_lab.config_training import ObjectiveConfig
 from esc_lab.cso import pair_rewards
 from esc_lab.cso_data import PreferenceSteps
 from esc_lab.datamodule import ESCDataModule

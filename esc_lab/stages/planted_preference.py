@@ -29,7 +29,7 @@ from esc_lab.planted import (
     utility_slope,
 )
 from esc_lab.report.tables import console
-from esc_lab.stages.build import log_final, prepare, run_logger
+from esc_lab.stages.build import prepare
 from esc_lab.stages.record import recorded_step
 from esc_lab.strategies import INVENTORIES
 from esc_lab.supporter_turns import supporter_examples
@@ -69,8 +69,6 @@ def run(cfg: Config) -> dict[str, float]:
             log.info("%s, seed %d: slope %.3f (standard error %.3f)", order, seed, slope.slope, slope.error)
     write_atomic(root / "slopes.json", json.dumps(found, indent=1))
     metrics = _metrics(slopes, told, cfg.objective.beta)
-    with run_logger(cfg) as logger:
-        log_final(logger, metrics)
     _print(slopes, metrics, cfg)
     return metrics
 

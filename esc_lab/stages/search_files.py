@@ -26,7 +26,6 @@ from esc_lab.search.preferences import PreferenceRule, Preferences, dialogues, f
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.statistics import SearchStatistics, search_statistics
 from esc_lab.search.tree import Tree
-from esc_lab.stages.build import log_final, run_logger
 from esc_lab.strategies import Inventory
 
 log = logging.getLogger(__name__)
@@ -83,11 +82,8 @@ def write_searched(cfg: Config, searched: Searched, splits: Mapping[str, Sequenc
     _write_esc_pro(directory / ESC_PRO, made, splits, cfg.search.split)
     write_atomic(directory / ESC_PRO / "README.md", _card(cfg, searched, found, statistics))
     _print(searched, statistics)
-    metrics = _metrics(searched, statistics)
-    with run_logger(cfg) as logger:
-        log_final(logger, metrics)
     log.info("ESC-Pro: %s (data=jsonl data.path=%s)", directory / ESC_PRO, directory / ESC_PRO)
-    return metrics
+    return _metrics(searched, statistics)
 
 
 def _dialogues(seed: Dialogue, tree: Tree, preferences: Preferences) -> list[Dialogue]:

@@ -18,7 +18,6 @@ from esc_lab.errors import UserError
 from esc_lab.report import sra_report
 from esc_lab.sra_study.replies import MeasuredReply
 from esc_lab.stages.attention_files import HEADS
-from esc_lab.stages.build import log_final, run_logger
 from esc_lab.stages.record import recorded_step
 
 log = logging.getLogger(__name__)
@@ -48,8 +47,6 @@ def run(cfg: Config) -> dict[str, float]:
         report = sra_report.STUDIES[cfg.sra.study](replies, root, draws=cfg.sra.draws, seed=cfg.seed)
     write_atomic(root / "study.json", json.dumps(report.results, indent=1))
     write_atomic(root / "study.md", report.markdown)
-    with run_logger(cfg) as logger:
-        log_final(logger, report.metrics)
     return report.metrics
 
 

@@ -11,7 +11,7 @@ import torch
 from esc_lab.config import Config
 from esc_lab.datamodule import ESCDataModule
 from esc_lab.models.load import LoadedModel, add_adapter, save_trained
-from esc_lab.stages.build import build_trainer, data_metrics, log_final, run_logger, train
+from esc_lab.stages.build import build_trainer, data_metrics, train
 from esc_lab.training import TrainingModule
 
 log = logging.getLogger(__name__)
@@ -34,26 +34,24 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
     Without a validation split these are the last weights.
     """
     started = time.time()
-    with run_logger(cfg) as logger:
-        trainer = build_trainer(cfg, logger, training=True, validation=bool(data.splits.get("val")))
-        train(cfg, trainer, module, data)
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best:
-            # Written by this very run; tensors only.
-            state = torch.load(best, weights_only=True)["state_dict"]
-            module.load_state_dict(state, strict=False)
-        metrics = {
-            "train/steps": float(trainer.global_step),
-            "train/seconds": time.time() - started,
-            "train/parameters": float(_trained(loaded)),
-            **data_metrics(data),
-        }
-        for name, value in trainer.callback_metrics.items():
-            if name == "val/loss" or (name.startswith("train/") and name != "train/lr"):
-                metrics[name] = float(value)
-        if best:
-            metrics["val/loss"] = float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
-        log_final(logger, {f"final/{name}": value for name, value in metrics.items()})
+    trainer = build_trainer(cfg, training=True, validation=bool(data.splits.get("val")))
+    train(cfg, trainer, module, data)
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        # Written by this very run; tensors only.
+        state = torch.load(best, weights_only=True)["state_dict"]
+        module.load_state_dict(state, strict=False)
+    metrics = {
+        "train/steps": float(trainer.global_step),
+        "train/seconds": time.time() - started,
+        "train/parameters": float(_trained(loaded)),
+        **data_metrics(data),
+    }
+    for name, value in trainer.callback_metrics.items():
+        if name == "val/loss" or (name.startswith("train/") and name != "train/lr"):
+            metrics[name] = float(value)
+    if best:
+        metrics["val/loss"] = float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
     if trainer.is_global_zero:
         target = save_trained(loaded, cfg.model, Path(cfg.run_dir))
         best_loss = f"; best validation loss {metrics['val/loss']:.4f}" if "val/loss" in metrics else ""
