@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from esc_lab.command_line import CONF
-from esc_lab.comparison import compared
+from esc_lab.comparison.result import compared
 from esc_lab.config import TemplateConfig
 from esc_lab.corpora import read_dialogues, write_dialogues
 from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content

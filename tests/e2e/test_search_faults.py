@@ -22,7 +22,6 @@ import run
 from esc_lab.config import Config, typed
 from esc_lab.config_search import AXES
 from esc_lab.corpora import read_dialogues
-from esc_lab.stages import search
 from esc_lab.stages.record import recorded
 from tests.e2e.conftest import LIMITS, execute
 from tests.e2e.test_bad_input import complaint
@@ -66,13 +65,13 @@ def test_killed_ten_times(tmp_path, undisturbed):
     draw = random.Random(1)
     with (endpoint := Endpoint(play, latency_s=0.02, model=name)).running() as url:
         call = words(url, "resume=auto", "search.concurrency=4")
-        cfg = composed(*call, "logger=none", LIMITS, f"output_root={tmp_path}")
+        cfg = composed(*call, "logger=none", "reuse=false", LIMITS, f"output_root={tmp_path}")
         for number in range(10):
             # Every second one goes on in the same directory.
             directory = tmp_path / "search" / ("0-same" if number % 2 else f"0-{number}")
             directory.mkdir(parents=True, exist_ok=True)
             with asked_once(endpoint, tmp_path) as before:
-                process = PROCESSES.Process(target=recorded, args=(replace(cfg, run_dir=str(directory)), search.run))
+                process = PROCESSES.Process(target=recorded, args=(replace(cfg, run_dir=str(directory)),))
                 process.start()
                 most = before + draw.randrange(25)
                 while len(endpoint.requests) <= most:
