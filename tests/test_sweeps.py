@@ -189,7 +189,7 @@ def test_the_command_of_an_agent(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.glob("agent/evaluate/*/wandb/offline-run-*-waited-for/run-waited-for.wandb")
-    assert sweep("templates")["metric"]["name"] in read_offline_run(run.parent).numbers
+    assert sweep("templates")["metric"]["name"] in read_offline_run(run.parent).summary
 
 
 # --- sweepers and launchers, on jobs of no time

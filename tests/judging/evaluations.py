@@ -40,7 +40,7 @@ def evaluation(
             dialogue=dialogue.id, tree=dialogue.tree_id, turn=turn, problem=dialogue.problem, emotion=dialogue.emotion,
             gold=list(dialogue.turns[turn].reply.strategies), gold_reply=dialogue.turns[turn].reply.text, prompted=None,
             template="cso", reply=reply(number, dialogue, turn), strategy="Question", raw="raw",
-            sampling={"temperature": 0.0},
+            sampling={"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40},
         )
         for number, (dialogue, turn) in enumerate(decisions(dialogues))
     ]  # fmt: skip
