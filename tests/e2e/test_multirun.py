@@ -7,8 +7,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from esc_lab import multirun
 from tests.conftest import CACHE, ROOT
 from tests.e2e.conftest import LIMITS, SEARCH, execute
@@ -21,20 +19,12 @@ SWEEP = (
 )  # fmt: skip
 
 
-def start(root: Path, output: str) -> subprocess.CompletedProcess[str]:
-    words = (*SWEEP, f"output_root={root / output}", f"cache_dir={root / 'cache'}")
+def start(root: Path, output: str, *own: str) -> subprocess.CompletedProcess[str]:
+    words = (*own, f"output_root={root / output}", f"cache_dir={root / 'cache'}")
     return subprocess.run(
         [sys.executable, "-c", PROBE.format(path=str(ROOT / "run.py")), *words],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sweep")
-    (root / "cache").mkdir()
-    (root / "cache" / "random_models").symlink_to(CACHE / "random_models")
-    return root, start(root, "first")
 
 
 def found(root: Path, output: str) -> tuple[Path, list[multirun.Job]]:
@@ -42,45 +32,39 @@ def found(root: Path, output: str) -> tuple[Path, list[multirun.Job]]:
     return directory, multirun.jobs(directory)
 
 
-def test_each_shared_input_is_computed_once(sweep):
-    root, done = sweep
+def test_a_sweep_and_the_same_sweep_again(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "random_models").symlink_to(CACHE / "random_models")
+
+    # Each shared input is computed once.
+    done = start(tmp_path, "first", *SWEEP)
     assert done.returncode == 0, done.stderr
-    _, jobs = found(root, "first")
-    assert [job.status for job in jobs] == ["done"] * 2
-    computed = Counter(stage for job in jobs for stage, reused in job.stages.items() if not reused)
+    _, first = found(tmp_path, "first")
+    assert [job.status for job in first] == ["done"] * 2
+    assert [job.directory.name for job in first] == ["0_objective=cso", "1_objective=simpo"]
+    computed = Counter(stage for job in first for stage, reused in job.stages.items() if not reused)
     assert computed == {
         "search": 1, "evaluate_base": 1, "sft": 1, "evaluate_sft": 1, "cso": 2, "evaluate_cso": 2,
     }  # fmt: skip
     splits = 3  # training, validation, and the pairs that are held out for the test
-    assert len(list((root / "cache" / "reference_log_probs_v2").glob("[!.]*/"))) == splits
-    assert [job.directory.name for job in jobs] == ["0_objective=cso", "1_objective=simpo"]
+    assert len(list((tmp_path / "cache" / "reference_log_probs_v2").glob("[!.]*/"))) == splits
 
-
-def test_the_second_time_everything_is_reused_without_torch(sweep):
-    root, _ = sweep
-    again = start(root, "second")
+    # The second time everything is reused.
+    again = start(tmp_path, "second", *SWEEP)
     assert again.returncode == 0, again.stderr
-    _, before = found(root, "first")
-    _, jobs = found(root, "second")
-    assert [job.status for job in jobs] == ["reused"] * 2
-    assert [job.metrics for job in jobs] == [job.metrics for job in before]
+    directory, second = found(tmp_path, "second")
+    assert [job.status for job in second] == ["reused"] * 2
+    assert [job.metrics for job in second] == [job.metrics for job in first]
+
     # Jobs run in processes of their own; one in this process shows what a job imports.
     words = [word for word in SWEEP if not word.startswith(("-m", "objective", "hydra"))]
-    single = subprocess.run(
-        [sys.executable, "-c", PROBE.format(path=str(ROOT / "run.py")), *words, "objective=simpo",
-         f"output_root={root / 'single'}", f"cache_dir={root / 'cache'}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    single = start(tmp_path, "single", *words, "objective=simpo")
     assert single.returncode == 0, single.stderr
     assert single.stdout.endswith("heavy:\n")
 
-
-def test_a_multirun_is_compared_as_a_whole(sweep, tmp_path):
-    root, _ = sweep
-    directory, _ = found(root, "second")
-    outcome = execute(tmp_path, "stage=compare", f"compare.runs=[{directory}]", "compare.draws=100")
+    # A comparison of the whole multirun: base and SFT are the same in all jobs, so they count once.
+    outcome = execute(tmp_path / "compare", "stage=compare", f"compare.runs=[{directory}]", "compare.draws=100")
     assert outcome.status == 0, outcome.errors
     names = [f"tiny-llama {method} (cso)" for method in ("base", "SFT", "CSO", "SimPO")]
     assert [name for name in names if f"{name}/strategy/Q" in outcome.metrics] == names
-    # Base and SFT are the same in all jobs: they count once.
     assert "2 directories hold the same predictions" in outcome.output
