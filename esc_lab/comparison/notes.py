@@ -91,6 +91,10 @@ def _tests(comparison: Comparison) -> list[str]:
             f"Paired permutation test, two-sided, {_swaps(comparison)} swaps of dialogues. {alone} "
             f"The other {others} p-values are corrected together (Holm). * p < 0.05, ** p < 0.01, *** p < 0.001."
         )
+    distinct = [column.heading for column in comparison.columns if column.metric.startswith("text/distinct_")]
+    if tested and distinct:
+        told = "approximate, by each dialogue's contribution (jackknife)"
+        found.append(f"{', '.join(distinct)}: interval and test are {told}.")
     return found
 
 
