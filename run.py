@@ -127,8 +127,7 @@ def _multirun(words: list[str], first: list[str]) -> int:
         before = multirun.earlier(directory.parent, words)
         print(f"resume=auto: {f'going on with {before}' if before else 'no such multirun before'}", file=sys.stderr)
         directory = before or directory
-    quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
-    sys.argv.append(f"hydra.sweep.dir='{quoted}'")
+    sys.argv.append(multirun.path_override("hydra.sweep.dir", directory))
     if common:  # a job's directory is named by what sets it apart from the others
         names = ",".join(f"'{name}'" for name in ("output_root", "cache_dir", "resume", *common))
         sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{names}]")

@@ -98,9 +98,8 @@ def run_apart(script: Path, overrides: Sequence[str], directory: Path) -> dict[s
     Raises:
         UserError: it failed; its messages are on the terminal and in run.log.
     """
-    quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    command = [sys.executable, str(script), *overrides, f"hydra.run.dir='{quoted}'"]
+    command = [sys.executable, str(script), *overrides, path_override("hydra.run.dir", directory)]
     status = subprocess.run(command, env=environment, check=False).returncode
     if status:
         log = directory / "run.log"
@@ -109,6 +108,12 @@ def run_apart(script: Path, overrides: Sequence[str], directory: Path) -> dict[s
         raise UserError(told[-1] if told else f"ended with status {status}", where=str(log))
     metrics: dict[str, float] = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     return metrics
+
+
+def path_override(key: str, path: Path) -> str:
+    """`key='path'` as a word of the command line, whatever characters the path has."""
+    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{quoted}'"
 
 
 def begin(directory: Path, words: Sequence[str]) -> None:
