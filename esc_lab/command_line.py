@@ -37,7 +37,7 @@ def _short_hash(text: str) -> str:
 
 def override_name(text: str) -> str:
     """A directory name that says what was overridden; long ones end in a hash instead of a cut-off value."""
-    name = re.sub(r"[^\w=.,+-]+", "_", text, flags=re.ASCII) or "defaults"
+    name = re.sub(r"[^\w=.+-]+", "_", text, flags=re.ASCII) or "defaults"
     return name if len(name) <= 150 else f"{name[:140]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

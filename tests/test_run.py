@@ -242,7 +242,8 @@ def test_a_failing_single_job_ends_with_status_1(tmp_path, broken):
     ("text", "name"),
     [
         ("", "defaults"),
-        ("model=tiny_llama,seed=1", "model=tiny_llama,seed=1"),
+        ("model=tiny_llama+seed=1", "model=tiny_llama+seed=1"),
+        ("tags=[a,b]", "tags=_a_b_"),
         ("data.path=/a b/c.json", "data.path=_a_b_c.json"),
         ("data.limit={test: 3}", "data.limit=_test_3_"),
         ("model.name=ä", "model.name=_"),

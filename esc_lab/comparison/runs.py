@@ -192,7 +192,7 @@ def _name(method: Method, keys: Sequence[str]) -> str:
 
 def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     first: dict[tuple[str, str, str, int], Run] = {}
-    copies: dict[str, int] = {}
+    copies: dict[str, None] = {}
     for run in runs:
         key = (run.model, run.name, run.template, run.method.seed)
         other = first.setdefault(key, run)
@@ -202,10 +202,12 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         if not _same_result(run, other):
             fix = "leave one of them out"
             raise UserError(f"two runs of {name}: {other.directory} and {run.directory}", where="seeds", fix=fix)
-        copies[name] = copies.get(name, 1) + 1
-    told = [
-        f"{name}: {count} directories hold the same predictions, which count once" for name, count in copies.items()
-    ]
+        copies[name] = None
+    told = []
+    if copies:
+        which = next(iter(copies)) if len(copies) == 1 else f"{len(copies)} evaluations"
+        lie = "lies" if len(copies) == 1 else "lie"
+        told = [f"{which} {lie} in several directories with the same predictions (reused): each counts once"]
     return list(first.values()), told
 
 

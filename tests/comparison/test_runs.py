@@ -164,7 +164,9 @@ def test_the_same_predictions_count_once_and_others_are_refused(tmp_path):
     found = [write_evaluation(tmp_path / f"run{number}", rows) for number in range(3)]
     runs, told = read_runs(found)
     assert [run.directory for run in runs] == found[:1]
-    assert told == ["tiny base (cso), seed 1: 3 directories hold the same predictions, which count once"]
+    assert told == [
+        "tiny base (cso), seed 1 lies in several directories with the same predictions (reused): each counts once"
+    ]
     other = write_evaluation(tmp_path / "other", predictions(skill=0.5, seed=2))
     with pytest.raises(UserError, match=rf"two runs of tiny base \(cso\), seed 1: {found[0]} and {other}"):
         read_runs([*found, other])

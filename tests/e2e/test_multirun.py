@@ -67,4 +67,4 @@ def test_a_sweep_and_the_same_sweep_again(tmp_path):
     assert outcome.status == 0, outcome.errors
     names = [f"tiny-llama {method} (cso)" for method in ("base", "SFT", "CSO", "SimPO")]
     assert [name for name in names if f"{name}/strategy/Q" in outcome.metrics] == names
-    assert "2 directories hold the same predictions" in outcome.output
+    assert "2 evaluations lie in several directories with the same predictions" in outcome.output
