@@ -19,7 +19,8 @@ def check_probe(model: Any) -> None:
     """Compare the probe on a two-branch tree with the eager attention of its two sequences, run separately.
 
     The trunk reaches past the sliding window where that is short enough to be cheap (up to 512 tokens). In float32
-    the largest difference counts; below that, where rounding adds up, the mean of a layer and span.
+    the largest difference counts. Below that, rounding adds up from layer to layer, to differences of 0.1 in the last
+    ones of a fine-tuned model: there the mean of a span in the first layer of each kind counts.
 
     Raises:
         UserError: the masses differ, so attention cannot be measured on this model.
@@ -46,11 +47,17 @@ def check_probe(model: Any) -> None:
     found = probe.result()
     difference = (torch.cat([found.mass, found.null[..., None]], dim=-1) - expected).abs()
     exact = inner.dtype == torch.float32
-    worst = float((difference if exact else difference.mean(dim=(1, 2))).max())
-    limit = 1e-3 if exact else 2e-2
+    worst = float((difference if exact else difference[_first_layers(inner)].mean(dim=(1, 2))).max())
+    limit = 1e-3 if exact else 1e-2
     if not worst <= limit:
         raise UserError(
             f"measured attention differs from the model's own by {worst:.2g} (allowed {limit:.2g})",
             where=f"model type {inner.config.model_type}",
             fix="this architecture is not supported; report it with its config.json",
         )
+
+
+def _first_layers(inner: Any) -> list[int]:
+    """The first layer of each kind: full attention, sliding window."""
+    kinds = getattr(inner.config.get_text_config(), "layer_types", None) or ["full_attention"]
+    return [kinds.index(kind) for kind in sorted(set(kinds))]
