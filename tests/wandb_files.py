@@ -80,6 +80,8 @@ def records(path: Path) -> Iterator[Record]:
             continue
         length, kind = int.from_bytes(data[offset + 4 : offset + 6], "little"), data[offset + 6]
         offset += _PIECE
+        if offset + length > len(data):  # it is still being written
+            return
         pieces = (b"" if kind in (1, 2) else pieces) + data[offset : offset + length]  # 1 whole, 2 first, 3, 4 last
         offset += length
         if kind in (1, 4):
