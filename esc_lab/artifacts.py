@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from esc_lab.errors import UserError
@@ -34,6 +35,14 @@ def file_fingerprint(path: Path) -> str:
     """First 16 hex digits of the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file. Raises OSError, UnicodeDecodeError or yaml.YAMLError if it cannot be read."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -9,8 +9,9 @@ import hashlib
 import os
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from esc_lab import config
@@ -62,11 +63,12 @@ def check(words: list[str], *, multirun: bool = False) -> list[str]:
         UserError: unknown keys or options, a wrong type, values out of range, missing values, absent paths: all that
             can be told at once.
     """
+    _composed.cache_clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = _parsed(words, "command line")
         fixed = _fixed(overrides)
         draws = fixed is None or not fixed.hydra.sweeper._target_.endswith(BasicSweeper.__name__)
-        aimed = not draws or fixed is None or fixed.optimize_metric or not multirun
+        aimed = not draws or fixed is None or fixed.cfg.optimize_metric or not multirun
         if multirun:
             overrides = [*_own_sweep(fixed, overrides), *overrides]
         judged = [(one, _sweep_problem(one, multirun, draws) or _name_problem(one)) for one in overrides]
@@ -96,16 +98,29 @@ def _parsed(words: list[str], where: str) -> list[Override]:
         raise UserError(one_line(error), where=where, fix=fix) from None
 
 
-def _fixed(overrides: list[Override]) -> DictConfig | None:
-    """The configuration, Hydra's included, less what is swept over; None where that cannot be composed."""
+class _Composed(NamedTuple):
+    cfg: DictConfig
+    hydra: DictConfig
+
+
+@lru_cache(maxsize=8)  # a command's checks ask for the same ones again
+def _composed(*words: str) -> _Composed:
+    """The configuration, to be read only. Raises HydraException or OmegaConfBaseException."""
+    cfg = compose("config", list(words), return_hydra_config=True)
+    with open_dict(cfg):
+        return _Composed(hydra=cfg.pop("hydra"), cfg=cfg)
+
+
+def _fixed(overrides: list[Override]) -> _Composed | None:
+    """The configuration less what is swept over; None where that cannot be composed."""
     try:
         words = [str(one.input_line) for one in overrides if not (one.is_sweep_override() or _name_problem(one))]
-        return compose("config", words, return_hydra_config=True)
+        return _composed(*words)
     except (HydraException, OmegaConfBaseException):
         return None
 
 
-def _own_sweep(fixed: DictConfig | None, overrides: list[Override]) -> list[Override]:
+def _own_sweep(fixed: _Composed | None, overrides: list[Override]) -> list[Override]:
     """The sweep that an experiment brings along (hydra.sweeper.params), less the keys that the command line names."""
     named = {one.get_key_element() for one in overrides}
     params = fixed.hydra.sweeper.params if fixed else {}
@@ -170,7 +185,7 @@ def _single_runs(overrides: list[Override]) -> list[list[str]]:
 def _run_problems(words: list[str]) -> list[str]:
     """What is wrong with one composition. Values that cannot be composed at all are told apart one by one."""
     try:
-        return problems(compose("config", words))
+        return problems(_composed(*words).cfg)
     except (HydraException, OmegaConfBaseException) as error:
         whole = _compose_message(error)
     if whole == _NO_STAGE:

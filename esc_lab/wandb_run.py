@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from esc_lab.artifacts import read_yaml
 from esc_lab.comparison.methods import method_of, read_config
 from esc_lab.config import Config
 from esc_lab.errors import UserError
@@ -120,7 +121,8 @@ def _start(cfg: Config) -> _Open:
             tags=_tags(cfg),
             config=flat(asdict(cfg)) | _method(cfg),
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off"),
+            # Reading the list of packages takes .1 s; those of the outer run are those of its stages.
+            settings=wandb.Settings(silent=True, console="off", x_save_requirements=outer is None),
         )
     except wandb.errors.Error as error:
         fix = "`wandb login`, or logger.mode=offline"
@@ -164,13 +166,13 @@ def _multirun(directory: Path) -> tuple[str | None, str]:
     own = directory / ".hydra" / "hydra.yaml"
     if not own.exists():
         return None, ""
-    hydra = yaml.safe_load(own.read_text(encoding="utf-8"))["hydra"]
+    hydra = read_yaml(own)["hydra"]
     if hydra["mode"] != "MULTIRUN":
         return None, ""
     sweep = Path(hydra["sweep"]["dir"])
     keys = set((hydra["sweeper"] or {}).get("params") or {})
     if (sweep / "multirun.yaml").exists():
-        words = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
+        words = read_yaml(sweep / "multirun.yaml")["hydra"]["overrides"]["task"]
         keys |= {one.get_key_element() for one in _parsed(words) if one.is_sweep_override()}
     chosen = [one for one in _parsed(hydra["overrides"]["task"]) if one.get_key_element() in keys]
     parts = [f"{one.get_key_element()}={_without_path(one.get_value_element_as_str())}" for one in chosen]

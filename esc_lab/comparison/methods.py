@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
+from esc_lab.artifacts import read_yaml
 
 Config: TypeAlias = Mapping[str, Any]
 
@@ -54,13 +54,10 @@ class Method:
 
 def read_config(directory: Path) -> Config:
     """The configuration of a run. Raises OSError, ValueError or yaml.YAMLError if there is none that can be read."""
-    config = yaml.load((directory / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+    config = read_yaml(directory / "config.yaml")
     if not isinstance(config, dict):
         raise ValueError("config.yaml holds no configuration")
     return config
-
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
 
 
 def method_of(directory: Path, read: Callable[[Path], Config]) -> Method:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,8 +12,11 @@ _FEW = 8  # tasks that are done before further processes have started
 
 
 def spread(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Results of tasks, in their order; what a task raises is raised."""
-    if len(tasks) < _FEW:
+    """Results of tasks, in their order; what a task raises is raised.
+
+    A process that is itself one of several, such as a job of a parallel multirun, does them alone.
+    """
+    if len(tasks) < _FEW or multiprocessing.parent_process() is not None:
         return [task() for task in tasks]
     from joblib import Parallel, delayed  # type: ignore[import-untyped]
 

@@ -9,8 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from esc_lab.artifacts import read_yaml
 from esc_lab.comparison.methods import read_config
 from esc_lab.comparison.runs import Cell, Run
 
@@ -110,7 +109,7 @@ def _command(directory: Path) -> tuple[Path, str] | None:
     for place in (directory, directory.absolute().parent):
         path = place / ".hydra" / "overrides.yaml"
         if path.exists():
-            overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+            overrides = read_yaml(path) or []
             return place, shlex.join(["python", "run.py", *map(str, overrides)])
     return None
 
