@@ -269,11 +269,9 @@ def typed(cfg: DictConfig) -> Config:
     return value
 
 
-def training_run(checkpoint: Path) -> tuple[Path, DictConfig] | None:
-    """Directory and configuration of the run that left a checkpoint: its directory, or adapter/ or model/ in it."""
+def training_run(checkpoint: Path) -> Path | None:
+    """The run that left a checkpoint: its directory, or adapter/ or model/ in it."""
     for directory in (checkpoint, checkpoint.absolute().parent):
         if (directory / "config.yaml").exists():
-            config = OmegaConf.load(directory / "config.yaml")
-            assert isinstance(config, DictConfig)
-            return directory, config
+            return directory
     return None

@@ -136,8 +136,7 @@ def _esc_pro(directory: Path) -> Described:
 
 def _weights(path: Path) -> Described:
     """Weights that a training left in a run directory, or that are in a directory of their own."""
-    found = training_run(path)
-    run = found[0] if found else path
+    run = training_run(path) or path
     for kind in ("adapter", "model", "classifier"):
         if (run / kind).is_dir():
             return Described(_trained(run), kind, "model", dict(_files(run / kind)), _facts(run))
@@ -151,7 +150,7 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _trained(run: Path) -> str:
-    name = method_of(run, read_config).name.removesuffix(" training")
+    name = method_of(run).name.removesuffix(" training")
     return f"{read_config(run)['model']['name']}-{name}"
 
 
@@ -168,6 +167,6 @@ def _facts(run: Path) -> dict[str, Any]:
 
 def _evaluation(run: Path) -> Described:
     config = read_config(run)
-    name = f"{config['model']['name']}-{method_of(run, read_config).name}-evaluation"
+    name = f"{config['model']['name']}-{method_of(run).name}-evaluation"
     files = {file: run / file for file in _RESULTS if (run / file).exists()}
     return Described(name, "evaluation", "evaluation", files, {"data": config["data"]["name"], "seed": config["seed"]})

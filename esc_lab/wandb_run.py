@@ -19,7 +19,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from esc_lab.artifacts import read_yaml
-from esc_lab.comparison.methods import method_of, read_config
+from esc_lab.comparison.methods import method_of
 from esc_lab.config import Config
 from esc_lab.errors import UserError
 
@@ -200,7 +200,7 @@ def _method(cfg: Config) -> dict[str, str]:
     if cfg.stage not in ("evaluate", "sft", "cso"):
         return {}
     try:
-        name = method_of(Path(cfg.run_dir), read_config).name
+        name = method_of(Path(cfg.run_dir)).name
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         log.debug("no method: %s", error)
         return {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -54,21 +55,27 @@ class Method:
 
 def read_config(directory: Path) -> Config:
     """The configuration of a run. Raises OSError, ValueError or yaml.YAMLError if there is none that can be read."""
-    config = read_yaml(directory / "config.yaml")
+    path = directory / "config.yaml"
+    return _read_config(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)  # a comparison asks for the same ones many times
+def _read_config(path: Path, _: int) -> Config:
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise ValueError("config.yaml holds no configuration")
     return config
 
 
-def method_of(directory: Path, read: Callable[[Path], Config]) -> Method:
-    """The method of a run; `read` gives the configuration of a run's directory, as `read_config` does.
+def method_of(directory: Path) -> Method:
+    """The method of a run.
 
     Raises:
-        KeyError: the configuration lacks what every run's has; and what `read` raises.
+        KeyError: the configuration lacks what every run's has; and what `read_config` raises.
     """
-    config = read(directory)
+    config = read_config(directory)
     if config["stage"] != "evaluate":
-        name, settings = _training(directory, read)
+        name, settings = _training(directory)
         return Method(f"{name} training", settings, config.get("seed", 0), directory)
     settings = _chosen(config, _EVALUATION)
     extra = "" if config["prompt"]["inference"] == "direct" else f" {config['prompt']['inference']}"
@@ -77,8 +84,8 @@ def method_of(directory: Path, read: Callable[[Path], Config]) -> Method:
     found = _run_of(Path(config["checkpoint"]), directory)
     if found is None:
         return Method(Path(config["checkpoint"]).name + extra, settings, config.get("seed", 0), None)
-    name, trained = _training(found, read)
-    return Method(name + extra, {**trained, **settings}, read(found).get("seed", 0), found)
+    name, trained = _training(found)
+    return Method(name + extra, {**trained, **settings}, read_config(found).get("seed", 0), found)
 
 
 def tell_apart(groups: Iterable[Sequence[Method]]) -> dict[str, tuple[str, ...]]:
@@ -103,19 +110,19 @@ def tell_apart(groups: Iterable[Sequence[Method]]) -> dict[str, tuple[str, ...]]
     return {name: tuple(keys) for name, keys in differing.items()}
 
 
-def searches_of(directory: Path, read: Callable[[Path], Config]) -> tuple[list[Path], list[str]]:
+def searches_of(directory: Path) -> tuple[list[Path], list[str]]:
     """The searches whose data trained the model of a run, and the checkpoints behind it whose runs are gone.
 
     Raises:
-        KeyError: the configuration lacks what every run's has; and what `read` raises.
+        KeyError: the configuration lacks what every run's has; and what `read_config` raises.
     """
-    config = read(directory)
+    config = read_config(directory)
     found: list[Path] = []
     lost: list[str] = []
     for origin in (config.get("checkpoint"), config.get("init_from")):
         before = _run_of(Path(origin), directory) if origin else None
         if before and before.resolve() != directory.resolve():
-            earlier, gone = searches_of(before, read)
+            earlier, gone = searches_of(before)
             found, lost = found + earlier, lost + gone
         elif origin and not before:
             lost.append(str(origin))
@@ -123,13 +130,13 @@ def searches_of(directory: Path, read: Callable[[Path], Config]) -> tuple[list[P
     if data and config["stage"] in ("sft", "cso"):
         # The data may be named as the folder that the search left, or as a file in it.
         runs = (_run_of(path, directory) for path in (Path(data), Path(data).parent))
-        found += [run for run in runs if run and read(run).get("stage") == "search"]
+        found += [run for run in runs if run and read_config(run).get("stage") == "search"]
     return list(dict.fromkeys(found)), list(dict.fromkeys(lost))
 
 
-def _training(directory: Path, read: Callable[[Path], Config]) -> tuple[str, dict[str, str]]:
+def _training(directory: Path) -> tuple[str, dict[str, str]]:
     """Name and settings of a training, with those of the search and of the training that it goes on from."""
-    config = read(directory)
+    config = read_config(directory)
     preferences = config["stage"] == "cso"
     settings = _chosen(config, _TRAINING + (_PREFERENCES if preferences else ()))
     name = OBJECTIVES[config["objective"]["name"]] if preferences else str(config["stage"]).upper()
@@ -140,11 +147,11 @@ def _training(directory: Path, read: Callable[[Path], Config]) -> tuple[str, dic
         name += f" {NEGATIVES[negatives]}"
     origin, data = config.get("init_from"), config.get("data", {}).get("path")
     before = _run_of(Path(origin), directory) if origin else None
-    settings["init_from"] = _training(before, read)[0] if before else Path(origin).name if origin else "base"
+    settings["init_from"] = _training(before)[0] if before else Path(origin).name if origin else "base"
     settings["data.path"] = str(data)
     search = _run_of(Path(data), directory) if data else None
-    if search and read(search).get("stage") == "search":
-        settings |= {**_chosen(read(search), _SEARCH), "data.path": "search"}
+    if search and read_config(search).get("stage") == "search":
+        settings |= {**_chosen(read_config(search), _SEARCH), "data.path": "search"}
     return name, settings
 
 

@@ -6,9 +6,8 @@ Nothing is written into what is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +93,11 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
         UserError: a directory holds no finished run or none with metrics that can be compared; a job of a multirun
             failed; two runs share model, method, template and seed.
     """
-    read = cache(read_config)
     found: dict[Path, Path] = {}
     for directory in directories:
-        for path in _run_directories(directory, read):
+        for path in _run_directories(directory):
             found.setdefault(path.resolve(), path)
-    runs = [_read_run(path, read) for path in found.values()]
+    runs = [_read_run(path) for path in found.values()]
     if not runs:
         raise UserError("there is no run to compare", where=", ".join(map(str, directories)), fix=_FIX)
     groups: dict[tuple[str, str], list[Method]] = {}
@@ -121,12 +119,12 @@ def cells_of(runs: Sequence[Run]) -> list[Cell]:
     ]
 
 
-def _run_directories(directory: Path, read: Callable[[Path], Config]) -> list[Path]:
+def _run_directories(directory: Path) -> list[Path]:
     if (directory / MANIFEST).exists():
-        return [path for job in _jobs(directory) for path in _run_directories(job, read)]
+        return [path for job in _jobs(directory) for path in _run_directories(job)]
     if not directory.is_dir():
         raise UserError("there is no such directory", where=str(directory), fix=_FIX)
-    config = _config(directory, read)
+    config = _config(directory)
     if config.get("stage") != "pipeline":
         return [directory]
     _finished(directory)
@@ -145,10 +143,10 @@ def _jobs(directory: Path) -> list[Path]:
     return [job.directory for job in found]
 
 
-def _read_run(directory: Path, read: Callable[[Path], Config]) -> Run:
-    metrics, config = _finished(directory), _config(directory, read)
+def _read_run(directory: Path) -> Run:
+    metrics, config = _finished(directory), _config(directory)
     try:
-        method = method_of(directory, read)
+        method = method_of(directory)
         template = config["prompt"]["eval" if config["stage"] == "evaluate" else "train"]["template"]
         model, inventory = str(config["model"]["name"]), str(config["inventory"]["name"])
     except (KeyError, TypeError, AttributeError) as error:
@@ -178,9 +176,9 @@ def _finished(directory: Path) -> dict[str, float]:
         raise UserError(f"no finished run: {reason}", where=str(directory), fix=_FIX) from error
 
 
-def _config(directory: Path, read: Callable[[Path], Config]) -> Config:
+def _config(directory: Path) -> Config:
     try:
-        return read(directory)
+        return read_config(directory)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"no finished run: {reason}", where=str(directory), fix=_FIX) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,6 @@ def _data_path(directory: Path) -> str | None:
     return None if path is None else str(path)
 
 
-@lru_cache(maxsize=256)  # several tables ask for it
 def _config(directory: Path) -> Mapping[str, Any]:
     return read_config(directory) if (directory / "config.yaml").exists() else {}
 

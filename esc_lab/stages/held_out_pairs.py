@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 from torch import Tensor
 
@@ -66,10 +67,10 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
     sums = policy.sum(axis=1)
     metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
-    trained = training_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    run = training_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    settings = OmegaConf.load(run / "config.yaml") if run else None
     rewards = None
-    if trained and trained[1].stage == "cso":
-        run, settings = trained
+    if run and isinstance(settings, DictConfig) and settings.stage == "cso":
         rewards = _rewards(
             cfg, loaded, run, typed(settings).objective, split, (chosen, rejected), policy, data.row_tokens
         )

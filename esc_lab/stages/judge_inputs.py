@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -161,13 +160,12 @@ def _baseline(runs: Sequence[JudgedRun], asked: str | None) -> JudgedRun:
 
 def _lineage(runs: Sequence[JudgedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:
     """Sentences on runs whose training data the judge judged, and on what else stands out in how they were made."""
-    read = cache(read_config)
     same, remarks = [], []
     for one in runs:
-        searches, lost = searches_of(one.run.directory, read)
+        searches, lost = searches_of(one.run.directory)
         for search in searches:
             try:
-                other = judge_model(read(search))
+                other = judge_model(read_config(search))
             except (KeyError, TypeError, OSError) as error:
                 remarks.append(f"{search}, which {one.label} was trained on, does not say who judged it ({error!r})")
                 continue

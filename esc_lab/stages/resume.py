@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from esc_lab.artifacts import read_yaml
 from esc_lab.config import TRAININGS, Config
 from esc_lab.errors import UserError
 
@@ -125,4 +126,4 @@ def drop_checkpoints(run: Path) -> None:
         seen.add(run)
         for path in (run / LAST).parent.glob(f"{LAST.name}*"):
             path.unlink(missing_ok=True)
-        run = Path(OmegaConf.select(OmegaConf.load(run / "config.yaml"), "resume") or run)
+        run = Path(read_yaml(run / "config.yaml").get("resume") or run)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from esc_lab.comparison.methods import read_config, searches_of
+from esc_lab.comparison.methods import searches_of
 from esc_lab.judging.same_judge import judge_model
 from tests.comparison.synthetic import settings, write_run
 
@@ -67,7 +67,7 @@ def test_searches_behind_a_run(tmp_path):
     base = made("evaluate_base", "evaluate", data__path=str(first / "esc_pro"))
     lost = made("evaluate_lost", "evaluate", checkpoint=str(tmp_path / "gone"))
     plain = made("plain", "sft", data__path=str(tmp_path / "corpus" / "train.jsonl"))
-    assert searches_of(trained, read_config) == ([first, second], [])
-    assert searches_of(base, read_config) == ([], [])
-    assert searches_of(lost, read_config) == ([], [str(tmp_path / "gone")])
-    assert searches_of(plain, read_config) == ([], [])
+    assert searches_of(trained) == ([first, second], [])
+    assert searches_of(base) == ([], [])
+    assert searches_of(lost) == ([], [str(tmp_path / "gone")])
+    assert searches_of(plain) == ([], [])
