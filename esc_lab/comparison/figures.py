@@ -60,7 +60,7 @@ def preference_bars(
         labels = [textwrap.fill(name, 48) for name in preferences]
         columns = max(1, min(len(labels), 62 // (max(map(len, labels)) + 6)))
         figure.legend(bars, labels, loc="outside lower center", ncols=columns)
-        return _settled(figure, path)
+        return save_figure(figure, path)
 
 
 def confusion_matrices(
@@ -104,7 +104,7 @@ def confusion_matrices(
         assert image is not None
         bar = figure.colorbar(image, ax=panels, label="share of the gold strategy (%)", fraction=0.05, aspect=30)
         bar.outline.set_visible(False)
-        return _settled(figure, path)
+        return save_figure(figure, path)
 
 
 def _confusion_panel(axes: Axes, counts: FloatArray, method: str) -> AxesImage:
@@ -152,7 +152,7 @@ def training_curves(
         for axes in panels[:, 0]:
             axes.set_ylabel(y_label)
         figure.supxlabel("optimizer step", fontsize=9)
-        return _settled(figure, path)
+        return save_figure(figure, path)
 
 
 def _curves_panel(axes: Axes, curves: Mapping[str, Sequence[tuple[FloatArray, FloatArray]]]) -> None:
@@ -175,15 +175,6 @@ def _mean_curve(seeds: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatAr
         shared = np.intersect1d(shared, steps)
     values = [dict(zip(steps.tolist(), found.tolist(), strict=True)) for steps, found in seeds]
     return shared, np.array([np.mean([one[step] for one in values]) for step in shared.tolist()])
-
-
-def _settled(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Saves a figure whose layout is worked out once, and not for PNG and SVG anew."""
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.execute(figure)
-    figure.set_layout_engine("none")
-    return save_figure(figure, path)
 
 
 def _grid(panels: int) -> tuple[int, int]:

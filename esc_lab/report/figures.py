@@ -272,6 +272,10 @@ def _wrap(text: str, width: int) -> str:
 def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     """A PNG and an SVG of a figure; `path` is without suffix. Returns both paths."""
     png, svg = (path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg"))
+    engine = figure.get_layout_engine()
+    if engine is not None:  # the layout is worked out once, and not for each file anew
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     text, data = io.StringIO(), io.BytesIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     figure.savefig(data, format="png")
