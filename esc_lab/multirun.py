@@ -117,19 +117,26 @@ def path_override(key: str, path: Path) -> str:
 
 
 def begin(directory: Path, words: Sequence[str]) -> None:
-    """Note what a multirun was started with, for `earlier`."""
+    """Note what a multirun was started with, for `earlier` and `words_of`."""
     directory.mkdir(parents=True, exist_ok=True)
     write_atomic(directory / _WORDS, json.dumps({"words": _telling(words)}))
 
 
+def words_of(directory: Path) -> list[str] | None:
+    """The overrides that a multirun was started with, less those that change no result; None if it is none."""
+    path = directory / _WORDS
+    return json.loads(path.read_text(encoding="utf-8"))["words"] if path.exists() else None
+
+
 def earlier(root: Path, words: Sequence[str]) -> Path | None:
     """The newest multirun below `root` that was started with these words, those that change no result aside."""
-    found = [path for path in root.glob(f"*/{_WORDS}") if json.loads(path.read_text())["words"] == _telling(words)]
+    paths = root.glob(f"*/{_WORDS}")
+    found = [path for path in paths if sorted(words_of(path.parent) or []) == sorted(_telling(words))]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def _telling(words: Sequence[str]) -> list[str]:
-    return sorted(word for word in words if not word.startswith(_ASIDE))
+    return [word for word in words if not word.startswith(_ASIDE)]
 
 
 def _without_resume(overrides: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import math
 
 from esc_lab.comparison.estimates import is_count
 from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.runs import short_names
 from esc_lab.report.tables import SAMPLING
 
 
@@ -32,8 +33,11 @@ def _data(comparison: Comparison) -> list[str]:
         if "text/replies" in run.metrics
     }
     counted = f"; generated replies to {_span(replies)} of them" if replies - {len(test.keys)} else ""
+    templates = {cell.template for cell in comparison.cells}
+    prompts = f" Prompt template: {templates.pop()}." if len(templates) == 1 else ""
+    decisions = f"{len(test.keys):,} decisions of {test.dialogues:,} dialogues{trees}{counted}"
     return [
-        f"Test set {test.identity[:8]}: {len(test.keys):,} decisions of {test.dialogues:,} dialogues{trees}{counted}.",
+        f"Test set {test.identity[:8]}: {decisions}.{prompts}",
         *_sampling(comparison),
     ]
 
@@ -80,7 +84,8 @@ def _tests(comparison: Comparison) -> list[str]:
     differences = {key: one.difference for key, one in comparison.estimates.items() if one.difference}
     if not differences:
         return []
-    baselines = list(dict.fromkeys(one.baseline for one in differences.values()))
+    names = short_names(comparison.cells)
+    baselines = list(dict.fromkeys(names[one.baseline] for one in differences.values()))
     tested = [one for one in differences.values() if not math.isnan(one.p)]
     found = [f"Below a value, or in a table of their own: differences to {', '.join(baselines)}."]
     if tested:

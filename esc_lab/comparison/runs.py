@@ -119,6 +119,12 @@ def cells_of(runs: Sequence[Run]) -> list[Cell]:
     ]
 
 
+def short_names(cells: Sequence[Cell]) -> dict[str, str]:
+    """What readers are told of each cell, by its name: the same without the prompt template, if all have one."""
+    short = len({cell.template for cell in cells}) == 1
+    return {cell.name: f"{cell.model} {cell.method}" if short else cell.name for cell in cells}
+
+
 def _run_directories(directory: Path) -> list[Path]:
     if (directory / MANIFEST).exists():
         return [path for job in _jobs(directory) for path in _run_directories(job)]

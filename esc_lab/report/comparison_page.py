@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.notes import notes_of
 from esc_lab.comparison.record import record
 from esc_lab.comparison.result import Comparison
@@ -21,7 +21,7 @@ from esc_lab.report.dialogue_browser import browser_data, link
 from esc_lab.report.inline_figures import inline_svg
 from esc_lab.report.metric_meanings import meaning
 from esc_lab.report.page import page, read
-from esc_lab.report.reproduction import behind, commands, differing, versions
+from esc_lab.report.reproduction import Command, behind, commands, differing, versions
 from esc_lab.report.summary import summary, title_of
 
 _OPEN = 4  # figures of a kind that are shown without being asked for
@@ -155,22 +155,13 @@ def _browser(browser: dict[str, Any] | None) -> str:
             "evaluate again to have it."
         )
     if browser["left_out"]:
-        told.append(f"Not shown here, for size: {', '.join(browser['left_out'])}.")
+        told.append(f"Not shown here, for size: {_few(browser['left_out'])}.")
     return "".join(f'<p class="soft">{escape(text)}</p>' for text in told) + _BROWSER
 
 
 def _reproduce(comparison: Comparison, directory: Path) -> str:
-    parts = []
     found, without = commands(comparison.cells)
-    for command in found:
-        place = f"{_places(command.directory, directory)}, for {_few(command.runs)}"
-        parts.append(
-            f'<li><div class="command"><code tabindex="0">{escape(command.line)}</code>'
-            f'<button type="button" class="copy">Copy</button></div>'
-            f'<p class="soft">{escape(place)}</p></li>'
-        )
-    if found:
-        parts = [f'<h3>Commands</h3><ol class="commands">{"".join(parts)}</ol>']
+    parts = [f"<h3>Commands</h3>{_commands(found, directory)}"] if found else []
     if without:
         parts.append(f'<p class="soft">No command is on record of {escape(_few(without))}.</p>')
     test = comparison.test
@@ -190,13 +181,28 @@ def _reproduce(comparison: Comparison, directory: Path) -> str:
     return "".join(parts) + _trees(comparison, directory)
 
 
+def _commands(commands: Sequence[Command], directory: Path) -> str:
+    parts = []
+    for command in commands:
+        jobs = f"<details><summary>its {len(command.jobs)} jobs</summary>{_commands(command.jobs, directory)}</details>"
+        place = f"{_places(command.directory, directory)}, for {_few(command.runs)}"
+        parts.append(
+            f'<li><div class="command"><code tabindex="0">{escape(command.line)}</code>'
+            f'<button type="button" class="copy">Copy</button></div>'
+            f'<p class="soft">{escape(place)}</p>{jobs if command.jobs else ""}</li>'
+        )
+    return f'<ol class="commands">{"".join(parts)}</ol>'
+
+
 def _trees(comparison: Comparison, directory: Path) -> str:
     runs = [run for cell in comparison.cells for run in cell.runs]
     folders = dict.fromkeys(place / "trees" for run in runs for place in behind(run))
-    pages = [page for folder in folders for page in sorted(folder.glob("*.html"))]
-    if not pages:
+    # Each once: runs that share a search have a copy each.
+    by_content = {file_fingerprint(tree): tree for folder in folders for tree in folder.glob("*.html")}
+    if not by_content:
         return ""
-    links = "".join(f'<li><a href="{escape(link(one, directory))}">{escape(one.stem)}</a></li>' for one in pages)
+    found = sorted(by_content.values(), key=lambda tree: tree.stem)
+    links = "".join(f'<li><a href="{escape(link(one, directory))}">{escape(one.stem)}</a></li>' for one in found)
     return f'<h3>Search trees that the training data came from</h3><ul class="links">{links}</ul>'
 
 
@@ -250,6 +256,7 @@ _BROWSER = """<form class="filters" id="filters" role="search" aria-label="Filte
 <label>Outcome <select id="by-outcome"></select></label>
 <label>Problem <select id="by-problem"></select></label>
 <label class="check"><input type="checkbox" id="by-disagreement"> Runs disagree</label>
+<label class="check"><input type="checkbox" id="by-replies"> With replies</label>
 <button type="reset">Clear</button>
 </form>
 <p class="soft" id="browser-keys">Arrow keys or j and k: next and previous, while the focus is in this section. The

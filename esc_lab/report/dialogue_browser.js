@@ -21,11 +21,15 @@ function choice(number, decision) {
 const choices = runs.map((_, number) => decisions.map((_, decision) => choice(number, decision)));
 const right = (number, decision) => choices[number][decision] === null ? null
   : decisions[decision][2].includes(choices[number][decision]);
+// How many runs wrote a reply at each decision. Often only some decisions have any, and one with many is shown first.
+const replied = decisions.map((_, decision) => runs.filter((run, number) => rowsOf[number][decision]
+  .some((row) => entry(run, "reply", row) !== null)).length);
 const saidBy = (turn) => typeof turn[1] === "number" ? texts[turn[1]] : turn[1];
 const nameOf = (number) => number === null ? "nothing" : labels[number] ?? "(none named)";
 const percent = (thousandths) => thousandths > 0 && thousandths < 10 ? "< 1 %" : `${Math.round(thousandths / 10)} %`;
 
-let matches = decisions.map((_, number) => number), chosenDecision = 0, firstShown = 0;
+let matches = decisions.map((_, number) => number), firstShown = 0;
+let chosenDecision = replied.indexOf(Math.max(...replied));
 
 function tagOf(strategy, parent) {
   const known = strategy !== null && strategy >= 0;
@@ -55,6 +59,7 @@ function filter() {
     option.textContent = run === null && runs.length > 1 ? `${option.value} in all runs` : option.value;
   }
   const outcome = at("by-outcome").value, problem = at("by-problem").value, split = at("by-disagreement").checked;
+  const said = at("by-replies").checked;
   const asked = run === null ? runs.map((_, number) => number) : [run];
   matches = decisions.flatMap(([dialogue, , golds], decision) => {
     if (gold !== null && !golds.includes(gold)) return [];
@@ -62,6 +67,7 @@ function filter() {
     if (problem && dialogues[dialogue].problem !== problem) return [];
     if (outcome && !asked.every((one) => right(one, decision) === (outcome === "right"))) return [];
     if (split && new Set(runs.map((_, one) => choices[one][decision])).size < 2) return [];
+    if (said && !replied[decision]) return [];
     return words && !holds(decision, words) ? [] : [decision];
   });
   firstShown = 0;
@@ -280,6 +286,7 @@ if (decisions.length) {
   const all = runs.length > 1 ? " in all runs" : "";
   options("by-outcome", [["", "any"], ...["right", "wrong"].map((one) => [one, one + all])]);
   options("by-problem", [["", "any"], ...problems.map((name) => [name, name])]);
+  at("by-replies").closest("label").hidden = new Set(replied.map(Boolean)).size < 2;
   let waiting = 0;
   at("find").oninput = () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); };
   at("filters").onchange = (event) => { if (event.target.id !== "find") filter(); };
@@ -294,6 +301,7 @@ if (decisions.length) {
     tagOf(strategy, item);
     item.append(name);
   });
+  reveal();
   showList();
   if (!follow()) showDecision();
 }

@@ -10,7 +10,8 @@ from typing import Any
 
 from esc_lab.artifacts import read_yaml
 from esc_lab.comparison.methods import read_config
-from esc_lab.comparison.runs import Cell, Run
+from esc_lab.comparison.runs import Cell, Run, short_names
+from esc_lab.multirun import words_of
 
 # Where a run wrote to and what it logged to: not what it did.
 _ASIDE = ("run_dir", "output_root", "cache_dir", "resume", "logger", "compare")
@@ -18,17 +19,17 @@ _ASIDE = ("run_dir", "output_root", "cache_dir", "resume", "logger", "compare")
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, the directory that it made, and the runs that came of it."""
+    """A command line, the directory that it made, the runs that came of it, and of a multirun those of its jobs."""
 
     line: str
     directory: Path
     runs: tuple[str, ...]
+    jobs: tuple[Command, ...] = ()
 
 
 def run_names(cells: Sequence[Cell]) -> dict[Path, str]:
     """What a page calls each run, by directory: its cell, with the seed where the cell has several."""
-    short = len({cell.template for cell in cells}) == 1
-    names = {cell.name: f"{cell.model} {cell.method}" if short else cell.name for cell in cells}
+    names = short_names(cells)
     return {
         run.directory: f"{names[cell.name]}, seed {run.method.seed}" if len(cell.runs) > 1 else names[cell.name]
         for cell in cells
@@ -52,7 +53,7 @@ def behind(run: Run) -> list[Path]:
 def commands(cells: Sequence[Cell]) -> tuple[list[Command], list[str]]:
     """The commands behind the runs, in the order in which to run them, and the names of runs that have none on record.
 
-    A step of a pipeline has its pipeline's command.
+    A step of a pipeline has its pipeline's command, and several jobs of a multirun stand under the multirun's.
     """
     lines: dict[Path, str] = {}
     runs: dict[Path, dict[str, None]] = {}
@@ -60,32 +61,49 @@ def commands(cells: Sequence[Cell]) -> tuple[list[Command], list[str]]:
     for cell in cells:
         for run in cell.runs:
             name = names[run.directory]
-            found = [one for directory in behind(run) if (one := _command(directory))]
-            for directory, line in found:
+            known = [one for directory in behind(run) if (one := _command(directory))]
+            for directory, line in known:
                 lines[directory] = line
                 runs.setdefault(directory, {})[name] = None
-            if not found:
+            if not known:
                 without.append(name)
-    return [Command(line, directory, tuple(runs[directory])) for directory, line in lines.items()], without
+    found = [Command(line, directory, tuple(runs[directory])) for directory, line in lines.items()]
+    return list(_by_multirun(found)), without
+
+
+def _by_multirun(commands: Sequence[Command]) -> Iterator[Command]:
+    by_directory: dict[Path, list[Command]] = {}
+    for one in commands:
+        by_directory.setdefault(one.directory.absolute().parent, []).append(one)
+    for directory, jobs in by_directory.items():
+        words = words_of(directory)
+        if words is None or len(jobs) < 2:
+            yield from jobs
+        else:
+            names = dict.fromkeys(name for job in jobs for name in job.runs)
+            yield Command(shlex.join(["python", "run.py", "-m", *words]), directory, tuple(names), tuple(jobs))
 
 
 def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
-    """Settings in which runs differ: names of the runs, and by dotted name of the setting their values.
+    """Settings in which cells differ: names of the cells, and by dotted name of the setting their values.
 
-    Of an evaluation also those of the training behind it, named `training: ...`. A setting differs if runs that have
-    it do; the value of those that lack it is empty.
+    Of an evaluation also those of the training behind it, named `training: ...`. A setting differs if cells that have
+    it do; the value of those that lack it is empty. If the runs of a cell differ in it, it has all their values.
     """
-    names = run_names(cells)
-    settings = []
+    settings: list[dict[str, dict[str, None]]] = []
     for cell in cells:
+        settings.append({})
         for run in cell.runs:
             found = dict(_flat(run.config))
             if run.method.training and run.method.training != run.directory:
                 found |= {f"training: {key}": value for key, value in _flat(_config(run.method.training))}
-            settings.append({key: value for key, value in found.items() if not _aside(key)})
-    keys = dict.fromkeys(key for one in settings for key in one)
-    differ = [key for key in keys if len({one[key] for one in settings if key in one}) > 1]
-    return list(names.values()), {key: [one.get(key, "") for one in settings] for key in differ}
+            for key, value in found.items():
+                if not _aside(key):
+                    settings[-1].setdefault(key, {})[value] = None
+    values = [{key: ", ".join(several) for key, several in one.items()} for one in settings]
+    keys = dict.fromkeys(key for one in values for key in one)
+    differ = [key for key in keys if len({one[key] for one in values if key in one}) > 1]
+    return list(short_names(cells).values()), {key: [one.get(key, "") for one in values] for key in differ}
 
 
 def versions(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from esc_lab import multirun
 from esc_lab.comparison.drawings import draw
 from esc_lab.comparison.notes import notes_of
 from esc_lab.comparison.result import compared
@@ -169,6 +172,19 @@ def test_a_decision_shows_context_gold_and_every_run(show, path, runs):
         assert widths == pytest.approx([100 * row["distribution"][name] for name in NAMES], abs=0.051)
 
 
+def test_a_decision_with_replies_is_shown_first(show, tmp_path):
+    rows = [
+        replace(row, reply=row.reply if number in (5, 9) else None)
+        for number, row in enumerate(predicted(DIALOGUES, 0.5, 1))
+    ]
+    run = evaluated(tmp_path / "base", DIALOGUES, rows)
+    page = show(write_comparison_page(compared([run], draws=20), [], tmp_path / "report.html"))
+    assert page.locator("#decision .reply").inner_text() == rows[5].reply
+    assert page.locator("#list [aria-current]").evaluate("one => one.dataset.decision") == "5"
+    page.check("#by-replies")
+    assert page.locator("#list li").count() == 2
+
+
 def test_filters_leave_the_decisions_that_are_so(show, path, runs):
     page = show(path)
     rows = [lines(directory) for directory in runs]
@@ -176,6 +192,7 @@ def test_filters_leave_the_decisions_that_are_so(show, path, runs):
     one = [row["gold"] == ["Question"] for row in rows[0]]
     wrong = [chosen(row) not in row["gold"] for row in rows[3]]
     split = [len({chosen(row) for row in of}) > 1 for of in zip(*rows, strict=True)]
+    assert not page.locator("#by-replies").is_visible()  # all have some
 
     def count() -> int:
         return int(re.match(r"[\d,]+", page.locator("#count").inner_text())[0])
@@ -286,22 +303,38 @@ def test_commands_settings_and_versions(show, path, comparison, runs):
     evaluation = next(n for n, line in enumerate(commands) if "stage=evaluate" in line and "train_tiny_cso_2" in line)
     assert training < evaluation
     settings = page.get_by_role("region", name="Settings that differ").locator("tbody th")
-    assert settings.all_inner_texts() == ["seed", "checkpoint", "training: stage", "training: seed"]
+    assert settings.all_inner_texts() == ["checkpoint", "training: stage"]  # every cell has the same seeds
+    heads = page.get_by_role("region", name="Settings that differ").locator("thead th").all_inner_texts()
+    assert heads == ["setting", "tiny base", "tiny SFT", "tiny CSO"]
     assert comparison.test.identity in page.locator("#reproduce").inner_text()
     assert "0" * 12 in page.locator("#reproduce").inner_text()
     page.locator(".copy").first.click()
     assert page.locator(".copy").first.inner_text() in ("Copied", "Marked")
 
 
+def test_jobs_of_a_multirun_stand_under_its_command(show, tmp_path):
+    found = compared(write_runs(tmp_path, DIALOGUES[:4], seeds=(1, 2)), draws=20)
+    words = ["stage=evaluate", "model=tiny,other", "seed=1,2", "data.limit={test: 3}"]
+    multirun.begin(tmp_path, [*words, "resume=auto", "hydra.launcher.n_jobs=2"])
+    page = show(write_comparison_page(found, [], tmp_path / "compare" / "report.html"))
+    commands = page.locator(".commands code")
+    assert shlex.split(commands.first.inner_text()) == ["python", "run.py", "-m", *words]
+    assert commands.count() == 11
+    assert not commands.nth(1).is_visible()
+    page.get_by_text("its 10 jobs").click()
+    assert commands.nth(1).is_visible()
+
+
 def test_a_pipelines_steps_share_its_command_and_link_to_its_trees(show, tmp_path):
     root = tmp_path / "a run"
-    (root / "search" / "trees").mkdir(parents=True)
-    (root / "search" / "trees" / f"{DIALOGUES[0].id}.html").write_text("tree")
+    for place in (root, tmp_path / "another that reused the search"):
+        (place / "search" / "trees").mkdir(parents=True)
+        (place / "search" / "trees" / f"{DIALOGUES[0].id}.html").write_text("tree")
     training = write_training(root / "sft", "sft", data__path=str(root / "search" / "esc_pro"))
     rows = predicted(DIALOGUES, 0.5, 1)
     rows[1].sra = {"paper/name": {"sra": 0.01, "control": 0.02, "relative": 1.5}}
     steps = [
-        evaluated(root / "evaluate_base", DIALOGUES, rows),
+        evaluated(root / "evaluate_base", DIALOGUES, rows, data__path=str(place / "search" / "esc_pro")),
         evaluated(root / "evaluate_sft", DIALOGUES, rows, checkpoint=str(training)),
     ]
     (steps[1] / "heat_map_1.html").write_text("attention")
