@@ -88,7 +88,8 @@ def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
     """Settings in which cells differ: names of the cells, and by dotted name of the setting their values.
 
     Of an evaluation also those of the training behind it, named `training: ...`. A setting differs if cells that have
-    it do; the value of those that lack it is empty. If the runs of a cell differ in it, it has all their values.
+    it do; the value of those that lack it is empty. If the runs of a cell differ in it, it has all their values, of
+    paths their number.
     """
     settings: list[dict[str, dict[str, None]]] = []
     for cell in cells:
@@ -100,10 +101,16 @@ def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
             for key, value in found.items():
                 if not _aside(key):
                     settings[-1].setdefault(key, {})[value] = None
-    values = [{key: ", ".join(several) for key, several in one.items()} for one in settings]
+    values = [{key: _together(list(several)) for key, several in one.items()} for one in settings]
     keys = dict.fromkeys(key for one in values for key in one)
     differ = [key for key in keys if len({one[key] for one in values if key in one}) > 1]
     return list(short_names(cells).values()), {key: [one.get(key, "") for one in values] for key in differ}
+
+
+def _together(values: Sequence[str]) -> str:
+    if len(values) > 1 and all(Path(value).is_absolute() for value in values):
+        return f"one for each of {len(values)} seeds"
+    return ", ".join(values)
 
 
 def versions(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:

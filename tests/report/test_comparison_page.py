@@ -308,8 +308,9 @@ def test_commands_settings_and_versions(show, path, comparison, runs):
     assert heads == ["setting", "tiny base", "tiny SFT", "tiny CSO"]
     assert comparison.test.identity in page.locator("#reproduce").inner_text()
     assert "0" * 12 in page.locator("#reproduce").inner_text()
+    assert "one for each of 2 seeds" in page.get_by_role("region", name="Settings that differ").inner_text()
     page.locator(".copy").first.click()
-    assert page.locator(".copy").first.inner_text() in ("Copied", "Marked")
+    page.locator(".copy").first.filter(has_text=re.compile("Copied|Marked")).wait_for()
 
 
 def test_jobs_of_a_multirun_stand_under_its_command(show, tmp_path):
