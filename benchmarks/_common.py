@@ -6,7 +6,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from esc_lab.config import DataConfig, ModelConfig, TemplateConfig
+from esc_lab.config import DataConfig, TemplateConfig
+from esc_lab.config_model import ModelConfig
 from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import ESCDataModule, read_splits
 from esc_lab.models.load import LoadedModel, load_model

@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))  # the endpoint is the tests'
 
-from esc_lab.config_search import AXES
+from esc_lab.config_search import AXES, ROLES
 from esc_lab.corpora import read_dialogues, sample_path
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing
@@ -26,7 +26,7 @@ from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import Answer, Client, Request
 from esc_lab.search.role_prompts import Axis, Case
-from esc_lab.search.roles import ROLES, Roles, RoleSettings
+from esc_lab.search.roles import Roles, RoleSettings
 from esc_lab.search.seed_dialogue import seed_dialogue
 from esc_lab.search.settings import SearchSettings
 from esc_lab.strategies import INVENTORIES

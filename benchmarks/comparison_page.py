@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from playwright.sync_api import Browser, sync_playwright
 
-from esc_lab.comparison import compared
 from esc_lab.comparison.drawings import draw
 from esc_lab.comparison.notes import notes_of
+from esc_lab.comparison.result import compared
 from esc_lab.comparison.table import table_of
 from esc_lab.report.comparison_page import write_comparison_page
 from tests.report.runs import made_dialogues, write_runs

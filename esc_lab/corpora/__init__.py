@@ -71,6 +71,9 @@ def read_dialogues(
     for file in published_split(path).values() if path.is_dir() else [path]:
         records = read_records(file)
         reading = Reading(report, inventory=inventory, mapping=mapping)
+        if format not in ("auto", "jsonl") and str(records[0].data.get("format")).startswith("esc-lab/"):
+            fix = "read it as jsonl (data=jsonl)"
+            raise UserError(f"not {format}, but esc-lab's own format", where=records[0].where, fix=fix)
         found = _READERS[_detected(records[0]) if format == "auto" else format](records, reading)
         reading.finish()
         if not found:

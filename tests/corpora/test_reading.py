@@ -315,6 +315,12 @@ def test_broken_files(tmp_path: Path, content: bytes, message: str) -> None:
         read_dialogues(path)
 
 
+def test_a_file_of_its_own_format_is_not_read_as_another(tmp_path: Path) -> None:
+    path = save(tmp_path / "corpus", own())
+    with pytest.raises(UserError, match="esc-lab's own format"):
+        read_dialogues(path, "esc_pro")
+
+
 def test_missing_file_format_inventory_and_mapping(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         read_dialogues(tmp_path / "corpus")
