@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from esc_lab.corpora import write_dialogues
 from esc_lab.cso import CSOModule
 from esc_lab.sft import SFTModule
 from esc_lab.stages.resume import LAST, steps_done
@@ -24,11 +25,18 @@ from esc_lab.training import TrainingModule
 from tests.conftest import CACHE, ROOT
 from tests.e2e.conftest import SEARCH, Outcome, execute
 
+SHORT = CACHE / "tests" / "short.jsonl"
 # Three steps an epoch, with all that has a state: dropout, Adam's moments, a schedule.
 WORDS = (
     "stage=sft", "adapter.dropout=0.3", "optimizer.lr=0.02", "data.step_dialogues=2", "trainer.save_every=1",
-    "data.limit={train: 6, val: 2, test: 1}",
+    "data=jsonl", f"data.path={SHORT}", "data.limit={train: 6, val: 2, test: 1}",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_dialogues(sample_dialogues) -> None:
+    """The beginnings of the sample's dialogues: many trainings here, of which only the steps matter."""
+    write_dialogues([replace(one, turns=one.turns[:6]) for one in sample_dialogues], SHORT)
 
 
 @dataclass
@@ -139,11 +147,11 @@ def test_resumed_training_is_the_uninterrupted_one(watch, tmp_path, case):
 
 
 def test_best_weights_and_patience_survive(watch, tmp_path):
-    """The second validation is the best; training stops when three more have not been better."""
+    """The third validation is the best; training stops when three more have not been better."""
     rate = ("optimizer.lr=10", "scheduler.name=constant", "scheduler.warmup=0")
     words = ("trainer.max_epochs=9", "trainer.patience=3", *rate)
     whole = run(tmp_path / "whole", *words)
-    assert whole.metrics["train/steps"] == 15
+    assert whole.metrics["train/steps"] == 18
     expected = watch.take()
     first = stopped(watch, 10, crash, tmp_path / "parts", *words)
     best = (first.path / "checkpoints" / "best.ckpt").read_bytes()
@@ -282,7 +290,7 @@ def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path):
     command = [
         sys.executable, "run.py", *(word for word in WORDS if "optimizer" not in word), *TOO_FAST,
         "model=tiny_llama", "logger=none", "reuse=false", f"output_root={tmp_path}", f"cache_dir={CACHE}",
-        "data.row_tokens=1400",
+        "data.row_tokens=600",
         "trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
