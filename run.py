@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from esc_lab import config, multirun
-from esc_lab.command_line import CONF, check, multirun_jobs, one_line, tell_own_sweep
+from esc_lab.command_line import CONF, check, lacks_stage, multirun_jobs, one_line, tell_own_sweep
 from esc_lab.errors import UserError, nearest
 from esc_lab.help import help_text
 from esc_lab.stages.record import recorded
@@ -159,6 +159,10 @@ def _run(options: argparse.Namespace, unknown: list[str]) -> int:
     # Lightning starts further processes of a run with the configuration that the first one has checked.
     checked = options.config_path or options.config_name
     if not (checked or options.hydra_help or options.shell_completion or options.experimental_rerun):
+        if multirun and options.overrides and lacks_stage(options.overrides):
+            print("no stage named: every job is a pipeline (stage=pipeline)", file=sys.stderr)
+            options.overrides.append("stage=pipeline")
+            sys.argv.append("stage=pipeline")
         first = check(options.overrides, multirun=multirun)
         if multirun and not options.cfg:
             return _multirun(options.overrides, first)

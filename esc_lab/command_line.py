@@ -53,6 +53,20 @@ def groups() -> dict[str, list[str]]:
     return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
 
 
+def lacks_stage(words: list[str]) -> bool:
+    """Whether neither the overrides nor the experiment among them say which stage to run."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = _parsed(words, "command line")
+        chosen = [str(one.input_line) for one in overrides if one.key_or_group in ("stage", "experiment")]
+        if any(one.key_or_group == "stage" for one in overrides):
+            return False
+        try:
+            compose("config", chosen)
+        except (HydraException, OmegaConfBaseException) as error:
+            return _compose_message(error) == _NO_STAGE
+        return False
+
+
 def check(words: list[str], *, multirun: bool = False) -> list[str]:
     """Compose every value that the overrides name and report what is wrong with it.
 
