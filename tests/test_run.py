@@ -77,7 +77,7 @@ def test_printing_the_configuration_imports_nothing_heavy_and_writes_nothing(tmp
     [
         ([], 1, "error: no stage chosen: add stage=STAGE"),
         (["-m"], 1, "no stage chosen"),
-        (["-m", "seed=1,2", "objective.beta=x"], 1, "every job is a pipeline (stage=pipeline)\nerror: Error merging override objective.beta=x"),
+        (["-m", "seed=1,2", "objective.beta=x"], 1, "(stage=pipeline)\nerror: Error merging override objective.beta=x"),
         (["stage=sft", "+trainer.max_epoch=2", "--cfg", "job"], 1, "did you mean 'trainer.max_epochs'?"),
         (["--help"], 0, "Commands to copy"),
         (["--help", "optimizer"], 0, "peak learning rate"),
