@@ -82,7 +82,10 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
     settings.run_dir = str(directory)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if settings.trainer.devices not in ("auto", "1"):
-            return multirun.run_apart(Path(__file__), HydraConfig.get().overrides.task, directory)
+            words = HydraConfig.get().overrides.task
+            if settings.stage not in config.RESUMED:
+                words = [word for word in words if not word.startswith("resume=")]
+            return multirun.run_apart(Path(__file__), words, directory)
         settings.trainer.devices = "1"
     return recorded(settings)
 
@@ -132,18 +135,22 @@ def _multirun(words: list[str], first: list[str]) -> int:
         names = ",".join(f"'{name}'" for name in ("output_root", "cache_dir", "resume", *common))
         sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{names}]")
     multirun.begin(directory, words)
-    died = None
+    gave_up: Exception | None = None
     try:
         job()
-    except BrokenProcessPool as error:
-        died = error
+    except Exception as error:  # of the launcher: a job's own are in the manifest
+        gave_up = error
     found = multirun.jobs(directory)
     multirun.print_jobs(found, planned, cfg.optimize_metric)
     failed = sum(job.status not in multirun.DONE for job in found)
     total = max(len(found), len(planned))
     print(f"{failed} of {total} jobs failed; {directory / multirun.MANIFEST} lists them all", file=sys.stderr)
-    if died:
-        raise UserError("a job's process died: killed, or out of memory", fix="resume=auto runs what is missing")
+    fix = "resume=auto runs what is missing"
+    if isinstance(gave_up, BrokenProcessPool):
+        raise UserError("a job's process died: killed, or out of memory", fix=fix)
+    if gave_up:
+        told = UserError(f"the launcher gave up: {type(gave_up).__name__}: {one_line(gave_up)}", fix=fix)
+        raise told if isinstance(gave_up, RuntimeError) else gave_up
     return int(failed > 0)
 
 

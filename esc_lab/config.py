@@ -39,6 +39,7 @@ STAGES: Mapping[str, str] = {
 }
 
 TRAININGS = ("sft", "cso", "classifier")
+RESUMED = (*TRAININGS, "pipeline", "search", "judge")  # stages that can go on where an earlier run of them ended
 
 SPLITS = ("train", "val", "test")
 

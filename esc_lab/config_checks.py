@@ -15,10 +15,10 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
-from esc_lab.config import SPLITS, TRAININGS, Key, keys
+from esc_lab.config import RESUMED, SPLITS, Key, keys
 from esc_lab.config_evaluate import TEMPLATES
 from esc_lab.config_item import ANY
-from esc_lab.config_role_checks import judge_problems, role_problems
+from esc_lab.config_role_checks import judge_problems, role_problems, url_problems
 from esc_lab.config_search import ROLES
 from esc_lab.errors import nearest
 from esc_lab.strategies import INVENTORIES
@@ -96,7 +96,7 @@ def _value_problems(key: Key, value: Any) -> list[str]:
 
 def _combined(cfg: DictConfig) -> list[str]:
     """Problems that need more than one key to see, or a look at the disk."""
-    found = []
+    found = url_problems(cfg)
     stage = OmegaConf.select(cfg, "stage")
     if stage == "compare" and not cfg.compare.runs and not cfg.compare.wandb:
         fix = "Fix: add compare.runs=[outputs/...,outputs/...], or compare.wandb=entity/project"
@@ -243,7 +243,7 @@ def _classifier_problems(cfg: DictConfig) -> list[str]:
 
 def _resume_problems(cfg: DictConfig) -> list[str]:
     found = []
-    if cfg.stage not in (*TRAININGS, "pipeline", "search", "judge"):
+    if cfg.stage not in RESUMED:
         found.append(f"resume={cfg.resume}: stage={cfg.stage} trains nothing. Fix: leave it out")
     if cfg.trainer.fast_dev_run:
         found.append(f"resume={cfg.resume}: a dry run goes on from nothing. Fix: trainer.fast_dev_run=false")

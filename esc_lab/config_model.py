@@ -9,6 +9,8 @@ from omegaconf import MISSING
 
 from esc_lab.config_item import COUNT, item
 
+BASE_FILE = "base_model.json"  # beside trained weights: the model that they were trained from
+
 
 @dataclass
 class ModelConfig:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from esc_lab.config_search import ROLES
+
 
 def role_problems(cfg: DictConfig, roles: Sequence[str]) -> list[str]:
     """Problems of these roles; the judge is among them."""
@@ -24,10 +26,6 @@ def role_problems(cfg: DictConfig, roles: Sequence[str]) -> list[str]:
         played = cfg.llm[role]
         if played.client == "local" and played.model and not os.path.exists(Path(played.model) / "config.json"):
             found.append(f"llm.{role}.model={played.model}: no model directory (it has no config.json)")
-    for name in ("openai", *roles):
-        if "@" in (cfg.llm[name].base_url or ""):
-            fix = "export OPENAI_BASE_URL=... with it instead"
-            found.append(f"llm.{name}.base_url: a user and password in it would come into config.yaml. Fix: {fix}")
     axes = cfg.llm.judge.axes
     if not axes or any(set(axis) != {"weight", "rubric"} for axis in axes.values()):
         found.append("llm.judge.axes: each axis needs weight and rubric, such as {empathy: {weight: 1, rubric: ...}}")
@@ -35,6 +33,20 @@ def role_problems(cfg: DictConfig, roles: Sequence[str]) -> list[str]:
         weights = ", ".join(f"{name} {axis.weight:g}" for name, axis in axes.items())
         fix = "Fix: change them; `~llm.judge.axes.NAME` drops one"
         found.append(f"llm.judge.axes: the weights are {weights}; they have to sum to 1. {fix}")
+    return found
+
+
+def url_problems(cfg: DictConfig) -> list[str]:
+    """URLs of endpoints that would bring a secret into the record of a run, whatever its stage."""
+    found = []
+    for name in ("openai", *ROLES):
+        url = cfg.llm[name].base_url or ""
+        if "@" in url:
+            fix = "export OPENAI_BASE_URL=... with it instead"
+            found.append(f"llm.{name}.base_url: a user and password in it would come into config.yaml. Fix: {fix}")
+        elif "?" in url or "#" in url:
+            fix = "give it as http(s)://host:port/v1, and the key in the variable llm.openai.key_variable"
+            found.append(f"llm.{name}.base_url: what follows ? or # may be a secret, and is never sent. Fix: {fix}")
     return found
 
 

@@ -63,14 +63,16 @@ def jobs(directory: Path) -> list[Job]:
     Raises:
         UserError: a line of the manifest is no record of a job.
     """
-    path, found = directory / MANIFEST, dict[str, Job]()
+    path, found = directory / MANIFEST, dict[tuple[str, ...], Job]()
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
         try:
             record = json.loads(line)
             place = Path(record["directory"])
             place = place if place.exists() else directory / place.name  # the multirun may have been moved
             known = {key: record[key] for key in ("error", "seconds", "metrics", "stages") if key in record}
-            found[place.name] = Job(record["job"], tuple(record["overrides"]), place, record["status"], **known)
+            words = tuple(record["overrides"])
+            key = tuple(sorted(_without_resume(words)))  # the words of a multirun may change places, and so its numbers
+            found[key] = Job(record["job"], words, place, record["status"], **known)
         except (ValueError, KeyError, TypeError) as error:
             fix = "mend the line, or name the run directories one by one"
             raise UserError("not the record of a job", where=f"{path}:{number}", fix=fix) from error

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+# Of what evaluations have in common whatever their run's seed: which decisions get a reply, which strategies prompts
+# name, the judge of adherence. Runs of different seeds could not be compared decision by decision otherwise.
+EVALUATION_SEED = 1
+
 
 def derive_seed(seed: int, *purpose: object) -> int:
     """A 63-bit seed that depends on the run's seed and the purpose alone.

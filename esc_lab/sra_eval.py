@@ -26,7 +26,7 @@ from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.predictions import Prediction
 from esc_lab.prompted_replies import MEASURABLE, PromptedReplies, PromptedReply
 from esc_lab.prompts import TEMPLATES
-from esc_lab.seeds import derive_seed
+from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.strategies import Inventory
 from esc_lab.tokens import ReplyTokens, TokenSequence, label_ids, pack_rows
 from esc_lab.tokens.encode import IntArray
@@ -136,7 +136,7 @@ class SRAEvaluationModule(pl.LightningModule):
             return [gold]
         names = sorted(self.inventory.names, key=lambda name: name != gold)
         if self.prompted == "random":
-            draw = np.random.default_rng(derive_seed(self.seed, "prompted", decision.dialogue.id, decision.turn))
+            draw = np.random.default_rng(derive_seed(EVALUATION_SEED, "prompted", decision.dialogue.id, decision.turn))
             share = draw.random(len(names))
             names = [name for name, own in zip(names, share, strict=True) if own < self.prompted_share] or [
                 names[int(share.argmin())]

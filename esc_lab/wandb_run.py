@@ -21,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from esc_lab.artifacts import read_yaml
 from esc_lab.comparison.methods import method_of
 from esc_lab.config import Config
+from esc_lab.environment import first_process
 from esc_lab.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,11 +52,6 @@ def current() -> Run | None:
     """The run of the stage that is running, if it has one."""
     opened = _CURRENT.get()
     return opened.run if opened else None
-
-
-def first_process() -> bool:
-    """Whether this is no further process of a training on several devices."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 @contextmanager

@@ -20,13 +20,19 @@ from esc_lab.strategies import INVENTORIES
 
 _SAMPLING = (*SAMPLING, "evaluate.generation.decisions")
 _REPLIES = (*_SAMPLING, "evaluate.replies")
+_PROMPTED = ("evaluate.prompted", "evaluate.prompted_share")  # where the template names the strategy
 # Settings on which metrics depend, by the beginnings of their names: runs that differ in them measured other things.
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "generated/": _SAMPLING,
     **{f"text/{name}": _SAMPLING for name in ("rouge", "bleu", "distinct", "reply", "self_distinct")},
-    "sra/": (*_REPLIES, "evaluate.sra.definition", "evaluate.sra.span"),
-    "adherence/": (*_REPLIES, "evaluate.classifier"),
+    "text/": _PROMPTED,
+    "sra/": (*_REPLIES, *_PROMPTED, "evaluate.sra.definition", "evaluate.sra.span"),
+    "adherence/": (*_REPLIES, *_PROMPTED, "evaluate.classifier"),
 }
+# Settings of the prompt in which runs may differ, if one knows it.
+_CONTEXT = ("prompt.eval.history_labels", "prompt.eval.situation", "evaluate.history_turns")
+# Settings that the test set depends on, for runs that left no predictions.
+_TEST_SET = ("evaluate.split", "evaluate.least_turns", "evaluate.score_opening", "data.merge", "data.limit")
 
 
 def chosen_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str]:
@@ -69,9 +75,15 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
         for metric in metrics:
             lacking = [run for run in cell.runs if metric not in run.metrics]
             if 0 < len(lacking) < len(cell.runs):
-                fix = "evaluate them as the other seeds were, or leave the metric out"
+                done = "judge" if metric.startswith("judge/") else "evaluate"
+                fix = f"{done} them as the other seeds were, or leave the metric out"
                 raise UserError(f"missing in {_named(lacking)}, but not in other seeds", where=metric, fix=fix)
     remarks: dict[str, None] = {}
+    for name in _CONTEXT:
+        values = {run: str(value) for run in runs for value in _setting(run, name)}
+        if len(set(values.values())) > 1 and not all(f" {name}=" in run.name for run in values):
+            told = "; ".join(f"{value} in {_named(members)}" for value, members in _inverted(values).items())
+            remarks |= {f"prompts differ in {name}: {told}": None}
     for prefix, settings in _SETTINGS.items():
         having = [run for run in runs if any(name.startswith(prefix) and name in run.metrics for name in metrics)]
         fix = f"evaluate them alike, or choose metrics without {prefix}..."
@@ -101,6 +113,7 @@ def load_predictions(runs: Sequence[Run], metrics: Sequence[str]) -> dict[Path, 
     )
     found = {run: predictions for run, predictions in zip(left, read, strict=True)}
     _same_test_set({run: one.test for run, one in found.items()})
+    _perhaps_same_test_set([run for run in runs if run.evaluation])
     for run, predictions in found.items():
         _check_recorded(run, predictions, metrics)
     test = next((one.test for one in found.values()), None)  # once in memory
@@ -110,12 +123,24 @@ def load_predictions(runs: Sequence[Run], metrics: Sequence[str]) -> dict[Path, 
 def _same_seeds(cells: Sequence[Cell]) -> None:
     """Trained cells must share their seeds. A model as it came may be evaluated once for all of them."""
     for evaluation in (True, False):
-        trained = [cell for cell in cells if cell.evaluation == evaluation and cell.runs[0].method.trained]
+        of_kind = [cell for cell in cells if cell.evaluation == evaluation]
+        trained = [cell for cell in of_kind if cell.runs[0].method.training]  # without it the seed is not known
         seeds = {cell.name: ", ".join(map(str, cell.seeds)) for cell in trained}
         if len(set(seeds.values())) > 1:
             told = "; ".join(f"{found}: {_listed(names)}" for found, names in _inverted(seeds).items())
             fix = "run the missing seeds, or name run directories with the same ones"
             raise UserError(f"cells with different seeds: {told}", where="seeds", fix=fix)
+
+
+def _perhaps_same_test_set(runs: Sequence[Run]) -> None:
+    """Without its predictions a run's test set is not known: what it was made by has to be as in the others."""
+    if all(run.predictions for run in runs):
+        return
+    fix = "compare runs with their predictions.jsonl, of one test set"
+    sizes = {run: f"{run.metrics['decisions']:g}" for run in runs if "decisions" in run.metrics}
+    _alike(sizes, "test sets differ in their decisions", fix)
+    for name in _TEST_SET:
+        _alike({run: str(value) for run in runs for value in _setting(run, name)}, f"test sets differ: {name}", fix)
 
 
 def _same_test_set(tests: Mapping[Run, TestSet]) -> None:

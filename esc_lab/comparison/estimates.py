@@ -18,8 +18,10 @@ from esc_lab.sra_study.replies import Interval, interval
 # How many observations a metric is computed from is a metric too.
 _COUNTS = {
     "strategy/": "strategy/n", "generated/": "generated/n", "text/perplexity": "decisions", "text/": "text/replies",
-    "sra/": "sra/n", "adherence/": "adherence/n", "judge/": "judge/n", "preference/": "preference/pairs",
+    "sra/": "sra/n", "adherence/": "adherence/n", "judge/overall": "judge/n", "judge/": "judge/pairs",
+    "preference/": "preference/pairs",
 }  # fmt: skip
+_BY_TOKENS = ("text/perplexity", "sra/sra", "sra/log_sra")  # tokens of two models are not the same
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class _Drawn:
         over = (*(["dialogues"] if self._by_dialogue(cell) else []), *(["seeds"] if len(cell.runs) > 1 else []))
         bounds = interval(np.concatenate([[values.mean()], self.draws[cell.name]]))
         difference = None
-        if baseline and baseline.name != cell.name and baseline.name in self.values and not is_count(self.metric):
+        alike = baseline and (baseline.model == cell.model or self.metric not in _BY_TOKENS)
+        if alike and baseline.name != cell.name and baseline.name in self.values and not is_count(self.metric):
             difference = self._difference(cell, baseline, primary)
         return Estimate(tuple(values.tolist()), bounds, _count(cell, self.metric), over, difference)
 

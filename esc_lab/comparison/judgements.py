@@ -91,7 +91,7 @@ def read_judgements(directory: Path) -> Judgements:
     try:
         record = json.loads((directory / "judge.json").read_text(encoding="utf-8"))
         overall: dict[str, dict[Key, float]] = {}
-        for line in (directory / "judgements.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in (directory / "judgements.jsonl").read_bytes().splitlines():
             one = json.loads(line)
             if one["kind"] == "rubric" and one["overall"] is not None:
                 overall.setdefault(one["run"], {})[one["dialogue"], one["turn"]] = float(one["overall"])
@@ -119,6 +119,8 @@ def with_judgements(runs: Sequence[Run], judgements: Judgements) -> tuple[list[R
     for run in runs:
         judged = judgements.of(run)
         more = {f"judge/{name}": one.value for name, one in judged.rates.items()} if judged else {}
+        if judged and judged.rates:
+            more["judge/pairs"] = float(judged.pairs)
         if judged and judged.overall:
             values = list(judged.overall.values())
             more |= {OVERALL: sum(values) / len(values), "judge/n": float(len(values))}

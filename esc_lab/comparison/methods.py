@@ -83,7 +83,8 @@ def method_of(directory: Path) -> Method:
         return Method(f"base{extra}", settings, config.get("seed", 0), None)
     found = _run_of(Path(config["checkpoint"]), directory)
     if found is None:
-        return Method(Path(config["checkpoint"]).name + extra, settings, config.get("seed", 0), None)
+        gone = {**settings, "checkpoint": str(config["checkpoint"])}
+        return Method(f"{Path(config['checkpoint']).name} (training gone){extra}", gone, config.get("seed", 0), None)
     name, trained = _training(found)
     return Method(name + extra, {**trained, **settings}, read_config(found).get("seed", 0), found)
 

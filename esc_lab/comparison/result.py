@@ -110,7 +110,14 @@ def compared(
         runs, more = with_judgements(runs, judgements)
         remarks = [*remarks, *more]
     names = chosen_metrics(runs, metrics)
+    measured = {name for run in runs for name in run.metrics}
+    if primary not in ("strategy/Q", *measured):
+        hint = nearest(primary, measured)
+        raise UserError(f"no run has the metric{hint}", where=f"compare.primary={primary}", fix="see metrics.json")
     cells = cells_of(runs)
+    if metrics is None and OVERALL in names and _judged_in_part(cells):
+        names.remove(OVERALL)
+        remarks.append(f"{OVERALL} is left out: some seeds of a cell were not judged")
     remarks += check_cells(cells, names)
     baselines = baselines_of(cells, baseline)
     predictions = load_predictions(runs, [name for name in names if name != OVERALL])
@@ -136,6 +143,10 @@ def compared(
         seed,
         judgements,
     )
+
+
+def _judged_in_part(cells: Sequence[Cell]) -> bool:
+    return any(0 < sum(OVERALL in run.metrics for run in cell.runs) < len(cell.runs) for cell in cells)
 
 
 def baselines_of(cells: Sequence[Cell], asked: str | None) -> dict[str, Cell]:

@@ -47,7 +47,7 @@ def read_replies(path: Path) -> dict[Key, WrittenReply]:
         UserError: a line is not a prediction.
     """
     found: dict[Key, WrittenReply] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
             foreign = row["prompted"] is not None and row["prompted"] not in row["gold"]

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.config_model import ModelConfig
+from esc_lab.config_model import BASE_FILE, ModelConfig
 from esc_lab.config_training import AdapterConfig
 from esc_lab.errors import UserError
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
@@ -21,7 +21,6 @@ from esc_lab.models.tree_attention import IMPLEMENTATION, check_tree_attention
 from esc_lab.tokens import ChatEncoder
 
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
-_BASE_FILE = "base_model.json"
 
 
 @dataclass(frozen=True)
@@ -142,15 +141,19 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
 
 def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Path:
     """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model."""
+    target = directory / ("adapter" if isinstance(loaded.model, PeftModel) else "model")
+    for old in target.glob("*"):  # other runs may share the files of an earlier one by links: none is written into
+        if old.is_file():
+            old.unlink()
     if isinstance(loaded.model, PeftModel):
-        target = directory / "adapter"
         # A frozen copy of the adapter may be there beside it, as the reference.
         loaded.model.save_pretrained(str(target), selected_adapters=["default"])
     else:
-        target = directory / "model"
         loaded.model.save_pretrained(str(target))
         loaded.encoder.tokenizer.save_pretrained(target)
-    write_atomic(target / _BASE_FILE, json.dumps(_identity(model), indent=2))
+    other = "model" if target.name == "adapter" else "adapter"
+    (directory / other / BASE_FILE).unlink(missing_ok=True)  # of an earlier run here: no checkpoint any more
+    write_atomic(target / BASE_FILE, json.dumps(_identity(model), indent=2))
     return target
 
 
@@ -170,8 +173,8 @@ def checkpoint_parts(model: ModelConfig, checkpoint: Path | None) -> tuple[Path 
         return None, None
     for kind in ("adapter", "model"):
         for candidate in (checkpoint / kind, checkpoint):
-            if (candidate / _BASE_FILE).exists() and candidate.name == kind:
-                base = json.loads((candidate / _BASE_FILE).read_text())
+            if (candidate / BASE_FILE).exists() and candidate.name == kind:
+                base = json.loads((candidate / BASE_FILE).read_text())
                 if base != _identity(model):
                     raise UserError(
                         f"it was trained from {base['name']} ({base['path']}), not from {model.name} ({model.path})",

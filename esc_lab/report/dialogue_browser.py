@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ class _Decisions:
         assert run.predictions is not None
         maps = _heat_maps(run, directory)
         found: dict[str, list[Any]] = {}
-        lines = run.predictions.read_text(encoding="utf-8").splitlines()
+        lines = run.predictions.read_bytes().splitlines()
         for row in map(json.loads, lines):
             for name, value in self._row(row, maps).items():
                 found.setdefault(name, []).append(value)
@@ -110,8 +111,10 @@ class _Decisions:
             self.rows.append([*key, [self.numbers[name] for name in row["gold"]], self._text(row["gold_reply"])])
             self.about[row["dialogue"]] = (row["problem"], row["emotion"])
         shares: Mapping[str, float] = row["distribution"]
+        if not all(map(math.isfinite, shares.values())):  # of a model that has diverged
+            shares = {}
         wrote, asked = row["reply"] is not None, row["prompted"]
-        sra = next(iter(row["sra"].values()))["sra"] if row.get("sra") else None
+        sra = next(iter(row["sra"].values()))["sra"] if row.get("sra") else math.nan
         return {
             "decision": self.decisions[key],
             "shares": [round(1000 * shares.get(name, 0)) for name in self.numbers] if shares else None,
@@ -121,9 +124,9 @@ class _Decisions:
             "judged": self._number(row.get("judged")),
             "reply": self._text(row["reply"]) if wrote else None,
             "adheres": row.get("adheres"),
-            "sra": sra if sra is None else float(f"{sra:.3g}"),
+            "sra": float(f"{sra:.3g}") if math.isfinite(sra) else None,
             "sample": row.get("sample") or None,
-            "map": maps.get((*key, asked or row["strategy"])) if sra is not None else None,
+            "map": maps.get((*key, asked or row["strategy"])) if row.get("sra") else None,
         }
 
     def _number(self, name: str | None) -> int | None:
@@ -175,7 +178,7 @@ def _heat_maps(run: Run, directory: Path) -> dict[tuple[str, int, str | None], s
     pages = sorted(run.directory.glob("heat_map_*.html"), key=lambda page: int(page.stem.rsplit("_", 1)[1]))
     if not pages or run.predictions is None:
         return {}
-    lines = map(json.loads, run.predictions.read_text(encoding="utf-8").splitlines())
+    lines = map(json.loads, run.predictions.read_bytes().splitlines())
     measured = [row for row in lines if row.get("sra")][: len(pages)]
     return {
         (row["dialogue"], row["turn"], row["prompted"] or row["strategy"]): link(page, directory)

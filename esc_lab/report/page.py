@@ -25,7 +25,7 @@ def page(title: str, main: str, data: Any, *, style: str, script: str, facts: Ma
         facts: names and values below the heading.
     """
     # Nothing in a script element is an entity, so `<` is written in JSON's own way: no text can end the element.
-    block = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    block = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     block = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", block)  # UTF-8 has no half characters
     items = [f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in (facts or {}).items()]
     shown = {"title": escape(title), "main": main, "data": block, "style": style, "script": script}

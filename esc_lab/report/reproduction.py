@@ -72,10 +72,12 @@ def commands(cells: Sequence[Cell]) -> tuple[list[Command], list[str]]:
 
 
 def _by_multirun(commands: Sequence[Command]) -> Iterator[Command]:
-    by_directory: dict[Path, list[Command]] = {}
+    """The jobs of a multirun together, at the place of the first of them; all others where they are."""
+    together: dict[Path, list[Command]] = {}
     for one in commands:
-        by_directory.setdefault(one.directory.absolute().parent, []).append(one)
-    for directory, jobs in by_directory.items():
+        parent = one.directory.absolute().parent
+        together.setdefault(one.directory if words_of(parent) is None else parent, []).append(one)
+    for directory, jobs in together.items():
         words = words_of(directory)
         if words is None or len(jobs) < 2:
             yield from jobs
@@ -133,8 +135,8 @@ def _command(directory: Path) -> tuple[Path, str] | None:
     for place in (directory, directory.absolute().parent):
         path = place / ".hydra" / "overrides.yaml"
         if path.exists():
-            overrides = read_yaml(path) or []
-            return place, shlex.join(["python", "run.py", *map(str, overrides)])
+            words = [word for word in map(str, read_yaml(path) or []) if word != "resume=auto"]
+            return place, shlex.join(["python", "run.py", *words])
     return None
 
 

@@ -26,6 +26,7 @@ from esc_lab.config import Config
 from esc_lab.corpora import ReadReport
 from esc_lab.cso_data import PreferenceSteps, preference_counts
 from esc_lab.datamodule import ESCDataModule, read_splits
+from esc_lab.environment import first_process
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
@@ -33,7 +34,7 @@ from esc_lab.negatives import NegativesReport, with_negatives
 from esc_lab.preference_split import PreferenceSettings
 from esc_lab.stages.resume import LAST
 from esc_lab.strategies import INVENTORIES
-from esc_lab.wandb_run import current, first_process
+from esc_lab.wandb_run import current
 
 log = logging.getLogger(__name__)
 

@@ -59,6 +59,7 @@ def stored_classifier(cfg: Config) -> Path:
         trainer=TrainerConfig(max_epochs=2),
         classifier=AUTO_CLASSIFIER,
         data=data,
+        seed=EVALUATION_SEED,
         logger=replace(cfg.logger, name="none"),
         checkpoint=None,
         init_from=None,
@@ -72,7 +73,7 @@ def stored_classifier(cfg: Config) -> Path:
         "classifier": asdict(training.classifier),
         "optimizer": asdict(training.optimizer),
         "epochs": training.trainer.max_epochs,
-        "seed": cfg.seed,
+        "seed": EVALUATION_SEED,
     }
 
     def build(directory: Path) -> None:

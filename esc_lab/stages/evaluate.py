@@ -22,7 +22,7 @@ from esc_lab.models.probe_check import check_probe
 from esc_lab.models.tree_attention import base_model
 from esc_lab.prompted_replies import MEASURABLE, PromptedReplies
 from esc_lab.report.tables import print_strategies
-from esc_lab.seeds import derive_seed
+from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.sra_eval import SRAEvaluationModule
 from esc_lab.stages.attention_files import write_attention
 from esc_lab.stages.build import build_data, build_trainer, data_metrics, prepare
@@ -110,7 +110,7 @@ def _module(
         samples=generation.samples,
         row_tokens=data.row_tokens,
         replies_together=generation.batch,
-        reply_for=_chosen(data, generation.decisions, cfg.seed),
+        reply_for=_chosen(data, generation.decisions),
         classifier=classifier,
         seed=cfg.seed,
     )
@@ -126,10 +126,10 @@ def _attention(cfg: Config, loaded: LoadedModel) -> StrategyRelevantAttention:
     )
 
 
-def _chosen(data: ESCDataModule, count: int | None, seed: int) -> frozenset[tuple[str, int]] | None:
-    """Which decisions get a reply: all, or a number of them drawn with the seed."""
+def _chosen(data: ESCDataModule, count: int | None) -> frozenset[tuple[str, int]] | None:
+    """Which decisions get a reply: all, or a number of them that is drawn alike in all runs."""
     if count is None:
         return None
     decisions = sorted((d.dialogue.id, d.turn) for group in data.decisions for d in group)
-    draw = random.Random(derive_seed(seed, "decisions to generate for"))
+    draw = random.Random(derive_seed(EVALUATION_SEED, "decisions to generate for"))
     return frozenset(draw.sample(decisions, min(count, len(decisions))))

@@ -104,6 +104,10 @@ def judge_inputs(cfg: Config) -> JudgeInputs:
     if not shared:
         fix = "evaluate all with the same seed and evaluate.generation.decisions"
         raise UserError("there is no decision to which every run wrote a reply", where="judge.runs", fix=fix)
+    fewest = min(len(one.replies) for one in judged)
+    if len(shared) < 0.5 * fewest:
+        told = f"only {len(shared)} decisions have a reply of every run, of {fewest} or more that each replied to"
+        remarks = [*remarks, f"{told}; their evaluations chose different ones"]
     dialogues = _dialogues(runs)
     for one in judged:
         check_context(dialogues, one.replies, str(one.run.directory))

@@ -102,7 +102,7 @@ def _evaluated(cfg: Config, label: str, directory: Path) -> tuple[str, Path]:
 def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
     """The measured replies of an evaluation, by the definition and span that are asked for."""
     measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
-    lines = (directory / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (directory / "predictions.jsonl").read_bytes().splitlines()
     replies = [
         MeasuredReply(
             run=label,

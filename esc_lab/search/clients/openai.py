@@ -228,6 +228,11 @@ def _key(variable: str, *, needed: bool) -> str:
     return key
 
 
+def shown_url(base_url: str | None) -> str:
+    """The endpoint that a client with this setting asks, without a login. Raises UserError if it is no URL."""
+    return _without_login(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)[0]
+
+
 def _without_login(url: str) -> tuple[str, tuple[str, ...]]:
     """The URL as it may be shown, and user and password from it, if any."""
     try:
