@@ -162,8 +162,9 @@ class _Drawn:
         over = (*(["dialogues"] if self._by_dialogue(cell) else []), *(["seeds"] if len(cell.runs) > 1 else []))
         bounds = interval(np.concatenate([[values.mean()], self.draws[cell.name]]))
         difference = None
-        alike = baseline and (baseline.model == cell.model or self.metric not in _BY_TOKENS)
-        if alike and baseline.name != cell.name and baseline.name in self.values and not is_count(self.metric):
+        if baseline and baseline.model != cell.model and self.metric in _BY_TOKENS:
+            baseline = None
+        if baseline and baseline.name != cell.name and baseline.name in self.values and not is_count(self.metric):
             difference = self._difference(cell, baseline, primary)
         return Estimate(tuple(values.tolist()), bounds, _count(cell, self.metric), over, difference)
 

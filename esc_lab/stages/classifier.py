@@ -28,6 +28,7 @@ from esc_lab.corpora import ReadReport
 from esc_lab.datamodule import read_splits
 from esc_lab.metrics import StrategyProficiency
 from esc_lab.report.tables import console
+from esc_lab.seeds import EVALUATION_SEED
 from esc_lab.stages.build import build_trainer, prepare, train
 from esc_lab.stages.record import recorded_step
 from esc_lab.strategies import INVENTORIES, Inventory

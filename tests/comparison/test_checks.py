@@ -126,7 +126,42 @@ def test_settings_that_older_runs_lack_are_passed_over(tmp_path):
     checked(one, write_evaluation(tmp_path / "other", rows, **own))
 
 
+def test_which_strategies_prompts_named_matters_where_they_did(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True)
+    one = write_evaluation(tmp_path / "one", rows, evaluate__prompted="gold")
+    other = write_evaluation(tmp_path / "other", rows, evaluate__prompted="random", model__name="other")
+    for metric in ("sra/log_sra", "adherence/accuracy", "text/perplexity"):
+        with pytest.raises(UserError, match=rf"evaluate.prompted differs: gold in {one}; random in {other}"):
+            checked(one, other, metrics=[metric])
+    checked(one, other, metrics=["strategy/Q"])
+
+
+def test_prompts_with_other_contexts_are_told(tmp_path):
+    rows = predictions(skill=0.5, seed=1)
+    directories = [
+        write_evaluation(
+            tmp_path / name, rows, model__name=name, prompt__eval={"template": "cso", "situation": situation}
+        )
+        for name, situation in (("one", True), ("other", False))
+    ]
+    told = f"prompts differ in prompt.eval.situation: True in {directories[0]}; False in {directories[1]}"
+    assert told in compared(directories, draws=50).remarks
+
+
 # --- test sets
+
+
+def test_runs_without_predictions_need_the_same_settings_of_the_test_set(tmp_path):
+    known = write_evaluation(tmp_path / "known", predictions(skill=0.5, seed=1), evaluate__split="test")
+    decisions = json.loads((known / "metrics.json").read_text())["decisions"]
+    for name, changes, size, told in (
+        ("split", {"evaluate__split": "val"}, decisions, "test sets differ: evaluate.split"),
+        ("size", {}, decisions + 1, "test sets differ in their decisions"),
+    ):
+        config = settings("evaluate", **{"model__name": name, "evaluate__split": "test", **changes})
+        other = write_run(tmp_path / name, config, {"strategy/Q": 0.5, "decisions": size})
+        with pytest.raises(UserError, match=told):
+            compared([known, other], draws=20)
 
 
 def test_test_sets(tmp_path):

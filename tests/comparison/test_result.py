@@ -182,6 +182,28 @@ def test_a_primary_metric_that_nobody_measured(tmp_path):
     assert found.primary is None
 
 
+def test_a_primary_metric_that_does_not_exist(tmp_path):
+    run = write_evaluation(tmp_path / "base", predictions(skill=0.5, seed=1))
+    with pytest.raises(
+        UserError, match=r"compare.primary=strategy/q: no run has the metric; did you mean 'strategy/Q'"
+    ):
+        compared([run], primary="strategy/q", **QUICK)
+
+
+def test_what_depends_on_the_tokenizer_is_not_tested_across_models(tmp_path):
+    found = compared(
+        [
+            write_evaluation(tmp_path / name, predictions(skill=skill, seed=1, replies=True), model__name=name)
+            for name, skill in (("one", 0.4), ("other", 0.6))
+        ],
+        baseline="one base (cso)",
+        **QUICK,
+    )
+    other = {metric: one.difference for (cell, metric), one in found.estimates.items() if cell.startswith("other")}
+    assert other["strategy/Q"] is not None
+    assert other["text/perplexity"] is None
+
+
 # --- groups and strategies
 
 

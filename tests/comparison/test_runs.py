@@ -46,7 +46,7 @@ def test_method_is_that_of_the_training_behind_it(tmp_path):
     ]
     assert names(*found) == [
         "tiny base (cso)", *(f"tiny {method} (cso)" for method in trainings), "tiny SFT cot (cso)",
-        "tiny elsewhere (cso)", "tiny base (standard)", "tiny SFT training (cso)",
+        "tiny elsewhere (training gone) (cso)", "tiny base (standard)", "tiny SFT training (cso)",
     ]  # fmt: skip
 
 
@@ -141,7 +141,9 @@ def test_failed_jobs_of_a_multirun_are_refused_unless_they_were_run_again(tmp_pa
         read_runs([root])
     evaluation(root / "second", seed=1)
     with (root / "manifest.jsonl").open("a") as file:
-        file.write(json.dumps({"job": 1, "overrides": [], "directory": str(root / "second"), "status": "done"}) + "\n")
+        file.write(
+            json.dumps({"job": 1, "overrides": ["seed=1"], "directory": str(root / "second"), "status": "done"}) + "\n"
+        )
     assert len(read_runs([root])[0]) == 2
     with (root / "manifest.jsonl").open("a") as file:
         file.write("{}\n")

@@ -284,6 +284,11 @@ def test_wrong_settings(command):
             ["llm=openai", "llm.openai.model=test", "llm.openai.base_url=http://me:password@host/v1"],
             "llm.openai.base_url: a user and password in it would come into config.yaml. Fix: export OPENAI_BASE_URL",
         ),
+        (
+            ["llm.openai.base_url=http://host/v1?api_key=secret"],
+            "what follows ? or # may be a secret, and is never sent",
+        ),
+        (["stage=sft", "llm.openai.base_url=http://me:password@host/v1"], "a user and password in it would come into"),
         (["data.limit={train: 0}"], "there are no seed dialogues. Fix: check data.path, data.limit and search.split"),
         (["resume=tests"], "no trees/*.journal.jsonl there"),
     ],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -20,6 +21,7 @@ from esc_lab.comparison.table import table_of
 from esc_lab.report.comparison_page import comparison_page, write_comparison_page
 from esc_lab.report.dialogue_browser import browser_data
 from esc_lab.report.inline_figures import inline_svg
+from esc_lab.report.reproduction import commands
 from tests.comparison.synthetic import write_training
 from tests.report.runs import NAMES, evaluated, made_dialogues, predicted, record_command, with_prompts, write_runs
 
@@ -311,6 +313,34 @@ def test_commands_settings_and_versions(show, path, comparison, runs):
     assert "one for each of 2 seeds" in page.get_by_role("region", name="Settings that differ").inner_text()
     page.locator(".copy").first.click()
     page.locator(".copy").first.filter(has_text=re.compile("Copied|Marked")).wait_for()
+
+
+def test_single_runs_stand_in_the_order_in_which_to_run_them(tmp_path):
+    found = []
+    for name, origin in (("sft", None), ("cso", str(tmp_path / "sft" / "sft"))):
+        training = write_training(tmp_path / name / name, name, init_from=origin)
+        rows = predicted(DIALOGUES[:3], 0.5, 1)
+        found.append(evaluated(tmp_path / "evaluate" / name, DIALOGUES[:3], rows, checkpoint=str(training)))
+        for directory in (training, found[-1]):
+            record_command(directory, [f"of={directory.relative_to(tmp_path)}", "resume=auto"])
+    lines = [one.line for one in commands(compared(found, draws=20).cells)[0]]
+    assert lines == [f"python run.py of={one}" for one in ("sft/sft", "evaluate/sft", "cso/cso", "evaluate/cso")]
+
+
+def test_a_diverged_model_and_odd_line_ends(tmp_path):
+    rows = predicted(DIALOGUES[:3], 0.5, 1)
+    rows[0].distribution = dict.fromkeys(rows[0].distribution, math.nan)
+    rows[1].sra = {"paper/name": {"sra": math.nan, "control": 0.02, "relative": 1.5}}
+    rows[1].reply = "one\u2028two\u0085three"
+    run = evaluated(tmp_path / "base", DIALOGUES[:3], predicted(DIALOGUES[:3], 0.5, 1))
+    found = compared([run], draws=20)
+    (run / "predictions.jsonl").write_text("\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows))
+    data = browser_data(found, tmp_path)
+    (shown,) = data["runs"]
+    assert shown["shares"][0] is None
+    assert shown["shares"][1] is not None
+    assert "sra" not in shown
+    assert rows[1].reply in data["texts"]
 
 
 def test_jobs_of_a_multirun_stand_under_its_command(show, tmp_path):

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from esc_lab import config
 from esc_lab.artifacts import fingerprint
 from esc_lab.command_line import CONF
+from esc_lab.config_model import BASE_FILE
 from esc_lab.stages.reuse import READS, REUSED, inputs, reused_stages, shared
 from tests.conftest import ROOT
 
@@ -45,6 +46,8 @@ def key(stage: str, *words: str) -> str:
         ("adapter=full", {"sft", "cso", "classifier"}),
         ("model=tiny_gemma3", {"sft", "cso", "classifier", "evaluate"}),
         ("model@llm.local.model=tiny_gemma3", {"search"}),
+        ("trainer.precision=bf16-mixed", {"sft", "cso", "classifier", "evaluate"}),
+        ("data.licence=MIT", {"search"}),  # for its data card
         ("search.seed=7", {"search"}),
         ("search.seeds=3", {"search"}),
         ("mcts.enough_iterations=5", {"search"}),
@@ -102,6 +105,33 @@ def test_a_trained_model_counts_by_its_weights(tmp_path):
     assert key("evaluate", run("second", "1", '{"seconds": 2}')) == first
     assert key("evaluate", run("third", "2", "{}")) != first
     assert key("cso", f"init_from={tmp_path / 'first'}") != key("cso", f"init_from={tmp_path / 'third'}")
+
+
+def test_what_a_search_asks_counts_by_where_it_is(tmp_path, monkeypatch):
+    words = ("llm=openai", "llm.openai.model=default")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://one/v1")
+    one = key("search", *words)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:password@one/v1/")
+    assert key("search", *words) == one
+    assert "password" not in json.dumps(inputs(settings("search", *words)))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://other/v1")
+    assert key("search", *words) != one
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    local = f"llm.judge.model={model}"
+    before = key("search", local)
+    (model / "model.safetensors").write_text("other weights")
+    assert key("search", local) != before
+
+
+def test_a_chat_template_counts_by_its_content(tmp_path):
+    template = tmp_path / "chat.jinja"
+    template.write_text("one")
+    words = (f"model.chat_template={template}",)
+    before = key("sft", *words)
+    template.write_text("two")
+    assert key("sft", *words) != before
 
 
 # --- sharing
@@ -183,6 +213,40 @@ def test_a_failed_run_leaves_nothing_to_share(tmp_path, cache):
     shared(prepared(tmp_path, "second"), stage)
     assert cache() == ["first", "second"]
     assert not (tmp_path / "second" / REUSED).exists()
+
+
+def test_a_search_that_its_budget_stopped_is_not_shared(tmp_path, cache):
+    def search(unfinished: float) -> Callable[[config.Config], dict[str, float]]:
+        return lambda cfg: {**stage(cfg), "search/unfinished_trees": unfinished}
+
+    runs = [replace(prepared(tmp_path, name), stage="search") for name in ("first", "second", "third")]
+    for cfg, unfinished in zip(runs, (1.0, 0.0, 0.0), strict=True):
+        assert shared(cfg, search(unfinished))["search/unfinished_trees"] == unfinished
+    assert cache() == ["first", "second"]
+
+
+def test_what_an_earlier_run_left_is_not_shared(tmp_path, cache):
+    first = prepared(tmp_path, "first")
+    left = tmp_path / "first" / "model"
+    left.mkdir()
+    for name in ("old.safetensors", BASE_FILE):
+        (left / name).write_text("of an earlier run")
+    (tmp_path / "first" / REUSED).write_text("{}")
+    shared(first, stage)
+    assert reused_stages(tmp_path / "first") == {"first": False}
+    prepared(tmp_path, "second")
+    (tmp_path / "second" / "model").mkdir()
+    (tmp_path / "second" / "model" / BASE_FILE).write_text("of an earlier run")
+    shared(replace(first, run_dir=str(tmp_path / "second")), stage)
+    assert cache() == ["first"]
+    # The model that lay there is no checkpoint any more.
+    assert files(tmp_path / "second") == {
+        "config.yaml",
+        "metrics.json",
+        REUSED,
+        "adapter/weights",
+        "tree.journal.jsonl",
+    }
 
 
 def compute(cfg: config.Config) -> None:
