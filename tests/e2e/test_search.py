@@ -285,7 +285,7 @@ def test_wrong_settings(command):
             "llm.openai.base_url: a user and password in it would come into config.yaml. Fix: export OPENAI_BASE_URL",
         ),
         (
-            ["llm.openai.base_url=http://host/v1?api_key=secret"],
+            ["llm.openai.base_url='http://host/v1?key=secret'"],
             "what follows ? or # may be a secret, and is never sent",
         ),
         (["stage=sft", "llm.openai.base_url=http://me:password@host/v1"], "a user and password in it would come into"),
