@@ -84,7 +84,7 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
         if settings.trainer.devices not in ("auto", "1"):
             words = HydraConfig.get().overrides.task
             if settings.stage not in config.RESUMED:
-                words = [word for word in words if not word.startswith("resume=")]
+                words = multirun.without_resume(words)
             return multirun.run_apart(Path(__file__), words, directory)
         settings.trainer.devices = "1"
     return recorded(settings)

@@ -71,7 +71,7 @@ def jobs(directory: Path) -> list[Job]:
             place = place if place.exists() else directory / place.name  # the multirun may have been moved
             known = {key: record[key] for key in ("error", "seconds", "metrics", "stages") if key in record}
             words = tuple(record["overrides"])
-            key = tuple(sorted(_without_resume(words)))  # the words of a multirun may change places, and so its numbers
+            key = tuple(sorted(without_resume(words)))  # the words of a multirun may change places, and so its numbers
             found[key] = Job(record["job"], words, place, record["status"], **known)
         except (ValueError, KeyError, TypeError) as error:
             fix = "mend the line, or name the run directories one by one"
@@ -82,7 +82,7 @@ def jobs(directory: Path) -> list[Job]:
 def finished(directory: Path, overrides: Sequence[str]) -> Job | None:
     """The job with these overrides (`resume=` aside), if the multirun has done it and its results are still there."""
     for job in jobs(directory):
-        same = sorted(_without_resume(job.overrides)) == sorted(_without_resume(overrides))
+        same = sorted(without_resume(job.overrides)) == sorted(without_resume(overrides))
         if same and job.status in DONE and (job.directory / "metrics.json").exists():
             return job
     return None
@@ -141,7 +141,8 @@ def _telling(words: Sequence[str]) -> list[str]:
     return [word for word in words if not word.startswith(_ASIDE)]
 
 
-def _without_resume(overrides: Sequence[str]) -> list[str]:
+def without_resume(overrides: Sequence[str]) -> list[str]:
+    """Overrides that say what a job is: `resume=` only says how it is run."""
     return [word for word in overrides if not word.startswith("resume=")]
 
 

@@ -48,10 +48,6 @@ class Method:
     seed: int
     training: Path | None
 
-    @property
-    def trained(self) -> bool:
-        return self.name.split()[0] != "base"
-
 
 def read_config(directory: Path) -> Config:
     """The configuration of a run. Raises OSError, ValueError or yaml.YAMLError if there is none that can be read."""
