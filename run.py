@@ -29,12 +29,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from esc_lab import config, multirun
-from esc_lab.command_line import CONF, check, lacks_stage, multirun_jobs, one_line, tell_own_sweep
+from esc_lab import config
+from esc_lab.cli.help import help_text
+from esc_lab.cli.overrides import CONF, check, lacks_stage, multirun_jobs, one_line, tell_own_sweep
 from esc_lab.errors import UserError, nearest
-from esc_lab.help import help_text
-from esc_lab.stages.record import recorded
-from esc_lab.stages.reuse import reused_stages
+from esc_lab.runs import manifest as multirun
+from esc_lab.runs.reuse import reused_stages
+from esc_lab.stages.run_stage import recorded
 
 log = logging.getLogger("run")
 

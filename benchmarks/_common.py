@@ -7,11 +7,11 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from esc_lab.config import DataConfig, TemplateConfig
-from esc_lab.config_model import ModelConfig
-from esc_lab.corpora import ReadReport
-from esc_lab.datamodule import ESCDataModule, read_splits
+from esc_lab.config.model import ModelConfig
+from esc_lab.data.corpora import ReadReport
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.models.load import LoadedModel, load_model
-from esc_lab.strategies import INVENTORIES
+from esc_lab.training.datamodule import ESCDataModule, read_splits
 
 CONF = Path(__file__).parents[1] / "conf"
 

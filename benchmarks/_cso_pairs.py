@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from esc_lab.corpora import read_dialogues, sample_path
-from esc_lab.dialogue import Dialogue, Reply, Turn
-from esc_lab.prompts import TEMPLATES, build_prompt, reply_content
-from esc_lab.strategies import INVENTORIES, Inventory
+from esc_lab.data.corpora import read_dialogues, sample_path
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.strategies import INVENTORIES, Inventory
+from esc_lab.prompts.layouts import TEMPLATES, build_prompt, reply_content
 from esc_lab.tokens import ChatEncoder
 
 Chat = list[dict[str, str]]

@@ -16,8 +16,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))  # the endpoint is the tests'
 
-from esc_lab.config_search import AXES, ROLES
-from esc_lab.corpora import read_dialogues, sample_path
+from esc_lab.config.search import AXES, ROLES
+from esc_lab.data.corpora import read_dialogues, sample_path
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing
 from esc_lab.search.calls import Calls
@@ -29,7 +30,6 @@ from esc_lab.search.role_prompts import Axis, Case
 from esc_lab.search.roles import Roles, RoleSettings
 from esc_lab.search.seed_dialogue import seed_dialogue
 from esc_lab.search.settings import SearchSettings
-from esc_lab.strategies import INVENTORIES
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import play
 

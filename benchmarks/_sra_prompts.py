@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.corpora import read_dialogues, sample_path
-from esc_lab.dialogue import Dialogue
-from esc_lab.prompts import TEMPLATES, build_prompt
-from esc_lab.strategies import INVENTORIES
+from esc_lab.data.corpora import read_dialogues, sample_path
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.prompts.layouts import TEMPLATES, build_prompt
 from esc_lab.tokens import ChatEncoder
 from esc_lab.tokens.encode import IntArray
 

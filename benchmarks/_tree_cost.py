@@ -14,15 +14,15 @@ from _trl_dpo import model_settings
 from torch import Tensor
 
 from esc_lab.config import TemplateConfig
-from esc_lab.config_training import AdapterConfig
-from esc_lab.datamodule import ESCDataModule
-from esc_lab.dialogue import Dialogue
+from esc_lab.config.training import AdapterConfig
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.models.load import LoadedModel, add_adapter, load_model
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import IMPLEMENTATION, base_model
-from esc_lab.preference_split import PreferenceSettings
-from esc_lab.strategies import INVENTORIES
 from esc_lab.tokens import PackedRow
+from esc_lab.training.datamodule import ESCDataModule
+from esc_lab.training.preference_split import PreferenceSettings
 
 ROW_TOKENS = 4096
 CACHE = Path(".cache")

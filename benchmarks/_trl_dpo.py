@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from esc_lab.config_model import ModelConfig
+from esc_lab.config.model import ModelConfig
 from esc_lab.models.load import load_model
 
 CONF = Path(__file__).parents[1] / "conf"

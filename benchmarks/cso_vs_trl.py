@@ -32,13 +32,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.utils.logging import disable_progress_bar
 
-from esc_lab.config_training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
-from esc_lab.corpora import read_dialogues, write_dialogues
-from esc_lab.cso import CSOModule
-from esc_lab.dialogue import Dialogue
+from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
+from esc_lab.data.corpora import read_dialogues, write_dialogues
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.models.load import add_adapter, load_encoder, load_model
-from esc_lab.reference import label_and_text_log_probs
-from esc_lab.strategies import INVENTORIES
+from esc_lab.training.cso import CSOModule
+from esc_lab.training.reference import label_and_text_log_probs
 
 
 class Recording(CSOModule):

@@ -16,11 +16,11 @@ from pathlib import Path
 from _common import smollm2
 
 from esc_lab.config import DataConfig, TemplateConfig
-from esc_lab.corpora import ReadReport, sample_path
-from esc_lab.datamodule import ESCDataModule, read_splits
+from esc_lab.data.corpora import ReadReport, sample_path
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.models.load import load_encoder
-from esc_lab.strategies import INVENTORIES
 from esc_lab.tokens import pack_rows
+from esc_lab.training.datamodule import ESCDataModule, read_splits
 
 ROW_TOKENS = 2048
 

@@ -20,11 +20,12 @@ from statistics import mean, median
 import torch
 from _common import load_smollm2
 
-from esc_lab.corpora import read_dialogues, sample_path
-from esc_lab.dialogue import Turn
+from esc_lab.data.corpora import read_dialogues, sample_path
+from esc_lab.data.dialogue import Turn
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.tree_attention import IMPLEMENTATION
-from esc_lab.prompts import Prompt
+from esc_lab.prompts.layouts import Prompt
 from esc_lab.search.clients.local import LocalClient
 from esc_lab.search.requests import Question, Request
 from esc_lab.search.role_prompts import (
@@ -37,7 +38,6 @@ from esc_lab.search.role_prompts import (
     seeker_messages,
     support_messages,
 )
-from esc_lab.strategies import INVENTORIES
 
 KINDS = ("strategist", "supporter", "seeker", "judge")
 INVENTORY = INVENTORIES["esconv"]

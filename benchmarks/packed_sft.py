@@ -16,7 +16,7 @@ import torch
 from _common import load_smollm2, sample_module
 from torch.nn.functional import cross_entropy
 
-from esc_lab.config_training import AdapterConfig
+from esc_lab.config.training import AdapterConfig
 from esc_lab.models.load import add_adapter
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import IMPLEMENTATION, base_model

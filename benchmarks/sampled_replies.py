@@ -15,10 +15,10 @@ import torch
 from _common import load_smollm2, sample_module
 
 from esc_lab.config import TemplateConfig
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.evaluation.module import SRAEvaluationModule
+from esc_lab.evaluation.prompted_replies import PromptedReplies
 from esc_lab.models.generate import Sampling
-from esc_lab.prompted_replies import PromptedReplies
-from esc_lab.sra_eval import SRAEvaluationModule
-from esc_lab.strategies import INVENTORIES
 
 
 def main() -> None:

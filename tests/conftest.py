@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from esc_lab.config_model import ModelConfig
+from esc_lab.config.model import ModelConfig
 
 # Two test processes on two cores: one thread each is faster than two that fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -56,6 +56,6 @@ def tiny_models():
 
 @pytest.fixture(scope="session")
 def sample_dialogues():
-    from esc_lab.corpora import read_dialogues, sample_path
+    from esc_lab.data.corpora import read_dialogues, sample_path
 
     return read_dialogues(sample_path())

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from esc_lab.comparison.decisions import Predictions, TestSet, read_predictions
 from esc_lab.comparison.measures import MEASURES, TEXT_METRICS
-from esc_lab.comparison.methods import SAMPLING
-from esc_lab.comparison.processes import spread
+from esc_lab.comparison.parallel import spread
 from esc_lab.comparison.runs import Cell, Run
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.errors import UserError, nearest
+from esc_lab.evaluation.decisions import Predictions, TestSet, read_predictions
 from esc_lab.report.tables import COLUMNS
-from esc_lab.strategies import INVENTORIES
+from esc_lab.runs.lineage import SAMPLING
 
 _SAMPLING = (*SAMPLING, "evaluate.generation.decisions")
 _REPLIES = (*_SAMPLING, "evaluate.replies")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.comparison.decisions import NOT_ASKED, FloatArray
 from esc_lab.comparison.estimates import Resampling
 from esc_lab.comparison.measures import confusion, f1, preference
 from esc_lab.comparison.runs import Cell
-from esc_lab.sra_study.replies import Interval, interval
+from esc_lab.evaluation.decisions import NOT_ASKED, FloatArray
+from esc_lab.sra.replies import Interval, interval
 
 _CHOICES = {"strategy": "chosen", "generated": "written"}
 

@@ -13,14 +13,14 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from esc_lab.comparison.decisions import FloatArray
 from esc_lab.comparison.figures import confusion_matrices, preference_bars, training_curves
-from esc_lab.comparison.processes import spread
+from esc_lab.comparison.parallel import spread
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Table
+from esc_lab.evaluation.decisions import FloatArray
 from esc_lab.report.figures import Point, Spot, curves, scatter
-from esc_lab.sra_study.replies import Interval
+from esc_lab.sra.replies import Interval
 
 T = TypeVar("T")
 Task: TypeAlias = Callable[[], tuple[Path, Path]]  # draws a figure: PNG and SVG

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from esc_lab.comparison.decisions import FloatArray, IntArray, Predictions
 from esc_lab.comparison.measures import MEASURES, BoolArray, Measure
 from esc_lab.comparison.runs import Cell, Run
-from esc_lab.comparison.significance import Draws, bootstrap, draw_seeds, holm, over_seeds, permutation_p
-from esc_lab.sra_study.replies import Interval, interval
+from esc_lab.evaluation.decisions import FloatArray, IntArray, Predictions
+from esc_lab.sra.replies import Interval, interval
+from esc_lab.statistics.significance import Draws, bootstrap, draw_seeds, holm, over_seeds, permutation_p
 
 # How many observations a metric is computed from is a metric too.
 _COUNTS = {

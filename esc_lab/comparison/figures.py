@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from esc_lab.comparison.decisions import FloatArray
+from esc_lab.evaluation.decisions import FloatArray
 from esc_lab.report.figures import COLOURS, DPI, LINES, STYLE, WIDTH, save_figure
-from esc_lab.sra_study.replies import Interval
+from esc_lab.sra.replies import Interval
 
 _MOST = len(COLOURS)  # methods that one figure tells apart by colour
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from esc_lab.comparison.decisions import FloatArray, TestSet
 from esc_lab.comparison.estimates import Resampling
 from esc_lab.comparison.measures import MEASURES, BoolArray
 from esc_lab.comparison.runs import Cell
-from esc_lab.sra_study.replies import Interval, interval
+from esc_lab.evaluation.decisions import FloatArray, TestSet
+from esc_lab.sra.replies import Interval, interval
 
 # Metrics that are means, or need few decisions. B grows as n shrinks, so it says nothing of groups of different size.
 GROUPED = (

@@ -17,11 +17,11 @@ import numpy as np
 import yaml
 
 from esc_lab.artifacts import file_fingerprint
-from esc_lab.comparison.decisions import Key, Predictions
-from esc_lab.comparison.methods import read_config
 from esc_lab.comparison.runs import Run
 from esc_lab.errors import UserError
-from esc_lab.sra_study.replies import Interval
+from esc_lab.evaluation.decisions import Key, Predictions
+from esc_lab.runs.lineage import read_config
+from esc_lab.sra.replies import Interval
 
 OVERALL = "judge/overall"
 _FIX = "name the directory of a finished run of stage=judge, or leave it out"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from esc_lab.comparison.decisions import NOT_ASKED, UNPARSABLE, FloatArray, Predictions
 from esc_lab.comparison.text_measures import bleu, bleu_sums, distinct_sums
+from esc_lab.evaluation.decisions import NOT_ASKED, UNPARSABLE, FloatArray, Predictions
 
 BoolArray = npt.NDArray[np.bool_]
 ITERATIONS = 20

@@ -18,7 +18,7 @@ from esc_lab.comparison.record import record
 from esc_lab.comparison.result import Comparison, compared
 from esc_lab.comparison.table import Column, markdown, markdown_table, print_table, table_of
 from esc_lab.report.tables import console
-from esc_lab.sra_study.replies import Interval
+from esc_lab.sra.replies import Interval
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from esc_lab.comparison.judgements import Judgements
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import markdown_table
-from esc_lab.sra_study.replies import Interval
+from esc_lab.sra.replies import Interval
 
 
 def pairs_record(cells: Sequence[Cell], judgements: Judgements | None) -> dict[str, Any] | None:

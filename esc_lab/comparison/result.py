@@ -9,7 +9,6 @@ from pathlib import Path
 
 from esc_lab.comparison.checks import check_cells, chosen_metrics, load_predictions
 from esc_lab.comparison.choices import StrategyTable, strategy_table
-from esc_lab.comparison.decisions import Predictions, TestSet
 from esc_lab.comparison.estimates import Estimates, Resampling, estimate
 from esc_lab.comparison.groups import GroupEstimate, group_estimates, groups_of
 from esc_lab.comparison.judgements import (
@@ -23,6 +22,7 @@ from esc_lab.comparison.judgements import (
 from esc_lab.comparison.runs import Cell, cells_of, read_runs
 from esc_lab.comparison.table import Column, columns_of
 from esc_lab.errors import UserError, nearest
+from esc_lab.evaluation.decisions import Predictions, TestSet
 
 # Draws for groups and single strategies, of which there are many; interval ends then vary by some 3 % of the width.
 DETAIL_DRAWS = 1000

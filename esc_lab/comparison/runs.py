@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from esc_lab.artifacts import file_fingerprint
-from esc_lab.comparison.methods import Config, Method, method_of, read_config, tell_apart
 from esc_lab.errors import UserError
-from esc_lab.multirun import DONE, MANIFEST, jobs
 from esc_lab.report.tables import COLUMNS
+from esc_lab.runs.lineage import Config, Method, method_of, read_config, tell_apart
+from esc_lab.runs.manifest import DONE, MANIFEST, jobs
 
 _FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
 _STEPS = ("evaluate_base", "evaluate_sft", "evaluate_cso")  # of a pipeline, in the order in which it takes them

@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from esc_lab.comparison.estimates import Difference, Estimate, Estimates, is_count
 from esc_lab.comparison.runs import Cell
 from esc_lab.report.tables import COLUMNS
-from esc_lab.sra_study.replies import Interval
+from esc_lab.sra.replies import Interval
 
 
 @dataclass(frozen=True)

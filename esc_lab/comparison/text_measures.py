@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from esc_lab.comparison.decisions import FloatArray, IntArray, Predictions
+from esc_lab.evaluation.decisions import FloatArray, IntArray, Predictions
 
 Sums = Callable[[Predictions, FloatArray], FloatArray]
 

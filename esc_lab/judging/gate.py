@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.dialogue import Dialogue, Turn
+from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.judging.pairwise import Pair
 from esc_lab.judging.resampling import Resampling
 from esc_lab.search.judge_check import check_pairs, scored_check

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.judging.length_control import length_controlled
 from esc_lab.judging.resampling import Resampling
-from esc_lab.sra_study.replies import Interval, interval
+from esc_lab.sra.replies import Interval, interval
+from esc_lab.statistics.length_control import length_controlled
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from esc_lab.artifacts import fingerprint
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.strategies import Inventory
 from esc_lab.search import role_prompts
 from esc_lab.search.role_prompts import Axis
-from esc_lab.strategies import Inventory
 
 
 def judge_fingerprint(inventory: Inventory, axes: Sequence[Axis]) -> str:

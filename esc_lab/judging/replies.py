@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esc_lab.comparison.decisions import Key
-from esc_lab.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
+from esc_lab.evaluation.decisions import Key
 from esc_lab.seeds import derive_seed
 
 NOTHING = "(no message)"

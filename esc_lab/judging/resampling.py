@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from esc_lab.comparison.decisions import FloatArray
 from esc_lab.comparison.measures import mean
-from esc_lab.comparison.significance import Draws, bootstrap
-from esc_lab.sra_study.replies import Interval, interval
+from esc_lab.evaluation.decisions import FloatArray
+from esc_lab.sra.replies import Interval, interval
+from esc_lab.statistics.significance import Draws, bootstrap
 
 
 class Resampling:

@@ -11,7 +11,7 @@ import numpy as np
 from esc_lab.judging.resampling import Resampling
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import turn_score
-from esc_lab.sra_study.replies import Interval
+from esc_lab.sra.replies import Interval
 
 OVERALL = "overall"
 Scores = Mapping[str, float]

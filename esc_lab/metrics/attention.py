@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from esc_lab.metrics.sra import DEFINITIONS, KINDS, ReplySRA
-from esc_lab.prompts import TEMPLATES
+from esc_lab.prompts.layouts import TEMPLATES
 
 Group = Literal["strategy", "depth", "template"]
 

@@ -12,8 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.config_model import BASE_FILE, ModelConfig
-from esc_lab.config_training import AdapterConfig
+from esc_lab.config.model import BASE_FILE, ModelConfig
+from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
 from esc_lab.models.sources import model_location

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import cached
-from esc_lab.config_model import ModelConfig
+from esc_lab.config.model import ModelConfig
 from esc_lab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,6 @@ def _train_tokenizer(end_of_turn: str) -> Any:
 
 
 def _sample_texts() -> list[str]:
-    path = Path(__file__).parents[1] / "corpora" / "sample.jsonl"
+    path = Path(__file__).parents[1] / "data" / "corpora" / "sample.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [turn["text"] for record in records for turn in record["turns"]]

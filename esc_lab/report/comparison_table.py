@@ -11,7 +11,7 @@ from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Column, Entry, Table, p_text
 from esc_lab.report.metric_meanings import meaning
-from esc_lab.sra_study.replies import Interval
+from esc_lab.sra.replies import Interval
 
 
 def results_table(comparison: Comparison, table: Table) -> str:

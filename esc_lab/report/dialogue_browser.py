@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Run
-from esc_lab.corpora import read_dialogues
-from esc_lab.dialogue import Dialogue, Turn
+from esc_lab.data.corpora import read_dialogues
+from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.report.page import short_labels
 from esc_lab.report.reproduction import behind, run_names
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import read_yaml
-from esc_lab.comparison.methods import read_config
 from esc_lab.comparison.runs import Cell, Run, short_names
-from esc_lab.multirun import words_of
+from esc_lab.runs.lineage import read_config
+from esc_lab.runs.manifest import words_of
 
 # Where a run wrote to and what it logged to: not what it did.
 _ASIDE = ("run_dir", "output_root", "cache_dir", "resume", "logger", "compare")

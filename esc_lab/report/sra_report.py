@@ -14,8 +14,8 @@ from rich.table import Table
 
 from esc_lab.report.figures import Point, Spot, curves, head_map, scatter
 from esc_lab.report.tables import console
-from esc_lab.sra_study.heads import head_relation, leave_one_out, top_k
-from esc_lab.sra_study.relations import (
+from esc_lab.sra.heads import head_relation, leave_one_out, top_k
+from esc_lab.sra.relations import (
     by_depth,
     by_strategy,
     paired_difference,
@@ -23,7 +23,7 @@ from esc_lab.sra_study.relations import (
     run_summaries,
     within_runs,
 )
-from esc_lab.sra_study.replies import Interval, MeasuredReply
+from esc_lab.sra.replies import Interval, MeasuredReply
 
 LOG_SRA, NET, ADHERENCE = "mean log SRA", "sham-net log SRA", "adherence"
 # Published for Llama-2-7b-chat and Llama-3-8B-Instruct (arXiv 2402.10453): most attention with the shortest chat.

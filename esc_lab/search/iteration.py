@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.search.settings import SearchSettings
 from esc_lab.search.tree import Tree, priors
 from esc_lab.seeds import derive_seed

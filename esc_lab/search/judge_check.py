@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from esc_lab.dialogue import Dialogue, Turn
+from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 

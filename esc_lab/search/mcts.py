@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from esc_lab.dialogue import Turn
+from esc_lab.data.dialogue import Turn
 from esc_lab.search.iteration import Answered, Call, Iterations, Outcome, Texts, with_answer, with_reply
 from esc_lab.search.selection import select
 from esc_lab.search.settings import SearchSettings

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from esc_lab.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.search.tree import Node, Tree
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from esc_lab.dialogue import Speaker
+from esc_lab.data.dialogue import Speaker
+from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
 from esc_lab.search.role_prompts import END
-from esc_lab.strategies import Inventory, UnknownStrategyError, normalize_label
 
 _ROLE = re.compile(
     r"\A[\s\"'*]*(?:the )?(supporter|seeker|assistant|user)[\s*]*(?:[(\[][^()\[\]\n]*[)\]][\s*]*)?(?::\**|-(?=\s))\s*",

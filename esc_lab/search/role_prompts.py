@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from esc_lab.dialogue import Turn
-from esc_lab.prompts import Message
-from esc_lab.strategies import Inventory
+from esc_lab.data.dialogue import Turn
+from esc_lab.data.strategies import Inventory
+from esc_lab.prompts.layouts import Message
 
 END = "[END]"
 

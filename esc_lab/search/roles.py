@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from esc_lab.artifacts import fingerprint
-from esc_lab.dialogue import Reply, Speaker, Turn
-from esc_lab.prompts import Message
+from esc_lab.data.dialogue import Reply, Speaker, Turn
+from esc_lab.data.strategies import Inventory
+from esc_lab.prompts.layouts import Message
 from esc_lab.search import role_answers, role_prompts
 from esc_lab.search.iteration import Answered, Call
 from esc_lab.search.requests import Answer, Question, Request
 from esc_lab.search.role_answers import UnusableError
 from esc_lab.search.role_prompts import Axis, Case
 from esc_lab.seeds import derive_seed
-from esc_lab.strategies import Inventory
 
 T = TypeVar("T")
 BEST_RATING, BEST_SCORE = 10, 4

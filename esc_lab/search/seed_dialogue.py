@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esc_lab.dialogue import Dialogue, Turn, merge_turns
+from esc_lab.data.dialogue import Dialogue, Turn, merge_turns
 from esc_lab.errors import UserError
 from esc_lab.search.mcts import SeedDecision
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.dialogue import Dialogue, Reply
+from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.search.tree import Tree
 
 QUARTILES = ("first quartile", "median", "third quartile")

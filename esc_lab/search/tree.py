@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.data.dialogue import Reply, Turn
 
 WORST_REWARD = -3.0
 SEED_VALUE, SEED_VISITS, SEED_PRIOR = 1.0, 100, 0.1

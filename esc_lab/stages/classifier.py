@@ -15,23 +15,23 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from esc_lab.adherence import LabelledReply
 from esc_lab.artifacts import cached, write_atomic
-from esc_lab.classifier import StrategyClassifier, chosen
-from esc_lab.classifier_files import new_classifier, save_classifier
-from esc_lab.classifier_training import ClassifierModule, ReplyData
 from esc_lab.config import Config
-from esc_lab.config_evaluate import ClassifierConfig
-from esc_lab.config_model import ModelConfig
-from esc_lab.config_training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
-from esc_lab.corpora import ReadReport
-from esc_lab.datamodule import read_splits
+from esc_lab.config.evaluate import ClassifierConfig
+from esc_lab.config.model import ModelConfig
+from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
+from esc_lab.data.corpora import ReadReport
+from esc_lab.data.strategies import INVENTORIES, Inventory
 from esc_lab.metrics import StrategyProficiency
 from esc_lab.report.tables import console
+from esc_lab.scorers.adherence import LabelledReply
+from esc_lab.scorers.classifier import StrategyClassifier, chosen
+from esc_lab.scorers.classifier_files import new_classifier, save_classifier
+from esc_lab.scorers.classifier_training import ClassifierModule, ReplyData
 from esc_lab.seeds import EVALUATION_SEED
-from esc_lab.stages.build import build_trainer, prepare, train
-from esc_lab.stages.record import recorded_step
-from esc_lab.strategies import INVENTORIES, Inventory
+from esc_lab.stages.run_stage import recorded_step
+from esc_lab.training.datamodule import read_splits
+from esc_lab.training.trainer import build_trainer, prepare, train
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from esc_lab.comparison.output import compare
-from esc_lab.comparison.wandb_project import runs_of_project
 from esc_lab.config import Config
 from esc_lab.report.comparison_page import write_comparison_page
+from esc_lab.tracking.project import runs_of_project
 
 log = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from esc_lab.config import Config
-from esc_lab.cso import CSOModule
-from esc_lab.cso_data import PreferenceSteps
+from esc_lab.evaluation.held_out_pairs import note_reference
 from esc_lab.models.load import LoadedModel, check_trainable, load_model
-from esc_lab.objectives import NEEDS_REFERENCE
-from esc_lab.preference_split import PreferenceSettings
-from esc_lab.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
-from esc_lab.stages.build import build_data, prepare
-from esc_lab.stages.held_out_pairs import note_reference
-from esc_lab.stages.train import fit, trainable
+from esc_lab.training.cso import CSOModule
+from esc_lab.training.cso_data import PreferenceSteps
+from esc_lab.training.fit import fit, trainable
+from esc_lab.training.objectives import NEEDS_REFERENCE
+from esc_lab.training.preference_split import PreferenceSettings
+from esc_lab.training.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
+from esc_lab.training.trainer import build_data, prepare
 
 log = logging.getLogger(__name__)
 

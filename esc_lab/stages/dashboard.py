@@ -8,8 +8,8 @@ from pathlib import Path
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
-from esc_lab.dashboard import save, spec, workspace
 from esc_lab.errors import UserError
+from esc_lab.tracking.dashboard import save, spec, workspace
 
 log = logging.getLogger(__name__)
 

@@ -9,26 +9,26 @@ import time
 from pathlib import Path
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.classifier import StrategyClassifier
-from esc_lab.classifier_files import load_classifier
 from esc_lab.config import Config
-from esc_lab.corpora import write_dialogues
-from esc_lab.datamodule import ESCDataModule
-from esc_lab.evaluation_summary import attention_metrics, summarize
+from esc_lab.data.corpora import write_dialogues
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.evaluation.held_out_pairs import preference_metrics
+from esc_lab.evaluation.module import SRAEvaluationModule
+from esc_lab.evaluation.prompted_replies import MEASURABLE, PromptedReplies
+from esc_lab.evaluation.summary import attention_metrics, summarize
 from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.models.probe_check import check_probe
 from esc_lab.models.tree_attention import base_model
-from esc_lab.prompted_replies import MEASURABLE, PromptedReplies
+from esc_lab.report.attention_files import write_attention
 from esc_lab.report.tables import print_strategies
+from esc_lab.scorers.classifier import StrategyClassifier
+from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
-from esc_lab.sra_eval import SRAEvaluationModule
-from esc_lab.stages.attention_files import write_attention
-from esc_lab.stages.build import build_data, build_trainer, data_metrics, prepare
 from esc_lab.stages.classifier import stored_classifier
-from esc_lab.stages.held_out_pairs import preference_metrics
-from esc_lab.strategies import INVENTORIES
+from esc_lab.training.datamodule import ESCDataModule
+from esc_lab.training.trainer import build_data, build_trainer, data_metrics, prepare
 
 log = logging.getLogger(__name__)
 

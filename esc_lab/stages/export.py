@@ -14,7 +14,7 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.models.load import load_model
-from esc_lab.stages.build import prepare
+from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
 

@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.config import Config
-from esc_lab.dialogue import Turn
+from esc_lab.data.dialogue import Turn
 from esc_lab.errors import UserError
+from esc_lab.judging.files import JUDGE, Judged, write_judged
 from esc_lab.judging.gate import Gate, pairwise_gate, rubric_gate
+from esc_lab.judging.inputs import JudgedRun, JudgeInputs, judge_inputs
 from esc_lab.judging.pairwise import Pair
+from esc_lab.judging.progress import finished
 from esc_lab.judging.prompts import judge_fingerprint
 from esc_lab.judging.rubric import Scores
 from esc_lab.search import builder
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.calls import Budget, Calls
+from esc_lab.search.clients.choose import build_clients, retries
 from esc_lab.search.journal import Journal, journal_config
 from esc_lab.search.requests import Client
 from esc_lab.search.role_prompts import Axis, Case
 from esc_lab.search.roles import Roles, RoleSettings, turn_score
-from esc_lab.stages.build import prepare
-from esc_lab.stages.judge_files import JUDGE, Judged, write_judged
-from esc_lab.stages.judge_inputs import JudgedRun, JudgeInputs, judge_inputs
-from esc_lab.stages.judge_progress import finished
-from esc_lab.stages.search_clients import build_clients, retries
+from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
 JOURNAL = "judge.journal.jsonl"

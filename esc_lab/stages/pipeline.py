@@ -8,7 +8,7 @@ from pathlib import Path
 from esc_lab.config import Config, DataConfig
 from esc_lab.errors import UserError
 from esc_lab.search import ESC_PRO
-from esc_lab.stages.record import recorded_step
+from esc_lab.stages.run_stage import recorded_step
 
 TRAININGS = ("sft", "cso")
 

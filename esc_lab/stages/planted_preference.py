@@ -13,11 +13,9 @@ from rich.table import Table
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
-from esc_lab.corpora import read_dialogues, sample_path, write_dialogues
-from esc_lab.dialogue import Dialogue
-from esc_lab.models.load import load_model
-from esc_lab.models.log_probs import label_log_probs
-from esc_lab.planted import (
+from esc_lab.data.corpora import read_dialogues, sample_path, write_dialogues
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.planted import (
     ORDERS,
     FloatArray,
     Slope,
@@ -28,12 +26,14 @@ from esc_lab.planted import (
     texts_of,
     utility_slope,
 )
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.models.load import load_model
+from esc_lab.models.log_probs import label_log_probs
 from esc_lab.report.tables import console
-from esc_lab.stages.build import prepare
-from esc_lab.stages.record import recorded_step
-from esc_lab.strategies import INVENTORIES
-from esc_lab.supporter_turns import supporter_examples
+from esc_lab.stages.run_stage import recorded_step
 from esc_lab.tokens import EncodeReport, encode_examples, label_ids
+from esc_lab.tokens.supporter_turns import supporter_examples
+from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
 

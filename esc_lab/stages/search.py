@@ -15,30 +15,30 @@ from typing import Any
 
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
-from esc_lab.config_search import ROLES
-from esc_lab.corpora import ReadReport
-from esc_lab.datamodule import read_splits
-from esc_lab.dialogue import Dialogue, Turn
+from esc_lab.config.search import ROLES
+from esc_lab.data.corpora import ReadReport
+from esc_lab.data.dialogue import Dialogue, Turn
+from esc_lab.data.strategies import INVENTORIES, Inventory
 from esc_lab.errors import UserError
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.calls import Budget, BudgetError, Calls
+from esc_lab.search.clients.choose import build_clients, retries
+from esc_lab.search.files import Searched, write_searched
 from esc_lab.search.journal import Journal, journal_config
 from esc_lab.search.judge_check import TRUSTED_AUC, JudgeCheck, scored_check
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import PreferenceRule, find_preferences, to_extend
+from esc_lab.search.progress import search_progress
 from esc_lab.search.requests import Client
 from esc_lab.search.role_prompts import Axis, Case
 from esc_lab.search.roles import Roles, RoleSettings, prompts_fingerprint, turn_score
 from esc_lab.search.seed_dialogue import SeedDialogue, seed_dialogue
 from esc_lab.search.settings import SearchSettings
-from esc_lab.stages.build import prepare
-from esc_lab.stages.search_clients import build_clients, retries
-from esc_lab.stages.search_files import Searched, write_searched
-from esc_lab.stages.search_progress import search_progress
-from esc_lab.strategies import INVENTORIES, Inventory
-from esc_lab.wandb_run import curve
+from esc_lab.tracking.run import curve
+from esc_lab.training.datamodule import read_splits
+from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
 TREES = "trees"

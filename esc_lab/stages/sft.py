@@ -6,9 +6,9 @@ from pathlib import Path
 
 from esc_lab.config import Config
 from esc_lab.models.load import load_model
-from esc_lab.sft import SFTModule
-from esc_lab.stages.build import build_data, prepare
-from esc_lab.stages.train import fit, trainable
+from esc_lab.training.fit import fit, trainable
+from esc_lab.training.sft import SFTModule
+from esc_lab.training.trainer import build_data, prepare
 
 
 def run(cfg: Config) -> dict[str, float]:

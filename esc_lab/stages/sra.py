@@ -16,9 +16,9 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.report import sra_report
-from esc_lab.sra_study.replies import MeasuredReply
-from esc_lab.stages.attention_files import HEADS
-from esc_lab.stages.record import recorded_step
+from esc_lab.report.attention_files import HEADS
+from esc_lab.sra.replies import MeasuredReply
+from esc_lab.stages.run_stage import recorded_step
 
 log = logging.getLogger(__name__)
 

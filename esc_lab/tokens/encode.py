@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esc_lab.errors import UserError
-from esc_lab.prompts import Message, Prompt, Role, Span, without_system_role
+from esc_lab.prompts.layouts import Message, Prompt, Role, Span, without_system_role
 
 IntArray = npt.NDArray[np.int64]
 

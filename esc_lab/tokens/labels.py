@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts import Message, Prompt, Span, label_text
-from esc_lab.strategies import Inventory
+from esc_lab.prompts.layouts import Message, Prompt, Span, label_text
 from esc_lab.tokens.encode import ChatEncoder, IntArray
 
 

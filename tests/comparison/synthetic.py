@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from esc_lab.evaluation_summary import summarize
-from esc_lab.predictions import Prediction
+from esc_lab.data.strategies import INVENTORIES, Inventory
+from esc_lab.evaluation.predictions import Prediction
+from esc_lab.evaluation.summary import summarize
 from esc_lab.seeds import derive_seed
-from esc_lab.strategies import INVENTORIES, Inventory
 
 PROBLEMS = ("job crisis", "breakup with partner", "ongoing depression", "academic pressure")
 EMOTIONS = ("anxiety", "sadness", "anger")

@@ -9,9 +9,9 @@ import pytest
 from esc_lab.comparison.checks import check_cells, chosen_metrics, load_predictions
 from esc_lab.comparison.result import compared
 from esc_lab.comparison.runs import cells_of, read_runs
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.errors import UserError
 from esc_lab.report.tables import COLUMNS
-from esc_lab.strategies import INVENTORIES
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
 
 

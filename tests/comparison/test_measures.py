@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from esc_lab.comparison.decisions import read_predictions
 from esc_lab.comparison.measures import MEASURES, bias, confusion, macro_f1, preference, weighted_f1
-from esc_lab.evaluation_summary import summarize
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.evaluation.decisions import read_predictions
+from esc_lab.evaluation.summary import summarize
 from esc_lab.metrics import StrategyProficiency, strategy_preference
-from esc_lab.strategies import INVENTORIES
 from tests.comparison.synthetic import predictions
 
 INVENTORY = INVENTORIES["esconv"]

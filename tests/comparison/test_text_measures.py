@@ -9,12 +9,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from esc_lab.comparison.decisions import read_predictions
 from esc_lab.comparison.measures import MEASURES
-from esc_lab.comparison.significance import Draws, bootstrap
 from esc_lab.comparison.text_measures import bleu
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.evaluation.decisions import read_predictions
 from esc_lab.metrics import Diversity, TextOverlap
-from esc_lab.strategies import INVENTORIES
+from esc_lab.statistics.significance import Draws, bootstrap
 from tests.comparison.synthetic import predictions
 
 

@@ -10,16 +10,16 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from esc_lab.adherence import labelled_replies
-from esc_lab.classifier import chosen
-from esc_lab.classifier_files import load_classifier
-from esc_lab.classifier_training import ClassifierModule
-from esc_lab.command_line import CONF
+from esc_lab.cli.help import help_text
+from esc_lab.cli.overrides import CONF
 from esc_lab.config import DataConfig
-from esc_lab.corpora import ReadReport
-from esc_lab.datamodule import read_splits
-from esc_lab.help import help_text
-from esc_lab.strategies import INVENTORIES
+from esc_lab.data.corpora import ReadReport
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.scorers.adherence import labelled_replies
+from esc_lab.scorers.classifier import chosen
+from esc_lab.scorers.classifier_files import load_classifier
+from esc_lab.scorers.classifier_training import ClassifierModule
+from esc_lab.training.datamodule import read_splits
 from tests.conftest import CACHE
 from tests.e2e.conftest import execute
 from tests.e2e.test_bad_input import complaint

@@ -13,12 +13,12 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from esc_lab.command_line import CONF
+from esc_lab.cli.overrides import CONF
 from esc_lab.comparison.result import compared
 from esc_lab.config import TemplateConfig
-from esc_lab.corpora import read_dialogues, write_dialogues
-from esc_lab.prompts import TEMPLATES, Message, build_prompt, reply_content
-from esc_lab.strategies import INVENTORIES
+from esc_lab.data.corpora import read_dialogues, write_dialogues
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt, reply_content
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import SEARCH, execute
 from tests.e2e.test_bad_input import complaint
@@ -59,8 +59,8 @@ def test_training_widens_the_margin(tuned, trained):
 def held_out_pairs():
     """The pairs of the test split as the command line sees them: the limits keep two dialogues of it."""
     from esc_lab.config import DataConfig
-    from esc_lab.corpora import ReadReport
-    from esc_lab.datamodule import read_splits
+    from esc_lab.data.corpora import ReadReport
+    from esc_lab.training.datamodule import read_splits
 
     data = DataConfig(name="sample", path=None, proportions={"train": 0.7, "val": 0.1, "test": 0.2}, limit={"test": 2})
     for dialogue in read_splits(data, "esconv", ReadReport())["test"]:

@@ -20,10 +20,10 @@ from hydra import compose, initialize_config_dir
 import run
 from esc_lab.comparison.result import compared
 from esc_lab.config import Config, DataConfig, typed
-from esc_lab.corpora import ReadReport
-from esc_lab.datamodule import read_splits
+from esc_lab.data.corpora import ReadReport
 from esc_lab.errors import UserError
-from esc_lab.stages.record import recorded
+from esc_lab.stages.run_stage import recorded
+from esc_lab.training.datamodule import read_splits
 from tests.comparison.synthetic import settings, write_run
 from tests.e2e.test_search_faults import PROCESSES
 from tests.judging.evaluations import evaluation, knowing, sample

@@ -7,10 +7,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from esc_lab import multirun
+from esc_lab.runs import manifest as multirun
+from tests.cli.test_run import PROBE
 from tests.conftest import CACHE, ROOT
 from tests.e2e.conftest import LIMITS, SEARCH, execute
-from tests.test_run import PROBE
 
 SWEEP = (
     "-m", "stage=pipeline", "model=tiny_llama", "objective=cso,simpo",

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from esc_lab.corpora import read_dialogues
-from esc_lab.dialogue import Dialogue, Turn
+from esc_lab.data.corpora import read_dialogues
+from esc_lab.data.dialogue import Dialogue, Turn
 from tests.e2e.conftest import Outcome, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint

@@ -20,9 +20,9 @@ from hydra import compose, initialize_config_dir
 
 import run
 from esc_lab.config import Config, typed
-from esc_lab.config_search import AXES
-from esc_lab.corpora import read_dialogues
-from esc_lab.stages.record import recorded
+from esc_lab.config.search import AXES
+from esc_lab.data.corpora import read_dialogues
+from esc_lab.stages.run_stage import recorded
 from tests.e2e.conftest import LIMITS, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint

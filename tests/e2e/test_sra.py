@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from esc_lab.config_evaluate import TEMPLATES
-from esc_lab.strategies import INVENTORIES
+from esc_lab.config.evaluate import TEMPLATES
+from esc_lab.data.strategies import INVENTORIES
 from tests.conftest import model_config
 from tests.e2e.conftest import execute
 from tests.e2e.test_bad_input import complaint

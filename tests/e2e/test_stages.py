@@ -16,11 +16,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from esc_lab.corpora import read_dialogues
-from esc_lab.predictions import Prediction
-from esc_lab.strategies import INVENTORIES
+from esc_lab.data.corpora import read_dialogues
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.evaluation.predictions import Prediction
 from tests.conftest import FAMILIES
-from tests.wandb_files import read_offline_run
+from tests.tracking.wandb_files import read_offline_run
 
 NAMES = INVENTORIES["esconv"].names
 TWO_STEPS = "trainer.max_steps=2"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from esc_lab.corpora import read_dialogues
+from esc_lab.data.corpora import read_dialogues
 from esc_lab.models.sources import model_location
 from tests.conftest import CACHE, model_config
 from tests.search.endpoint_roles import journalled

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from esc_lab.corpora import read_dialogues, sample_path, write_dialogues
-from esc_lab.dialogue import Dialogue, merge_turns
+from esc_lab.data.corpora import read_dialogues, sample_path, write_dialogues
+from esc_lab.data.dialogue import Dialogue, merge_turns
+from esc_lab.evaluation.predictions import Prediction
 from esc_lab.judging.replies import history_of
-from esc_lab.predictions import Prediction
 from esc_lab.search.role_prompts import transcript
 from tests.comparison.synthetic import write_evaluation
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from esc_lab.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.judging.replies import NOTHING, check_context, drawn, history_of, read_replies
 from tests.comparison.synthetic import predictions

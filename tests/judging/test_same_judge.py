@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from esc_lab.comparison.methods import searches_of
 from esc_lab.judging.same_judge import judge_model
+from esc_lab.runs.lineage import searches_of
 from tests.comparison.synthetic import settings, write_run
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.comparison.result import Comparison, compared
-from esc_lab.corpora import write_dialogues
-from esc_lab.dialogue import Dialogue, Reply, Turn
-from esc_lab.predictions import Prediction
+from esc_lab.data.corpora import write_dialogues
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.evaluation.predictions import Prediction
 from esc_lab.seeds import derive_seed
-from esc_lab.strategies import INVENTORIES
 from tests.comparison.synthetic import EMOTIONS, PROBLEMS, write_evaluation, write_training
 
 NAMES = INVENTORIES["esconv"].names

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from esc_lab import multirun
 from esc_lab.comparison.drawings import draw
 from esc_lab.comparison.notes import notes_of
 from esc_lab.comparison.result import compared
@@ -22,6 +21,7 @@ from esc_lab.report.comparison_page import comparison_page, write_comparison_pag
 from esc_lab.report.dialogue_browser import browser_data
 from esc_lab.report.inline_figures import inline_svg
 from esc_lab.report.reproduction import commands
+from esc_lab.runs import manifest as multirun
 from tests.comparison.synthetic import write_training
 from tests.report.runs import NAMES, evaluated, made_dialogues, predicted, record_command, with_prompts, write_runs
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esc_lab.report import sra_report
-from esc_lab.sra_study.replies import MeasuredReply
+from esc_lab.sra.replies import MeasuredReply
 
 TEMPLATES = ("standard", "c1_hf", "c3_hl", "c5_hf")
 

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.report.page import short_labels
 from esc_lab.report.tree_page import tree_page
 from esc_lab.search.tree import Node, Tree, priors, puct
-from esc_lab.strategies import INVENTORIES
 
 CSO = INVENTORIES["cso"].names
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!-- [[data]] &amp; \u2028 \x00 " + "x" * 200

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from esc_lab.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.search.preferences import PreferenceRule, dialogues, find_preferences
 from esc_lab.search.tree import Node, Tree
-from esc_lab.strategies import INVENTORIES
 
 NAMES = INVENTORIES["cso"].names
 EV, AFF, CP, ES, AJC, PDP, RNT, SI = (

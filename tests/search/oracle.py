@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.search.iteration import Answered, Call
 from esc_lab.search.mcts import Search
 

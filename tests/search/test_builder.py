@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from esc_lab.config_search import ROLES
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.config.search import ROLES
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.errors import UserError
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing, grow
@@ -29,7 +30,6 @@ from esc_lab.search.requests import Answer, Request
 from esc_lab.search.role_prompts import Axis, Case
 from esc_lab.search.roles import Roles, RoleSettings
 from esc_lab.search.settings import SearchSettings
-from esc_lab.strategies import INVENTORIES
 from tests.search.endpoint_roles import play
 
 INVENTORY = INVENTORIES["cso"]

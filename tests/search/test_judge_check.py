@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from esc_lab.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.search.judge_check import JudgeCheck, check_pairs, judge_auc, judge_check
 from esc_lab.seeds import derive_seed

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.search.mcts import Search, SeedDecision
 from esc_lab.search.settings import SearchSettings
 from esc_lab.search.tree import Node, Tree, puct

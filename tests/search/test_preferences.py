@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esc_lab.corpora import read_dialogues, write_dialogues
-from esc_lab.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.corpora import read_dialogues, write_dialogues
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.search.preferences import PreferenceRule, find_preferences, to_extend
 from esc_lab.search.statistics import search_statistics

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.search.role_answers import UnusableError, better, ends, expected, message, ratings, scores
-from esc_lab.strategies import INVENTORIES
 
 CSO, ESCONV = INVENTORIES["cso"], INVENTORIES["esconv"]
 AXES = ("empathy", "information", "humanoid", "strategy")

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esc_lab.config_search import ROLES
-from esc_lab.dialogue import Reply, Turn
+from esc_lab.config.search import ROLES
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.strategies import INVENTORIES, Inventory, Strategy
 from esc_lab.search import role_prompts, roles
 from esc_lab.search.iteration import Answered, Call
 from esc_lab.search.mcts import Search
@@ -24,7 +25,6 @@ from esc_lab.search.requests import Answer, Request
 from esc_lab.search.role_prompts import Axis, Case
 from esc_lab.search.roles import Roles, RoleSettings, prompts_fingerprint
 from esc_lab.search.settings import SearchSettings
-from esc_lab.strategies import INVENTORIES, Inventory, Strategy
 from tests.search.endpoint_roles import play
 
 CSO, ESCONV = INVENTORIES["cso"], INVENTORIES["esconv"]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from esc_lab.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.search.preferences import PreferenceRule
 from esc_lab.search.statistics import search_statistics
 from esc_lab.search.tree import Tree

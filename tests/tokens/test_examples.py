@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esc_lab.dialogue import Dialogue, Reply, Turn, merge_turns
+from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
+from esc_lab.data.strategies import INVENTORIES
 from esc_lab.errors import UserError
-from esc_lab.prompts import TEMPLATES, Message, Prompt, build_prompt, reply_content
-from esc_lab.strategies import INVENTORIES
+from esc_lab.prompts.layouts import TEMPLATES, Message, Prompt, build_prompt, reply_content
 from esc_lab.tokens import EncodeReport, Example, build_tree, encode_examples
 
 ESCONV = INVENTORIES["esconv"]

@@ -26,7 +26,7 @@ from esc_lab.models.engine import Engine
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.tasks import Scoring, Task, Writing
-from esc_lab.prompts import Message, Prompt
+from esc_lab.prompts.layouts import Message, Prompt
 from esc_lab.search.requests import Answer, Question, Request
 from esc_lab.tokens.encode import ChatEncoder, IntArray
 from esc_lab.tokens.trie import shared_prefix

@@ -1,0 +1,82 @@
+"""Settings of evaluations, of studies of attention, and of the classifier that judges adherence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, item
+
+TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
+
+
+@dataclass
+class GenerationConfig:
+    enabled: bool = item(True, "generate replies for the text metrics")
+    decisions: int | None = item(
+        None, "generate for this many decisions, drawn with the seed; null = all", within=COUNT
+    )
+    max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT)
+    temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
+    top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
+    samples: int = item(1, "replies to each prompt, each with its own seed; more than 1 needs a temperature",
+                        within=COUNT)  # fmt: skip
+    batch: int = item(16, "replies decoded together", within=COUNT)
+
+
+@dataclass
+class SRAConfig:
+    enabled: bool = item(True, "measure Strategy-Relevant Attention (SRA) on the replies")
+    definition: str = item("paper", "SRA by the paper's formula, or as its published code computes it",
+                           choices=("paper", "reference"))  # fmt: skip
+    span: str = item("name", "what counts as the strategy: its name, the quoted name, or the name with its definition",
+                     choices=("name", "quoted", "instruction"))  # fmt: skip
+    heat_maps: int = item(1, "replies drawn over their prompts as HTML pages", within=FROM_ZERO)
+
+
+@dataclass
+class EvaluateConfig:
+    split: str = item("test", "which split is evaluated", choices=("train", "val", "test"))
+    score_opening: bool = item(False, "score supporter turns before the first seeker turn too")
+    least_turns: int = item(0, "only supporter turns with at least this many turns before them", within=FROM_ZERO)
+    history_turns: int | None = item(
+        None,
+        "show this many of the last turns at most, from where the seeker begins; null = all",
+        within=COUNT,
+    )
+    likelihood: bool = item(True, "score the given replies and the strategies by their log-probabilities")
+    prompted: str = item(
+        "gold",
+        "strategies that a template names which leaves no choice: that of the given reply, all of the inventory, or "
+        "each with probability prompted_share (at least one)",
+        choices=("gold", "all", "random"),
+    )
+    prompted_share: float = item(0.25, "prompted=random: probability of each strategy", within=SHARE)
+    replies: str = item("generated", "replies that attention and adherence are measured on: written, or those given",
+                        choices=("generated", "given"))  # fmt: skip
+    classifier: str | None = item(
+        None,
+        "judge of strategy adherence: a run of stage=classifier or a directory of a sequence classifier; auto = one "
+        "that is trained on the training dialogues and kept; null = nobody judges",
+    )
+    sra: SRAConfig = field(default_factory=SRAConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+@dataclass
+class SRAStudyConfig:
+    study: str = item(
+        "templates",
+        "what is compared: prompt templates, strategies, heads, a model before and after fine-tuning, lengths of the "
+        "history",
+        choices=("templates", "strategies", "heads", "finetuned", "lengths"),
+    )
+    templates: list[str] = item(list(TEMPLATES[1:]), "prompt templates that are evaluated; they name the strategy")
+    lengths: list[int] = item([1, 3, 5, 7, 9], "study=lengths: turns of history that the prompts show")
+    draws: int = item(1000, "bootstrap draws of dialogues", within=COUNT)
+
+
+@dataclass
+class ClassifierConfig:
+    batch: int = item(16, "replies in one optimizer step of the classifier", within=COUNT)
+    reply_tokens: int = item(256, "longest reply that it reads, in tokens; the rest is cut off and counted",
+                             within=COUNT)  # fmt: skip

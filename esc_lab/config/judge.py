@@ -1,0 +1,33 @@
+"""The part of the schema that stage `judge` reads; who judges is `llm.judge`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esc_lab.config.item import COUNT, item
+
+
+@dataclass
+class JudgingConfig:
+    runs: list[str] = item([], "run directories of evaluations of one test set, whose replies are judged")
+    baseline: str | None = item(
+        None, "run that the others are compared with in pairs: its directory or name; null = the first"
+    )
+    decisions: int | None = item(
+        100, "decisions whose replies are judged, drawn with the seed, the same for all runs; null = all", within=COUNT
+    )
+    rubric: bool = item(True, "score each reply on the axes of llm.judge.axes")
+    pairwise: bool = item(True, "compare each reply with the baseline's, in both orders")
+    check: int = item(
+        40, "given replies that each judge has to tell from shuffled ones of other dialogues", within=(2, float("inf"))
+    )
+    least_auc: float = item(
+        0.6,
+        "share of these that a judge has to get right (AUC of the rubric, share of pairs), with a 95 % interval above "
+        "one half",
+        within=(0.5, 1),
+    )
+    force: bool = item(
+        False, "judge although the judge failed that check, or judged the search that a run was trained on; it is told"
+    )
+    draws: int = item(2000, "bootstrap draws of dialogues", within=COUNT)

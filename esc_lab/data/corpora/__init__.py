@@ -1,0 +1,149 @@
+"""Support dialogues from files and back: ESConv, ExTES, ESC-Pro, and esc-lab's own JSONL (docs/data-format.md).
+
+Every label goes through the corpus' own inventory (`esconv`, `extes`, `cso`, or what the file says) and, if asked for,
+is mapped to another. Whatever reading drops or changes is counted in a `ReadReport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from esc_lab.data.corpora import esc_pro, esc_pro_write, esconv, extes, jsonl
+from esc_lab.data.corpora.esc_pro import unpaired_dialogues
+from esc_lab.data.corpora.reading import Reading, ReadReport
+from esc_lab.data.corpora.records import Record, as_line, read_records, write_text
+from esc_lab.data.corpora.splits import EIGHT_ONE_ONE, proportional_split, published_split, seed_fraction
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.errors import UserError, nearest
+
+__all__ = [
+    "EIGHT_ONE_ONE",
+    "ReadReport",
+    "proportional_split",
+    "published_split",
+    "read_dialogues",
+    "sample_path",
+    "seed_fraction",
+    "unpaired_dialogues",
+    "write_dialogues",
+]
+
+_READERS: Mapping[str, Callable[[Sequence[Record], Reading], list[Dialogue]]] = {
+    "esconv": esconv.read,
+    "extes": extes.read,
+    "esc_pro": esc_pro.read,
+    "jsonl": jsonl.read,
+}
+_ESC_PRO_WRITERS: Mapping[str, Callable[[Iterable[Dialogue]], esc_pro_write.Written]] = {
+    "esc_pro_dialogues": esc_pro_write.dialogue_records,
+    "esc_pro_pairs": esc_pro_write.pair_records,
+    "esc_pro_kto": esc_pro_write.kto_records,
+}
+
+
+def read_dialogues(
+    path: str | Path,
+    format: str = "auto",
+    *,
+    inventory: str | None = None,
+    mapping: str | None = None,
+    report: ReadReport | None = None,
+) -> list[Dialogue]:
+    """Dialogues of a file, in its order; of a directory with a published split, those of train, val and test.
+
+    Args:
+        format: `esconv`, `extes`, `esc_pro` (dialogues, pairs or KTO), `jsonl`, or `auto`: by the first record's keys.
+        inventory: read the file's labels as this inventory instead of the corpus' own.
+        mapping: map the labels to this inventory, which the dialogues then have. Labels without a counterpart leave
+            their turn unlabelled.
+        report: counts to add to.
+
+    Raises:
+        UserError: the file cannot be read, a record is not of the format, or labels are unknown.
+    """
+    path = Path(path)
+    if format not in (*_READERS, "auto"):
+        fix = f"use {', '.join(_READERS)} or auto"
+        raise UserError(f"unknown format '{format}'{nearest(format, [*_READERS, 'auto'])}", where=str(path), fix=fix)
+    report = ReadReport() if report is None else report
+    dialogues: list[Dialogue] = []
+    for file in published_split(path).values() if path.is_dir() else [path]:
+        records = read_records(file)
+        reading = Reading(report, inventory=inventory, mapping=mapping)
+        if format not in ("auto", "jsonl") and str(records[0].data.get("format")).startswith("esc-lab/"):
+            fix = "read it as jsonl (data=jsonl)"
+            raise UserError(f"not {format}, but esc-lab's own format", where=records[0].where, fix=fix)
+        found = _READERS[_detected(records[0]) if format == "auto" else format](records, reading)
+        reading.finish()
+        if not found:
+            fix = "give at least one pair of two different replies"
+            raise UserError("the file holds no dialogues", where=str(file), fix=fix)
+        dialogues += found
+    for dialogue in dialogues:
+        report.add(dialogue)
+    return dialogues
+
+
+def write_dialogues(dialogues: Iterable[Dialogue], path: str | Path, format: str = "jsonl") -> dict[str, int]:
+    """Write dialogues; the file appears whole or not at all, and missing folders are made.
+
+    Args:
+        format: `jsonl` (esc-lab's own, exact), or `esc_pro_dialogues`, `esc_pro_pairs`, `esc_pro_kto`: JSON lists in
+            the forms that `esc_pro` reads. `esc_lab.data.corpora.esc_pro_write` says what these hold.
+
+    Returns:
+        How much the format could not hold, by kind; empty if all of it was written.
+
+    Raises:
+        UserError: unknown format, nothing to write, a dialogue that cannot be read back, or no permission.
+    """
+    path, dialogues = Path(path), list(dialogues)
+    known = ("jsonl", *_ESC_PRO_WRITERS)
+    if format not in known:
+        fix = f"use {', '.join(known)}"
+        raise UserError(f"unknown format '{format}'{nearest(format, known)}", where=str(path), fix=fix)
+    for number, dialogue in enumerate(dialogues, start=1):
+        _check(dialogue, f"dialogue {number} to write")
+    if format == "jsonl":
+        lines, lost = jsonl.lines(dialogues), {}
+    else:
+        records, counts = _ESC_PRO_WRITERS[format](dialogues)
+        lines = [as_line(record, f"record {number} to write") for number, record in enumerate(records, start=1)]
+        lost = {kind: count for kind, count in counts.items() if count}
+    if not lines:
+        fix = "pass at least one dialogue" + (" with a rejected reply" if format == "esc_pro_pairs" else "")
+        raise UserError(f"there is nothing to write as '{format}'", where=str(path), fix=fix)
+    write_text("\n".join(lines) if format == "jsonl" else "[\n" + ",\n".join(lines) + "\n]", path)
+    return lost
+
+
+def sample_path() -> Path:
+    """The sample corpus that ships with esc-lab, in its own format."""
+    return Path(__file__).parent / "sample.jsonl"
+
+
+def _detected(record: Record) -> str:
+    """Format whose keys the record has."""
+    keys = record.data.keys()
+    if keys & {"format", "turns"}:
+        return "jsonl"
+    for key, name in (("dialog", "esconv"), ("messages", "esc_pro"), ("content", "extes")):
+        if key in keys:
+            return name
+    raise UserError(
+        f"no known format has the keys {', '.join(keys) or '(none)'}",
+        where=record.where,
+        fix="a record needs 'dialog' (esconv), 'content' (extes), 'messages' (esc_pro) or 'turns' (jsonl)",
+    )
+
+
+def _check(dialogue: Dialogue, where: str) -> None:
+    """Refuse what no reader would take back."""
+    if all(turn.speaker == "seeker" for turn in dialogue.turns):
+        raise UserError("the dialogue has no supporter turn", where=where, fix="leave it out")
+    for number, turn in enumerate(dialogue.turns, start=1):
+        for reply in (turn.reply, *turn.rejected):
+            if not reply.text or reply.text != reply.text.strip():
+                what = f"the text {reply.text[:40]!r} is empty or has white space around it"
+                raise UserError(what, where=f"{where}, turn {number}", fix="strip the text, or leave the turn out")

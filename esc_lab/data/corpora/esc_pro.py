@@ -1,0 +1,256 @@
+"""ESC-Pro, the preference data of the CSO paper (arXiv 2503.05362), in its three record forms.
+
+- dialogue: `{scene, description, iter, messages: [{role: user, content} | {role: assistant, content, strategy,
+  negative: [{content, strategy}]}]}`; one record is one dialogue.
+- pair: `{scene, description, messages, chosen, reject}` (or `rejected`), the supporter's messages `(strategy) text`.
+- KTO: `{scene, description, messages, label}`; the last message is the reply, preferred if the label is true.
+
+Pairs and labelled replies are put back into dialogues: records whose messages extend one another are one path, each
+path that none extends is one dialogue, and a rejected reply stands at its turn in every dialogue that goes through the
+preferred one. All dialogues of one seed (scene, description, first seeker message) share `tree_id`. A rejected KTO
+reply to messages that have no preferred reply cannot stand at a turn: it is kept in `meta["unpaired_rejected"]`, as a
+list of messages that ends in the reply, of the first dialogue that shares its history up to the last decision (of its
+seed, if it answers the first message). Supporter messages of a history count as preferred replies.
+
+`scene` becomes the problem, `description` the situation. Other keys of a dialogue record go to `meta`; those of pair
+and KTO records are counted, not kept. System messages are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from esc_lab.data.corpora.esc_pro_tree import Seed, Tree
+from esc_lab.data.corpora.reading import Reading, first_seeker_text, seed_id
+from esc_lab.data.corpora.records import Record, checked, optional, required
+from esc_lab.data.dialogue import Dialogue, Reply, Speaker, Turn
+from esc_lab.errors import UserError
+
+_LABELLED = re.compile(r"\(([^()]*)\)\s*(.*)", re.DOTALL)
+_ROLES: dict[str, Speaker | None] = {
+    "user": "seeker",
+    "seeker": "seeker",
+    "assistant": "supporter",
+    "supporter": "supporter",
+    "system": None,
+}
+_SHARED_KEYS = frozenset({"scene", "description", "messages"})
+_PAIR_KEYS = _SHARED_KEYS | {"chosen", "reject", "rejected"}
+_KTO_KEYS = _SHARED_KEYS | {"label"}
+
+
+def read(records: Sequence[Record], reading: Reading) -> list[Dialogue]:
+    """Dialogues of ESC-Pro records, all of the form of the first.
+
+    Raises:
+        UserError: a record is not of this form, a message is empty, or a rejected KTO reply has no dialogue of its
+            seed to stay with.
+    """
+    keys = records[0].data.keys()
+    inventory = reading.inventory("cso", records[0].where)
+    if "messages" in keys and keys & {"chosen", "reject", "rejected"}:
+        tree = _tree_of_pairs(records, _Messages(reading, inventory))
+    elif "messages" in keys and "label" in keys:
+        tree = _tree_of_labelled(records, _Messages(reading, inventory))
+    else:
+        return [_dialogue(record, inventory, reading) for record in records]
+    dialogues = []
+    for path in tree.paths():
+        unpaired = [[as_message(turn) for turn in turns] for turns in path.unpaired]
+        dialogues.append(
+            reading.dialogue(
+                path.turns,
+                inventory,
+                path.where,
+                tree_id=tree_id(path.seed, path.turns),
+                situation=path.seed.description,
+                problem=path.seed.scene,
+                meta={"unpaired_rejected": unpaired} if unpaired else {},
+            )
+        )
+    return dialogues
+
+
+def tree_id(seed: Seed, turns: Sequence[Turn]) -> str:
+    """The id that all dialogues of one seed share."""
+    return seed_id(*seed, first_seeker_text(turns))
+
+
+def as_message(turn: Turn) -> dict[str, str]:
+    """The turn as pairs and KTO records write it, its first strategy in brackets before the text.
+
+    `()` stands before an unlabelled text that would otherwise be taken for a labelled one.
+    """
+    text = turn.reply.text
+    if turn.speaker == "seeker":
+        return {"role": "user", "content": text}
+    if turn.reply.strategies:
+        text = f"({turn.reply.strategies[0]}) {text}"
+    elif _LABELLED.match(text):
+        text = f"() {text}"
+    return {"role": "assistant", "content": text}
+
+
+def _dialogue(record: Record, inventory: str, reading: Reading) -> Dialogue:
+    data, where = record.data, record.where
+    turns = []
+    for number, item in enumerate(required(data, "messages", list, where), start=1):
+        place = f"{where}, message {number}"
+        message = checked(item, dict, "the message", place)
+        speaker = _speaker(message, place)
+        if speaker is None:
+            reading.report.system_messages_dropped += 1
+        elif speaker == "seeker":
+            text = reading.full_text(required(message, "content", str, place), place)
+            turns.append(Turn("seeker", Reply(text)))
+        else:
+            turns.append(_supporter_turn(message, inventory, reading, place))
+    seed = _seed(data, where)
+    return reading.dialogue(
+        turns,
+        inventory,
+        where,
+        tree_id=tree_id(seed, turns),
+        situation=seed.description,
+        problem=seed.scene,
+        meta={key: value for key, value in data.items() if key not in _SHARED_KEYS},
+    )
+
+
+def _supporter_turn(message: Mapping[str, Any], inventory: str, reading: Reading, where: str) -> Turn:
+    def reply(data: Mapping[str, Any], place: str) -> Reply:
+        text = reading.full_text(required(data, "content", str, place), place)
+        label = optional(data, "strategy", str, place) or ""
+        return Reply(text, reading.labels([label], inventory, place))
+
+    given = reply(message, where)
+    rejected: dict[Reply, None] = {}
+    for number, item in enumerate(optional(message, "negative", list, where) or [], start=1):
+        place = f"{where}, negative {number}"
+        other = reply(checked(item, dict, "the negative", place), place)
+        reading.report.equal_pairs_dropped += other == given
+        reading.report.duplicate_pairs += other in rejected
+        if other != given:
+            rejected[other] = None
+    return Turn("supporter", given, tuple(rejected))
+
+
+class _Messages:
+    """Reads messages whose strategies are written into the text; equal ones, which histories repeat, only once."""
+
+    def __init__(self, reading: Reading, inventory: str) -> None:
+        self.report = reading.report
+        self._reading, self._inventory = reading, inventory
+        self._turns: dict[tuple[Speaker, str], Turn] = {}
+
+    def history(self, data: Mapping[str, Any], known: frozenset[str], where: str) -> list[Turn]:
+        """The messages of a record whose keys should be `known`."""
+        self.report.keys_ignored += len(data.keys() - known)
+        turns = []
+        for number, item in enumerate(required(data, "messages", list, where), start=1):
+            turn = self.turn(item, f"{where}, message {number}")
+            if turn is None:
+                self.report.system_messages_dropped += 1
+            else:
+                turns.append(turn)
+        return turns
+
+    def reply(self, data: Mapping[str, Any], key: str, where: str) -> Reply:
+        """The supporter's message under `key`."""
+        turn = self.turn(required(data, key, dict, where), f"{where}, '{key}'")
+        if turn is None or turn.speaker != "supporter":
+            raise UserError(f"'{key}' is not the supporter's", where=where, fix="give it the role 'assistant'")
+        return turn.reply
+
+    def turn(self, item: object, where: str) -> Turn | None:
+        """The turn of one message; None for a system message."""
+        message = checked(item, dict, "the message", where)
+        speaker = _speaker(message, where)
+        if speaker is None:
+            return None
+        content = required(message, "content", str, where)
+        if (speaker, content) not in self._turns:
+            text = self._reading.full_text(content, where)
+            strategies: tuple[str, ...] = ()
+            labelled = _LABELLED.match(text) if speaker == "supporter" else None
+            if labelled:
+                strategies = self._reading.labels([labelled[1]], self._inventory, where)
+                text = self._reading.full_text(labelled[2], where)
+            self._turns[speaker, content] = Turn(speaker, Reply(text, strategies))
+        return self._turns[speaker, content]
+
+
+def _tree_of_pairs(records: Sequence[Record], messages: _Messages) -> Tree:
+    tree = Tree()
+    for record in records:
+        data, where = record.data, record.where
+        prompt = messages.history(data, _PAIR_KEYS, where)
+        chosen = messages.reply(data, "chosen", where)
+        rejected = messages.reply(data, "rejected" if "rejected" in data else "reject", where)
+        if chosen == rejected:
+            messages.report.equal_pairs_dropped += 1
+        elif not tree.add(_seed(data, where), prompt, chosen, rejected, where):
+            messages.report.duplicate_pairs += 1
+    return tree
+
+
+def _tree_of_labelled(records: Sequence[Record], messages: _Messages) -> Tree:
+    """Every rejected reply stands beside every preferred one to the same messages."""
+    groups: dict[tuple[Seed, tuple[Turn, ...]], dict[tuple[Reply, bool], str]] = {}
+    for record in records:
+        data, where = record.data, record.where
+        turns = messages.history(data, _KTO_KEYS, where)
+        preferred = required(data, "label", bool, where)
+        if not turns or turns[-1].speaker != "supporter":
+            raise UserError("the last message is not the supporter's", where=where, fix="end 'messages' with the reply")
+        group = groups.setdefault((_seed(data, where), tuple(turns[:-1])), {})
+        messages.report.duplicate_pairs += (turns[-1].reply, preferred) in group
+        group.setdefault((turns[-1].reply, preferred), where)
+    tree = Tree()
+    for (seed, prompt), group in groups.items():
+        chosen = [(reply, where) for (reply, preferred), where in group.items() if preferred]
+        rejected = [(reply, where) for (reply, preferred), where in group.items() if not preferred]
+        for reply, where in chosen:
+            tree.add(seed, prompt, reply, None, where)
+        for other, where in rejected:
+            beside = [reply for reply, _ in chosen if reply != other]
+            for reply in beside:
+                tree.add(seed, prompt, reply, other, where)
+            if not chosen:
+                tree.add_unpaired(seed, prompt, other, where)
+                messages.report.unpaired_rejected += 1
+            elif not beside:
+                messages.report.equal_pairs_dropped += 1
+    return tree
+
+
+def _speaker(message: Mapping[str, Any], where: str) -> Speaker | None:
+    role = required(message, "role", str, where)
+    if role not in _ROLES:
+        raise UserError(f"unknown role '{role}'", where=where, fix=f"use one of {', '.join(_ROLES)}")
+    return _ROLES[role]
+
+
+def _seed(data: Mapping[str, Any], where: str) -> Seed:
+    return Seed(optional(data, "scene", str, where) or "", optional(data, "description", str, where) or "")
+
+
+def unpaired_dialogues(dialogue: Dialogue) -> list[Dialogue]:
+    """The rejected replies that stand at no turn (`meta["unpaired_rejected"]`), each as a dialogue that ends in it."""
+    return [
+        replace(dialogue, turns=tuple(map(_from_message, messages)), meta={})
+        for messages in dialogue.meta.get("unpaired_rejected", ())
+    ]
+
+
+def _from_message(message: Mapping[str, str]) -> Turn:
+    """The inverse of `as_message`, whose strategies are canonical names already."""
+    if message["role"] == "user":
+        return Turn("seeker", Reply(message["content"]))
+    labelled = _LABELLED.match(message["content"])
+    if labelled is None:
+        return Turn("supporter", Reply(message["content"]))
+    return Turn("supporter", Reply(labelled[2], (labelled[1],) if labelled[1] else ()))

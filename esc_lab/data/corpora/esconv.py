@@ -1,0 +1,85 @@
+"""ESConv (Liu et al. 2021): the raw `ESConv.json` and the one-dialogue-a-line files of the published split.
+
+Raw turns are `{speaker: seeker | supporter, annotation: {strategy?, feedback?}, content}`, those of the split
+`{speaker: usr | sys, strategy?, text}`; `FailedESConv.json` of the same authors says `speaker` and `listener`. Survey
+scores and everything else that a record holds go to `meta` under the corpus' own keys, annotations of single turns to
+`meta["turn_annotations"]` by the turn's index (from 0, as text). `tree_id` is a hash of situation and messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from esc_lab.data.corpora.reading import Reading, seed_id
+from esc_lab.data.corpora.records import Record, checked, optional, required
+from esc_lab.data.dialogue import Dialogue, Reply, Speaker, Turn
+from esc_lab.errors import UserError
+
+_SPEAKERS: dict[str, Speaker] = {
+    "usr": "seeker",
+    "seeker": "seeker",
+    "speaker": "seeker",
+    "sys": "supporter",
+    "supporter": "supporter",
+    "listener": "supporter",
+}
+_FIELDS = {"dialog", "situation", "emotion_type", "problem_type"}
+
+
+def read(records: Iterable[Record], reading: Reading) -> list[Dialogue]:
+    """Dialogues of ESConv records; turns without text are dropped and counted.
+
+    Raises:
+        UserError: a record or turn is not of this format.
+    """
+    return [_dialogue(record, reading) for record in records]
+
+
+def _dialogue(record: Record, reading: Reading) -> Dialogue:
+    data, where = record.data, record.where
+    inventory = reading.inventory("esconv", where)
+    turns: list[Turn] = []
+    annotations: dict[str, dict[str, Any]] = {}
+    for number, item in enumerate(required(data, "dialog", list, where), start=1):
+        turn, rest = _turn(item, inventory, reading, f"{where}, turn {number}")
+        if not turn.reply.text:
+            reading.report.empty_turns_dropped += 1
+            continue
+        if rest:
+            annotations[str(len(turns))] = rest
+        turns.append(turn)
+    situation, emotion, problem = (
+        (optional(data, key, str, where) or "").strip() for key in ("situation", "emotion_type", "problem_type")
+    )
+    meta = {key: value for key, value in data.items() if key not in _FIELDS}
+    return reading.dialogue(
+        turns,
+        inventory,
+        where,
+        tree_id=seed_id(situation, *(turn.reply.text for turn in turns)),
+        situation=situation,
+        emotion=emotion,
+        problem=problem,
+        meta=meta | ({"turn_annotations": annotations} if annotations else {}),
+    )
+
+
+def _turn(item: object, inventory: str, reading: Reading, where: str) -> tuple[Turn, dict[str, Any]]:
+    """The turn, and its annotations other than the supporter's strategy."""
+    data = checked(item, dict, "the turn", where)
+    name = required(data, "speaker", str, where)
+    if name not in _SPEAKERS:
+        raise UserError(f"unknown speaker '{name}'", where=where, fix=f"use one of {', '.join(_SPEAKERS)}")
+    speaker = _SPEAKERS[name]
+    key = "text" if "text" in data else "content"
+    required(data, key, str, where)
+    rest = {name: value for name, value in data.items() if name not in ("speaker", "annotation", key)}
+    rest |= optional(data, "annotation", dict, where) or {}
+    text = reading.text(data[key], where)
+    strategies: tuple[str, ...] = ()
+    if speaker == "supporter":
+        label = optional(rest, "strategy", str, where)
+        strategies = reading.labels([label] if label else [], inventory, where)
+        rest.pop("strategy", None)
+    return Turn(speaker, Reply(text, strategies)), rest

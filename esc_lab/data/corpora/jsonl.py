@@ -1,0 +1,155 @@
+"""esc-lab's own format, schema `esc-lab/1`: one dialogue a line, without loss.
+
+```
+{"format": "esc-lab/1", "tree_id": "...", "inventory": "esconv", "situation": "", "emotion": "", "problem": "",
+ "turns": [{"speaker": "seeker", "text": "..."},
+           {"speaker": "supporter", "text": "...", "strategies": ["Question"], "value": 0.5, "visits": 3,
+            "rejected": [{"text": "...", "strategies": ["Information"], "value": -0.5, "visits": 1}]}],
+ "meta": {}}
+```
+
+Only `format`, `inventory` and `turns` must be there, and of a turn `speaker` and `text`; the rest may be missing or
+null. A dialogue without `tree_id` is a tree of its own. Strategies, value, visits and rejected replies are the
+supporter's only. Another version is refused, and so is an unknown key. docs/data-format.md explains every field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from esc_lab.data.corpora.reading import Reading, ReadReport, seed_id
+from esc_lab.data.corpora.records import Record, as_line, checked, optional, required
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.errors import UserError, nearest
+
+SCHEMA = "esc-lab/1"
+
+_DIALOGUE_KEYS = ("format", "tree_id", "inventory", "situation", "emotion", "problem", "turns", "meta")
+_SEEKER_KEYS = ("speaker", "text")
+_REPLY_KEYS = ("text", "strategies", "value", "visits")
+_SUPPORTER_KEYS = ("speaker", *_REPLY_KEYS, "rejected")
+
+
+def read(records: Iterable[Record], reading: Reading) -> list[Dialogue]:
+    """Dialogues of records in esc-lab's own format.
+
+    Raises:
+        UserError: a record is of another version, has unknown or missing keys, or values of a wrong type.
+    """
+    return [_dialogue(record, reading) for record in records]
+
+
+def lines(dialogues: Iterable[Dialogue]) -> list[str]:
+    """Lines of the file. Every dialogue is read back before it counts as written.
+
+    Raises:
+        UserError: a dialogue is not one that the format can hold (a label outside its inventory, a seeker with
+            strategies, meta data that JSON cannot carry).
+    """
+    written = []
+    for number, dialogue in enumerate(dialogues, start=1):
+        where = f"dialogue {number} to write"
+        line = as_line(_as_json(dialogue), where)
+        reading = Reading(ReadReport())
+        again = _dialogue(Record(json.loads(line), where), reading)
+        reading.finish()
+        if again != dialogue:
+            fix = "use canonical strategy names once each, tuples of turns, and JSON types with text keys in meta"
+            raise UserError("the dialogue would not be read back as it is", where=where, fix=fix)
+        written.append(line)
+    return written
+
+
+def _dialogue(record: Record, reading: Reading) -> Dialogue:
+    data, where = record.data, record.where
+    version = required(data, "format", str, where)
+    if version != SCHEMA:
+        fix = f"this version of esc-lab reads '{SCHEMA}'; update esc-lab or convert the file"
+        raise UserError(f"unknown format version '{version}'", where=where, fix=fix)
+    _check_keys(data, _DIALOGUE_KEYS, where)
+    inventory = reading.inventory(optional(data, "inventory", str, where), where)
+    turns = [
+        _turn(item, inventory, reading, f"{where}, turn {number}")
+        for number, item in enumerate(required(data, "turns", list, where), start=1)
+    ]
+    situation = optional(data, "situation", str, where) or ""
+    return reading.dialogue(
+        turns,
+        inventory,
+        where,
+        tree_id=optional(data, "tree_id", str, where) or seed_id(situation, *(turn.reply.text for turn in turns)),
+        situation=situation,
+        emotion=optional(data, "emotion", str, where) or "",
+        problem=optional(data, "problem", str, where) or "",
+        meta=optional(data, "meta", dict, where),
+    )
+
+
+def _turn(item: object, inventory: str, reading: Reading, where: str) -> Turn:
+    data = checked(item, dict, "the turn", where)
+    speaker = required(data, "speaker", str, where)
+    if speaker == "seeker":
+        _check_keys(data, _SEEKER_KEYS, where, "a seeker turn has no")
+        return Turn("seeker", _reply(data, inventory, reading, where))
+    if speaker != "supporter":
+        raise UserError(f"unknown speaker '{speaker}'", where=where, fix="use 'seeker' or 'supporter'")
+    _check_keys(data, _SUPPORTER_KEYS, where)
+    rejected = []
+    for number, other in enumerate(optional(data, "rejected", list, where) or [], start=1):
+        place = f"{where}, rejected {number}"
+        _check_keys(checked(other, dict, "the rejected reply", place), _REPLY_KEYS, place)
+        rejected.append(_reply(other, inventory, reading, place))
+    return Turn("supporter", _reply(data, inventory, reading, where), tuple(rejected))
+
+
+def _reply(data: Mapping[str, Any], inventory: str, reading: Reading, where: str) -> Reply:
+    text = reading.full_text(required(data, "text", str, where), where)
+    names = [checked(name, str, "a strategy", where) for name in optional(data, "strategies", list, where) or []]
+    value, visits = data.get("value"), data.get("visits")
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    ):
+        raise UserError(f"'value' is {value!r}", where=where, fix="make it a finite number or null")
+    if visits is not None and (isinstance(visits, bool) or not isinstance(visits, int) or visits < 0):
+        raise UserError(f"'visits' is {visits!r}", where=where, fix="make it a whole number from 0, or null")
+    return Reply(text, reading.labels(names, inventory, where), value, visits)
+
+
+def _check_keys(data: Mapping[str, Any], known: Collection[str], where: str, what: str = "unknown key") -> None:
+    for key in data:
+        if key not in known:
+            raise UserError(f"{what} '{key}'{nearest(key, known)}", where=where, fix=f"use {', '.join(known)}")
+
+
+def _as_json(dialogue: Dialogue) -> dict[str, Any]:
+    return {
+        "format": SCHEMA,
+        "tree_id": dialogue.tree_id,
+        "inventory": dialogue.inventory,
+        "situation": dialogue.situation,
+        "emotion": dialogue.emotion,
+        "problem": dialogue.problem,
+        "turns": [_turn_as_json(turn) for turn in dialogue.turns],
+        "meta": dict(dialogue.meta),
+    }
+
+
+def _turn_as_json(turn: Turn) -> dict[str, Any]:
+    data = {"speaker": turn.speaker, **_reply_as_json(turn.reply)}
+    if turn.rejected:
+        data["rejected"] = [_reply_as_json(reply) for reply in turn.rejected]
+    return data
+
+
+def _reply_as_json(reply: Reply) -> dict[str, Any]:
+    data: dict[str, Any] = {"text": reply.text}
+    if reply.strategies:
+        data["strategies"] = list(reply.strategies)
+    if reply.value is not None:
+        data["value"] = reply.value
+    if reply.visits is not None:
+        data["visits"] = reply.visits
+    return data

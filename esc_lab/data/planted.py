@@ -1,0 +1,122 @@
+"""Preferences with a known answer: dialogues whose rejected strategies lose by planted utilities, and what was learned.
+
+At each supporter turn two strategies a and b are drawn, and a is preferred with probability sigmoid(u(a) - u(b))
+(Bradley and Terry, 1952). Both replies have the same words, so only the strategy decides. The policy that minimises the
+expected DPO loss on such pairs has log-ratios to its reference of u / beta, up to a constant for each turn (Rafailov et
+al., 2023, equation 5): regressed on u, they have slope 1 / beta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.strategies import Inventory
+from esc_lab.seeds import derive_seed
+
+Order = Literal["planted", "swapped", "shuffled"]
+ORDERS: tuple[Order, ...] = ("planted", "swapped", "shuffled")
+TURNS = 3  # supporter turns of a dialogue
+LONGEST = 80  # characters of a message
+SPREAD = 1.5  # the utilities go from -SPREAD to SPREAD
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Words to make dialogues of, without regard to what answers what."""
+
+    seeker: tuple[str, ...]
+    supporter: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Regression of log-ratios on utilities, each turn about its own mean.
+
+    Attributes:
+        slope: least squares, in nats per unit of utility.
+        error: its standard error over turns.
+        correlation: of both, over all turns and strategies.
+    """
+
+    slope: float
+    error: float
+    correlation: float
+
+
+def texts_of(dialogues: Sequence[Dialogue]) -> Texts:
+    """The short messages of dialogues; long ones would cost time and teach nothing."""
+    turns = [turn for dialogue in dialogues for turn in dialogue.turns if len(turn.reply.text) <= LONGEST]
+    return Texts(
+        tuple(turn.reply.text for turn in turns if turn.speaker == "seeker"),
+        tuple(turn.reply.text for turn in turns if turn.speaker == "supporter"),
+    )
+
+
+def planted_utilities(inventory: Inventory, seed: int) -> FloatArray:
+    """Utility [K] of each strategy: evenly spaced, in an order drawn from the seed."""
+    draw = np.random.default_rng(derive_seed(seed, "planted utilities"))
+    return draw.permutation(np.linspace(-SPREAD, SPREAD, len(inventory)))
+
+
+def planted_dialogues(
+    inventory: Inventory, utilities: FloatArray, pairs: int, texts: Texts, seed: int, order: Order = "planted"
+) -> list[Dialogue]:
+    """Dialogues with one preference pair at each of their supporter turns, at most `TURNS` of them.
+
+    Args:
+        utilities: [K], by strategy.
+        pairs: supporter turns in all.
+        order: `planted`; `swapped`, the same pairs the other way round; `shuffled`, each way round by a coin.
+    """
+    draw = np.random.default_rng(derive_seed(seed, "planted dialogues"))
+    dialogues = []
+    for start in range(0, pairs, TURNS):
+        turns: list[Turn] = []
+        for _ in range(min(TURNS, pairs - start)):
+            first, second = draw.choice(len(inventory), size=2, replace=False)
+            wins = draw.random() < 1 / (1 + np.exp(utilities[second] - utilities[first]))
+            heads = draw.random() < 0.5
+            if not {"planted": wins, "swapped": not wins, "shuffled": heads}[order]:
+                first, second = second, first
+            seeker, words = draw.choice(texts.seeker), str(draw.choice(texts.supporter))
+            chosen, rejected = (Reply(words, (inventory.names[number],)) for number in (first, second))
+            turns += [Turn("seeker", Reply(str(seeker))), Turn("supporter", chosen, (rejected,))]
+        dialogues.append(Dialogue(tuple(turns), inventory.name))
+    return dialogues
+
+
+def pairs_slope(dialogues: Sequence[Dialogue], inventory: Inventory, utilities: FloatArray) -> float:
+    """What a finite sample of pairs says: slope of its fitted Bradley-Terry utilities over the planted ones.
+
+    A policy with the same log-ratios at every turn that minimises DPO's loss on these pairs has this slope over beta.
+    """
+    turns = [turn for dialogue in dialogues for turn in dialogue.turns if turn.rejected]
+    wins = np.zeros((len(turns), len(inventory)))
+    for number, turn in enumerate(turns):
+        wins[number, inventory.index(turn.reply.strategies[0])] += 1
+        wins[number, inventory.index(turn.rejected[0].strategies[0])] -= 1
+    fitted = np.zeros(len(inventory))
+    for _ in range(50):  # Newton's method; the small ridge fixes the sum, which the pairs leave open
+        lost = 1 / (1 + np.exp(wins @ fitted))
+        curvature = (wins * (lost * (1 - lost))[:, None]).T @ wins + 1e-6 * np.eye(len(fitted))
+        fitted += np.linalg.solve(curvature, wins.T @ lost - 1e-6 * fitted)
+    x = utilities - utilities.mean()
+    return float(fitted @ x / (x @ x))
+
+
+def utility_slope(log_ratios: FloatArray, utilities: FloatArray) -> Slope:
+    """Slope of log-ratios of policy and reference [turns, K] over utilities [K]."""
+    x = utilities - utilities.mean()
+    y = log_ratios - log_ratios.mean(axis=1, keepdims=True)
+    slopes = y @ x / (x @ x)
+    correlation = np.corrcoef(np.broadcast_to(x, y.shape).ravel(), y.ravel())[0, 1] if y.any() else 0.0
+    error = slopes.std(ddof=1) / np.sqrt(len(slopes)) if len(slopes) > 1 else np.nan
+    return Slope(float(slopes.mean()), float(error), float(correlation))

@@ -1,0 +1,153 @@
+"""Evaluation on held-out preference pairs: which reply is more probable, and which does a trained reward prefer?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from peft import PeftModel
+from torch import Tensor
+
+from esc_lab.artifacts import file_fingerprint, write_atomic
+from esc_lab.config import Config, training_run, typed
+from esc_lab.config.training import ObjectiveConfig
+from esc_lab.errors import UserError
+from esc_lab.models.load import LoadedModel, checkpoint_parts, load_model
+from esc_lab.prompts.layouts import TEMPLATES
+from esc_lab.tokens.encode import IntArray
+from esc_lab.training.cso import pair_rewards
+from esc_lab.training.cso_data import PreferenceSteps
+from esc_lab.training.datamodule import ESCDataModule
+from esc_lab.training.objectives import NEEDS_REFERENCE, PairLogProbs
+from esc_lab.training.preference_split import FloatArray, PreferenceSettings, PreferenceSplit
+from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
+
+log = logging.getLogger(__name__)
+_NOTE = "reference.json"
+PAIRS = "pairs.jsonl"
+
+
+def note_reference(cfg: Config, loaded: LoadedModel, identity: dict[str, str]) -> None:
+    """Leave in the run directory what the reference model of a training was, for evaluations of its result."""
+    note = {
+        "identity": identity,
+        "dtype": cfg.model.dtype,
+        "init_from": str(Path(cfg.init_from).absolute()) if cfg.init_from else None,
+        "files": _fingerprints(loaded.adapter or loaded.weights),
+    }
+    write_atomic(Path(cfg.run_dir) / _NOTE, json.dumps(note, indent=2))
+
+
+def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) -> dict[str, float]:
+    """What the model makes of the pairs in the evaluated split.
+
+    Returns:
+        `preference/pairs`; `preference/accuracy`, the share whose chosen reply is the more probable one (summed over
+        its tokens). Of a model that stage `cso` trained, also `preference/reward_accuracy` and `preference/margin` of
+        its objective's rewards; log-ratios are to the reference that it was trained with. Nothing where there are no
+        pairs or the prompt names the strategy. pairs.jsonl in the run directory has a line for each pair: dialogue,
+        turn, number of the rejected reply, and of chosen and rejected reply `log_probs` and `rewards` (null without).
+    """
+    if not TEMPLATES[cfg.prompt.eval.template].chooses_strategy or cfg.prompt.inference != "direct":
+        return {}
+    name = f"{cfg.evaluate.split} pairs"
+    steps = PreferenceSteps(
+        {name: data.splits.get(cfg.evaluate.split, [])}, loaded.encoder, data.inventory, cfg.prompt.eval, {},
+        PreferenceSettings(), row_tokens=data.row_tokens, seed=cfg.seed,
+    )  # fmt: skip
+    split = steps.encode_split(name)
+    if not len(split.comparisons):
+        return {}
+    policy = label_and_text_log_probs(loaded.model, split, data.row_tokens)
+    first = split.first_reply[split.comparisons[:, 0]]
+    chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
+    sums = policy.sum(axis=1)
+    metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
+    run = training_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    settings = OmegaConf.load(run / "config.yaml") if run else None
+    rewards = None
+    if run and isinstance(settings, DictConfig) and settings.stage == "cso":
+        rewards = _rewards(
+            cfg, loaded, run, typed(settings).objective, split, (chosen, rejected), policy, data.row_tokens
+        )
+    if rewards is not None:
+        good, bad = rewards
+        metrics |= {"reward_accuracy": float((good > bad).float().mean()), "margin": float((good - bad).mean())}
+    _write_pairs(Path(cfg.run_dir) / PAIRS, split, np.stack([sums[chosen], sums[rejected]], axis=1), rewards)
+    return {f"preference/{key}": value for key, value in metrics.items()}
+
+
+def _write_pairs(path: Path, split: PreferenceSplit, log_probs: FloatArray, rewards: list[Tensor] | None) -> None:
+    """A line for each pair of a split; `log_probs` [pairs, 2], rewards [pairs] of both sides."""
+    both = [None] * len(log_probs) if rewards is None else torch.stack(rewards, dim=1).tolist()
+    lines = []
+    for (turn, _, reply), own, reward in zip(split.comparisons.tolist(), log_probs.tolist(), both, strict=True):
+        key = split.turns[turn].replies[reply].replies[0].key
+        line = {"dialogue": key.dialogue, "turn": key.turn, "reply": key.alternative}
+        lines.append(json.dumps({**line, "log_probs": own, "rewards": reward}))
+    write_atomic(path, "\n".join(lines))
+
+
+def _rewards(
+    cfg: Config,
+    loaded: LoadedModel,
+    run: Path,
+    objective: ObjectiveConfig,
+    split: PreferenceSplit,
+    pairs: tuple[IntArray, IntArray],
+    policy: FloatArray,
+    row_tokens: int,
+) -> list[Tensor] | None:
+    """Rewards [pairs] of both sides by the objective of a training run; None if its reference is gone."""
+    reference = None
+    if objective.name in NEEDS_REFERENCE:
+        try:
+            reference = _reference(cfg, loaded, run, split, row_tokens)
+        except (UserError, OSError) as error:
+            log.warning("rewards of held-out pairs left out, their reference is not to be had: %s", error)
+            return None
+
+    def weighted(values: FloatArray) -> list[Tensor]:
+        sums = torch.from_numpy(objective.strategy_weight * values[:, 0] + values[:, 1])
+        return [sums[torch.from_numpy(side)] for side in pairs]
+
+    labels = np.concatenate([turn.label_tokens for turn in split.turns])
+    lengths = np.array([len(reply.input_ids) - reply.replies[0].start for reply in split.sequences])
+    tokens = np.stack([labels, lengths - labels], axis=1).astype(np.float32)
+    compared = PairLogProbs(
+        *weighted(policy), *weighted(tokens), *(weighted(reference) if reference is not None else ())
+    )
+    return list(pair_rewards(objective, compared))
+
+
+def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSplit, row_tokens: int) -> FloatArray:
+    """Log-probabilities [replies, 2] under the reference of a training run, stored ones if there are any.
+
+    Raises:
+        UserError: the model that the training started from has changed or is gone.
+    """
+    note = json.loads((run / _NOTE).read_text(encoding="utf-8"))
+    init_from = Path(note["init_from"]) if note["init_from"] else None
+
+    def compute() -> FloatArray:
+        adapter, weights = checkpoint_parts(cfg.model, init_from)
+        if _fingerprints(adapter or weights) != note["files"]:
+            raise UserError("it has changed since the training that started from it", where=str(init_from))
+        if weights or not isinstance(loaded.model, PeftModel):
+            model = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=init_from).model
+            return label_and_text_log_probs(model, split, row_tokens)
+        with LiveReference(loaded.model, adapter)() as model:
+            return label_and_text_log_probs(model, split, row_tokens)
+
+    other = {} if note["dtype"] == cfg.model.dtype else {"dtype": cfg.model.dtype}
+    return stored_log_probs(split, {**note["identity"], **other}, compute, Path(cfg.cache_dir))
+
+
+def _fingerprints(directory: Path | None) -> dict[str, str]:
+    """Of the weights in an adapter/ or model/ directory."""
+    files = sorted(directory.glob("*.safetensors")) if directory else []
+    return {file.name: file_fingerprint(file) for file in files}

@@ -1,0 +1,200 @@
+"""Replies to prompts, written by the model or given, with the attention that they pay to their strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+
+from esc_lab.config import TemplateConfig
+from esc_lab.data.strategies import Inventory
+from esc_lab.evaluation.predictions import Prediction
+from esc_lab.metrics.sra import Column, ReplySRA, UnmeasurableError, reply_sra, rows_of, span_columns
+from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.generate import Sampling, generate
+from esc_lab.models.load import LoadedModel
+from esc_lab.models.log_probs import tree_hidden_states
+from esc_lab.models.span_attention import SpanAttention
+from esc_lab.prompts.layouts import INFERENCE, TEMPLATES, Message, Prompt, build_prompt, parse_reply, reply_content
+from esc_lab.seeds import derive_seed
+from esc_lab.tokens import EncodedChat, ReplyTokens, TokenSequence, TokenSpan, build_tree
+from esc_lab.tokens.encode import IntArray
+from esc_lab.tokens.packing import split_units
+from esc_lab.training.datamodule import Decision
+
+# Prompting baselines whose one answer is the reply, so that attention can be measured on it.
+MEASURABLE = ("direct", "with_example")
+
+
+@dataclass
+class PromptedReply:
+    """A decision under one prompt, and what became of it.
+
+    Attributes:
+        prediction: is filled with reply, strategy and SRA.
+        prompt_ids, reply_ids: tokens of prompt and reply (without an end-of-turn token), once there is a reply.
+        spans: strategy-relevant tokens of the prompt.
+        sra: None where it was not measured.
+    """
+
+    decision: Decision
+    prediction: Prediction
+    prompt_ids: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    reply_ids: Sequence[int] = ()
+    spans: tuple[TokenSpan, ...] = ()
+    sra: ReplySRA | None = None
+
+
+class PromptedReplies:
+    """Writes or reads replies to prompts of one template, and measures SRA on them.
+
+    Args:
+        prompt: template and what it shows.
+        inference: prompting baseline.
+        sampling: how replies are drawn.
+        seed: the run's seed.
+        measured: measure SRA (only where `inference` is in `MEASURABLE`).
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        inventory: Inventory,
+        prompt: TemplateConfig,
+        *,
+        inference: str,
+        sampling: Sampling,
+        seed: int,
+        measured: bool,
+    ) -> None:
+        self.loaded, self.encoder, self.inventory = loaded, loaded.encoder, inventory
+        self.settings, self.template = prompt, TEMPLATES[prompt.template]
+        self.inference, self.sampling, self.seed = inference, sampling, seed
+        self.measured = measured and inference in MEASURABLE
+
+    def write(self, asked: Sequence[PromptedReply]) -> None:
+        """Let the model answer all prompts in one token tree; prompts that share a beginning share its computation.
+
+        A prompt that leaves no room for a reply in the model's context is left out, and says so in `unmeasured`.
+        """
+        chats = [self._prompt(reply) for reply in asked]
+        encoded = [self.encoder.encode_prompt(chat) for chat in chats]
+        room = self.loaded.context_tokens - self.sampling.max_new_tokens
+        fitting = [number for number, chat in enumerate(encoded) if len(chat.input_ids) <= room]
+        for number in set(range(len(asked))) - set(fitting):
+            asked[number].prediction.unmeasured = "prompt too long"
+        if fitting:
+            self._answer(
+                [asked[number] for number in fitting],
+                [chats[number] for number in fitting],
+                [encoded[number] for number in fitting],
+            )
+
+    def _answer(self, asked: list[PromptedReply], chats: list[Prompt], encoded: list[EncodedChat]) -> None:
+        found = self._generated(asked, encoded, 0)
+        texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
+        for number, follow_up in enumerate(INFERENCE[self.inference].follow_ups, 1):
+            chats = [_continued(chat, text, follow_up) for chat, text in zip(chats, texts, strict=True)]
+            self._generated(asked, [self.encoder.encode_prompt(chat) for chat in chats], number)
+            texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
+        for reply, text in zip(asked, texts, strict=True):
+            prediction = reply.prediction
+            prediction.raw = text
+            prediction.strategy, prediction.reply = parse_reply(text, self.inventory, self.inference)
+            prediction.sampling = {**asdict(self.sampling), "inference": self.inference}
+        if found is not None:
+            self._measure(asked, found)
+
+    def _generated(
+        self, asked: Sequence[PromptedReply], encoded: Sequence[EncodedChat], request: int
+    ) -> SpanAttention | None:
+        """One answer to each prompt, and its attention where that is measured; `request` counts the follow-ups."""
+        seeds = [self._seed(reply, request) for reply in asked]
+        for reply, chat in zip(asked, encoded, strict=True):
+            reply.prompt_ids, reply.spans = chat.input_ids, chat.spans
+        probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measured else None
+        stop = frozenset({self.encoder.end_of_turn, self.encoder.tokenizer.eos_token_id})
+        prompts = [chat.input_ids for chat in encoded]
+        replies = generate(self.loaded.model, prompts, stop, self.sampling, seeds, probe=probe)
+        for reply, ids in zip(asked, replies, strict=True):
+            reply.reply_ids = ids
+        return probe.result() if probe else None
+
+    def _seed(self, reply: PromptedReply, request: int) -> int:
+        decision, sample = reply.decision, reply.prediction.sample
+        purpose = ["generation", decision.dialogue.id, decision.turn, request]
+        # Sample 0 is the reply of a run without further samples.
+        return derive_seed(self.seed, *purpose, *([sample] if sample else []))
+
+    @torch.no_grad()
+    def read(self, asked: Sequence[PromptedReply], row_tokens: int) -> None:
+        """Measure the replies that were given, each after its prompt, in as few passes as the budget allows."""
+        if not self.measured:
+            return
+        sequences = []
+        for number, reply in enumerate(asked):
+            prompt, gold = self._prompt(reply), reply.decision.dialogue.turns[reply.decision.turn].reply
+            content = reply_content(self.template, gold.text, gold.strategies)
+            chat = self.encoder.encode((*prompt.messages, Message("assistant", content)), prompt.spans)
+            start, end = chat.replies[len(prompt.messages)]
+            reply.prompt_ids, reply.reply_ids = chat.input_ids[:start], chat.input_ids[start : end - 1].tolist()
+            reply.spans = chat.spans
+            reply.prediction.strategy = gold.strategies[0] if self.template.chooses_strategy else None
+            if end > self.loaded.context_tokens:
+                reply.prediction.unmeasured = "prompt too long"
+            else:
+                sequences.append(TokenSequence(chat.input_ids[: end - 1], (ReplyTokens(number, start, end - 1),)))
+        model = self.loaded.model
+        for group in split_units([(sequence,) for sequence in sequences], row_tokens + 64):
+            tree = build_tree([sequence.input_ids for sequence in group])
+            members = [asked[sequence.replies[0].key] for sequence in group]
+            probe = AttentionProbe([[*span_columns(reply.spans).values()] for reply in members])
+            rows = [path[len(reply.prompt_ids) - 1 : -1] for path, reply in zip(tree.paths, members, strict=True)]
+            branch = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+            probe.watch_tree(tree, branch, np.concatenate(rows), model.device)
+            tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
+            self._measure(members, probe.result())
+
+    def _prompt(self, reply: PromptedReply) -> Prompt:
+        decision, settings = reply.decision, self.settings
+        prompt = build_prompt(
+            self.template,
+            self.inventory,
+            decision.dialogue,
+            decision.turn,
+            reply.prediction.prompted,
+            history_labels=settings.history_labels,
+            situation=settings.situation,
+            inference=self.inference,
+            start=decision.first_turn,
+        )
+        return self.encoder.adapt(prompt)
+
+    def _label_tokens(self, reply: PromptedReply) -> int:
+        """How many of the reply's tokens it takes to name a strategy; 0 where the prompt has named it."""
+        if not self.template.chooses_strategy or reply.prediction.strategy is None:
+            return 0
+        heads = (self.encoder.decode(reply.reply_ids[:count]) for count in range(1, len(reply.reply_ids) + 1))
+        return next(count for count, head in enumerate(heads, 1) if parse_reply(head, self.inventory)[0] is not None)
+
+    def _measure(self, asked: Sequence[PromptedReply], found: SpanAttention) -> None:
+        for number, reply in enumerate(asked):
+            columns: list[Column] = list(span_columns(reply.spans))
+            try:
+                if reply.prediction.followed is None:
+                    raise UnmeasurableError("no strategy named")
+                rows = rows_of(found, number, self._label_tokens(reply))
+                reply.sra = reply_sra(found.of(rows), columns, reply.prediction.followed)
+            except UnmeasurableError as error:
+                reply.prediction.unmeasured = str(error)
+            else:
+                reply.prediction.sra = {
+                    measure: {"sra": one.sra, "control": one.control, "relative": one.relative}
+                    for measure, one in reply.sra.items()
+                }
+
+
+def _continued(chat: Prompt, answer: str, request: str) -> Prompt:
+    return Prompt((*chat.messages, Message("assistant", answer or "..."), Message("user", request)), chat.spans)

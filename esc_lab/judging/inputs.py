@@ -1,0 +1,185 @@
+"""What stage `judge` judges: replies of evaluations of one test set, with the dialogues that they were written in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from esc_lab.comparison.checks import check_cells, load_predictions
+from esc_lab.comparison.runs import Run, cells_of, read_runs
+from esc_lab.config import Config, DataConfig
+from esc_lab.data.corpora import ReadReport, read_dialogues
+from esc_lab.data.dialogue import Dialogue, Turn
+from esc_lab.data.strategies import INVENTORIES, Inventory
+from esc_lab.errors import UserError, nearest
+from esc_lab.evaluation.decisions import Key
+from esc_lab.judging.replies import WrittenReply, check_context, drawn, history_of, read_replies
+from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
+from esc_lab.runs.lineage import read_config, searches_of
+from esc_lab.training.datamodule import read_splits
+
+log = logging.getLogger(__name__)
+DIALOGUES = "dialogues.jsonl"
+
+
+@dataclass(frozen=True)
+class JudgedRun:
+    """An evaluation: its label (model, method, template, and the seed where there are several) and its replies."""
+
+    label: str
+    run: Run
+    replies: Mapping[Key, WrittenReply]
+
+
+@dataclass(frozen=True)
+class JudgeInputs:
+    """What is judged.
+
+    Attributes:
+        runs: the evaluations; `baseline` is one of them.
+        inventory: of their strategies.
+        dialogues: those of the test set, by id.
+        keys: the decisions that are judged, in every run the same.
+        with_replies: decisions that have a reply in every run.
+        test_set: identity of the test set, as in comparisons.
+        seed: what they were drawn with.
+        judge: the model that judges.
+        same: why the judge must not judge: sentences on runs whose training data it judged.
+        remarks: sentences on what stands out.
+    """
+
+    runs: Sequence[JudgedRun]
+    baseline: JudgedRun
+    inventory: Inventory
+    dialogues: Mapping[str, Dialogue]
+    keys: Sequence[Key]
+    with_replies: int
+    test_set: str
+    seed: int
+    judge: JudgeModel
+    same: Sequence[str]
+    remarks: Sequence[str]
+
+    @property
+    def others(self) -> list[JudgedRun]:
+        """The runs that are compared with the baseline."""
+        return [one for one in self.runs if one is not self.baseline]
+
+    @property
+    def trees(self) -> list[str]:
+        """The tree of each judged decision's dialogue."""
+        return [self.baseline.replies[key].tree for key in self.keys]
+
+    def history(self, key: Key) -> tuple[Turn, ...]:
+        return history_of(self.dialogues[key[0]], key[1])
+
+
+def judge_inputs(cfg: Config) -> JudgeInputs:
+    """Read everything.
+
+    Raises:
+        UserError: a directory holds no finished evaluation with replies, evaluations are of different test sets or were
+            sampled differently, their dialogues are gone, or there is no such baseline.
+    """
+    runs, remarks = read_runs([Path(path) for path in cfg.judge.runs])
+    without = [str(run.directory) for run in runs if not run.predictions]
+    if without:
+        fix = "name run directories of stage=evaluate"
+        raise UserError(f"no evaluation with predictions: {', '.join(without)}", where="judge.runs", fix=fix)
+    cells = cells_of(runs)
+    check_cells(cells, ["text/rouge_l"])
+    tests = load_predictions(runs, ())
+    test = tests[runs[0].directory].test
+    labels = {
+        run.directory: cell.name + (f", seed {run.method.seed}" if len(cell.runs) > 1 else "")
+        for cell in cells
+        for run in cell.runs
+    }
+    judged = [JudgedRun(labels[run.directory], run, _replies(run)) for run in runs]
+    shared = [key for key in test.keys if all(key in one.replies for one in judged)]
+    if not shared:
+        fix = "evaluate all with the same seed and evaluate.generation.decisions"
+        raise UserError("there is no decision to which every run wrote a reply", where="judge.runs", fix=fix)
+    fewest = min(len(one.replies) for one in judged)
+    if len(shared) < 0.5 * fewest:
+        told = f"only {len(shared)} decisions have a reply of every run, of {fewest} or more that each replied to"
+        remarks = [*remarks, f"{told}; their evaluations chose different ones"]
+    dialogues = _dialogues(runs)
+    for one in judged:
+        check_context(dialogues, one.replies, str(one.run.directory))
+    keys = drawn(shared, cfg.judge.decisions, cfg.seed)
+    model = judge_model(asdict(cfg))
+    same, more = _lineage(judged, model)
+    evaluated = {dialogue for dialogue, _ in test.keys}
+    return JudgeInputs(
+        judged,
+        _baseline(judged, cfg.judge.baseline),
+        INVENTORIES[runs[0].inventory],
+        {name: dialogue for name, dialogue in dialogues.items() if name in evaluated},
+        keys,
+        len(shared),
+        test.identity,
+        cfg.seed,
+        model,
+        same,
+        [*remarks, *more],
+    )
+
+
+def _replies(run: Run) -> dict[Key, WrittenReply]:
+    path = run.directory / "predictions.jsonl"
+    found = read_replies(path)
+    if not found:
+        fix = "evaluate with evaluate.generation.enabled=true"
+        raise UserError("there is no written reply", where=str(path), fix=fix)
+    return found
+
+
+def _dialogues(runs: Sequence[Run]) -> dict[str, Dialogue]:
+    """The evaluated dialogues by id: those that an evaluation left, else those of its corpus."""
+    for run in runs:
+        if (run.directory / DIALOGUES).exists():
+            return {dialogue.id: dialogue for dialogue in read_dialogues(run.directory / DIALOGUES)}
+    config = runs[0].config
+    data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config["data"]))
+    assert isinstance(data, DataConfig)
+    log.info("no %s in %s: reading its corpus", DIALOGUES, runs[0].directory)
+    splits = read_splits(data, runs[0].inventory, ReadReport())
+    return {dialogue.id: dialogue for dialogue in splits.get(config["evaluate"]["split"], ())}
+
+
+def _baseline(runs: Sequence[JudgedRun], asked: str | None) -> JudgedRun:
+    if asked is None:
+        return runs[0]
+    for one in runs:
+        if one.label == asked or one.run.directory.resolve() == Path(asked).resolve():
+            return one
+    names = [one.label for one in runs]
+    raise UserError(f"no judged run '{asked}'{nearest(asked, names)}", where="judge.baseline", fix=", ".join(names))
+
+
+def _lineage(runs: Sequence[JudgedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:
+    """Sentences on runs whose training data the judge judged, and on what else stands out in how they were made."""
+    same, remarks = [], []
+    for one in runs:
+        searches, lost = searches_of(one.run.directory)
+        for search in searches:
+            try:
+                other = judge_model(read_config(search))
+            except (KeyError, TypeError, OSError) as error:
+                remarks.append(f"{search}, which {one.label} was trained on, does not say who judged it ({error!r})")
+                continue
+            if judge.same(other):
+                same.append(f"{judge} judged the search {search}, on whose data {one.label} was trained")
+        if lost:
+            remarks.append(
+                f"the training behind {one.label} is gone ({', '.join(lost)}): whether the judge had a part in it is "
+                "not known"
+            )
+        if judge.names & model_names(one.run.config["model"]):
+            remarks.append(f"the judge is the model that {one.label} is made of; models favour their own words")
+    return same, remarks

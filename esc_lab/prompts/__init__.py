@@ -1,0 +1,1 @@
+"""Prompt layouts and their spans."""

@@ -1,0 +1,105 @@
+"""What an evaluation leaves of attention: sra.json, each reply's heads, a map of all heads, token heat maps."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.evaluation.module import SRAEvaluationModule
+from esc_lab.evaluation.prompted_replies import PromptedReply
+from esc_lab.metrics import StrategyRelevantAttention
+from esc_lab.metrics.sra import span_columns
+from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.load import LoadedModel
+from esc_lab.models.log_probs import tree_hidden_states
+from esc_lab.report.figures import head_map
+from esc_lab.report.heat_map import heat_map_page
+from esc_lab.tokens import build_tree
+
+log = logging.getLogger(__name__)
+
+HEADS = "sra_heads.safetensors"
+
+
+def write_attention(
+    cfg: Config, loaded: LoadedModel, module: SRAEvaluationModule, attention: StrategyRelevantAttention
+) -> None:
+    """SRA in groups and by head, each reply's heads, which analyses read, and pictures."""
+    directory, found = Path(cfg.run_dir), _floats(attention.compute())
+    log.info(
+        "attention on the strategy (%s): log SRA %.3f, sham-net %+.3f, %.0f replies",
+        attention.measure, found["log_sra"], found["sham_net"], found["n"],
+    )  # fmt: skip
+    groups: dict[str, Any] = {
+        "strategy": {label: _floats(means) for label, means in attention.by("strategy").items()},
+        "depth": {str(label): _floats(means) for label, means in attention.by("depth").items()},
+    }
+    left = {"measure": attention.measure, "all": found, "by": groups, "heads": attention.heads.tolist()}
+    write_atomic(directory / "sra.json", json.dumps(left, indent=1))
+    heads = [reply.sra[attention.measure].heads for reply in module.measured if reply.sra]
+    save_file({"heads": np.stack(heads)}, directory / HEADS)
+    title = f"{cfg.model.name}: attention on the strategy"
+    values = np.log(attention.heads.numpy())
+    head_map(values, directory / "sra_heads", title=title, colour_label="log SRA")
+    _heat_maps(cfg, loaded, module.measured)
+
+
+def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+def _heat_maps(cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply]) -> None:
+    """A page for each of the first `evaluate.sra.heat_maps` measured replies, in the run directory."""
+    for number, reply in enumerate(measured[: cfg.evaluate.sra.heat_maps], 1):
+        path = Path(cfg.run_dir) / f"heat_map_{number}.html"
+        write_atomic(path, _page(cfg, loaded, reply))
+
+
+@torch.no_grad()
+def _page(cfg: Config, loaded: LoadedModel, reply: PromptedReply) -> str:
+    prediction, columns = reply.prediction, span_columns(reply.spans)
+    ids = np.concatenate([reply.prompt_ids, np.asarray(reply.reply_ids, dtype=np.int64)])
+    tree = build_tree([ids])
+    probe = AttentionProbe([[*columns.values()]], keep_tokens=True)
+    rows = np.arange(len(reply.prompt_ids) - 1, len(ids) - 1)
+    probe.watch_tree(tree, np.zeros_like(rows), rows, loaded.model.device)
+    tree_hidden_states(loaded.model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
+    found = probe.result().tokens
+    assert found is not None
+    assert reply.sra is not None
+    strategy = str(prediction.followed)
+    spans = [
+        (int(span[0]), int(span[-1]) + 1, "control" if name is None else name)
+        for (kind, name), span in columns.items()
+        if kind == "name" and len(span)
+    ]
+    texts = [loaded.encoder.tokenizer.decode([token]) for token in ids.tolist()]
+    measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
+    facts = {
+        "model": cfg.model.name,
+        "template": prediction.template,
+        "strategy": strategy,
+        "judged": prediction.judged or "not judged",
+        "dialogue": f"{prediction.dialogue}, turn {prediction.turn + 1}",
+    }
+    if measure in reply.sra:
+        one = reply.sra[measure]
+        facts |= {f"SRA ({measure})": f"{one.sra:.2e}", "sham-net log SRA": f"{one.sham_net:+.2f}"}
+    return heat_map_page(
+        title=f"Where {cfg.model.name} looks while it replies",
+        prompt=texts[: len(reply.prompt_ids)],
+        reply=texts[len(reply.prompt_ids) :],
+        attention=[row.tolist() for row in found],
+        spans=spans,
+        facts=facts,
+    )

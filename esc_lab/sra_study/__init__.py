@@ -1,1 +1,0 @@
-"""What measured replies say together: means, relations with adherence, heads; numpy alone."""

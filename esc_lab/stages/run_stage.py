@@ -1,0 +1,72 @@
+"""What every run leaves in its directory besides its results: config.yaml, environment.json, metrics.json."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.environment import describe_environment
+from esc_lab.runs.resume import drop_checkpoints, resolve
+from esc_lab.runs.reuse import shared
+from esc_lab.tracking.run import started
+
+log = logging.getLogger(__name__)
+
+
+def recorded(cfg: Config) -> dict[str, float]:
+    """Run the stage in `cfg.run_dir`, or reuse its result; the directory has a metrics.json only if it came to its end.
+
+    The stage is imported only if it has to run: torch comes with it.
+
+    Raises:
+        UserError: the directory cannot be written to, or what the stage raises.
+    """
+    directory = Path(cfg.run_dir)
+    log.info("%s -> %s", cfg.stage, directory)
+    cfg = resolve(cfg)
+    (directory / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same directory
+    write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    write_atomic(directory / "environment.json", json.dumps(describe_environment(), indent=2))
+    with started(cfg) as run:
+        metrics = shared(cfg, _run)
+        write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
+        drop_checkpoints(directory)
+        if run:
+            from esc_lab.tracking.results import log_results
+
+            log_results(run, cfg)
+    return metrics
+
+
+def _run(cfg: Config) -> dict[str, float]:
+    metrics: dict[str, float] = importlib.import_module(f"esc_lab.stages.{cfg.stage}").run(cfg)
+    return metrics
+
+
+def recorded_step(cfg: Config, directory: Path) -> dict[str, float]:
+    """A stage inside another one, as a run of its own in `directory`, with its messages in a run.log there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with _log_file(directory / "run.log"):
+        return recorded(replace(cfg, run_dir=str(directory)))
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Messages go into this file too, in the form of Hydra's run.log."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

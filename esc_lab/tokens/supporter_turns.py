@@ -1,0 +1,118 @@
+"""Supporter turns of a dialogue as examples: a prompt, and the reply that was given or one that could have been."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from esc_lab.config import TemplateConfig
+from esc_lab.data.dialogue import Dialogue, Reply
+from esc_lab.data.strategies import Inventory
+from esc_lab.prompts.layouts import TEMPLATES, Prompt, build_prompt, reply_content
+from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_examples
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReplyKey:
+    """Names a reply of a split: dialogue id, turn index, and 0 for the given reply or n for the n-th rejected one."""
+
+    dialogue: str
+    turn: int
+    alternative: int = 0
+
+    def __str__(self) -> str:
+        which = f", rejected reply {self.alternative}" if self.alternative else ""
+        return f"dialogue {self.dialogue}, turn {self.turn + 1}{which}"
+
+
+def reply_at(dialogue: Dialogue, key: ReplyKey) -> Reply:
+    turn = dialogue.turns[key.turn]
+    return turn.rejected[key.alternative - 1] if key.alternative else turn.reply
+
+
+def supporter_examples(
+    dialogue: Dialogue,
+    inventory: Inventory,
+    settings: TemplateConfig,
+    *,
+    inference: str = "direct",
+    score_opening: bool = False,
+    least_turns: int = 0,
+    history_turns: int | None = None,
+) -> list[Example]:
+    """One example for each supporter decision that has a strategy: its prompt and the reply that was given.
+
+    Args:
+        least_turns: leave out decisions with fewer turns before them.
+        history_turns: the prompts show at most this many of the last turns, from where the seeker begins to speak.
+    """
+    template = TEMPLATES[settings.template]
+    examples = []
+    for turn in dialogue.decisions(score_opening=score_opening):
+        reply = dialogue.turns[turn].reply
+        if not reply.strategies or turn < least_turns:
+            continue
+        prompt = partial(
+            build_prompt,
+            template,
+            inventory,
+            dialogue,
+            turn,
+            reply.strategies[0],
+            history_labels=settings.history_labels,
+            situation=settings.situation,
+            inference=inference,
+        )
+        starts = _history_starts(dialogue, turn)
+        first = 0 if history_turns is None else next((s for s in (0, *starts) if turn - s <= history_turns), starts[-1])
+        examples.append(
+            Example(
+                prompt(start=first),
+                reply_content(template, reply.text, reply.strategies),
+                ReplyKey(dialogue.id, turn),
+                tuple(start for start in starts if start > first),
+                partial(_from, prompt),
+                first,
+            )
+        )
+    return examples
+
+
+def encode_reported(
+    encoder: ChatEncoder,
+    split: str,
+    groups: Sequence[Sequence[Example]],
+    max_tokens: int,
+    reports: dict[str, EncodeReport],
+) -> list[list[TokenSequence]]:
+    """`encode_examples` that adds to the split's report and logs how many histories were shortened."""
+    report = reports.setdefault(split, EncodeReport())
+    sequences = encode_examples(encoder, groups, max_tokens, report)
+    warn_of_shortened(split, report)
+    return sequences
+
+
+def warn_of_shortened(split: str, report: EncodeReport) -> None:
+    if report.truncated_examples:
+        log.warning(
+            "%s: %d of %d replies see a shortened history (%d turns dropped in all)",
+            split, report.truncated_examples, report.examples, report.dropped_turns,
+        )  # fmt: skip
+
+
+def _history_starts(dialogue: Dialogue, turn: int) -> tuple[int, ...]:
+    """Turns after the first at which a shortened history may start: where a seeker begins to speak."""
+    turns = dialogue.turns
+    return tuple(
+        index
+        for index in range(1, turn)
+        if turns[index].speaker == "seeker" and turns[index - 1].speaker == "supporter"
+    )
+
+
+def _from(prompt: Callable[..., Prompt], start: int) -> Prompt:
+    return prompt(start=start)

@@ -1,0 +1,128 @@
+"""A W&B workspace that lays a comparison out: scores, bars by model and method, charts of strategies, sweeps.
+
+Needs wandb-workspaces (`pip install 'esc-lab[dashboard]'`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from esc_lab.errors import UserError
+from esc_lab.tracking.api import answering, api
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+# Metric of an evaluation, heading, and whether less is better.
+SCORES = (
+    ("strategy/Q", "Q: proficiency (macro F1)", False),
+    ("strategy/B", "B: preference bias", True),
+    ("strategy/Q_W", "Q_W: weighted F1", False),
+    ("generated/Q", "Q of generated replies", False),
+    ("text/perplexity", "Perplexity of the given replies", True),
+    ("text/rouge_l", "ROUGE-L", False),
+)
+CHARTS = ("strategy/confusion", "strategy/preference_by_strategy", "sra/log_sra_by_depth")
+PICTURES = ("figures/q_against_b", "figures/sra_heads")
+CURVES = ("train/loss", "val/loss", "train/accuracy", "progress/finished_trees")
+
+
+def workspace(
+    entity: str, project: str, name: str, *, parameters: Sequence[str], group: str | None = None
+) -> Workspace:
+    """The workspace as W&B's own object; nothing is sent.
+
+    Args:
+        parameters: keys of the configuration that the parallel coordinates show.
+        group: only runs of this group.
+
+    Raises:
+        UserError: wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.workspaces as ws
+        from wandb_workspaces import expr
+        from wandb_workspaces.reports.v2 import interface as wr
+    except ImportError as error:
+        fix = "pip install 'esc-lab[dashboard]'"
+        raise UserError("wandb-workspaces is not installed", where="stage=dashboard", fix=fix) from error
+    columns = [_setting(key) for key in parameters] + [
+        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(metric), inverted=less)
+        for metric, _, less in SCORES[:2]
+    ]
+    bars = [
+        wr.BarPlot(title=title, metrics=[metric], groupby=wr.Config("model_method"), groupby_aggfunc="mean",
+                   groupby_rangefunc="stderr")
+        for metric, title, _ in SCORES
+    ]  # fmt: skip
+    sections: dict[str, list[Any]] = {
+        "Comparison": [
+            *(wr.ScalarChart(title=title, metric=metric) for metric, title, _ in SCORES[:2]),
+            wr.ScatterPlot(title="Q against B", x=wr.SummaryMetric("strategy/B"), y=wr.SummaryMetric("strategy/Q")),
+            *bars,
+            wr.RunComparer(diff_only="split"),
+        ],
+        "Sweeps": [wr.ParallelCoordinatesPlot(title="What Q and B depend on", columns=columns)],
+        "Strategies and attention": [_chart(key) for key in CHARTS] + [wr.MediaBrowser(media_keys=[*PICTURES])],
+        "Training and search": [wr.LinePlot(title=key, y=[key]) for key in CURVES],
+    }
+    filters = [expr.Metric("Group") == group] if group else []
+    pinned = [f"summary:{metric}" for metric, *_ in SCORES[:2]]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
+        settings=ws.WorkspaceSettings(max_runs=100),
+        runset_settings=ws.RunsetSettings(filters=filters, pinned_columns=pinned),
+    )
+
+
+def _setting(key: str) -> Any:
+    """An axis of a setting by its dotted name, which wandb-workspaces would take for a path in nested settings."""
+    from wandb_workspaces.reports.v2 import interface as wr
+
+    class Setting(wr.ParallelCoordinatesPlotColumn):
+        def _to_model(self) -> Any:
+            model = super()._to_model()  # type: ignore[no-untyped-call]
+            model.accessor = f"config:{key}.value"
+            return model
+
+    return Setting(metric=wr.Config(key))
+
+
+def _chart(key: str) -> Any:
+    """A chart that the runs logged, from its table in their summaries."""
+    from wandb_workspaces.reports.v2 import interface as wr
+
+    name, fields = {
+        "confusion": ("wandb/confusion_matrix/v1", ("Actual", "Predicted", "nPredictions")),
+        "preference_by_strategy": ("wandb/bar/v0", ("label=strategy", "value=preference")),
+        "log_sra_by_depth": ("wandb/lineseries/v0", ("step", "lineKey", "lineVal")),
+    }[key.rpartition("/")[2]]
+    table = f"{key}_table"
+    chosen = {label: column or label for label, _, column in (field.partition("=") for field in fields)}
+    return wr.CustomChart(
+        query={"summaryTable": {"tableKey": table}}, chart_name=name, chart_fields=chosen, chart_strings={"title": key}
+    )
+
+
+def spec(made: Workspace) -> dict[str, Any]:
+    """What W&B would be sent, in JSON types."""
+    found: dict[str, Any] = made._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+    return found
+
+
+def save(made: Workspace) -> str:
+    """Save the workspace as a view of its project; its address.
+
+    Raises:
+        UserError: nobody is logged in, or there is no such project.
+    """
+    where = f"logger.project={made.project}"
+    service = api(where)
+    with answering(where):
+        len(service.runs(f"{made.entity}/{made.project}", per_page=1))  # asks for the project
+        made.save()  # type: ignore[no-untyped-call]
+    return str(made.url)

@@ -1,0 +1,175 @@
+"""What the training modules share: optimizer, schedule, a step over several rows, checkpoints of trained weights."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins import MixedPrecision
+from torch import Tensor
+from transformers import get_scheduler
+
+from esc_lab.config.training import OptimizerConfig, SchedulerConfig
+from esc_lab.errors import UserError
+from esc_lab.seeds import derive_seed
+from esc_lab.training.checkpoints import LastCheckpoint
+
+_SCHEDULES = {
+    "constant": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "cosine_restarts": "cosine_with_restarts",
+}
+
+
+def _return_freed_memory() -> None:
+    """Give freed memory back. Rows differ in length, so glibc's heap fragments: without this it grew to 10 GB."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
+        if trim:
+            trim(0)
+
+
+class TrainingModule(pl.LightningModule):
+    """A LightningModule whose batch is a whole optimizer step.
+
+    Subclasses call `optimize` with the summed loss of each row, already divided by the step's total weight: the
+    gradient is then the mean over the step whatever the packing or the number of processes.
+
+    Args:
+        gradient_clip: largest global norm of the gradient; 0 = any.
+        seed: the run's seed. Dropout draws anew from it in each step, so that a resumed training draws the same.
+    """
+
+    def __init__(
+        self, model: Any, optimizer: OptimizerConfig, scheduler: SchedulerConfig, gradient_clip: float, seed: int
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold the trained weights only
+        self.model = model
+        self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
+        self.gradient_clip, self.seed = gradient_clip, seed
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(derive_seed(self.seed, "step", self.trainer.global_step, self.global_rank))
+
+    def optimize(self, losses: Iterable[Tensor], rows: int, tokens: int, dialogues: Sequence[str]) -> float:
+        """One optimizer step over lazily computed row losses; returns their sum on this process.
+
+        Args:
+            losses: loss of each row, computed when asked for, so that one row's graph exists at a time.
+            rows: number of losses.
+            tokens: tokens of the rows, for the throughput in the log.
+            dialogues: ids of the step's dialogues, for the error message.
+
+        Raises:
+            UserError: the loss or the gradient is not finite; the step has not been taken then.
+        """
+        started = time.perf_counter()
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        total = 0.0
+        for number, loss in enumerate(losses):
+            # DDP averages gradients over processes; the loss is a sum over them.
+            with nullcontext() if number + 1 == rows else self._no_sync():
+                self.manual_backward(loss * self.trainer.world_size)
+            total += float(loss.detach())
+        norm = self._clip_gradient()
+        self._stop_unless_finite(total, norm, dialogues)
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+        self.log("train/lr", float(schedule.get_last_lr()[0]))
+        self.log("train/grad_norm", norm)
+        if self.device.type == "cpu":
+            _return_freed_memory()
+        self.log("tokens_per_s", tokens / (time.perf_counter() - started), prog_bar=True)
+        return total
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """The gradient scaler of float16 training."""
+        precision = self.trainer.precision_plugin
+        return precision.scaler if isinstance(precision, MixedPrecision) else None
+
+    def _clip_gradient(self) -> float:
+        """Clip the gradient's global norm; returns the norm before."""
+        # Float16 gradients are still scaled at this point.
+        scale = self._scaler.get_scale() if self._scaler else 1.0
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, (self.gradient_clip or math.inf) * scale)
+        return float(norm) / scale
+
+    def _stop_unless_finite(self, loss: float, norm: float, dialogues: Sequence[str]) -> None:
+        # The scaler skips steps with overflown gradients by itself, until it has found a scale that fits.
+        finite = math.isfinite(loss) and (self._scaler is not None or math.isfinite(norm))
+        if self.trainer.strategy.reduce_boolean_decision(finite):
+            return
+        if self.trainer.world_size > 1:
+            self._leave_others()
+        if not self.trainer.is_global_zero:
+            raise SystemExit  # the first process tells
+        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+        last = next((found for found in callbacks if isinstance(found, LastCheckpoint)), None)
+        saved = last.describe() if last else "there is none"
+        raise UserError(
+            f"loss {loss:g}, gradient norm {norm:g}; the step was not taken. Last checkpoint: {saved}",
+            where=f"optimizer step {self.trainer.global_step + 1}, dialogues {', '.join(dialogues)}",
+            fix="lower optimizer.lr or trainer.gradient_clip, or compute in float32 (model.dtype, trainer.precision)",
+        )
+
+    def _leave_others(self) -> None:
+        """Gloo aborts a process whose peers end before it lets go of them: the first process does, the others wait."""
+        torch.distributed.barrier()
+        if self.trainer.is_global_zero:
+            torch.distributed.destroy_process_group()
+        else:
+            time.sleep(1)
+
+    def _no_sync(self) -> Any:
+        strategy_model: Any = self.trainer.strategy.model
+        return strategy_model.no_sync() if hasattr(strategy_model, "no_sync") else nullcontext()
+
+    def configure_optimizers(self) -> Any:
+        settings = self.optimizer_settings
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer: torch.optim.Optimizer
+        if settings.name == "sgd":
+            optimizer = torch.optim.SGD(
+                parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(
+                parameters,
+                lr=settings.lr,
+                betas=(settings.betas[0], settings.betas[1]),
+                eps=settings.eps,
+                weight_decay=settings.weight_decay,
+            )
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        cycles = (
+            {"num_cycles": self.scheduler_settings.cycles}
+            if self.scheduler_settings.name == "cosine_restarts"
+            else None
+        )
+        schedule = get_scheduler(
+            _SCHEDULES[self.scheduler_settings.name],
+            optimizer,
+            num_warmup_steps=round(self.scheduler_settings.warmup * steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=cycles,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}

@@ -1,0 +1,241 @@
+"""The parts of a run, made from its configuration: data, trainer, logger."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import transformers
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.data.corpora import ReadReport
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.environment import first_process
+from esc_lab.errors import UserError
+from esc_lab.models.generate import Sampling
+from esc_lab.models.load import LoadedModel
+from esc_lab.runs.resume import LAST
+from esc_lab.tracking.run import current
+from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from esc_lab.training.cso_data import PreferenceSteps, preference_counts
+from esc_lab.training.datamodule import ESCDataModule, read_splits
+from esc_lab.training.negatives import NegativesReport, with_negatives
+from esc_lab.training.preference_split import PreferenceSettings
+
+log = logging.getLogger(__name__)
+
+
+def prepare(cfg: Config) -> None:
+    """Seeds, and the noise of libraries turned down; the device goes into environment.json."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # Notes of libraries to each other that a user can do nothing about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    # StepLoader starts at the right step by itself.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    path = Path(cfg.run_dir) / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    environment["threads"] = torch.get_num_threads()
+    write_atomic(path, json.dumps(environment, indent=2))
+
+
+def build_data(cfg: Config, loaded: LoadedModel, preferences: PreferenceSettings | None = None) -> ESCDataModule:
+    """The data module; reads and splits the corpus, reports what reading changed.
+
+    Args:
+        preferences: train on preferences; where `data.negatives` asks for it, the model writes the rejected replies.
+    """
+    report = ReadReport()
+    splits = read_splits(cfg.data, cfg.inventory.name, report)
+    log.info(
+        "%s: %s; %s", cfg.data.name, ", ".join(f"{len(found)} {name}" for name, found in splits.items()), report.line()
+    )
+    row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
+    written: dict[str, NegativesReport] = {}
+    if preferences is not None and cfg.data.negatives != "recorded":
+        for split in ("train", "val"):
+            splits[split], written[split] = with_negatives(
+                loaded,
+                INVENTORIES[cfg.inventory.name],
+                splits.get(split, []),
+                cfg.prompt.train,
+                kind=cfg.data.negatives,
+                per_turn=cfg.data.negatives_per_turn,
+                sampling=Sampling(cfg.data.negatives_tokens, cfg.data.negatives_temperature),
+                seed=cfg.seed,
+                row_tokens=row_tokens,
+                root=Path(cfg.cache_dir),
+            )
+            counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in asdict(written[split]).items())
+            log.info("%s, rejected replies by the model: %s", split, counts)
+    data = ESCDataModule(
+        splits,
+        loaded.encoder,
+        INVENTORIES[cfg.inventory.name],
+        train_prompt=cfg.prompt.train,
+        eval_prompt=cfg.prompt.eval,
+        inference=cfg.prompt.inference,
+        row_tokens=row_tokens,
+        step_dialogues=cfg.data.step_dialogues,
+        seed=cfg.seed,
+        strategy_weights=cfg.data.strategy_weights,
+        preferences=preferences,
+        score_opening=cfg.evaluate.score_opening,
+        least_turns=cfg.evaluate.least_turns,
+        history_turns=cfg.evaluate.history_turns,
+        eval_split=cfg.evaluate.split,
+        decisions_together=cfg.evaluate.generation.batch,
+        read_report=report,
+    )
+    data.written = written
+    return data
+
+
+def data_metrics(data: ESCDataModule) -> dict[str, float]:
+    """What reading and encoding counted, with what they dropped or cut, as `data/...` metrics."""
+    counts = asdict(data.read_report)
+    for split, report in data.reports.items():
+        counts |= {f"{split}_{name}": value for name, value in asdict(report).items()}
+    if isinstance(data.steps, PreferenceSteps):
+        counts |= preference_counts(data.steps)
+    for split, negatives in data.written.items():
+        counts |= {f"{split}_negatives_{name}": value for name, value in asdict(negatives).items()}
+    return {f"data/{name}": float(value) for name, value in counts.items()}
+
+
+def _loggers(cfg: Config) -> list[Logger]:
+    """The loggers of a training's curves: metrics.csv, and the W&B run of the stage."""
+    if cfg.logger.name == "none" or cfg.trainer.fast_dev_run:
+        return []
+    loggers: list[Logger] = [CSVLogger(cfg.run_dir, name="", version="")]
+    if cfg.logger.name == "wandb" and (current() or not first_process()):
+        loggers.append(WandbLogger(experiment=current(), save_dir=cfg.run_dir, project=cfg.logger.project))
+    return loggers
+
+
+def build_trainer(cfg: Config, *, training: bool, validation: bool = False) -> pl.Trainer:
+    """A Lightning trainer; for evaluation on one device. Only training with validation keeps its best weights.
+
+    Raises:
+        UserError: Lightning does not know the accelerator, strategy or devices, or this machine lacks them; or early
+            stopping without validation.
+    """
+    if training and cfg.trainer.patience and not validation:
+        fix = "set it to 0, or give the split val some dialogues"
+        raise UserError("early stopping needs validation", where=f"trainer.patience={cfg.trainer.patience}", fix=fix)
+    try:
+        return _trainer(cfg, training=training, validation=validation)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        settings = cfg.trainer
+        where = f"trainer.accelerator={settings.accelerator}, trainer.devices={settings.devices}, "
+        raise UserError(
+            str(error).strip().splitlines()[0].rstrip("."),
+            where=f"{where}trainer.strategy={settings.strategy}",
+            fix="leave them at auto, or see Lightning's Trainer",
+        ) from error
+
+
+def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
+    settings = cfg.trainer
+    keeps_best = training and validation and not settings.fast_dev_run
+    callbacks: list[Callback] = []
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar(leave=True))
+    else:
+        callbacks.append(ProgressLines())
+    if keeps_best:
+        # Both look at the loss right after a validation. At the end of an epoch it may be an old one, or missing.
+        callbacks.append(
+            ModelCheckpoint(
+                Path(cfg.run_dir) / LAST.parent, filename="best", monitor="val/loss", save_top_k=1,
+                save_weights_only=True, save_on_train_epoch_end=False,
+            )
+        )  # fmt: skip
+        if settings.patience:
+            callbacks.append(EarlyStopping("val/loss", patience=settings.patience, check_on_train_epoch_end=False))
+    if training and not settings.fast_dev_run:
+        callbacks.append(LastCheckpoint(Path(cfg.run_dir) / LAST, settings.save_every))
+    interval = settings.validate_every
+    return pl.Trainer(
+        default_root_dir=cfg.run_dir,
+        accelerator=settings.accelerator,
+        devices=_devices(settings.devices) if training else 1,
+        strategy=settings.strategy if training else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        val_check_interval=interval if interval <= 1 else int(interval),
+        check_val_every_n_epoch=1 if interval <= 1 else None,
+        fast_dev_run=settings.fast_dev_run and training,
+        log_every_n_steps=settings.log_every,
+        logger=_loggers(cfg) if training else False,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        enable_checkpointing=keeps_best,
+        limit_val_batches=1.0 if validation else 0,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        inference_mode=True,
+    )
+
+
+def train(cfg: Config, trainer: pl.Trainer, module: pl.LightningModule, data: ESCDataModule) -> None:
+    """Train, from where the run `cfg.resume` stopped if there is one.
+
+    Raises:
+        UserError: it cannot go on from there, or there is nothing to learn from a step.
+        SystemExit: with status 1 on Ctrl-C, 143 on SIGTERM.
+    """
+    start = Path(cfg.resume) / LAST if cfg.resume else None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    except SIGTERMException as stop:
+        # Lightning's exception would end the process with status 0.
+        raise SystemExit(128 + signal.SIGTERM) from stop
+
+
+def _devices(value: str) -> int | str | list[int]:
+    return int(value) if value.lstrip("-").isdigit() else value
+
+
+class ProgressLines(Callback):
+    """Progress where there is no terminal: a line about every tenth of the way, and one for each validation."""
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        done, total = rest[2] + 1, int(sum(trainer.num_test_batches))
+        if done % max(total // 10, 1) == 0 or done == total:
+            log.info("evaluated batch %d/%d", done, total)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        total = max(int(trainer.estimated_stepping_batches), 1)
+        step = trainer.global_step
+        if step % max(total // 10, 1) == 0 or step == 1:
+            values = trainer.callback_metrics
+            log.info("step %d/%d  loss %.3f  %.0f tokens/s", step, total, values["train/loss"], values["tokens_per_s"])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        log.info("step %d  validation loss %.4f", trainer.global_step, trainer.callback_metrics["val/loss"])

@@ -1,0 +1,261 @@
+"""`python run.py` as users start it: what it imports, where it writes, multiruns, exit status, returned metric."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+import run
+from esc_lab import config
+from esc_lab.cli.overrides import override_name
+from esc_lab.runs import manifest as multirun
+from tests.conftest import ROOT
+
+# Runs run.py as the main module and says at the end which heavy modules are there.
+PROBE = """
+import runpy, sys
+sys.argv = ["run.py", *sys.argv[1:]]
+try:
+    runpy.run_path({path!r}, run_name="__main__")
+finally:
+    print("heavy:", *sorted({{"torch", "transformers", "pytorch_lightning", "peft", "wandb"}} & set(sys.modules)))
+"""
+
+
+def start(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROBE.format(path=str(ROOT / "run.py")), *words],
+        cwd=cwd, capture_output=True, text=True, check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def finished_run(directory: Path, **metrics: float) -> Path:
+    """A run directory as an evaluation leaves it."""
+    directory.mkdir(parents=True)
+    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+        cfg = compose("config", ["stage=evaluate", "model=tiny_llama"])
+    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    (directory / "metrics.json").write_text(json.dumps(metrics))
+    return directory
+
+
+@pytest.fixture
+def good(tmp_path):
+    return finished_run(tmp_path / "good", **{"strategy/Q": 0.25})
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """It passes the first check, and fails when it is read."""
+    return finished_run(tmp_path / "broken")
+
+
+def test_printing_the_configuration_imports_nothing_heavy_and_writes_nothing(tmp_path):
+    # Overrides may stand on both sides of an option.
+    done = start("stage=sft", "--cfg", "job", "model=tiny_llama", "data.limit={test: 3}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text, heavy = done.stdout.rsplit("heavy:", 1)
+    assert heavy.split() == []
+    cfg = OmegaConf.create(text)
+    assert (cfg.stage, cfg.model.name, cfg.data.limit) == ("sft", "tiny-llama", {"test": 3})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ([], 1, "error: no stage chosen: add stage=STAGE"),
+        (["-m"], 1, "no stage chosen"),
+        (["-m", "seed=1,2", "objective.beta=x"], 1, "(stage=pipeline)\nerror: Error merging override objective.beta=x"),
+        (["stage=sft", "+trainer.max_epoch=2", "--cfg", "job"], 1, "did you mean 'trainer.max_epochs'?"),
+        (["--help"], 0, "Commands to copy"),
+        (["--help", "optimizer"], 0, "peak learning rate"),
+        (["-h", "modle"], 1, "error: no help on 'modle'; did you mean 'model'?"),
+    ],
+)
+def test_answers_without_running(tmp_path, words, status, said):
+    done = start(*words, cwd=tmp_path)
+    assert done.returncode == status
+    assert said in (done.stderr if status else done.stdout)
+    assert done.stdout.endswith("heavy:\n")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    if not words:
+        for name, doc in config.STAGES.items():
+            assert re.search(rf"^  {name} +{re.escape(doc)}$", done.stderr, re.M)
+
+
+def test_a_traceback_is_shown_on_request_only(tmp_path):
+    for verbose in ("true", "false"):
+        done = start("stage=sft", "foo=1", f"hydra.verbose={verbose}", cwd=tmp_path)
+        assert done.returncode == 1
+        assert "unknown config key 'foo'" in done.stderr
+        assert ("Traceback" in done.stderr) == (verbose == "true")
+
+
+def test_a_run_directory_says_stage_and_time(tmp_path, good):
+    done = start("stage=compare", f"compare.runs=[{good}]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("heavy: wandb\n")
+    found = list((tmp_path / "outputs").glob("*/*"))
+    assert len(found) == 1
+    assert re.fullmatch(
+        r"compare/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}", str(found[0].relative_to(tmp_path / "outputs"))
+    )
+    names = {path.name for path in found[0].iterdir()}
+    assert names >= {"config.yaml", "metrics.json", "run.log", "environment.json", "comparison.md", "comparison.csv"}
+    environment = json.loads((found[0] / "environment.json").read_text())
+    assert environment["device"] is None
+    assert re.fullmatch(r"[0-9a-f]{12}\+?", environment["git_commit"] or "0" * 12)
+
+
+def test_a_multirun_in_processes_survives_a_failing_job(tmp_path, good, broken):
+    words = ("stage=compare", f"compare.runs=[{good}],[{broken}],[{good},{good}]", "hydra.launcher.n_jobs=2")
+    done = start("-m", *words, cwd=tmp_path)
+    assert done.returncode == 1
+    directories = list((tmp_path / "outputs" / "multirun").iterdir())
+    assert len(directories) == 1
+    assert f"1 of 3 jobs failed; {directories[0].relative_to(tmp_path)}/manifest.jsonl" in done.stderr
+    lines = (directories[0] / "manifest.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["job"] for line in lines if json.loads(line)["status"] == "running") == [0, 1, 2]
+    by_job = {record["job"]: record for line in lines if (record := json.loads(line))["status"] != "running"}
+    assert [by_job[number]["status"] for number in range(3)] == ["done", "failed", "done"]
+    assert f"{broken}: none of its metrics can be compared" in by_job[1]["error"]
+    for number, record in by_job.items():
+        assert record["seconds"] >= 0
+        assert f"compare.runs=[{(good, broken, good)[number]}" in record["overrides"][1]
+        directory = tmp_path / record["directory"]
+        assert directory.name.startswith(f"{number}_compare.runs=_")
+        assert (directory / "run.log").exists()
+        assert (directory / "metrics.json").exists() == (record["status"] == "done")
+    assert by_job[0]["metrics"] == json.loads((tmp_path / by_job[0]["directory"] / "metrics.json").read_text())
+
+
+def test_a_multirun_without_failures(tmp_path, good):
+    done = start(
+        "-m", "stage=compare", f"compare.runs=[{good}]", "seed=1,2", "hydra.sweep.dir=here, and there", cwd=tmp_path
+    )
+    assert done.returncode == 1  # the comma makes it a sweep over directories
+    done = start(
+        "-m", "stage=compare", f"compare.runs=[{good}]", "seed=1,2", "hydra.sweep.dir='here, = there'", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 of 2 jobs failed; here, = there/manifest.jsonl" in done.stderr
+    assert [job.status for job in multirun.jobs(tmp_path / "here, = there")] == ["done", "done"]
+
+
+def test_resume_runs_what_is_missing(tmp_path, good, broken):
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "compare.draws=10", "seed=1,2")
+    first = start(*words, cwd=tmp_path)
+    assert first.returncode == 1
+    (directory,) = (tmp_path / "outputs" / "multirun").iterdir()
+    written = {path: path.stat().st_mtime_ns for path in directory.glob("*/metrics.json")}
+    assert len(written) == 2
+    (broken / "metrics.json").write_text('{"strategy/Q": 0.5}')
+    second = start(*words, "resume=auto", "hydra.launcher.n_jobs=2", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert list((tmp_path / "outputs" / "multirun").iterdir()) == [directory]
+    assert [job.status for job in multirun.jobs(directory)] == ["done"] * 4
+    assert [(job.metrics or {})["tiny-llama base (cso)/strategy/Q"] for job in multirun.jobs(directory)] == [
+        0.25, 0.25, 0.5, 0.5,
+    ]  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # these were left as they are
+    assert "0 of 4 jobs failed" in second.stderr
+    # Other words are another multirun.
+    third = start(*words[:-1], "seed=1", "resume=auto", cwd=tmp_path)
+    assert "no such multirun before" in third.stderr
+    assert len(list((tmp_path / "outputs" / "multirun").iterdir())) == 2
+
+
+def test_a_job_whose_process_is_killed(tmp_path, good, broken):
+    """The others are told of, and the table has it; a pipe that nobody writes to keeps the job busy until then."""
+    (broken / "metrics.json").unlink()
+    os.mkfifo(broken / "metrics.json")
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "hydra.launcher.n_jobs=2")
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while not (manifests := list(tmp_path.glob("outputs/multirun/*/manifest.jsonl"))) or {
+            (job.number, job.status) for job in multirun.jobs(manifests[0].parent)
+        } != {(0, "done"), (1, "running")}:
+            assert process.poll() is None
+            time.sleep(0.05)
+        for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            if "resource_tracker" not in Path(f"/proc/{worker}/cmdline").read_text():
+                os.kill(int(worker), signal.SIGKILL)
+        output, errors = process.communicate()
+    assert process.returncode == 1
+    assert "1 of 2 jobs failed" in errors
+    assert errors.splitlines()[-1].startswith("error: a job's process died")
+    assert re.search(r"\b1 .*did not finish.*killed", output)
+
+
+def run_job(directory: Path, mode: str, *words: str) -> float | None:
+    """Call the job function as Hydra's sweepers do."""
+    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+        cfg = compose("config", ["stage=compare", *words, f"hydra.mode={mode}"], return_hydra_config=True)
+    directory.mkdir()
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(directory / "job")
+        cfg.hydra.sweep.dir = str(directory)
+        cfg.hydra.job.num = 7
+        HydraConfig.instance().set_config(cfg)
+        task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return run.job(task)
+
+
+def test_the_job_returns_the_metric_to_optimise(tmp_path, good, broken):
+    name = "tiny-llama base (cso)/strategy/Q"
+    runs = f"compare.runs=[{good}]"
+    assert run_job(tmp_path / "a", "MULTIRUN", runs, f"optimize_metric='{name}'") == 0.25
+    assert run_job(tmp_path / "b", "RUN", runs) is None
+    # A failed trial has no value, so that a search goes on without it.
+    assert run_job(tmp_path / "c", "MULTIRUN", f"compare.runs=[{broken}]", f"optimize_metric='{name}'") is None
+    assert run_job(tmp_path / "d", "MULTIRUN", f"compare.runs=[{broken}]") is None
+    assert run_job(tmp_path / "e", "MULTIRUN", runs, "optimize_metric=Q") is None
+    record = json.loads((tmp_path / "e" / "manifest.jsonl").read_text().splitlines()[-1])
+    assert (record["job"], record["status"]) == (7, "failed")
+    assert "optimize_metric=Q: no such metric" in record["error"]
+    assert record["metrics"] == {name: 0.25}
+
+
+def test_a_failing_single_job_ends_with_status_1(tmp_path, broken):
+    with pytest.raises(SystemExit) as stop:
+        run_job(tmp_path / "a", "RUN", f"compare.runs=[{broken}]")
+    assert stop.value.code == 1
+    assert not (tmp_path / "a" / "manifest.jsonl").exists()
+    assert not (tmp_path / "a" / "job" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("", "defaults"),
+        ("model=tiny_llama+seed=1", "model=tiny_llama+seed=1"),
+        ("tags=[a,b]", "tags=_a_b_"),
+        ("data.path=/a b/c.json", "data.path=_a_b_c.json"),
+        ("data.limit={test: 3}", "data.limit=_test_3_"),
+        ("model.name=ä", "model.name=_"),
+    ],
+)
+def test_names_of_multirun_directories(text, name):
+    assert override_name(text) == name
+
+
+def test_long_names_of_multirun_directories_stay_apart():
+    first, second = (override_name("tags=[" + ",".join(["word"] * 60) + last) for last in ("a]", "b]"))
+    assert first != second
+    assert len(first) <= 150

@@ -1,0 +1,147 @@
+"""Predictions as arrays, and the text metric that is worked out anew."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.errors import UserError
+from esc_lab.evaluation.decisions import NOT_ASKED, UNPARSABLE, read_predictions, rouge_l
+from esc_lab.metrics import Diversity, TextOverlap
+from tests.comparison.synthetic import predictions
+
+NAMES = INVENTORIES["esconv"].names
+
+
+def read(path, rows, *, texts=True):
+    path.write_text("\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows) + "\n")
+    return read_predictions(path, NAMES, sra="paper/name", texts=texts)
+
+
+def test_arrays_say_what_the_lines_say(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True)
+    rows[3].reply = rows[3].strategy = rows[3].sra = rows[3].adheres = None
+    rows[4].distribution, rows[4].tokens = {}, 0
+    rows[5].prompted, rows[5].gold_reply = rows[5].gold[0], "one\u2028line"  # a line break to Unicode, not to JSON
+    rows[6].prompted = next(name for name in NAMES if name not in rows[6].gold)
+    shuffled = [rows[number] for number in np.random.default_rng(0).permutation(len(rows))]
+    found = read(tmp_path / "rows.jsonl", shuffled)
+    test = found.test
+    assert (test.dialogues, test.clusters, len(test.keys)) == (12, 12, 72)
+    assert test.keys == tuple(sorted((row.dialogue, row.turn) for row in rows))
+    for number, row in enumerate(shuffled):
+        decision = found.decision[number]
+        assert test.keys[decision] == (row.dialogue, row.turn)
+        assert [NAMES[one] for one in np.flatnonzero(test.gold[decision])] == sorted(row.gold, key=NAMES.index)
+        assert NAMES[test.first[decision]] == row.gold[0]
+        assert (test.problem[decision], test.emotion[decision], test.turn[decision]) == (
+            row.problem, row.emotion, row.turn,
+        )  # fmt: skip
+        likeliest = max(row.distribution, key=row.distribution.get) if row.distribution else None
+        assert found.chosen[number] == (NAMES.index(likeliest) if likeliest else NOT_ASKED)
+        if row.reply is None or row.prompted:
+            assert found.written[number] == NOT_ASKED
+        else:
+            assert found.written[number] == (NAMES.index(row.strategy) if row.strategy else UNPARSABLE)
+        assert math.isnan(found.values["rouge_l"][number]) == (row is rows[3] or row is rows[6])
+        assert math.isnan(found.values["log_prob"][number]) == (row is rows[4])
+        assert math.isnan(found.values["log_sra"][number]) == (row.sra is None)
+
+
+def test_dialogues_of_a_tree_are_one_cluster(tmp_path):
+    rows = predictions(skill=0.5, seed=1)
+    for row in rows:
+        row.tree = f"tree {int(row.dialogue[1:]) // 5}"
+    test = read(tmp_path / "rows.jsonl", rows).test
+    assert (test.dialogues, test.clusters) == (12, 3)
+    assert test.cluster.tolist() == sorted(test.cluster.tolist())
+    # How trees are called is no part of the test set.
+    assert test.identity == read(tmp_path / "others.jsonl", predictions(skill=0.5, seed=9)).test.identity
+
+
+words = st.lists(st.sampled_from(["a", "b", "cat", "It's", "d!", "Cat", "-", "\u00e9"]), max_size=14).map(" ".join)
+
+
+@given(words, words)
+def test_rouge_l_is_that_of_the_package(reply, reference):
+    metric = TextOverlap()
+    metric.update([reply], [reference])
+    assert rouge_l(reply, reference) == pytest.approx(float(metric.compute()["rouge_l"]), abs=1e-6)
+
+
+def test_text_values_are_those_of_the_package(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True)
+    found = read(tmp_path / "rows.jsonl", rows)
+    overlap, diversity = TextOverlap(), Diversity()
+    overlap.update([row.reply for row in rows], [row.gold_reply for row in rows])
+    diversity.update([row.reply for row in rows])
+    assert np.nanmean(found.values["rouge_l"]) == pytest.approx(float(overlap.compute()["rouge_l"]))
+    assert np.nanmean(found.values["reply_length"]) == pytest.approx(float(diversity.compute()["reply_length"]))
+    assert "rouge_l" not in read(tmp_path / "rows.jsonl", rows, texts=False).values
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gold": ["Qestion"]}, "KeyError 'Qestion'"),
+        ({"gold": []}, "IndexError"),
+        ({"strategy": "Qestion", "reply": ""}, "KeyError 'Qestion'"),
+        ({"distribution": {"Question": 1.0}}, "a distribution over Question"),
+        ({"turn": None, "tokens": None}, "TypeError"),
+        ({"turn": 1}, "ValueError which is there twice"),
+    ],
+)
+def test_lines_that_are_no_prediction(tmp_path, change, message):
+    rows = [asdict(row) for row in predictions(skill=0.5, seed=1)]
+    rows[1].update(change)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=rf"rows.jsonl:2: not a prediction with the strategies Question, .*{message}"):
+        read_predictions(path, NAMES, sra="paper/name", texts=True)
+
+
+def test_several_samples_are_rows_of_one_decision(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True, samples=3)
+    found, plain = read(tmp_path / "rows.jsonl", rows), read(tmp_path / "plain.jsonl", rows[::3])
+    assert found.test.identity == plain.test.identity
+    assert found.decision.tolist() == np.repeat(plain.decision, 3).tolist()
+    assert found.sample.tolist() == [0, 1, 2] * len(plain.sample)
+    assert (found.chosen != NOT_ASKED).sum() == len(plain.chosen)
+    assert found.written[::3].tolist() == plain.written.tolist()
+
+
+def test_preference_pairs(tmp_path):
+    rows = predictions(skill=0.5, seed=1)
+    assert read(tmp_path / "rows.jsonl", rows).pairs.shape == (3, 0)
+    pairs = [
+        {"dialogue": "d0003", "turn": 1, "reply": 1, "log_probs": [-3.0, -4.0], "rewards": None},
+        {"dialogue": "d0001", "turn": 3, "reply": 2, "log_probs": [-4.0, -4.0], "rewards": [0.5, -0.5]},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    assert read(tmp_path / "rows.jsonl", rows).pairs.tolist() == [[3, 1], [1, 0], [-1, 1]]
+    pairs[0]["dialogue"] = "beyond the turns that were evaluated"
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    assert read(tmp_path / "rows.jsonl", rows).pairs.shape == (3, 0)
+    file.write_text("{}")
+    with pytest.raises(UserError, match=r"pairs.jsonl:1: not a preference pair: KeyError"):
+        read(tmp_path / "rows.jsonl", rows)
+
+
+def test_files_that_hold_none(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n{")
+    with pytest.raises(UserError, match=r"rows.jsonl:1: not a prediction"):
+        read_predictions(path, NAMES, sra="paper/name", texts=True)
+    path.write_text("")
+    with pytest.raises(UserError, match="there are no predictions"):
+        read_predictions(path, NAMES, sra="paper/name", texts=True)
+    with pytest.raises(UserError, match="FileNotFoundError"):
+        read_predictions(tmp_path / "absent", NAMES, sra="paper/name", texts=True)

@@ -1,0 +1,161 @@
+"""The exact strategy distribution, gold log-probabilities and the summary against independent computations."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from esc_lab.config import TemplateConfig
+from esc_lab.data.dialogue import merge_turns
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.evaluation import prompted_replies
+from esc_lab.evaluation.module import SRAEvaluationModule
+from esc_lab.evaluation.predictions import Prediction
+from esc_lab.evaluation.prompted_replies import PromptedReplies
+from esc_lab.evaluation.summary import summarize
+from esc_lab.models.generate import Sampling
+from esc_lab.prompts.layouts import Message
+from esc_lab.tokens.supporter_turns import supporter_examples
+from esc_lab.training.datamodule import ESCDataModule
+
+INVENTORY = INVENTORIES["esconv"]
+
+
+def evaluated(loaded, dialogues, tmp_path, *, template="cso", inference="direct", sampling=None, chosen=None, **more):
+    settings = TemplateConfig(template=template, history_labels=template == "cso")
+    data = ESCDataModule(
+        {"test": dialogues}, loaded.encoder, INVENTORY, train_prompt=settings, eval_prompt=settings, inference=inference
+    )
+    data.setup("test")
+    replies = (
+        PromptedReplies(loaded, INVENTORY, settings, inference=inference, sampling=sampling, seed=1, measured=True)
+        if sampling
+        else None
+    )
+    module = SRAEvaluationModule(
+        loaded, INVENTORY, settings, replies=replies, predictions=tmp_path / "predictions.jsonl", inference=inference,
+        reply_for=chosen, **more,
+    )  # fmt: skip
+    with torch.no_grad():
+        for group in data.decisions:
+            module.test_step(group, 0)
+    module.on_test_epoch_end()
+    return module, data
+
+
+def sequence_log_prob(loaded, messages, reply):
+    """Log-probabilities of the tokens of a reply, by the model's own forward over the rendered chat."""
+    chat = loaded.encoder.encode([*messages, Message("assistant", reply)])
+    start, end = chat.replies[len(messages)]
+    ids = torch.from_numpy(chat.input_ids[:end])
+    with torch.no_grad():
+        logits = loaded.model(input_ids=ids[None], logits_to_keep=end - start + 1).logits[0]
+        steps = torch.log_softmax(logits[:-1].double(), dim=-1)
+    return steps.gather(1, ids[start:end, None])[:, 0].numpy()
+
+
+def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, sample_dialogues, tmp_path):
+    loaded, dialogue = tiny_models(family), sample_dialogues[0]
+    module, data = evaluated(loaded, [dialogue], tmp_path)
+    predictions = module.predictions
+    examples = supporter_examples(dialogue, INVENTORY, data.eval_prompt)
+    assert [prediction.turn for prediction in predictions] == [example.key.turn for example in examples]
+    for prediction, example in list(zip(predictions, examples, strict=True))[::3]:
+        messages = loaded.encoder.adapt(example.prompt).messages
+        labels = np.array([sequence_log_prob(loaded, messages, f"({name})")[:-1].sum() for name in INVENTORY.names])
+        total = np.log(np.exp(labels).sum())
+        np.testing.assert_allclose(list(prediction.distribution.values()), np.exp(labels - total), rtol=1e-3)
+        assert math.log(prediction.label_mass) == pytest.approx(total, abs=1e-3)
+        tokens = sequence_log_prob(loaded, messages, example.reply)
+        label = sequence_log_prob(loaded, messages, f"({prediction.gold[0]})")[:-1]
+        assert prediction.tokens == len(tokens) - len(label)
+        assert prediction.log_prob == pytest.approx(tokens[len(label) :].sum(), rel=1e-4)
+
+
+def test_prompted_templates_measure_no_choice(tiny_models, sample_dialogues, tmp_path):
+    module, _ = evaluated(tiny_models("llama"), sample_dialogues[:1], tmp_path, template="c1_hf", sampling=Sampling(5))
+    predictions = module.predictions
+    metrics, tables = summarize(predictions, INVENTORY)
+    assert all(prediction.prompted == prediction.gold[0] and not prediction.distribution for prediction in predictions)
+    assert tables == {}
+    assert {"text/rouge_l", "text/perplexity"} <= metrics.keys()
+    assert not any(name.startswith(("strategy/", "generated/")) for name in metrics)
+
+
+def test_generation_for_chosen_decisions_only(tiny_models, sample_dialogues, tmp_path):
+    dialogue = sample_dialogues[1]
+    turns = list(dialogue.decisions())
+    chosen = frozenset({(dialogue.id, turns[1])})
+    module, _ = evaluated(tiny_models("llama"), [dialogue], tmp_path, sampling=Sampling(6), chosen=chosen)
+    predictions = module.predictions
+    assert [p.turn for p in predictions if p.reply is not None] == [turns[1]]
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["turn"] for line in lines] == [p.turn for p in predictions]
+
+
+@pytest.mark.parametrize("inference", ["cot", "direct_refine", "self_refine"])
+def test_baselines_are_parsed_not_scored(tiny_models, sample_dialogues, tmp_path, inference):
+    module, _ = evaluated(
+        tiny_models("gemma3"), sample_dialogues[:1], tmp_path, inference=inference, sampling=Sampling(5)
+    )
+    predictions = module.predictions
+    assert all(p.raw is not None and not p.distribution for p in predictions)
+    metrics, _ = summarize(predictions, INVENTORY)
+    assert metrics["generated/unparsable"] == np.mean([p.strategy is None for p in predictions])
+
+
+def test_openings_are_context_unless_scored(sample_dialogues):
+    opened = next(dialogue for dialogue in sample_dialogues if dialogue.turns[0].speaker == "supporter")
+    assert 0 not in list(opened.decisions())
+    assert 0 in list(opened.decisions(score_opening=True))
+    assert merge_turns(opened, "set") is opened  # the sample corpus alternates
+
+
+def prediction(gold, probabilities, strategy=None, reply=None, gold_reply="I see you."):
+    names = ["Question", "Information"]
+    return Prediction(
+        dialogue="d", tree="t", turn=1, problem="", emotion="", gold=gold, gold_reply=gold_reply, prompted=None,
+        template="cso", log_prob=-4.0, tokens=2, distribution=dict(zip(names, probabilities, strict=True)),
+        label_mass=0.5, reply=reply, strategy=strategy,
+    )  # fmt: skip
+
+
+def test_summary_by_hand():
+    predictions = [
+        prediction(["Question"], [0.9, 0.1], "Question", "I see you."),
+        prediction(["Information"], [0.8, 0.2], None, "no label"),
+        prediction(["Information", "Question"], [0.6, 0.4]),  # either is right
+        prediction(["Information"], [0.1, 0.9], "Question", "x"),
+    ]
+    metrics, tables = summarize(predictions, INVENTORY)
+    # Chosen: Q, Q, Q, I; gold: Q, I, Q (resolved), I -> F1 of Question 4/5, of Information 2/3.
+    assert metrics["strategy/accuracy"] == 0.75
+    assert metrics["strategy/Q"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert metrics["strategy/Q_inventory"] == pytest.approx((4 / 5 + 2 / 3) / 8)
+    assert metrics["strategy/n"] == 4
+    assert metrics["strategy/classes_predicted"] == 2
+    assert metrics["generated/n"] == 3
+    assert metrics["generated/unparsable"] == pytest.approx(1 / 3)
+    assert metrics["generated/accuracy"] == pytest.approx(1 / 3)
+    assert metrics["text/perplexity"] == pytest.approx(math.exp(2.0))
+    assert metrics["strategy/label_mass"] == 0.5
+    matrix = np.array(tables["strategy"]["confusion"]["predicted_by_gold"])
+    question, information = INVENTORY.index("Question"), INVENTORY.index("Information")
+    assert matrix[question, question] == 2
+    assert matrix[question, information] == 1
+    assert matrix[information, information] == 1
+    assert matrix.sum() == 4
+
+
+def test_a_strategy_named_after_a_thought(tiny_models, sample_dialogues, tmp_path, monkeypatch):
+    loaded = tiny_models("llama")
+    answer = "Thought: she is tired. Reply: (Question) What keeps you up?"
+    ids = loaded.encoder.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(prompted_replies, "generate", lambda model, prompts, *rest, **more: [ids] * len(prompts))
+    module, _ = evaluated(loaded, sample_dialogues[:1], tmp_path, inference="cot", sampling=Sampling(40))
+    assert {(one.strategy, one.reply) for one in module.predictions} == {("Question", "What keeps you up?")}
+    assert all(one.sra is None for one in module.predictions)

@@ -1,0 +1,324 @@
+"""Prompts: every template, inventory and option; alternation, windows, spans, and parsing of what models write."""
+
+import re
+from itertools import pairwise, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.prompts.layouts import (
+    INFERENCE,
+    PAUSE,
+    START,
+    TEMPLATES,
+    Message,
+    Prompt,
+    Span,
+    build_prompt,
+    history_messages,
+    parse_reply,
+    reply_content,
+    without_system_role,
+)
+
+SPEAKERS = ("seeker", "supporter")
+relaxed = settings(deadline=None, max_examples=60)
+speakers = st.lists(st.sampled_from(SPEAKERS), max_size=14)
+inventories = st.sampled_from(list(INVENTORIES.values()))
+templates = st.sampled_from(list(TEMPLATES.values()))
+situations = st.sampled_from(["", 'My "friend" left\nand Question: why?'])
+
+
+def text_of(number):
+    """A text that occurs in no other: T3. is no part of T13."""
+    return f'<T{number}> said "so"'
+
+
+def dialogue_of(who, inventory=INVENTORIES["esconv"], situation=""):
+    """A dialogue with these speakers; supporters use the strategies in turn, and every fourth turn has none."""
+    turns = []
+    for number, speaker in enumerate(who):
+        names = (inventory.names[number % len(inventory)],) if speaker == "supporter" and number % 4 != 3 else ()
+        turns.append(Turn(speaker, Reply(text_of(number), names)))
+    return Dialogue(tuple(turns), inventory.name, situation=situation)
+
+
+def roles(messages):
+    return [message.role for message in messages]
+
+
+def alternates(messages):
+    """Starts with the user, ends with the user, and nobody speaks twice in a row."""
+    found = roles(messages)
+    return found[0] == found[-1] == "user" and all(a != b for a, b in pairwise(found)) and "system" not in found
+
+
+@relaxed
+@given(speakers, st.booleans())
+def test_history_alternates_and_holds_every_turn_once(who, labels):
+    dialogue = dialogue_of(who)
+    messages = history_messages(dialogue.turns, labels=labels)
+    assert alternates(messages)
+    whole = "\x00".join(message.content for message in messages)
+    positions = [whole.find(text_of(number)) for number in range(len(who))]
+    assert all(whole.count(text_of(number)) == 1 for number in range(len(who)))
+    assert positions == sorted(positions)
+    # No supporter text but an opening is the user's, and no seeker text the assistant's.
+    first_seeker = who.index("seeker") if "seeker" in who else len(who)
+    for number, speaker in enumerate(who):
+        (message,) = [message for message in messages if text_of(number) in message.content]
+        assert message.role == ("assistant" if speaker == "supporter" and number > first_seeker else "user")
+
+
+@relaxed
+@given(speakers)
+def test_history_against_a_rendering_by_runs(who):
+    """The same messages from a regular expression over the speakers: s = seeker, r = supporter."""
+    turns = dialogue_of(who).turns
+    line = "".join("s" if speaker == "seeker" else "r" for speaker in who)
+    opening, runs = re.fullmatch(r"(r*)((?:s+r*)*)", line).groups()
+    expected, at = [], len(opening)
+    for run in re.findall(r"s+|r", runs):
+        text = "\n".join(text_of(number) for number in range(at, at + len(run)))
+        at += len(run)
+        if run == "r" and expected[-1].role == "assistant":
+            expected.append(Message("user", PAUSE))
+        expected.append(Message("assistant" if run == "r" else "user", text))
+    if not expected:
+        expected.append(Message("user", START))
+    if expected[-1].role == "assistant":
+        expected.append(Message("user", PAUSE))
+    if opening:
+        quoted = "\n".join(text_of(number) for number in range(len(opening)))
+        head = f'[The supporter opened the chat with: "{quoted}"]\n'
+        expected[0] = Message("user", head + expected[0].content)
+    assert history_messages(turns, labels=False) == tuple(expected)
+
+
+def test_labels_in_the_history():
+    dialogue = dialogue_of(["supporter", "seeker", "supporter", "supporter", "supporter"])
+    shown = history_messages(dialogue.turns, labels=True)
+    names = INVENTORIES["esconv"].names
+    assert [message.content for message in shown if message.role == "assistant"] == [
+        f"({names[2]}) {text_of(2)}",
+        text_of(3),  # unlabelled
+        f"({names[4]}) {text_of(4)}",
+    ]
+    assert names[0] not in shown[0].content  # openings are context
+
+
+@relaxed
+@given(templates, inventories, speakers, situations, st.booleans(), st.sampled_from([*INFERENCE]), st.data())
+def test_prompts_of_all_templates(template, inventory, who, situation, labels, inference, data):
+    dialogue = dialogue_of([*who, "supporter"], inventory, situation)
+    strategy = data.draw(st.sampled_from(inventory.names))
+    options = {"history_labels": labels, "situation": True, "inference": inference}
+    prompt = build_prompt(template, inventory, dialogue, len(who), strategy, **options)
+    system, *chat = prompt.messages
+    assert system.role == "system"
+    assert alternates(chat)
+    every = history_messages(dialogue.turns[: len(who)], labels=labels)
+    assert len(chat) == min(template.chat_messages or len(every), len(every))
+    assert tuple(chat) == every[-len(chat) :]
+    whole = "\x00".join(message.content for message in prompt.messages)
+    assert all(whole.count(text_of(number)) == 1 for number in range(len(who)))
+    assert text_of(len(who)) not in whole
+    assert not situation or system.content.count(situation) == 1
+    older = [f"{'seeker' if message.role == 'user' else 'supporter'}: {message.content}" for message in every]
+    older = older[: len(every) - len(chat)]
+    if older:
+        transcript = "The conversation so far:\n" + "\n".join(older)
+        (named,) = [span for span in prompt.spans if span.kind == "quoted"]
+        at = system.content.index(transcript)
+        assert at + len(transcript) < named.start if template.history_first else named.end < at
+    else:
+        assert "The conversation so far" not in system.content
+    assert (INFERENCE[inference].system or "") in system.content
+    assert ("An example" in system.content) == (inference == "with_example")
+    check_spans(prompt, template, inventory, strategy)
+    check_spans(without_system_role(prompt), template, inventory, strategy)
+
+
+def check_spans(prompt, template, inventory, strategy):
+    covered = [(span, prompt.messages[span.message].content[span.start : span.end]) for span in prompt.spans]
+    by_kind = {kind: [(span.strategy, text) for span, text in covered if span.kind == kind] for kind in SPAN_KINDS}
+    assert sum(map(len, by_kind.values())) == len(covered)
+    if template.chooses_strategy:
+        assert by_kind["name"] == [(name, name) for name in inventory.names]
+        assert by_kind["instruction"] == [(one.name, f"{one.name}: {one.definition}") for one in inventory.strategies]
+        assert by_kind["quoted"] == by_kind["neutral"] == []
+    else:
+        assert by_kind["name"] == [(strategy, strategy)]
+        assert by_kind["quoted"] == [(strategy, f'"{strategy}"')]
+        assert by_kind["instruction"] == [(strategy, f'"{strategy}": {inventory.definition(strategy)}')]
+        ((nobody, neutral),) = by_kind["neutral"]
+        assert nobody is None
+        assert by_kind["neutral_name"] == [(None, "short chat message")]
+        assert by_kind["neutral_quoted"] == [(None, '"short chat message"')]
+        assert neutral.count('"short chat message"') == 1
+        assert not any(name.lower() in neutral.lower() for one in INVENTORIES.values() for name in one.names)
+        (name,), (other,) = ([s for s, _ in covered if s.kind == kind] for kind in ("instruction", "neutral"))
+        assert name.end <= other.start  # apart, and in the same message
+        assert name.message == other.message
+
+
+SPAN_KINDS = ("name", "quoted", "instruction", "neutral", "neutral_name", "neutral_quoted")
+
+
+@pytest.mark.parametrize("inventory", INVENTORIES.values(), ids=INVENTORIES)
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_spans_of_every_template_and_strategy(template, inventory):
+    dialogue = dialogue_of([*("seeker", "supporter") * 4], inventory)
+    for strategy, labels in product(inventory.names, (True, False)):
+        for inference in INFERENCE:
+            prompt = build_prompt(
+                template, inventory, dialogue, 7, strategy, history_labels=labels, inference=inference
+            )
+            check_spans(prompt, template, inventory, strategy)
+            check_spans(without_system_role(prompt), template, inventory, strategy)
+
+
+@relaxed
+@given(templates, speakers, st.booleans(), st.data())
+def test_start_shortens_the_history(template, who, labels, data):
+    dialogue = dialogue_of([*who, "supporter"])
+    start = data.draw(st.integers(0, len(who)))
+    rest = Dialogue(dialogue.turns[start:], "esconv")
+    inventory = INVENTORIES["esconv"]
+    found = build_prompt(template, inventory, dialogue, len(who), "Others", history_labels=labels, start=start)
+    assert found == build_prompt(template, inventory, rest, len(who) - start, "Others", history_labels=labels)
+
+
+def test_situation_is_shown_on_demand():
+    inventory = INVENTORIES["cso"]
+    dialogue = dialogue_of(["seeker", "supporter"], inventory, "My cat ran away.")
+    for template in TEMPLATES.values():
+        shown, hidden = (
+            build_prompt(template, inventory, dialogue, 1, "Affirmation", history_labels=True, situation=situation)
+            for situation in (True, False)
+        )
+        assert "My cat ran away." in shown.messages[0].content
+        assert "My cat ran away." not in hidden.messages[0].content
+
+
+def test_a_template_that_names_the_strategy_needs_one():
+    inventory, dialogue = INVENTORIES["esconv"], dialogue_of(["seeker", "supporter"])
+    build_prompt(TEMPLATES["cso"], inventory, dialogue, 1, history_labels=True)
+    with pytest.raises(ValueError, match="template 'c1_hf' needs a strategy"):
+        build_prompt(TEMPLATES["c1_hf"], inventory, dialogue, 1, history_labels=True)
+
+
+def test_template_names_say_what_they_do():
+    assert list(TEMPLATES) == ["cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl"]
+    for name, template in TEMPLATES.items():
+        assert template.name == name
+        assert template.chooses_strategy == (name == "cso")
+        window = re.fullmatch(r"c(\d)_h([fl])", name)
+        assert template.chat_messages == (int(window[1]) if window else None)
+        assert window is None or template.history_first == (window[2] == "f")
+
+
+@relaxed
+@given(st.data())
+def test_without_system_role_moves_every_span(data):
+    contents = ["system text, 🙂", "first\nuser", "answer", "second user"]
+    messages = tuple(map(Message, ("system", "user", "assistant", "user"), contents))
+    spans = []
+    for _ in range(5):
+        number = data.draw(st.integers(0, 3))
+        start = data.draw(st.integers(0, len(contents[number]) - 1))
+        spans.append(Span("name", number, start, data.draw(st.integers(start + 1, len(contents[number]))), "x"))
+    moved = without_system_role(Prompt(messages, tuple(spans)))
+    assert [(m.role, m.content) for m in moved.messages] == [
+        ("user", f"{contents[0]}\n\n{contents[1]}"),
+        ("assistant", contents[2]),
+        ("user", contents[3]),
+    ]
+    for span, after in zip(spans, moved.spans, strict=True):
+        assert (after.kind, after.strategy) == (span.kind, span.strategy)
+        assert (
+            moved.messages[after.message].content[after.start : after.end]
+            == (contents[span.message][span.start : span.end])
+        )
+
+
+TEXTS = (
+    "Yes.",
+    "How are you?\nReally?",
+    ":) I am glad.",
+    ": so it was",
+    "(laughs) that is so",
+    "[sighs] it is",
+    "Question: what now?",
+    "the user said (Question) once",
+    "🙂",
+    "Größe",
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("inference", INFERENCE)
+def test_parsing_inverts_writing(text, inference):
+    for inventory in INVENTORIES.values():
+        for strategy in inventory.names:
+            content = reply_content(TEMPLATES["cso"], text, (strategy, inventory.names[0]))
+            if inference == "cot":
+                content = f"Thought: Reply with (Others).\nReply: {content}"
+            assert parse_reply(content, inventory, inference) == (strategy, text)
+            assert reply_content(TEMPLATES["standard"], text, (strategy,)) == text
+        assert reply_content(TEMPLATES["cso"], text, ()) == text
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("(Question) How?", ("Question", "How?")),
+        ("  (question): How?\n", ("Question", "How?")),
+        ("[Self disclosure] Me too.", ("Self-disclosure", "Me too.")),
+        ("supporter: (Question) How?", ("Question", "How?")),
+        ("Assistant : (Others)Hi.", ("Others", "Hi.")),
+        ("(Question)", ("Question", "")),
+        ("(Magic) Abracadabra.", (None, "Abracadabra.")),
+        ("(Providing Suggestion & Magic) Try.", (None, "Try.")),
+        ("Supporter: How?", (None, "How?")),
+        ("How (Question)?", (None, "How (Question)?")),
+        ("Question: How?", (None, "Question: How?")),
+        ("( How?", (None, "( How?")),
+        ("()", (None, "()")),
+        ("", (None, "")),
+        ("user: hm", (None, "user: hm")),
+    ],
+)
+def test_parsing_what_models_write(written, expected):
+    assert parse_reply(written, INVENTORIES["esconv"]) == expected
+
+
+def test_parsing_after_a_thought():
+    inventory = INVENTORIES["esconv"]
+    for written, expected in [
+        ("Thought: (Others) fits.\nReply: (Question) How?", ("Question", "How?")),
+        ("Thought: hm. Reply:\nsupporter: (Question) How?", ("Question", "How?")),
+        ("Reply: no. Reply: (Others) Hi.", ("Others", "Hi.")),
+        ("(Question) How?", ("Question", "How?")),  # the marker is missing
+        ("Thought: endless", (None, "Thought: endless")),
+        ("Thought: x\nReply:", (None, "")),
+    ]:
+        assert parse_reply(written, inventory, "cot") == expected
+    assert parse_reply("(Question) Reply: or not?", inventory) == ("Question", "Reply: or not?")
+
+
+def test_example_of_each_inventory_uses_its_own_strategies():
+    for inventory in INVENTORIES.values():
+        dialogue = dialogue_of(["seeker", "supporter"], inventory)
+        for template in (TEMPLATES["cso"], TEMPLATES["standard"]):
+            prompt = build_prompt(
+                template, inventory, dialogue, 1, inventory.names[0], history_labels=True, inference="with_example"
+            )
+            example = prompt.messages[0].content.partition("An example of such a conversation:\n")[2]
+            replies = [line.removeprefix("supporter: ") for line in example.splitlines()[1::2]]
+            parsed = [parse_reply(reply, inventory)[0] for reply in replies]
+            assert len(parsed) == 2
+            assert all((name in inventory.names) == template.chooses_strategy for name in parsed)

@@ -1,0 +1,266 @@
+"""Results that runs share: what their keys depend on, what is taken along, and that each is computed once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from esc_lab import config
+from esc_lab.artifacts import fingerprint
+from esc_lab.cli.overrides import CONF
+from esc_lab.config.model import BASE_FILE
+from esc_lab.runs.reuse import READS, REUSED, inputs, reused_stages, shared
+from tests.conftest import ROOT
+
+SAMPLE = ROOT / "esc_lab" / "corpora" / "sample.jsonl"
+
+
+@lru_cache
+def settings(stage: str, *words: str) -> config.Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.typed(compose("config", [f"stage={stage}", "model=tiny_llama", *words]))
+
+
+def key(stage: str, *words: str) -> str:
+    return fingerprint(inputs(settings(stage, *words)))
+
+
+# --- what a result depends on
+
+
+@pytest.mark.parametrize(
+    ("word", "read_by"),
+    [
+        ("seed=7", {"sft", "cso", "classifier", "evaluate"}),
+        ("objective=ipo", {"cso"}),
+        ("objective.beta=0.3", {"cso"}),
+        ("optimizer.lr=0.5", {"sft", "cso", "classifier"}),
+        ("adapter.r=4", {"sft", "cso", "classifier"}),
+        ("adapter=full", {"sft", "cso", "classifier"}),
+        ("model=tiny_gemma3", {"sft", "cso", "classifier", "evaluate"}),
+        ("model@llm.local.model=tiny_gemma3", {"search"}),
+        ("trainer.precision=bf16-mixed", {"sft", "cso", "classifier", "evaluate"}),
+        ("data.licence=MIT", {"search"}),  # for its data card
+        ("search.seed=7", {"search"}),
+        ("search.seeds=3", {"search"}),
+        ("mcts.enough_iterations=5", {"search"}),
+        ("llm.judge.temperature=0.5", {"search"}),
+        ("data.limit={test: 2}", set(READS)),
+        ("inventory=cso", set(READS)),
+        ("prompt.train.template=standard", {"sft", "cso", "classifier"}),
+        ("prompt.eval.situation=true", {"evaluate"}),
+        ("evaluate.generation.temperature=0.5", {"evaluate"}),
+        ("classifier.batch=3", {"classifier"}),
+        ("trainer.max_steps=3", {"sft", "cso", "classifier"}),
+        ("data.negatives=random", {"cso"}),
+        ("data.step_pairs=3", {"cso"}),
+        ("data.step_dialogues=3", {"sft"}),
+        # Nothing of a result depends on these.
+        ("logger=none", set()),
+        ("logger.group=other", set()),
+        ("tags=[a]", set()),
+        ("output_root=elsewhere", set()),
+        ("cache_dir=elsewhere", set()),
+        ("trainer.devices='2'", set()),
+        ("trainer.log_every=7", set()),
+        ("search.concurrency=3", set()),
+        ("model.gradient_checkpointing=true", set()),
+        ("optimize_metric=x", set()),
+    ],
+)
+def test_a_key_has_what_the_stage_reads_and_no_more(word, read_by):
+    plain, changed = settings("sft"), settings("sft", word)
+    assert {
+        stage for stage in READS if inputs(replace(changed, stage=stage)) != inputs(replace(plain, stage=stage))
+    } == read_by
+
+
+def test_data_counts_by_its_content_and_not_by_its_place(tmp_path):
+    lines = SAMPLE.read_text().splitlines(keepends=True)
+    for name, text in (("same", "".join(lines)), ("other", "".join(lines[1:]))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.jsonl").write_text(text)
+    same, other = (f"data.path={tmp_path}/{name}/file.jsonl" for name in ("same", "other"))
+    for stage in READS:
+        assert key(stage, same) == key(stage)
+        assert key(stage, other) != key(stage)
+
+
+def test_a_trained_model_counts_by_its_weights(tmp_path):
+    def run(name: str, weights: str, metrics: str) -> str:
+        (tmp_path / name / "adapter").mkdir(parents=True)
+        (tmp_path / name / "adapter" / "adapter_model.safetensors").write_text(weights)
+        (tmp_path / name / "metrics.json").write_text(metrics)
+        return f"checkpoint={tmp_path / name}"
+
+    first = key("evaluate", run("first", "1", "{}"))
+    assert first != key("evaluate")
+    assert key("evaluate", run("second", "1", '{"seconds": 2}')) == first
+    assert key("evaluate", run("third", "2", "{}")) != first
+    assert key("cso", f"init_from={tmp_path / 'first'}") != key("cso", f"init_from={tmp_path / 'third'}")
+
+
+def test_what_a_search_asks_counts_by_where_it_is(tmp_path, monkeypatch):
+    words = ("llm=openai", "llm.openai.model=default")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://one/v1")
+    one = key("search", *words)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:password@one/v1/")
+    assert key("search", *words) == one
+    assert "password" not in json.dumps(inputs(settings("search", *words)))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://other/v1")
+    assert key("search", *words) != one
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    local = f"llm.judge.model={model}"
+    before = key("search", local)
+    (model / "model.safetensors").write_text("other weights")
+    assert key("search", local) != before
+
+
+def test_a_chat_template_counts_by_its_content(tmp_path):
+    template = tmp_path / "chat.jinja"
+    template.write_text("one")
+    words = (f"model.chat_template={template}",)
+    before = key("sft", *words)
+    template.write_text("two")
+    assert key("sft", *words) != before
+
+
+# --- sharing
+
+
+def stage(cfg: config.Config) -> dict[str, float]:
+    """Stands where a stage's `run` does: leaves files in the run directory, returns metrics."""
+    directory = Path(cfg.run_dir)
+    with (Path(cfg.cache_dir) / "computed").open("a") as file:
+        file.write(f"{directory.name}\n")
+    (directory / "adapter").mkdir()
+    (directory / "adapter" / "weights").write_text("w")
+    (directory / "tree.journal.jsonl").write_text("{}\n")
+    (directory / "checkpoints").mkdir()
+    (directory / "checkpoints" / "last.ckpt").write_text("large")
+    return {"val/loss": 0.5}
+
+
+def prepared(tmp_path: Path, name: str) -> config.Config:
+    directory = tmp_path / name
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(f"of: {name}\nstage: sft\n")
+    return replace(settings("sft"), run_dir=str(directory), cache_dir=str(tmp_path / "cache"))
+
+
+def files(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def cache(tmp_path) -> Callable[[], list[str]]:
+    (tmp_path / "cache").mkdir()
+    return lambda: (tmp_path / "cache" / "computed").read_text().split()
+
+
+def test_the_second_run_has_all_files_and_computes_nothing(tmp_path, cache):
+    first, second = prepared(tmp_path, "first"), prepared(tmp_path, "second")
+    assert shared(first, stage) == shared(second, stage) == {"val/loss": 0.5}
+    assert cache() == ["first"]
+    results = {"adapter/weights", "tree.journal.jsonl"}
+    assert files(tmp_path / "first") == {"config.yaml", "checkpoints/last.ckpt", *results}
+    assert files(tmp_path / "second") == {"config.yaml", "metrics.json", REUSED, *results}
+    assert (tmp_path / "second" / "config.yaml").read_text() == "of: second\nstage: sft\n"
+    assert reused_stages(tmp_path / "first") == {"first": False}
+    assert reused_stages(tmp_path / "second") == {"second": True}
+    # A journal grows in place when its search goes on; the store must not grow with it.
+    with (tmp_path / "second" / "tree.journal.jsonl").open("a") as file:
+        file.write("more\n")
+    third = prepared(tmp_path, "third")
+    shared(third, stage)
+    assert (tmp_path / "third" / "tree.journal.jsonl").read_text() == "{}\n"
+
+
+def test_steps_of_a_run_are_told_apart(tmp_path, cache):
+    shared(prepared(tmp_path, "before"), stage)
+    shared(prepared(tmp_path, "whole/sft"), stage)
+    for name, of in (("search", "search"), ("compare", "compare"), (".hydra", "sft")):
+        (tmp_path / "whole" / name).mkdir()
+        (tmp_path / "whole" / name / "config.yaml").write_text(f"stage: {of}\n")
+    (tmp_path / "whole" / "config.yaml").write_text("seed: 1\nstage: pipeline\n")
+    assert reused_stages(tmp_path / "whole") == {"sft": True, "search": False}
+
+
+@pytest.mark.parametrize("words", [["reuse=false"], ["trainer.fast_dev_run=true"]])
+def test_runs_that_do_not_share(tmp_path, cache, words):
+    for name in ("first", "second"):
+        cfg = prepared(tmp_path, name)
+        shared(replace(settings("sft", *words), run_dir=cfg.run_dir, cache_dir=cfg.cache_dir), stage)
+    assert cache() == ["first", "second"]
+
+
+def test_a_failed_run_leaves_nothing_to_share(tmp_path, cache):
+    def fail(cfg: config.Config) -> dict[str, float]:
+        stage(cfg)
+        raise RuntimeError("loss is nan")
+
+    with pytest.raises(RuntimeError, match="nan"):
+        shared(prepared(tmp_path, "first"), fail)
+    shared(prepared(tmp_path, "second"), stage)
+    assert cache() == ["first", "second"]
+    assert not (tmp_path / "second" / REUSED).exists()
+
+
+def test_a_search_that_its_budget_stopped_is_not_shared(tmp_path, cache):
+    def search(unfinished: float) -> Callable[[config.Config], dict[str, float]]:
+        return lambda cfg: {**stage(cfg), "search/unfinished_trees": unfinished}
+
+    runs = [replace(prepared(tmp_path, name), stage="search") for name in ("first", "second", "third")]
+    for cfg, unfinished in zip(runs, (1.0, 0.0, 0.0), strict=True):
+        assert shared(cfg, search(unfinished))["search/unfinished_trees"] == unfinished
+    assert cache() == ["first", "second"]
+
+
+def test_what_an_earlier_run_left_is_not_shared(tmp_path, cache):
+    first = prepared(tmp_path, "first")
+    left = tmp_path / "first" / "model"
+    left.mkdir()
+    for name in ("old.safetensors", BASE_FILE):
+        (left / name).write_text("of an earlier run")
+    (tmp_path / "first" / REUSED).write_text("{}")
+    shared(first, stage)
+    assert reused_stages(tmp_path / "first") == {"first": False}
+    prepared(tmp_path, "second")
+    (tmp_path / "second" / "model").mkdir()
+    (tmp_path / "second" / "model" / BASE_FILE).write_text("of an earlier run")
+    shared(replace(first, run_dir=str(tmp_path / "second")), stage)
+    assert cache() == ["first"]
+    # The model that lay there is no checkpoint any more.
+    assert files(tmp_path / "second") == {
+        "config.yaml",
+        "metrics.json",
+        REUSED,
+        "adapter/weights",
+        "tree.journal.jsonl",
+    }
+
+
+def compute(cfg: config.Config) -> None:
+    metrics = shared(cfg, stage)
+    (Path(cfg.run_dir) / "returned.json").write_text(json.dumps(metrics))
+
+
+def test_of_two_that_want_the_same_one_computes(tmp_path, cache):
+    spawn = multiprocessing.get_context("spawn")
+    runs = [prepared(tmp_path, name) for name in ("first", "second")]
+    processes = [spawn.Process(target=compute, args=(cfg,)) for cfg in runs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert len(cache()) == 1
+    assert [json.loads(Path(cfg.run_dir, "returned.json").read_text()) for cfg in runs] == [{"val/loss": 0.5}] * 2

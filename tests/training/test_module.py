@@ -1,0 +1,72 @@
+"""The gradient of a step: its norm, clipping, and scaled gradients of float16."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins import MixedPrecision
+
+from esc_lab.config import TemplateConfig
+from esc_lab.config.training import OptimizerConfig, SchedulerConfig
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.errors import UserError
+from esc_lab.training.datamodule import ESCDataModule
+from esc_lab.training.sft import SFTModule
+
+
+def one_step(loaded, dialogues, tmp_path, clip, scale=None):
+    """Length of the update of an SGD step with rate 1, and the gradient norm in the log."""
+    model = copy.deepcopy(loaded.model).requires_grad_(True)
+    data = ESCDataModule(
+        {"train": dialogues}, loaded.encoder, INVENTORIES["esconv"],
+        train_prompt=TemplateConfig(), eval_prompt=TemplateConfig(),
+    )  # fmt: skip
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+    module = SFTModule(model, OptimizerConfig(name="sgd", lr=1.0), SchedulerConfig("constant", warmup=0), clip, seed=1)
+    trainer = pl.Trainer(
+        max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
+        plugins=[MixedPrecision("16-mixed", "cpu", scaler)] if scaler else None,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    before = dict(loaded.model.named_parameters())
+    moved = sum(float((after.detach() - before[name]).square().sum()) for name, after in model.named_parameters())
+    return math.sqrt(moved), float(trainer.callback_metrics["train/grad_norm"])
+
+
+def test_the_logged_norm_is_that_of_the_gradient_before_clipping(tiny_models, sample_dialogues, tmp_path):
+    loaded, dialogues = tiny_models("llama"), sample_dialogues[:1]
+    free, norm = one_step(loaded, dialogues, tmp_path, 0.0)
+    assert free == pytest.approx(norm, rel=1e-4)
+    clipped, same = one_step(loaded, dialogues, tmp_path, norm / 3)
+    assert same == norm
+    assert clipped == pytest.approx(norm / 3, rel=1e-4)
+
+
+def test_scaled_gradients_are_clipped_at_their_true_norm(tiny_models, sample_dialogues, tmp_path):
+    loaded, dialogues = tiny_models("llama"), sample_dialogues[:1]
+    _, exact = one_step(loaded, dialogues, tmp_path, 0.0)
+    for clip in (exact / 3, exact * 3):
+        moved, norm = one_step(loaded, dialogues, tmp_path, clip, scale=64.0)
+        assert norm == pytest.approx(exact, rel=0.02)
+        assert moved == pytest.approx(min(exact, clip), rel=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step\\(\\)` before")
+def test_overflow_of_scaled_gradients_skips_a_step_and_goes_on(tiny_models, sample_dialogues, tmp_path):
+    loaded, dialogues = tiny_models("llama"), sample_dialogues[:1]
+    moved, norm = one_step(loaded, dialogues, tmp_path, 1.0, scale=2.0**40)
+    assert moved == 0
+    assert not math.isfinite(norm)
+
+
+def test_a_bad_weight_stops_it_even_so(tiny_models, sample_dialogues, tmp_path):
+    loaded = copy.deepcopy(tiny_models("llama"))
+    next(loaded.model.parameters()).data.fill_(math.nan)
+    for scale in (None, 64.0):
+        with pytest.raises(UserError, match=r"^optimizer step 1, dialogues [0-9a-f]{16}: loss nan"):
+            one_step(loaded, sample_dialogues[:1], tmp_path, 1.0, scale)

@@ -1,0 +1,101 @@
+"""One optimizer step of SFT: the gradient is the mean over all reply tokens of the step, however it is computed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from esc_lab.config import TemplateConfig
+from esc_lab.config.training import OptimizerConfig, SchedulerConfig
+from esc_lab.data.strategies import INVENTORIES
+from esc_lab.tokens.supporter_turns import supporter_examples
+from esc_lab.training.datamodule import ESCDataModule
+from esc_lab.training.sft import SFTModule
+from tests.e2e.conftest import one_and_two_processes
+
+RATE = 0.5
+
+
+def data_module(encoder, dialogues, **options):
+    template = TemplateConfig()
+    return ESCDataModule(
+        {"train": dialogues, "val": dialogues[:1]},
+        encoder,
+        INVENTORIES["esconv"],
+        train_prompt=template,
+        eval_prompt=template,
+        step_dialogues=len(dialogues),
+        **options,
+    )
+
+
+def trained_step(loaded, dialogues, tmp_path, **options):
+    """Parameters after one plain SGD step on all dialogues at once, and the data module."""
+    model = copy.deepcopy(loaded.model).requires_grad_(True)
+    data = data_module(loaded.encoder, dialogues, **options)
+    module = SFTModule(model, OptimizerConfig(name="sgd", lr=RATE), SchedulerConfig("constant", warmup=0), 0.0, seed=1)
+    trainer = pl.Trainer(
+        max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    return dict(model.named_parameters()), data
+
+
+def brute_force_gradients(loaded, dialogues, data, weights=None):
+    """Gradient of the weighted mean token loss, by the model's own forward on one example at a time."""
+    model = copy.deepcopy(loaded.model).requires_grad_(True)
+    loss, total = torch.zeros(()), 0.0
+    for dialogue in dialogues:
+        for example in supporter_examples(dialogue, data.inventory, data.train_prompt):
+            prompt = loaded.encoder.adapt(example.prompt)
+            chat = loaded.encoder.encode([*prompt.messages, example.messages[-1]])
+            start, end = chat.replies[len(prompt.messages)]
+            weight = (weights or {}).get(dialogue.turns[example.key.turn].reply.strategies[0], 1.0)
+            ids = torch.from_numpy(chat.input_ids[:end])
+            logits = model(input_ids=ids[None], logits_to_keep=end - start + 1).logits[0]
+            steps = torch.log_softmax(logits[:-1].float(), dim=-1)
+            loss = loss - weight * steps.gather(1, ids[start:end, None]).sum()
+            total += weight * (end - start)
+    (loss / total).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_step_is_the_mean_over_all_reply_tokens(tiny_models, family, sample_dialogues, tmp_path):
+    loaded = tiny_models(family)
+    dialogues = [dataclasses.replace(dialogue, turns=dialogue.turns[:8]) for dialogue in sample_dialogues[:3]]
+    expected = None
+    for row_tokens, rows in ((900, 3), (4096, 1)):
+        after, data = trained_step(loaded, dialogues, tmp_path, row_tokens=row_tokens)
+        assert len(data.step_batch([0, 1, 2]).rows) == rows
+        expected = expected or brute_force_gradients(loaded, dialogues, data)
+        for name, before in loaded.model.named_parameters():
+            step = (before - after[name]) / RATE
+            np.testing.assert_allclose(step.detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+def test_strategy_weights_enter_the_mean(tiny_models, sample_dialogues, tmp_path):
+    loaded, dialogues = tiny_models("llama"), sample_dialogues[:2]
+    weights = {"Question": 3.0, "Information": 0.0}
+    after, data = trained_step(loaded, dialogues, tmp_path, strategy_weights=weights)
+    expected = brute_force_gradients(loaded, dialogues, data, weights)
+    for name, before in loaded.model.named_parameters():
+        np.testing.assert_allclose(((before - after[name]) / RATE).detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over fork")
+def test_two_processes_take_the_same_steps_as_one(tmp_path):
+    words = (
+        "stage=sft", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
+        "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1400", "data.step_dialogues=4",
+        "trainer.accelerator=cpu", "data.limit={train: 8, val: 2, test: 1}", "reuse=false",
+    )  # fmt: skip
+    weights = one_and_two_processes(tmp_path, *words)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
