@@ -1,4 +1,4 @@
-"""Progress of long loops outside the trainer: a bar on a terminal, elsewhere a line about every tenth of the way."""
+"""What a person sees on the terminal: the console of tables, and progress of long loops outside the trainer."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import track
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def tracked(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items, with progress on standard error or in the log."""
+def track_progress(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items, with progress: a bar on a terminal, elsewhere a log line about every tenth of the way."""
     if sys.stderr.isatty():
-        from rich.console import Console
-
         yield from track(items, what, console=Console(stderr=True))
         return
     for number, item in enumerate(items, start=1):
         yield item
         if number % max(len(items) // 10, 1) == 0 or number == len(items):
             log.info("%s: %d/%d", what, number, len(items))
+
+
+def console() -> Console:
+    """Standard output; as wide as a table needs where it is not a terminal, so that logs are not cut."""
+    found = Console()
+    return found if found.is_terminal else Console(width=160)

@@ -17,8 +17,8 @@ from esc_lab.comparison.pairs_table import pairs_markdown
 from esc_lab.comparison.record import record
 from esc_lab.comparison.result import Comparison, compared
 from esc_lab.comparison.table import Column, markdown, markdown_table, print_table, table_of
-from esc_lab.report.tables import console
 from esc_lab.sra.replies import Interval
+from esc_lab.terminal import console
 
 log = logging.getLogger(__name__)
 

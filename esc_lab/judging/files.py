@@ -21,12 +21,12 @@ from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.pairwise import Pair, PairwiseResult, pairwise_result
 from esc_lab.judging.resampling import Resampling
 from esc_lab.judging.rubric import OVERALL, RubricResult, Scores, rubric_result
-from esc_lab.report.tables import console
 from esc_lab.search.calls import Spent
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import turn_score
 from esc_lab.sra.replies import Interval
 from esc_lab.statistics.length_control import PRIOR
+from esc_lab.terminal import console
 
 JUDGE = "judge"
 

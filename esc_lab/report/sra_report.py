@@ -13,7 +13,6 @@ import numpy.typing as npt
 from rich.table import Table
 
 from esc_lab.report.figures import Point, Spot, curves, head_map, scatter
-from esc_lab.report.tables import console
 from esc_lab.sra.heads import head_relation, leave_one_out, top_k
 from esc_lab.sra.relations import (
     by_depth,
@@ -24,6 +23,7 @@ from esc_lab.sra.relations import (
     within_runs,
 )
 from esc_lab.sra.replies import Interval, MeasuredReply
+from esc_lab.terminal import console
 
 LOG_SRA, NET, ADHERENCE = "mean log SRA", "sham-net log SRA", "adherence"
 # Published for Llama-2-7b-chat and Llama-3-8B-Instruct (arXiv 2402.10453): most attention with the shortest chat.

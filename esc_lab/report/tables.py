@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from esc_lab.terminal import console
 
 # Columns of the comparison: metric, heading, decimals, and whether more is better (None = neither).
 COLUMNS: tuple[tuple[str, str, int, bool | None], ...] = (
@@ -58,9 +59,3 @@ def print_strategies(
         counts = [f"{row[key]:.0f}" for key in ("support", "predicted")]
         table.add_row(str(row["strategy"]), *scores, *counts, f"{row['preference']:.2f}")
     console().print(table)
-
-
-def console() -> Console:
-    """Standard output; as wide as a table needs where it is not a terminal, so that logs are not cut."""
-    found = Console()
-    return found if found.is_terminal else Console(width=160)

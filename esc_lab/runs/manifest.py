@@ -157,7 +157,7 @@ def print_jobs(found: Sequence[Job], planned: Sequence[Sequence[str]], metric: s
     from rich.markup import escape
     from rich.table import Table
 
-    from esc_lab.report.tables import console
+    from esc_lab.terminal import console
 
     started = {job.number for job in found}
     missing = [(number, words) for number, words in enumerate(planned) if number not in started]

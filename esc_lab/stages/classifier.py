@@ -23,13 +23,13 @@ from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerCon
 from esc_lab.data.corpora import ReadReport
 from esc_lab.data.strategies import INVENTORIES, Inventory
 from esc_lab.metrics import StrategyProficiency
-from esc_lab.report.tables import console
 from esc_lab.scorers.adherence import LabelledReply
 from esc_lab.scorers.classifier import StrategyClassifier, chosen
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplyData
 from esc_lab.seeds import EVALUATION_SEED
 from esc_lab.stages.run_stage import recorded_step
+from esc_lab.terminal import console
 from esc_lab.training.datamodule import read_splits
 from esc_lab.training.trainer import build_trainer, prepare, train
 

@@ -29,8 +29,8 @@ from esc_lab.data.planted import (
 from esc_lab.data.strategies import INVENTORIES
 from esc_lab.models.load import load_model
 from esc_lab.models.log_probs import label_log_probs
-from esc_lab.report.tables import console
 from esc_lab.stages.run_stage import recorded_step
+from esc_lab.terminal import console
 from esc_lab.tokens import EncodeReport, encode_examples, label_ids
 from esc_lab.tokens.supporter_turns import supporter_examples
 from esc_lab.training.trainer import prepare

@@ -33,7 +33,7 @@ from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import label_log_probs
 from esc_lab.prompts.layouts import TEMPLATES
 from esc_lab.seeds import derive_seed
-from esc_lab.terminal import tracked
+from esc_lab.terminal import track_progress
 from esc_lab.tokens import (
     ChatEncoder,
     EncodeReport,
@@ -129,7 +129,7 @@ def with_negatives(
         size = max(replies_together // per_turn, 1)
         parts = [places[start : start + size] for start in range(0, len(places), size)]
         with _evaluating(loaded.model):
-            found = [replies for part in tracked(parts, "rejected replies") for replies in writer.write(part)]
+            found = [replies for part in track_progress(parts, "rejected replies") for replies in writer.write(part)]
         write_atomic(directory / "replies.json", json.dumps(found, ensure_ascii=False, indent=1))
 
     directory, found = cached(root, _ARTIFACT, {**model_identity(loaded.model), **writer.inputs(places)}, build)

@@ -23,7 +23,7 @@ from esc_lab.artifacts import cached, fingerprint
 from esc_lab.errors import UserError
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import base_model
-from esc_lab.terminal import tracked
+from esc_lab.terminal import track_progress
 from esc_lab.training.objectives import weighted_log_prob
 from esc_lab.training.preference_split import FloatArray, PreferenceSplit
 
@@ -53,7 +53,7 @@ def label_and_text_log_probs(model: Any, split: PreferenceSplit, row_tokens: int
         row_tokens: budget of a packed row; does not change the values.
     """
     found = np.full((len(split.sequences), 2), np.nan, dtype=np.float32)
-    for row in tracked(split.reference_rows(row_tokens), "log-probabilities"):
+    for row in track_progress(split.reference_rows(row_tokens), "log-probabilities"):
         values = reply_log_probs(model, row.row)
         reply, is_label = torch.from_numpy(row.row.reply), torch.from_numpy(row.is_label)
         values = values.cpu()

@@ -1,0 +1,79 @@
+"""The plan of the house: every import runs down the floors, and docs/architecture.md shows the same floors."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+# From the ground up. A room imports only from rooms before it in this order, and from itself.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "seeds", "artifacts", "terminal", "environment"),
+    ("config", "data", "statistics"),
+    ("runs", "tracking", "prompts", "tokens"),
+    ("models", "metrics"),
+    ("training", "scorers", "search"),
+    ("evaluation", "sra"),
+    ("comparison", "judging", "report"),
+    ("stages",),
+    ("cli",),
+)
+PACKAGE = ROOT / "esc_lab"
+ORDER = [room for floor in FLOORS for room in floor]
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted module below `esc_lab`; empty for the package itself, whose version all may read."""
+    return module.removeprefix("esc_lab").lstrip(".").split(".")[0]
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything of this package that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "esc_lab")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "esc_lab":
+            if node.module == "esc_lab":
+                yield from ((node.lineno, f"esc_lab.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, node.module
+
+
+def test_every_module_is_in_a_room():
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__"} == set(ORDER)
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
+    assert len(ORDER) + len(["run.py", "benchmarks", "tests", "conf", "docs", "sweeps"]) <= 30
+
+
+def test_imports_run_down():
+    """Up, or to a later room of the same floor, is an arrow that would make a circle possible."""
+    wrong = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        here = room_of(module)
+        for line, name in imports(file):
+            there = room_of(name)
+            if here and there and there in ORDER and here != there and ORDER.index(there) > ORDER.index(here):
+                wrong.append(f"{file.relative_to(ROOT)}:{line}: {here} imports {name}, which is above it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_command_line_knows_hydra():
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file.is_relative_to(PACKAGE / "cli"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "hydra" for name in names), f"{file.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_files_hold_one_idea():
+    long = {
+        str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
+        for file in PACKAGE.rglob("*.py")
+    }
+    assert {name: lines for name, lines in long.items() if lines > 350} == {}
