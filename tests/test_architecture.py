@@ -1,4 +1,4 @@
-"""The plan of the house: every import runs down the floors, and docs/architecture.md shows the same floors."""
+"""The plan of the house: every import runs down the floors that docs/architecture.md draws."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-# From the ground up. A room imports only from rooms before it in this order, and from itself.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "seeds", "artifacts", "terminal", "environment"),
-    ("config", "data", "statistics"),
-    ("runs", "tracking", "prompts", "tokens"),
-    ("models", "metrics"),
-    ("training", "scorers", "search"),
-    ("evaluation", "sra"),
-    ("comparison", "judging", "report"),
-    ("stages",),
-    ("cli",),
-)
+PAGE = ROOT / "docs" / "architecture.md"
+
+
+def floors() -> list[list[str]]:
+    """Rooms by floor, from the ground up, as the page draws them."""
+    picture = PAGE.read_text(encoding="utf-8").split("<!-- floors -->")[1].split("```")[1]
+    drawn: list[list[str]] = []
+    for line in picture.strip("\n").splitlines():
+        number, room = line[:3].strip(), line[3:].split()[0]
+        if number:
+            drawn.append([])
+        drawn[-1].append(room)
+    return drawn[::-1]
+
+
 PACKAGE = ROOT / "esc_lab"
-ORDER = [room for floor in FLOORS for room in floor]
+ORDER = [room for floor in floors() for room in floor]
 
 
 def room_of(module: str) -> str:

@@ -1,0 +1,112 @@
+"""Every command of README, docs and CONTRIBUTING composes as it stands; the small ones run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from esc_lab.cli.overrides import check
+from tests.conftest import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+_INLINE = re.compile(r"`python run\.py ([^`]+)`")
+_LINE = re.compile(r"^\s*(?:\$ )?(?:\w+=\S+ )*python run\.py(?: (.*))?$", re.M)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Page and arguments of each command, in code blocks and in the text."""
+    found = []
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+        lines = [re.split(r"\s+#\s", match.group(1) or "")[0] for match in _LINE.finditer(text)]
+        found += [(page.name, arguments.strip()) for arguments in [*lines, *_INLINE.findall(text)]]
+    return [(page, arguments) for page, arguments in dict.fromkeys(found) if "..." not in arguments]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Path:
+    """A directory in which the runs, corpora and files that commands name are there: DIR holds ESConv's split files."""
+    root = tmp_path_factory.mktemp("docs")
+    records = [json.loads(line) for line in (ROOT / "esc_lab/data/corpora/sample.jsonl").read_text().splitlines()]
+    for name, part in (("train", records[:4]), ("valid", records[4:5]), ("test", records[5:6])):
+        text = "".join(f"{json.dumps(esconv_record(record))}\n" for record in part)
+        (_made(root / "DIR") / f"{name}.txt").write_text(text)
+    shutil.copy(ROOT / "esc_lab/data/corpora/sample.jsonl", root / "FILE")
+    for stage in ("sft", "cso", "evaluate", "search", "judge", "multirun", "pipeline", "classifier", "sra"):
+        for run in ("RUN", "RUN1", "RUN2"):
+            directory = _made(root / "outputs" / stage / run)
+            (directory / "config.yaml").write_text(f"stage: {stage}\n")
+            _made(directory / "adapter")
+            _made(directory / "esc_pro")
+    return root
+
+
+def esconv_record(record: dict) -> dict:
+    turns = []
+    for turn in record["turns"]:
+        speaker = "usr" if turn["speaker"] == "seeker" else "sys"
+        turns.append({"text": turn["text"], "speaker": speaker})
+        if speaker == "sys":
+            turns[-1]["strategy"] = (turn.get("strategies") or ["Others"])[0]
+    return {"emotion_type": "sadness", "problem_type": "work", "situation": record["situation"], "dialog": turns}
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@pytest.mark.parametrize(("page", "arguments"), commands(), ids=lambda text: text[:60])
+def test_command_composes(page, arguments, places, monkeypatch):
+    monkeypatch.chdir(places)
+    words = shlex.split(arguments)
+    options = {"-m", "--multirun", "--cfg", "job", "--help"}
+    if "--help" in words:
+        return
+    overrides = [word for word in words if word not in options]
+    assert all("=" in word for word in overrides), page
+    check(overrides, multirun="-m" in words)
+
+
+def test_pages_have_commands():
+    assert len(commands()) > 50
+    assert {page for page, _ in commands()} >= {"README.md", "experiments.md", "search.md", "sra.md", "cso.md"}
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "run.py"), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [a for _, a in commands() if "--help" in a or a.startswith("--cfg")])
+def test_command_that_only_tells_runs(arguments, tmp_path):
+    result = run(*shlex.split(arguments), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
+def test_first_commands_of_the_readme_run(places, tmp_path):
+    """Fine-tuning and evaluation as the README has them, shrunk to a tiny model and a step."""
+    readme = [shlex.split(arguments) for page, arguments in commands() if page == "README.md"]
+    small = [
+        "model=tiny_llama",
+        "logger=none",
+        f"cache_dir={ROOT / '.cache'}",
+        "data.limit={train: 2, val: 1, test: 1}",
+    ]
+    shutil.copytree(places / "DIR", tmp_path / "DIR")
+    sft = next(words for words in readme if words[0] == "stage=sft")
+    result = run(*sft, *small, "trainer.max_steps=1", "hydra.run.dir=outputs/sft/RUN", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    evaluate = next(words for words in readme if words[0] == "stage=evaluate")
+    short = ["evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4"]
+    result = run(*evaluate, *small, *short, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.glob("outputs/evaluate/*/metrics.json"))
