@@ -1,15 +1,11 @@
-"""One web page that shows one search tree and the dialogue of the path chosen in it, no network, no library.
-
-The page's own style and script are `tree_page.css`, `tree_drawing.js` and `tree_page.js` beside this module; they are
-written into the page after the shared ones.
-"""
+"""One web page that shows one search tree and the dialogue of the path chosen in it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from esc_lab.report.page import page, read, short_labels
+from esc_lab.report.page import render_page, short_labels
 from esc_lab.search.tree import Tree, puct
 
 
@@ -57,8 +53,8 @@ def tree_page(
         "nodes": _nodes(tree, list(strategies), c, set(preferred), rejected),
     }
     facts = _facts(tree, set(preferred), sum(len(set(others)) for others in rejected.values()), c)
-    style, script = read("page.css", "tree_page.css"), read("page.js", "tree_drawing.js", "tree_page.js")
-    return page(title, _MAIN, data, style=style, script=script, facts=facts)
+    styles, scripts = ["page.css", "tree_page.css"], ["page.js", "tree_drawing.js", "tree_page.js"]
+    return render_page("tree.html.jinja", title, data, styles=styles, scripts=scripts, facts=facts)
 
 
 def _facts(tree: Tree, preferred: set[int], pairs: int, c: float) -> dict[str, str]:
@@ -101,38 +97,3 @@ def _nodes(
         }
         rows.append({name: value for name, value in row.items() if value is not None})
     return rows
-
-
-_MAIN = """<main>
-<section class="search" aria-labelledby="tree-name">
-<div class="row">
-<h2 id="tree-name">Search tree</h2>
-<label><input type="checkbox" id="pairs"> Only preferred and rejected</label>
-<label><input type="checkbox" id="branches"> All branches</label>
-<label><input type="checkbox" id="unreached"> Never reached</label>
-<span class="zoom" role="group" aria-label="Zoom">
-<button type="button" id="out" aria-label="Zoom out">&minus;</button>
-<button type="button" id="in" aria-label="Zoom in">+</button>
-<button type="button" id="fit">Fit</button>
-</span>
-</div>
-<noscript><p>The tree is drawn by a script in this file; please allow it to run.</p></noscript>
-<div class="frame">
-<div id="box"><svg id="tree" role="tree" aria-labelledby="tree-name" aria-describedby="keys">
-<g id="bands" aria-hidden="true"></g><g id="edges" aria-hidden="true"></g><g id="links" aria-hidden="true"></g>
-<g id="nodes" role="none"></g></svg></div>
-<div id="readout" role="status"></div>
-</div>
-<details id="legend"><summary>Legend</summary>
-<div class="legend"><ul id="strategies" aria-label="Strategies"></ul><ul id="marks" aria-label="Marks"></ul></div>
-</details>
-<p class="soft" id="keys">Click or Enter: read. Arrows: move; Left folds, Right opens. U: what was never reached.
-+, &minus;: zoom. Drag: move.</p>
-</section>
-<section class="talk" aria-labelledby="talk-name" tabindex="0">
-<div class="row"><h2 id="talk-name">Dialogue of this path</h2>
-<button type="button" id="fold"></button></div>
-<dl id="situation"></dl>
-<ol id="turns"></ol>
-</section>
-</main>"""
