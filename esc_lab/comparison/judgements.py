@@ -20,7 +20,7 @@ from esc_lab.artifacts import file_fingerprint
 from esc_lab.comparison.runs import Run
 from esc_lab.errors import UserError
 from esc_lab.evaluation.decisions import Key, Predictions
-from esc_lab.runs.lineage import read_config
+from esc_lab.runs.layout import read_config
 from esc_lab.sra.replies import Interval
 
 OVERALL = "judge/overall"

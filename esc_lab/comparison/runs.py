@@ -16,7 +16,8 @@ import yaml
 from esc_lab.artifacts import file_fingerprint
 from esc_lab.errors import UserError
 from esc_lab.report.tables import COLUMNS
-from esc_lab.runs.lineage import Config, Method, method_of, read_config, tell_apart
+from esc_lab.runs.layout import Settings, read_config
+from esc_lab.runs.lineage import Method, method_of, tell_apart
 from esc_lab.runs.manifest import DONE, MANIFEST, jobs
 
 _FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
@@ -43,7 +44,7 @@ class Run:
     inventory: str
     method: Method
     name: str
-    config: Config
+    config: Settings
     metrics: Mapping[str, float]
     environment: Mapping[str, Any]
 
@@ -182,7 +183,7 @@ def _finished(directory: Path) -> dict[str, float]:
         raise UserError(f"no finished run: {reason}", where=str(directory), fix=_FIX) from error
 
 
-def _config(directory: Path) -> Config:
+def _config(directory: Path) -> Settings:
     try:
         return read_config(directory)
     except (OSError, ValueError, yaml.YAMLError) as error:

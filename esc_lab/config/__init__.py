@@ -19,7 +19,6 @@ from esc_lab.config.schema import (
     TemplateConfig,
     keys,
     schema,
-    training_run,
     typed,
 )
 
@@ -42,6 +41,5 @@ __all__ = [
     "TemplateConfig",
     "keys",
     "schema",
-    "training_run",
     "typed",
 ]

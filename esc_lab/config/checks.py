@@ -19,6 +19,7 @@ from esc_lab.config import RESUMED, SPLITS, Key, keys
 from esc_lab.config.evaluate import TEMPLATES
 from esc_lab.config.item import ANY
 from esc_lab.config.role_checks import judge_problems, role_problems, url_problems
+from esc_lab.config.schema import RENAMED
 from esc_lab.config.search import ROLES
 from esc_lab.data.strategies import INVENTORIES
 from esc_lab.errors import nearest
@@ -35,6 +36,8 @@ def unknown_key(name: str) -> str | None:
         return None
     section = name.split(".")[0]
     topic = f" {section}" if section in sections else ""
+    if name in RENAMED:
+        return f"unknown config key '{name}'; it is '{RENAMED[name]}' now. Fix: write {RENAMED[name]}=..."
     fix = f"Fix: `python run.py --help{topic}` lists the keys"
     return f"unknown config key '{name}'{_hint(name, known, sections)} {fix}"
 
@@ -83,7 +86,9 @@ def _value_problems(key: Key, value: Any) -> list[str]:
         return [f"missing value for '{key.name}' ({key.doc}). Fix: add {key.name}=..."]
     for one in (value if isinstance(value, (list, ListConfig)) else [value]) if key.choices else []:
         if one not in key.choices:
-            return [f"{key.name}={one}: not one of {', '.join(key.choices)}{nearest(str(one), key.choices)}"]
+            renamed = RENAMED.get(f"{key.name}={one}")
+            hint = f"; it is {renamed} now" if renamed else nearest(str(one), key.choices)
+            return [f"{key.name}={one}: not one of {', '.join(key.choices)}{hint}"]
     low, high = key.within
     if key.within != ANY and not low <= value <= high:
         allowed = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -42,6 +41,17 @@ TRAININGS = ("sft", "cso", "classifier")
 RESUMED = (*TRAININGS, "pipeline", "search", "judge")  # stages that can go on where an earlier run of them ended
 
 SPLITS = ("train", "val", "test")
+
+# Keys that were renamed, old name -> new, and values of choices, `key=old` -> `key=new` (with the key's name of today).
+# Configurations of older runs are read with it; on a command line an old name is refused with the new one as its hint.
+RENAMED: Mapping[str, str] = {
+    # data, prompt, inventory
+    # training
+    # evaluate, sra
+    # mcts, search, llm
+    # judge, compare
+    # all others
+}
 
 
 @dataclass
@@ -268,11 +278,3 @@ def typed(cfg: DictConfig) -> Config:
     value = OmegaConf.to_object(plain)
     assert isinstance(value, Config)
     return value
-
-
-def training_run(checkpoint: Path) -> Path | None:
-    """The run that left a checkpoint: its directory, or adapter/ or model/ in it."""
-    for directory in (checkpoint, checkpoint.absolute().parent):
-        if (directory / "config.yaml").exists():
-            return directory
-    return None

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import Tensor
 
 from esc_lab.artifacts import file_fingerprint, write_atomic
-from esc_lab.config import Config, training_run, typed
+from esc_lab.config import Config, typed
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel, checkpoint_parts, load_model
 from esc_lab.prompts.layouts import TEMPLATES
+from esc_lab.runs.layout import read_config, run_of
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.cso import pair_rewards
 from esc_lab.training.cso_data import PreferenceSteps
@@ -67,12 +68,19 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
     sums = policy.sum(axis=1)
     metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
-    run = training_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
-    settings = OmegaConf.load(run / "config.yaml") if run else None
+    run = run_of(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    settings = read_config(run) if run else {}
     rewards = None
-    if run and isinstance(settings, DictConfig) and settings.stage == "cso":
+    if run and settings["stage"] == "cso":
         rewards = _rewards(
-            cfg, loaded, run, typed(settings).objective, split, (chosen, rejected), policy, data.row_tokens
+            cfg,
+            loaded,
+            run,
+            typed(OmegaConf.create(dict(settings))).objective,
+            split,
+            (chosen, rejected),
+            policy,
+            data.row_tokens,
         )
     if rewards is not None:
         good, bad = rewards

@@ -19,7 +19,8 @@ from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.decisions import Key
 from esc_lab.judging.replies import WrittenReply, check_context, drawn, history_of, read_replies
 from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
-from esc_lab.runs.lineage import read_config, searches_of
+from esc_lab.runs.layout import read_config
+from esc_lab.runs.lineage import searches_of
 from esc_lab.training.datamodule import read_splits
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 
 from esc_lab.artifacts import read_yaml
 from esc_lab.comparison.runs import Cell, Run, short_names
-from esc_lab.runs.lineage import read_config
+from esc_lab.runs.layout import read_config
 from esc_lab.runs.manifest import words_of
 
 # Where a run wrote to and what it logged to: not what it did.

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from esc_lab.artifacts import read_yaml
-
-Config: TypeAlias = Mapping[str, Any]
+from esc_lab.runs.layout import Settings, read_config
 
 OBJECTIVES = {
     "cso": "CSO", "dpo": "DPO", "ipo": "IPO", "hinge": "hinge", "simpo": "SimPO", "orpo": "ORPO", "kto": "KTO",
@@ -47,20 +44,6 @@ class Method:
     settings: Mapping[str, str]
     seed: int
     training: Path | None
-
-
-def read_config(directory: Path) -> Config:
-    """The configuration of a run. Raises OSError, ValueError or yaml.YAMLError if there is none that can be read."""
-    path = directory / "config.yaml"
-    return _read_config(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)  # a comparison asks for the same ones many times
-def _read_config(path: Path, _: int) -> Config:
-    config = read_yaml(path)
-    if not isinstance(config, dict):
-        raise ValueError("config.yaml holds no configuration")
-    return config
 
 
 def method_of(directory: Path) -> Method:
@@ -163,7 +146,7 @@ def _run_of(path: Path, directory: Path) -> Path | None:
     return next((place for place in places if (place / "config.yaml").exists()), None)
 
 
-def _chosen(config: Config, names: Sequence[str]) -> dict[str, str]:
+def _chosen(config: Settings, names: Sequence[str]) -> dict[str, str]:
     return {
         key: str(value)
         for key, value in _flat(config, "")
@@ -175,7 +158,7 @@ def _below(key: str, name: str) -> bool:
     return key.startswith(name) if name.endswith(".") else key == name
 
 
-def _flat(tree: Config, prefix: str) -> Iterable[tuple[str, Any]]:
+def _flat(tree: Settings, prefix: str) -> Iterable[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")

@@ -8,16 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from esc_lab.artifacts import read_yaml
 from esc_lab.config import TRAININGS, Config
 from esc_lab.errors import UserError
+from esc_lab.runs.layout import read_config
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +79,13 @@ def differing(cfg: Config, run: Path) -> list[str] | None:
     """Keys that matter to a training and have another value in a run directory; None if it holds no configuration."""
     if not (run / "config.yaml").exists():
         return None
-    own, other = _settings(OmegaConf.structured(cfg)), _settings(OmegaConf.load(run / "config.yaml"))
+    own, other = _settings(asdict(cfg)), _settings(read_config(run))
     return sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
 
 
-def _settings(cfg: Any) -> dict[str, Any]:
+def _settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys and values of what matters; models and data of the same pipeline are named relative to the run."""
-    settings = dict(_leaves(OmegaConf.to_container(cfg)))
+    settings = dict(_leaves(cfg))
     run_dir = Path(settings["run_dir"])
     for name in ("checkpoint", "init_from", "data.path"):
         path = settings.get(name)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.artifacts import file_fingerprint
-from esc_lab.config import Config, DataConfig, training_run
+from esc_lab.config import Config, DataConfig
 from esc_lab.data.corpora import published_split, sample_path
-from esc_lab.runs.lineage import method_of, read_config
+from esc_lab.runs.layout import read_config, run_of
+from esc_lab.runs.lineage import method_of
 from esc_lab.search import ESC_PRO
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _esc_pro(directory: Path) -> Described:
 
 def _weights(path: Path) -> Described:
     """Weights that a training left in a run directory, or that are in a directory of their own."""
-    run = training_run(path) or path
+    run = run_of(path) or path
     for kind in ("adapter", "model", "classifier"):
         if (run / kind).is_dir():
             return Described(_trained(run), kind, "model", dict(_files(run / kind)), _facts(run))

@@ -19,7 +19,7 @@ from esc_lab.config.model import BASE_FILE
 from esc_lab.runs.reuse import READS, REUSED, inputs, reused_stages, shared
 from tests.conftest import ROOT
 
-SAMPLE = ROOT / "esc_lab" / "corpora" / "sample.jsonl"
+SAMPLE = ROOT / "esc_lab" / "data" / "corpora" / "sample.jsonl"
 
 
 @lru_cache

@@ -1,0 +1,66 @@
+"""The run directory: which one left a file, and the configuration that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from esc_lab.artifacts import read_yaml
+from esc_lab.config.schema import RENAMED
+
+Settings: TypeAlias = Mapping[str, Any]  # a configuration as nested dictionaries
+
+CONFIG = "config.yaml"
+
+
+def read_config(directory: Path) -> Settings:
+    """The configuration of a run, its keys named as they are today.
+
+    Raises:
+        OSError, ValueError, yaml.YAMLError: there is none that can be read.
+    """
+    path = directory / CONFIG
+    return _read_config(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)  # a comparison asks for the same ones many times
+def _read_config(path: Path, _: int) -> Settings:
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"{CONFIG} holds no configuration")
+    rename_keys(config)
+    return config
+
+
+def rename_keys(config: dict[str, Any]) -> None:
+    """Give the keys, and the values of choices, of a configuration of older code the names of today (in place)."""
+    for old, new in RENAMED.items():
+        key, equals, value = old.partition("=")
+        section, name = _section(config, key)
+        if section is None or name not in section or (equals and str(section[name]) != value):
+            continue
+        if equals:
+            section[name] = new.partition("=")[2]
+        else:
+            value = section.pop(name)
+            place, name = _section(config, new, create=True)
+            assert place is not None
+            place.setdefault(name, value)
+
+
+def _section(config: dict[str, Any], key: str, *, create: bool = False) -> tuple[dict[str, Any] | None, str]:
+    """The innermost section of a dotted key, None if it is not there, and the key's own name."""
+    *path, name = key.split(".")
+    section: Any = config
+    for part in path:
+        section = section.setdefault(part, {}) if create else section.get(part)
+        if not isinstance(section, dict):
+            return None, name
+    return section, name
+
+
+def run_of(path: Path) -> Path | None:
+    """The run directory that holds weights or data: the path itself, or the directory above it; None if neither is."""
+    return next((place for place in (path, path.absolute().parent) if (place / CONFIG).exists()), None)

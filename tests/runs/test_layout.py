@@ -1,0 +1,60 @@
+"""Configurations of older runs, read with the names of today, and the run directory that holds something."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from esc_lab.config import checks, keys
+from esc_lab.config.schema import RENAMED
+from esc_lab.runs import layout
+
+KEYS = {key.name: key for key in list(keys())}
+
+
+@pytest.fixture
+def renamed(monkeypatch):
+    names = {
+        "evaluate.least": "evaluate.history_turns",
+        "tag": "tags",
+        "old.seed": "seed",
+        "evaluate.replies=first": "evaluate.replies=given",
+    }
+    for old, new in names.items():
+        monkeypatch.setitem(RENAMED, old, new)
+
+
+def test_an_old_configuration_has_the_names_of_today(tmp_path, renamed):
+    old = {"stage": "sft", "evaluate": {"least": 3, "replies": "first"}, "old": {"seed": 2}, "tag": ["a"], "seed": 1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    assert layout.read_config(tmp_path) == {
+        "stage": "sft",
+        "evaluate": {"history_turns": 3, "replies": "given"},
+        "old": {},
+        "tags": ["a"],
+        "seed": 1,  # what has the name of today wins
+    }
+    (tmp_path / "config.yaml").write_text("evaluate: none\n")
+    assert layout.read_config(tmp_path) == {"evaluate": "none"}
+
+
+def test_an_old_name_is_refused_with_the_new_one(renamed):
+    message = checks.unknown_key("evaluate.least")
+    assert message == (
+        "unknown config key 'evaluate.least'; it is 'evaluate.history_turns' now. Fix: write evaluate.history_turns=..."
+    )
+    key = KEYS["evaluate.replies"]
+    assert "; it is evaluate.replies=given now" in checks._value_problems(key, "first")[0]
+
+
+def test_new_names_are_keys_and_old_ones_are_not():
+    for old, new in RENAMED.items():
+        key, equals, value = new.partition("=")
+        assert key in KEYS, new
+        assert value in KEYS[key].choices if equals else old not in KEYS, old
+
+
+def test_the_run_that_holds_weights(tmp_path):
+    (tmp_path / "config.yaml").write_text("stage: sft\n")
+    assert layout.run_of(tmp_path) == layout.run_of(tmp_path / "adapter") == tmp_path
+    assert layout.run_of(tmp_path / "adapter" / "more") is None
