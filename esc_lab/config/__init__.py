@@ -1,42 +1,19 @@
 """The configuration: its schema by theme, and checks. Imports neither torch nor Hydra."""
 
-from esc_lab.config.schema import (
-    RESUMED,
-    SPLITS,
-    STAGES,
-    TRAININGS,
-    CompareConfig,
-    Config,
-    DashboardConfig,
-    DataConfig,
-    ExportConfig,
-    InventoryConfig,
-    Key,
-    LoggerConfig,
-    PipelineConfig,
-    PlantedConfig,
-    PromptConfig,
-    TemplateConfig,
-    keys,
-    schema,
-    typed,
-)
+from esc_lab.config.data import SPLITS, DataConfig, InventoryConfig
+from esc_lab.config.item import TRAININGS, Key
+from esc_lab.config.prompt import PromptConfig, TemplateConfig
+from esc_lab.config.schema import RESUMED, STAGES, Config, keys, schema, typed
 
 __all__ = [
     "RESUMED",
     "SPLITS",
     "STAGES",
     "TRAININGS",
-    "CompareConfig",
     "Config",
-    "DashboardConfig",
     "DataConfig",
-    "ExportConfig",
     "InventoryConfig",
     "Key",
-    "LoggerConfig",
-    "PipelineConfig",
-    "PlantedConfig",
     "PromptConfig",
     "TemplateConfig",
     "keys",

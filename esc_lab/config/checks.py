@@ -16,8 +16,8 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from esc_lab.config import RESUMED, SPLITS, Key, keys
-from esc_lab.config.evaluate import TEMPLATES
 from esc_lab.config.item import ANY
+from esc_lab.config.prompt import TEMPLATES
 from esc_lab.config.role_checks import judge_problems, role_problems, url_problems
 from esc_lab.config.schema import RENAMED
 from esc_lab.config.search import ROLES

@@ -4,59 +4,70 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, item
+from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TEST_SET, item, looks
+from esc_lab.config.prompt import TEMPLATES
 
-TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
+WRITTEN = ("generated/", "text/rouge", "text/bleu", "text/distinct", "text/reply", "text/self_distinct")
+ANSWERED = (*WRITTEN, "sra/", "adherence/")  # metrics of replies that the model writes
+PROMPTED = ("text/", "sra/", "adherence/")  # metrics under a template that names the strategy
 
 
 @dataclass
 class GenerationConfig:
-    enabled: bool = item(True, "generate replies for the text metrics")
+    enabled: bool = item(True, "generate replies for the text metrics", measures=WRITTEN)
     decisions: int | None = item(
-        None, "generate for this many decisions, drawn with the seed; null = all", within=COUNT
+        None, "generate for this many decisions, drawn with the seed; null = all", within=COUNT, measures=ANSWERED
     )
-    max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT)
-    temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
-    top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
+    max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT, measures=ANSWERED, method=True)
+    temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO, measures=ANSWERED, method=True)
+    top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1), measures=ANSWERED, method=True)
     samples: int = item(1, "replies to each prompt, each with its own seed; more than 1 needs a temperature",
-                        within=COUNT)  # fmt: skip
-    batch: int = item(16, "replies decoded together", within=COUNT)
+                        within=COUNT, measures=ANSWERED, method=True)  # fmt: skip
+    batch: int = item(16, "replies decoded together", within=COUNT, affects=SPEED)
 
 
 @dataclass
 class SRAConfig:
-    enabled: bool = item(True, "measure Strategy-Relevant Attention (SRA) on the replies")
+    enabled: bool = item(True, "measure Strategy-Relevant Attention (SRA) on the replies", measures=("sra/",))
     definition: str = item("paper", "SRA by the paper's formula, or as its published code computes it",
-                           choices=("paper", "reference"))  # fmt: skip
+                           choices=("paper", "reference"), measures=("sra/",))  # fmt: skip
     span: str = item("name", "what counts as the strategy: its name, the quoted name, or the name with its definition",
-                     choices=("name", "quoted", "instruction"))  # fmt: skip
-    heat_maps: int = item(1, "replies drawn over their prompts as HTML pages", within=FROM_ZERO)
+                     choices=("name", "quoted", "instruction"), measures=("sra/",))  # fmt: skip
+    heat_maps: int = item(
+        1, "replies drawn over their prompts as HTML pages", within=FROM_ZERO, affects=looks("evaluate")
+    )
 
 
 @dataclass
 class EvaluateConfig:
-    split: str = item("test", "which split is evaluated", choices=("train", "val", "test"))
-    score_opening: bool = item(False, "score supporter turns before the first seeker turn too")
-    least_turns: int = item(0, "only supporter turns with at least this many turns before them", within=FROM_ZERO)
-    history_turns: int | None = item(
-        None,
-        "show this many of the last turns at most, from where the seeker begins; null = all",
-        within=COUNT,
+    split: str = item("test", "which split is evaluated", choices=("train", "val", "test"), measures=TEST_SET)
+    score_opening: bool = item(False, "score supporter turns before the first seeker turn too", measures=TEST_SET)
+    least_turns: int = item(
+        0, "only supporter turns with at least this many turns before them", within=FROM_ZERO, measures=TEST_SET
     )
-    likelihood: bool = item(True, "score the given replies and the strategies by their log-probabilities")
+    history_turns: int | None = item(
+        None, "show this many of the last turns at most, from where the seeker begins; null = all", within=COUNT
+    )
+    likelihood: bool = item(
+        True,
+        "score the given replies and the strategies by their log-probabilities",
+        measures=("strategy/", "text/perplexity"),
+    )
     prompted: str = item(
         "gold",
         "strategies that a template names which leaves no choice: that of the given reply, all of the inventory, or "
         "each with probability prompted_share (at least one)",
         choices=("gold", "all", "random"),
+        measures=PROMPTED,
     )
-    prompted_share: float = item(0.25, "prompted=random: probability of each strategy", within=SHARE)
+    prompted_share: float = item(0.25, "prompted=random: probability of each strategy", within=SHARE, measures=PROMPTED)
     replies: str = item("generated", "replies that attention and adherence are measured on: written, or those given",
-                        choices=("generated", "given"))  # fmt: skip
+                        choices=("generated", "given"), measures=("sra/", "adherence/"))  # fmt: skip
     classifier: str | None = item(
         None,
         "judge of strategy adherence: a run of stage=classifier or a directory of a sequence classifier; auto = one "
         "that is trained on the training dialogues and kept; null = nobody judges",
+        measures=("adherence/",),
     )
     sra: SRAConfig = field(default_factory=SRAConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

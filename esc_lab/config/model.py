@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from esc_lab.config.item import COUNT, item
+from esc_lab.config.item import COUNT, SPEED, item, looks
 
 BASE_FILE = "base_model.json"  # beside trained weights: the model that they were trained from
 
@@ -27,7 +27,11 @@ class ModelConfig:
     quantization: str | None = item(None, "bitsandbytes quantisation; needs CUDA", choices=("4bit", "8bit"))
     chat_template: str | None = item(None, "bundled template name or .jinja file; null = the tokenizer's own")
     context_tokens: int | None = item(None, "longest sequence in tokens; null = what the model supports", within=COUNT)
-    gradient_checkpointing: bool = item(False, "recompute activations in the backward pass to save memory")
-    licence: str | None = item(None, "licence of the weights, for data cards; null = not stated")
+    gradient_checkpointing: bool = item(
+        False, "recompute activations in the backward pass to save memory", affects=SPEED
+    )
+    licence: str | None = item(
+        None, "licence of the weights, for data cards; null = not stated", affects=looks("search", "export")
+    )
     trust_remote_code: bool = item(False, "run Python code that ships with a hub model")
     shape: dict[str, Any] = item({}, "model type and sizes for source=random")

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from esc_lab.config.item import COUNT, FROM_ZERO, item
+from esc_lab.config.item import COUNT, FROM_ZERO, LOOKS, PLACE, SPEED, item, looks, results, section
 from esc_lab.config.model import ModelConfig
 
 ROLES = ("strategist", "supporter", "seeker", "judge")
@@ -49,7 +49,7 @@ class PreferenceConfig:
 
 @dataclass
 class MCTSConfig:
-    name: str = item("paper", "short name, used in run names")
+    name: str = item("paper", "short name, used in run names", affects=LOOKS)
     policy: str = item(
         "puct",
         "how leaves are selected: by PUCT, uniformly at random, or by trying n candidates and following the best",
@@ -87,7 +87,9 @@ class RoleConfig:
     max_tokens: int = item(256, "longest answer in tokens", within=COUNT)
     attempts: int = item(3, "times that it is asked before its answer counts as missing", within=COUNT)
     licence: str | None = item(
-        None, "licence of the model, for the data card; null = that of llm.local.model, if it plays"
+        None,
+        "licence of the model, for the data card; null = that of llm.local.model, if it plays",
+        affects=looks("search"),
     )
 
 
@@ -107,29 +109,33 @@ class JudgeConfig(RoleConfig):
 class EndpointConfig:
     model: str | None = item(None, "name of the model that plays the roles with client=openai; a role may have its own")
     base_url: str | None = item(None, "URL of the endpoint up to /v1; null = OPENAI_BASE_URL, or OpenAI's own")
-    key_variable: str = item("OPENAI_API_KEY", "environment variable that holds the key")
-    timeout: float = item(60.0, "seconds until a call is given up", within=(0.01, float("inf")))
-    attempts: int = item(8, "tries of a call that fails in a way that may pass", within=COUNT)
+    key_variable: str = item("OPENAI_API_KEY", "environment variable that holds the key", affects=PLACE)
+    timeout: float = item(60.0, "seconds until a call is given up", within=(0.01, float("inf")), affects=SPEED)
+    attempts: int = item(8, "tries of a call that fails in a way that may pass", within=COUNT, affects=SPEED)
     structured: bool = item(True, "send JSON schemas; false for servers without structured output")
     seeds: bool = item(True, "send the seed of a draw")
     token_limit: str = item("max_tokens", "field that carries max_tokens; newer OpenAI models want the other one",
                             choices=("max_tokens", "max_completion_tokens"))  # fmt: skip
-    price_in: float = item(0.0, "US dollars per million tokens that are read", within=FROM_ZERO)
-    price_out: float = item(0.0, "US dollars per million tokens that are written", within=FROM_ZERO)
+    price_in: float = item(
+        0.0, "US dollars per million tokens that are read", within=FROM_ZERO, affects=looks("search", "judge")
+    )
+    price_out: float = item(
+        0.0, "US dollars per million tokens that are written", within=FROM_ZERO, affects=looks("search", "judge")
+    )
 
 
 @dataclass
 class LocalConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
-    batch: int = item(32, "completions that are written together", within=COUNT)
+    batch: int = item(32, "completions that are written together", within=COUNT, affects=SPEED)
 
 
 @dataclass
 class LLMConfig:
-    name: str = item(MISSING, "short name, used in run names")
-    strategist: StrategistConfig = field(default_factory=StrategistConfig)
-    supporter: RoleConfig = field(default_factory=RoleConfig)
-    seeker: RoleConfig = field(default_factory=RoleConfig)
+    name: str = item(MISSING, "short name, used in run names", affects=LOOKS)
+    strategist: StrategistConfig = section(StrategistConfig, results("search"))
+    supporter: RoleConfig = section(RoleConfig, results("search"))
+    seeker: RoleConfig = section(RoleConfig, results("search"))
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     openai: EndpointConfig = field(default_factory=EndpointConfig)
     local: LocalConfig = field(default_factory=LocalConfig)
@@ -149,13 +155,14 @@ class SearchConfig:
     )
     split: str = item("train", "split whose dialogues are the seeds", choices=("train", "val", "test"))
     seeds: int | None = item(None, "number of seeds, the first of the split; null = all", within=COUNT)
-    trees: int = item(32, "trees that are grown at the same time", within=COUNT)
-    concurrency: int = item(64, "calls that are under way at the same time", within=COUNT)
-    cache: bool = item(True, "keep answers for later searches, in cache_dir/requests.sqlite")
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    trees: int = item(32, "trees that are grown at the same time", within=COUNT, affects=SPEED)
+    concurrency: int = item(64, "calls that are under way at the same time", within=COUNT, affects=SPEED)
+    cache: bool = item(True, "keep answers for later searches, in cache_dir/requests.sqlite", affects=SPEED)
+    budget: BudgetConfig = section(BudgetConfig, SPEED)
     judge_check: int = item(
         30,
         "gold replies that the judge has to tell from shuffled ones before the search; 0 = do not ask",
         within=FROM_ZERO,
+        affects=looks("search"),
     )
-    pages: int = item(20, "trees that get an HTML page to look at", within=FROM_ZERO)
+    pages: int = item(20, "trees that get an HTML page to look at", within=FROM_ZERO, affects=looks("search"))

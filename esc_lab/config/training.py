@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, item
+from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TRAINING, item
 
 
 @dataclass
@@ -41,6 +41,7 @@ class ObjectiveConfig:
         "precomputed",
         "reference log-probabilities: computed once and stored for all runs that share model and data, or in each step",
         choices=("precomputed", "live"),
+        method=False,
     )
 
 
@@ -64,22 +65,37 @@ class SchedulerConfig:
 
 @dataclass
 class TrainerConfig:
-    max_epochs: int = item(3, "passes over the training dialogues; -1 = until max_steps", within=(-1, math.inf))
-    max_steps: int = item(-1, "stop after this many optimizer steps; -1 = no limit", within=(-1, math.inf))
+    max_epochs: int = item(
+        3, "passes over the training dialogues; -1 = until max_steps", within=(-1, math.inf), affects=TRAINING
+    )
+    max_steps: int = item(
+        -1, "stop after this many optimizer steps; -1 = no limit", within=(-1, math.inf), affects=TRAINING
+    )
     precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
                           choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
-    accelerator: str = item("auto", "Lightning accelerator")
-    devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1")
-    strategy: str = item("auto", "Lightning strategy, e.g. ddp")
-    gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO)
+    accelerator: str = item("auto", "Lightning accelerator", affects=SPEED)
+    devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1", affects=SPEED)
+    strategy: str = item("auto", "Lightning strategy, e.g. ddp", affects=SPEED)
+    gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO, affects=TRAINING)
     validate_every: float = item(
-        1.0, "validation interval: share of an epoch (<= 1.0) or optimizer steps (> 1)", within=(1e-3, math.inf)
+        1.0,
+        "validation interval: share of an epoch (<= 1.0) or optimizer steps (> 1)",
+        within=(1e-3, math.inf),
+        affects=TRAINING,
     )
     patience: int = item(
-        0, "early stopping after this many validations without a lower loss; 0 = off", within=FROM_ZERO
+        0,
+        "early stopping after this many validations without a lower loss; 0 = off",
+        within=FROM_ZERO,
+        affects=TRAINING,
     )
-    fast_dev_run: bool = item(False, "one training and one validation step, no logger, no checkpoints of the training")
-    log_every: int = item(1, "optimizer steps between logged values", within=COUNT)
+    fast_dev_run: bool = item(
+        False, "one training and one validation step, no logger, no checkpoints of the training", affects=TRAINING
+    )
+    log_every: int = item(1, "optimizer steps between logged values", within=COUNT, affects=SPEED)
     save_every: int = item(
-        25, "optimizer steps between checkpoints that an interrupted training goes on from (resume=)", within=COUNT
+        25,
+        "optimizer steps between checkpoints that an interrupted training goes on from (resume=)",
+        within=COUNT,
+        affects=SPEED,
     )

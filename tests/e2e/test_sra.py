@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from esc_lab.config.evaluate import TEMPLATES
+from esc_lab.config.prompt import TEMPLATES
 from esc_lab.data.strategies import INVENTORIES
 from tests.conftest import model_config
 from tests.e2e.conftest import execute

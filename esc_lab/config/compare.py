@@ -1,10 +1,25 @@
-"""The part of the schema that stage `judge` reads; who judges is `llm.judge`."""
+"""Settings of what sets runs side by side: comparisons, and judges of their replies (who judges is `llm.judge`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from esc_lab.config.item import COUNT, item
+
+
+@dataclass
+class CompareConfig:
+    runs: list[str] = item([], "what is compared: directories of runs, of pipelines, of multiruns")
+    wandb: str | None = item(None, "W&B project (entity/project) whose finished evaluations are compared too")
+    wandb_groups: list[str] = item([], "only evaluations of these W&B groups; empty = of all")
+    baseline: str | None = item(
+        None,
+        "what differences are to: a method (base, SFT, ...), each model's own, or one row of the table; null = base, "
+        "else the first",
+    )
+    primary: str = item("strategy/Q", "the one metric whose p-values need no correction; Holm's is for all others")
+    metrics: list[str] | None = item(None, "metrics of the table; null = all that it knows and the runs have")
+    draws: int = item(10_000, "draws of the bootstrap and the permutation test", within=COUNT)
 
 
 @dataclass

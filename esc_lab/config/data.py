@@ -1,0 +1,80 @@
+"""Settings of the corpus and of the strategies that are modelled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from esc_lab.config.item import COUNT, FROM_ZERO, TEST_SET, TRAININGS, item, looks, results
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class DataConfig:
+    name: str = item(MISSING, "short name of the corpus, used in run names", affects=looks("search"))
+    path: str | None = item(
+        MISSING, "file, or directory with train/valid/test files; null = the sample corpus", path=True, method=False
+    )
+    format: str = item(
+        "auto",
+        "record format; auto looks at the first record",
+        choices=("auto", "esconv", "extes", "esc_pro", "jsonl"),
+        method=False,
+    )
+    licence: str | None = item(
+        None, "licence of the corpus, for data cards; null = not stated", affects=looks("search")
+    )
+    merge: str = item("set", "join consecutive supporter turns: keep apart, label of the first, set of labels",
+                      choices=("none", "first", "set"), measures=TEST_SET)  # fmt: skip
+    split: str = item(
+        "auto",
+        "published = the files of a directory; proportion = by tree_id; auto = published for a directory",
+        choices=("auto", "published", "proportion"),
+        measures=TEST_SET,
+    )
+    proportions: dict[str, float] = item(
+        {"train": 0.8, "val": 0.1, "test": 0.1}, "share of the trees in each split", measures=TEST_SET
+    )
+    split_seed: int = item(0, "seed of the proportional split, apart from the run's seed", measures=TEST_SET)
+    limit: dict[str, int] = item({}, "keep the first n dialogues of a split, e.g. {test: 20}", measures=TEST_SET)
+    row_tokens: int = item(
+        2048,
+        "token budget of one packed row",
+        within=(16, math.inf),
+        affects=results(*TRAININGS, "evaluate"),
+        method=False,
+    )
+    step_dialogues: int = item(8, "dialogues in one optimizer step of sft", within=COUNT, affects=results("sft"))
+    step_pairs: int = item(
+        32, "preference pairs (KTO: replies) in one optimizer step of cso", within=COUNT, affects=results("cso")
+    )
+    seed_fraction: float = item(1.0, "share of the training trees that is used, nested: for scaling curves",
+                                within=(1e-6, 1), measures=TEST_SET)  # fmt: skip
+    negatives: str = item(
+        "recorded",
+        "rejected replies of cso: those of the records, or the model's own replies under its most probable wrong "
+        "strategies (gold_contrast, no CSO) or under random other ones",
+        choices=("recorded", "gold_contrast", "random"),
+        affects=results("cso"),
+    )
+    negatives_per_turn: int = item(
+        3, "rejected replies that the model writes for each supporter turn", within=COUNT, affects=results("cso")
+    )
+    negatives_tokens: int = item(
+        64, "longest reply that the model writes, in tokens", within=COUNT, affects=results("cso")
+    )
+    negatives_temperature: float = item(
+        0.0, "sampling temperature of these replies; 0 = greedy", within=FROM_ZERO, affects=results("cso")
+    )
+    strategy_weights: dict[str, float] = item(
+        {}, "loss weight of replies per strategy; 1 where not named", affects=results("sft", "cso")
+    )
+
+
+@dataclass
+class InventoryConfig:
+    name: str = item("esconv", "strategies that are modelled; a corpus with other labels is mapped onto them",
+                     choices=("esconv", "cso", "extes", "extes_sra"), method=False)  # fmt: skip
