@@ -54,25 +54,25 @@ def _element(parent: ElementTree.Element, prefix: str) -> str:
 
 
 def _attributes(element: ElementTree.Element, prefix: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for key, value in element.attrib.items():
         if key == "id":
             # Only what is pointed to needs an id.
             if element.tag not in (f"{_SVG}g", f"{_SVG}text"):
-                found["id"] = f"{prefix}{value}"
+                kept["id"] = f"{prefix}{value}"
         elif key == _LINK:
-            found["href"] = f"#{prefix}{value[1:]}" if value.startswith("#") else value
+            kept["href"] = f"#{prefix}{value[1:]}" if value.startswith("#") else value
         elif key == "style":
-            found["style"] = _style(value)
+            kept["style"] = _style(value)
         elif not key.startswith(("{", "on")):
-            found[key] = _short(re.sub(r"url\(#", f"url(#{prefix}", value))
-    return found
+            kept[key] = _short(re.sub(r"url\(#", f"url(#{prefix}", value))
+    return kept
 
 
 def _style(text: str) -> str:
-    kept = [part.strip() for part in text.split(";") if part.strip()]
-    kept = [part for part in kept if not part.startswith("font-family")]  # the page's own
-    return re.sub(r"#[0-9a-f]{6}\b", lambda found: _colour(found[0]), _short("; ".join(kept)), flags=re.I)
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    kept = [part for part in parts if not part.startswith("font-family")]  # the page's own
+    return re.sub(r"#[0-9a-f]{6}\b", lambda match: _colour(match[0]), _short("; ".join(kept)), flags=re.I)
 
 
 def _colour(text: str) -> str:

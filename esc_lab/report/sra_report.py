@@ -34,7 +34,7 @@ Row = Sequence[str]
 
 @dataclass
 class Report:
-    """What a study found.
+    """The results of a study.
 
     Attributes:
         metrics: flat numbers for the run's metrics.json.
@@ -81,13 +81,13 @@ def templates(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed:
     _relations(report, replies, draws, seed)
     _order(report)
     _depth_curves(report, replies, root, draws, seed)
-    spots = {one["run"]: one for one in report.results["runs"]}
-    found = {one["measure"]: one["pearson"]["value"] for one in report.results["relation"]}
+    runs = {summary["run"]: summary for summary in report.results["runs"]}
+    pearson = {relation["measure"]: relation["pearson"]["value"] for relation in report.results["relation"]}
     for name, label in (("log_sra", LOG_SRA), ("net", NET)):
-        points = {run: _spot(one[name], one["adherence"]) for run, one in spots.items()}
+        points = {run: _spot(summary[name], summary["adherence"]) for run, summary in runs.items()}
         if not _drawable(points):
             continue  # nobody judged adherence, or there is no control
-        note = f"Pearson {found[name]:.2f}, {len(points)} templates"
+        note = f"Pearson {pearson[name]:.2f}, {len(points)} templates"
         title = "Attention against adherence"
         report.figures.append(
             scatter(points, root / f"{name}_adherence", x_label=label, y_label=ADHERENCE, title=title, note=note)[0]
@@ -99,24 +99,21 @@ def strategies(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed
     """Whether the relation between attention and adherence holds for each strategy."""
     report = Report()
     _summaries(report, replies, draws, seed)
-    found = by_strategy(replies, draws=draws, seed=seed)
-    report.results["strategies"] = [asdict(one) for one in found]
+    summaries = by_strategy(replies, draws=draws, seed=seed)
+    report.results["strategies"] = [asdict(row) for row in summaries]
     columns = ["strategy", "n", LOG_SRA, NET, ADHERENCE, "r over templates", "r within templates"]
     rows: list[Row] = [
         [
-            one.strategy,
-            str(one.n),
-            _with_ends(one.log_sra),
-            _with_ends(one.net),
-            _with_ends(one.adherence),
-            _with_ends(one.over_runs.pearson),
-            _with_ends(one.within_runs.correlation),
+            row.strategy,
+            str(row.n),
+            *map(_with_ends, (row.log_sra, row.net, row.adherence)),
+            *map(_with_ends, (row.over_runs.pearson, row.within_runs.correlation)),
         ]
-        for one in found
+        for row in summaries
     ]
     report.add("Strategies", columns, rows)
-    report.metrics |= {f"{one.strategy}/r_within": one.within_runs.correlation.value for one in found}
-    points = {one.strategy: _spot(asdict(one.log_sra), asdict(one.adherence)) for one in found}
+    report.metrics |= {f"{row.strategy}/r_within": row.within_runs.correlation.value for row in summaries}
+    points = {row.strategy: _spot(asdict(row.log_sra), asdict(row.adherence)) for row in summaries}
     if _drawable(points):
         path = root / "strategies"
         report.figures.append(scatter(points, path, x_label=LOG_SRA, y_label=ADHERENCE, title="Strategies")[0])
@@ -152,22 +149,25 @@ def heads(replies: Sequence[MeasuredReply], attention: npt.NDArray[np.float32], 
     chosen = [replies[number] for number in judged]
     adheres = np.array([bool(reply.adheres) for reply in chosen])
     runs, dialogues = [reply.run for reply in chosen], [reply.dialogue for reply in chosen]
-    used = attention[judged].astype(np.float64)
-    correlations, without = head_relation(used, adheres, runs), leave_one_out(used, adheres, runs)
+    by_head = attention[judged].astype(np.float64)
+    correlations, without = head_relation(by_head, adheres, runs), leave_one_out(by_head, adheres, runs)
     report.results |= {"relation": correlations.tolist(), "leave_one_out": without.tolist()}
     for values, name, title, label in (
         (correlations, "heads_relation", "Attention and adherence by head", "correlation"),
-        (without, "heads_left_out", "Leaving one head out", "change of correlation"),
+        (without, "heads_left_out", "Leaving a head out", "change of correlation"),
     ):
         report.figures.append(head_map(values, root / name, title=title, colour_label=label, diverging=True)[0])
-    scores = top_k(used, adheres, runs, dialogues, seed=seed)
-    report.results["top_k"] = [asdict(one) for one in scores]
+    scores = top_k(by_head, adheres, runs, dialogues, seed=seed)
+    report.results["top_k"] = [asdict(score) for score in scores]
     report.add(
         f"Correlation of log SRA with adherence over few heads, on held-out dialogues ({len(judged)} replies)",
         ["heads", "chosen", "at random", "all heads"],
-        [[str(one.k), *(f"{v:.2f}" for v in (one.chosen, one.random, one.all_heads))] for one in scores],
+        [
+            [str(score.k), *(f"{value:.2f}" for value in (score.chosen, score.random, score.all_heads))]
+            for score in scores
+        ],
     )
-    report.metrics |= {f"heads/chosen_{one.k}": one.chosen for one in scores}
+    report.metrics |= {f"heads/chosen_{score.k}": score.chosen for score in scores}
     return report
 
 
@@ -178,7 +178,7 @@ def finetuned(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed:
     difference = paired_difference(replies, "base", "SFT", draws=draws, seed=seed)
     report.results["difference"] = asdict(difference)
     columns = ["SFT minus base", "pairs", LOG_SRA, NET, "log relative"]
-    values = [_with_ends(one) for one in (difference.log_sra, difference.net, difference.log_relative)]
+    values = [*map(_with_ends, (difference.log_sra, difference.net, difference.log_relative))]
     report.add("Difference on the same replies", columns, [["", str(difference.pairs), *values]])
     report.metrics |= {
         "difference/log_sra": difference.log_sra.value,
@@ -198,10 +198,10 @@ def lengths(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: i
     _summaries(report, replies, draws, seed)
     for name, label in (("log_sra", LOG_SRA), ("net", NET), ("log_relative", "log relative"), ("adherence", ADHERENCE)):
         series: dict[str, list[Point]] = {}
-        for one in report.results["runs"]:
-            template, turns = one["run"].split(", ")
-            if not math.isnan(one[name]["value"]):
-                series.setdefault(template, []).append(_point(float(turns), one[name], one["n"]))
+        for summary in report.results["runs"]:
+            template, turns = summary["run"].split(", ")
+            if not math.isnan(summary[name]["value"]):
+                series.setdefault(template, []).append(_point(float(turns), summary[name], summary["n"]))
         if series:
             path = root / f"{name}_by_length"
             report.figures.append(curves(series, path, x_label="turns of history", y_label=label)[0])
@@ -209,54 +209,64 @@ def lengths(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: i
 
 
 def _summaries(report: Report, replies: Sequence[MeasuredReply], draws: int, seed: int) -> None:
-    found = run_summaries(replies, draws=draws, seed=seed)
-    report.results["runs"] = [asdict(one) for one in found]
+    summaries = run_summaries(replies, draws=draws, seed=seed)
+    report.results["runs"] = [asdict(run) for run in summaries]
     columns = ["run", "n", LOG_SRA, NET, "log relative", ADHERENCE]
     rows: list[Row] = [
-        [one.run, str(one.n), *map(_with_ends, (one.log_sra, one.net, one.log_relative, one.adherence))]
-        for one in found
+        [
+            run.run,
+            str(run.n),
+            *map(_with_ends, (run.log_sra, run.net, run.log_relative, run.adherence)),
+        ]
+        for run in summaries
     ]
     report.add("Attention on the strategy, with 95 % intervals over dialogues", columns, rows)
-    for one in found:
-        report.metrics |= {f"{one.run}/log_sra": one.log_sra.value, f"{one.run}/sham_net": one.net.value}
-        report.metrics |= {f"{one.run}/log_relative": one.log_relative.value, f"{one.run}/n": float(one.n)}
-        if one.judged:
-            report.metrics[f"{one.run}/adherence"] = one.adherence.value
+    for run in summaries:
+        report.metrics |= {
+            f"{run.run}/log_sra": run.log_sra.value,
+            f"{run.run}/sham_net": run.net.value,
+        }
+        report.metrics |= {
+            f"{run.run}/log_relative": run.log_relative.value,
+            f"{run.run}/n": float(run.n),
+        }
+        if run.judged:
+            report.metrics[f"{run.run}/adherence"] = run.adherence.value
 
 
 def _relations(report: Report, replies: Sequence[MeasuredReply], draws: int, seed: int) -> None:
     over, within = relation(replies, draws=draws, seed=seed), within_runs(replies, draws=draws, seed=seed)
-    report.results |= {"relation": [asdict(one) for one in over], "within": [asdict(one) for one in within]}
-    if not any(one.adheres is not None for one in replies):
+    report.results |= {"relation": [asdict(row) for row in over], "within": [asdict(row) for row in within]}
+    if not any(reply.adheres is not None for reply in replies):
         report.say("Nobody judged adherence (evaluate.classifier), so attention cannot be related to it.")
         return
     columns = ["measure", "templates", "Pearson (dialogues)", "Pearson (templates)", "Spearman", "r within templates"]
-    inside = {one.measure: _with_ends(one.correlation) for one in within}
+    inside = {row.measure: _with_ends(row.correlation) for row in within}
     rows: list[Row] = [
         [
-            one.measure,
-            str(one.runs),
-            _with_ends(one.pearson),
-            _with_ends(one.fisher),
-            _with_ends(one.spearman),
-            inside.get(one.measure, "-"),
+            row.measure,
+            str(row.runs),
+            _with_ends(row.pearson),
+            _with_ends(row.fisher),
+            _with_ends(row.spearman),
+            inside.get(row.measure, "-"),
         ]
-        for one in over
+        for row in over
     ]
     report.add(
         "Attention and adherence: correlation over template means, intervals over what is in brackets", columns, rows
     )
-    report.metrics |= {f"pearson/{one.measure}": one.pearson.value for one in over}
-    report.metrics |= {f"spearman/{one.measure}": one.spearman.value for one in over}
+    report.metrics |= {f"pearson/{row.measure}": row.pearson.value for row in over}
+    report.metrics |= {f"spearman/{row.measure}": row.spearman.value for row in over}
 
 
 def _order(report: Report) -> None:
     """Whether the published order of the templates appears, with and without the control."""
     for name, label in (("log_sra", LOG_SRA), ("net", NET)):
         means: dict[str, list[float]] = {}
-        for one in report.results["runs"]:
-            means.setdefault(one["run"].partition("_")[0], []).append(one[name]["value"])
-        values = {family: float(np.mean(found)) for family, found in means.items()}
+        for summary in report.results["runs"]:
+            means.setdefault(summary["run"].partition("_")[0], []).append(summary[name]["value"])
+        values = {family: float(np.mean(runs)) for family, runs in means.items()}
         if any(map(math.isnan, values.values())):
             continue
         order = sorted(values, key=lambda family: -values[family])
@@ -269,9 +279,11 @@ def _order(report: Report) -> None:
 def _depth_curves(report: Report, replies: Sequence[MeasuredReply], root: Path, draws: int, seed: int) -> None:
     measured: list[tuple[Any, str]] = [("log_sra", LOG_SRA), ("net", NET), ("adherence", ADHERENCE)]
     for name, label in measured:
-        found = by_depth(replies, name, draws=draws, seed=seed)
+        bins_of_runs = by_depth(replies, name, draws=draws, seed=seed)
         series = {
-            run: [_point(one.depth, asdict(one.mean), one.n) for one in bins] for run, bins in found.items() if bins
+            run: [_point(group.depth, asdict(group.mean), group.n) for group in bins]
+            for run, bins in bins_of_runs.items()
+            if bins
         }
         if series:
             path = root / f"{name}_by_depth"
@@ -290,11 +302,11 @@ def _drawable(points: Mapping[str, Spot]) -> bool:
     return any(not math.isnan(spot.x + spot.y) for spot in points.values())
 
 
-def _with_ends(found: Interval) -> str:
-    if math.isnan(found.value):
+def _with_ends(interval: Interval) -> str:
+    if math.isnan(interval.value):
         return "-"
-    ends = "" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{found.value:.2f}{ends}"
+    ends = "" if math.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
+    return f"{interval.value:.2f}{ends}"
 
 
 STUDIES: dict[str, Callable[..., Report]] = {
