@@ -12,7 +12,7 @@ from esc_lab.comparison.estimates import Resampling
 from esc_lab.comparison.measures import confusion, f1, preference
 from esc_lab.comparison.runs import Cell
 from esc_lab.evaluation.decisions import NOT_ASKED, FloatArray
-from esc_lab.sra.replies import Interval, interval
+from esc_lab.statistics.intervals import Interval, percentile_interval
 
 _CHOICES = {"strategy": "chosen", "generated": "written"}
 
@@ -80,6 +80,6 @@ def _preferences(
     if errors[0].shape[1] < 2:
         drawn = np.full_like(drawn, math.nan)
     return tuple(
-        interval(np.concatenate([[of_class.mean()], resampling.cell_draws(cell, of_class, list(drawn[:, number]))]))
+        percentile_interval(of_class.mean(), resampling.cell_draws(cell, of_class, list(drawn[:, number])))
         for number, of_class in enumerate(values)
     )

@@ -20,7 +20,7 @@ from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Table
 from esc_lab.evaluation.decisions import FloatArray
 from esc_lab.report.figures import Point, Spot, curves, scatter
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.intervals import Interval
 
 T = TypeVar("T")
 Task: TypeAlias = Callable[[], tuple[Path, Path]]  # draws a figure: PNG and SVG

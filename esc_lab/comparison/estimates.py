@@ -12,8 +12,9 @@ import numpy as np
 from esc_lab.comparison.measures import MEASURES, BoolArray, Measure
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.evaluation.decisions import FloatArray, IntArray, Predictions
-from esc_lab.sra.replies import Interval, interval
-from esc_lab.statistics.significance import Draws, bootstrap, draw_seeds, holm, over_seeds, permutation_p
+from esc_lab.statistics.bootstrap import Draws, average_over_seeds, bootstrap, draw_seeds
+from esc_lab.statistics.intervals import Interval, percentile_interval
+from esc_lab.statistics.permutation import holm, permutation_p
 
 # How many observations a metric is computed from is a metric too.
 _COUNTS = {
@@ -108,9 +109,9 @@ class Resampling:
         """A cell's metric in each draw [draws], from the values and the draws of its runs; nan if nothing is drawn."""
         known = [one for one in draws if one is not None]
         if len(known) == len(cell.runs):
-            return over_seeds(np.stack(known), self.seeds[cell.name])
+            return average_over_seeds(np.stack(known), self.seeds[cell.name])
         if len(cell.runs) > 1:
-            return over_seeds(np.repeat(values[:, None], self.draws, axis=1), self.seeds[cell.name])
+            return average_over_seeds(np.repeat(values[:, None], self.draws, axis=1), self.seeds[cell.name])
         return np.full(self.draws, math.nan)
 
 
@@ -160,7 +161,7 @@ class _Drawn:
     def estimate(self, cell: Cell, baseline: Cell | None, primary: str) -> Estimate:
         values = self.values[cell.name]
         over = (*(["dialogues"] if self._by_dialogue(cell) else []), *(["seeds"] if len(cell.runs) > 1 else []))
-        bounds = interval(np.concatenate([[values.mean()], self.draws[cell.name]]))
+        bounds = percentile_interval(values.mean(), self.draws[cell.name])
         difference = None
         if baseline and baseline.model != cell.model and self.metric in _BY_TOKENS:
             baseline = None
@@ -180,7 +181,7 @@ class _Drawn:
             first = np.stack([self.sums[run.directory] for run, _ in pairs])
             second = np.stack([self.sums[run.directory] for _, run in pairs])
             p = permutation_p(first, second, self.measure.value, self.dialogues)
-        bounds = interval(np.concatenate([[value], draws]))
+        bounds = percentile_interval(value, draws)
         return Difference(baseline.name, bounds, p, p, self.metric == primary)
 
 

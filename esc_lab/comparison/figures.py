@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from esc_lab.evaluation.decisions import FloatArray
 from esc_lab.report.figures import COLOURS, DPI, LINES, STYLE, WIDTH, save_figure
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.intervals import Interval
 
 _MOST = len(COLOURS)  # methods that one figure tells apart by colour
 

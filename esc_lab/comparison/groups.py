@@ -12,7 +12,7 @@ from esc_lab.comparison.estimates import Resampling
 from esc_lab.comparison.measures import MEASURES, BoolArray
 from esc_lab.comparison.runs import Cell
 from esc_lab.evaluation.decisions import FloatArray, TestSet
-from esc_lab.sra.replies import Interval, interval
+from esc_lab.statistics.intervals import Interval, percentile_interval
 
 # Metrics that are means, or need few decisions. B grows as n shrinks, so it says nothing of groups of different size.
 GROUPED = (
@@ -109,7 +109,7 @@ def _group_draws(resampling: Resampling, metric: str, group: Group) -> dict[str,
 
 
 def _interval(group: Group, draws: FloatArray) -> Interval:
-    return interval(draws if group.clusters >= FEWEST_CLUSTERS else draws[:1])
+    return percentile_interval(draws[0], draws[1:] if group.clusters >= FEWEST_CLUSTERS else draws[:0])
 
 
 def _difference(

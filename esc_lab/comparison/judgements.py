@@ -21,7 +21,7 @@ from esc_lab.comparison.runs import Run
 from esc_lab.errors import UserError
 from esc_lab.evaluation.decisions import Key, Predictions
 from esc_lab.runs.layout import read_config
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.intervals import Interval
 
 OVERALL = "judge/overall"
 _FIX = "name the directory of a finished run of stage=judge, or leave it out"

@@ -17,7 +17,6 @@ from esc_lab.comparison.pairs_table import pairs_markdown
 from esc_lab.comparison.record import record
 from esc_lab.comparison.result import Comparison, compared
 from esc_lab.comparison.table import Column, markdown, markdown_table, print_table, table_of
-from esc_lab.sra.replies import Interval
 from esc_lab.terminal import console
 
 log = logging.getLogger(__name__)
@@ -90,15 +89,8 @@ def _group_table(comparison: Comparison, kind: str, column: Column) -> str:
     groups = {one.group.name: one.group.decisions for one in found}
     heads = ["run", *(f"{name} ({n:,})" for name, n in groups.items())]
     rows = [
-        [cell, *(_with_ends(values.get((cell, group)), column.decimals) for group in groups)]
+        [cell, *(values[cell, group].text(column.decimals) if (cell, group) in values else "-" for group in groups)]
         for cell in dict.fromkeys(one.cell for one in found)
     ]
     by = "depth (turns before the reply)" if kind == "depth" else kind
     return f"## {column.heading} by {by}, with 95 % intervals (decisions)\n\n{markdown_table(heads, rows)}"
-
-
-def _with_ends(found: Interval | None, decimals: int) -> str:
-    if found is None:
-        return "-"
-    ends = "" if found.low != found.low else f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
-    return f"{found.value:.{decimals}f}{ends}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from esc_lab.comparison.judgements import Judgements
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import markdown_table
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.intervals import Interval
 
 
 def pairs_record(cells: Sequence[Cell], judgements: Judgements | None) -> dict[str, Any] | None:
@@ -43,7 +42,7 @@ def pairs_markdown(cells: Sequence[Cell], judgements: Judgements | None) -> list
         return []
     heads = ["run", "pairs", "win rate", "at equal length", "consistency"]
     rows = [
-        [row["run"], str(row["pairs"]), *(_ends(Interval(**row[n])) for n in ("win_rate", "length_controlled")),
+        [row["run"], str(row["pairs"]), *(Interval(**row[n]).text(3) for n in ("win_rate", "length_controlled")),
          f"{row['consistency']['value']:.3f}"]
         for row in record["pairs"]
     ]  # fmt: skip
@@ -54,8 +53,3 @@ def pairs_markdown(cells: Sequence[Cell], judgements: Judgements | None) -> list
     )
     table = markdown_table(heads, rows)
     return [f"## Judged in pairs against {record['baseline']}\n\n{table}\n\n{notes}"]
-
-
-def _ends(found: Interval) -> str:
-    ends = "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.value:.3f}{ends}"

@@ -14,7 +14,7 @@ from esc_lab.comparison.estimates import Estimate
 from esc_lab.comparison.pairs_table import pairs_record
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Cell
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.intervals import Interval
 
 
 def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:

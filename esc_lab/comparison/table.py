@@ -13,7 +13,6 @@ from rich.table import Table as RichTable
 from esc_lab.comparison.estimates import Difference, Estimate, Estimates, is_count
 from esc_lab.comparison.runs import Cell
 from esc_lab.report.tables import COLUMNS
-from esc_lab.sra.replies import Interval
 
 
 @dataclass(frozen=True)
@@ -104,19 +103,14 @@ def _best(cells: Sequence[Cell], column: Column, found: Estimates) -> Iterator[s
 def _entry(estimate: Estimate | None, column: Column, *, best: bool) -> Entry | None:
     if estimate is None:
         return None
-    difference, margin = estimate.difference, half_width(estimate.interval)
+    difference, margin = estimate.difference, estimate.interval.half_width
     return Entry(
         f"{estimate.interval.value:.{column.decimals}f}",
-        "" if margin is None or is_count(column.metric) else f"{margin:.{column.decimals}f}",
+        "" if math.isnan(margin) or is_count(column.metric) else f"{margin:.{column.decimals}f}",
         f"{difference.interval.value:+.{column.decimals}f}" if difference else "",
         difference.marks if difference else "",
         best,
     )
-
-
-def half_width(found: Interval) -> float | None:
-    """Half the width of an interval; None if it has no ends."""
-    return None if math.isnan(found.low) else (found.high - found.low) / 2
 
 
 # --- Markdown
@@ -168,10 +162,8 @@ def _baseline(found: Estimates, cell: Cell, columns: Sequence[Column]) -> str:
 def _difference_in_markdown(difference: Difference | None, column: Column) -> str:
     if difference is None:
         return "-"
-    found, decimals = difference.interval, column.decimals
-    text = f"{found.value:+.{decimals}f}{_escaped(difference.marks)}"
-    if not math.isnan(found.low):
-        text += f" [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
+    value, *ends = difference.interval.text(column.decimals, "+").split(" ", 1)
+    text = " ".join([f"{value}{_escaped(difference.marks)}", *ends])
     if not math.isnan(difference.corrected):
         text += f" p {p_text(difference.corrected)}"
     return text

@@ -19,12 +19,11 @@ from esc_lab.config import Config
 from esc_lab.judging.gate import Gate
 from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.pairwise import Pair, PairwiseResult, pairwise_result
-from esc_lab.judging.resampling import Resampling
 from esc_lab.judging.rubric import OVERALL, RubricResult, Scores, rubric_result
 from esc_lab.search.calls import Spent
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import turn_score
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
 from esc_lab.terminal import console
 
@@ -68,12 +67,12 @@ class Judged:
 def write_judged(cfg: Config, inputs: JudgeInputs, judged: Judged) -> dict[str, float]:
     """Write everything into the run directory, and the table to the terminal; gives the metrics."""
     directory = Path(cfg.run_dir)
-    resampling = Resampling(inputs.trees, cfg.judge.draws, cfg.seed)
-    rubric = {label: rubric_result(scores, judged.axes, resampling) for label, scores in judged.scores.items()}
-    pairwise = {label: pairwise_result(pairs, resampling) for label, pairs in judged.pairs.items()}
+    sample = ClusterSample(inputs.trees, cfg.judge.draws, cfg.seed)
+    rubric = {label: rubric_result(scores, judged.axes, sample) for label, scores in judged.scores.items()}
+    pairwise = {label: pairwise_result(pairs, sample) for label, pairs in judged.pairs.items()}
     lines = [json.dumps(line, ensure_ascii=False) for line in _lines(inputs, judged)]
     write_atomic(directory / "judgements.jsonl", "\n".join(lines))
-    record = _record(cfg, inputs, judged, rubric, pairwise, resampling.clusters)
+    record = _record(cfg, inputs, judged, rubric, pairwise, sample.clusters)
     write_atomic(directory / "judge.json", json.dumps(finite(record), indent=1, allow_nan=False))
     heads, rows = _table(inputs, judged.axes, rubric, pairwise)
     notes = _notes(cfg, inputs, judged)
@@ -190,16 +189,11 @@ def _table(
     for one in inputs.runs:
         row = [one.label]
         if scores := rubric.get(one.label):
-            row += [f"{scores.means[name].value:.2f}" for name in names[:-1]] + [_ends(scores.means[OVERALL], 2)]
+            row += [f"{scores.means[name].value:.2f}" for name in names[:-1]] + [scores.means[OVERALL].text(2)]
         if pairs := pairwise.get(one.label):
-            row += [_ends(pairs.win_rate, 3), _ends(pairs.length_controlled, 3), f"{pairs.consistency.value:.3f}"]
+            row += [pairs.win_rate.text(3), pairs.length_controlled.text(3), f"{pairs.consistency.value:.3f}"]
         rows.append([*row, *(["baseline"] if pairwise and one is inputs.baseline else [])])
     return heads, [[*row, *["-"] * (len(heads) - len(row))] for row in rows]
-
-
-def _ends(found: Interval, decimals: int) -> str:
-    ends = "" if math.isnan(found.low) else f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
-    return f"{found.value:.{decimals}f}{ends}"
 
 
 def _notes(cfg: Config, inputs: JudgeInputs, judged: Judged) -> list[str]:

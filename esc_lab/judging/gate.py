@@ -16,8 +16,8 @@ import numpy as np
 
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.judging.pairwise import Pair
-from esc_lab.judging.resampling import Resampling
 from esc_lab.search.judge_check import check_pairs, scored_check
+from esc_lab.statistics.bootstrap import ClusterSample
 
 CHANCE = 0.5
 DRAWS = 10_000
@@ -96,7 +96,7 @@ async def pairwise_gate(
     if not known:
         return Gate("pairwise", math.nan, math.nan, math.nan, 0, 0, least)
     trees, outcomes = zip(*known, strict=True)
-    resampling = Resampling(trees, DRAWS, seed)
-    share = resampling.mean(np.array(outcomes, dtype=np.float64))
-    low, high = (0.0, 1.0) if resampling.clusters < 2 else (share.low, share.high)
-    return Gate("pairwise", share.value, low, high, len(known), resampling.clusters, least)
+    sample = ClusterSample(trees, DRAWS, seed)
+    share = sample.mean(np.array(outcomes, dtype=np.float64))
+    low, high = (0.0, 1.0) if sample.clusters < 2 else (share.low, share.high)
+    return Gate("pairwise", share.value, low, high, len(known), sample.clusters, least)

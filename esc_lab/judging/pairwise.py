@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.judging.resampling import Resampling
-from esc_lab.sra.replies import Interval, interval
-from esc_lab.statistics.length_control import length_controlled
+from esc_lab.statistics.bootstrap import ClusterSample
+from esc_lab.statistics.intervals import Interval, percentile_interval
+from esc_lab.statistics.length_control import length_controlled_win_rate
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,22 @@ class PairwiseResult:
     missing: int
 
 
-def pairwise_result(pairs: Sequence[Pair], resampling: Resampling) -> PairwiseResult:
+def pairwise_result(pairs: Sequence[Pair], sample: ClusterSample) -> PairwiseResult:
     """The result from the pairs [decisions]."""
     outcome = np.array([math.nan if pair.outcome is None else pair.outcome for pair in pairs])
     agreeing = np.array([math.nan if pair.consistent is None else float(pair.consistent) for pair in pairs])
     known = ~np.isnan(outcome)
-    win_rate = resampling.mean(outcome)
+    win_rate = sample.mean(outcome)
     difference = np.array([pair.difference for pair in pairs], dtype=np.float64)
-    controlled, effect = length_controlled(outcome[known], difference[known], resampling.weights(known))
-    if len(np.unique(resampling.cluster[known])) < 2:
+    weights = sample.weights[:, sample.cluster[known]]
+    controlled, effect = length_controlled_win_rate(outcome[known], difference[known], weights)
+    if len(np.unique(sample.cluster[known])) < 2:
         controlled[1:] = math.nan
     return PairwiseResult(
         win_rate,
-        interval(controlled),
+        percentile_interval(controlled[0], controlled[1:]),
         float(effect[0]),
-        resampling.mean(agreeing),
+        sample.mean(agreeing),
         wins=int((outcome == 1).sum()),
         ties=int((outcome == 0.5).sum()),
         losses=int((outcome == 0).sum()),

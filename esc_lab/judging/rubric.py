@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.judging.resampling import Resampling
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import turn_score
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.bootstrap import ClusterSample
+from esc_lab.statistics.intervals import Interval
 
 OVERALL = "overall"
 Scores = Mapping[str, float]
@@ -32,10 +32,10 @@ class RubricResult:
     missing: int
 
 
-def rubric_result(scores: Sequence[Scores | None], axes: Sequence[Axis], resampling: Resampling) -> RubricResult:
+def rubric_result(scores: Sequence[Scores | None], axes: Sequence[Axis], sample: ClusterSample) -> RubricResult:
     """The result from the scores [decisions] of a run's replies; None where the judge gave none."""
     columns = {axis.name: [math.nan if one is None else one[axis.name] for one in scores] for axis in axes}
     columns[OVERALL] = [math.nan if one is None else turn_score(dict(one), axes) for one in scores]
     missing = sum(one is None for one in scores)
-    means = {name: resampling.mean(np.array(values)) for name, values in columns.items()}
+    means = {name: sample.mean(np.array(values)) for name, values in columns.items()}
     return RubricResult(means, len(scores) - missing, missing)

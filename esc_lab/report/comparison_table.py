@@ -10,7 +10,7 @@ from esc_lab.comparison.estimates import Estimate
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.table import Column, Entry, Table, p_text
 from esc_lab.report.metric_meanings import meaning
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.intervals import Interval
 
 
 def table_context(comparison: Comparison, table: Table) -> dict[str, Any]:

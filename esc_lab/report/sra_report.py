@@ -13,19 +13,20 @@ import numpy.typing as npt
 from rich.table import Table
 
 from esc_lab.report.figures import Point, Spot, curves, head_map, scatter
-from esc_lab.sra.heads import head_relation, leave_one_out, top_k
+from esc_lab.sra.heads import leave_heads_out, relate_heads, score_top_heads
 from esc_lab.sra.relations import (
-    by_depth,
-    by_strategy,
-    paired_difference,
-    relation,
-    run_summaries,
-    within_runs,
+    bin_by_depth,
+    compare_paired,
+    relate_over_runs,
+    relate_within_runs,
+    summarize_runs,
+    summarize_strategies,
 )
-from esc_lab.sra.replies import Interval, MeasuredReply
+from esc_lab.sra.sample import MeasuredReply, ReplySample
+from esc_lab.statistics.intervals import Interval
 from esc_lab.terminal import console
 
-LOG_SRA, NET, ADHERENCE = "mean log SRA", "sham-net log SRA", "adherence"
+LOG_SRA, SHAM_NET, ADHERENCE = "mean log SRA", "sham-net log SRA", "adherence"
 # Published for Llama-2-7b-chat and Llama-3-8B-Instruct (arXiv 2402.10453): most attention with the shortest chat.
 PUBLISHED_ORDER = ("c1", "c3", "c5", "standard")
 
@@ -74,16 +75,16 @@ class Report:
         return "\n\n".join(parts)
 
 
-def templates(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: int) -> Report:
+def templates(sample: ReplySample, root: Path) -> Report:
     """Where models look under each prompt template, and whether that goes with adherence."""
     report = Report()
-    _summaries(report, replies, draws, seed)
-    _relations(report, replies, draws, seed)
+    _summaries(report, sample)
+    _relations(report, sample)
     _order(report)
-    _depth_curves(report, replies, root, draws, seed)
+    _depth_curves(report, sample, root)
     runs = {summary["run"]: summary for summary in report.results["runs"]}
     pearson = {relation["measure"]: relation["pearson"]["value"] for relation in report.results["relation"]}
-    for name, label in (("log_sra", LOG_SRA), ("net", NET)):
+    for name, label in (("log_sra", LOG_SRA), ("sham_net", SHAM_NET)):
         points = {run: _spot(summary[name], summary["adherence"]) for run, summary in runs.items()}
         if not _drawable(points):
             continue  # nobody judged adherence, or there is no control
@@ -95,19 +96,19 @@ def templates(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed:
     return report
 
 
-def strategies(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: int) -> Report:
+def strategies(sample: ReplySample, root: Path) -> Report:
     """Whether the relation between attention and adherence holds for each strategy."""
     report = Report()
-    _summaries(report, replies, draws, seed)
-    summaries = by_strategy(replies, draws=draws, seed=seed)
+    _summaries(report, sample)
+    summaries = summarize_strategies(sample)
     report.results["strategies"] = [asdict(row) for row in summaries]
-    columns = ["strategy", "n", LOG_SRA, NET, ADHERENCE, "r over templates", "r within templates"]
+    columns = ["strategy", "n", LOG_SRA, SHAM_NET, ADHERENCE, "r over templates", "r within templates"]
     rows: list[Row] = [
         [
             row.strategy,
             str(row.n),
-            *map(_with_ends, (row.log_sra, row.net, row.adherence)),
-            *map(_with_ends, (row.over_runs.pearson, row.within_runs.correlation)),
+            *_texts(row.log_sra, row.sham_net, row.adherence),
+            *_texts(row.over_runs.pearson, row.within_runs.correlation),
         ]
         for row in summaries
     ]
@@ -150,14 +151,14 @@ def heads(replies: Sequence[MeasuredReply], attention: npt.NDArray[np.float32], 
     adheres = np.array([bool(reply.adheres) for reply in chosen])
     runs, dialogues = [reply.run for reply in chosen], [reply.dialogue for reply in chosen]
     by_head = attention[judged].astype(np.float64)
-    correlations, without = head_relation(by_head, adheres, runs), leave_one_out(by_head, adheres, runs)
+    correlations, without = relate_heads(by_head, adheres, runs), leave_heads_out(by_head, adheres, runs)
     report.results |= {"relation": correlations.tolist(), "leave_one_out": without.tolist()}
     for values, name, title, label in (
         (correlations, "heads_relation", "Attention and adherence by head", "correlation"),
         (without, "heads_left_out", "Leaving a head out", "change of correlation"),
     ):
         report.figures.append(head_map(values, root / name, title=title, colour_label=label, diverging=True)[0])
-    scores = top_k(by_head, adheres, runs, dialogues, seed=seed)
+    scores = score_top_heads(by_head, adheres, runs, dialogues, seed=seed)
     report.results["top_k"] = [asdict(score) for score in scores]
     report.add(
         f"Correlation of log SRA with adherence over few heads, on held-out dialogues ({len(judged)} replies)",
@@ -171,32 +172,37 @@ def heads(replies: Sequence[MeasuredReply], attention: npt.NDArray[np.float32], 
     return report
 
 
-def finetuned(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: int) -> Report:
+def finetuned(sample: ReplySample, root: Path) -> Report:
     """What fine-tuning does to attention on the strategy, on the same replies."""
     report = Report()
-    _summaries(report, replies, draws, seed)
-    difference = paired_difference(replies, "base", "SFT", draws=draws, seed=seed)
+    _summaries(report, sample)
+    difference = compare_paired(sample, "base", "SFT")
     report.results["difference"] = asdict(difference)
-    columns = ["SFT minus base", "pairs", LOG_SRA, NET, "log relative"]
-    values = [*map(_with_ends, (difference.log_sra, difference.net, difference.log_relative))]
+    columns = ["SFT minus base", "pairs", LOG_SRA, SHAM_NET, "log relative"]
+    values = _texts(difference.log_sra, difference.sham_net, difference.log_relative)
     report.add("Difference on the same replies", columns, [["", str(difference.pairs), *values]])
     report.metrics |= {
         "difference/log_sra": difference.log_sra.value,
-        "difference/sham_net": difference.net.value,
+        "difference/sham_net": difference.sham_net.value,
         "difference/pairs": float(difference.pairs),
     }
-    _depth_curves(report, replies, root, draws, seed)
+    _depth_curves(report, sample, root)
     return report
 
 
-def lengths(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: int) -> Report:
+def lengths(sample: ReplySample, root: Path) -> Report:
     """How attention on the strategy changes with the length of the history, at the same turns.
 
     Runs are named `<template>, <turns>`.
     """
     report = Report()
-    _summaries(report, replies, draws, seed)
-    for name, label in (("log_sra", LOG_SRA), ("net", NET), ("log_relative", "log relative"), ("adherence", ADHERENCE)):
+    _summaries(report, sample)
+    for name, label in (
+        ("log_sra", LOG_SRA),
+        ("sham_net", SHAM_NET),
+        ("log_relative", "log relative"),
+        ("adherence", ADHERENCE),
+    ):
         series: dict[str, list[Point]] = {}
         for summary in report.results["runs"]:
             template, turns = summary["run"].split(", ")
@@ -208,15 +214,15 @@ def lengths(replies: Sequence[MeasuredReply], root: Path, *, draws: int, seed: i
     return report
 
 
-def _summaries(report: Report, replies: Sequence[MeasuredReply], draws: int, seed: int) -> None:
-    summaries = run_summaries(replies, draws=draws, seed=seed)
+def _summaries(report: Report, sample: ReplySample) -> None:
+    summaries = summarize_runs(sample)
     report.results["runs"] = [asdict(run) for run in summaries]
-    columns = ["run", "n", LOG_SRA, NET, "log relative", ADHERENCE]
+    columns = ["run", "n", LOG_SRA, SHAM_NET, "log relative", ADHERENCE]
     rows: list[Row] = [
         [
             run.run,
             str(run.n),
-            *map(_with_ends, (run.log_sra, run.net, run.log_relative, run.adherence)),
+            *_texts(run.log_sra, run.sham_net, run.log_relative, run.adherence),
         ]
         for run in summaries
     ]
@@ -224,7 +230,7 @@ def _summaries(report: Report, replies: Sequence[MeasuredReply], draws: int, see
     for run in summaries:
         report.metrics |= {
             f"{run.run}/log_sra": run.log_sra.value,
-            f"{run.run}/sham_net": run.net.value,
+            f"{run.run}/sham_net": run.sham_net.value,
         }
         report.metrics |= {
             f"{run.run}/log_relative": run.log_relative.value,
@@ -234,21 +240,21 @@ def _summaries(report: Report, replies: Sequence[MeasuredReply], draws: int, see
             report.metrics[f"{run.run}/adherence"] = run.adherence.value
 
 
-def _relations(report: Report, replies: Sequence[MeasuredReply], draws: int, seed: int) -> None:
-    over, within = relation(replies, draws=draws, seed=seed), within_runs(replies, draws=draws, seed=seed)
+def _relations(report: Report, sample: ReplySample) -> None:
+    over, within = relate_over_runs(sample), relate_within_runs(sample)
     report.results |= {"relation": [asdict(row) for row in over], "within": [asdict(row) for row in within]}
-    if not any(reply.adheres is not None for reply in replies):
+    if not any(reply.adheres is not None for reply in sample.replies):
         report.say("Nobody judged adherence (evaluate.classifier), so attention cannot be related to it.")
         return
     columns = ["measure", "templates", "Pearson (dialogues)", "Pearson (templates)", "Spearman", "r within templates"]
-    inside = {row.measure: _with_ends(row.correlation) for row in within}
+    inside = {row.measure: row.correlation.text(2) for row in within}
     rows: list[Row] = [
         [
             row.measure,
             str(row.runs),
-            _with_ends(row.pearson),
-            _with_ends(row.fisher),
-            _with_ends(row.spearman),
+            row.pearson.text(2),
+            row.fisher.text(2),
+            row.spearman.text(2),
             inside.get(row.measure, "-"),
         ]
         for row in over
@@ -262,7 +268,7 @@ def _relations(report: Report, replies: Sequence[MeasuredReply], draws: int, see
 
 def _order(report: Report) -> None:
     """Whether the published order of the templates appears, with and without the control."""
-    for name, label in (("log_sra", LOG_SRA), ("net", NET)):
+    for name, label in (("log_sra", LOG_SRA), ("sham_net", SHAM_NET)):
         means: dict[str, list[float]] = {}
         for summary in report.results["runs"]:
             means.setdefault(summary["run"].partition("_")[0], []).append(summary[name]["value"])
@@ -276,10 +282,10 @@ def _order(report: Report) -> None:
         report.say(f"Templates by {label}: {text}")
 
 
-def _depth_curves(report: Report, replies: Sequence[MeasuredReply], root: Path, draws: int, seed: int) -> None:
-    measured: list[tuple[Any, str]] = [("log_sra", LOG_SRA), ("net", NET), ("adherence", ADHERENCE)]
+def _depth_curves(report: Report, sample: ReplySample, root: Path) -> None:
+    measured: list[tuple[Any, str]] = [("log_sra", LOG_SRA), ("sham_net", SHAM_NET), ("adherence", ADHERENCE)]
     for name, label in measured:
-        bins_of_runs = by_depth(replies, name, draws=draws, seed=seed)
+        bins_of_runs = bin_by_depth(sample, name)
         series = {
             run: [_point(group.depth, asdict(group.mean), group.n) for group in bins]
             for run, bins in bins_of_runs.items()
@@ -302,11 +308,8 @@ def _drawable(points: Mapping[str, Spot]) -> bool:
     return any(not math.isnan(spot.x + spot.y) for spot in points.values())
 
 
-def _with_ends(interval: Interval) -> str:
-    if math.isnan(interval.value):
-        return "-"
-    ends = "" if math.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
-    return f"{interval.value:.2f}{ends}"
+def _texts(*intervals: Interval) -> list[str]:
+    return [interval.text(2) for interval in intervals]
 
 
 STUDIES: dict[str, Callable[..., Report]] = {

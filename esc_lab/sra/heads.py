@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from esc_lab.seeds import derive_seed
-from esc_lab.sra.replies import FloatArray, IntArray, codes, cosine, deviations_within
+from esc_lab.sra.sample import number_labels
+from esc_lab.statistics.correlation import center_within, correlate_centered
+from esc_lab.statistics.intervals import BoolArray, FloatArray, IntArray
 
-BoolArray = npt.NDArray[np.bool_]
 RANDOM_CHOICES = 20
 
 
@@ -40,7 +40,7 @@ class TopHeads:
     all_heads: float
 
 
-def head_relation(heads: FloatArray, adheres: BoolArray, run: Sequence[str]) -> FloatArray:
+def relate_heads(heads: FloatArray, adheres: BoolArray, run: Sequence[str]) -> FloatArray:
     """Correlation [L, H] of each head's log attention with adherence; nan for a head with a zero, or without variance.
 
     Args:
@@ -51,27 +51,27 @@ def head_relation(heads: FloatArray, adheres: BoolArray, run: Sequence[str]) -> 
     Raises:
         ValueError: the shapes do not agree.
     """
-    attention, group = _by_head(heads, adheres, run)
-    found = np.full(len(attention), math.nan)
-    usable = _usable(attention)
-    found[usable] = _correlation(attention[usable], adheres, group)
-    return found.reshape(heads.shape[1:])
+    attention, group = _split_heads(heads, adheres, run)
+    relation = np.full(len(attention), math.nan)
+    usable = _find_usable(attention)
+    relation[usable] = _correlate(attention[usable], adheres, group)
+    return relation.reshape(heads.shape[1:])
 
 
-def leave_one_out(heads: FloatArray, adheres: BoolArray, run: Sequence[str]) -> FloatArray:
+def leave_heads_out(heads: FloatArray, adheres: BoolArray, run: Sequence[str]) -> FloatArray:
     """What leaving a head out of the mean adds to the correlation [L, H]: below 0 where the head supports the relation.
 
-    nan for a head without which a reply has no attention left. Arguments and errors as in `head_relation`.
+    nan for a head without which a reply has no attention left. Arguments and errors as in `relate_heads`.
     """
-    attention, group = _by_head(heads, adheres, run)
+    attention, group = _split_heads(heads, adheres, run)
     total = attention.sum(axis=0)  # a correlation of logs is the same for sums and means
     rest = total - attention
     rest[rest <= 1e-12 * total] = math.nan  # only rounding is left
-    change = _correlation(rest, adheres, group) - _correlation(total, adheres, group)
+    change = _correlate(rest, adheres, group) - _correlate(total, adheres, group)
     return change.reshape(heads.shape[1:])
 
 
-def top_k(
+def score_top_heads(
     heads: FloatArray,
     adheres: BoolArray,
     run: Sequence[str],
@@ -84,30 +84,30 @@ def top_k(
 
     The dialogues are halved at random. Heads are chosen on one half and scored on the other, then the other way round;
     each number is the mean of both, nan where one is. A `k` above the number of heads without zeros is left out.
-    Arguments and errors as in `head_relation`; `dialogue` [n] labels.
+    Arguments and errors as in `relate_heads`; `dialogue` [n] labels.
     """
-    attention, group = _by_head(heads, adheres, run)
+    attention, group = _split_heads(heads, adheres, run)
     if len(dialogue) != len(run):
         raise ValueError(f"{len(dialogue)} dialogue labels for {len(run)} replies")
-    usable = _usable(attention)
-    first = _half(dialogue, seed)
+    usable = _find_usable(attention)
+    first = _draw_half(dialogue, seed)
 
     def score(chosen: IntArray | slice, members: BoolArray) -> float:
         total = attention[chosen][:, members].sum(axis=0)
-        return float(_correlation(total, adheres[members], group[members]))
+        return float(_correlate(total, adheres[members], group[members]))
 
     directions = []
     for learn, test in ((first, ~first), (~first, first)):
-        relation = _correlation(attention[usable][:, learn], adheres[learn], group[learn])
+        relation = _correlate(attention[usable][:, learn], adheres[learn], group[learn])
         directions.append((usable[np.argsort(-relation, kind="stable")], test))  # nan comes last
     all_heads = float(np.mean([score(slice(None), test) for _, test in directions]))
-    found = []
+    rows = []
     for k in ks:
         if k > len(usable):
             continue
         draw = np.random.default_rng(derive_seed(seed, "random heads", k))
         random = [draw.choice(usable, k, replace=False) for _ in range(RANDOM_CHOICES)]
-        found.append(
+        rows.append(
             TopHeads(
                 k,
                 chosen=float(np.mean([score(best[:k], test) for best, test in directions])),
@@ -115,31 +115,31 @@ def top_k(
                 all_heads=all_heads,
             )
         )
-    return found
+    return rows
 
 
-def _half(dialogue: Sequence[str], seed: int) -> BoolArray:
+def _draw_half(dialogue: Sequence[str], seed: int) -> BoolArray:
     """Which replies [n] are of the first half of the dialogues; the order of the replies has no say in it."""
     names, number = np.unique(dialogue, return_inverse=True)
     place = np.random.default_rng(derive_seed(seed, "halves of the dialogues")).permutation(len(names))
     return np.asarray(place[number] < len(names) / 2)
 
 
-def _by_head(heads: FloatArray, adheres: BoolArray, run: Sequence[str]) -> tuple[FloatArray, IntArray]:
+def _split_heads(heads: FloatArray, adheres: BoolArray, run: Sequence[str]) -> tuple[FloatArray, IntArray]:
     """Attention [L * H, n] in float64, and the run's index [n]."""
     if heads.ndim != 3 or adheres.shape != heads.shape[:1] or len(run) != len(heads):
         raise ValueError(f"heads [n, L, H] {heads.shape}, adheres [n] {adheres.shape} and {len(run)} runs do not agree")
-    _, group = codes(run)
+    _, group = number_labels(run)
     return heads.reshape(len(heads), -1).T.astype(np.float64), group
 
 
-def _usable(attention: FloatArray) -> IntArray:
+def _find_usable(attention: FloatArray) -> IntArray:
     """Indices of the heads [L * H, n] that are above zero for every reply."""
     return np.flatnonzero((attention > 0).all(axis=-1))
 
 
-def _correlation(attention: FloatArray, adheres: BoolArray, group: IntArray) -> FloatArray:
+def _correlate(attention: FloatArray, adheres: BoolArray, group: IntArray) -> FloatArray:
     """Of log attention [..., n] with adherence [n], about the means of each group [n]."""
     with np.errstate(divide="ignore"):
         log = np.log(attention)
-    return cosine(deviations_within(log, group), deviations_within(adheres.astype(np.float64), group))
+    return correlate_centered(center_within(log, group), center_within(adheres.astype(np.float64), group))

@@ -11,41 +11,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from esc_lab.sra.replies import (
-    MEASURES,
-    FloatArray,
-    IntArray,
-    Interval,
-    Measure,
-    MeasuredReply,
-    Table,
-    codes,
-    interval,
-    measures,
-    pearson,
-    ranks,
-)
+from esc_lab.sra.sample import MEASURES, Measure, MeasuredReply, ReplySample, measure_columns, number_labels
+from esc_lab.statistics.correlation import center_within, pearson, ranks
+from esc_lab.statistics.intervals import FloatArray, IntArray, Interval, fisher_interval, percentile_interval
 
-FEWEST = 3  # runs in a correlation over their means; replies in a bin of depths
+MIN_RUNS = 3  # in a correlation over their means
+MIN_REPLIES = 3  # in a bin of depths
 
 
 @dataclass(frozen=True)
-class RunSummary:
-    """Means over the replies of a run; `net` over those with a control, `adherence` over those judged."""
+class Summary:
+    """Means over `n` replies; `sham_net` over those with a control, `adherence` over those that were judged."""
 
-    run: str
     n: int
     dialogues: int
     with_control: int
     judged: int
     log_sra: Interval
-    net: Interval
+    sham_net: Interval
     log_relative: Interval
     adherence: Interval
+
+
+@dataclass(frozen=True)
+class RunSummary(Summary):
+    """The replies of a run."""
+
+    run: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class Within:
+class RelationWithin:
     """Point-biserial correlation over `n` replies, after each run's means are taken from both sides."""
 
     measure: Measure
@@ -79,18 +75,12 @@ class Within:
 
 
 @dataclass(frozen=True)
-class StrategySummary:
-    """A strategy's replies over all runs: means, and the relations of log SRA with adherence among them."""
+class StrategySummary(Summary):
+    """The replies to a strategy over all runs, and the relations of log SRA with adherence among them."""
 
     strategy: str
-    n: int
-    with_control: int
-    judged: int
-    log_sra: Interval
-    net: Interval
-    adherence: Interval
     over_runs: Relation
-    within_runs: Within
+    within_runs: RelationWithin
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ class DepthBin:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of second minus first over `pairs` matched replies (`net` over `with_control` of them)."""
+    """Mean of second minus first over `pairs` matched replies (`sham_net` over `with_control` of them)."""
 
     first: str
     second: str
@@ -112,72 +102,41 @@ class Difference:
     with_control: int
     unmatched: int
     log_sra: Interval
-    net: Interval
+    sham_net: Interval
     log_relative: Interval
 
 
-def run_summaries(replies: Sequence[MeasuredReply], *, draws: int = 1000, seed: int = 0) -> list[RunSummary]:
-    """Each run, in order of first appearance, with the means of its replies. ValueError if there are no replies."""
-    table = Table(replies, draws, seed)
-    columns = ("log_sra", "net", "log_relative", "adherence")
-    means = {name: table.means(table.run, len(table.runs), table.values[name]) for name in columns}
+def summarize_runs(sample: ReplySample) -> list[RunSummary]:
+    """Each run, in order of first appearance, with the means of its replies."""
+    summaries = _summarize(sample, sample.run, len(sample.runs))
+    return [RunSummary(run=run, **summary) for run, summary in zip(sample.runs, summaries, strict=True)]
+
+
+def relate_over_runs(sample: ReplySample) -> list[Relation]:
+    """Correlation of every measure with adherence over run means."""
+    return [_relate_over_runs(sample, measure, np.zeros_like(sample.run), 1)[0] for measure in MEASURES]
+
+
+def relate_within_runs(sample: ReplySample) -> list[RelationWithin]:
+    """Whether log SRA and sham-net SRA go with adherence among replies of one run."""
+    measures: tuple[Measure, ...] = ("log_sra", "sham_net")
+    return [_relate_within_runs(sample, measure, np.zeros_like(sample.run), 1)[0] for measure in measures]
+
+
+def summarize_strategies(sample: ReplySample) -> list[StrategySummary]:
+    """Each strategy, in order of first appearance, over the replies of all runs. All are compared on the same draws."""
+    names, strategy = number_labels([reply.strategy for reply in sample.replies])
+    summaries = _summarize(sample, strategy, len(names))
+    over = _relate_over_runs(sample, "log_sra", strategy, len(names))
+    within = _relate_within_runs(sample, "log_sra", strategy, len(names))
     return [
-        RunSummary(
-            run,
-            n=int(np.sum(table.run == i)),
-            dialogues=len(np.unique(table.dialogue[table.run == i])),
-            with_control=_known(table.values["net"][table.run == i]),
-            judged=_known(table.values["adherence"][table.run == i]),
-            **{name: interval(means[name][:, i]) for name in columns},
-        )
-        for i, run in enumerate(table.runs)
-    ]
-
-
-def relation(replies: Sequence[MeasuredReply], *, draws: int = 1000, seed: int = 0) -> list[Relation]:
-    """Correlation of every measure with adherence over run means. ValueError if there are no replies."""
-    table = Table(replies, draws, seed)
-    return [_over_runs(table, measure, np.zeros_like(table.run), 1)[0] for measure in MEASURES]
-
-
-def within_runs(replies: Sequence[MeasuredReply], *, draws: int = 1000, seed: int = 0) -> list[Within]:
-    """Whether log SRA and net SRA go with adherence among replies of one run. ValueError if there are no replies."""
-    table = Table(replies, draws, seed)
-    return [_within(table, measure, np.zeros_like(table.run), 1)[0] for measure in ("log_sra", "net")]
-
-
-def by_strategy(replies: Sequence[MeasuredReply], *, draws: int = 1000, seed: int = 0) -> list[StrategySummary]:
-    """Each strategy, in order of first appearance. All are compared on the same draws.
-
-    The means go over the replies of all runs. ValueError if there are no replies.
-    """
-    table = Table(replies, draws, seed)
-    names, strategy = codes([reply.strategy for reply in replies])
-    columns = ("log_sra", "net", "adherence")
-    means = {name: table.means(strategy, len(names), table.values[name]) for name in columns}
-    over = _over_runs(table, "log_sra", strategy, len(names))
-    within = _within(table, "log_sra", strategy, len(names))
-    return [
-        StrategySummary(
-            name,
-            n=int(np.sum(strategy == i)),
-            with_control=_known(table.values["net"][strategy == i]),
-            judged=_known(table.values["adherence"][strategy == i]),
-            **{column: interval(means[column][:, i]) for column in columns},
-            over_runs=over[i],
-            within_runs=within[i],
-        )
+        StrategySummary(strategy=name, over_runs=over[i], within_runs=within[i], **summaries[i])
         for i, name in enumerate(names)
     ]
 
 
-def by_depth(
-    replies: Sequence[MeasuredReply],
-    measure: Measure | Literal["adherence"],
-    width: int = 2,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
+def bin_by_depth(
+    sample: ReplySample, measure: Measure | Literal["adherence"], width: int = 2
 ) -> dict[str, list[DepthBin]]:
     """Means of a measure by run and by the number of turns before the reply.
 
@@ -185,114 +144,155 @@ def by_depth(
     there are 3; what is left over at the end joins the last bin. A run with fewer than 3 has no bins.
 
     Raises:
-        ValueError: no replies, or a width below 1.
+        ValueError: a width below 1.
     """
     if width < 1:
         raise ValueError(f"width of a bin must be 1 turn or more, not {width}")
-    table = Table(replies, draws, seed)
-    turn = np.array([reply.turn for reply in replies])
-    values = table.values[measure]
-    found: dict[str, list[DepthBin]] = {}
-    for i, run in enumerate(table.runs):
-        members = np.flatnonzero((table.run == i) & ~np.isnan(values))
-        found[run] = []
-        if len(members) < FEWEST:
+    turn = np.array([reply.turn for reply in sample.replies])
+    values = sample.values[measure]
+    by_run: dict[str, list[DepthBin]] = {}
+    for i, run in enumerate(sample.runs):
+        members = np.flatnonzero((sample.run == i) & ~np.isnan(values))
+        by_run[run] = []
+        if len(members) < MIN_REPLIES:
             continue
-        bins, cell = _depth_bins(turn[members] // width), np.zeros_like(table.run)
-        cell[members] = bins
-        means = table.means(cell, int(bins.max()) + 1, np.where(table.run == i, values, math.nan))
-        found[run] = [
-            DepthBin(float(turn[members][bins == b].mean()), interval(means[:, b]), int(np.sum(bins == b)))
+        bins, group = _merge_bins(turn[members] // width), np.zeros_like(sample.run)
+        group[members] = bins
+        means = sample.means(np.where(sample.run == i, values, math.nan), group, int(bins.max()) + 1)
+        by_run[run] = [
+            DepthBin(float(turn[members][bins == b].mean()), _interval(means[:, b]), int(np.sum(bins == b)))
             for b in range(means.shape[1])
         ]
-    return found
+    return by_run
 
 
-def paired_difference(
-    replies: Sequence[MeasuredReply], first: str, second: str, *, draws: int = 1000, seed: int = 0
-) -> Difference:
+def compare_paired(sample: ReplySample, first: str, second: str) -> Difference:
     """How much more attention the replies of one run pay than those of another to the same strategy at the same turn.
 
     Raises:
         ValueError: nothing matches, or a run has two replies to one (dialogue, turn, strategy, sample).
     """
-    ours, theirs = (_by_prompt(replies, run) for run in (first, second))
+    ours, theirs = (_index_by_prompt(sample.replies, run) for run in (first, second))
     matched = [key for key in ours if key in theirs]
     if not matched:
         raise ValueError(f"no reply of {first!r} has the dialogue, turn and strategy of one of {second!r}")
-    table = Table([theirs[key] for key in matched], draws, seed)
-    before = measures([ours[key] for key in matched])
-    differences = {name: table.values[name] - before[name] for name in ("log_sra", "net", "log_relative")}
-    one_cell = np.zeros_like(table.run)
+    pairs = ReplySample([theirs[key] for key in matched], sample.draws, sample.seed)
+    before = measure_columns([ours[key] for key in matched])
+    differences = {name: pairs.values[name] - before[name] for name in ("log_sra", "sham_net", "log_relative")}
     return Difference(
         first,
         second,
         pairs=len(matched),
-        with_control=_known(differences["net"]),
+        with_control=_count_known(differences["sham_net"]),
         unmatched=len(ours) + len(theirs) - 2 * len(matched),
-        **{name: interval(table.means(one_cell, 1, values)[:, 0]) for name, values in differences.items()},
+        **{name: pairs.mean(values) for name, values in differences.items()},
     )
 
 
-def _by_prompt(replies: Sequence[MeasuredReply], run: str) -> dict[tuple[str, int, str, int], MeasuredReply]:
-    found: dict[tuple[str, int, str, int], MeasuredReply] = {}
+def _index_by_prompt(replies: Sequence[MeasuredReply], run: str) -> dict[tuple[str, int, str, int], MeasuredReply]:
+    index: dict[tuple[str, int, str, int], MeasuredReply] = {}
     for reply in replies:
         if reply.run == run:
             key = (reply.dialogue, reply.turn, reply.strategy, reply.sample)
-            if key in found:
+            if key in index:
                 raise ValueError(f"run {run!r} has two replies to {key}: it is not clear which of them to pair")
-            found[key] = reply
-    return found
+            index[key] = reply
+    return index
 
 
-def _over_runs(table: Table, measure: Measure, group: IntArray, groups: int) -> list[Relation]:
-    """Correlation over run means for each group of replies; `group` [n] in 0..groups-1."""
-    runs = len(table.runs)
-    known = ~np.isnan(table.values[measure] + table.values["adherence"])
-    means = [
-        table.means(group * runs + table.run, groups * runs, np.where(known, table.values[name], math.nan))
-        for name in (measure, "adherence")
-    ]
-    x, y = (mean.reshape(-1, groups, runs) for mean in means)
-    return [_relation(measure, x[:, g], y[:, g]) for g in range(groups)]
-
-
-def _relation(measure: Measure, x: FloatArray, y: FloatArray) -> Relation:
-    """From the run means [1 + draws, runs] of a measure and of adherence; nan where a run has none."""
-    present = ~np.isnan(x[0])
-    x, y, n = x[:, present], y[:, present], int(present.sum())
-    if n < FEWEST:
-        x = y = np.full((len(x), 1), math.nan)
-    linear = pearson(x, y)
-    monotone = np.where(np.isnan(linear), math.nan, pearson(ranks(x), ranks(y)))
-    with np.errstate(divide="ignore"):  # a correlation of 1 has an infinite z
-        z = np.arctanh(linear[0])
-    reach = 1.96 / math.sqrt(n - 3) if n > 3 else math.nan
-    fisher = Interval(float(linear[0]), float(np.tanh(z - reach)), float(np.tanh(z + reach)))
-    return Relation(measure, n, interval(linear), interval(monotone), fisher, int(np.isnan(linear[1:]).sum()))
-
-
-def _within(table: Table, measure: Measure, group: IntArray, groups: int) -> list[Within]:
-    """Correlation within runs for each group of replies; `group` [n] in 0..groups-1."""
-    x, y = table.values[measure], table.values["adherence"]
-    r = table.correlations_within_runs(x, y, group, groups)
+def _summarize(sample: ReplySample, group: IntArray, groups: int) -> list[dict[str, Any]]:
+    """Fields of `Summary` for each group of replies; `group` [n] in 0..groups-1."""
+    columns = ("log_sra", "sham_net", "log_relative", "adherence")
+    means = {name: sample.means(sample.values[name], group, groups) for name in columns}
     return [
-        Within(measure, _known((x + y)[group == g]), interval(r[:, g]), int(np.isnan(r[1:, g]).sum()))
+        {
+            "n": int(np.sum(group == g)),
+            "dialogues": len(np.unique(sample.cluster[group == g])),
+            "with_control": _count_known(sample.values["sham_net"][group == g]),
+            "judged": _count_known(sample.values["adherence"][group == g]),
+            **{name: _interval(means[name][:, g]) for name in columns},
+        }
         for g in range(groups)
     ]
 
 
-def _depth_bins(number: IntArray) -> IntArray:
+def _relate_over_runs(sample: ReplySample, measure: Measure, group: IntArray, groups: int) -> list[Relation]:
+    """Correlation over run means for each group of replies; `group` [n] in 0..groups-1."""
+    runs = len(sample.runs)
+    known = ~np.isnan(sample.values[measure] + sample.values["adherence"])
+    means = [
+        sample.means(np.where(known, sample.values[name], math.nan), group * runs + sample.run, groups * runs)
+        for name in (measure, "adherence")
+    ]
+    x, y = (mean.reshape(-1, groups, runs) for mean in means)
+    return [_relate_means(measure, x[:, g], y[:, g]) for g in range(groups)]
+
+
+def _relate_means(measure: Measure, x: FloatArray, y: FloatArray) -> Relation:
+    """From the run means [1 + draws, runs] of a measure and of adherence; nan where a run has none."""
+    present = ~np.isnan(x[0])
+    x, y, n = x[:, present], y[:, present], int(present.sum())
+    if n < MIN_RUNS:
+        x = y = np.full((len(x), 1), math.nan)
+    linear = pearson(x, y)
+    monotone = np.where(np.isnan(linear), math.nan, pearson(ranks(x), ranks(y)))
+    degenerate = int(np.isnan(linear[1:]).sum())
+    return Relation(measure, n, _interval(linear), _interval(monotone), fisher_interval(linear[0], n), degenerate)
+
+
+def _relate_within_runs(sample: ReplySample, measure: Measure, group: IntArray, groups: int) -> list[RelationWithin]:
+    """Correlation within runs for each group of replies; `group` [n] in 0..groups-1."""
+    x, y = sample.values[measure], sample.values["adherence"]
+    r = correlate_within_runs(sample, x, y, group, groups)
+    return [
+        RelationWithin(measure, _count_known((x + y)[group == g]), _interval(r[:, g]), int(np.isnan(r[1:, g]).sum()))
+        for g in range(groups)
+    ]
+
+
+def correlate_within_runs(
+    sample: ReplySample, x: FloatArray, y: FloatArray, group: IntArray, groups: int
+) -> FloatArray:
+    """Pearson [1 + draws, groups] of x and y [n] about the means of each run, anew in every draw.
+
+    Replies where one side is nan are left out. A correlation is nan where a side does not vary within runs, and, in
+    the draws, for a group whose replies are all of one dialogue.
+    """
+    known, runs = ~np.isnan(x + y), len(sample.runs)
+    cell = group * runs + sample.run
+    # About the means of the whole data the sums are small, so that their differences below keep their digits.
+    x, y = (center_within(np.where(known, v, 0), np.where(known, cell, -1)) * known for v in (x, y))
+    n, sx, sy, sxx, syy, sxy = (
+        sample.sums(values, cell, groups * runs).reshape(-1, groups, runs)
+        for values in (known.astype(float), x, y, x * x, y * y, x * y)
+    )
+    n = np.maximum(n, 1)  # a run without replies in a draw adds nothing
+    cxx, cyy, cxy = ((s - a * b / n).sum(axis=-1) for s, a, b in ((sxx, sx, sx), (syy, sy, sy), (sxy, sx, sy)))
+    varies = (cxx > 1e-12 * sxx.sum(axis=-1)) & (cyy > 1e-12 * syy.sum(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = np.where(varies, np.clip(cxy / np.sqrt(cxx * cyy), -1, 1), math.nan)
+    for g in range(groups):
+        if len(np.unique(sample.cluster[known & (group == g)])) < 2:
+            r[1:, g] = math.nan
+    return r
+
+
+def _merge_bins(number: IntArray) -> IntArray:
     """Bins [n], counted from 0, merged until each holds enough replies; all in one if there are too few."""
     present, inverse, counts = np.unique(number, return_inverse=True, return_counts=True)
     merged = np.zeros(len(present), dtype=np.intp)
-    bin_, held = 0, 0
+    bin_, size = 0, 0
     for i, count in enumerate(counts):
-        merged[i], held = bin_, held + count
-        if held >= FEWEST:
-            bin_, held = bin_ + 1, 0
+        merged[i], size = bin_, size + count
+        if size >= MIN_REPLIES:
+            bin_, size = bin_ + 1, 0
     return np.minimum(merged, max(bin_ - 1, 0))[inverse]
 
 
-def _known(values: FloatArray) -> int:
+def _interval(samples: FloatArray) -> Interval:
+    """Of samples [1 + draws], the value itself first."""
+    return percentile_interval(float(samples[0]), samples[1:])
+
+
+def _count_known(values: FloatArray) -> int:
     return int((~np.isnan(values)).sum())

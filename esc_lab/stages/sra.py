@@ -17,7 +17,7 @@ from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.report import sra_report
 from esc_lab.report.attention_files import HEADS
-from esc_lab.sra.replies import MeasuredReply
+from esc_lab.sra.sample import MeasuredReply, ReplySample
 from esc_lab.stages.run_stage import recorded_step
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def run(cfg: Config) -> dict[str, float]:
     if cfg.sra.study == "heads":
         report = sra_report.heads(replies, np.concatenate([one.heads for one in found]), root, seed=cfg.seed)
     else:
-        report = sra_report.STUDIES[cfg.sra.study](replies, root, draws=cfg.sra.draws, seed=cfg.seed)
+        report = sra_report.STUDIES[cfg.sra.study](ReplySample(replies, cfg.sra.draws, cfg.seed), root)
     write_atomic(root / "study.json", json.dumps(report.results, indent=1))
     write_atomic(root / "study.md", report.markdown)
     return report.metrics

@@ -1,1 +1,1 @@
-"""Intervals and tests."""
+"""Intervals, bootstrap over dialogues and seeds, permutation tests, correlations, win rates at equal length."""

@@ -14,7 +14,7 @@ from esc_lab.comparison.result import compared
 from esc_lab.data.strategies import INVENTORIES
 from esc_lab.errors import UserError
 from esc_lab.evaluation.summary import summarize
-from esc_lab.statistics.significance import holm
+from esc_lab.statistics.permutation import holm
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
 
 INVENTORY = INVENTORIES["esconv"]

@@ -16,7 +16,7 @@ from esc_lab.comparison.latex import latex, tex
 from esc_lab.comparison.long_table import write_long_table, write_wide_table
 from esc_lab.comparison.runs import Cell, read_runs
 from esc_lab.comparison.table import columns_of, markdown, print_table, table_of
-from esc_lab.sra.replies import Interval
+from esc_lab.statistics.intervals import Interval
 from tests.comparison.synthetic import settings, write_run
 
 NAN = math.nan

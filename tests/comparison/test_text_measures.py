@@ -14,7 +14,7 @@ from esc_lab.comparison.text_measures import bleu
 from esc_lab.data.strategies import INVENTORIES
 from esc_lab.evaluation.decisions import read_predictions
 from esc_lab.metrics import Diversity, TextOverlap
-from esc_lab.statistics.significance import Draws, bootstrap
+from esc_lab.statistics.bootstrap import Draws, bootstrap
 from tests.comparison.synthetic import predictions
 
 

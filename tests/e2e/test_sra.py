@@ -87,7 +87,8 @@ def test_templates_study(command, judge):
     x, y = ([one[name]["value"] for one in study["runs"]] for name in ("log_sra", "adherence"))
     found = next(one for one in study["relation"] if one["measure"] == "log_sra")["pearson"]["value"]
     assert found == pytest.approx(np.corrcoef(x, y)[0, 1]) or (math.isnan(found) and len(set(y)) == 1)
-    for name in ("log_sra_by_depth", "net_by_depth", "adherence_by_depth", "log_sra_adherence", "net_adherence"):
+    figures = [f"{measure}_{by}" for measure in ("log_sra", "sham_net") for by in ("by_depth", "adherence")]
+    for name in (*figures, "adherence_by_depth"):
         assert (outcome.path / f"{name}.png").stat().st_size > 5000
         assert (outcome.path / f"{name}.svg").exists()
     assert re.search(r"Templates by sham-net log SRA: \w+ \(", outcome.output)

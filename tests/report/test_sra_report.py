@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esc_lab.report import sra_report
-from esc_lab.sra.replies import MeasuredReply
+from esc_lab.sra.sample import MeasuredReply, ReplySample
 
 TEMPLATES = ("standard", "c1_hf", "c3_hl", "c5_hf")
 
@@ -34,7 +34,7 @@ def planted(level, *, judged=True, control=0.01):
 )
 def test_templates_in_order(tmp_path, capsys, order, published):
     level = {template: -5.0 - number for number, template in enumerate(order)}
-    report = sra_report.templates(planted(level), tmp_path, draws=50, seed=1)
+    report = sra_report.templates(ReplySample(planted(level), 50, 1), tmp_path)
     line = next(line for line in report.lines if "mean log SRA" in line)
     assert [word.partition("_")[0] for word in order] == [part.split()[-2] for part in line.split(";")[0].split(" > ")]
     assert line.endswith("; the published order") == published
@@ -50,15 +50,15 @@ def test_templates_in_order(tmp_path, capsys, order, published):
 
 
 def test_nobody_judged(tmp_path):
-    report = sra_report.templates(planted(dict.fromkeys(TEMPLATES, -6.0), judged=False), tmp_path, draws=20, seed=1)
+    report = sra_report.templates(ReplySample(planted(dict.fromkeys(TEMPLATES, -6.0), judged=False), 20, 1), tmp_path)
     assert any("Nobody judged adherence" in line for line in report.lines)
-    assert {path.stem for path in report.figures} == {"log_sra_by_depth", "net_by_depth"}
+    assert {path.stem for path in report.figures} == {"log_sra_by_depth", "sham_net_by_depth"}
     assert not any("adherence" in name for name in report.metrics)
 
 
 def test_without_controls_the_net_is_unknown(tmp_path):
     replies = planted(dict.fromkeys(TEMPLATES, -6.0), control=math.nan)
-    report = sra_report.templates(replies, tmp_path, draws=20, seed=1)
+    report = sra_report.templates(ReplySample(replies, 20, 1), tmp_path)
     (_, rows) = next(iter(report.tables.values()))
     assert all(row[3] == "-" for row in rows)
     assert not any("sham-net" in line for line in report.lines)

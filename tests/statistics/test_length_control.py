@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit, xlog1py, xlogy
 
-from esc_lab.statistics.length_control import PRIOR, length_controlled
+from esc_lab.statistics.length_control import PRIOR, length_controlled_win_rate
 
 
 def optimised(outcome, difference, weights):
@@ -30,7 +30,7 @@ def test_against_scipy():
     difference = draw.normal(20, 60, size=80)
     outcome = draw.choice([0, 0.5, 1], size=80, p=[0.3, 0.2, 0.5]) * (difference > -40)
     weights = np.stack([np.ones(80), *draw.multinomial(80, np.full(80, 1 / 80), size=5)])
-    found = np.stack(length_controlled(outcome, difference, weights), axis=1)
+    found = np.stack(length_controlled_win_rate(outcome, difference, weights), axis=1)
     for row, one in zip(found, weights, strict=True):
         assert row == pytest.approx(optimised(outcome, difference, one), abs=1e-6)
 
@@ -39,7 +39,7 @@ def test_a_judge_of_length_alone_finds_no_winner():
     difference = np.repeat([-30.0, 50.0], [30, 70])  # the run is longer in 70 of 100
     outcome = (difference > 0).astype(float)
     assert outcome.mean() == 0.7
-    (rate,), (phi,) = length_controlled(outcome, difference, np.ones((1, 100)))
+    (rate,), (phi,) = length_controlled_win_rate(outcome, difference, np.ones((1, 100)))
     assert rate == pytest.approx(optimised(outcome, difference, np.ones(100))[0], abs=1e-6)
     assert abs(rate - 0.5) < 0.1
     assert phi > 3
@@ -51,7 +51,7 @@ def test_a_better_run_that_is_also_longer():
     difference = draw.normal(60, 40, size=20_000)
     x = np.tanh(difference / difference.std())
     outcome = (draw.random(20_000) < expit(0.4 + 1.5 * x)).astype(float)
-    rate, phi = length_controlled(outcome, difference, np.ones((1, 20_000)))
+    rate, phi = length_controlled_win_rate(outcome, difference, np.ones((1, 20_000)))
     assert outcome.mean() > 0.78
     assert rate == pytest.approx(expit(0.4), abs=0.02)
     assert phi == pytest.approx(1.5, abs=0.1)
@@ -65,10 +65,10 @@ outcomes = st.lists(st.tuples(st.sampled_from([0, 0.5, 1]), st.integers(-500, 50
 def test_always_a_share_and_symmetric(pairs):
     outcome, difference = np.array(pairs, dtype=float).T
     every = np.ones((1, len(pairs)))
-    (rate,), (phi,) = length_controlled(outcome, difference, every)
+    (rate,), (phi,) = length_controlled_win_rate(outcome, difference, every)
     assert 0 <= rate <= 1
     assert np.isfinite(phi)
-    (other,), (same,) = length_controlled(1 - outcome, -difference, every)
+    (other,), (same,) = length_controlled_win_rate(1 - outcome, -difference, every)
     assert other == pytest.approx(1 - rate, abs=1e-7)
     assert same == pytest.approx(phi, abs=1e-6)
 
@@ -77,17 +77,17 @@ def test_always_a_share_and_symmetric(pairs):
 @settings(max_examples=30, deadline=None)
 def test_equal_lengths_give_the_win_rate(pairs):
     outcome = np.array([one for one, _ in pairs], dtype=float)
-    (rate,), (phi,) = length_controlled(outcome, np.full(len(pairs), 7.0), np.ones((1, len(pairs))))
+    (rate,), (phi,) = length_controlled_win_rate(outcome, np.full(len(pairs), 7.0), np.ones((1, len(pairs))))
     assert (rate, phi) == (pytest.approx(outcome.mean(), abs=1e-9), 0)
 
 
 def test_separated_outcomes_are_finite():
     """All wins where the run is longer: the likelihood alone has no maximum."""
     difference = np.array([-400.0, -3, 1, 2, 1000])
-    (rate,), (phi,) = length_controlled((difference > 0).astype(float), difference, np.ones((1, 5)))
+    (rate,), (phi,) = length_controlled_win_rate((difference > 0).astype(float), difference, np.ones((1, 5)))
     assert 0 < rate < 1
     assert 0 < phi < 10
-    rates, effects = length_controlled(
+    rates, effects = length_controlled_win_rate(
         np.array([1.0, 1, 0]), np.array([1.0, 5, 9]), np.array([[1.0, 2, 0], [0, 0, 3], [0, 0, 0]])
     )
     assert rates[:2].tolist() == [1, 0]
@@ -100,7 +100,7 @@ def test_steps_do_not_overshoot():
     draw = np.random.default_rng(7500)
     difference, outcome = draw.standard_t(1, size=10), draw.integers(0, 2, size=10).astype(float)
     weights = np.exp(4 * draw.normal(size=(1, 10)))
-    (rate,), (phi,) = length_controlled(outcome, difference, weights)
+    (rate,), (phi,) = length_controlled_win_rate(outcome, difference, weights)
     assert (rate, phi) == pytest.approx(optimised(outcome, difference, weights[0]), abs=1e-4)
 
 
@@ -108,7 +108,7 @@ def test_many_draws_are_split():
     draw = np.random.default_rng(2)
     outcome, difference = draw.integers(0, 2, 3000).astype(float), draw.normal(size=3000)
     weights = draw.integers(0, 3, size=(1500, 3000)).astype(float)
-    rates, _ = length_controlled(outcome, difference, weights)
+    rates, _ = length_controlled_win_rate(outcome, difference, weights)
     assert rates[[0, -1]] == pytest.approx(
-        [length_controlled(outcome, difference, weights[[row]])[0][0] for row in (0, -1)]
+        [length_controlled_win_rate(outcome, difference, weights[[row]])[0][0] for row in (0, -1)]
     )

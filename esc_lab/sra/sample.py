@@ -1,0 +1,95 @@
+"""Replies with the attention that they paid to their strategy, as a sample of dialogues."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from esc_lab.statistics.bootstrap import ClusterSample
+from esc_lab.statistics.intervals import FloatArray, IntArray
+
+Measure = Literal["sra", "log_sra", "sham_net", "log_relative"]
+MEASURES: tuple[Measure, ...] = ("sra", "log_sra", "sham_net", "log_relative")
+
+
+@dataclass(frozen=True)
+class MeasuredReply:
+    """A reply with the attention that it paid to its strategy.
+
+    Attributes:
+        run: what it is compared by: a template, a checkpoint, a length of history.
+        turn: number of turns before the reply.
+        strategy: the one that it was to follow.
+        sra: attention per token of the strategy span, above 0.
+        control: the same of a neutral span, above 0; nan if there is none.
+        relative: sra times the number of visible keys, above 0; 1 is uniform attention.
+        adheres: whether it follows the strategy; None if nobody judged it.
+        sample: its number among several replies to one prompt.
+
+    Raises:
+        ValueError: an attention is zero or negative, or sra or relative is nan: they have no logarithm.
+    """
+
+    run: str
+    dialogue: str
+    turn: int
+    strategy: str
+    sra: float
+    control: float
+    relative: float
+    adheres: bool | None
+    sample: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.sra > 0 and self.relative > 0) or self.control <= 0:
+            raise ValueError(
+                f"attention of dialogue {self.dialogue}, turn {self.turn} in {self.run} must be above 0: "
+                f"sra {self.sra}, control {self.control}, relative {self.relative}"
+            )
+
+
+class ReplySample(ClusterSample):
+    """Measured replies as columns; whole dialogues are drawn, in every run alike.
+
+    Args:
+        replies: one or more.
+        draws, seed: of the bootstrap.
+
+    Attributes:
+        runs: labels of the runs, in order of first appearance.
+        run: [n], index into `runs`.
+        values: see `measure_columns`.
+
+    Raises:
+        ValueError: there are no replies.
+    """
+
+    def __init__(self, replies: Sequence[MeasuredReply], draws: int = 1000, seed: int = 0) -> None:
+        if not replies:
+            raise ValueError("there are no replies to analyse")
+        super().__init__([reply.dialogue for reply in replies], draws, seed)
+        self.replies, self.draws, self.seed = replies, draws, seed
+        self.runs, self.run = number_labels([reply.run for reply in replies])
+        self.values = measure_columns(replies)
+
+
+def measure_columns(replies: Sequence[MeasuredReply]) -> dict[str, FloatArray]:
+    """Each measure, and `adherence` (0 or 1), as [n]; nan where there is no control or no judgement."""
+    sra, control, relative = np.array([(reply.sra, reply.control, reply.relative) for reply in replies]).T
+    return {
+        "sra": sra,
+        "log_sra": np.log(sra),
+        "sham_net": np.log(sra) - np.log(control),
+        "log_relative": np.log(relative),
+        "adherence": np.array([math.nan if r.adheres is None else float(r.adheres) for r in replies]),
+    }
+
+
+def number_labels(labels: Sequence[str]) -> tuple[list[str], IntArray]:
+    """The distinct labels, in order of first appearance, and the index [n] of each label among them."""
+    place = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return list(place), np.array([place[label] for label in labels], dtype=np.intp)
