@@ -12,27 +12,30 @@ from typing import Any
 from esc_lab.comparison.measures import MEASURES, TEXT_METRICS
 from esc_lab.comparison.parallel import spread
 from esc_lab.comparison.runs import Cell, Run
+from esc_lab.config import TRAININGS, keys
+from esc_lab.config.item import TEST_SET
 from esc_lab.data.strategies import INVENTORIES
 from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.decisions import Predictions, TestSet, read_predictions
 from esc_lab.report.tables import COLUMNS
-from esc_lab.runs.lineage import SAMPLING
 
-_SAMPLING = (*SAMPLING, "evaluate.generation.decisions")
-_REPLIES = (*_SAMPLING, "evaluate.replies")
-_PROMPTED = ("evaluate.prompted", "evaluate.prompted_share")  # where the template names the strategy
-# Settings on which metrics depend, by the beginnings of their names: runs that differ in them measured other things.
-_SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "generated/": _SAMPLING,
-    **{f"text/{name}": _SAMPLING for name in ("rouge", "bleu", "distinct", "reply", "self_distinct")},
-    "text/": _PROMPTED,
-    "sra/": (*_REPLIES, *_PROMPTED, "evaluate.sra.definition", "evaluate.sra.span"),
-    "adherence/": (*_REPLIES, *_PROMPTED, "evaluate.classifier"),
-}
-# Settings of the prompt in which runs may differ, if one knows it.
-_CONTEXT = ("prompt.eval.history_labels", "prompt.eval.situation", "evaluate.history_turns")
+_EVALUATED = [key for key in keys() if key.decides("evaluate")]
+# Settings by which replies are sampled: evaluations may differ in them if their names say so.
+_SAMPLING = [key.name for key in _EVALUATED if key.method and key.measures]
 # Settings that the test set depends on, for runs that left no predictions.
-_TEST_SET = ("evaluate.split", "evaluate.least_turns", "evaluate.score_opening", "data.merge", "data.limit")
+_TEST_SET = [key.name for key in _EVALUATED if key.measures == TEST_SET]
+# Settings on which metrics depend, by the beginnings of their names: runs that differ in them measured other things.
+_SETTINGS = {
+    prefix: [key.name for key in _EVALUATED if prefix in key.measures]
+    for prefix in sorted({prefix for key in _EVALUATED for prefix in key.measures} - {*TEST_SET})
+}
+# Settings of evaluations alone in which they may differ, if one knows it; cells are named by layout and inference.
+_NAMED = ("prompt.eval.template", "prompt.inference")
+_CONTEXT = [
+    key.name
+    for key in _EVALUATED
+    if key.method is None and not (key.measures or key.path or key.name in _NAMED or key.affects.stages & {*TRAININGS})
+]
 
 
 def chosen_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str]:
@@ -89,7 +92,7 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
         fix = f"evaluate them alike, or choose metrics without {prefix}..."
         for name in settings:
             values = {run: str(value) for run in having for value in _setting(run, name)}
-            if name in SAMPLING and values and all(f" {name}=" in run.name for run in values):
+            if name in _SAMPLING and values and all(f" {name}=" in run.name for run in values):
                 told = ", ".join(sorted(set(values.values())))
                 remarks |= {f"replies were sampled differently: {name} is {told}, as the names of the cells say": None}
             else:

@@ -52,7 +52,7 @@ class DataConfig:
         32, "preference pairs (KTO: replies) in one optimizer step of cso", within=COUNT, affects=results("cso")
     )
     seed_fraction: float = item(1.0, "share of the training trees that is used, nested: for scaling curves",
-                                within=(1e-6, 1), measures=TEST_SET)  # fmt: skip
+                                within=(1e-6, 1))  # fmt: skip
     negatives: str = item(
         "recorded",
         "rejected replies of cso: those of the records, or the model's own replies under its most probable wrong "

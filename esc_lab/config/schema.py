@@ -19,7 +19,6 @@ from esc_lab.config.item import (
     COUNT,
     LOOKS,
     PLACE,
-    SPEED,
     TRAINING,
     TRAININGS,
     Key,
@@ -108,10 +107,10 @@ class Config:
         None,
         "go on with an interrupted training, search or judge: its run directory, or auto = the one of this "
         "configuration below output_root that is furthest, if there is any",
-        affects=SPEED,
+        affects=PLACE,
     )
     reuse: bool = item(
-        True, "take results that were computed before from cache_dir instead of computing them again", affects=SPEED
+        True, "take results that were computed before from cache_dir instead of computing them again", affects=PLACE
     )
     experiment: str | None = item(None, "name of the experiment config in use", affects=LOOKS)
     tags: list[str] = item([], "W&B tags", affects=LOOKS)

@@ -80,7 +80,7 @@ class RoleConfig:
         "openai: the model's name there, null = llm.openai.model; local: a model directory, null = llm.local.model",
     )
     checkpoint: str | None = item(None, "local: run directory with a trained adapter or model", path=True)
-    base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url")
+    base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url", method=False)
     recording: str | None = item(None, "replay: journal of an earlier search (trees/*.journal.jsonl)", path=True)
     temperature: float = item(1.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
     top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
@@ -108,14 +108,16 @@ class JudgeConfig(RoleConfig):
 @dataclass
 class EndpointConfig:
     model: str | None = item(None, "name of the model that plays the roles with client=openai; a role may have its own")
-    base_url: str | None = item(None, "URL of the endpoint up to /v1; null = OPENAI_BASE_URL, or OpenAI's own")
+    base_url: str | None = item(
+        None, "URL of the endpoint up to /v1; null = OPENAI_BASE_URL, or OpenAI's own", method=False
+    )
     key_variable: str = item("OPENAI_API_KEY", "environment variable that holds the key", affects=PLACE)
     timeout: float = item(60.0, "seconds until a call is given up", within=(0.01, float("inf")), affects=SPEED)
     attempts: int = item(8, "tries of a call that fails in a way that may pass", within=COUNT, affects=SPEED)
     structured: bool = item(True, "send JSON schemas; false for servers without structured output")
     seeds: bool = item(True, "send the seed of a draw")
     token_limit: str = item("max_tokens", "field that carries max_tokens; newer OpenAI models want the other one",
-                            choices=("max_tokens", "max_completion_tokens"))  # fmt: skip
+                            choices=("max_tokens", "max_completion_tokens"), method=False)  # fmt: skip
     price_in: float = item(
         0.0, "US dollars per million tokens that are read", within=FROM_ZERO, affects=looks("search", "judge")
     )

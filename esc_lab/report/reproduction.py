@@ -10,11 +10,18 @@ from typing import Any
 
 from esc_lab.artifacts import read_yaml
 from esc_lab.comparison.runs import Cell, Run, short_names
+from esc_lab.config import keys
+from esc_lab.runs.identity import flatten
 from esc_lab.runs.layout import read_config
 from esc_lab.runs.manifest import words_of
+from esc_lab.runs.reuse import STORED
 
-# Where a run wrote to and what it logged to: not what it did.
-_ASIDE = ("run_dir", "output_root", "cache_dir", "resume", "logger", "compare")
+# Where a run wrote to and what it logged to, and settings of other stages: not what it did.
+_ASIDE = {
+    key.name
+    for key in keys()
+    if key.affects.kind == "place" or (key.affects.stages and key.affects.stages.isdisjoint(STORED))
+}
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,12 @@ def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
     for cell in cells:
         settings.append({})
         for run in cell.runs:
-            found = dict(_flat(run.config))
+            found = flatten(run.config)
             if run.method.training and run.method.training != run.directory:
-                found |= {f"training: {key}": value for key, value in _flat(_config(run.method.training))}
+                found |= {f"training: {key}": value for key, value in flatten(_config(run.method.training)).items()}
             for key, value in found.items():
                 if not _aside(key):
-                    settings[-1].setdefault(key, {})[value] = None
+                    settings[-1].setdefault(key, {})[str(value)] = None
     values = [{key: _together(list(several)) for key, several in one.items()} for one in settings]
     keys = dict.fromkeys(key for one in values for key in one)
     differ = [key for key in keys if len({one[key] for one in values if key in one}) > 1]
@@ -150,12 +157,4 @@ def _config(directory: Path) -> Mapping[str, Any]:
 
 
 def _aside(key: str) -> bool:
-    return key.removeprefix("training: ").split(".")[0] in _ASIDE
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
+    return key.removeprefix("training: ") in _ASIDE

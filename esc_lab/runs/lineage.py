@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
+from esc_lab.config import TRAININGS, Key, keys
+from esc_lab.runs.identity import flatten, select
 from esc_lab.runs.layout import Settings, read_config
 
 OBJECTIVES = {
     "cso": "CSO", "dpo": "DPO", "ipo": "IPO", "hinge": "hinge", "simpo": "SimPO", "orpo": "ORPO", "kto": "KTO",
 }  # fmt: skip
+_ALWAYS = ("stage", "seed")  # which a method names apart from its settings
 NEGATIVES = {"gold_contrast": "gold-contrast negatives", "random": "random negatives"}
-
-# Settings that a method may owe its results to; a name that ends with a dot stands for all settings below it.
-SAMPLING = tuple(f"evaluate.generation.{name}" for name in ("temperature", "top_p", "max_new_tokens", "samples"))
-_EVALUATION = ("model.", "prompt.eval.", "prompt.inference", "evaluate.history_turns", *SAMPLING)
-_TRAINING = ("adapter.", "data.", "prompt.train.", "optimizer.", "scheduler.", "trainer.")
-_PREFERENCES = ("objective.",)
-_SEARCH = ("mcts.", "search.", "llm.")
-# Settings that leave the result as it is, or that the lineage tells better.
-_ELSEWHERE = (
-    "model.licence", "model.gradient_checkpointing", "data.path", "data.licence", "data.row_tokens",
-    "objective.reference", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.log_every",
-    "trainer.save_every", "search.concurrency", "search.cache", "search.pages", "search.budget.", "search.judge_check",
-    "llm.openai.", "llm.local.",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ def method_of(directory: Path) -> Method:
     if config["stage"] != "evaluate":
         name, settings = _training(directory)
         return Method(f"{name} training", settings, config.get("seed", 0), directory)
-    settings = _chosen(config, _EVALUATION)
+    settings = _values(config, _evaluation_keys())
     extra = "" if config["prompt"]["inference"] == "direct" else f" {config['prompt']['inference']}"
     if not config["checkpoint"]:
         return Method(f"base{extra}", settings, config.get("seed", 0), None)
@@ -65,6 +54,9 @@ def method_of(directory: Path) -> Method:
         gone = {**settings, "checkpoint": str(config["checkpoint"])}
         return Method(f"{Path(config['checkpoint']).name} (training gone){extra}", gone, config.get("seed", 0), None)
     name, trained = _training(found)
+    for key in trained.keys() & settings.keys():  # both were done with it
+        if trained[key] != settings[key]:
+            settings[key] = f"{trained[key]} -> {settings[key]}"
     return Method(name + extra, {**trained, **settings}, read_config(found).get("seed", 0), found)
 
 
@@ -118,7 +110,7 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     """Name and settings of a training, with those of the search and of the training that it goes on from."""
     config = read_config(directory)
     preferences = config["stage"] == "cso"
-    settings = _chosen(config, _TRAINING + (_PREFERENCES if preferences else ()))
+    settings = _values(config, _training_keys(config["stage"]))
     name = OBJECTIVES[config["objective"]["name"]] if preferences else str(config["stage"]).upper()
     if config.get("adapter", {}).get("kind") == "full":
         name += " full"
@@ -131,7 +123,7 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     settings["data.path"] = str(data)
     search = _run_of(Path(data), directory) if data else None
     if search and read_config(search).get("stage") == "search":
-        settings |= {**_chosen(read_config(search), _SEARCH), "data.path": "search"}
+        settings |= {**_values(read_config(search), _search_keys()), "data.path": "search"}
     return name, settings
 
 
@@ -146,21 +138,27 @@ def _run_of(path: Path, directory: Path) -> Path | None:
     return next((place for place in places if (place / "config.yaml").exists()), None)
 
 
-def _chosen(config: Settings, names: Sequence[str]) -> dict[str, str]:
-    return {
-        key: str(value)
-        for key, value in _flat(config, "")
-        if any(_below(key, name) for name in names) and not any(_below(key, name) for name in _ELSEWHERE)
-    }
+def _values(config: Settings, keys: Iterable[Key]) -> dict[str, str]:
+    return {name: str(value) for name, value in flatten(select(config, keys)).items()}
 
 
-def _below(key: str, name: str) -> bool:
-    return key.startswith(name) if name.endswith(".") else key == name
+@cache
+def _evaluation_keys() -> list[Key]:
+    """Keys that make an evaluation another method, which are neither its corpus nor its way of measuring."""
+    found = [key for key in keys() if key.decides("evaluate") and not key.decides("search") and not key.path]
+    return [
+        key for key in found if key.name not in _ALWAYS and (key.method or (key.method is None and not key.measures))
+    ]
 
 
-def _flat(tree: Settings, prefix: str) -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+@cache
+def _training_keys(stage: str) -> list[Key]:
+    found = [key for key in keys() if key.decides(stage) and key.method is not False and not key.path]
+    return [key for key in found if key.name not in _ALWAYS]
+
+
+@cache
+def _search_keys() -> list[Key]:
+    """Keys of a search that are none of the trainings on its data."""
+    found = [key for key in keys() if key.decides("search") and not any(key.decides(stage) for stage in TRAININGS)]
+    return [key for key in found if key.method is not False and not key.path]

@@ -8,28 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import read_yaml
-from esc_lab.config import TRAININGS, Config
+from esc_lab.config import TRAININGS, Config, Key, keys
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import read_config
+from esc_lab.runs.identity import select
+from esc_lab.runs.layout import CONFIG, Settings, read_config
 
 log = logging.getLogger(__name__)
 
 LAST = Path("checkpoints", "last.ckpt")
-
-# Keys and sections that change nothing in what a training computes, rounding aside.
-_ASIDE = (
-    "cache_dir", "compare", "evaluate", "experiment", "export", "judge", "llm", "logger", "mcts", "optimize_metric",
-    "output_root", "pipeline", "resume", "reuse", "run_dir", "search", "tags", "data.licence",
-    "model.gradient_checkpointing",
-    "model.licence", "prompt.eval", "prompt.inference", "trainer.accelerator", "trainer.devices", "trainer.log_every",
-    "trainer.save_every", "trainer.strategy",
-)  # fmt: skip
 
 
 def resolve(cfg: Config) -> Config:
@@ -76,31 +68,26 @@ def _named(directory: Path, cfg: Config) -> Path | None:
 
 
 def differing(cfg: Config, run: Path) -> list[str] | None:
-    """Keys that matter to a training and have another value in a run directory; None if it holds no configuration."""
-    if not (run / "config.yaml").exists():
+    """Keys that decide a training and have another value in a run directory; None if it holds no configuration.
+
+    A key that is newer than the run counts as having had its default.
+    """
+    if not (run / CONFIG).exists():
         return None
-    own, other = _settings(asdict(cfg)), _settings(read_config(run))
-    return sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
+    deciding = [key for key in keys() if key.decides(cfg.stage)]
+    own, other = (_relative(config, deciding) for config in (asdict(cfg), read_config(run)))
+    return [key.name for key in deciding if own[key.name] != other.get(key.name, key.default)]
 
 
-def _settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values of what matters; models and data of the same pipeline are named relative to the run."""
-    settings = dict(_leaves(cfg))
-    run_dir = Path(settings["run_dir"])
-    for name in ("checkpoint", "init_from", "data.path"):
-        path = settings.get(name)
-        if path and Path(path).is_relative_to(run_dir.parent):
-            settings[name] = os.path.relpath(path, run_dir)
-    aside = tuple(f"{name}." for name in _ASIDE)
-    return {name: value for name, value in settings.items() if not f"{name}.".startswith(aside)}
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _relative(config: Settings, deciding: Sequence[Key]) -> dict[str, Any]:
+    """Values of keys; models and data of the same pipeline are named relative to the run."""
+    values = select(config, deciding)
+    run_dir = Path(config["run_dir"])
+    for key in deciding:
+        path = values.get(key.name)
+        if key.path and path and Path(path).is_relative_to(run_dir.parent):
+            values[key.name] = os.path.relpath(path, run_dir)
+    return values
 
 
 def steps_done(checkpoint: Path) -> int:

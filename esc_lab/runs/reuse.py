@@ -1,7 +1,7 @@
 """Results of stages that runs share: what was computed once from the same inputs is not computed again.
 
-The key of a result is a hash of the configuration that the stage reads, the content of its data and models, and the
-version of the stage's code. Paths, loggers and devices stay out of it. Looking a result up imports no torch.
+The key of a result is a hash of the settings that affect the stage, the content of its data and models, and the code
+that the stage imports. Paths, loggers and devices stay out of it. Looking a result up imports no torch.
 """
 
 from __future__ import annotations
@@ -10,49 +10,24 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import cached, file_fingerprint, write_atomic
-from esc_lab.config import TRAININGS, Config, DataConfig
+from esc_lab.config import TRAININGS, Config, keys
+from esc_lab.config.endpoint import shown_url
 from esc_lab.config.model import BASE_FILE
 from esc_lab.config.search import ROLES
 from esc_lab.data.corpora import published_split, sample_path
 from esc_lab.environment import first_process
-from esc_lab.search.clients.openai import shown_url
+from esc_lab.runs.identity import code_version, select
 
 log = logging.getLogger(__name__)
 
-# What each stage reads of the configuration; a dotted name stands for everything below it. The number grows with every
-# change of code that changes what comes out.
-_DATA = ("data", "inventory")
-_TRAINING = ("model", "adapter", *_DATA, "prompt.train", "optimizer", "scheduler", "trainer", "seed")
-READS: Mapping[str, tuple[int, tuple[str, ...]]] = {
-    "search": (2, ("mcts", "llm", *_DATA, "search")),
-    "sft": (1, _TRAINING),
-    "cso": (2, (*_TRAINING, "objective")),
-    "classifier": (1, (*_TRAINING, "classifier")),
-    "evaluate": (4, ("model", *_DATA, "prompt.eval", "prompt.inference", "evaluate", "trainer.precision", "seed")),
-}
-# ... less what changes nothing in it.
-_ASIDE = (
-    "data.path", "model.licence", "model.gradient_checkpointing", "mcts.name", "llm.name",
-    "search.trees", "search.concurrency", "search.cache", "search.budget", "trainer.accelerator", "trainer.devices",
-    "trainer.log_every", "trainer.save_every", "trainer.strategy", "llm.openai.timeout", "llm.openai.attempts",
-    "llm.openai.key_variable", "llm.local.batch",
-)  # fmt: skip
-# ... and less what changes nothing in one of them.
-_NEGATIVES = tuple(f"data.negatives{more}" for more in ("", "_per_turn", "_tokens", "_temperature"))
-_NAMES = ("data.name", "data.licence")  # a search has them on its data card
-_ASIDE_IN = {
-    "search": (*_NEGATIVES, "data.step_dialogues", "data.step_pairs", "data.row_tokens", "data.strategy_weights"),
-    "sft": (*_NAMES, *_NEGATIVES, "data.step_pairs"),
-    "cso": (*_NAMES, "data.step_dialogues"),
-    "classifier": (*_NAMES, *_NEGATIVES, "data.step_dialogues", "data.step_pairs"),
-    "evaluate": (*_NAMES, *_NEGATIVES, "data.step_dialogues", "data.step_pairs", "data.strategy_weights"),
-}
+# Stages whose results are shared.
+STORED = ("search", *TRAININGS, "evaluate")
 # Files of a run directory that are its own, and not part of the result.
 REUSED = "reused.json"
 _OWN = ("config.yaml", "environment.json", "run.log", "wandb", "checkpoints", "inputs.json", REUSED, ".*")
@@ -76,7 +51,7 @@ def shared(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict[str, 
     """
     own = Path(cfg.run_dir)
     (own / REUSED).unlink(missing_ok=True)
-    if cfg.stage not in READS or not cfg.reuse or cfg.trainer.fast_dev_run or not first_process():
+    if cfg.stage not in STORED or not cfg.reuse or cfg.trainer.fast_dev_run or not first_process():
         return run(cfg)
     metrics: dict[str, float] = {}
     before = _versions(own)
@@ -105,42 +80,37 @@ def shared(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict[str, 
 
 
 def inputs(cfg: Config) -> dict[str, Any]:
-    """Everything that the result of a stage depends on, as JSON types."""
-    version, names = READS[cfg.stage]
-    settings = {
-        name: value
-        for name, value in _leaves(asdict(cfg))
-        if any(f"{name}.".startswith(f"{read}.") for read in names)
-        and not any(f"{name}.".startswith(f"{aside}.") for aside in (*_ASIDE, *_ASIDE_IN[cfg.stage]))
-    }
-    paths = {"checkpoint": cfg.checkpoint, "init_from": cfg.init_from}
-    if cfg.stage == "evaluate":
-        paths["classifier"] = None if cfg.evaluate.classifier == "auto" else cfg.evaluate.classifier
+    """Everything that the result of a stage depends on, as JSON types: settings, content of files, and code."""
+    read = [key for key in keys() if cfg.stage in key.affects.stages]
+    settings = select(asdict(cfg), read)
+    files = {key.name: settings.pop(key.name) for key in read if key.path}
+    data = files.pop("data.path", None)
     model = cfg.llm.local.model if cfg.stage == "search" else cfg.model
     weights = {"model": model.path} if model.source == "directory" else {}
     endpoints = {}
+    if cfg.stage == "evaluate" and cfg.evaluate.classifier != "auto":
+        files["evaluate.classifier"] = cfg.evaluate.classifier
     if cfg.stage == "search":
         for role in ROLES:
             played = getattr(cfg.llm, role)
-            paths |= {f"{role} checkpoint": played.checkpoint, f"{role} recording": played.recording}
             if played.client == "openai":
                 endpoints[role] = shown_url(played.base_url or cfg.llm.openai.base_url)
             elif played.client == "local" and played.model:
                 weights[role] = played.model
     if model.chat_template and Path(model.chat_template).is_file():
-        paths["chat template"] = model.chat_template
+        files["chat template"] = model.chat_template
     return {
-        "version": version,
+        "code": code_version(cfg.stage),
         "settings": settings,
-        "data": _data(cfg.data),
-        "files": {name: _content(Path(path)) for name, path in paths.items() if path},
+        "data": _data(data),
+        "files": {name: _content(Path(path)) for name, path in files.items() if path},
         "weights": {name: _listing(Path(path)) for name, path in weights.items()},
         "endpoints": endpoints,
     }
 
 
-def _data(data: DataConfig) -> Any:
-    path = Path(data.path) if data.path else sample_path()
+def _data(corpus: str | None) -> Any:
+    path = Path(corpus) if corpus else sample_path()
     files = published_split(path) if path.is_dir() else {"file": path}
     return {name: file_fingerprint(file) for name, file in files.items()}
 
@@ -165,20 +135,12 @@ def _versions(directory: Path) -> dict[str, tuple[int, int, int]]:
     return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in files.items()}
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def reused_stages(directory: Path) -> dict[str, bool]:
     """Of the stages whose results can be shared, whether this run reused them: its own, or by name of its steps."""
     found = {}
     for path in sorted([directory / "config.yaml", *directory.glob("[!.]*/config.yaml")], key=os.path.getmtime):
         stage = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("stage: "))
-        if stage.removeprefix("stage: ") in READS:
+        if stage.removeprefix("stage: ") in STORED:
             found[path.parent.name] = (path.parent / REUSED).exists()
     return found
 

@@ -16,7 +16,7 @@ from esc_lab import config
 from esc_lab.artifacts import fingerprint
 from esc_lab.cli.overrides import CONF
 from esc_lab.config.model import BASE_FILE
-from esc_lab.runs.reuse import READS, REUSED, inputs, reused_stages, shared
+from esc_lab.runs.reuse import REUSED, STORED, inputs, reused_stages, shared
 from tests.conftest import ROOT
 
 SAMPLE = ROOT / "esc_lab" / "data" / "corpora" / "sample.jsonl"
@@ -35,60 +35,13 @@ def key(stage: str, *words: str) -> str:
 # --- what a result depends on
 
 
-@pytest.mark.parametrize(
-    ("word", "read_by"),
-    [
-        ("seed=7", {"sft", "cso", "classifier", "evaluate"}),
-        ("objective=ipo", {"cso"}),
-        ("objective.beta=0.3", {"cso"}),
-        ("optimizer.lr=0.5", {"sft", "cso", "classifier"}),
-        ("adapter.r=4", {"sft", "cso", "classifier"}),
-        ("adapter=full", {"sft", "cso", "classifier"}),
-        ("model=tiny_gemma3", {"sft", "cso", "classifier", "evaluate"}),
-        ("model@llm.local.model=tiny_gemma3", {"search"}),
-        ("trainer.precision=bf16-mixed", {"sft", "cso", "classifier", "evaluate"}),
-        ("data.licence=MIT", {"search"}),  # for its data card
-        ("search.seed=7", {"search"}),
-        ("search.seeds=3", {"search"}),
-        ("mcts.enough_iterations=5", {"search"}),
-        ("llm.judge.temperature=0.5", {"search"}),
-        ("data.limit={test: 2}", set(READS)),
-        ("inventory=cso", set(READS)),
-        ("prompt.train.template=standard", {"sft", "cso", "classifier"}),
-        ("prompt.eval.situation=true", {"evaluate"}),
-        ("evaluate.generation.temperature=0.5", {"evaluate"}),
-        ("classifier.batch=3", {"classifier"}),
-        ("trainer.max_steps=3", {"sft", "cso", "classifier"}),
-        ("data.negatives=random", {"cso"}),
-        ("data.step_pairs=3", {"cso"}),
-        ("data.step_dialogues=3", {"sft"}),
-        # Nothing of a result depends on these.
-        ("logger=none", set()),
-        ("logger.group=other", set()),
-        ("tags=[a]", set()),
-        ("output_root=elsewhere", set()),
-        ("cache_dir=elsewhere", set()),
-        ("trainer.devices='2'", set()),
-        ("trainer.log_every=7", set()),
-        ("search.concurrency=3", set()),
-        ("model.gradient_checkpointing=true", set()),
-        ("optimize_metric=x", set()),
-    ],
-)
-def test_a_key_has_what_the_stage_reads_and_no_more(word, read_by):
-    plain, changed = settings("sft"), settings("sft", word)
-    assert {
-        stage for stage in READS if inputs(replace(changed, stage=stage)) != inputs(replace(plain, stage=stage))
-    } == read_by
-
-
 def test_data_counts_by_its_content_and_not_by_its_place(tmp_path):
     lines = SAMPLE.read_text().splitlines(keepends=True)
     for name, text in (("same", "".join(lines)), ("other", "".join(lines[1:]))):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file.jsonl").write_text(text)
     same, other = (f"data.path={tmp_path}/{name}/file.jsonl" for name in ("same", "other"))
-    for stage in READS:
+    for stage in STORED:
         assert key(stage, same) == key(stage)
         assert key(stage, other) != key(stage)
 

@@ -13,8 +13,8 @@ import os
 import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
+from esc_lab.config.endpoint import split_login
 from esc_lab.errors import UserError
 from esc_lab.search.clients.responses import (
     LONGEST_WAIT_S,
@@ -29,8 +29,6 @@ from esc_lab.search.requests import Answer, Request
 
 if TYPE_CHECKING:
     import openai
-
-OPENAI_URL = "https://api.openai.com/v1"
 
 # Error codes of endpoints whose filter stopped the prompt before any model read it.
 _FILTER_CODES = ("content_filter", "content_policy_violation")
@@ -82,7 +80,7 @@ class OpenAIClient:
         backoff_s: float = 0.5,
     ) -> None:
         url = base_url or os.environ.get("OPENAI_BASE_URL")
-        self._url, login = _without_login(url or OPENAI_URL)
+        self._url, login = split_login(base_url)
         key = _key(key_variable, needed=url is None)
         self.identity: Mapping[str, Any] = {
             "kind": "openai",
@@ -226,25 +224,6 @@ def _key(variable: str, *, needed: bool) -> str:
     if not (key.isascii() and key.isprintable()):
         raise UserError(f"the key in {variable} holds characters that no key has", fix="copy the key again")
     return key
-
-
-def shown_url(base_url: str | None) -> str:
-    """The endpoint that a client with this setting asks, without a login. Raises UserError if it is no URL."""
-    return _without_login(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)[0]
-
-
-def _without_login(url: str) -> tuple[str, tuple[str, ...]]:
-    """The URL as it may be shown, and user and password from it, if any."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or parts.query or parts.fragment or not url.isascii() or " " in url:
-        # It may hold a password, so it is not shown.
-        raise UserError("base_url is no URL of an endpoint", fix="give it as http(s)://host:port/v1")
-    login = (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else ()
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}", login
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -1,0 +1,37 @@
+"""Addresses of endpoints: which are valid, and how they may be shown."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import unquote, urlsplit
+
+from esc_lab.errors import UserError
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+def shown_url(base_url: str | None) -> str:
+    """The endpoint that a client with this `base_url` asks, without a login. Raises UserError if it is no URL."""
+    return split_login(base_url)[0]
+
+
+def split_login(base_url: str | None) -> tuple[str, tuple[str, ...]]:
+    """The URL as it may be shown, and user and password from it, if any.
+
+    Args:
+        base_url: None for that of `OPENAI_BASE_URL`, else OpenAI's own.
+
+    Raises:
+        UserError: it is no URL.
+    """
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment or not url.isascii() or " " in url:
+        # It may hold a password, so it is not shown.
+        raise UserError("base_url is no URL of an endpoint", fix="give it as http(s)://host:port/v1")
+    login = (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else ()
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}", login
