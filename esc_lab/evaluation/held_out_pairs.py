@@ -23,9 +23,10 @@ from esc_lab.tokens.encode import IntArray
 from esc_lab.training.cso import pair_rewards
 from esc_lab.training.cso_data import PreferenceSteps
 from esc_lab.training.datamodule import ESCDataModule
-from esc_lab.training.objectives import NEEDS_REFERENCE, PairLogProbs
+from esc_lab.training.objectives import objective_of
 from esc_lab.training.preference_split import FloatArray, PreferenceSettings, PreferenceSplit
 from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
+from esc_lab.training.reply_log_probs import PairLogProbs
 
 log = logging.getLogger(__name__)
 _NOTE = "reference.json"
@@ -112,7 +113,7 @@ def _rewards(
 ) -> list[Tensor] | None:
     """Rewards [pairs] of both sides by the objective of a training run; None if its reference is gone."""
     reference = None
-    if objective.name in NEEDS_REFERENCE:
+    if objective_of(objective).needs_reference:
         try:
             reference = _reference(cfg, loaded, run, split, row_tokens)
         except (UserError, OSError) as error:

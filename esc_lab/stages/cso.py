@@ -14,7 +14,7 @@ from esc_lab.models.load import LoadedModel, check_trainable, load_model
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.cso_data import PreferenceSteps
 from esc_lab.training.fit import fit, trainable
-from esc_lab.training.objectives import NEEDS_REFERENCE
+from esc_lab.training.objectives import objective_of
 from esc_lab.training.preference_split import PreferenceSettings
 from esc_lab.training.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
 from esc_lab.training.trainer import build_data, prepare
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: Config) -> dict[str, float]:
     """Train from the base model or from `init_from`; that starting point is also the reference."""
+    objective = objective_of(cfg.objective)
     prepare(cfg)
     init_from = Path(cfg.init_from) if cfg.init_from else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=init_from)
@@ -33,14 +34,17 @@ def run(cfg: Config) -> dict[str, float]:
     steps = data.steps
     assert isinstance(steps, PreferenceSteps)
     _report(steps, ("train", "val"))
-    needed = cfg.objective.name in NEEDS_REFERENCE
-    if needed:
+    if objective.needs_reference:
         identity = model_identity(loaded.model)
         note_reference(cfg, loaded, identity)
         if cfg.objective.reference == "precomputed":
             precompute_reference(cfg, loaded, steps, identity)
     loaded = trainable(cfg, loaded)
-    live = LiveReference(loaded.model, loaded.adapter) if needed and cfg.objective.reference == "live" else None
+    live = (
+        LiveReference(loaded.model, loaded.adapter)
+        if objective.needs_reference and cfg.objective.reference == "live"
+        else None
+    )
     optimizer = replace(cfg.optimizer, lr=cfg.optimizer.lr if cfg.objective.peak_lr is None else cfg.objective.peak_lr)
     module = CSOModule(loaded.model, cfg.objective, optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed, live)
     return fit(cfg, loaded, data, module)
@@ -49,7 +53,7 @@ def run(cfg: Config) -> dict[str, float]:
 def preference_settings(cfg: Config) -> PreferenceSettings:
     return PreferenceSettings(
         step_pairs=cfg.data.step_pairs,
-        unpaired=cfg.objective.name == "kto",
+        unpaired=objective_of(cfg.objective).single_replies,
         value_margin=cfg.objective.value_margin > 0,
     )
 

@@ -13,23 +13,10 @@ from esc_lab.config.training import ObjectiveConfig, OptimizerConfig, SchedulerC
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.training.cso_data import PreferenceBatch
 from esc_lab.training.module import TrainingModule
-from esc_lab.training.objectives import (
-    NEEDS_REFERENCE,
-    PairLogProbs,
-    ReplyLogProbs,
-    dpo,
-    hinge,
-    ipo,
-    kto,
-    kto_kl,
-    orpo,
-    rewards,
-    simpo,
-    value_gap_margin,
-    weighted_log_prob,
-)
+from esc_lab.training.objectives import apply_settings, objective_of
 from esc_lab.training.preference_split import PreferenceRow
 from esc_lab.training.reference import LiveReference
+from esc_lab.training.reply_log_probs import PairLogProbs, ReplyLogProbs, value_gap_margin, weighted_log_prob
 
 
 @dataclass(frozen=True)
@@ -55,6 +42,9 @@ class CSOModule(TrainingModule):
 
     Args:
         reference: live reference model; None if the batches bring its log-probabilities or the objective needs none.
+
+    Raises:
+        UserError: there is no such objective, or it does not take what the settings ask for.
     """
 
     def __init__(
@@ -68,7 +58,7 @@ class CSOModule(TrainingModule):
         reference: LiveReference | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, gradient_clip, seed)
-        self.objective = objective
+        self.settings, self.objective = objective, objective_of(objective)
         self.reference = reference
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
@@ -77,7 +67,7 @@ class CSOModule(TrainingModule):
         sums: dict[str, float] = {}
         tokens = sum(len(row.row) for row in (*batch.rows, *batch.mismatched))
         self.optimize(self._losses(batch, kl, sums), len(batch.rows), tokens, batch.dialogues)
-        for name, value in self._means(sums, batch).items():
+        for name, value in _means(sums, batch).items():
             self.log(f"train/{name}", value, prog_bar=name in ("loss", "accuracy"), reduce_fx="sum", sync_dist=True)
         self.log("train/tokens_saved", 1 - batch.tokens / batch.separate_tokens)
         self.log("pairs_per_s", batch.comparisons / (time.perf_counter() - started), prog_bar=True)
@@ -88,63 +78,63 @@ class CSOModule(TrainingModule):
         sums: dict[str, float] = {}
         for _ in self._losses(batch, kl, sums):
             pass
-        for name, value in self._means(sums, batch).items():
+        for name, value in _means(sums, batch).items():
             self.log(f"val/{name}", value, prog_bar=name == "loss", sync_dist=True, batch_size=1)
 
     def _losses(self, batch: PreferenceBatch, kl: Tensor, sums: dict[str, float]) -> Iterator[Tensor]:
         """Summed loss of each row over the number of comparisons of the step; adds the row's metrics to `sums`."""
         for row in batch.rows:
             scores = self._score(row)
-            losses, measured = self._compare(row, scores, kl)
-            measured["loss"] = losses
-            for name, values in measured.items():
-                sums[name] = sums.get(name, 0.0) + float(values.detach().sum())
+            values = (
+                self._compare_replies(row, scores, kl)
+                if self.objective.single_replies
+                else self._compare_pairs(row, scores)
+            )
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach().sum())
             # A row without comparisons still takes part in the gradient exchange.
-            yield losses.sum() / batch.comparisons if len(losses) else 0.0 * scores.policy.sum()
+            yield values["loss"].sum() / batch.comparisons if len(row.chosen) else 0.0 * scores.policy.sum()
 
     def _score(self, row: PreferenceRow) -> ReplyScores:
-        reference = self._reference(row)
+        reference = self._reference_log_probs(row)
         policy, tokens = self._weighted(reply_log_probs(self.model, row.row), row)
         return ReplyScores(policy, tokens, reference)
 
     def _weighted(self, token_log_probs: Tensor, row: PreferenceRow) -> tuple[Tensor, Tensor]:
         device = token_log_probs.device
         reply, is_label = torch.from_numpy(row.row.reply).to(device), torch.from_numpy(row.is_label).to(device)
-        return weighted_log_prob(token_log_probs, reply, is_label, len(row.row.keys), self.objective.strategy_weight)
+        return weighted_log_prob(token_log_probs, reply, is_label, len(row.row.keys), self.settings.strategy_weight)
 
-    def _reference(self, row: PreferenceRow) -> Tensor | None:
+    def _reference_log_probs(self, row: PreferenceRow) -> Tensor | None:
         """Log-probabilities [replies] under the reference model, from the row or from the live model."""
-        if self.objective.name not in NEEDS_REFERENCE:
+        if not self.objective.needs_reference:
             return None
         if row.reference is not None:
             label, text = torch.from_numpy(row.reference).to(self.device).unbind(dim=1)
-            return self.objective.strategy_weight * label + text
+            return self.settings.strategy_weight * label + text
         assert self.reference is not None
         with self.reference() as model:
             return self._weighted(reply_log_probs(model, row.row), row)[0]
 
     def _reference_point(self, batch: PreferenceBatch, *, distributed: bool) -> Tensor:
-        """KTO's reference point: the mismatched replies of the step's turns, one each (`kto_kl`)."""
-        found = torch.zeros(3, device=self.device)
-        if self.objective.name == "kto":
-            with torch.no_grad():
-                for row in batch.mismatched:
-                    scores = self._score(row)
-                    assert scores.reference is not None
-                    each = torch.from_numpy(row.reply_of).to(found.device)
-                    sums = [scores.policy[each].sum(), scores.reference[each].sum()]
-                    found += torch.stack([*sums, found.new_tensor(len(each))])
-            if distributed:
-                found = self.trainer.strategy.reduce(found, reduce_op="sum")
-            return kto_kl(found[0:1] / found[2], found[1:2] / found[2])
-        return found[0]
+        """KTO's reference point (see `kto`): the mismatched replies of the step's turns count once each."""
+        sums = torch.zeros(2, device=self.device)
+        if not self.objective.single_replies:
+            return sums[0]
+        with torch.no_grad():
+            for row in batch.mismatched:
+                scores = self._score(row)
+                assert scores.reference is not None
+                replies = torch.from_numpy(row.reply_of).to(sums.device)
+                sums += torch.stack([(scores.policy - scores.reference)[replies].sum(), sums.new_tensor(len(replies))])
+        if distributed:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        return (sums[0] / sums[1]).clamp(min=0)
 
-    def _compare(self, row: PreferenceRow, scores: ReplyScores, kl: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses [P] of the row's comparisons, and the values of each that are logged."""
+    def _compare_pairs(self, row: PreferenceRow, scores: ReplyScores) -> dict[str, Tensor]:
+        """Loss [P] of the row's pairs, and the values of each that are logged."""
         chosen = torch.from_numpy(row.chosen).to(scores.policy.device)
         rejected = torch.from_numpy(row.rejected).to(scores.policy.device)
-        if self.objective.name == "kto":
-            return self._compare_single(row, scores, chosen, kl)
         reference = scores.reference
         pairs = PairLogProbs(
             scores.policy[chosen],
@@ -155,85 +145,57 @@ class CSOModule(TrainingModule):
             None if reference is None else reference[rejected],
             self._margins(row),
         )
-        good, bad = pair_rewards(self.objective, pairs)
-        measured = {
-            "reward_chosen": good,
-            "reward_rejected": bad,
-            "margin": good - bad,
-            "accuracy": (good > bad).float(),
+        reward_chosen, reward_rejected = pair_rewards(self.settings, pairs)
+        values = {
+            "loss": apply_settings(self.objective.loss, self.settings, pairs),
+            "reward_chosen": reward_chosen,
+            "reward_rejected": reward_rejected,
+            "accuracy": (reward_chosen > reward_rejected).float(),
             "logp_chosen": pairs.chosen,
             "logp_rejected": pairs.rejected,
         }
         if reference is not None:
-            measured["kl"] = (pairs.chosen - reference[chosen] + pairs.rejected - reference[rejected]) / 2
-        return pair_losses(self.objective, pairs), measured
+            values["kl"] = (pairs.chosen - reference[chosen] + pairs.rejected - reference[rejected]) / 2
+        return values
 
     def _margins(self, row: PreferenceRow) -> Tensor | None:
-        if not self.objective.value_margin:
+        if not self.settings.value_margin:
             return None
         chosen, rejected = torch.from_numpy(row.values).to(self.device).unbind(dim=1)
-        margin, _ = value_gap_margin(chosen, rejected, self.objective.value_margin)
-        return margin  # pairs without a valid gap were left out when the data was read
+        return value_gap_margin(chosen, rejected, self.settings.value_margin)
 
-    def _compare_single(
-        self, row: PreferenceRow, scores: ReplyScores, replies: Tensor, kl: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _compare_replies(self, row: PreferenceRow, scores: ReplyScores, kl: Tensor) -> dict[str, Tensor]:
+        """Loss [N] of the row's single replies, and the values of each that are logged."""
         assert scores.reference is not None
-        settings = self.objective
-        good = torch.from_numpy(row.desirable).to(replies.device)
-        judged = ReplyLogProbs(scores.policy[replies], scores.reference[replies], good)
-        losses = kto(
-            judged,
-            beta=settings.beta,
-            desirable_weight=settings.desirable_weight,
-            undesirable_weight=settings.undesirable_weight,
-            kl=kl,
-        )
-        ratio = judged.policy - judged.reference
-        reward = settings.beta * ratio
-        return losses, {
-            "reward_chosen": reward[good],
-            "reward_rejected": reward[~good],
-            "accuracy": ((ratio > kl) == good).float(),
-            "logp_chosen": judged.policy[good],
-            "logp_rejected": judged.policy[~good],
-            "kl": ratio,
-            "kl_mismatched": kl.expand(len(ratio)),
+        replies = torch.from_numpy(row.chosen).to(scores.policy.device)
+        desirable = torch.from_numpy(row.desirable).to(replies.device)
+        labelled = ReplyLogProbs(scores.policy[replies], scores.reference[replies], desirable)
+        log_ratio = labelled.policy - labelled.reference
+        reward = self.settings.beta * log_ratio
+        return {
+            "loss": apply_settings(self.objective.loss, self.settings, labelled, kl),
+            "reward_chosen": reward[desirable],
+            "reward_rejected": reward[~desirable],
+            "accuracy": ((log_ratio > kl) == desirable).float(),
+            "logp_chosen": labelled.policy[desirable],
+            "logp_rejected": labelled.policy[~desirable],
+            "kl": log_ratio,
+            "kl_mismatched": kl.expand(len(log_ratio)),
         }
 
-    def _means(self, sums: dict[str, float], batch: PreferenceBatch) -> dict[str, float]:
-        """This process' share of each mean over the step; these shares add up over processes."""
-        if self.objective.name != "kto":
-            return {name: value / batch.comparisons for name, value in sums.items()}
-        counts = {"chosen": batch.desirable, "rejected": batch.comparisons - batch.desirable}
-        means = {
-            name: value / max(counts.get(name.rpartition("_")[2], batch.comparisons), 1) for name, value in sums.items()
-        }
-        if all(counts.values()):
-            means["margin"] = means["reward_chosen"] - means["reward_rejected"]
-        return means
+
+def pair_rewards(settings: ObjectiveConfig, pairs: PairLogProbs) -> tuple[Tensor, Tensor]:
+    """What the objective of these settings compares in chosen and rejected replies, [P] each."""
+    chosen, rejected = apply_settings(objective_of(settings).rewards, settings, pairs)
+    return chosen, rejected
 
 
-def pair_losses(objective: ObjectiveConfig, pairs: PairLogProbs) -> Tensor:
-    """Losses [P] of a pair objective with its settings."""
-    match objective.name:
-        case "ipo":
-            return ipo(pairs, beta=objective.beta, normalisation=objective.normalisation)  # type: ignore[arg-type]
-        case "hinge":
-            return hinge(pairs, beta=objective.beta)
-        case "simpo":
-            return simpo(pairs, beta=objective.beta, gamma=objective.gamma)
-        case "orpo":
-            return orpo(pairs, lambda_=objective.lambda_)
-    return dpo(pairs, beta=objective.beta, label_smoothing=objective.label_smoothing)
-
-
-def pair_rewards(objective: ObjectiveConfig, pairs: PairLogProbs) -> tuple[Tensor, Tensor]:
-    """What the objective compares, [P] each: log-ratios times beta, or without a reference mean log-probabilities.
-
-    SimPO scales the mean log-probability of a token by beta, ORPO does not.
-    """
-    if objective.name in NEEDS_REFERENCE:
-        return rewards(pairs, objective.beta)
-    scale = objective.beta if objective.name == "simpo" else 1.0
-    return scale * pairs.chosen / pairs.chosen_tokens, scale * pairs.rejected / pairs.rejected_tokens
+def _means(sums: dict[str, float], batch: PreferenceBatch) -> dict[str, float]:
+    """This process' share of each mean over the step; these shares add up over processes."""
+    counts = {"chosen": batch.chosen, "rejected": batch.rejected}
+    means = {
+        name: value / max(counts.get(name.rpartition("_")[2], batch.comparisons), 1) for name, value in sums.items()
+    }
+    if all(counts.values()):
+        means["margin"] = means["reward_chosen"] - means["reward_rejected"]
+    return means

@@ -31,7 +31,8 @@ class PreferenceBatch:
         rows: rows of this process.
         mismatched: rows of this process with mismatched replies (KTO's reference point).
         comparisons: pairs (or single replies) of the step, over all processes.
-        desirable: how many of the single replies are desirable.
+        chosen, rejected: how many chosen and rejected replies are compared: one each in a pair; of single replies the
+            desirable and the undesirable ones.
         tokens, separate_tokens: tokens of all rows, and of all chosen and rejected replies with a prompt each.
         dialogues: ids of the step's dialogues.
     """
@@ -39,7 +40,8 @@ class PreferenceBatch:
     rows: tuple[PreferenceRow, ...]
     mismatched: tuple[PreferenceRow, ...]
     comparisons: int
-    desirable: int
+    chosen: int
+    rejected: int
     tokens: int
     separate_tokens: int
     dialogues: tuple[str, ...]
@@ -158,7 +160,8 @@ class PreferenceSteps:
             tuple(rows or [split.row(packed[0], comparisons[:0])]),
             tuple(others[rank::world]),
             len(comparisons),
-            desirable,
+            desirable if self.settings.unpaired else len(comparisons),
+            len(comparisons) - (desirable if self.settings.unpaired else 0),
             sum(map(len, packed)) + sum(len(other.row) for other in others),
             separate,
             tuple(dict.fromkeys(reply.replies[0].key.dialogue for unit in units for reply in unit)),

@@ -1,4 +1,4 @@
-"""Preference objectives: losses of replies from their log-probabilities. Pure functions of tensors.
+"""Preference objectives: losses of replies from their log-probabilities, and the record of each. Pure functions.
 
 A pair objective takes the log-probabilities of P preference pairs and returns P losses; `kto` takes N replies with a
 label each and returns N losses. None of them takes a mean: the loss of an optimizer step is the mean over all pairs of
@@ -9,73 +9,27 @@ that step, and only the caller knows how many those are. Everywhere below, for r
     |y|         number of these tokens; y_w is the chosen reply and y_l the rejected one
     h           = [log pi(y_w) - log ref(y_w)] - [log pi(y_l) - log ref(y_l)]
 
-Log-probabilities should be float32 or wider. Remarks on TRL are about version 1.16.
+Keyword arguments are settings of the section `objective`. Remarks on TRL are about version 1.16.
+
+A new objective is a function here with its record in `OBJECTIVES`, and a preset in `conf/objective`. Torch is imported
+when a loss is computed, so that a configuration can be checked without it.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from esc_lab.config.training import ObjectiveConfig
+from esc_lab.errors import UserError, nearest
 
-from esc_lab.errors import UserError
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class PairLogProbs:
-    """Log-probabilities of P preference pairs, each tensor [P].
-
-    Attributes:
-        chosen, rejected: log pi of the reply, summed over its tokens (end-of-turn token included).
-        chosen_tokens, rejected_tokens: number of these tokens, 1 or more; fractions if tokens are weighted
-            (`weighted_log_prob`).
-        reference_chosen, reference_rejected: log ref, or None for the objectives outside `NEEDS_REFERENCE`.
-        margin: offset >= 0 in units of the reward margin (`value_gap_margin`), 0 for a pair without one; None if no
-            pair has one. Only `dpo` takes it.
-
-    Raises:
-        ValueError: a tensor is not [P], or one reference tensor comes without the other.
-    """
-
-    chosen: Tensor
-    rejected: Tensor
-    chosen_tokens: Tensor
-    rejected_tokens: Tensor
-    reference_chosen: Tensor | None = None
-    reference_rejected: Tensor | None = None
-    margin: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if (self.reference_chosen is None) != (self.reference_rejected is None):
-            raise ValueError("reference_chosen and reference_rejected come together or not at all")
-        _same_length(**vars(self))
-
-
-@dataclass(frozen=True, eq=False)
-class ReplyLogProbs:
-    """Log-probabilities of N replies that are judged one by one, each tensor [N].
-
-    Attributes:
-        policy, reference: log pi and log ref of the reply, summed over its tokens.
-        desirable: bool, whether the reply is a good one. CSO: preferred replies are, rejected ones are not.
-
-    Raises:
-        ValueError: a tensor is not [N], or `desirable` is not bool.
-    """
-
-    policy: Tensor
-    reference: Tensor
-    desirable: Tensor
-
-    def __post_init__(self) -> None:
-        _same_length(**vars(self))
-        if self.desirable.dtype != torch.bool:
-            raise ValueError(f"desirable must be bool, got {self.desirable.dtype}")
+    from esc_lab.training.reply_log_probs import PairLogProbs, ReplyLogProbs
 
 
 def dpo(pairs: PairLogProbs, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -97,6 +51,8 @@ def dpo(pairs: PairLogProbs, *, beta: float, label_smoothing: float = 0.0) -> Te
         UserError: no reference log-probabilities.
 
     Example:
+        >>> import torch
+        >>> from esc_lab.training.reply_log_probs import PairLogProbs
         >>> one = torch.ones(1)
         >>> pairs = PairLogProbs(-9 * one, -14 * one, 6 * one, 8 * one, -10 * one, -12 * one)
         >>> dpo(pairs, beta=0.1)  # h = (-9 + 10) - (-14 + 12) = 3
@@ -104,14 +60,11 @@ def dpo(pairs: PairLogProbs, *, beta: float, label_smoothing: float = 0.0) -> Te
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must lie in [0, 0.5), got {label_smoothing}")
-    chosen, rejected = _rewards(pairs, beta, "dpo (cso)")
+    chosen, rejected = implicit_rewards(pairs, beta=beta)
     logit = chosen - rejected
     if pairs.margin is not None:
         logit = logit - pairs.margin
-    return -(1 - label_smoothing) * F.logsigmoid(logit) - label_smoothing * F.logsigmoid(-logit)
-
-
-cso = dpo
+    return -(1 - label_smoothing) * _log_sigmoid(logit) - label_smoothing * _log_sigmoid(-logit)
 
 
 def ipo(pairs: PairLogProbs, *, beta: float, normalisation: Literal["sum", "mean"]) -> Tensor:
@@ -129,9 +82,9 @@ def ipo(pairs: PairLogProbs, *, beta: float, normalisation: Literal["sum", "mean
     """
     if normalisation not in ("sum", "mean"):
         raise ValueError(f"normalisation must be 'sum' or 'mean', got {normalisation!r}")
-    _positive(beta=beta)
-    _no_margin(pairs, "ipo")
-    chosen, rejected = _log_ratios(pairs, "ipo")
+    _check_positive(beta=beta)
+    _refuse_margin(pairs)
+    chosen, rejected = _log_ratios(pairs)
     if normalisation == "mean":
         chosen, rejected = chosen / pairs.chosen_tokens, rejected / pairs.rejected_tokens
     return (chosen - rejected - 1 / (2 * beta)) ** 2
@@ -148,9 +101,9 @@ def hinge(pairs: PairLogProbs, *, beta: float) -> Tensor:
         ValueError: beta is not positive.
         UserError: no reference log-probabilities, or there are margins.
     """
-    _no_margin(pairs, "hinge")
-    chosen, rejected = _rewards(pairs, beta, "hinge")
-    return F.relu(1 - (chosen - rejected))
+    _refuse_margin(pairs)
+    chosen, rejected = implicit_rewards(pairs, beta=beta)
+    return (1 - (chosen - rejected)).relu()
 
 
 def simpo(pairs: PairLogProbs, *, beta: float, gamma: float) -> Tensor:
@@ -164,11 +117,11 @@ def simpo(pairs: PairLogProbs, *, beta: float, gamma: float) -> Tensor:
         ValueError: beta is not positive, or gamma is negative.
         UserError: there are margins.
     """
-    _positive(beta=beta)
-    _not_negative(gamma=gamma)
-    _no_margin(pairs, "simpo")
-    margin = pairs.chosen / pairs.chosen_tokens - pairs.rejected / pairs.rejected_tokens
-    return -F.logsigmoid(beta * margin - gamma)
+    _check_positive(beta=beta)
+    _check_not_negative(gamma=gamma)
+    _refuse_margin(pairs)
+    chosen, rejected = mean_log_probs(pairs)
+    return -_log_sigmoid(beta * (chosen - rejected) - gamma)
 
 
 def orpo(pairs: PairLogProbs, *, lambda_: float) -> Tensor:
@@ -185,15 +138,14 @@ def orpo(pairs: PairLogProbs, *, lambda_: float) -> Tensor:
         ValueError: lambda_ is negative.
         UserError: there are margins.
     """
-    _not_negative(lambda_=lambda_)
-    _no_margin(pairs, "orpo")
-    chosen = pairs.chosen / pairs.chosen_tokens
-    rejected = pairs.rejected / pairs.rejected_tokens
-    return -chosen - lambda_ * F.logsigmoid(_log_odds(chosen) - _log_odds(rejected))
+    _check_not_negative(lambda_=lambda_)
+    _refuse_margin(pairs)
+    chosen, rejected = mean_log_probs(pairs)
+    return -chosen - lambda_ * _log_sigmoid(_log_odds(chosen) - _log_odds(rejected))
 
 
 def kto(
-    replies: ReplyLogProbs, *, beta: float, desirable_weight: float, undesirable_weight: float, kl: Tensor
+    replies: ReplyLogProbs, kl: Tensor, *, beta: float, desirable_weight: float, undesirable_weight: float
 ) -> Tensor:
     """Losses [N] of KTO (Ethayarajh et al. 2024), for replies with a label each.
 
@@ -201,52 +153,28 @@ def kto(
         loss = desirable_weight   (1 - sigmoid(beta (r - kl)))   where desirable
                undesirable_weight (1 - sigmoid(beta (kl - r)))   elsewhere
 
-    kl is a scalar without gradient, from `kto_kl`; TRL has the same loss, with its own kl. The weights are there to
-    balance the two groups: ESC-Pro has 2.6 rejected replies for each preferred one.
+    The weights are there to balance the two groups: ESC-Pro has 2.6 rejected replies for each preferred one.
+
+    Args:
+        kl: KTO's reference point, a scalar without gradient: max(0, mean of r over the mismatched replies of the step),
+            those of all processes. *Mismatched* means that y is a reply of another turn, scored after this turn's
+            history. This is KTO's own, biased estimator of KL(pi || ref). TRL has the same loss; it rotates the replies
+            of each device's batch by one, in an order that is fixed before training, and averages over the devices.
 
     Raises:
         ValueError: beta is not positive, a weight is negative, or kl is not a scalar.
     """
-    _positive(beta=beta)
-    _not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    _check_positive(beta=beta)
+    _check_not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
     if kl.ndim:
         raise ValueError(f"kl must be a scalar, got shape {list(kl.shape)}")
     gain = beta * (replies.policy - replies.reference - kl)
     # 1 - sigmoid(z) = sigmoid(-z), which keeps its digits where sigmoid(z) is near 1.
-    desirable, undesirable = desirable_weight * torch.sigmoid(-gain), undesirable_weight * torch.sigmoid(gain)
-    return torch.where(replies.desirable, desirable, undesirable)
+    desirable, undesirable = desirable_weight * (-gain).sigmoid(), undesirable_weight * gain.sigmoid()
+    return desirable.where(replies.desirable, undesirable)
 
 
-def kto_kl(policy: Tensor, reference: Tensor) -> Tensor:
-    """KTO's reference point: max(0, mean over M mismatched replies of log pi(y) - log ref(y)), without gradient.
-
-    This is KTO's own estimator of KL(pi || ref), a biased one. *Mismatched* means that y is a reply of another turn,
-    scored after this turn's history; callers bring these replies, policy and reference [M]. With several processes
-    pass those of all of them: the mean comes before the maximum. TRL rotates the replies of each device's batch by one,
-    in an order that is fixed before training, and averages over the devices.
-
-    Raises:
-        ValueError: shapes differ or are not [M], or M is 0.
-    """
-    return kl_estimate(policy.detach(), reference.detach()).clamp(min=0)
-
-
-def kl_estimate(policy: Tensor, reference: Tensor) -> Tensor:
-    """Mean over M replies of log pi(y) - log ref(y), in nats a reply: the plain Monte Carlo estimator ("k1").
-
-    policy and reference are [M]. It is unbiased for KL(pi || ref) if the replies were sampled from the policy. Over the
-    replies of a data set it is a mean log-ratio, which tells how far the policy has moved, but no divergence.
-
-    Raises:
-        ValueError: shapes differ or are not [M], or M is 0.
-    """
-    _same_length(policy=policy, reference=reference)
-    if not len(policy):
-        raise ValueError("no replies to estimate a KL divergence from")
-    return (policy - reference).mean()
-
-
-def rewards(pairs: PairLogProbs, beta: float) -> tuple[Tensor, Tensor]:
+def implicit_rewards(pairs: PairLogProbs, *, beta: float) -> tuple[Tensor, Tensor]:
     """DPO's implicit rewards beta (log pi(y) - log ref(y)) of the chosen and the rejected replies, [P] each.
 
     Rafailov et al. 2023, eq. 5 without its term that depends on the history only.
@@ -255,126 +183,118 @@ def rewards(pairs: PairLogProbs, beta: float) -> tuple[Tensor, Tensor]:
         ValueError: beta is not positive.
         UserError: no reference log-probabilities.
     """
-    return _rewards(pairs, beta, "reward")
+    _check_positive(beta=beta)
+    chosen, rejected = _log_ratios(pairs)
+    return beta * chosen, beta * rejected
 
 
-def value_gap_margin(chosen_value: Tensor, rejected_value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Margins for offset DPO from the values that the strategy search gave the replies.
+def mean_log_probs(pairs: PairLogProbs) -> tuple[Tensor, Tensor]:
+    """What ORPO compares: log pi(y) / |y| of the chosen and the rejected replies, [P] each."""
+    return pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
 
-        margin = scale (V(y_w) - V(y_l))
 
-    Amini et al. 2024 define the offset as alpha f(score(y_w) - score(y_l)) with an increasing f; their published code
-    takes f = log. Here f is the identity: the search's values lie in [-3, 1], so many gaps are below 1, where the
-    logarithm asks for *less* margin than DPO, without bound as the gap nears 0. The identity leaves pairs of equal
-    value to plain DPO, and its scale has a meaning: reward margin per point of judged value.
+def scaled_mean_log_probs(pairs: PairLogProbs, *, beta: float) -> tuple[Tensor, Tensor]:
+    """SimPO's rewards beta log pi(y) / |y| of the chosen and the rejected replies, [P] each."""
+    return beta * pairs.chosen / pairs.chosen_tokens, beta * pairs.rejected / pairs.rejected_tokens
 
-    Args:
-        chosen_value, rejected_value: [P], NaN for a reply that nobody judged.
-        scale: alpha, >= 0; 0 gives plain DPO.
 
-    Returns:
-        margin [P], and valid [P], bool: false, with margin 0, where a value is NaN or the chosen one is the lower.
-        Callers count these pairs and leave them out.
+@dataclass(frozen=True)
+class Objective:
+    """What there is to know of an objective.
+
+    Attributes:
+        loss: of PairLogProbs, or with `single_replies` of ReplyLogProbs and KTO's reference point.
+        rewards: of PairLogProbs: what the objective compares in chosen and rejected replies, for logs and evaluation.
+        needs_reference: whether it compares the policy with a reference model.
+        takes_margin: whether the pairs may carry margins (`objective.value_margin`).
+        single_replies: whether it learns from replies one by one, each with a label, and not from pairs.
+    """
+
+    loss: Callable[..., Tensor]
+    rewards: Callable[..., tuple[Tensor, Tensor]] = implicit_rewards
+    needs_reference: bool = True
+    takes_margin: bool = False
+    single_replies: bool = False
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "cso": Objective(dpo, takes_margin=True),
+    "dpo": Objective(dpo, takes_margin=True),
+    "ipo": Objective(ipo),
+    "hinge": Objective(hinge),
+    "simpo": Objective(simpo, scaled_mean_log_probs, needs_reference=False),
+    "orpo": Objective(orpo, mean_log_probs, needs_reference=False),
+    "kto": Objective(kto, single_replies=True),
+}
+
+
+def objective_of(settings: ObjectiveConfig) -> Objective:
+    """The record of the objective that the settings name.
 
     Raises:
-        ValueError: shapes differ or are not [P], or scale is negative.
+        UserError: there is no such objective, or it does not take what the settings ask for.
     """
-    _not_negative(scale=scale)
-    _same_length(chosen_value=chosen_value, rejected_value=rejected_value)
-    gap = chosen_value - rejected_value
-    valid = gap >= 0
-    return torch.where(valid, scale * gap, 0.0), valid
-
-
-def weighted_log_prob(
-    token_log_probs: Tensor, reply: Tensor, is_strategy: Tensor, replies: int, strategy_weight: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of replies in which the tokens of the strategy label weigh more or less than the text.
-
-        log pi(y) = sum_t w_t log pi(t),  |y| = sum_t w_t,  w_t = strategy_weight on the label, 1 elsewhere
-
-    A label is a few tokens beside a text of dozens; the weight sets how much of the preference is about the strategy.
-    Weight 1 gives the plain log-probability. With any other the sum is no log-probability, so weigh the policy's and
-    the reference's tokens alike. Length-normalised objectives must divide by the weighted counts returned here, so that
-    they compare weighted means of token log-probabilities.
-
-    Args:
-        token_log_probs: [N] of the reply tokens of all replies, end-of-turn tokens included.
-        reply: [N], integer: which of the `replies` the token belongs to.
-        is_strategy: [N], bool: whether the token belongs to the strategy label.
-        replies: number of replies.
-        strategy_weight: 0 or more.
-
-    Returns:
-        Weighted log-probabilities [replies], and weighted token counts |y| [replies].
-
-    Raises:
-        ValueError: shapes differ or are not [N], or strategy_weight is negative.
-
-    Example:
-        >>> log_probs, label = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([True, False, False])
-        >>> weighted_log_prob(log_probs, torch.tensor([0, 0, 1]), label, 2, strategy_weight=4)
-        (tensor([-6., -3.]), tensor([5., 1.]))
-    """
-    _not_negative(strategy_weight=strategy_weight)
-    _same_length(token_log_probs=token_log_probs, reply=reply, is_strategy=is_strategy)
-    weights = torch.ones_like(token_log_probs).masked_fill(is_strategy, strategy_weight)
-    zeros = token_log_probs.new_zeros(replies)
-    return zeros.index_add(0, reply, weights * token_log_probs), zeros.index_add(0, reply, weights)
-
-
-PAIR_OBJECTIVES: Mapping[str, Callable[..., Tensor]]
-PAIR_OBJECTIVES = {"cso": cso, "dpo": dpo, "ipo": ipo, "hinge": hinge, "simpo": simpo, "orpo": orpo}
-# `kto` is not a pair objective, but its stage must know as well.
-NEEDS_REFERENCE: frozenset[str] = frozenset({"cso", "dpo", "ipo", "hinge", "kto"})
-
-
-def _log_ratios(pairs: PairLogProbs, objective: str) -> tuple[Tensor, Tensor]:
-    if pairs.reference_chosen is None or pairs.reference_rejected is None:
-        free = ", ".join(sorted(PAIR_OBJECTIVES.keys() - NEEDS_REFERENCE))
+    name = settings.name
+    if name not in OBJECTIVES:
         raise UserError(
-            "it compares the policy with a reference model, but there are no reference log-probabilities",
-            where=f"objective {objective}",
+            f"there is no such objective{nearest(name, OBJECTIVES)}",
+            where=f"objective.name={name}", fix=f"use one of {', '.join(OBJECTIVES)}",
+        )  # fmt: skip
+    if settings.value_margin and not OBJECTIVES[name].takes_margin:
+        able = ", ".join(f"objective={other}" for other, record in OBJECTIVES.items() if record.takes_margin)
+        raise UserError(
+            f"{name} has no margin",
+            where=f"objective.value_margin={settings.value_margin:g}", fix=f"{able}, or objective.value_margin=0",
+        )  # fmt: skip
+    return OBJECTIVES[name]
+
+
+def apply_settings(function: Callable[..., Any], settings: ObjectiveConfig, *tensors: Any) -> Any:
+    """A loss or reward of the tensors with those settings that the function has as keyword arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    return function(*tensors, **{name: getattr(settings, name) for name in names})
+
+
+def _log_ratios(pairs: PairLogProbs) -> tuple[Tensor, Tensor]:
+    if pairs.reference_chosen is None or pairs.reference_rejected is None:
+        free = ", ".join(name for name, objective in OBJECTIVES.items() if not objective.needs_reference)
+        raise UserError(
+            "the objective compares the policy with a reference model, but there are no reference log-probabilities",
             fix=f"compute those of the reference model, or choose an objective without one: {free}",
         )
     return pairs.chosen - pairs.reference_chosen, pairs.rejected - pairs.reference_rejected
 
 
-def _rewards(pairs: PairLogProbs, beta: float, objective: str) -> tuple[Tensor, Tensor]:
-    _positive(beta=beta)
-    chosen, rejected = _log_ratios(pairs, objective)
-    return beta * chosen, beta * rejected
+def _refuse_margin(pairs: PairLogProbs) -> None:
+    if pairs.margin is not None:
+        able = ", ".join(name for name, objective in OBJECTIVES.items() if objective.takes_margin)
+        raise UserError(
+            "the objective has no offset, but the pairs carry margins", fix=f"leave them out, or use {able}"
+        )
+
+
+def _log_sigmoid(logits: Tensor) -> Tensor:
+    from torch.nn.functional import logsigmoid
+
+    return logsigmoid(logits)
 
 
 def _log_odds(log_p: Tensor) -> Tensor:
     """log(p / (1 - p)); log1p(-p) for small p would be no better: there the absolute error counts, next to log p."""
-    log_p = log_p.clamp(max=-torch.finfo(log_p.dtype).eps)
-    return log_p - torch.log(-torch.expm1(log_p))
+    from torch import finfo
+
+    log_p = log_p.clamp(max=-finfo(log_p.dtype).eps)
+    return log_p - (-log_p.expm1()).log()
 
 
-def _no_margin(pairs: PairLogProbs, objective: str) -> None:
-    if pairs.margin is not None:
-        raise UserError(
-            "it has no offset, but the pairs carry margins",
-            where=f"objective {objective}",
-            fix="leave the margins out, or choose cso or dpo",
-        )
-
-
-def _positive(**values: float) -> None:
+def _check_positive(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
-def _not_negative(**values: float) -> None:
+def _check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be 0 or more, got {value}")
-
-
-def _same_length(**tensors: Tensor | None) -> None:
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
-    first = next(iter(shapes.values()))
-    if len(first) != 1 or any(shape != first for shape in shapes.values()):
-        raise ValueError(f"all tensors must be one-dimensional and of one length, got {shapes}")

@@ -24,8 +24,8 @@ from esc_lab.errors import UserError
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import base_model
 from esc_lab.terminal import track_progress
-from esc_lab.training.objectives import weighted_log_prob
 from esc_lab.training.preference_split import FloatArray, PreferenceSplit
+from esc_lab.training.reply_log_probs import weighted_log_prob
 
 log = logging.getLogger(__name__)
 _NOT_IDENTITY = ("_name_or_path", "transformers_version", "use_cache")  # they do not change what is computed

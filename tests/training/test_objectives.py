@@ -12,25 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.training.objectives import (
-    NEEDS_REFERENCE,
-    PAIR_OBJECTIVES,
-    PairLogProbs,
-    ReplyLogProbs,
-    cso,
+    OBJECTIVES,
+    apply_settings,
     dpo,
     hinge,
+    implicit_rewards,
     ipo,
-    kl_estimate,
     kto,
-    kto_kl,
+    objective_of,
     orpo,
-    rewards,
     simpo,
-    value_gap_margin,
-    weighted_log_prob,
 )
+from esc_lab.training.reply_log_probs import PairLogProbs, ReplyLogProbs, value_gap_margin, weighted_log_prob
+from tests.conftest import ROOT
 
 # One set of options for each objective and variant.
 CASES = {
@@ -42,7 +39,7 @@ CASES = {
     "simpo": (simpo, {"beta": 2.0, "gamma": 0.7}),
     "orpo": (orpo, {"lambda_": 0.5}),
 }
-WITH_REFERENCE = [name for name in CASES if name.split()[0] in NEEDS_REFERENCE]
+WITH_REFERENCE = [name for name in CASES if OBJECTIVES[name.split()[0]].needs_reference]
 CASE = pytest.mark.parametrize("case", CASES)
 # chosen, rejected, their tokens, reference of chosen and rejected.
 ROWS = [
@@ -138,7 +135,7 @@ def test_kto_equals_the_formula_on_python_floats(replies, kl):
         *(torch.tensor(x, dtype=torch.float64) for x in (policy, reference)), torch.tensor(desirable)
     )
     kl_tensor = torch.tensor(kl, dtype=torch.float64)
-    losses = kto(tensors, beta=0.2, desirable_weight=1.3, undesirable_weight=0.4, kl=kl_tensor)
+    losses = kto(tensors, kl_tensor, beta=0.2, desirable_weight=1.3, undesirable_weight=0.4)
     expected = []
     for p, r, good in replies:
         value = math.exp(log_sigmoid(0.2 * (p - r - kl) if good else 0.2 * (kl - (p - r))))
@@ -146,9 +143,30 @@ def test_kto_equals_the_formula_on_python_floats(replies, kl):
     assert losses.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_cso_is_dpo():
-    assert cso is dpo
-    assert set(PAIR_OBJECTIVES) == {"cso", "dpo", "ipo", "hinge", "simpo", "orpo"}
+def test_every_objective_has_a_preset_and_reads_its_settings():
+    assert {file.stem for file in (ROOT / "conf" / "objective").glob("*.yaml")} == OBJECTIVES.keys()
+    assert OBJECTIVES["cso"] == OBJECTIVES["dpo"]
+    pairs, settings = make_pairs(), ObjectiveConfig(beta=0.4, label_smoothing=0.2, gamma=0.7, lambda_=0.5)
+    expected = {
+        "cso": dpo(pairs, beta=0.4, label_smoothing=0.2),
+        "ipo": ipo(pairs, beta=0.4, normalisation="mean"),
+        "hinge": hinge(pairs, beta=0.4),
+        "simpo": simpo(pairs, beta=0.4, gamma=0.7),
+        "orpo": orpo(pairs, lambda_=0.5),
+    }
+    for name, losses in expected.items():
+        assert apply_settings(OBJECTIVES[name].loss, settings, pairs).tolist() == losses.tolist()
+
+
+def test_an_unknown_objective_is_refused():
+    """It must not fall through to another loss."""
+    with pytest.raises(
+        UserError, match=r"objective\.name=simp0: .*did you mean 'simpo'.* Fix: use one of cso, dpo, ipo"
+    ):
+        objective_of(ObjectiveConfig(name="simp0"))
+    with pytest.raises(UserError, match=r"value_margin=0\.5: hinge has no margin. Fix: objective=cso, objective=dpo"):
+        objective_of(ObjectiveConfig(name="hinge", value_margin=0.5))
+    assert objective_of(ObjectiveConfig(name="dpo", value_margin=0.5)).takes_margin
 
 
 @CASE
@@ -169,7 +187,7 @@ def test_gradients_of_kto_and_weighted_log_prob_equal_finite_differences():
 
     def losses(policy):
         replies = ReplyLogProbs(policy, reference, desirable)
-        return kto(replies, beta=0.3, desirable_weight=1.0, undesirable_weight=2.0, kl=kl)
+        return kto(replies, kl, beta=0.3, desirable_weight=1.0, undesirable_weight=2.0)
 
     policy = float64([-8, -9, -25]).requires_grad_()
     assert torch.autograd.gradcheck(losses, (policy,))
@@ -194,7 +212,7 @@ def test_extremes_keep_losses_and_gradients_finite(case, chosen, rejected):
 def test_extreme_log_ratios_saturate_kto():
     policy = torch.tensor([1e4, -1e4, 1e4, -1e4], requires_grad=True)
     replies = ReplyLogProbs(policy, torch.zeros(4), torch.tensor([True, True, False, False]))
-    losses = kto(replies, beta=1.0, desirable_weight=2.0, undesirable_weight=3.0, kl=torch.tensor(0.0))
+    losses = kto(replies, torch.tensor(0.0), beta=1.0, desirable_weight=2.0, undesirable_weight=3.0)
     losses.sum().backward()
     assert losses.tolist() == [0, 2, 3, 0]
     assert policy.grad.tolist() == [0] * 4
@@ -206,7 +224,7 @@ def test_equal_policy_and_reference_give_the_loss_of_a_coin_toss():
     assert dpo(pairs, beta=7.0, label_smoothing=0.3).item() == pytest.approx(math.log(2))
     assert hinge(pairs, beta=0.1).item() == 1
     assert ipo(pairs, beta=0.1, normalisation="mean").item() == pytest.approx(25)
-    assert [x.item() for x in rewards(pairs, 0.1)] == [0, 0]
+    assert [x.item() for x in implicit_rewards(pairs, beta=0.1)] == [0, 0]
 
 
 @many
@@ -215,14 +233,14 @@ def test_swapping_chosen_and_rejected(row, smoothing):
     swapped = [row[i] for i in (1, 0, 3, 2, 5, 4)]
     both = make_pairs([row, swapped])
     plain_losses, smoothed = dpo(both, beta=0.2), dpo(both, beta=0.2, label_smoothing=smoothing)
-    chosen, rejected = rewards(both, 0.2)
+    chosen, rejected = implicit_rewards(both, beta=0.2)
     assert (plain_losses[1] - plain_losses[0]).item() == pytest.approx((chosen - rejected)[0].item(), abs=1e-9)
     expected = (1 - smoothing) * plain_losses[0] + smoothing * plain_losses[1]
     assert smoothed[0].item() == pytest.approx(expected.item(), rel=1e-9)
     good, bad = (
         kto(
-            ReplyLogProbs(both.chosen, both.rejected, torch.full((2,), label)),
-            beta=0.2, desirable_weight=1.0, undesirable_weight=1.0, kl=torch.tensor(0.0),
+            ReplyLogProbs(both.chosen, both.rejected, torch.full((2,), label)), torch.tensor(0.0),
+            beta=0.2, desirable_weight=1.0, undesirable_weight=1.0,
         )
         for label in (True, False)
     )  # fmt: skip
@@ -268,24 +286,10 @@ def test_odds_keep_their_digits(log_p):
     assert losses == pytest.approx([plain("orpo", row, {"lambda_": 1.0}) for row in rows], rel=1e-9)
 
 
-def test_kl_estimates():
-    policy, reference = torch.tensor([-5.0, -9.0, -3.0], requires_grad=True), torch.tensor([-6.0, -6.0, -4.0])
-    assert kl_estimate(policy, reference).item() == pytest.approx((1 - 3 + 1) / 3)
-    assert kto_kl(policy, reference).item() == 0
-    assert kto_kl(reference, policy).item() == pytest.approx(1 / 3)
-    assert not kto_kl(policy, reference).requires_grad
-    for function in (kl_estimate, kto_kl):
-        with pytest.raises(ValueError, match="no replies"):
-            function(torch.zeros(0), torch.zeros(0))
-
-
-def test_value_gap_margin_leaves_out_the_unjudged_and_the_inverted():
-    nan = math.nan
-    chosen, rejected = torch.tensor([0.75, nan, 0.5, 0.25, 0.5]), torch.tensor([-1.0, 0.0, nan, 0.5, 0.5])
-    margin, valid = value_gap_margin(chosen, rejected, scale=2.0)
-    assert margin.tolist() == [3.5, 0, 0, 0, 0]
-    assert valid.tolist() == [True, False, False, False, True]
-    assert value_gap_margin(chosen, rejected, scale=0.0)[0].tolist() == [0] * 5
+def test_value_gap_margin():
+    chosen, rejected = torch.tensor([0.75, 0.5]), torch.tensor([-1.0, 0.5])
+    assert value_gap_margin(chosen, rejected, scale=2.0).tolist() == [3.5, 0]
+    assert value_gap_margin(chosen, rejected, scale=0.0).tolist() == [0, 0]
 
 
 tokens = st.lists(st.tuples(st.floats(-20, 0), st.integers(0, 3), st.booleans()), max_size=12)
@@ -312,18 +316,18 @@ def test_errors_say_what_to_do():
     bare = PairLogProbs(pairs.chosen, pairs.rejected, pairs.chosen_tokens, pairs.rejected_tokens)
     for case, (function, options) in CASES.items():
         name = case.split()[0]
-        if name in NEEDS_REFERENCE:
-            with pytest.raises(UserError, match=rf"objective {name}.*reference.*Fix: .*orpo, simpo"):
+        if OBJECTIVES[name].needs_reference:
+            with pytest.raises(UserError, match=r"reference model.*Fix: .*simpo, orpo"):
                 function(bare, **options)
         else:
             torch.testing.assert_close(function(bare, **options), function(pairs, **options))
         if name != "dpo":
-            with pytest.raises(UserError, match=rf"objective {name}.*margins.*Fix"):
+            with pytest.raises(UserError, match=r"margins.*Fix: .*cso, dpo"):
                 function(make_pairs(margin=torch.zeros(4)), **options)
         with pytest.raises(TypeError):
             function(pairs, **options, temperature=1.0)
     with pytest.raises(UserError, match="reference"):
-        rewards(bare, 0.1)
+        implicit_rewards(bare, beta=0.1)
 
 
 @pytest.mark.parametrize(
@@ -353,9 +357,10 @@ def test_bad_tensors_and_weights_are_value_errors():
         (lambda: PairLogProbs(two, two, two, two, margin=one), "one length"),
         (lambda: ReplyLogProbs(two, two, two), "bool"),
         (lambda: ReplyLogProbs(two, one, two), "one length"),
-        (lambda: kto(replies, beta=0.1, kl=two, **weights), "scalar"),
-        (lambda: kto(replies, beta=0.1, kl=one.sum(), **weights | {"undesirable_weight": -1.0}), "undesirable_weight"),
-        (lambda: kl_estimate(two, one), "one length"),
+        (lambda: kto(replies, two, beta=0.1, **weights), "scalar"),
+        (lambda: kto(replies, one.sum(), beta=0.1, **weights | {"undesirable_weight": -1.0}), "undesirable_weight"),
+        (lambda: value_gap_margin(two, two + math.nan, 1.0), "no value gap"),
+        (lambda: value_gap_margin(two - 1, two, 1.0), "no value gap"),
         (lambda: value_gap_margin(two, two, -1.0), "scale"),
         (lambda: value_gap_margin(two, one, 1.0), "one length"),
         (lambda: weighted_log_prob(two, two.long(), two.bool(), 1, -1.0), "strategy_weight"),
@@ -372,7 +377,7 @@ def our_losses() -> dict[str, torch.Tensor]:
     losses = {case: function(pairs, **options) for case, (function, options) in CASES.items() if case != "ipo sum"}
     losses["orpo"] = losses["orpo"] + pairs.chosen / pairs.chosen_tokens
     replies = ReplyLogProbs(pairs.chosen, pairs.reference_chosen, torch.tensor(KTO_LABELS))
-    return losses | {"kto": kto(replies, kl=float64(KTO_KL), **KTO_OPTIONS)}
+    return losses | {"kto": kto(replies, float64(KTO_KL), **KTO_OPTIONS)}
 
 
 def trl_losses() -> dict[str, list[float]]:
