@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from esc_lab.config import DataConfig, TemplateConfig
 from esc_lab.config.model import ModelConfig
 from esc_lab.data.corpora import ReadReport
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.training.datamodule import ESCDataModule, read_splits
 
@@ -37,7 +37,7 @@ def sample_module(loaded: LoadedModel, row_tokens: int) -> ESCDataModule:
     return ESCDataModule(
         splits,
         loaded.encoder,
-        INVENTORIES["esconv"],
+        load_inventory("esconv"),
         train_prompt=template,
         eval_prompt=template,
         row_tokens=row_tokens,

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the endpoint is the tests'
 
 from esc_lab.config.search import AXES, ROLES
 from esc_lab.data.corpora import read_dialogues, sample_path
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing
 from esc_lab.search.calls import Calls
@@ -33,7 +33,7 @@ from esc_lab.search.settings import SearchSettings
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import play
 
-INVENTORY = INVENTORIES["esconv"]
+INVENTORY = load_inventory("esconv")
 ENDING = 1 / 16  # a seeker ends the talk with one of so many answers; the dialogues of ESConv have about as many
 
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Dialogue
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.prompts.layouts import TEMPLATES, build_prompt
 from esc_lab.tokens import ChatEncoder
 from esc_lab.tokens.encode import IntArray
 
-INVENTORY = INVENTORIES["extes_sra"]
+INVENTORY = load_inventory("extes_sra")
 
 
 @dataclass(frozen=True)

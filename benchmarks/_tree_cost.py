@@ -16,7 +16,7 @@ from torch import Tensor
 from esc_lab.config import TemplateConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.dialogue import Dialogue
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import LoadedModel, add_adapter, load_model
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import IMPLEMENTATION, base_model
@@ -50,7 +50,7 @@ def tree_module(loaded: LoadedModel, dialogue: Dialogue, step_pairs: int) -> InO
     data = InOrder(
         {"train": [dialogue]},
         loaded.encoder,
-        INVENTORIES["cso"],
+        load_inventory("cso"),
         train_prompt=template,
         eval_prompt=template,
         row_tokens=ROW_TOKENS,

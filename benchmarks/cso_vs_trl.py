@@ -35,7 +35,7 @@ from transformers.utils.logging import disable_progress_bar
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.data.corpora import read_dialogues, write_dialogues
 from esc_lab.data.dialogue import Dialogue
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import add_adapter, load_encoder, load_model
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.reference import label_and_text_log_probs
@@ -145,7 +145,7 @@ def speed(
         peers: runs of TRL by name, and whether their LM head is to run on the replies' tokens alone.
     """
     encoder = load_encoder(model_settings(model, dtype), CACHE)
-    pairs = pair_texts(encoder, INVENTORIES["cso"], dialogue)
+    pairs = pair_texts(encoder, load_inventory("cso"), dialogue)
     initial = initial_adapter(model, dtype, trained_before=False)
     options = {"dtype": dtype, "steps": 1, "pairs_per_step": len(pairs), "lr": 1e-4}
     per_device = next(size for size in (4, 2, 1) if len(pairs) % size == 0)
@@ -172,7 +172,7 @@ def speed(
 def equality(dialogue: Dialogue, model: str, folder: Path, steps: int) -> None:
     """Log-probabilities, first gradients and losses of both sides in float32, 4 pairs a step."""
     encoder = load_encoder(model_settings(model, "float32"), CACHE)
-    pairs = pair_texts(encoder, INVENTORIES["cso"], dialogue)
+    pairs = pair_texts(encoder, load_inventory("cso"), dialogue)
     initial = initial_adapter(model, "float32", trained_before=True)
     options = {"dtype": "float32", "steps": steps, "pairs_per_step": 4, "lr": 1e-4}
     tree = tree_in_child(folder / "equal-tree", model, dialogue, initial, **options)

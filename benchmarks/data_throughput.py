@@ -17,7 +17,7 @@ from _common import smollm2
 
 from esc_lab.config import DataConfig, TemplateConfig
 from esc_lab.data.corpora import ReadReport, sample_path
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import load_encoder
 from esc_lab.tokens import pack_rows
 from esc_lab.training.datamodule import ESCDataModule, read_splits
@@ -39,7 +39,12 @@ def main() -> None:
         splits = read_splits(data, "esconv", ReadReport())
         template = TemplateConfig()
         module = ESCDataModule(
-            splits, encoder, INVENTORIES["esconv"], train_prompt=template, eval_prompt=template, row_tokens=ROW_TOKENS
+            splits,
+            encoder,
+            load_inventory("esconv"),
+            train_prompt=template,
+            eval_prompt=template,
+            row_tokens=ROW_TOKENS,
         )
         dialogues = rows = tokens = 0
         for split, found in splits.items():

@@ -22,7 +22,7 @@ from _common import load_smollm2
 
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.prompts.layouts import Prompt
@@ -40,7 +40,7 @@ from esc_lab.search.role_prompts import (
 )
 
 KINDS = ("strategist", "supporter", "seeker", "judge")
-INVENTORY = INVENTORIES["esconv"]
+INVENTORY = load_inventory("esconv")
 AXES = [
     Axis("empathy", 0.1, "how well it grasps what the seeker feels and why, and answers that"),
     Axis("information", 0.1, "how sound and useful its suggestions or facts are, where any are called for"),

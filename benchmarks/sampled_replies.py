@@ -15,7 +15,7 @@ import torch
 from _common import load_smollm2, sample_module
 
 from esc_lab.config import TemplateConfig
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.module import SRAEvaluationModule
 from esc_lab.evaluation.prompted_replies import PromptedReplies
 from esc_lab.models.generate import Sampling
@@ -33,7 +33,7 @@ def main() -> None:
     data = sample_module(loaded, row_tokens=2048)
     data.setup("test")
     decisions = [decision for group in data.decisions for decision in group][: options.decisions]
-    inventory, prompt = INVENTORIES["esconv"], TemplateConfig()
+    inventory, prompt = load_inventory("esconv"), TemplateConfig()
     sampling = Sampling(options.tokens, temperature=0.7, top_p=0.9)
 
     def seconds(samples: int, folder: str) -> float:

@@ -38,11 +38,23 @@ def file_fingerprint(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises OSError, UnicodeDecodeError or yaml.YAMLError if it cannot be read."""
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    """The content of a YAML file.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read, or a mapping has a key twice.
+    """
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C one is ten times as fast
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+            seen.add(key.value if isinstance(key.value, str) else None)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

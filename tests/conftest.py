@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from esc_lab.config.files import option_files
 from esc_lab.config.model import ModelConfig
+from esc_lab.data.strategies import load_inventory
 
 # Two test processes on two cores: one thread each is faster than two that fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("ESC_LAB_CACHE", ROOT / ".cache"))
+INVENTORIES = {name: load_inventory(name) for name in option_files("inventory")}
 FAMILIES = ("llama", "qwen2", "gemma2", "gemma3")
 
 

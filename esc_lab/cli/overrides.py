@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from esc_lab import config
 from esc_lab.cli.help import stage_lines
+from esc_lab.cli.option_checks import option_problems
 from esc_lab.config.checks import problems, unknown_key
 from esc_lab.errors import UserError, nearest
 
@@ -199,7 +200,8 @@ def _single_runs(overrides: list[Override]) -> list[list[str]]:
 def _run_problems(words: list[str]) -> list[str]:
     """What is wrong with one composition. Values that cannot be composed at all are told apart one by one."""
     try:
-        return problems(_composed(*words).cfg)
+        cfg = _composed(*words).cfg
+        return problems(cfg) + option_problems(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         whole = _compose_message(error)
     if whole == _NO_STAGE:

@@ -14,7 +14,7 @@ from esc_lab.comparison.parallel import spread
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.config import TRAININGS, keys
 from esc_lab.config.item import TEST_SET
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.decisions import Predictions, TestSet, read_predictions
 from esc_lab.report.tables import COLUMNS
@@ -110,7 +110,13 @@ def load_predictions(runs: Sequence[Run], metrics: Sequence[str]) -> dict[Path, 
     texts = any(metric in TEXT_METRICS for metric in metrics)
     read = spread(
         [
-            partial(read_predictions, path, INVENTORIES[run.inventory].names, sra=_sra(run), texts=texts)
+            partial(
+                read_predictions,
+                path,
+                build_inventory(run.config["inventory"], where=str(run.directory)).names,
+                sra=_sra(run),
+                texts=texts,
+            )
             for run, path in left.items()
         ]
     )

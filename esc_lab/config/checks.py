@@ -21,7 +21,6 @@ from esc_lab.config.prompt import TEMPLATES
 from esc_lab.config.role_checks import judge_problems, role_problems, url_problems
 from esc_lab.config.schema import RENAMED
 from esc_lab.config.search import ROLES
-from esc_lab.data.strategies import INVENTORIES
 from esc_lab.errors import nearest
 
 
@@ -284,9 +283,9 @@ def _data_problems(cfg: DictConfig) -> list[str]:
             found.append(f"data.{name}={wrong}: give numbers from 0 for {', '.join(SPLITS)}")
     if abs(sum(data.proportions.values()) - 1) > 1e-6:
         found.append(f"data.proportions={data.proportions}: train, val and test have to add up to 1; give all three")
-    strategies = INVENTORIES[cfg.inventory.name].names if cfg.inventory.name in INVENTORIES else ()
+    strategies = [strategy.name for strategy in cfg.inventory.strategies if "name" in strategy]
     for name in data.strategy_weights:
-        if strategies and name not in strategies:
+        if name not in strategies:
             found.append(
                 f"data.strategy_weights: no strategy '{name}' in {cfg.inventory.name}{nearest(name, strategies)}"
             )

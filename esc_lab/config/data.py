@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
 from esc_lab.config.item import COUNT, FROM_ZERO, TEST_SET, TRAININGS, item, looks, results
 
+FORMATS = ("esconv", "extes", "esc_pro", "jsonl")  # of corpora
 SPLITS = ("train", "val", "test")
 
 
@@ -21,7 +23,7 @@ class DataConfig:
     format: str = item(
         "auto",
         "record format; auto looks at the first record",
-        choices=("auto", "esconv", "extes", "esc_pro", "jsonl"),
+        choices=("auto", *FORMATS),
         method=False,
     )
     licence: str | None = item(
@@ -76,5 +78,27 @@ class DataConfig:
 
 @dataclass
 class InventoryConfig:
-    name: str = item("esconv", "strategies that are modelled; a corpus with other labels is mapped onto them",
-                     choices=("esconv", "cso", "extes", "extes_sra"), method=False)  # fmt: skip
+    """The strategies: `conf/inventory`, one file an inventory (docs/data-format.md)."""
+
+    name: str = item(
+        "esconv", "strategies that are modelled; a corpus with other labels is mapped onto them", method=False
+    )
+    strategies: list[Any] = item(
+        [],
+        "in the order of their class indices: {name, definition, spellings: [other spellings of the name]}",
+        method=False,
+    )
+    mappings: dict[str, Any] = item(
+        {},
+        "how labels of other inventories are read: inventory -> {its name: name here, or null for no counterpart}",
+        method=False,
+    )
+    formats: list[str] = item(
+        [], "corpus formats (data.format) whose labels are of this inventory", choices=FORMATS, method=False
+    )
+    example: list[Any] = item(
+        [],
+        "what prompt.inference=with_example shows: exchanges {seeker, strategy, supporter}",
+        affects=results("evaluate"),
+        method=False,
+    )

@@ -141,6 +141,9 @@ class Config:
     cache_dir: str = item(
         "${oc.env:ESC_LAB_CACHE,.cache}", "directory of converted models and other reusable results", affects=PLACE
     )
+    config_dirs: list[str] = item(
+        [], "directories of your own with options of groups, searched before conf/", affects=PLACE
+    )
     run_dir: str = item("", "this run's directory; set by run.py", affects=PLACE)
 
 

@@ -1,34 +1,60 @@
-"""Support strategies: the inventories of the field, their definitions, and the normalisation of labels.
+"""Support strategies: inventories, built from the `inventory` section of a configuration, and how labels are read.
 
-Inventories: `esconv` (8; Liu et al. 2021), `cso` (8; the CSO paper's search strategies), `extes` (16; the ExTES corpus)
-and `extes_sra` (15; the classes of the SRA paper). Definitions are this project's own wording.
+The inventories themselves are data: `conf/inventory/*.yaml`, and files like them in the user's own directories.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from esc_lab.errors import nearest
+from esc_lab.config.data import InventoryConfig
+from esc_lab.config.files import option_files, read_option
+from esc_lab.data.fields import check_keys, check_type, optional, require
+from esc_lab.errors import UserError, nearest
+
+MAX_NAME = 60  # characters of a name that can be read back from `(name) reply`
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A support strategy: the label that models read and write, and what it means."""
+    """A support strategy: the label that models read and write, what it means, and other spellings of its name."""
 
     name: str
     definition: str
+    spellings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a seeker says, and a supporter's answer with a strategy."""
+
+    seeker: str
+    strategy: str
+    supporter: str
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """An ordered set of strategies. The order fixes class indices everywhere (metrics, distributions, tables)."""
+    """An ordered set of strategies. The order fixes class indices everywhere (metrics, distributions, tables).
+
+    Attributes:
+        mappings: how labels of other inventories are read, by their inventory's name; None: no counterpart.
+        formats: corpus formats whose labels are of this inventory where nothing else is said.
+        example: a worked exchange, for prompts; may be empty.
+    """
 
     name: str
     strategies: tuple[Strategy, ...]
+    mappings: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict, hash=False)
+    formats: tuple[str, ...] = ()
+    example: tuple[Exchange, ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(strategy.name for strategy in self.strategies)
 
@@ -42,178 +68,135 @@ class Inventory:
     def definition(self, name: str) -> str:
         return self.strategies[self.index(name)].definition
 
+    @cached_property
+    def spellings(self) -> dict[str, str]:
+        """Canonical names by every known spelling, folded."""
+        return {
+            _fold(text): strategy.name for strategy in self.strategies for text in (*strategy.spellings, strategy.name)
+        }
 
-_QUESTION = "Ask the seeker, openly or about one detail, to tell more about the problem or what it does to them."
-_PERSPECTIVES = "Offer another way to look at the situation that the seeker may not have considered."
-_REFRAME = "Help turn a harsh or hopeless thought into one that is kinder and closer to the facts."
-_INFORMATION = "Give facts, explanations or sources that bear on the seeker's problem."
-_PLANNING = "Work out the next steps together with the seeker, leaving the choices to them."
-_VALIDATION = "Show that the seeker's feelings make sense given what has happened to them."
-_AFFIRM = "Name the seeker's strengths, efforts or worth, and encourage them."
-_NO_JUDGMENT = "Stay open and neutral: neither blame the seeker nor criticise what they did or feel."
-_EMPATHETIC = "Say in your own words that you understand what the seeker goes through and that you are with them."
+    def knows(self, label: str) -> bool:
+        """Whether a label, however it is spelt, is one of these strategies."""
+        return _fold(label) in self.spellings
 
-_ESCONV = (
-    Strategy("Question", _QUESTION),
-    Strategy("Restatement or Paraphrasing", "Give back briefly, in other words, what the seeker has told you."),
-    Strategy("Reflection of feelings", "Put into words what the seeker seems to feel."),
-    Strategy("Self-disclosure", "Share a similar experience or feeling of your own to show that you understand."),
-    Strategy(
-        "Affirmation and Reassurance", "Point to the seeker's strengths and give honest comfort and encouragement."
-    ),
-    Strategy("Providing Suggestions", "Propose something that the seeker could do, without telling them what to do."),
-    Strategy("Information", _INFORMATION),
-    Strategy("Others", "Greet, thank, make small talk, or support in a way that the other strategies do not cover."),
-)
+    def mapping_from(self, source: Inventory, where: str | None = None) -> Mapping[str, str | None]:
+        """How the labels of another inventory are read.
 
-_CSO = (
-    Strategy("Emotional Validation", _VALIDATION),
-    Strategy("Affirmation", _AFFIRM),
-    Strategy("Collaborative Planning", _PLANNING),
-    Strategy("Empathetic Statements", _EMPATHETIC),
-    Strategy("Avoid Judgment and Criticism", _NO_JUDGMENT),
-    Strategy("Provide Different Perspectives", _PERSPECTIVES),
-    Strategy("Reframe Negative Thoughts", _REFRAME),
-    Strategy("Share Information", _INFORMATION),
-)
-
-_EXTES_COMMON = (
-    Strategy("Affirmation", _AFFIRM),
-    Strategy("Avoid Judgment and Criticism", _NO_JUDGMENT),
-    Strategy("Clarification", "Ask what the seeker means, so that nothing important stays vague."),
-    Strategy("Collaborative Planning", _PLANNING),
-    Strategy("Emotional Validation", _VALIDATION),
-    Strategy("Normalize Experiences", "Tell the seeker that many people react the same way in such a situation."),
-    Strategy("Offer Hope", "Express grounded confidence that things can get better."),
-    Strategy(
-        "Promote Self-Care Practices", "Encourage the seeker to look after body and mind: rest, food, movement, joy."
-    ),
-    Strategy("Provide Different Perspectives", _PERSPECTIVES),
-    Strategy(
-        "Reflective Statements",
-        "Mirror back the core of what the seeker said or feels, so they can hear it themselves.",
-    ),
-    Strategy("Reframe Negative Thoughts", _REFRAME),
-    Strategy("Share Information", _INFORMATION),
-    Strategy("Stress Management", "Offer a way to lower tension, such as breathing, grounding or pacing the day."),
-    Strategy("Suggest Options", "Lay out several things the seeker could do and let them weigh these."),
-)
-
-INVENTORIES: Mapping[str, Inventory] = {
-    "esconv": Inventory("esconv", _ESCONV),
-    "cso": Inventory("cso", _CSO),
-    "extes": Inventory(
-        "extes",
-        (
-            *_EXTES_COMMON,
-            Strategy("Empathetic Statements", _EMPATHETIC),
-            Strategy("Others", "Greet, thank or say something that the other strategies do not cover."),
-        ),
-    ),
-    "extes_sra": Inventory(
-        "extes_sra",
-        (*_EXTES_COMMON, Strategy("Chit Chat", "Make light conversation that keeps the contact easy and warm.")),
-    ),
-}
-
-# Spellings found in corpora and in model output, per inventory: normalised spelling -> canonical name.
-_SPELLINGS: Mapping[str, Mapping[str, str]] = {
-    "esconv": {
-        "questions": "Question",
-        "restatement": "Restatement or Paraphrasing",
-        "paraphrasing": "Restatement or Paraphrasing",
-        "restatement and paraphrasing": "Restatement or Paraphrasing",
-        "reflection of feeling": "Reflection of feelings",
-        "reflections of feelings": "Reflection of feelings",
-        "self disclosures": "Self-disclosure",
-        "affirmation": "Affirmation and Reassurance",
-        "reassurance": "Affirmation and Reassurance",
-        "providing suggestions or information": "Providing Suggestions",
-        "providing suggestion": "Providing Suggestions",
-        "provide suggestions": "Providing Suggestions",
-        "suggestions": "Providing Suggestions",
-        "providing information": "Information",
-        "other": "Others",
-    },
-    "cso": {},
-    "extes": {"other": "Others", "normalise experiences": "Normalize Experiences"},
-    "extes_sra": {"chitchat": "Chit Chat", "normalise experiences": "Normalize Experiences"},
-}
-# Spellings of the ExTES family of labels, valid in every inventory that has the canonical name.
-_EXTES_SPELLINGS: Mapping[str, str] = {
-    "affirmations": "Affirmation",
-    "avoid judgement and criticism": "Avoid Judgment and Criticism",
-    "avoid judgment": "Avoid Judgment and Criticism",
-    "clarifications": "Clarification",
-    "emotional validations": "Emotional Validation",
-    "empathetic statement": "Empathetic Statements",
-    "empathic statements": "Empathetic Statements",
-    "normalizing experiences": "Normalize Experiences",
-    "promote self care": "Promote Self-Care Practices",
-    "self care practices": "Promote Self-Care Practices",
-    "provide different perspective": "Provide Different Perspectives",
-    "reflective statement": "Reflective Statements",
-    "reframing negative thoughts": "Reframe Negative Thoughts",
-    "reframe negative thought": "Reframe Negative Thoughts",
-    "sharing information": "Share Information",
-    "stress managements": "Stress Management",
-    "suggest option": "Suggest Options",
-    "validation": "Emotional Validation",
-    # The corpus' own list of strategies has an abbreviation behind every name.
-    "affirmation aff": "Affirmation",
-    "avoid judgment and criticism ajc": "Avoid Judgment and Criticism",
-    "clarification cla": "Clarification",
-    "collaborative planning cp": "Collaborative Planning",
-    "emotional validation ev": "Emotional Validation",
-    "empathetic statements es": "Empathetic Statements",
-    "normalize experiences ne": "Normalize Experiences",
-    "offer hope oh": "Offer Hope",
-    "others oth": "Others",
-    "promote self care practices psp": "Promote Self-Care Practices",
-    "provide different perspectives pdp": "Provide Different Perspectives",
-    "reflective statements rs": "Reflective Statements",
-    "reframe negative thoughts rnt": "Reframe Negative Thoughts",
-    "share information si": "Share Information",
-    "stress management sm": "Stress Management",
-    "suggest options so": "Suggest Options",
-}
-
-# One inventory read as another. A label without a counterpart maps to None: the turn stays, unlabelled and counted.
-MAPPINGS: Mapping[tuple[str, str], Mapping[str, str | None]] = {
-    ("extes", "cso"): {
-        "Affirmation": "Affirmation",
-        "Avoid Judgment and Criticism": "Avoid Judgment and Criticism",
-        "Clarification": "Empathetic Statements",
-        "Collaborative Planning": "Collaborative Planning",
-        "Emotional Validation": "Emotional Validation",
-        "Empathetic Statements": "Empathetic Statements",
-        "Normalize Experiences": "Emotional Validation",
-        "Offer Hope": "Affirmation",
-        "Promote Self-Care Practices": "Collaborative Planning",
-        "Provide Different Perspectives": "Provide Different Perspectives",
-        "Reflective Statements": "Empathetic Statements",
-        "Reframe Negative Thoughts": "Reframe Negative Thoughts",
-        "Share Information": "Share Information",
-        "Stress Management": "Share Information",
-        "Suggest Options": "Collaborative Planning",
-        "Others": None,
-    },
-    ("extes", "extes_sra"): {
-        **{strategy.name: strategy.name for strategy in _EXTES_COMMON},
-        "Empathetic Statements": "Emotional Validation",
-        "Others": "Chit Chat",
-    },
-    ("cso", "extes"): {strategy.name: strategy.name for strategy in _CSO},
-}
-
-
-def _fold(label: str) -> str:
-    """Lower case, `&` as `and`, punctuation and runs of blanks as one blank."""
-    return re.sub(r"[^a-z0-9]+", " ", label.lower().replace("&", " and ")).strip()
+        Raises:
+            UserError: there is no such mapping, or it lacks names of the source or has others.
+        """
+        if source.name == self.name:
+            return {name: name for name in self.names}
+        if source.name not in self.mappings:
+            fix = f"choose inventory={source.name}, or add mappings: {source.name} to the inventory '{self.name}'"
+            raise UserError(f"there is no mapping from '{source.name}' to '{self.name}'", where=where, fix=fix)
+        mapping = self.mappings[source.name]
+        where, fix = f"inventory '{self.name}', mappings: {source.name}", f"map {', '.join(source.names)}"
+        for name in (*mapping, *source.names):
+            if name not in source.names:
+                raise UserError(f"no strategy '{name}' there{nearest(name, source.names)}", where=where, fix=fix)
+            if name not in mapping:
+                raise UserError(f"'{name}' is missing", where=where, fix=f"{fix}; null where there is no counterpart")
+        return mapping
 
 
 class UnknownStrategyError(ValueError):
     """A label that the inventory does not know; the message names the nearest one that it does."""
+
+
+def load_inventory(name: str, config_dirs: Sequence[str | Path] = ()) -> Inventory:
+    """The inventory of a name: from the user's own directories, else of `conf/inventory`.
+
+    Raises:
+        UserError: there is none, or its file is wrong.
+    """
+    section = read_option("inventory", name, config_dirs)
+    where = str(option_files("inventory", config_dirs)[name])
+    if section.get("name") != name or not section.get("strategies"):
+        raise UserError("not an inventory of this name", where=where, fix=f"write name: {name}, and strategies: [...]")
+    return build_inventory(section, where=where)
+
+
+def build_inventory(
+    section: InventoryConfig | Mapping[str, Any], config_dirs: Sequence[str | Path] = (), *, where: str = "inventory"
+) -> Inventory:
+    """The inventory that the section of a configuration holds; one with nothing but a name is looked up by it.
+
+    Raises:
+        UserError: something is wrong in it, or there is none of this name.
+    """
+    data = asdict(section) if isinstance(section, InventoryConfig) else section
+    name = require(data, "name", str, where)
+    if not data.get("strategies"):
+        return load_inventory(name, config_dirs)
+    check_keys(data, InventoryConfig.__dataclass_fields__, where)
+    strategies = tuple(_strategy(item, place) for place, item in _items(data, "strategies", where))
+    _check_spellings(strategies, where)
+    inventory = Inventory(
+        name,
+        strategies,
+        optional(data, "mappings", dict, where) or {},
+        tuple(check_type(item, str, "a format", place) for place, item in _items(data, "formats", where)),
+        tuple(_exchange(item, place) for place, item in _items(data, "example", where)),
+    )
+    fix = f"use one of {', '.join(inventory.names)}"
+    for exchange in inventory.example:
+        if exchange.strategy not in inventory.names:
+            what = f"unknown strategy '{exchange.strategy}'{nearest(exchange.strategy, inventory.names)}"
+            raise UserError(what, where=f"{where}, example", fix=fix)
+    for source in inventory.mappings:
+        place = f"{where}, mappings: {source}"
+        for label, target in require(inventory.mappings, source, dict, place).items():
+            if target is not None and target not in inventory.names:
+                what = f"'{label}' becomes the unknown strategy '{target}'{nearest(str(target), inventory.names)}"
+                raise UserError(what, where=place, fix=f"{fix}, or null")
+    return inventory
+
+
+def _items(data: Mapping[str, Any], key: str, where: str) -> Iterator[tuple[str, Any]]:
+    """The items of a list that may be missing, with their places."""
+    for number, item in enumerate(optional(data, key, list, where) or [], start=1):
+        yield f"{where}, {key} {number}", item
+
+
+def _text(data: Mapping[str, Any], key: str, where: str) -> str:
+    text = require(data, key, str, where).strip()
+    if not text:
+        raise UserError(f"'{key}' is empty", where=where, fix="write it")
+    return text
+
+
+def _strategy(item: object, where: str) -> Strategy:
+    data = check_type(item, dict, "the strategy", where)
+    check_keys(data, Strategy.__dataclass_fields__, where)
+    name = _text(data, "name", where)
+    if len(name) > MAX_NAME or re.search(r"[()\[\]\n]", name) or not _fold(name):
+        fix = f"use letters, at most {MAX_NAME} characters, and no brackets: models write it as (name)"
+        raise UserError(f"the name {name!r} could not be read back", where=where, fix=fix)
+    spellings = tuple(check_type(text, str, "a spelling", place) for place, text in _items(data, "spellings", where))
+    return Strategy(name, _text(data, "definition", where), spellings)
+
+
+def _exchange(item: object, where: str) -> Exchange:
+    data = check_type(item, dict, "the exchange", where)
+    check_keys(data, Exchange.__dataclass_fields__, where)
+    return Exchange(*(_text(data, key, where) for key in Exchange.__dataclass_fields__))
+
+
+def _check_spellings(strategies: Sequence[Strategy], where: str) -> None:
+    """Refuse two strategies that one label could mean."""
+    owners: dict[str, str] = {}
+    for strategy in strategies:
+        for text in dict.fromkeys(map(_fold, (strategy.name, *strategy.spellings))):
+            if text in owners:
+                what = f"'{text}' is both '{owners[text]}' and '{strategy.name}'"
+                raise UserError(what, where=where, fix="give each strategy names and spellings of its own")
+            owners[text] = strategy.name
+
+
+def _fold(label: str) -> str:
+    """Lower case, `&` as `and`, punctuation and runs of blanks as one blank."""
+    return re.sub(r"[\W_]+", " ", label.lower().replace("&", " and ")).strip()
 
 
 def normalize_label(label: str, inventory: Inventory) -> str:
@@ -222,14 +205,10 @@ def normalize_label(label: str, inventory: Inventory) -> str:
     Raises:
         UnknownStrategyError: the label is not in the inventory under any known spelling.
     """
-    folded = _fold(label)
-    by_fold = {_fold(name): name for name in inventory.names}
-    extes = {spelling: name for spelling, name in _EXTES_SPELLINGS.items() if name in inventory.names}
-    known = {**extes, **_SPELLINGS.get(inventory.name, {}), **by_fold}
-    if folded not in known:
+    if not inventory.knows(label):
         hint = nearest(label, inventory.names) or f"; known: {', '.join(inventory.names)}"
         raise UnknownStrategyError(f"unknown strategy '{label}' in inventory '{inventory.name}'{hint}")
-    return known[folded]
+    return inventory.spellings[_fold(label)]
 
 
 def map_label(name: str, mapping: Mapping[str, str | None]) -> str | None:

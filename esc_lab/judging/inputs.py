@@ -14,7 +14,7 @@ from esc_lab.comparison.runs import Run, cells_of, read_runs
 from esc_lab.config import Config, DataConfig
 from esc_lab.data.corpora import ReadReport, read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.data.strategies import INVENTORIES, Inventory
+from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.decisions import Key
 from esc_lab.judging.replies import WrittenReply, check_context, drawn, history_of, read_replies
@@ -109,7 +109,8 @@ def judge_inputs(cfg: Config) -> JudgeInputs:
     if len(shared) < 0.5 * fewest:
         told = f"only {len(shared)} decisions have a reply of every run, of {fewest} or more that each replied to"
         remarks = [*remarks, f"{told}; their evaluations chose different ones"]
-    dialogues = _dialogues(runs)
+    inventory = build_inventory(runs[0].config["inventory"], cfg.config_dirs)
+    dialogues = _dialogues(runs, inventory, cfg.config_dirs)
     for one in judged:
         check_context(dialogues, one.replies, str(one.run.directory))
     keys = drawn(shared, cfg.judge.decisions, cfg.seed)
@@ -119,7 +120,7 @@ def judge_inputs(cfg: Config) -> JudgeInputs:
     return JudgeInputs(
         judged,
         _baseline(judged, cfg.judge.baseline),
-        INVENTORIES[runs[0].inventory],
+        inventory,
         {name: dialogue for name, dialogue in dialogues.items() if name in evaluated},
         keys,
         len(shared),
@@ -140,16 +141,17 @@ def _replies(run: Run) -> dict[Key, WrittenReply]:
     return found
 
 
-def _dialogues(runs: Sequence[Run]) -> dict[str, Dialogue]:
+def _dialogues(runs: Sequence[Run], inventory: Inventory, config_dirs: Sequence[str]) -> dict[str, Dialogue]:
     """The evaluated dialogues by id: those that an evaluation left, else those of its corpus."""
     for run in runs:
         if (run.directory / DIALOGUES).exists():
-            return {dialogue.id: dialogue for dialogue in read_dialogues(run.directory / DIALOGUES)}
+            dialogues = read_dialogues(run.directory / DIALOGUES, inventory=inventory)
+            return {dialogue.id: dialogue for dialogue in dialogues}
     config = runs[0].config
     data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config["data"]))
     assert isinstance(data, DataConfig)
     log.info("no %s in %s: reading its corpus", DIALOGUES, runs[0].directory)
-    splits = read_splits(data, runs[0].inventory, ReadReport())
+    splits = read_splits(data, inventory, ReadReport(), config_dirs)
     return {dialogue.id: dialogue for dialogue in splits.get(config["evaluate"]["split"], ())}
 
 

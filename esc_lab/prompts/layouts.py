@@ -124,15 +124,7 @@ INFERENCE: Mapping[str, Inference] = {
             "Now write a new reply that mends what you named. Keep the form. Only the reply.",
         )
     ),
-    "with_example": Inference(),  # its text depends on the inventory: `_example`
-}
-
-# An exchange that shows two strategies of an inventory at work.
-_EXAMPLES: Mapping[str, tuple[str, str]] = {
-    "esconv": ("Question", "Reflection of feelings"),
-    "cso": ("Empathetic Statements", "Emotional Validation"),
-    "extes": ("Clarification", "Emotional Validation"),
-    "extes_sra": ("Clarification", "Emotional Validation"),
+    "with_example": Inference(),  # its text is the inventory's example
 }
 
 _ROLE = (
@@ -322,14 +314,8 @@ def _transcript(messages: Sequence[Message]) -> str:
 
 
 def _example(inventory: Inventory, template: Template) -> str:
-    first, second = _EXAMPLES[inventory.name]
-    replies = (
-        "That sounds like it came out of nowhere. What went through your mind when he said it?",
-        "It hurts to be passed over like that, and all the more after the effort you put in.",
+    lines = (
+        f"seeker: {exchange.seeker}\nsupporter: {reply_content(template, exchange.supporter, (exchange.strategy,))}"
+        for exchange in inventory.example
     )
-    one, two = (reply_content(template, reply, (name,)) for reply, name in zip(replies, (first, second), strict=True))
-    return (
-        "An example of such a conversation:\n"
-        f"seeker: My boss gave the project I had planned to someone else.\nsupporter: {one}\n"
-        f"seeker: That all my late evenings were for nothing.\nsupporter: {two}"
-    )
+    return "\n".join(("An example of such a conversation:", *lines))

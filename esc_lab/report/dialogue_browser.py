@@ -14,6 +14,7 @@ from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Run
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
+from esc_lab.data.strategies import build_inventory
 from esc_lab.report.page import short_labels
 from esc_lab.report.reproduction import behind, run_names
 
@@ -160,7 +161,9 @@ def _read_dialogues(runs: Sequence[Run], wanted: set[str]) -> dict[str, Dialogue
     for run in runs:
         path = run.directory / DIALOGUES
         if path.exists() and not wanted <= found.keys():
-            found |= {dialogue.id: dialogue for dialogue in read_dialogues(path, "jsonl") if dialogue.id in wanted}
+            inventory = build_inventory(run.config["inventory"], where=str(run.directory))
+            dialogues = read_dialogues(path, "jsonl", inventory=inventory)
+            found |= {dialogue.id: dialogue for dialogue in dialogues if dialogue.id in wanted}
     return found
 
 

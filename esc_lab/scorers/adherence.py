@@ -95,8 +95,8 @@ def bare_reply(text: str, inventory: Inventory) -> str:
     replies of one strategy only. The last rule costs the rare sentence that looks like a label its first word ("Others
     I know"). Punctuation after a removed label goes with it. White space is tidied: single blanks, no empty lines.
 
-    >>> from esc_lab.data.strategies import INVENTORIES
-    >>> bare_reply("Supporter: (Question) What is the question that worries you?", INVENTORIES["esconv"])
+    >>> from esc_lab.data.strategies import load_inventory
+    >>> bare_reply("Supporter: (Question) What is the question that worries you?", load_inventory("esconv"))
     'What is the question that worries you?'
     """
     text = _tidy(text)

@@ -79,7 +79,7 @@ def write_searched(cfg: Config, searched: Searched, splits: Mapping[str, Sequenc
         raise _nothing(searched, statistics)
     if searched.stopped:
         log.warning("%s", searched.stopped)
-    _write_esc_pro(directory / ESC_PRO, made, splits, cfg.search.split)
+    _write_esc_pro(directory / ESC_PRO, made, splits, cfg.search.split, searched.inventory)
     write_atomic(directory / ESC_PRO / "README.md", _card(cfg, searched, found, statistics))
     _print(searched, statistics)
     log.info("ESC-Pro: %s (data=jsonl data.path=%s)", directory / ESC_PRO, directory / ESC_PRO)
@@ -118,19 +118,23 @@ def _nothing(searched: Searched, statistics: SearchStatistics) -> UserError:
 
 
 def _write_esc_pro(
-    directory: Path, made: Sequence[Dialogue], splits: Mapping[str, Sequence[Dialogue]], seeds: str
+    directory: Path,
+    made: Sequence[Dialogue],
+    splits: Mapping[str, Sequence[Dialogue]],
+    seeds: str,
+    inventory: Inventory,
 ) -> None:
     """The dialogues as split files in our own format, and in the published record forms.
 
     Args:
         seeds: split that the seeds are of; the dialogues hold them, so it is not written beside.
     """
-    write_dialogues(made, directory / "train.jsonl")
+    write_dialogues(made, directory / "train.jsonl", inventory=inventory)
     for name, file in (("val", "valid"), ("test", "test")):
         if name == seeds:
             log.warning("the seeds are those of %s, so esc_pro/ has no %s.jsonl", name, file)
         elif splits.get(name):
-            write_dialogues(splits[name], directory / f"{file}.jsonl")
+            write_dialogues(splits[name], directory / f"{file}.jsonl", inventory=inventory)
         else:
             log.warning("the split %s has no dialogues, so esc_pro/ has no %s.jsonl", name, file)
     for form in ("dialogues", "pairs", "kto"):

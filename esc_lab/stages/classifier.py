@@ -21,7 +21,7 @@ from esc_lab.config.evaluate import ClassifierConfig
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 from esc_lab.data.corpora import ReadReport
-from esc_lab.data.strategies import INVENTORIES, Inventory
+from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.metrics import StrategyProficiency
 from esc_lab.scorers.adherence import LabelledReply
 from esc_lab.scorers.classifier import StrategyClassifier, chosen
@@ -66,7 +66,7 @@ def stored_classifier(cfg: Config) -> Path:
         init_from=None,
         resume=None,
     )
-    splits = read_splits(data, cfg.inventory.name, ReadReport())
+    splits = read_splits(data, build_inventory(cfg.inventory), ReadReport(), cfg.config_dirs)
     inputs: dict[str, Any] = {
         "dialogues": {name: [dialogue.id for dialogue in found] for name, found in splits.items()},
         "inventory": cfg.inventory.name,
@@ -92,8 +92,8 @@ def run(cfg: Config) -> dict[str, float]:
     """
     prepare(cfg)
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
-    inventory, report = INVENTORIES[cfg.inventory.name], ReadReport()
-    splits = read_splits(cfg.data, inventory.name, report)
+    inventory, report = build_inventory(cfg.inventory), ReadReport()
+    splits = read_splits(cfg.data, inventory, report, cfg.config_dirs)
     sizes = ", ".join(f"{len(found)} {name}" for name, found in splits.items())
     log.info("%s: %s; %s", cfg.data.name, sizes, report.line())
     classifier = new_classifier(

@@ -11,7 +11,7 @@ from pathlib import Path
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.data.corpora import write_dialogues
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.held_out_pairs import preference_metrics
 from esc_lab.evaluation.module import SRAEvaluationModule
 from esc_lab.evaluation.prompted_replies import MEASURABLE, PromptedReplies
@@ -42,13 +42,13 @@ def run(cfg: Config) -> dict[str, float]:
     each prediction with SRA, in order), and a page for each token heat map.
     """
     prepare(cfg)
-    inventory = INVENTORIES[cfg.inventory.name]
+    inventory = build_inventory(cfg.inventory)
     classifier = _classifier(cfg)  # before the model: it may have to be trained first
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     data.setup("test")
-    write_dialogues(data.splits[data.eval_split], Path(cfg.run_dir) / "dialogues.jsonl")
+    write_dialogues(data.splits[data.eval_split], Path(cfg.run_dir) / "dialogues.jsonl", inventory=inventory)
     module = _module(cfg, loaded, data, classifier)
     started = time.time()
     build_trainer(cfg, training=False).test(module, datamodule=data, verbose=False)
@@ -72,7 +72,7 @@ def _classifier(cfg: Config) -> StrategyClassifier | None:
     if cfg.evaluate.classifier is None:
         return None
     path = stored_classifier(cfg) if cfg.evaluate.classifier == "auto" else Path(cfg.evaluate.classifier)
-    found = load_classifier(path, INVENTORIES[cfg.inventory.name], Path(cfg.cache_dir))
+    found = load_classifier(path, build_inventory(cfg.inventory), Path(cfg.cache_dir))
     accuracy = "unknown" if found.accuracy is None else f"{found.accuracy:.3f}"
     log.info("adherence is judged by %s, accuracy on held-out replies %s", path, accuracy)
     return found
@@ -82,7 +82,7 @@ def _module(
     cfg: Config, loaded: LoadedModel, data: ESCDataModule, classifier: StrategyClassifier | None
 ) -> SRAEvaluationModule:
     settings, generation = cfg.evaluate, cfg.evaluate.generation
-    inventory = INVENTORIES[cfg.inventory.name]
+    inventory = build_inventory(cfg.inventory)
     measured = settings.sra.enabled and cfg.prompt.inference in MEASURABLE
     if measured:
         check_probe(loaded.model)
@@ -119,7 +119,7 @@ def _module(
 def _attention(cfg: Config, loaded: LoadedModel) -> StrategyRelevantAttention:
     text = base_model(loaded.model).config.get_text_config()
     return StrategyRelevantAttention(
-        INVENTORIES[cfg.inventory.name].names,
+        build_inventory(cfg.inventory).names,
         definition=cfg.evaluate.sra.definition,
         span=cfg.evaluate.sra.span,
         heads=(text.num_hidden_layers, text.num_attention_heads),

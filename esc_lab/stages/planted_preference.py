@@ -26,7 +26,7 @@ from esc_lab.data.planted import (
     texts_of,
     utility_slope,
 )
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import build_inventory
 from esc_lab.models.load import load_model
 from esc_lab.models.log_probs import label_log_probs
 from esc_lab.stages.run_stage import recorded_step
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 def run(cfg: Config) -> dict[str, float]:
     """Train on each order of the pairs with each seed; slopes.json and the runs of the trainings are left behind."""
     prepare(cfg)
-    root, inventory = Path(cfg.run_dir), INVENTORIES[cfg.inventory.name]
+    root, inventory = Path(cfg.run_dir), build_inventory(cfg.inventory)
     training, held_out = _texts()
     slopes: dict[str, list[Slope]] = {order: [] for order in ORDERS}
     told: dict[str, list[float]] = {order: [] for order in ORDERS}
@@ -95,7 +95,7 @@ def _training(cfg: Config, dialogues: Sequence[Dialogue], seed: int, directory: 
 def _label_log_probs(cfg: Config, checkpoint: Path | None, dialogues: Sequence[Dialogue]) -> FloatArray:
     """Log-probability [turns, K] of each label at the supporter turns, under the base model or a checkpoint of it."""
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
-    inventory = INVENTORIES[cfg.inventory.name]
+    inventory = build_inventory(cfg.inventory)
     row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
     groups = [supporter_examples(dialogue, inventory, cfg.prompt.train) for dialogue in dialogues]
     labels = label_ids(loaded.encoder, inventory, groups[0][0].prompt)

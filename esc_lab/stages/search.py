@@ -18,7 +18,7 @@ from esc_lab.config import Config
 from esc_lab.config.search import ROLES
 from esc_lab.data.corpora import ReadReport
 from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.data.strategies import INVENTORIES, Inventory
+from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing
@@ -52,7 +52,7 @@ def run(cfg: Config) -> dict[str, float]:
     """
     prepare(cfg)
     report = ReadReport()
-    splits = read_splits(cfg.data, cfg.inventory.name, report)
+    splits = read_splits(cfg.data, build_inventory(cfg.inventory), report, cfg.config_dirs)
     seeds = _seeds(cfg, splits)
     log.info("%s: %d seed dialogues of %s; %s", cfg.data.name, len(seeds), cfg.search.split, report.line())
     run_ = _Run(cfg, seeds, build_clients(cfg))
@@ -82,7 +82,7 @@ class _Run:
 
     def __init__(self, cfg: Config, seeds: Sequence[SeedDialogue], clients: dict[str, Client]) -> None:
         self.cfg, self.seeds, self.clients = cfg, seeds, clients
-        self.inventory: Inventory = INVENTORIES[cfg.inventory.name]
+        self.inventory = build_inventory(cfg.inventory)
         self.axes = [Axis(name, **axis) for name, axis in cfg.llm.judge.axes.items()]
         self.roles = {role: _role_settings(cfg, role, clients[role]) for role in ROLES}
         self.settings = SearchSettings(

@@ -54,10 +54,15 @@ class Decision:
     first_turn: int = 0
 
 
-def read_splits(data: DataConfig, inventory: str, report: ReadReport) -> dict[str, list[Dialogue]]:
+def read_splits(
+    data: DataConfig, inventory: Inventory, report: ReadReport, config_dirs: Sequence[str] = ()
+) -> dict[str, list[Dialogue]]:
     """Dialogues of each split, labels mapped onto the inventory, consecutive turns merged, limits applied.
 
     Of the training split only the share `seed_fraction` of its trees is kept.
+
+    Args:
+        config_dirs: the user's own directories, in which the corpus' own inventory is looked up before `conf/`.
 
     Raises:
         UserError: files or labels are wrong, there is no mapping onto the inventory, or a published split has no such
@@ -65,7 +70,7 @@ def read_splits(data: DataConfig, inventory: str, report: ReadReport) -> dict[st
     """
     path = Path(data.path) if data.path else sample_path()
     published = data.split == "published" or (data.split == "auto" and path.is_dir())
-    read = partial(read_dialogues, format=data.format, mapping=inventory, report=report)
+    read = partial(read_dialogues, format=data.format, mapping=inventory, report=report, config_dirs=config_dirs)
     if published:
         splits = {name: read(file) for name, file in published_split(path).items()}
     else:

@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.data.corpora import ReadReport
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import build_inventory
 from esc_lab.environment import first_process
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
@@ -68,7 +68,8 @@ def build_data(cfg: Config, loaded: LoadedModel, preferences: PreferenceSettings
         preferences: train on preferences; where `data.negatives` asks for it, the model writes the rejected replies.
     """
     report = ReadReport()
-    splits = read_splits(cfg.data, cfg.inventory.name, report)
+    inventory = build_inventory(cfg.inventory)
+    splits = read_splits(cfg.data, inventory, report, cfg.config_dirs)
     log.info(
         "%s: %s; %s", cfg.data.name, ", ".join(f"{len(found)} {name}" for name, found in splits.items()), report.line()
     )
@@ -78,7 +79,7 @@ def build_data(cfg: Config, loaded: LoadedModel, preferences: PreferenceSettings
         for split in ("train", "val"):
             splits[split], written[split] = with_negatives(
                 loaded,
-                INVENTORIES[cfg.inventory.name],
+                inventory,
                 splits.get(split, []),
                 cfg.prompt.train,
                 kind=cfg.data.negatives,
@@ -93,7 +94,7 @@ def build_data(cfg: Config, loaded: LoadedModel, preferences: PreferenceSettings
     data = ESCDataModule(
         splits,
         loaded.encoder,
-        INVENTORIES[cfg.inventory.name],
+        inventory,
         train_prompt=cfg.prompt.train,
         eval_prompt=cfg.prompt.eval,
         inference=cfg.prompt.inference,

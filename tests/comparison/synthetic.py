@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from esc_lab.data.strategies import INVENTORIES, Inventory
+from esc_lab.data.strategies import Inventory, load_inventory
 from esc_lab.evaluation.predictions import Prediction
 from esc_lab.evaluation.summary import summarize
 from esc_lab.seeds import derive_seed
+from tests.conftest import INVENTORIES
 
 PROBLEMS = ("job crisis", "breakup with partner", "ongoing depression", "academic pressure")
 EMOTIONS = ("anxiety", "sadness", "anger")
@@ -125,7 +126,7 @@ def write_run(
 def write_evaluation(directory: Path, rows: Sequence[Prediction], **changes: Any) -> Path:
     """An evaluation with the metrics that the package's own torch metrics give its rows."""
     config = settings("evaluate", **changes)
-    metrics, _ = summarize(rows, INVENTORIES[config["inventory"]["name"]])
+    metrics, _ = summarize(rows, load_inventory(config["inventory"]["name"]))
     measured = [row.sra["paper/name"] for row in rows if row.sra]
     if measured:
         strategy, control, relative = (np.array([one[name] for one in measured]) for name in measured[0])

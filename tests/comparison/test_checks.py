@@ -9,7 +9,7 @@ import pytest
 from esc_lab.comparison.checks import check_cells, chosen_metrics, load_predictions
 from esc_lab.comparison.result import compared
 from esc_lab.comparison.runs import cells_of, read_runs
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.report.tables import COLUMNS
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
@@ -78,7 +78,7 @@ def test_trained_cells_need_the_same_seeds_but_a_base_model_does_not(tmp_path):
 
 def test_label_sets(tmp_path):
     one = write_evaluation(tmp_path / "one", predictions(skill=0.5, seed=1))
-    rows = predictions(skill=0.5, seed=1, inventory=INVENTORIES["cso"])
+    rows = predictions(skill=0.5, seed=1, inventory=load_inventory("cso"))
     other = write_evaluation(tmp_path / "other", rows, inventory__name="cso", seed=2)
     with pytest.raises(UserError, match=rf"label sets differ \(inventory.name\): esconv in {one}; cso in {other}"):
         checked(one, other)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from esc_lab.comparison.measures import MEASURES, bias, confusion, macro_f1, preference, weighted_f1
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.decisions import read_predictions
 from esc_lab.evaluation.summary import summarize
 from esc_lab.metrics import StrategyProficiency, strategy_preference
 from tests.comparison.synthetic import predictions
 
-INVENTORY = INVENTORIES["esconv"]
+INVENTORY = load_inventory("esconv")
 
 
 def read(path, rows):

@@ -13,11 +13,11 @@ import pytest
 from esc_lab.comparison.drawings import read_curve
 from esc_lab.comparison.figures import confusion_matrices, preference_bars, training_curves
 from esc_lab.comparison.output import compare
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.statistics.intervals import Interval
 from tests.comparison.synthetic import predictions, write_evaluation, write_training
 
-NAMES = INVENTORIES["esconv"].names
+NAMES = load_inventory("esconv").names
 
 
 def texts(path) -> str:

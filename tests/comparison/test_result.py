@@ -11,13 +11,13 @@ import pytest
 
 from esc_lab.comparison.groups import FEWEST
 from esc_lab.comparison.result import compared
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation.summary import summarize
 from esc_lab.statistics.permutation import holm
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
 
-INVENTORY = INVENTORIES["esconv"]
+INVENTORY = load_inventory("esconv")
 QUICK = {"draws": 200}
 
 

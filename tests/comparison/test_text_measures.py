@@ -11,7 +11,7 @@ import pytest
 
 from esc_lab.comparison.measures import MEASURES
 from esc_lab.comparison.text_measures import bleu
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.decisions import read_predictions
 from esc_lab.metrics import Diversity, TextOverlap
 from esc_lab.statistics.bootstrap import Draws, bootstrap
@@ -20,7 +20,7 @@ from tests.comparison.synthetic import predictions
 
 def read(path, rows):
     path.write_text("\n".join(json.dumps(asdict(row)) for row in rows))
-    return read_predictions(path, INVENTORIES["esconv"].names, sra="paper/name", texts=True)
+    return read_predictions(path, load_inventory("esconv").names, sra="paper/name", texts=True)
 
 
 def dialogues_of(rows):

@@ -17,10 +17,10 @@ from esc_lab.data.planted import (
     texts_of,
     utility_slope,
 )
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from tests.e2e.conftest import execute
 
-ESCONV = INVENTORIES["esconv"]
+ESCONV = load_inventory("esconv")
 
 
 def pairs(dialogues):

@@ -1,13 +1,26 @@
-"""Inventories, the normalisation of labels, and the mappings between inventories."""
+"""Inventories as YAML, the normalisation of labels, and the mappings between inventories."""
+
+import re
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esc_lab.data.strategies import INVENTORIES, MAPPINGS, UnknownStrategyError, map_label, normalize_label
+from esc_lab.config import InventoryConfig
+from esc_lab.data.strategies import (
+    UnknownStrategyError,
+    build_inventory,
+    load_inventory,
+    map_label,
+    normalize_label,
+)
+from esc_lab.errors import UserError
+from tests.conftest import INVENTORIES
 
 relaxed = settings(deadline=None, max_examples=100)
 INVENTORY_NAMES = st.sampled_from(list(INVENTORIES.items()))
+MAPPINGS = [(source, target.name) for target in INVENTORIES.values() for source in target.mappings]
 
 
 def test_inventories():
@@ -17,8 +30,7 @@ def test_inventories():
         "extes": 16,
         "extes_sra": 15,
     }
-    for name, inventory in INVENTORIES.items():
-        assert inventory.name == name
+    for inventory in INVENTORIES.values():
         assert len(set(inventory.names)) == len(inventory.names) == len(inventory)
         assert [inventory.index(other) for other in inventory.names] == list(range(len(inventory)))
         with pytest.raises(ValueError, match="not in tuple"):
@@ -47,16 +59,17 @@ def test_definitions_are_sentences_of_their_own(inventory):
     definitions = [strategy.definition for strategy in inventory.strategies]
     assert len(set(definitions)) == len(definitions)
     for strategy in inventory.strategies:
-        assert strategy.definition == strategy.definition.strip()
         assert strategy.definition.endswith(".")
         assert len(strategy.definition) > 20
         assert inventory.definition(strategy.name) == strategy.definition
 
 
-def test_labels_can_be_written_and_parsed():
-    """A name with brackets or line breaks could not be read back from `(name) reply`; 60 characters is the limit."""
+def test_names_mean_the_same_in_all_inventories():
+    definitions: dict[str, set[str]] = {}
     for inventory in INVENTORIES.values():
-        assert all(len(name) <= 60 and not set("()[]\n") & set(name) for name in inventory.names)
+        for strategy in inventory.strategies:
+            definitions.setdefault(strategy.name, set()).add(strategy.definition)
+    assert [name for name, texts in definitions.items() if len(texts) > 1] == ["Others"]
 
 
 @relaxed
@@ -94,16 +107,7 @@ def test_spelling_variants(item, data):
 )
 def test_known_spellings(inventory, label, name):
     assert normalize_label(label, INVENTORIES[inventory]) == name
-
-
-def test_a_spelling_never_leads_out_of_the_inventory():
-    spellings = ["Clarifications", "Others (OTH)", "Suggest Options (SO)", "Chit Chat", "Empathic statements", "Other"]
-    for inventory in INVENTORIES.values():
-        for label in spellings:
-            try:
-                assert normalize_label(label, inventory) in inventory.names
-            except UnknownStrategyError:
-                continue
+    assert INVENTORIES[inventory].knows(label)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +130,7 @@ def test_unknown_labels(inventory, label, message):
 
 @pytest.mark.parametrize(("source", "target"), MAPPINGS)
 def test_mappings_are_complete(source, target):
-    mapping = MAPPINGS[source, target]
-    assert tuple(sorted(mapping)) == tuple(sorted(INVENTORIES[source].names))
+    mapping = INVENTORIES[target].mapping_from(INVENTORIES[source])
     for name in INVENTORIES[source].names:
         found = map_label(name, mapping)
         assert found is None or found in INVENTORIES[target].names
@@ -136,13 +139,82 @@ def test_mappings_are_complete(source, target):
 
 
 def test_what_has_no_counterpart():
-    assert [name for name, found in MAPPINGS["extes", "cso"].items() if found is None] == ["Others"]
-    assert None not in MAPPINGS["extes", "extes_sra"].values()
-    assert None not in MAPPINGS["cso", "extes"].values()
+    assert sorted(MAPPINGS) == [("cso", "extes"), ("extes", "cso"), ("extes", "extes_sra")]
+    assert [name for name, found in INVENTORIES["cso"].mappings["extes"].items() if found is None] == ["Others"]
+    assert None not in INVENTORIES["extes_sra"].mappings["extes"].values()
+    assert None not in INVENTORIES["extes"].mappings["cso"].values()
 
 
 def test_unmapped_names():
     with pytest.raises(
         UnknownStrategyError, match=r"no mapping for strategy 'Afirmation'; did you mean 'Affirmation'\?"
     ):
-        map_label("Afirmation", MAPPINGS["extes", "cso"])
+        map_label("Afirmation", INVENTORIES["cso"].mappings["extes"])
+    with pytest.raises(UserError, match=r"no mapping from 'esconv' to 'cso'\. Fix: choose inventory=esconv, or add"):
+        INVENTORIES["cso"].mapping_from(INVENTORIES["esconv"])
+
+
+OWN = """
+name: own
+strategies:
+  - {name: Open Question, definition: Ask so that more than a yes can follow., spellings: [open questions]}
+  - {name: Simple Reflection, definition: Say back what was said.}
+mappings:
+  esconv: {Question: Open Question, Others: null}
+example: [{seeker: I drink., strategy: Open Question, supporter: Tell me about it.}]
+"""
+
+
+def own(directory, text=OWN):
+    file = directory / "inventory" / "own.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_an_inventory_of_ones_own(tmp_path):
+    own(tmp_path)
+    inventory = load_inventory("own", [tmp_path])
+    assert inventory.names == ("Open Question", "Simple Reflection")
+    assert normalize_label("(open questions)", inventory) == "Open Question"
+    assert inventory == build_inventory(InventoryConfig("own"), [tmp_path])  # an old run knows no more than its name
+    section = InventoryConfig(**yaml.safe_load(OWN))
+    assert build_inventory(section) == inventory
+    assert hash(inventory) == hash(build_inventory(section))
+    with pytest.raises(UserError, match=r"unknown inventory 'own'.* Fix: use cso, .* --config-dir"):
+        load_inventory("own")
+    with pytest.raises(UserError, match="inventory 'own', mappings: esconv: 'Restatement or Paraphrasing' is missing"):
+        inventory.mapping_from(INVENTORIES["esconv"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: own", "name: mine", "not an inventory of this name. Fix: write name: own"),
+        ("strategies:\n", "strategy:\n", "Fix: write name: own, and strategies: [...]"),
+        ("Simple Reflection", "open question", "'open question' is both 'Open Question' and 'open question'"),
+        ("[open questions]", "[simple-reflection]", "'simple reflection' is both"),
+        ("[open questions]", "open questions", "strategies 1: 'spellings' is \"open questions\". Fix: make it a list"),
+        (
+            "definition: Say back what was said.",
+            "definition: ' '",
+            "strategies 2: 'definition' is empty. Fix: write it",
+        ),
+        ("definition: Say", "define: Say", "strategies 2: unknown key 'define'; did you mean 'definition'?"),
+        (", definition: Say back what was said.", "", "strategies 2: no 'definition' among the keys name"),
+        ("name: Simple Reflection", "name: no", "strategies 2: 'name' is false. Fix: make it a text"),
+        ("name: Simple Reflection", "name: (Simple)", "the name '(Simple)' could not be read back"),
+        ("Others: null", "Others: Simple", "mappings: esconv: 'Others' becomes the unknown strategy 'Simple'"),
+        ("strategy: Open Question", "strategy: Question", "example: unknown strategy 'Question'; did you mean 'Open"),
+        ("example:", "exampel:", "unknown key 'exampel'; did you mean 'example'?"),
+        ("mappings:", "name: own\nmappings:", "not YAML: the key 'name' twice"),
+        ("strategies:", "strategies: [", "not YAML: "),
+    ],
+)
+def test_a_wrong_inventory_is_one_line_with_its_file(tmp_path, old, new, message):
+    assert old in OWN
+    file = own(tmp_path, OWN.replace(old, new, 1))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        load_inventory("own", [tmp_path])
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from esc_lab.cli.help import help_text
 from esc_lab.cli.overrides import CONF
 from esc_lab.config import DataConfig
 from esc_lab.data.corpora import ReadReport
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.scorers.adherence import labelled_replies
 from esc_lab.scorers.classifier import chosen
 from esc_lab.scorers.classifier_files import load_classifier
@@ -25,7 +25,7 @@ from tests.e2e.conftest import execute
 from tests.e2e.test_bad_input import complaint
 from tests.e2e.test_stages import check_run_directory
 
-ESCONV = INVENTORIES["esconv"]
+ESCONV = load_inventory("esconv")
 # Replies that tell their strategy by one word of their own.
 WORDS = ("what", "again", "feel", "myself", "good", "try", "people", "hello")
 SPLIT = ("data.split=proportion", "data.proportions={train: 0.6, val: 0.2, test: 0.2}", "data.limit={}")

@@ -17,14 +17,14 @@ from esc_lab.cli.overrides import CONF
 from esc_lab.comparison.result import compared
 from esc_lab.config import TemplateConfig
 from esc_lab.data.corpora import read_dialogues, write_dialogues
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt, reply_content
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import SEARCH, execute
 from tests.e2e.test_bad_input import complaint
 from tests.e2e.test_stages import TWO_STEPS, check_run_directory
 
-ESCONV = INVENTORIES["esconv"]
+ESCONV = load_inventory("esconv")
 OBJECTIVES = sorted(file.stem for file in (CONF / "objective").glob("*.yaml"))
 NO_TEXT = "evaluate.generation.enabled=false"
 
@@ -152,7 +152,7 @@ def test_full_fine_tuning(command):
 
 def renamed(dialogue):
     """The dialogue with strategies of ESC-Pro's inventory."""
-    names = dict(zip(ESCONV.names, INVENTORIES["cso"].names, strict=True))
+    names = dict(zip(ESCONV.names, load_inventory("cso").names, strict=True))
 
     def reply(old):
         return replace(old, strategies=tuple(names[name] for name in old.strategies))

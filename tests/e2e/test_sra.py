@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from esc_lab.config.prompt import TEMPLATES
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from tests.conftest import model_config
 from tests.e2e.conftest import execute
 from tests.e2e.test_bad_input import complaint
@@ -37,7 +37,7 @@ def test_evaluation_measures_attention_and_adherence(command, judge):
     )
     check_run_directory(outcome)
     lines, metrics = measured(outcome), outcome.metrics
-    assert len(lines) == 5 * len(INVENTORIES["esconv"]) == metrics["sra/n"] == metrics["adherence/n"]
+    assert len(lines) == 5 * len(load_inventory("esconv")) == metrics["sra/n"] == metrics["adherence/n"]
     values = [line["sra"]["paper/name"] for line in lines]
     assert metrics["sra/log_sra"] == pytest.approx(np.mean([math.log(value["sra"]) for value in values]))
     assert metrics["sra/sham_net"] == pytest.approx(np.mean([math.log(v["sra"] / v["control"]) for v in values]))
@@ -102,7 +102,7 @@ def lines_of(directory) -> list[dict]:
 def test_strategies_study(command, judge):
     outcome = command("experiment=sra_strategies", *SMALL, judge)
     found = outcome.read("study.json")["strategies"]
-    assert {one["strategy"] for one in found} == set(INVENTORIES["esconv"].names)
+    assert {one["strategy"] for one in found} == set(load_inventory("esconv").names)
     assert all(one["n"] == 5 * 3 for one in found)
     assert (outcome.path / "strategies.svg").exists()
 

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esc_lab.data.corpora import read_dialogues
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.predictions import Prediction
 from tests.conftest import FAMILIES
 from tests.tracking.wandb_files import read_offline_run
 
-NAMES = INVENTORIES["esconv"].names
+NAMES = load_inventory("esconv").names
 TWO_STEPS = "trainer.max_steps=2"
 SAMPLED = ("evaluate.generation.temperature=1.0", "evaluate.generation.decisions=4")
 

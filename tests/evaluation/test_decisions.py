@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation.decisions import NOT_ASKED, UNPARSABLE, read_predictions, rouge_l
 from esc_lab.metrics import Diversity, TextOverlap
 from tests.comparison.synthetic import predictions
 
-NAMES = INVENTORIES["esconv"].names
+NAMES = load_inventory("esconv").names
 
 
 def read(path, rows, *, texts=True):

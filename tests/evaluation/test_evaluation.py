@@ -11,7 +11,7 @@ import torch
 
 from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import merge_turns
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation import prompted_replies
 from esc_lab.evaluation.module import SRAEvaluationModule
 from esc_lab.evaluation.predictions import Prediction
@@ -22,7 +22,7 @@ from esc_lab.prompts.layouts import Message
 from esc_lab.tokens.supporter_turns import supporter_examples
 from esc_lab.training.datamodule import ESCDataModule
 
-INVENTORY = INVENTORIES["esconv"]
+INVENTORY = load_inventory("esconv")
 
 
 def evaluated(loaded, dialogues, tmp_path, *, template="cso", inference="direct", sampling=None, chosen=None, **more):

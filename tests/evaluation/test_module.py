@@ -12,7 +12,7 @@ import torch
 
 from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Reply
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.module import SRAEvaluationModule
 from esc_lab.evaluation.predictions import Prediction
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
@@ -28,7 +28,7 @@ from esc_lab.tokens import label_ids
 from esc_lab.training.datamodule import ESCDataModule
 from tests.conftest import CACHE, model_config
 
-INVENTORY = INVENTORIES["esconv"]
+INVENTORY = load_inventory("esconv")
 PROMPTED = [name for name, template in TEMPLATES.items() if not template.chooses_strategy]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from esc_lab.config import TemplateConfig
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.predictions import Prediction
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.evaluation.summary import summarize
@@ -18,7 +18,7 @@ from esc_lab.metrics import Diversity, TextOverlap
 from esc_lab.models.generate import Sampling
 from tests.evaluation.test_evaluation import evaluated
 
-INVENTORY = INVENTORIES["esconv"]
+INVENTORY = load_inventory("esconv")
 DRAWN = Sampling(6, temperature=1.0, top_p=0.95)
 
 

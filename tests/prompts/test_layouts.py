@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.prompts.layouts import (
     INFERENCE,
     PAUSE,
@@ -23,6 +23,7 @@ from esc_lab.prompts.layouts import (
     reply_content,
     without_system_role,
 )
+from tests.conftest import INVENTORIES
 
 SPEAKERS = ("seeker", "supporter")
 relaxed = settings(deadline=None, max_examples=60)
@@ -101,7 +102,7 @@ def test_history_against_a_rendering_by_runs(who):
 def test_labels_in_the_history():
     dialogue = dialogue_of(["supporter", "seeker", "supporter", "supporter", "supporter"])
     shown = history_messages(dialogue.turns, labels=True)
-    names = INVENTORIES["esconv"].names
+    names = load_inventory("esconv").names
     assert [message.content for message in shown if message.role == "assistant"] == [
         f"({names[2]}) {text_of(2)}",
         text_of(3),  # unlabelled
@@ -187,13 +188,13 @@ def test_start_shortens_the_history(template, who, labels, data):
     dialogue = dialogue_of([*who, "supporter"])
     start = data.draw(st.integers(0, len(who)))
     rest = Dialogue(dialogue.turns[start:], "esconv")
-    inventory = INVENTORIES["esconv"]
+    inventory = load_inventory("esconv")
     found = build_prompt(template, inventory, dialogue, len(who), "Others", history_labels=labels, start=start)
     assert found == build_prompt(template, inventory, rest, len(who) - start, "Others", history_labels=labels)
 
 
 def test_situation_is_shown_on_demand():
-    inventory = INVENTORIES["cso"]
+    inventory = load_inventory("cso")
     dialogue = dialogue_of(["seeker", "supporter"], inventory, "My cat ran away.")
     for template in TEMPLATES.values():
         shown, hidden = (
@@ -205,7 +206,7 @@ def test_situation_is_shown_on_demand():
 
 
 def test_a_template_that_names_the_strategy_needs_one():
-    inventory, dialogue = INVENTORIES["esconv"], dialogue_of(["seeker", "supporter"])
+    inventory, dialogue = load_inventory("esconv"), dialogue_of(["seeker", "supporter"])
     build_prompt(TEMPLATES["cso"], inventory, dialogue, 1, history_labels=True)
     with pytest.raises(ValueError, match="template 'c1_hf' needs a strategy"):
         build_prompt(TEMPLATES["c1_hf"], inventory, dialogue, 1, history_labels=True)
@@ -293,11 +294,11 @@ def test_parsing_inverts_writing(text, inference):
     ],
 )
 def test_parsing_what_models_write(written, expected):
-    assert parse_reply(written, INVENTORIES["esconv"]) == expected
+    assert parse_reply(written, load_inventory("esconv")) == expected
 
 
 def test_parsing_after_a_thought():
-    inventory = INVENTORIES["esconv"]
+    inventory = load_inventory("esconv")
     for written, expected in [
         ("Thought: (Others) fits.\nReply: (Question) How?", ("Question", "How?")),
         ("Thought: hm. Reply:\nsupporter: (Question) How?", ("Question", "How?")),

@@ -11,12 +11,12 @@ from typing import Any
 from esc_lab.comparison.result import Comparison, compared
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.predictions import Prediction
 from esc_lab.seeds import derive_seed
 from tests.comparison.synthetic import EMOTIONS, PROBLEMS, write_evaluation, write_training
 
-NAMES = INVENTORIES["esconv"].names
+NAMES = load_inventory("esconv").names
 METHODS = {"base": ("", 0.15), "sft": ("sft", 0.4), "cso": ("cso", 0.55)}
 
 

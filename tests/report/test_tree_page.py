@@ -8,12 +8,13 @@ import re
 import pytest
 
 from esc_lab.data.dialogue import Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.report.page import short_labels
 from esc_lab.report.tree_page import tree_page
 from esc_lab.search.tree import Node, Tree, priors, puct
+from tests.conftest import INVENTORIES
 
-CSO = INVENTORIES["cso"].names
+CSO = load_inventory("cso").names
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!-- [[data]] &amp; \u2028 \x00 " + "x" * 200
 OVERLAPS = """() => {
   const boxes = [...document.querySelectorAll("#nodes .body, #nodes .chip rect, #nodes .stop")]
@@ -309,8 +310,8 @@ def test_a_full_tree(show):
 
 @pytest.mark.parametrize("inventory", INVENTORIES)
 def test_short_labels_are_short_and_differ(inventory):
-    labels = short_labels(INVENTORIES[inventory].names)
-    assert len(set(labels)) == len(labels) == len(INVENTORIES[inventory])
+    labels = short_labels(load_inventory(inventory).names)
+    assert len(set(labels)) == len(labels) == len(load_inventory(inventory))
     assert all(1 <= len(label) <= 3 for label in labels)
 
 

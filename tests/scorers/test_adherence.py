@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.prompts.layouts import label_text, parse_reply
 from esc_lab.scorers.adherence import LabelledReply, ReplyReport, bare_reply, labelled_replies
+from tests.conftest import INVENTORIES
 
-ESCONV = INVENTORIES["esconv"]
+ESCONV = load_inventory("esconv")
 inventories = st.sampled_from(sorted(INVENTORIES)).map(INVENTORIES.__getitem__)
 # What people and models write: words, names of strategies, and the characters that labels are made of.
 names = sorted({name for inventory in INVENTORIES.values() for name in inventory.names})
@@ -83,7 +84,7 @@ def test_ordinary_words_stay(text):
 
 def test_only_names_of_the_inventory_are_labels():
     assert bare_reply("(Clarification) So?", ESCONV) == "(Clarification) So?"
-    assert bare_reply("(Clarification) So?", INVENTORIES["extes"]) == "So?"
+    assert bare_reply("(Clarification) So?", load_inventory("extes")) == "So?"
 
 
 @pytest.mark.parametrize(

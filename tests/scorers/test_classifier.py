@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.sources import model_location
 from esc_lab.scorers.classifier import batches_by_length, chosen
@@ -23,7 +23,7 @@ from esc_lab.scorers.classifier_files import NOTE, load_classifier, new_classifi
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplyData
 from tests.conftest import CACHE, model_config
 
-ESCONV = INVENTORIES["esconv"]
+ESCONV = load_inventory("esconv")
 TEXTS = (
     "What happened?",
     "I am so sorry to hear that. It must have been a hard week for you, and it is no wonder that you are tired.",
@@ -204,7 +204,7 @@ def test_classes_that_are_not_the_strategies(tmp_path, labels, message):
 
 def test_another_inventory_is_refused(saved):
     with pytest.raises(UserError, match=r"Question, .*\(esconv\), not those of cso\. Fix: inventory=esconv"):
-        load_classifier(saved[0], INVENTORIES["cso"], CACHE)
+        load_classifier(saved[0], load_inventory("cso"), CACHE)
 
 
 def copied(saved, tmp_path):

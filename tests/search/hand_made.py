@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.search.preferences import PreferenceRule, dialogues, find_preferences
 from esc_lab.search.tree import Node, Tree
 
-NAMES = INVENTORIES["cso"].names
+NAMES = load_inventory("cso").names
 EV, AFF, CP, ES, AJC, PDP, RNT, SI = (
     "Emotional Validation",
     "Affirmation",

@@ -18,7 +18,7 @@ import pytest
 
 from esc_lab.config.search import ROLES
 from esc_lab.data.dialogue import Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing, grow
@@ -32,7 +32,7 @@ from esc_lab.search.roles import Roles, RoleSettings
 from esc_lab.search.settings import SearchSettings
 from tests.search.endpoint_roles import play
 
-INVENTORY = INVENTORIES["cso"]
+INVENTORY = load_inventory("cso")
 AXES = (Axis("empathy", 0.3, "whether it feels"), Axis("strategy", 0.7, "how apt it is"))
 START = (Turn("supporter", Reply("Hello.")), Turn("seeker", Reply("I lost my job.")))
 SEED = (

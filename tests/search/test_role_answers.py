@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.search.role_answers import UnusableError, better, ends, expected, message, ratings, scores
 
-CSO, ESCONV = INVENTORIES["cso"], INVENTORIES["esconv"]
+CSO, ESCONV = load_inventory("cso"), load_inventory("esconv")
 AXES = ("empathy", "information", "humanoid", "strategy")
 RATED = {name: float(index) for index, name in enumerate(CSO.names)}
 SCORED = dict(zip(AXES, (1.0, 2.0, 0.0, 4.0), strict=True))

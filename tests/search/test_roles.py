@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from esc_lab.config.search import ROLES
 from esc_lab.data.dialogue import Reply, Turn
-from esc_lab.data.strategies import INVENTORIES, Inventory, Strategy
+from esc_lab.data.strategies import Inventory, Strategy, load_inventory
 from esc_lab.search import role_prompts, roles
 from esc_lab.search.iteration import Answered, Call
 from esc_lab.search.mcts import Search
@@ -27,7 +27,7 @@ from esc_lab.search.roles import Roles, RoleSettings, prompts_fingerprint
 from esc_lab.search.settings import SearchSettings
 from tests.search.endpoint_roles import play
 
-CSO, ESCONV = INVENTORIES["cso"], INVENTORIES["esconv"]
+CSO, ESCONV = load_inventory("cso"), load_inventory("esconv")
 AXES = (Axis("empathy", 0.1, "whether it feels"), Axis("tact", 0.2, "how tactful"), Axis("strategy", 0.7, "how apt"))
 CASE = Case("They closed the shop.", "sadness", "job crisis")
 TALK = (

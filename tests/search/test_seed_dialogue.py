@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.search.mcts import Search, SeedDecision
 from esc_lab.search.seed_dialogue import seed_dialogue
@@ -15,7 +15,7 @@ from esc_lab.search.settings import SearchSettings
 from esc_lab.search.tree import SEED_VALUE
 from tests.search.oracle import Oracle, run
 
-NAMES = INVENTORIES["esconv"].names
+NAMES = load_inventory("esconv").names
 
 
 def dialogue(*turns: str) -> Dialogue:

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.prompts.layouts import TEMPLATES, Message, Prompt, build_prompt, reply_content
 from esc_lab.tokens import EncodeReport, Example, build_tree, encode_examples
 
-ESCONV = INVENTORIES["esconv"]
+ESCONV = load_inventory("esconv")
 UNLIMITED = 100_000
 few = settings(deadline=None, max_examples=15)
 

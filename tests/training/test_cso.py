@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from esc_lab.config import TemplateConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Reply
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import add_adapter
 from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt, reply_content
@@ -28,7 +28,7 @@ from tests.e2e.conftest import one_and_two_processes
 
 RATE = 0.05
 BETA = 0.1
-ESCONV = INVENTORIES["esconv"]
+ESCONV = load_inventory("esconv")
 
 
 def data_module(encoder, dialogues, *, row_tokens=2048, validation=(), **settings):

@@ -8,7 +8,7 @@ import pytest
 
 from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt, reply_content
@@ -16,7 +16,7 @@ from esc_lab.tokens.supporter_turns import ReplyKey, supporter_examples
 from esc_lab.training.datamodule import ESCDataModule
 from tests.conftest import CACHE, model_config
 
-ESCONV = INVENTORIES["esconv"]
+ESCONV = load_inventory("esconv")
 CSO = TemplateConfig()
 
 

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins import MixedPrecision
 
 from esc_lab.config import TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.sft import SFTModule
@@ -22,7 +22,7 @@ def one_step(loaded, dialogues, tmp_path, clip, scale=None):
     """Length of the update of an SGD step with rate 1, and the gradient norm in the log."""
     model = copy.deepcopy(loaded.model).requires_grad_(True)
     data = ESCDataModule(
-        {"train": dialogues}, loaded.encoder, INVENTORIES["esconv"],
+        {"train": dialogues}, loaded.encoder, load_inventory("esconv"),
         train_prompt=TemplateConfig(), eval_prompt=TemplateConfig(),
     )  # fmt: skip
     scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None

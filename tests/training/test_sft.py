@@ -13,7 +13,7 @@ import torch
 
 from esc_lab.config import TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.tokens.supporter_turns import supporter_examples
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.sft import SFTModule
@@ -27,7 +27,7 @@ def data_module(encoder, dialogues, **options):
     return ESCDataModule(
         {"train": dialogues, "val": dialogues[:1]},
         encoder,
-        INVENTORIES["esconv"],
+        load_inventory("esconv"),
         train_prompt=template,
         eval_prompt=template,
         step_dialogues=len(dialogues),

@@ -1,7 +1,7 @@
 """Support dialogues from files and back: ESConv, ExTES, ESC-Pro, and esc-lab's own JSONL (docs/data-format.md).
 
-Every label goes through the corpus' own inventory (`esconv`, `extes`, `cso`, or what the file says) and, if asked for,
-is mapped to another. Whatever reading drops or changes is counted in a `ReadReport`.
+Every label goes through the corpus' own inventory (the one whose `formats` name it, or what the record says) and, if
+asked for, is mapped to another. Whatever reading drops or changes is counted in a `ReadReport`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from esc_lab.data.corpora.reading import Reading, ReadReport
 from esc_lab.data.corpora.records import Record, as_line, read_records, write_text
 from esc_lab.data.corpora.splits import EIGHT_ONE_ONE, proportional_split, published_split, seed_fraction
 from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError, nearest
 
 __all__ = [
@@ -46,9 +47,10 @@ def read_dialogues(
     path: str | Path,
     format: str = "auto",
     *,
-    inventory: str | None = None,
-    mapping: str | None = None,
+    inventory: Inventory | str | None = None,
+    mapping: Inventory | str | None = None,
     report: ReadReport | None = None,
+    config_dirs: Sequence[str | Path] = (),
 ) -> list[Dialogue]:
     """Dialogues of a file, in its order; of a directory with a published split, those of train, val and test.
 
@@ -58,6 +60,7 @@ def read_dialogues(
         mapping: map the labels to this inventory, which the dialogues then have. Labels without a counterpart leave
             their turn unlabelled.
         report: counts to add to.
+        config_dirs: directories of your own in which inventories are looked up by name before `conf/`.
 
     Raises:
         UserError: the file cannot be read, a record is not of the format, or labels are unknown.
@@ -70,11 +73,12 @@ def read_dialogues(
     dialogues: list[Dialogue] = []
     for file in published_split(path).values() if path.is_dir() else [path]:
         records = read_records(file)
-        reading = Reading(report, inventory=inventory, mapping=mapping)
         if format not in ("auto", "jsonl") and str(records[0].data.get("format")).startswith("esc-lab/"):
             fix = "read it as jsonl (data=jsonl)"
             raise UserError(f"not {format}, but esc-lab's own format", where=records[0].where, fix=fix)
-        found = _READERS[_detected(records[0]) if format == "auto" else format](records, reading)
+        name = _detect(records[0]) if format == "auto" else format
+        reading = Reading(report, name, inventory=inventory, mapping=mapping, config_dirs=config_dirs)
+        found = _READERS[name](records, reading)
         reading.finish()
         if not found:
             fix = "give at least one pair of two different replies"
@@ -85,12 +89,19 @@ def read_dialogues(
     return dialogues
 
 
-def write_dialogues(dialogues: Iterable[Dialogue], path: str | Path, format: str = "jsonl") -> dict[str, int]:
+def write_dialogues(
+    dialogues: Iterable[Dialogue],
+    path: str | Path,
+    format: str = "jsonl",
+    *,
+    inventory: Inventory | None = None,
+) -> dict[str, int]:
     """Write dialogues; the file appears whole or not at all, and missing folders are made.
 
     Args:
         format: `jsonl` (esc-lab's own, exact), or `esc_pro_dialogues`, `esc_pro_pairs`, `esc_pro_kto`: JSON lists in
             the forms that `esc_pro` reads. `esc_lab.data.corpora.esc_pro_write` says what these hold.
+        inventory: of the dialogues, where it is none of `conf/`.
 
     Returns:
         How much the format could not hold, by kind; empty if all of it was written.
@@ -106,7 +117,7 @@ def write_dialogues(dialogues: Iterable[Dialogue], path: str | Path, format: str
     for number, dialogue in enumerate(dialogues, start=1):
         _check(dialogue, f"dialogue {number} to write")
     if format == "jsonl":
-        lines, lost = jsonl.lines(dialogues), {}
+        lines, lost = jsonl.lines(dialogues, inventory), {}
     else:
         records, counts = _ESC_PRO_WRITERS[format](dialogues)
         lines = [as_line(record, f"record {number} to write") for number, record in enumerate(records, start=1)]
@@ -123,7 +134,7 @@ def sample_path() -> Path:
     return Path(__file__).parent / "sample.jsonl"
 
 
-def _detected(record: Record) -> str:
+def _detect(record: Record) -> str:
     """Format whose keys the record has."""
     keys = record.data.keys()
     if keys & {"format", "turns"}:

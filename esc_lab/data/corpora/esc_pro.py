@@ -25,8 +25,10 @@ from typing import Any
 
 from esc_lab.data.corpora.esc_pro_tree import Seed, Tree
 from esc_lab.data.corpora.reading import Reading, first_seeker_text, seed_id
-from esc_lab.data.corpora.records import Record, checked, optional, required
+from esc_lab.data.corpora.records import Record
 from esc_lab.data.dialogue import Dialogue, Reply, Speaker, Turn
+from esc_lab.data.fields import check_type, optional, require
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
 _LABELLED = re.compile(r"\(([^()]*)\)\s*(.*)", re.DOTALL)
@@ -50,7 +52,7 @@ def read(records: Sequence[Record], reading: Reading) -> list[Dialogue]:
             seed to stay with.
     """
     keys = records[0].data.keys()
-    inventory = reading.inventory("cso", records[0].where)
+    inventory = reading.inventory(None, records[0].where)
     if "messages" in keys and keys & {"chosen", "reject", "rejected"}:
         tree = _tree_of_pairs(records, _Messages(reading, inventory))
     elif "messages" in keys and "label" in keys:
@@ -94,17 +96,17 @@ def as_message(turn: Turn) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def _dialogue(record: Record, inventory: str, reading: Reading) -> Dialogue:
+def _dialogue(record: Record, inventory: Inventory, reading: Reading) -> Dialogue:
     data, where = record.data, record.where
     turns = []
-    for number, item in enumerate(required(data, "messages", list, where), start=1):
+    for number, item in enumerate(require(data, "messages", list, where), start=1):
         place = f"{where}, message {number}"
-        message = checked(item, dict, "the message", place)
+        message = check_type(item, dict, "the message", place)
         speaker = _speaker(message, place)
         if speaker is None:
             reading.report.system_messages_dropped += 1
         elif speaker == "seeker":
-            text = reading.full_text(required(message, "content", str, place), place)
+            text = reading.full_text(require(message, "content", str, place), place)
             turns.append(Turn("seeker", Reply(text)))
         else:
             turns.append(_supporter_turn(message, inventory, reading, place))
@@ -120,9 +122,9 @@ def _dialogue(record: Record, inventory: str, reading: Reading) -> Dialogue:
     )
 
 
-def _supporter_turn(message: Mapping[str, Any], inventory: str, reading: Reading, where: str) -> Turn:
+def _supporter_turn(message: Mapping[str, Any], inventory: Inventory, reading: Reading, where: str) -> Turn:
     def reply(data: Mapping[str, Any], place: str) -> Reply:
-        text = reading.full_text(required(data, "content", str, place), place)
+        text = reading.full_text(require(data, "content", str, place), place)
         label = optional(data, "strategy", str, place) or ""
         return Reply(text, reading.labels([label], inventory, place))
 
@@ -130,7 +132,7 @@ def _supporter_turn(message: Mapping[str, Any], inventory: str, reading: Reading
     rejected: dict[Reply, None] = {}
     for number, item in enumerate(optional(message, "negative", list, where) or [], start=1):
         place = f"{where}, negative {number}"
-        other = reply(checked(item, dict, "the negative", place), place)
+        other = reply(check_type(item, dict, "the negative", place), place)
         reading.report.equal_pairs_dropped += other == given
         reading.report.duplicate_pairs += other in rejected
         if other != given:
@@ -141,7 +143,7 @@ def _supporter_turn(message: Mapping[str, Any], inventory: str, reading: Reading
 class _Messages:
     """Reads messages whose strategies are written into the text; equal ones, which histories repeat, only once."""
 
-    def __init__(self, reading: Reading, inventory: str) -> None:
+    def __init__(self, reading: Reading, inventory: Inventory) -> None:
         self.report = reading.report
         self._reading, self._inventory = reading, inventory
         self._turns: dict[tuple[Speaker, str], Turn] = {}
@@ -150,7 +152,7 @@ class _Messages:
         """The messages of a record whose keys should be `known`."""
         self.report.keys_ignored += len(data.keys() - known)
         turns = []
-        for number, item in enumerate(required(data, "messages", list, where), start=1):
+        for number, item in enumerate(require(data, "messages", list, where), start=1):
             turn = self.turn(item, f"{where}, message {number}")
             if turn is None:
                 self.report.system_messages_dropped += 1
@@ -160,18 +162,18 @@ class _Messages:
 
     def reply(self, data: Mapping[str, Any], key: str, where: str) -> Reply:
         """The supporter's message under `key`."""
-        turn = self.turn(required(data, key, dict, where), f"{where}, '{key}'")
+        turn = self.turn(require(data, key, dict, where), f"{where}, '{key}'")
         if turn is None or turn.speaker != "supporter":
             raise UserError(f"'{key}' is not the supporter's", where=where, fix="give it the role 'assistant'")
         return turn.reply
 
     def turn(self, item: object, where: str) -> Turn | None:
         """The turn of one message; None for a system message."""
-        message = checked(item, dict, "the message", where)
+        message = check_type(item, dict, "the message", where)
         speaker = _speaker(message, where)
         if speaker is None:
             return None
-        content = required(message, "content", str, where)
+        content = require(message, "content", str, where)
         if (speaker, content) not in self._turns:
             text = self._reading.full_text(content, where)
             strategies: tuple[str, ...] = ()
@@ -203,7 +205,7 @@ def _tree_of_labelled(records: Sequence[Record], messages: _Messages) -> Tree:
     for record in records:
         data, where = record.data, record.where
         turns = messages.history(data, _KTO_KEYS, where)
-        preferred = required(data, "label", bool, where)
+        preferred = require(data, "label", bool, where)
         if not turns or turns[-1].speaker != "supporter":
             raise UserError("the last message is not the supporter's", where=where, fix="end 'messages' with the reply")
         group = groups.setdefault((_seed(data, where), tuple(turns[:-1])), {})
@@ -228,7 +230,7 @@ def _tree_of_labelled(records: Sequence[Record], messages: _Messages) -> Tree:
 
 
 def _speaker(message: Mapping[str, Any], where: str) -> Speaker | None:
-    role = required(message, "role", str, where)
+    role = require(message, "role", str, where)
     if role not in _ROLES:
         raise UserError(f"unknown role '{role}'", where=where, fix=f"use one of {', '.join(_ROLES)}")
     return _ROLES[role]

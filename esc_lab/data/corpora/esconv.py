@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from esc_lab.data.corpora.reading import Reading, seed_id
-from esc_lab.data.corpora.records import Record, checked, optional, required
+from esc_lab.data.corpora.records import Record
 from esc_lab.data.dialogue import Dialogue, Reply, Speaker, Turn
+from esc_lab.data.fields import check_type, optional, require
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
 _SPEAKERS: dict[str, Speaker] = {
@@ -38,10 +40,10 @@ def read(records: Iterable[Record], reading: Reading) -> list[Dialogue]:
 
 def _dialogue(record: Record, reading: Reading) -> Dialogue:
     data, where = record.data, record.where
-    inventory = reading.inventory("esconv", where)
+    inventory = reading.inventory(None, where)
     turns: list[Turn] = []
     annotations: dict[str, dict[str, Any]] = {}
-    for number, item in enumerate(required(data, "dialog", list, where), start=1):
+    for number, item in enumerate(require(data, "dialog", list, where), start=1):
         turn, rest = _turn(item, inventory, reading, f"{where}, turn {number}")
         if not turn.reply.text:
             reading.report.empty_turns_dropped += 1
@@ -65,15 +67,15 @@ def _dialogue(record: Record, reading: Reading) -> Dialogue:
     )
 
 
-def _turn(item: object, inventory: str, reading: Reading, where: str) -> tuple[Turn, dict[str, Any]]:
+def _turn(item: object, inventory: Inventory, reading: Reading, where: str) -> tuple[Turn, dict[str, Any]]:
     """The turn, and its annotations other than the supporter's strategy."""
-    data = checked(item, dict, "the turn", where)
-    name = required(data, "speaker", str, where)
+    data = check_type(item, dict, "the turn", where)
+    name = require(data, "speaker", str, where)
     if name not in _SPEAKERS:
         raise UserError(f"unknown speaker '{name}'", where=where, fix=f"use one of {', '.join(_SPEAKERS)}")
     speaker = _SPEAKERS[name]
     key = "text" if "text" in data else "content"
-    required(data, key, str, where)
+    require(data, key, str, where)
     rest = {name: value for name, value in data.items() if name not in ("speaker", "annotation", key)}
     rest |= optional(data, "annotation", dict, where) or {}
     text = reading.text(data[key], where)

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from esc_lab.data.corpora.reading import Reading, first_seeker_text, seed_id
-from esc_lab.data.corpora.records import Record, checked, optional, required
+from esc_lab.data.corpora.records import Record
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.fields import check_type, optional, require
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
 _FIELDS = {"scene", "description", "content"}
@@ -31,9 +33,9 @@ def read(records: Iterable[Record], reading: Reading) -> list[Dialogue]:
 
 def _dialogue(record: Record, reading: Reading) -> Dialogue:
     data, where = record.data, record.where
-    inventory = reading.inventory("extes", where)
+    inventory = reading.inventory(None, where)
     turns: list[Turn] = []
-    for number, item in enumerate(required(data, "content", list, where), start=1):
+    for number, item in enumerate(require(data, "content", list, where), start=1):
         new = _turns(item, inventory, reading, f"{where}, item {number}")
         if len(new) == 2 and turns and turns[-1].speaker == "seeker":
             new.reverse()
@@ -52,9 +54,9 @@ def _dialogue(record: Record, reading: Reading) -> Dialogue:
     )
 
 
-def _turns(item: object, inventory: str, reading: Reading, where: str) -> list[Turn]:
+def _turns(item: object, inventory: Inventory, reading: Reading, where: str) -> list[Turn]:
     """The turns of one item, the seeker's first; none if it names a strategy but has no text."""
-    data = checked(item, dict, "the item", where)
+    data = check_type(item, dict, "the item", where)
     turns: list[Turn] = []
     if "User" in data:
         turns.append(Turn("seeker", Reply(reading.text(_said(data["User"], where), where))))
@@ -70,7 +72,7 @@ def _turns(item: object, inventory: str, reading: Reading, where: str) -> list[T
 
 
 def _said(value: object, where: str) -> object:
-    return required(value, "Response", str, where) if isinstance(value, dict) else value
+    return require(value, "Response", str, where) if isinstance(value, dict) else value
 
 
 def _strategy(data: Mapping[str, Any], where: str) -> str:

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from esc_lab.data.corpora.reading import Reading, ReadReport, seed_id
-from esc_lab.data.corpora.records import Record, as_line, checked, optional, required
+from esc_lab.data.corpora.records import Record, as_line
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.errors import UserError, nearest
+from esc_lab.data.fields import check_keys, check_type, optional, require
+from esc_lab.data.strategies import Inventory
+from esc_lab.errors import UserError
 
 SCHEMA = "esc-lab/1"
 
@@ -42,7 +44,7 @@ def read(records: Iterable[Record], reading: Reading) -> list[Dialogue]:
     return [_dialogue(record, reading) for record in records]
 
 
-def lines(dialogues: Iterable[Dialogue]) -> list[str]:
+def lines(dialogues: Iterable[Dialogue], inventory: Inventory | None = None) -> list[str]:
     """Lines of the file. Every dialogue is read back before it counts as written.
 
     Raises:
@@ -53,7 +55,7 @@ def lines(dialogues: Iterable[Dialogue]) -> list[str]:
     for number, dialogue in enumerate(dialogues, start=1):
         where = f"dialogue {number} to write"
         line = as_line(_as_json(dialogue), where)
-        reading = Reading(ReadReport())
+        reading = Reading(ReadReport(), "jsonl", inventory=inventory)
         again = _dialogue(Record(json.loads(line), where), reading)
         reading.finish()
         if again != dialogue:
@@ -65,15 +67,15 @@ def lines(dialogues: Iterable[Dialogue]) -> list[str]:
 
 def _dialogue(record: Record, reading: Reading) -> Dialogue:
     data, where = record.data, record.where
-    version = required(data, "format", str, where)
+    version = require(data, "format", str, where)
     if version != SCHEMA:
         fix = f"this version of esc-lab reads '{SCHEMA}'; update esc-lab or convert the file"
         raise UserError(f"unknown format version '{version}'", where=where, fix=fix)
-    _check_keys(data, _DIALOGUE_KEYS, where)
+    check_keys(data, _DIALOGUE_KEYS, where)
     inventory = reading.inventory(optional(data, "inventory", str, where), where)
     turns = [
         _turn(item, inventory, reading, f"{where}, turn {number}")
-        for number, item in enumerate(required(data, "turns", list, where), start=1)
+        for number, item in enumerate(require(data, "turns", list, where), start=1)
     ]
     situation = optional(data, "situation", str, where) or ""
     return reading.dialogue(
@@ -88,26 +90,26 @@ def _dialogue(record: Record, reading: Reading) -> Dialogue:
     )
 
 
-def _turn(item: object, inventory: str, reading: Reading, where: str) -> Turn:
-    data = checked(item, dict, "the turn", where)
-    speaker = required(data, "speaker", str, where)
+def _turn(item: object, inventory: Inventory, reading: Reading, where: str) -> Turn:
+    data = check_type(item, dict, "the turn", where)
+    speaker = require(data, "speaker", str, where)
     if speaker == "seeker":
-        _check_keys(data, _SEEKER_KEYS, where, "a seeker turn has no")
+        check_keys(data, _SEEKER_KEYS, where, "a seeker turn has no")
         return Turn("seeker", _reply(data, inventory, reading, where))
     if speaker != "supporter":
         raise UserError(f"unknown speaker '{speaker}'", where=where, fix="use 'seeker' or 'supporter'")
-    _check_keys(data, _SUPPORTER_KEYS, where)
+    check_keys(data, _SUPPORTER_KEYS, where)
     rejected = []
     for number, other in enumerate(optional(data, "rejected", list, where) or [], start=1):
         place = f"{where}, rejected {number}"
-        _check_keys(checked(other, dict, "the rejected reply", place), _REPLY_KEYS, place)
+        check_keys(check_type(other, dict, "the rejected reply", place), _REPLY_KEYS, place)
         rejected.append(_reply(other, inventory, reading, place))
     return Turn("supporter", _reply(data, inventory, reading, where), tuple(rejected))
 
 
-def _reply(data: Mapping[str, Any], inventory: str, reading: Reading, where: str) -> Reply:
-    text = reading.full_text(required(data, "text", str, where), where)
-    names = [checked(name, str, "a strategy", where) for name in optional(data, "strategies", list, where) or []]
+def _reply(data: Mapping[str, Any], inventory: Inventory, reading: Reading, where: str) -> Reply:
+    text = reading.full_text(require(data, "text", str, where), where)
+    names = [check_type(name, str, "a strategy", where) for name in optional(data, "strategies", list, where) or []]
     value, visits = data.get("value"), data.get("visits")
     if value is not None and (
         isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
@@ -116,12 +118,6 @@ def _reply(data: Mapping[str, Any], inventory: str, reading: Reading, where: str
     if visits is not None and (isinstance(visits, bool) or not isinstance(visits, int) or visits < 0):
         raise UserError(f"'visits' is {visits!r}", where=where, fix="make it a whole number from 0, or null")
     return Reply(text, reading.labels(names, inventory, where), value, visits)
-
-
-def _check_keys(data: Mapping[str, Any], known: Collection[str], where: str, what: str = "unknown key") -> None:
-    for key in data:
-        if key not in known:
-            raise UserError(f"{what} '{key}'{nearest(key, known)}", where=where, fix=f"use {', '.join(known)}")
 
 
 def _as_json(dialogue: Dialogue) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import fingerprint
-from esc_lab.data.corpora.records import checked
+from esc_lab.config.files import option_files
 from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.data.strategies import INVENTORIES, MAPPINGS, Inventory, UnknownStrategyError, map_label, normalize_label
-from esc_lab.errors import UserError, nearest
+from esc_lab.data.fields import check_type
+from esc_lab.data.strategies import Inventory, UnknownStrategyError, load_inventory, map_label, normalize_label
+from esc_lab.errors import UserError
 
 
 @dataclass
@@ -64,41 +67,50 @@ class Reading:
 
     Args:
         report: counts to add to.
+        format: the corpus format, which says whose labels they are where the record does not.
         inventory: inventory to read all labels as, in place of the corpus' own.
         mapping: inventory to map the labels to.
+        config_dirs: the user's own directories, in which inventories are looked up before `conf/`.
 
     Raises:
         UserError: `inventory` or `mapping` names no inventory.
     """
 
-    def __init__(self, report: ReadReport, *, inventory: str | None = None, mapping: str | None = None) -> None:
-        for name in (inventory, mapping):
-            if name is not None:
-                _check_inventory(name, where=None)
-        self.report = report
-        self._inventory, self._mapping = inventory, mapping
+    def __init__(
+        self,
+        report: ReadReport,
+        format: str,
+        *,
+        inventory: Inventory | str | None = None,
+        mapping: Inventory | str | None = None,
+        config_dirs: Sequence[str | Path] = (),
+    ) -> None:
+        self.report, self._format, self._config_dirs = report, format, config_dirs
+        self._inventories = {given.name: given for given in (inventory, mapping) if isinstance(given, Inventory)}
+        self._inventory = self._load(inventory) if isinstance(inventory, str) else inventory
+        self._mapping = self._load(mapping) if isinstance(mapping, str) else mapping
+        self._mappings: dict[str, Mapping[str, str | None]] = {}
         self._canonical: dict[tuple[str, str], str | None] = {}  # None: unknown
-        self._unknown: list[tuple[str, str, str]] = []  # (label, inventory, where)
+        self._unknown: list[tuple[str, Inventory, str]] = []  # (label, inventory, where)
 
-    def inventory(self, own: str | None, where: str) -> str:
-        """Name of the inventory that labels are read as; `own` is what the corpus or the record says.
+    def inventory(self, stated: str | None, where: str) -> Inventory:
+        """The inventory that labels are read as.
+
+        Args:
+            stated: what the record says.
 
         Raises:
             UserError: no inventory is known, it does not exist, or there is no mapping from it.
         """
-        name = self._inventory or own
-        if name is None:
-            fix = f"add 'inventory' ({', '.join(INVENTORIES)}) to the record, or say how to read the file"
+        found = self._inventory or (self._load(stated, where) if stated else self._default())
+        if found is None:
+            fix = "add 'inventory' to the record, or say how to read the file"
             raise UserError("no 'inventory' says where the labels come from", where=where, fix=fix)
-        _check_inventory(name, where)
-        if self._mapping not in (None, name) and (name, self._mapping) not in MAPPINGS:
-            targets = [target for source, target in MAPPINGS if source == name]
-            known = " or ".join([name, *targets])
-            fix = f"choose the inventory {known}"
-            raise UserError(f"there is no mapping from '{name}' to '{self._mapping}'", where=where, fix=fix)
-        return name
+        if self._mapping and found.name not in self._mappings:
+            self._mappings[found.name] = self._mapping.mapping_from(found, where)
+        return found
 
-    def labels(self, raw: Iterable[str], inventory: str, where: str) -> tuple[str, ...]:
+    def labels(self, raw: Iterable[str], inventory: Inventory, where: str) -> tuple[str, ...]:
         """Canonical names of labels of `inventory`, mapped where a mapping is set; empty labels count as none.
 
         Unknown labels are remembered for `finish`.
@@ -106,12 +118,32 @@ class Reading:
         names: list[str] = []
         for label in filter(str.strip, raw):
             name = self._normalized(label, inventory, where)
-            if name is not None and self._mapping not in (None, inventory):
-                name = map_label(name, MAPPINGS[inventory, str(self._mapping)])
+            if name is not None and self._mapping:
+                name = map_label(name, self._mappings[inventory.name])
                 self.report.labels_mapped_away += name is None
             if name is not None:
                 names.append(name)
         return tuple(dict.fromkeys(names))
+
+    def _load(self, name: str, where: str | None = None) -> Inventory:
+        if name not in self._inventories:
+            try:
+                self._inventories[name] = load_inventory(name, self._config_dirs)
+            except UserError as error:
+                raise UserError(error.message, where=error.where or where, fix=error.fix) from error
+        return self._inventories[name]
+
+    def _default(self) -> Inventory | None:
+        """The inventory of the corpus format: the one mapped to, if it is one of the format, else the first that is."""
+        if self._mapping and self._format in self._mapping.formats:
+            return self._mapping
+        return next((known for known in self._known() if self._format in known.formats), None)
+
+    def _known(self) -> Iterator[Inventory]:
+        """All inventories there are; files that are wrong concern nobody who does not name them."""
+        for name in option_files("inventory", self._config_dirs):
+            with contextlib.suppress(UserError):
+                yield self._load(name)
 
     def text(self, raw: object, where: str) -> str:
         """A message's text without surrounding white space; may be empty.
@@ -119,7 +151,7 @@ class Reading:
         Raises:
             UserError: it is not a text.
         """
-        text = checked(raw, str, "the message", where)
+        text = check_type(raw, str, "the message", where)
         stripped = text.strip()
         self.report.texts_stripped += stripped != text
         return stripped
@@ -134,7 +166,7 @@ class Reading:
     def dialogue(
         self,
         turns: Sequence[Turn],
-        inventory: str,
+        inventory: Inventory,
         where: str,
         *,
         tree_id: str,
@@ -154,7 +186,7 @@ class Reading:
             raise UserError("the dialogue has no supporter turn", where=where, fix="add one or remove the record")
         return Dialogue(
             turns=tuple(turns),
-            inventory=self._mapping or inventory,
+            inventory=(self._mapping or inventory).name,
             tree_id=tree_id,
             situation=situation,
             emotion=emotion,
@@ -169,20 +201,19 @@ class Reading:
         label, inventory, where = self._unknown[0]
         distinct = list(dict.fromkeys(entry[0] for entry in self._unknown))
         try:
-            normalize_label(label, INVENTORIES[inventory])
+            normalize_label(label, inventory)
         except UnknownStrategyError as error:
             more = f" ({len(self._unknown) - 1} more unknown labels" if self._unknown[1:] else ""
             others = f", such as '{distinct[1]}'" if distinct[1:] else ""
-            fix = "correct the labels in the file" + _inventories_with(distinct)
+            knowing = [known.name for known in self._known() if all(known.knows(label) for label in distinct)]
+            fix = "correct the labels in the file"
+            fix += f", or read it with an inventory that knows them: {', '.join(knowing)}" if knowing else ""
             raise UserError(f"{error}{more}{others}{')' if more else ''}", where=where, fix=fix) from error
 
-    def _normalized(self, label: str, inventory: str, where: str) -> str | None:
-        key = (inventory, label)
+    def _normalized(self, label: str, inventory: Inventory, where: str) -> str | None:
+        key = (inventory.name, label)
         if key not in self._canonical:
-            try:
-                self._canonical[key] = normalize_label(label, INVENTORIES[inventory])
-            except UnknownStrategyError:
-                self._canonical[key] = None
+            self._canonical[key] = normalize_label(label, inventory) if inventory.knows(label) else None
         if self._canonical[key] is None:
             self._unknown.append((label, inventory, where))
         return self._canonical[key]
@@ -199,24 +230,3 @@ def seed_id(*parts: str) -> str:
 def first_seeker_text(turns: Iterable[Turn]) -> str:
     """The seeker's first message, or an empty text."""
     return next((turn.reply.text for turn in turns if turn.speaker == "seeker"), "")
-
-
-def _check_inventory(name: str, where: str | None) -> None:
-    if name not in INVENTORIES:
-        raise UserError(
-            f"unknown inventory '{name}'{nearest(name, INVENTORIES)}", where=where, fix=f"use {', '.join(INVENTORIES)}"
-        )
-
-
-def _inventories_with(labels: Iterable[str]) -> str:
-    """A hint that names the inventories that know every one of `labels`, if there are any."""
-
-    def knows(inventory: Inventory, label: str) -> bool:
-        try:
-            normalize_label(label, inventory)
-        except UnknownStrategyError:
-            return False
-        return True
-
-    names = [name for name, inventory in INVENTORIES.items() if all(knows(inventory, label) for label in labels)]
-    return f", or read it with an inventory that knows them: {', '.join(names)}" if names else ""

@@ -10,14 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from esc_lab.artifacts import write_atomic
+from esc_lab.data.fields import check_type
 from esc_lab.errors import UserError
-
-T = TypeVar("T")
-
-_KINDS: Mapping[type, str] = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -47,29 +44,7 @@ def read_records(path: Path) -> list[Record]:
     if "\\ud" in text or "\\uD" in text:
         for where, item in placed:
             _check_encodable(item, where)
-    return [Record(checked(item, dict, "the record", where), where) for where, item in placed]
-
-
-def checked(value: object, kind: type[T], name: str, where: str) -> T:
-    """`value` if it is of the JSON type `kind`; otherwise a UserError that calls it `name`."""
-    if not isinstance(value, kind):
-        shown = json.dumps(value, ensure_ascii=False)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise UserError(f"{name} is {shown}", where=where, fix=f"make it {_KINDS[kind]}")
-    return value
-
-
-def required(data: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
-    """The value of a key that must be there, of the JSON type `kind`."""
-    if key not in data:
-        raise UserError(f"no '{key}' among the keys {', '.join(data) or '(none)'}", where=where, fix=f"add '{key}'")
-    return checked(data[key], kind, f"'{key}'", where)
-
-
-def optional(data: Mapping[str, Any], key: str, kind: type[T], where: str) -> T | None:
-    """The value of a key that may be missing or null, of the JSON type `kind`."""
-    value = data.get(key)
-    return None if value is None else checked(value, kind, f"'{key}'", where)
+    return [Record(check_type(item, dict, "the record", where), where) for where, item in placed]
 
 
 def as_line(record: Mapping[str, Any], where: str) -> str:

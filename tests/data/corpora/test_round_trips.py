@@ -16,10 +16,10 @@ from esc_lab.data.corpora import ReadReport, read_dialogues, write_dialogues
 from esc_lab.data.corpora.esc_pro import tree_id
 from esc_lab.data.corpora.esc_pro_tree import Seed
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import INVENTORIES
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 
-NAMES = INVENTORIES["cso"].names
+NAMES = load_inventory("cso").names
 TEXTS = st.one_of(
     st.text(min_size=1, max_size=20),
     st.sampled_from(["(Affirmation) no", "() x", "(sighs)", "a\u2028b", "a\n\nb", '"', "\\ud800", "[1]"]),
