@@ -16,8 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from esc_lab.comparison.output import compare
 from esc_lab.comparison.result import compared
+from esc_lab.config import Config
+from esc_lab.config.compare import CompareConfig
+from esc_lab.stages.compare import run
 from tests.comparison.synthetic import predictions, write_evaluation, write_training
 
 # Method -> stage, settings, skill.
@@ -71,7 +73,8 @@ def main() -> None:
             )
             started = time.perf_counter()
             with shown:
-                compare(runs, out=root / "comparison", draws=options.draws)
+                asked = CompareConfig([*map(str, runs)], draws=options.draws)
+                run(Config(stage="compare", seed=0, run_dir=str(root / "comparison"), compare=asked))
             whole.append(time.perf_counter() - started)
     print(f"{len(runs)} runs: numbers {min(numbers):.1f} s, with tables and figures {min(whole):.1f} s")
     print(f"compare_runs: {min(whole):.1f} s (goal < 15 s)")

@@ -1,4 +1,4 @@
-"""Run directories in, a comparison out: tables, figures and numbers."""
+"""The files of a comparison: tables and numbers."""
 
 from __future__ import annotations
 
@@ -8,42 +8,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.comparison.drawings import draw
 from esc_lab.comparison.groups import FEWEST
 from esc_lab.comparison.latex import latex
 from esc_lab.comparison.long_table import write_long_table, write_wide_table
-from esc_lab.comparison.notes import notes_of
 from esc_lab.comparison.pairs_table import pairs_markdown
 from esc_lab.comparison.record import record
-from esc_lab.comparison.result import Comparison, compared
-from esc_lab.comparison.table import Column, markdown, markdown_table, print_table, table_of
-from esc_lab.terminal import console
+from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.table import Column, Table, markdown, markdown_table
 
 log = logging.getLogger(__name__)
 
 
-def compare(
-    directories: Sequence[Path],
-    *,
-    out: Path,
-    baseline: str | None = None,
-    primary: str = "strategy/Q",
-    metrics: Sequence[str] | None = None,
-    draws: int = 10_000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare runs (see `compared`), write what was found into `out`, and print its table.
+def write_comparison(found: Comparison, table: Table, figures: Sequence[Path], out: Path) -> None:
+    """Write a comparison.
 
     comparison.md and comparison.tex hold the paper's table, comparison.json everything (see `record`), runs.csv every
-    metric of every run in long form, comparison.csv in wide form, figures/ a PNG and an SVG of each figure.
+    metric of every run in long form, comparison.csv in wide form.
+
+    Args:
+        table: of the comparison.
+        figures: PNG files below `out`.
+        out: the run directory.
 
     Raises:
-        UserError: as `compared` does, or a file cannot be written.
+        UserError: a file cannot be written.
     """
-    found = compared(directories, baseline=baseline, primary=primary, metrics=metrics, draws=draws, seed=seed)
-    notes = notes_of(found)
-    table = table_of(found.cells, found.columns, found.estimates, notes)
-    figures = draw(found, table, out / "figures")
     pages = [
         markdown(table, found.estimates),
         *pairs_markdown(found.cells, found.judgements),
@@ -52,7 +41,7 @@ def compare(
     ]
     write_atomic(out / "comparison.md", "\n\n".join(pages))
     write_atomic(out / "comparison.tex", latex(table, "Comparison of models and methods."))
-    content = {**record(found, notes), "figures": [str(path.relative_to(out)) for path in figures]}
+    content = {**record(found, list(table.notes)), "figures": [str(path.relative_to(out)) for path in figures]}
     write_atomic(out / "comparison.json", json.dumps(content, indent=1, allow_nan=False))
     test_sets = {
         run.directory: found.test.identity
@@ -64,8 +53,6 @@ def compare(
     if missing:
         log.info(missing)
     write_wide_table(found.cells, out / "comparison.csv")
-    print_table(table, console())
-    return found
 
 
 def _groups(comparison: Comparison) -> list[str]:

@@ -51,7 +51,7 @@ def write_comparison_page(comparison: Comparison, figures: Sequence[Path], path:
 
     Args:
         comparison: what was found.
-        figures: files that `esc_lab.comparison.drawings.draw` made; of a PNG the SVG beside it is taken.
+        figures: files that `draw_comparison` drew; of a PNG the SVG beside it is taken.
         path: the HTML file.
 
     Raises:

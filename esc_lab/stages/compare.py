@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from esc_lab.comparison.output import compare
+from esc_lab.comparison.notes import notes_of
+from esc_lab.comparison.output import write_comparison
+from esc_lab.comparison.result import compared
+from esc_lab.comparison.table import print_table, table_of
 from esc_lab.config import Config
+from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import write_comparison_page
+from esc_lab.terminal import console
 from esc_lab.tracking.project import runs_of_project
 
 log = logging.getLogger(__name__)
@@ -17,21 +22,18 @@ def run(cfg: Config) -> dict[str, float]:
     """Compare the runs; tables, figures, numbers and report.html go into the run directory, the table to the terminal.
 
     Raises:
-        UserError: runs cannot be read or compared.
+        UserError: runs cannot be read or compared, or a file cannot be written.
     """
     asked, directory = cfg.compare, Path(cfg.run_dir)
     runs = [Path(path) for path in asked.runs]
     if asked.wandb:
         runs += runs_of_project(asked.wandb, Path(cfg.cache_dir), asked.wandb_groups)
-    comparison = compare(
-        runs,
-        out=directory,
-        baseline=asked.baseline,
-        primary=asked.primary,
-        metrics=asked.metrics,
-        draws=asked.draws,
-        seed=cfg.seed,
+    comparison = compared(
+        runs, baseline=asked.baseline, primary=asked.primary, metrics=asked.metrics, draws=asked.draws, seed=cfg.seed
     )
-    figures = sorted((directory / "figures").glob("*.png"))
+    table = table_of(comparison.cells, comparison.columns, comparison.estimates, notes_of(comparison))
+    figures = draw_comparison(comparison, table, directory / "figures")
+    write_comparison(comparison, table, figures, directory)
+    print_table(table, console())
     log.info("report: %s", write_comparison_page(comparison, figures, directory / "report.html"))
     return comparison.metrics

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from esc_lab.artifacts import file_fingerprint
-from esc_lab.comparison.output import compare
+from esc_lab.comparison.notes import notes_of
+from esc_lab.comparison.output import write_comparison
 from esc_lab.comparison.result import compared
+from esc_lab.comparison.table import table_of
 from esc_lab.errors import UserError
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run
 
@@ -45,6 +47,13 @@ def written(directory: Path, runs: dict[str, tuple[Path, list]], *, forced=(), b
     ] + [{"kind": "pairwise", "run": "other", "outcome": 1}]
     (directory / "judgements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return directory
+
+
+def compared_into(directory: Path, runs, **asked):
+    found = compared(runs, **asked)
+    table = table_of(found.cells, found.columns, found.estimates, notes_of(found))
+    write_comparison(found, table, [], directory)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +93,7 @@ def test_a_judge_may_have_seen_some_decisions_and_runs_only(judged, tmp_path):
 def test_win_rates_have_a_table_of_their_own(judged, tmp_path):
     _, (one, _), (other, _), judge = judged
     moved = other.rename(tmp_path / "moved")
-    found = compare([one, moved, judge], out=tmp_path / "out", **QUICK)
+    found = compared_into(tmp_path / "out", [one, moved, judge], **QUICK)
     moved.rename(other)
     page, record = (
         (tmp_path / "out/comparison.md").read_text(),
@@ -102,7 +111,7 @@ def test_win_rates_have_a_table_of_their_own(judged, tmp_path):
 
 def test_without_a_judge_there_is_none(judged, tmp_path):
     _, (one, _), (other, _), _ = judged
-    compare([one, other], out=tmp_path, draws=100, metrics=["strategy/Q"])
+    compared_into(tmp_path, [one, other], draws=100, metrics=["strategy/Q"])
     assert json.loads((tmp_path / "comparison.json").read_text())["judge"] is None
     assert "pairs against" not in (tmp_path / "comparison.md").read_text()
 

@@ -13,10 +13,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from esc_lab.comparison.drawings import draw
 from esc_lab.comparison.notes import notes_of
 from esc_lab.comparison.result import compared
 from esc_lab.comparison.table import table_of
+from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import comparison_page, write_comparison_page
 from esc_lab.report.dialogue_browser import browser_data
 from esc_lab.report.inline_figures import inline_svg
@@ -53,7 +53,8 @@ def comparison(runs):
 def path(comparison, runs) -> Path:
     table = table_of(comparison.cells, comparison.columns, comparison.estimates, notes_of(comparison))
     directory = runs[0].parent / "compare"
-    return write_comparison_page(comparison, draw(comparison, table, directory / "figures"), directory / "report.html")
+    figures = draw_comparison(comparison, table, directory / "figures")
+    return write_comparison_page(comparison, figures, directory / "report.html")
 
 
 def lines(directory: Path) -> list[dict]:

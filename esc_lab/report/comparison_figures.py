@@ -13,13 +13,13 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from esc_lab.comparison.figures import confusion_matrices, preference_bars, training_curves
 from esc_lab.comparison.parallel import spread
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Table
 from esc_lab.evaluation.decisions import FloatArray
 from esc_lab.report.figures import Point, Spot, curves, scatter
+from esc_lab.report.panels import confusion_matrices, preference_bars, training_curves
 from esc_lab.statistics.intervals import Interval
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ _LABELS = 10  # labels that one scatter plot has room for
 _PANELS = 12  # confusion matrices in one figure
 
 
-def draw(comparison: Comparison, table: Table, directory: Path) -> list[Path]:
+def draw_comparison(comparison: Comparison, table: Table, directory: Path) -> list[Path]:
     """Draw what there is to draw into the directory.
 
     Returns:

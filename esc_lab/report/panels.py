@@ -1,4 +1,4 @@
-"""Figures of a comparison in the style of `esc_lab.report.figures`, which draws the scatter and the depth curves."""
+"""Bars of preferences, confusion matrices and training curves, in the style of `esc_lab.report.figures`."""
 
 from __future__ import annotations
 
