@@ -31,7 +31,8 @@ def other_value(key: Key, value: Any, place: Path) -> Any:
     if key.path or (key.name.startswith("llm.") and key.name.count(".") == 2 and key.name.endswith(".model")):
         return str(place / "file") if key.path else str(place)
     if key.choices:
-        other = next(choice for choice in key.choices if choice != value and choice not in ("directory", "replay"))
+        now = value if isinstance(value, list) else [value]
+        other = next(choice for choice in key.choices if choice not in (*now, "directory", "replay"))
         return [other] if isinstance(key.default, list) else other
     if key.free:
         return {**value, "other": 1}
