@@ -135,7 +135,7 @@ def _multirun(words: list[str], first: list[str]) -> int:
     if common:  # a job's directory is named by what sets it apart from the others
         names = ",".join(f"'{name}'" for name in ("output_root", "cache_dir", "resume", *common))
         sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{names}]")
-    multirun.begin(directory, words)
+    multirun.begin(directory, words, common)
     gave_up: Exception | None = None
     try:
         job()

@@ -1,4 +1,4 @@
-"""The run directory: which one left a file, and the configuration that it keeps."""
+"""The run directory: names of its files, which run left a file, and the configuration that it keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,40 @@ from esc_lab.config.schema import RENAMED
 
 Settings: TypeAlias = Mapping[str, Any]  # a configuration as nested dictionaries
 
+# Of every run.
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.json"
+LOG = "run.log"
+REUSED = "reused.json"  # where the result was taken from, if it was not computed
+WANDB = "wandb"  # folder of the W&B run
+# Of trainings.
+CHECKPOINT = Path("checkpoints", "last.ckpt")  # from which an interrupted training goes on
+ADAPTER, MODEL, CLASSIFIER = WEIGHTS = "adapter", "model", "classifier"  # folders of trained weights
+BASE_MODEL = "base_model.json"  # in such a folder: the model that the weights were trained from
+REFERENCE = "reference.json"  # what CSO's reference model was
+CURVES = "metrics.csv"
+# Of searches.
+ESC_PRO = "esc_pro"  # folder of the preference data
+TREES = "trees"  # folder of trees, their pages and their journals
+JOURNAL = "*.journal.jsonl"
+# Of evaluations and studies.
+PREDICTIONS = "predictions.jsonl"
+DIALOGUES = "dialogues.jsonl"  # of its test set
+PAIRS = "pairs.jsonl"
+STRATEGIES = "strategies.json"
+ATTENTION = "sra.json"
+SLOPES = "slopes.json"  # what trainings learned of planted preferences
+# Of what is done with several runs.
+FIGURES = "figures"
+COMPARISON_CSV = "comparison.csv"
+COMPARISON = ("comparison.md", "comparison.tex", COMPARISON_CSV, "comparison.json", "runs.csv")
+REPORT = "report.html"
+JUDGEMENTS = "judgements.jsonl"
+JUDGE_RESULT = "judge.json"
+JUDGE_TABLE = "judge.md"
+JUDGE_JOURNAL = "judge.journal.jsonl"
+MANIFEST = "manifest.jsonl"  # of a multirun: what became of its jobs
 
 
 def read_config(directory: Path) -> Settings:

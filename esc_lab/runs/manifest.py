@@ -118,10 +118,20 @@ def path_override(key: str, path: Path) -> str:
     return f"{key}='{quoted}'"
 
 
-def begin(directory: Path, words: Sequence[str]) -> None:
-    """Note what a multirun was started with, for `earlier` and `words_of`."""
+def begin(directory: Path, words: Sequence[str], common: Sequence[str] = ()) -> None:
+    """Note what a multirun is started with, for `earlier` and `words_of`, and the keys that its jobs have in common."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(directory / _WORDS, json.dumps({"words": _telling(words)}))
+    write_atomic(directory / _WORDS, json.dumps({"words": _telling(words), "common": [*common]}))
+
+
+def read_job_overrides(directory: Path) -> list[str] | None:
+    """The overrides that set a job apart in its multirun, by its run directory; None for a run of its own."""
+    path = directory.absolute().parent / _WORDS
+    if not path.exists():
+        return None
+    common = {"resume", *json.loads(path.read_text(encoding="utf-8")).get("common", ())}
+    overrides = next((job.overrides for job in jobs(path.parent) if job.directory.name == directory.name), ())
+    return [word for word in overrides if word.partition("=")[0].lstrip("+") not in common]
 
 
 def words_of(directory: Path) -> list[str] | None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from esc_lab.search.builder import Growing
 from esc_lab.search.calls import Spent
-from esc_lab.tracking.run import curve
+from esc_lab.tracking.run import log_curve
 
 log = logging.getLogger(__name__)
 LINE_EVERY_S = 30.0
@@ -51,7 +51,7 @@ class SearchProgress:
             log.info("iteration %d of about %d; %s", self._done(), sum(self._expected.values()), self.state())
         if now - self._drawn >= CURVE_EVERY_S:
             self._drawn = now
-            curve(self.point())
+            log_curve(self.point())
 
     async def keep_showing(self) -> None:
         """Show it every second, also while no call comes back."""

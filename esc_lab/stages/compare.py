@@ -13,7 +13,7 @@ from esc_lab.config import Config
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import write_comparison_page
 from esc_lab.terminal import console
-from esc_lab.tracking.project import runs_of_project
+from esc_lab.tracking.project import download_evaluations
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def run(cfg: Config) -> dict[str, float]:
     asked, directory = cfg.compare, Path(cfg.run_dir)
     runs = [Path(path) for path in asked.runs]
     if asked.wandb:
-        runs += runs_of_project(asked.wandb, Path(cfg.cache_dir), asked.wandb_groups)
+        runs += download_evaluations(asked.wandb, Path(cfg.cache_dir), asked.wandb_groups)
     comparison = compared(
         runs, baseline=asked.baseline, primary=asked.primary, metrics=asked.metrics, draws=asked.draws, seed=cfg.seed
     )

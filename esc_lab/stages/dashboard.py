@@ -9,7 +9,7 @@ from pathlib import Path
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
-from esc_lab.tracking.dashboard import save, spec, workspace
+from esc_lab.tracking.dashboard import build_workspace, describe_workspace, save_workspace
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def run(cfg: Config) -> dict[str, float]:
     online = settings.mode == "online"
     if online and not settings.entity:
         raise UserError("whose project is it?", where="logger.entity", fix="add logger.entity=<W&B team or user>")
-    made = workspace(
+    workspace = build_workspace(
         settings.entity or "",
         settings.project,
         cfg.dashboard.name,
@@ -32,9 +32,9 @@ def run(cfg: Config) -> dict[str, float]:
         group=settings.group,
     )
     path = Path(cfg.run_dir) / "dashboard.json"
-    write_atomic(path, json.dumps(spec(made), indent=1))
+    write_atomic(path, json.dumps(describe_workspace(workspace), indent=1))
     if online:
-        log.info("saved: %s", save(made))
+        log.info("saved: %s", save_workspace(workspace))
     else:
         log.info("described in %s; logger.mode=online saves it to W&B", path)
-    return {"dashboard/panels": float(sum(len(section.panels) for section in made.sections))}
+    return {"dashboard/panels": float(sum(len(section.panels) for section in workspace.sections))}

@@ -17,7 +17,7 @@ from esc_lab.config import Config
 from esc_lab.environment import describe_environment
 from esc_lab.runs.resume import drop_checkpoints, resolve
 from esc_lab.runs.reuse import shared
-from esc_lab.tracking.run import started
+from esc_lab.tracking.run import wandb_run
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def recorded(cfg: Config) -> dict[str, float]:
     (directory / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same directory
     write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     write_atomic(directory / "environment.json", json.dumps(describe_environment(), indent=2))
-    with started(cfg) as run:
+    with wandb_run(cfg) as run:
         metrics = shared(cfg, _run)
         write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
         drop_checkpoints(directory)

@@ -36,7 +36,7 @@ from esc_lab.search.role_prompts import Axis, Case
 from esc_lab.search.roles import Roles, RoleSettings, prompts_fingerprint, turn_score
 from esc_lab.search.seed_dialogue import SeedDialogue, seed_dialogue
 from esc_lab.search.settings import SearchSettings
-from esc_lab.tracking.run import curve
+from esc_lab.tracking.run import log_curve
 from esc_lab.training.datamodule import read_splits
 from esc_lab.training.trainer import prepare
 
@@ -120,7 +120,7 @@ class _Run:
                 showing = asyncio.create_task(progress.keep_showing())
                 stopped = await builder.grow(trees, self.calls, cfg.search.trees, progress.change, self._save)
                 showing.cancel()
-                curve(progress.point())
+                log_curve(progress.point())
                 log.info("%s", progress.state())
         finally:
             await self.calls.close()

@@ -1,6 +1,6 @@
 """Data, weights and results of runs as versioned artifacts of W&B, with the lineage from the search to the comparison.
 
-An artifact is known by its content: the run that made it and the runs that use it describe it alike, so W&B sees one
+An artifact is known by its content: the run that makes it and the runs that use it describe it alike, so W&B sees one
 version, whichever of them comes first. That holds offline too, where nothing can be looked up: `wandb sync` uploads
 each version once and records who used it.
 """
@@ -10,43 +10,44 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.artifacts import file_fingerprint
-from esc_lab.config import Config, DataConfig
+from esc_lab.config import TRAININGS, Config, DataConfig
 from esc_lab.data.corpora import published_split, sample_path
+from esc_lab.runs import layout
 from esc_lab.runs.layout import read_config, run_of
 from esc_lab.runs.lineage import method_of
-from esc_lab.search import ESC_PRO
+from esc_lab.runs.reuse import STORED
 
 if TYPE_CHECKING:
     from wandb import Artifact, Run
 
 log = logging.getLogger(__name__)
 
-_READ = ("search", "sft", "cso", "classifier", "evaluate")  # stages that read the corpus of `data`
-_FOUND = ("train.jsonl", "dialogues.json", "pairs.json", "kto.json", "README.md")  # of esc_pro/, by the search
-_RESULTS = (
-    "config.yaml", "environment.json", "metrics.json", "predictions.jsonl", "strategies.json", "sra.json",
-)  # fmt: skip
-_TOLD = {
-    "compare": ("comparison.md", "comparison.tex", "comparison.csv", "comparison.json", "runs.csv", "report.html"),
-    "judge": ("judge.md", "judge.json", "judgements.jsonl"),
-}
+# Files of what a search or an evaluation leaves, by the kind of the artifact.
+_FILES = {
+    "esc_pro": ("train.jsonl", "dialogues.json", "pairs.json", "kto.json", "README.md"),
+    "evaluation": (
+        layout.CONFIG, layout.ENVIRONMENT, layout.METRICS, layout.PREDICTIONS, layout.STRATEGIES, layout.ATTENTION,
+    ),
+    "compare": (*layout.COMPARISON, layout.REPORT),
+    "judge": (layout.JUDGE_TABLE, layout.JUDGE_RESULT, layout.JUDGEMENTS),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Described:
-    """An artifact: one of the same name and the same content is the same.
+class Content:
+    """What an artifact holds: one of the same name and the same files is the same.
 
     Attributes:
         kind: as in `logger.artifacts`.
         type: W&B's type.
         files: by their names in the artifact.
-        metadata: facts of the artifact; they are no part of its content.
+        metadata: facts beside the files.
     """
 
     name: str
@@ -57,117 +58,103 @@ class Described:
 
 
 def log_artifacts(run: Run, cfg: Config) -> None:
-    """Log what the run made, and record what it used."""
-    for one in used(cfg):
+    """Log what the run leaves, and record what it used."""
+    for content in input_artifacts(cfg):
         # `run.use_artifact` refuses to work offline. This is what it does online, and what `wandb sync` understands.
-        run._log_artifact(_artifact(one, cfg.logger.artifacts), is_user_created=True, use_after_commit=True)
-    for one in made(cfg):
-        run.log_artifact(_artifact(one, cfg.logger.artifacts))
+        run._log_artifact(_artifact(content, cfg.logger.artifacts), is_user_created=True, use_after_commit=True)
+    for content in output_artifacts(cfg):
+        run.log_artifact(_artifact(content, cfg.logger.artifacts))
 
 
-def used(cfg: Config) -> list[Described]:
+def input_artifacts(cfg: Config) -> list[Content]:
     """The corpus, the weights, and the evaluations that a run reads."""
-    found = [_corpus(cfg.data)] if cfg.stage in _READ else []
-    classifier = cfg.evaluate.classifier if cfg.stage == "evaluate" else None
-    if cfg.stage in (*_READ, "export"):
-        found += [
-            _weights(Path(path))
-            for path in (cfg.init_from, cfg.checkpoint, classifier)
-            if path and Path(path).exists()
-        ]  # fmt: skip
+    inputs = [_corpus(cfg.data)] if cfg.stage in STORED else []
+    if cfg.stage in (*STORED, "export"):
+        classifier = cfg.evaluate.classifier if cfg.stage == "evaluate" else None
+        paths = [Path(path) for path in (cfg.init_from, cfg.checkpoint, classifier) if path]
+        inputs += [_weights(path) for path in paths if path.exists()]
     if cfg.stage in ("compare", "judge"):
         runs = cfg.compare.runs if cfg.stage == "compare" else cfg.judge.runs
-        paths = {file.parent.resolve() for path in runs for file in Path(path).rglob("predictions.jsonl")}
-        found += [_evaluation(path) for path in sorted(paths) if (path / "config.yaml").exists()]
-    return found
+        places = {file.parent.resolve() for path in runs for file in Path(path).rglob(layout.PREDICTIONS)}
+        inputs += [_evaluation(place) for place in sorted(places) if (place / layout.CONFIG).exists()]
+    return inputs
 
 
-def made(cfg: Config) -> list[Described]:
+def output_artifacts(cfg: Config) -> list[Content]:
     """The ESC-Pro, the weights, the evaluation or the comparison that a run leaves."""
     directory = Path(cfg.run_dir)
     if cfg.stage == "search":
-        return [_corpus(DataConfig(name="", path=str(directory / ESC_PRO)))]
-    if cfg.stage in ("sft", "cso", "classifier"):
+        return [_esc_pro(directory / layout.ESC_PRO)]
+    if cfg.stage in TRAININGS:
         return [_weights(directory)]
     if cfg.stage == "evaluate":
         return [_evaluation(directory)]
-    if cfg.stage in _TOLD:
-        files = {name: directory / name for name in _TOLD[cfg.stage] if (directory / name).exists()}
-        return [Described(cfg.stage, "comparison", "comparison", files)]
+    if cfg.stage in ("compare", "judge"):
+        return [Content(cfg.stage, "comparison", "comparison", _present(directory, _FILES[cfg.stage]))]
     return []
 
 
-def _artifact(one: Described, with_files: list[str]) -> Artifact:
+def _artifact(content: Content, with_files: Iterable[str]) -> Artifact:
     import wandb
 
-    artifact = wandb.Artifact(_valid(one.name), type=one.type, metadata=one.metadata)
-    if one.kind in with_files or one.kind in ("sample", "comparison"):
-        for name, path in sorted(one.files.items()):
+    name = re.sub(r"[^\w.-]+", "-", content.name, flags=re.ASCII).strip("-")[:128] or "unnamed"
+    artifact = wandb.Artifact(name, type=content.type, metadata=content.metadata)
+    if content.kind in (*with_files, "sample", "comparison"):
+        for name, path in sorted(content.files.items()):
             # Read where it lies when it is uploaded, so nothing is copied.
             artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
     else:
-        checksums = {name: file_fingerprint(path) for name, path in sorted(one.files.items())}
+        checksums = {name: file_fingerprint(path) for name, path in sorted(content.files.items())}
         with artifact.new_file("checksums.json") as file:
             json.dump({"sha256, first 16 digits": checksums}, file, indent=1)
     return artifact
 
 
-def _valid(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-")[:128] or "unnamed"
-
-
-def _corpus(data: DataConfig) -> Described:
+def _corpus(data: DataConfig) -> Content:
     path = Path(data.path) if data.path else sample_path()
     for directory in (path, path.parent):
-        if directory.name == ESC_PRO and (directory.parent / "config.yaml").exists():
+        if directory.name == layout.ESC_PRO and (directory.parent / layout.CONFIG).exists():
             return _esc_pro(directory)
     files = published_split(path) if path.is_dir() else {"file": path}
-    named = {file.name: file for file in files.values()}
     metadata = {"licence": data.licence, "format": data.format}
-    return Described(data.name, "corpus" if data.path else "sample", "dataset", named, metadata)
+    kind = "corpus" if data.path else "sample"
+    return Content(data.name, kind, "dataset", {file.name: file for file in files.values()}, metadata)
 
 
-def _esc_pro(directory: Path) -> Described:
+def _esc_pro(directory: Path) -> Content:
     """What a search found. Its files valid and test are the corpus's own dialogues, and stay where they are."""
     config = read_config(directory.parent)
-    files = {name: directory / name for name in _FOUND if (directory / name).exists()}
-    metadata = {"seeds": config["data"]["name"], "search": config["mcts"]["name"], "seed": config["search"]["seed"]}
-    return Described(f"esc-pro-{config['data']['name']}", "esc_pro", "dataset", files, metadata)
+    name, files = config["data"]["name"], _present(directory, _FILES["esc_pro"])
+    metadata = {"seeds": name, "search": config["mcts"]["name"], "seed": config["search"]["seed"]}
+    return Content(f"esc-pro-{name}", "esc_pro", "dataset", files, metadata)
 
 
-def _weights(path: Path) -> Described:
+def _weights(path: Path) -> Content:
     """Weights that a training left in a run directory, or that are in a directory of their own."""
     run = run_of(path) or path
-    for kind in ("adapter", "model", "classifier"):
-        if (run / kind).is_dir():
-            return Described(_trained(run), kind, "model", dict(_files(run / kind)), _facts(run))
-    return Described(path.name, "model", "model", dict(_files(path)))
-
-
-def _files(directory: Path) -> Iterator[tuple[str, Path]]:
-    for file in sorted(directory.rglob("*")):
-        if file.is_file():
-            yield str(file.relative_to(directory)), file
-
-
-def _trained(run: Path) -> str:
-    name = method_of(run).name.removesuffix(" training")
-    return f"{read_config(run)['model']['name']}-{name}"
-
-
-def _facts(run: Path) -> dict[str, Any]:
+    kind = next((kind for kind in layout.WEIGHTS if (run / kind).is_dir()), None)
+    folder = run / kind if kind else path
+    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    if kind is None:
+        return Content(path.name, layout.MODEL, "model", files)
     config = read_config(run)
-    return {
+    metadata = {
         "stage": config["stage"],
         "model": config["model"]["name"],
         "data": config["data"]["name"],
         "seed": config["seed"],
         "template": config["prompt"]["train"]["template"],
     }
+    name = f"{config['model']['name']}-{method_of(run).name.removesuffix(' training')}"
+    return Content(name, kind, "model", files, metadata)
 
 
-def _evaluation(run: Path) -> Described:
+def _evaluation(run: Path) -> Content:
     config = read_config(run)
     name = f"{config['model']['name']}-{method_of(run).name}-evaluation"
-    files = {file: run / file for file in _RESULTS if (run / file).exists()}
-    return Described(name, "evaluation", "evaluation", files, {"data": config["data"]["name"], "seed": config["seed"]})
+    metadata = {"data": config["data"]["name"], "seed": config["seed"]}
+    return Content(name, "evaluation", "evaluation", _present(run, _FILES["evaluation"]), metadata)
+
+
+def _present(directory: Path, names: Iterable[str]) -> dict[str, Path]:
+    return {name: directory / name for name in names if (directory / name).exists()}

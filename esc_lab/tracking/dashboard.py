@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.errors import UserError
-from esc_lab.tracking.api import answering, api
+from esc_lab.tracking.project import explain_failures, open_api
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -28,7 +28,7 @@ PICTURES = ("figures/q_against_b", "figures/sra_heads")
 CURVES = ("train/loss", "val/loss", "train/accuracy", "progress/finished_trees")
 
 
-def workspace(
+def build_workspace(
     entity: str, project: str, name: str, *, parameters: Sequence[str], group: str | None = None
 ) -> Workspace:
     """The workspace as W&B's own object; nothing is sent.
@@ -108,21 +108,21 @@ def _chart(key: str) -> Any:
     )
 
 
-def spec(made: Workspace) -> dict[str, Any]:
+def describe_workspace(workspace: Workspace) -> dict[str, Any]:
     """What W&B would be sent, in JSON types."""
-    found: dict[str, Any] = made._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
-    return found
+    description: dict[str, Any] = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+    return description
 
 
-def save(made: Workspace) -> str:
+def save_workspace(workspace: Workspace) -> str:
     """Save the workspace as a view of its project; its address.
 
     Raises:
         UserError: nobody is logged in, or there is no such project.
     """
-    where = f"logger.project={made.project}"
-    service = api(where)
-    with answering(where):
-        len(service.runs(f"{made.entity}/{made.project}", per_page=1))  # asks for the project
-        made.save()  # type: ignore[no-untyped-call]
-    return str(made.url)
+    where = f"logger.project={workspace.project}"
+    api = open_api(where)
+    with explain_failures(where):
+        len(api.runs(f"{workspace.entity}/{workspace.project}", per_page=1))  # asks for the project
+        workspace.save()  # type: ignore[no-untyped-call]
+    return str(workspace.url)

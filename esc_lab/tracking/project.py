@@ -1,11 +1,16 @@
-"""Runs of a W&B project as run directories, for comparisons: downloaded once, then read like those of this machine."""
+"""W&B's public API, with errors that say what to do; runs of a project as run directories, for comparisons.
+
+Such runs are downloaded once, and then read like those of this machine.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +18,58 @@ import yaml
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.errors import UserError
-from esc_lab.tracking.api import answering, api
+from esc_lab.runs.layout import CONFIG, METRICS
 
 if TYPE_CHECKING:
+    from wandb import Api
     from wandb.apis.public import Run
 
 log = logging.getLogger(__name__)
 
 
-def runs_of_project(project: str, cache: Path, groups: Sequence[str] = ()) -> list[Path]:
+def open_api(where: str) -> Api:
+    """The API of the account that is logged in.
+
+    Args:
+        where: the setting that asks for it, for error messages.
+
+    Raises:
+        UserError: nobody is logged in, or the server does not answer.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    with explain_failures(where):
+        try:
+            return wandb.Api(timeout=30)
+        except wandb.errors.UsageError as error:
+            fix = "`wandb login`, or set WANDB_API_KEY"
+            raise UserError("nobody is logged in to W&B", where=where, fix=fix) from error
+
+
+@contextmanager
+def explain_failures(where: str) -> Iterator[None]:
+    """Failures of W&B as errors of the user: no such project, no access, no network.
+
+    Raises:
+        UserError: as said.
+    """
+    from wandb.errors import Error
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Could not find project"):
+            raise
+        fix = "check the name (entity/project), and `wandb sync` the offline runs first"
+        raise UserError(f"W&B has no such project, or not for this account ({error})", where=where, fix=fix) from error
+    except (Error, WandbApiFailedError, OSError) as error:
+        fix = "look whether the server can be reached, and `wandb login` again if it refuses the key"
+        raise UserError(f"W&B: {error}", where=where, fix=fix) from error
+
+
+def download_evaluations(project: str, cache: Path, groups: Sequence[str] = ()) -> list[Path]:
     """Directories of the finished evaluations of a project, each with what the run left.
 
     A run that logged its results as an artifact comes with predictions.jsonl and all else; of another one there are
@@ -38,70 +86,66 @@ def runs_of_project(project: str, cache: Path, groups: Sequence[str] = ()) -> li
     """
     where = f"compare.wandb={project}"
     filters: dict[str, Any] = {"group": {"$in": [*groups]}} if groups else {}
-    service = api(where)
-    with answering(where):
-        runs = [run for run in service.runs(project, filters=filters, lazy=False) if run.state == "finished"]
+    api = open_api(where)
+    with explain_failures(where):
+        runs = [run for run in api.runs(project, filters=filters, lazy=False) if run.state == "finished"]
         evaluations = [run for run in runs if run.job_type == "evaluate"]
         if not evaluations:
             of = f" in {', '.join(groups)}" if groups else ""
             fix = "check the group, or `wandb sync` the offline runs first"
             raise UserError(f"it holds no finished evaluation{of}", where=where, fix=fix)
-        configs = {run.id: nested(run.config) for run in runs}
+        configs = {run.id: nest(run.config) for run in runs}
         places = {run.id: cache / "wandb" / Path(*run.path) for run in runs}
-        here = {str(configs[run.id].get("run_dir", "")): places[run.id].absolute() for run in runs}
+        moves = {str(configs[run.id].get("run_dir", "")): places[run.id].absolute() for run in runs}
         for run in runs:
             if not places[run.id].exists():
-                _lay_out(run, configs[run.id], places[run.id], here)
+                _write_run(run, configs[run.id], places[run.id], moves)
     log.info("%s: %d finished evaluations", project, len(evaluations))
     return [places[run.id] for run in evaluations]
 
 
-def _lay_out(run: Run, config: dict[str, Any], place: Path, here: Mapping[str, Path]) -> None:
+def _write_run(run: Run, config: dict[str, Any], place: Path, moves: Mapping[str, Path]) -> None:
     """Make the run directory of a run; it appears when it is whole.
 
     Args:
-        here: directories of runs on the machine that ran them -> here.
+        moves: directories of runs on the machine that ran them -> here.
     """
     arriving = place.with_name(f".{place.name}")
     shutil.rmtree(arriving, ignore_errors=True)
-    logged = [one for one in run.logged_artifacts() if one.type == "evaluation"] if run.job_type == "evaluate" else []
-    if logged:
-        logged[-1].download(root=str(arriving), skip_cache=True)
+    evaluation = run.job_type == "evaluate"
+    results = [artifact for artifact in run.logged_artifacts() if artifact.type == "evaluation"] if evaluation else []
+    if results:
+        results[-1].download(root=str(arriving), skip_cache=True)
     for section, name in ((config, "checkpoint"), (config, "init_from"), (config.get("data", {}), "path")):
         if section.get(name):
-            section[name] = _moved(section[name], here)
-    write_atomic(arriving / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    if not (arriving / "metrics.json").exists():
-        summary = {name: _number(value) for name, value in dict(run.summary).items() if not name.startswith("_")}
-        metrics = {name: value for name, value in summary.items() if value is not None}
-        write_atomic(arriving / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
-        if run.job_type == "evaluate":
+            section[name] = _move(section[name], moves)
+    write_atomic(arriving / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    if not (arriving / METRICS).exists():
+        summary = {name: value for name, value in dict(run.summary).items() if not name.startswith("_")}
+        metrics = {name: float(value) for name, value in summary.items() if type(value) in (int, float)}
+        write_atomic(arriving / METRICS, json.dumps(metrics, indent=2, sort_keys=True))
+        if evaluation:
             log.info("%s: without predictions", run.name)
     arriving.rename(place)
 
 
-def _moved(path: str, here: Mapping[str, Path]) -> str:
+def _move(path: str, moves: Mapping[str, Path]) -> str:
     """A path in a run directory as the path in its directory here; other paths stay as they are."""
     parts = Path(path).parts
     for count in range(len(parts), 0, -1):  # a step of a pipeline before the pipeline
-        for there, place in here.items():
+        for there, here in moves.items():
             if there and Path(there).parts[-count:] == parts[:count]:
-                return str(place.joinpath(*parts[count:]))
+                return str(here.joinpath(*parts[count:]))
     return path
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted names as nested ones."""
-    found: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     for name, value in settings.items():
         *path, last = name.split(".")
-        place = found
-        for key in path:
-            place = place.setdefault(key, {})
-        place[last] = value
-    return found
-
-
-def _number(value: Any) -> float | None:
-    """A number of a summary; None for anything else, such as a table."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        section = config
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return config

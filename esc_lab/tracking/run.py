@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from esc_lab.artifacts import read_yaml
 from esc_lab.config import Config
 from esc_lab.environment import first_process
 from esc_lab.errors import UserError
+from esc_lab.runs.identity import flatten
 from esc_lab.runs.lineage import method_of
+from esc_lab.runs.manifest import read_job_overrides
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -34,28 +34,26 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "trainer/global_step": ("train/*", "val/*", "epoch", "tokens_per_s", "pairs_per_s"),
     "progress/iteration": ("progress/*",),
 }
-_TRAINED = ("sft", "cso", "classifier")
-_TAG = 64  # characters of a tag that W&B takes
+_TAG_CHARACTERS = 64  # of a tag that W&B takes
 
 
 @dataclass(frozen=True)
-class _Open:
+class _OpenRun:
     run: Run
     group: str | None
-    name: str
 
 
-_CURRENT: ContextVar[_Open | None] = ContextVar("W&B run", default=None)
+_CURRENT: ContextVar[_OpenRun | None] = ContextVar("W&B run", default=None)
 
 
-def current() -> Run | None:
+def current_run() -> Run | None:
     """The run of the stage that is running, if it has one."""
     opened = _CURRENT.get()
     return opened.run if opened else None
 
 
 @contextmanager
-def started(cfg: Config) -> Iterator[Run | None]:
+def wandb_run(cfg: Config) -> Iterator[Run | None]:
     """The W&B run of a stage, from here to its end: marked as failed where an exception ends it.
 
     A stage inside another one has a run of its own in the group of the outer one.
@@ -77,33 +75,33 @@ def started(cfg: Config) -> Iterator[Run | None]:
     finally:
         _CURRENT.reset(token)
         if opened:
-            with lenient("the run is not finished"):
+            with warn_on_failure("the run is not finished"):
                 opened.run.finish(exit_code=code)
 
 
 @contextmanager
-def lenient(what: str) -> Iterator[None]:
-    """A failure of W&B is told and costs nothing else: the results are in the run directory by then."""
+def warn_on_failure(message: str) -> Iterator[None]:
+    """A failure of W&B is a warning and costs nothing else: the results are in the run directory by then."""
     try:
         yield
     except Exception as error:  # whatever it is, it is not worth a finished run
-        log.warning("W&B: %s: %s: %s", what, type(error).__name__, error)
+        log.warning("W&B: %s: %s: %s", message, type(error).__name__, error)
 
 
-def curve(values: Mapping[str, float]) -> None:
+def log_curve(values: Mapping[str, float]) -> None:
     """A point of curves of the stage that is running; the count of steps (see `CURVES`) is among the values."""
-    run = current()
+    run = current_run()
     if run:
-        with lenient("a point of a curve is lost"):
+        with warn_on_failure("a point of a curve is lost"):
             run.log(dict(values))
 
 
-def _start(cfg: Config) -> _Open:
+def _start(cfg: Config) -> _OpenRun:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     outer = _CURRENT.get()
-    group, name = _place(cfg, outer)
+    group, name = (outer.group, Path(cfg.run_dir).name) if outer else (_group(cfg), _name(cfg))
     settings = cfg.logger
     try:
         run = wandb.init(
@@ -115,7 +113,7 @@ def _start(cfg: Config) -> _Open:
             group=group,
             job_type=cfg.stage,
             tags=_tags(cfg),
-            config=flat(asdict(cfg)) | _method(cfg),
+            config={key: value for key, value in flatten(asdict(cfg)).items() if value != {}} | _method(cfg),
             reinit="create_new",
             # Reading the list of packages takes .1 s; those of the outer run are those of its stages.
             settings=wandb.Settings(silent=True, console="off", x_save_requirements=outer is None),
@@ -131,59 +129,21 @@ def _start(cfg: Config) -> _Open:
         run.define_metric(steps, summary="none", hidden=True)
         for pattern in curves:
             run.define_metric(pattern, step_metric=steps, summary="none")
-    return _Open(run, group, name)
+    return _OpenRun(run, group)
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names, as overrides and sweeps write them: {"model.name": ...}."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
-
-
-def _place(cfg: Config, outer: _Open | None) -> tuple[str | None, str]:
-    """Group and name."""
+def _group(cfg: Config) -> str | None:
     directory = Path(cfg.run_dir)
-    if outer:
-        return outer.group, directory.name
-    multirun, varied = _multirun(directory)
+    multirun = None if read_job_overrides(directory) is None else directory.absolute().parent.name
     group = cfg.logger.group or cfg.experiment or multirun
-    if group is None and cfg.stage in ("pipeline", "sra", "planted_preference"):
-        group = directory.name
-    return group, varied or _name(cfg)
-
-
-def _multirun(directory: Path) -> tuple[str | None, str]:
-    """Name of the multirun that a run directory belongs to, and the job's overrides that vary in it.
-
-    Hydra leaves both in the directories before a job starts.
-    """
-    own = directory / ".hydra" / "hydra.yaml"
-    if not own.exists():
-        return None, ""
-    hydra = read_yaml(own)["hydra"]
-    if hydra["mode"] != "MULTIRUN":
-        return None, ""
-    sweep = Path(hydra["sweep"]["dir"])
-    keys = set((hydra["sweeper"] or {}).get("params") or {})
-    if (sweep / "multirun.yaml").exists():
-        words = read_yaml(sweep / "multirun.yaml")["hydra"]["overrides"]["task"]
-        keys |= {one.get_key_element() for one in _parsed(words) if one.is_sweep_override()}
-    chosen = [one for one in _parsed(hydra["overrides"]["task"]) if one.get_key_element() in keys]
-    parts = [f"{one.get_key_element()}={_without_path(one.get_value_element_as_str())}" for one in chosen]
-    return sweep.name, " ".join(parts)
-
-
-def _parsed(words: list[str]) -> Any:
-    return OverridesParser.create().parse_overrides(words)
-
-
-def _without_path(value: str) -> str:
-    return re.sub(r"[^\s,'\"\[\]{}:]*/", "", value)
+    return group or (directory.name if cfg.stage in ("pipeline", "sra", "planted_preference") else None)
 
 
 def _name(cfg: Config) -> str:
+    """What sets a job apart in its multirun; of other runs the method, or what the stage works on."""
+    overrides = read_job_overrides(Path(cfg.run_dir))
+    if overrides:
+        return " ".join(re.sub(r"[^\s,'\"\[\]{}:=]*/", "", override) for override in overrides)  # paths by their ends
     if cfg.stage == "search":
         return f"{cfg.data.name} {cfg.mcts.name} search"
     if cfg.stage in ("compare", "judge"):
@@ -205,17 +165,13 @@ def _method(cfg: Config) -> dict[str, str]:
 
 def _tags(cfg: Config) -> list[str]:
     """Stage, model and corpus, and what else the stage depends on."""
-    tags = [cfg.stage]
-    if cfg.stage not in ("compare", "judge"):
-        tags += [cfg.model.name, cfg.data.name]
-    if cfg.stage == "evaluate":
-        tags.append(cfg.prompt.eval.template)
-    if cfg.stage in _TRAINED:
-        tags.append(cfg.adapter.kind)
-    if cfg.stage in ("sft", "cso"):
-        tags.append(cfg.prompt.train.template)
-    if cfg.stage == "cso":
-        tags.append(cfg.objective.name)
-    if cfg.stage == "search":
-        tags.append(cfg.mcts.name)
-    return [tag[:_TAG] for tag in dict.fromkeys([*tags, *cfg.tags]) if tag]
+    tags = {
+        "evaluate": [cfg.prompt.eval.template],
+        "classifier": [cfg.adapter.kind],
+        "sft": [cfg.adapter.kind, cfg.prompt.train.template],
+        "cso": [cfg.adapter.kind, cfg.prompt.train.template, cfg.objective.name],
+        "search": [cfg.mcts.name],
+    }.get(cfg.stage, [])
+    corpus = [] if cfg.stage in ("compare", "judge") else [cfg.model.name, cfg.data.name]
+    every = dict.fromkeys([cfg.stage, *corpus, *tags, *cfg.tags])
+    return [tag[:_TAG_CHARACTERS] for tag in every if tag]

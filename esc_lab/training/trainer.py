@@ -29,7 +29,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
 from esc_lab.runs.resume import LAST
-from esc_lab.tracking.run import current
+from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from esc_lab.training.cso_data import PreferenceSteps, preference_counts
 from esc_lab.training.datamodule import ESCDataModule, read_splits
@@ -131,8 +131,8 @@ def _loggers(cfg: Config) -> list[Logger]:
     if cfg.logger.name == "none" or cfg.trainer.fast_dev_run:
         return []
     loggers: list[Logger] = [CSVLogger(cfg.run_dir, name="", version="")]
-    if cfg.logger.name == "wandb" and (current() or not first_process()):
-        loggers.append(WandbLogger(experiment=current(), save_dir=cfg.run_dir, project=cfg.logger.project))
+    if cfg.logger.name == "wandb" and (current_run() or not first_process()):
+        loggers.append(WandbLogger(experiment=current_run(), save_dir=cfg.run_dir, project=cfg.logger.project))
     return loggers
 
 

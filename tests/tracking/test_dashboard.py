@@ -9,13 +9,15 @@ import pytest
 
 from esc_lab.errors import UserError
 from esc_lab.stages import dashboard
-from esc_lab.tracking.dashboard import CHARTS, SCORES, spec, workspace
+from esc_lab.tracking.dashboard import CHARTS, SCORES, build_workspace, describe_workspace
 from tests.tracking.test_run import configured, evaluated, logged
 
 
 @pytest.fixture
 def described():
-    made = spec(workspace("team", "esc-lab", "mine", parameters=["model.name", "seed"], group="study"))
+    made = describe_workspace(
+        build_workspace("team", "esc-lab", "mine", parameters=["model.name", "seed"], group="study")
+    )
     sections = made["spec"]["section"]["panelBankConfig"]["sections"]
     return made, {section["name"]: section["panels"] for section in sections}
 
@@ -70,4 +72,4 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
         dashboard.run(configured(tmp_path / "run", "stage=dashboard", "logger.mode=online"))
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(UserError, match=r"wandb-workspaces is not installed. Fix: pip install 'esc-lab\[dashboard\]'"):
-        workspace("team", "esc-lab", "mine", parameters=[])
+        build_workspace("team", "esc-lab", "mine", parameters=[])

@@ -10,7 +10,7 @@ import pytest
 
 from esc_lab.comparison.runs import read_runs
 from esc_lab.errors import UserError
-from esc_lab.tracking.project import runs_of_project
+from esc_lab.tracking.project import download_evaluations
 from tests.tracking.test_run import METRICS, evaluated, logged, sync, trained
 from tests.tracking.wandb_server import serving
 
@@ -33,12 +33,12 @@ def test_evaluations_come_back_as_run_directories(tmp_path, account, monkeypatch
         account(server)
         for run in (whole, bare, training):
             sync(run, server.address)
-        found = runs_of_project("team/esc-lab", tmp_path / "cache")
-        of_a_group = runs_of_project("team/esc-lab", tmp_path / "cache", ["b"])
+        found = download_evaluations("team/esc-lab", tmp_path / "cache")
+        of_a_group = download_evaluations("team/esc-lab", tmp_path / "cache", ["b"])
         with pytest.raises(UserError, match=r"no finished evaluation in c\. Fix: check the group"):
-            runs_of_project("team/esc-lab", tmp_path / "cache", ["c"])
+            download_evaluations("team/esc-lab", tmp_path / "cache", ["c"])
         with pytest.raises(UserError, match=r"compare.wandb=team/nothing: W&B has no such project") as refused:
-            runs_of_project("team/nothing", tmp_path / "cache")
+            download_evaluations("team/nothing", tmp_path / "cache")
         assert server.refused == []
     assert "Could not find project" in str(refused.value)
     assert of_a_group == found[1:]
@@ -60,7 +60,7 @@ def test_an_evaluation_finds_the_training_behind_it(tmp_path, account):
         for run in runs:
             sync(run, server.address)
         (tmp_path / "gone").rename(tmp_path / "elsewhere")  # not on the machine that compares
-        (found,) = runs_of_project("team/esc-lab", tmp_path / "cache")
+        (found,) = download_evaluations("team/esc-lab", tmp_path / "cache")
     ((run,), _) = read_runs([found])
     assert (run.name, run.method.seed) == ("SFT", 7)
     assert run.method.training
@@ -74,10 +74,10 @@ def test_without_an_account(tmp_path, key, said):
     """In a process of its own, which nobody is at to be asked for a key."""
     script = f"""
 from pathlib import Path
-from esc_lab.tracking.project import runs_of_project
+from esc_lab.tracking.project import download_evaluations
 from esc_lab.errors import UserError
 try:
-    runs_of_project("team/esc-lab", Path({str(tmp_path)!r}))
+    download_evaluations("team/esc-lab", Path({str(tmp_path)!r}))
 except UserError as error:
     print(error)
 """

@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 
 import run as entry_point  # registers the schema
 from esc_lab.config import Config, typed
+from esc_lab.runs import manifest
 from esc_lab.stages.run_stage import recorded
 from esc_lab.tracking.results import log_results
-from esc_lab.tracking.run import current, curve, started
+from esc_lab.tracking.run import current_run, log_curve, wandb_run
 from tests.conftest import ROOT
 from tests.tracking.wandb_files import OfflineRun, read_offline_run
 from tests.tracking.wandb_server import serving
@@ -72,7 +73,7 @@ def evaluated(directory: Path, *words: str) -> Config:
 
 def logged(cfg: Config) -> OfflineRun:
     """What a finished run logs, read back."""
-    with started(cfg) as run:
+    with wandb_run(cfg) as run:
         assert run is not None
         log_results(run, cfg)
     return offline(Path(cfg.run_dir))
@@ -131,13 +132,13 @@ def flat_yaml(path: Path) -> list[tuple[str, object]]:
 
 def test_curves_leave_the_summary_alone(tmp_path):
     cfg = trained(tmp_path / "run", "stage=sft")
-    with started(cfg) as run:
-        assert current() is run
+    with wandb_run(cfg) as run:
+        assert current_run() is run
         for step in range(3):
             run.log({"train/loss": 9.0 - step, "val/accuracy": 0.1, "tokens_per_s": 5.0, "trainer/global_step": step})
-        curve({"progress/iteration": 4, "progress/calls": 7})
+        log_curve({"progress/iteration": 4, "progress/calls": 7})
         log_results(run, cfg)
-    assert current() is None
+    assert current_run() is None
     found = offline(tmp_path / "run")
     assert numbers(found) == METRICS
     assert [point["train/loss"] for point in found.history if "train/loss" in point] == [9.0, 8.0, 7.0]
@@ -148,23 +149,19 @@ def test_curves_leave_the_summary_alone(tmp_path):
 def test_a_multirun_names_its_jobs_by_what_varies(tmp_path):
     directory = tmp_path / "2026-11-22_sweep" / "3_job"
     cfg = configured(directory, "stage=cso", "objective=ipo", "seed=2")
-    task = ["stage=cso", "model=tiny_llama", "objective=ipo", "seed=2", "data.path=/some/where/d.json"]
-    hydra = {
-        "mode": "MULTIRUN", "sweep": {"dir": str(directory.parent)}, "overrides": {"task": task},
-        "sweeper": {"params": {"optimizer.lr": "0.1,0.2"}},
-    }  # fmt: skip
-    hydra["overrides"]["task"].append("optimizer.lr=0.1")  # chosen by a sweeper of its own
-    (directory / ".hydra").mkdir()
-    (directory / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
     asked = ["stage=cso", "model=tiny_llama", "objective=ipo,dpo", "seed=range(1,4)", "data.path=/some/a.json,/b.json"]
-    (directory.parent / "multirun.yaml").write_text(yaml.safe_dump({"hydra": {"overrides": {"task": asked}}}))
-    with started(cfg):
+    manifest.begin(directory.parent, asked, common=["stage", "model"])
+    task = ["stage=cso", "model=tiny_llama", "objective=ipo", "seed=2", "data.path=/some/where/d.json"]
+    task.append("optimizer.lr=0.1")  # chosen by a sweeper of its own
+    record = {"job": 3, "overrides": task, "directory": str(directory), "status": "running"}
+    manifest.note(directory.parent, record)
+    with wandb_run(cfg):
         pass
     run = offline(directory)
     assert run.group == "2026-11-22_sweep"
     assert run.name == "objective=ipo seed=2 data.path=d.json optimizer.lr=0.1"
     assert run.tags == ["cso", "tiny-llama", "sample", "lora", "ipo"]
-    with started(replace(cfg, experiment="ablation", run_dir=str(tmp_path / "other"))):
+    with wandb_run(replace(cfg, experiment="ablation", run_dir=str(tmp_path / "other"))):
         pass
     assert offline(tmp_path / "other").group == "ablation"
 
@@ -173,13 +170,13 @@ def test_steps_of_a_pipeline_are_runs_of_its_group(tmp_path):
     outer = configured(tmp_path / "pipe", "stage=pipeline")
     inner = configured(tmp_path / "pipe" / "sft", "stage=sft")
     silent = configured(tmp_path / "pipe" / "judge", "stage=classifier", "logger=none")
-    with started(outer) as run:
-        with started(inner) as step:
-            assert current() is step
-        with started(silent) as nothing:
+    with wandb_run(outer) as run:
+        with wandb_run(inner) as step:
+            assert current_run() is step
+        with wandb_run(silent) as nothing:
             assert nothing is None
-            assert current() is None
-        assert current() is run
+            assert current_run() is None
+        assert current_run() is run
     assert (offline(tmp_path / "pipe" / "sft").name, offline(tmp_path / "pipe" / "sft").group) == ("sft", "pipe")
     assert offline(tmp_path / "pipe").group == "pipe"
 
@@ -189,7 +186,7 @@ def test_an_agent_of_a_sweep_waits_for_the_outer_run(tmp_path):
     script = f"""
 from tests.tracking.test_run import *
 root = Path({str(tmp_path)!r})
-with started(configured(root / "pipe", "stage=pipeline", "logger.group=g")), started(
+with wandb_run(configured(root / "pipe", "stage=pipeline", "logger.group=g")), wandb_run(
     configured(root / "pipe" / "sft", "stage=sft")
 ):
     pass
@@ -205,15 +202,15 @@ with started(configured(root / "pipe", "stage=pipeline", "logger.group=g")), sta
 
 def test_a_failed_run_is_marked(tmp_path):
     cfg = configured(tmp_path / "run", "stage=sft")
-    with pytest.raises(RuntimeError, match="out of memory"), started(cfg):
+    with pytest.raises(RuntimeError, match="out of memory"), wandb_run(cfg):
         raise RuntimeError("out of memory")
     assert offline(tmp_path / "run").exit_code == 1
-    assert current() is None
+    assert current_run() is None
 
 
 @pytest.mark.parametrize("words", [["logger=none"], ["logger=csv"], ["logger.mode=disabled"], ["trainer=dev"]])
 def test_no_run_where_none_is_wanted(tmp_path, words):
-    with started(configured(tmp_path / "run", "stage=sft", *words)) as run:
+    with wandb_run(configured(tmp_path / "run", "stage=sft", *words)) as run:
         assert run is None
     assert not (tmp_path / "run" / "wandb").exists()
 
