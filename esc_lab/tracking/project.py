@@ -21,8 +21,9 @@ from esc_lab.errors import UserError
 from esc_lab.runs.layout import CONFIG, METRICS
 
 if TYPE_CHECKING:
-    from wandb import Api
     from wandb.apis.public import Run
+
+    from wandb import Api
 
 log = logging.getLogger(__name__)
 
