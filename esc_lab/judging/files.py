@@ -35,7 +35,7 @@ class Judged:
     """What the judge said, and what it took.
 
     Attributes:
-        gates: how the judges did on given and shuffled replies.
+        gates: how the judges did on gold and shuffled replies.
         forced: reasons not to believe them that were overruled.
         scores: of each run's replies, by label, in the order of the decisions; empty without a rubric.
         pairs: of each run but the baseline, likewise.
@@ -64,57 +64,61 @@ class Judged:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Results:
+    """By label of the run."""
+
+    rubric: Mapping[str, RubricResult]
+    pairwise: Mapping[str, PairwiseResult]
+
+
 def write_judged(cfg: Config, inputs: JudgeInputs, judged: Judged) -> dict[str, float]:
     """Write everything into the run directory, and the table to the terminal; gives the metrics."""
     directory = Path(cfg.run_dir)
     sample = ClusterSample(inputs.trees, cfg.judge.draws, cfg.seed)
-    rubric = {label: rubric_result(scores, judged.axes, sample) for label, scores in judged.scores.items()}
-    pairwise = {label: pairwise_result(pairs, sample) for label, pairs in judged.pairs.items()}
+    results = _Results(
+        {label: rubric_result(scores, judged.axes, sample) for label, scores in judged.scores.items()},
+        {label: pairwise_result(pairs, sample) for label, pairs in judged.pairs.items()},
+    )
     lines = [json.dumps(line, ensure_ascii=False) for line in _lines(inputs, judged)]
     write_atomic(directory / "judgements.jsonl", "\n".join(lines))
-    record = _record(cfg, inputs, judged, rubric, pairwise, sample.clusters)
+    record = {**_record(inputs, judged, results), "clusters": sample.clusters, "draws": cfg.judge.draws}
     write_atomic(directory / "judge.json", json.dumps(finite(record), indent=1, allow_nan=False))
-    heads, rows = _table(inputs, judged.axes, rubric, pairwise)
+    heads, rows = _table(inputs, judged.axes, results)
     notes = _notes(cfg, inputs, judged)
     bullets = "\n".join(f"- {note}" for note in notes)
     write_atomic(directory / "judge.md", f"{markdown_table(heads, rows)}\n\n{bullets}")
     _print(heads, rows, notes)
-    return _metrics(judged, rubric, pairwise)
+    return _metrics(judged, results)
 
 
 def _lines(inputs: JudgeInputs, judged: Judged) -> Iterator[dict[str, Any]]:
     """A line for each scored reply and each pair."""
-    runs = {one.label: one for one in inputs.runs}
+    replies = {run.label: run.replies for run in inputs.runs}
     sampling = {name: judged.settings[name] for name in ("temperature", "top_p", "max_tokens")}
     asked = {"model": judged.settings["client"]["model"], **sampling, "seed": inputs.seed}
-    for label, scores in judged.scores.items():
-        for key, one in zip(inputs.keys, scores, strict=True):
-            reply = runs[label].replies[key]
-            overall = None if one is None else turn_score(dict(one), judged.axes)
+    for label, run_scores in judged.scores.items():
+        for key, scores in zip(inputs.keys, run_scores, strict=True):
+            reply = replies[label][key]
             yield {
                 "kind": "rubric", "run": label, "dialogue": key[0], "tree": reply.tree, "turn": key[1],
-                "scores": one, OVERALL: overall, "reply": reply.text, "strategy": reply.strategy,
-                "reply_sampling": reply.sampling, "judge_sampling": asked,
+                "scores": scores, OVERALL: None if scores is None else turn_score(dict(scores), judged.axes),
+                "reply": reply.text, "strategy": reply.strategy, "reply_sampling": reply.sampling,
+                "judge_sampling": asked,
             }  # fmt: skip
     for label, pairs in judged.pairs.items():
         for key, pair in zip(inputs.keys, pairs, strict=True):
-            reply, other = runs[label].replies[key], inputs.baseline.replies[key]
+            reply = replies[label][key]
             yield {
                 "kind": "pairwise", "run": label, "baseline": inputs.baseline.label, "dialogue": key[0],
                 "tree": reply.tree, "turn": key[1], "first": pair.first, "second": pair.second,
                 "outcome": pair.outcome, "identical": pair.identical, "length_difference": pair.difference,
-                "reply": reply.text, "baseline_reply": other.text, "judge_sampling": asked,
+                "reply": reply.text, "baseline_reply": inputs.baseline.replies[key].text, "judge_sampling": asked,
             }  # fmt: skip
 
 
-def _record(
-    cfg: Config,
-    inputs: JudgeInputs,
-    judged: Judged,
-    rubric: Mapping[str, RubricResult],
-    pairwise: Mapping[str, PairwiseResult],
-    clusters: int,
-) -> dict[str, Any]:
+def _record(inputs: JudgeInputs, judged: Judged, results: _Results) -> dict[str, Any]:
+    """What judge.json holds, but for the numbers of the bootstrap."""
     return {
         "judge": {**judged.settings, "models": judged.models, "prompts": judged.prompts, "dates": judged.dates},
         "axes": [asdict(axis) for axis in judged.axes],
@@ -124,76 +128,65 @@ def _record(
         "test_set": inputs.test_set,
         "decisions": len(inputs.keys),
         "with_replies": inputs.with_replies,
-        "clusters": clusters,
         "seed": inputs.seed,
-        "draws": cfg.judge.draws,
         "baseline": inputs.baseline.label,
         "length_control": {"formula": "logistic(theta + phi * tanh(d / std(d))) at d = 0", "prior_sd_of_phi": PRIOR},
         "runs": [
             {
-                "label": one.label,
-                "directory": str(one.run.directory),
-                "predictions": file_fingerprint(one.run.directory / "predictions.jsonl"),
-                "rubric": asdict(rubric[one.label]) if one.label in rubric else None,
-                "pairwise": asdict(pairwise[one.label]) if one.label in pairwise else None,
+                "label": run.label,
+                "directory": str(run.run.directory),
+                "predictions": file_fingerprint(run.run.directory / "predictions.jsonl"),
+                "rubric": asdict(results.rubric[run.label]) if run.label in results.rubric else None,
+                "pairwise": asdict(results.pairwise[run.label]) if run.label in results.pairwise else None,
             }
-            for one in inputs.runs
+            for run in inputs.runs
         ],
         "calls": asdict(judged.spent),
         "counts": dict(judged.counts),
     }
 
 
-def _metrics(
-    judged: Judged, rubric: Mapping[str, RubricResult], pairwise: Mapping[str, PairwiseResult]
-) -> dict[str, float]:
+def _metrics(judged: Judged, results: _Results) -> dict[str, float]:
     spent = judged.spent
-    found = {
-        "judge/forced": float(bool(judged.forced)),
-        "judge/seconds": judged.seconds,
-        "judge/calls": float(spent.calls),
-        "judge/from_cache": float(spent.from_cache),
-        "judge/prompt_tokens": float(spent.prompt_tokens),
-        "judge/completion_tokens": float(spent.completion_tokens),
-        "judge/cost": spent.cost,
-    }
-    found |= {name: float(count) for name, count in judged.counts.items()}
-    found |= {f"judge/retries/{kind}": float(count) for kind, count in judged.retries.items()}
+    metrics = {
+        "judge/forced": bool(judged.forced), "judge/seconds": judged.seconds, "judge/calls": spent.calls,
+        "judge/from_cache": spent.from_cache, "judge/prompt_tokens": spent.prompt_tokens,
+        "judge/completion_tokens": spent.completion_tokens, "judge/cost": spent.cost,
+    }  # fmt: skip
+    metrics |= judged.counts
+    metrics |= {f"judge/retries/{kind}": count for kind, count in judged.retries.items()}
     for gate in judged.gates:
         name = "auc" if gate.judge == "rubric" else "share"
-        values = {name: gate.value, "low": gate.low, "high": gate.high, "contexts": float(gate.contexts)}
-        found |= {f"gate/{gate.judge}/{key}": value for key, value in values.items()}
-    for label, scores in rubric.items():
-        found |= {f"{label}/rubric/{axis}": one.value for axis, one in scores.means.items()}
-        found |= {f"{label}/rubric/n": float(scores.replies), f"{label}/rubric/missing": float(scores.missing)}
-    for label, pairs in pairwise.items():
+        values = {name: gate.value, "low": gate.low, "high": gate.high, "contexts": gate.contexts}
+        metrics |= {f"gate/{gate.judge}/{key}": value for key, value in values.items()}
+    for label, rubric in results.rubric.items():
+        metrics |= {f"{label}/rubric/{axis}": mean.value for axis, mean in rubric.means.items()}
+        metrics |= {f"{label}/rubric/n": rubric.replies, f"{label}/rubric/missing": rubric.missing}
+    for label, pairs in results.pairwise.items():
         values = {
             "win_rate": pairs.win_rate.value, "length_controlled": pairs.length_controlled.value,
-            "consistency": pairs.consistency.value, "n": float(pairs.wins + pairs.ties + pairs.losses),
-            "missing": float(pairs.missing),
+            "consistency": pairs.consistency.value, "n": pairs.wins + pairs.ties + pairs.losses,
+            "missing": pairs.missing,
         }  # fmt: skip
-        found |= {f"{label}/pairwise/{name}": value for name, value in values.items()}
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+        metrics |= {f"{label}/pairwise/{name}": value for name, value in values.items()}
+    return {name: float(value) for name, value in metrics.items() if not math.isnan(value)}
 
 
-def _table(
-    inputs: JudgeInputs,
-    axes: Sequence[Axis],
-    rubric: Mapping[str, RubricResult],
-    pairwise: Mapping[str, PairwiseResult],
-) -> tuple[list[str], list[list[str]]]:
+def _table(inputs: JudgeInputs, axes: Sequence[Axis], results: _Results) -> tuple[list[str], list[list[str]]]:
     """Headings, and a row for each run."""
-    names = [*(axis.name for axis in axes), OVERALL] if rubric else []
-    heads = ["run", *names, *(["win rate", "at equal length", "consistency"] if pairwise else [])]
+    names = [axis.name for axis in axes]
+    heads = ["run", *([*names, OVERALL] if results.rubric else [])]
+    heads += ["win rate", "at equal length", "consistency"] if results.pairwise else []
     rows = []
-    for one in inputs.runs:
-        row = [one.label]
-        if scores := rubric.get(one.label):
-            row += [f"{scores.means[name].value:.2f}" for name in names[:-1]] + [scores.means[OVERALL].text(2)]
-        if pairs := pairwise.get(one.label):
+    for run in inputs.runs:
+        row = [run.label]
+        if rubric := results.rubric.get(run.label):
+            row += [f"{rubric.means[name].value:.2f}" for name in names] + [rubric.means[OVERALL].text(2)]
+        if pairs := results.pairwise.get(run.label):
             row += [pairs.win_rate.text(3), pairs.length_controlled.text(3), f"{pairs.consistency.value:.3f}"]
-        rows.append([*row, *(["baseline"] if pairwise and one is inputs.baseline else [])])
-    return heads, [[*row, *["-"] * (len(heads) - len(row))] for row in rows]
+        row += ["baseline"] if results.pairwise and run is inputs.baseline else []
+        rows.append([*row, *["-"] * (len(heads) - len(row))])
+    return heads, rows
 
 
 def _notes(cfg: Config, inputs: JudgeInputs, judged: Judged) -> list[str]:

@@ -93,43 +93,51 @@ def judge_inputs(cfg: Config) -> JudgeInputs:
         raise UserError(f"no evaluation with predictions: {', '.join(without)}", where="judge.runs", fix=fix)
     cells = cells_of(runs)
     check_cells(cells, ["text/rouge_l"])
-    tests = load_predictions(runs, ())
-    test = tests[runs[0].directory].test
+    test = load_predictions(runs, ())[runs[0].directory].test
     labels = {
         run.directory: cell.name + (f", seed {run.method.seed}" if len(cell.runs) > 1 else "")
         for cell in cells
         for run in cell.runs
     }
     judged = [JudgedRun(labels[run.directory], run, _replies(run)) for run in runs]
-    shared = [key for key in test.keys if all(key in one.replies for one in judged)]
+    inventory = build_inventory(runs[0].config["inventory"], cfg.config_dirs)
+    dialogues = _dialogues(runs, inventory, cfg.config_dirs)
+    for run in judged:
+        check_context(dialogues, run.replies, str(run.run.directory))
+    shared, few = _shared_decisions(judged, test.keys)
+    judge = judge_model(asdict(cfg))
+    same, lineage = _lineage(judged, judge)
+    evaluated = {dialogue for dialogue, _ in test.keys}
+    return JudgeInputs(
+        runs=judged,
+        baseline=_baseline(judged, cfg.judge.baseline),
+        inventory=inventory,
+        dialogues={name: dialogue for name, dialogue in dialogues.items() if name in evaluated},
+        keys=drawn(shared, cfg.judge.decisions, cfg.seed),
+        with_replies=len(shared),
+        test_set=test.identity,
+        seed=cfg.seed,
+        judge=judge,
+        same=same,
+        remarks=[*remarks, *few, *lineage],
+    )
+
+
+def _shared_decisions(runs: Sequence[JudgedRun], keys: Sequence[Key]) -> tuple[list[Key], list[str]]:
+    """The decisions with a reply in every run, and a remark if that is few of them.
+
+    Raises:
+        UserError: there are none.
+    """
+    shared = [key for key in keys if all(key in run.replies for run in runs)]
     if not shared:
         fix = "evaluate all with the same seed and evaluate.generation.decisions"
         raise UserError("there is no decision to which every run wrote a reply", where="judge.runs", fix=fix)
-    fewest = min(len(one.replies) for one in judged)
-    if len(shared) < 0.5 * fewest:
-        told = f"only {len(shared)} decisions have a reply of every run, of {fewest} or more that each replied to"
-        remarks = [*remarks, f"{told}; their evaluations chose different ones"]
-    inventory = build_inventory(runs[0].config["inventory"], cfg.config_dirs)
-    dialogues = _dialogues(runs, inventory, cfg.config_dirs)
-    for one in judged:
-        check_context(dialogues, one.replies, str(one.run.directory))
-    keys = drawn(shared, cfg.judge.decisions, cfg.seed)
-    model = judge_model(asdict(cfg))
-    same, more = _lineage(judged, model)
-    evaluated = {dialogue for dialogue, _ in test.keys}
-    return JudgeInputs(
-        judged,
-        _baseline(judged, cfg.judge.baseline),
-        inventory,
-        {name: dialogue for name, dialogue in dialogues.items() if name in evaluated},
-        keys,
-        len(shared),
-        test.identity,
-        cfg.seed,
-        model,
-        same,
-        [*remarks, *more],
-    )
+    smallest = min(len(run.replies) for run in runs)
+    if len(shared) >= 0.5 * smallest:
+        return shared, []
+    remark = f"only {len(shared)} decisions have a reply of every run, of {smallest} or more that each replied to"
+    return shared, [f"{remark}; their evaluations chose different ones"]
 
 
 def _replies(run: Run) -> dict[Key, WrittenReply]:
