@@ -21,9 +21,8 @@ from esc_lab.errors import UserError
 from esc_lab.runs.layout import CONFIG, METRICS
 
 if TYPE_CHECKING:
-    from wandb.apis.public import Run
-
     from wandb import Api
+    from wandb.apis.public import Run
 
 log = logging.getLogger(__name__)
 
