@@ -7,18 +7,16 @@ SmolLM2 answers decisions of the sample corpus and scores its strategies and the
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 from _common import load_smollm2, sample_module
 
-from esc_lab.config import TemplateConfig
+from esc_lab.config.evaluate import EvaluateConfig, GenerationConfig, SRAConfig
+from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import load_inventory
-from esc_lab.evaluation.module import SRAEvaluationModule
-from esc_lab.evaluation.prompted_replies import PromptedReplies
-from esc_lab.models.generate import Sampling
+from esc_lab.evaluation.module import EvaluationModule
 
 
 def main() -> None:
@@ -33,26 +31,22 @@ def main() -> None:
     data = sample_module(loaded, row_tokens=2048)
     data.setup("test")
     decisions = [decision for group in data.decisions for decision in group][: options.decisions]
-    inventory, prompt = load_inventory("esconv"), TemplateConfig()
-    sampling = Sampling(options.tokens, temperature=0.7, top_p=0.9)
+    inventory = load_inventory("esconv")
 
-    def seconds(samples: int, folder: str) -> float:
-        replies = PromptedReplies(
-            loaded, inventory, prompt, inference="direct", sampling=sampling, seed=1, measured=False
-        )  # fmt: skip
-        module = SRAEvaluationModule(
-            loaded, inventory, prompt, replies=replies, predictions=Path(folder) / "predictions.jsonl",
-            samples=samples, replies_together=options.together,
-        )  # fmt: skip
+    def seconds(samples: int) -> float:
+        generation = GenerationConfig(
+            max_new_tokens=options.tokens, temperature=0.7, top_p=0.9, samples=samples, batch=options.together
+        )
+        settings = EvaluateConfig(generation=generation, sra=SRAConfig(enabled=False))
+        module = EvaluationModule(loaded, inventory, PromptConfig(), settings, seed=1)
         started = time.process_time()
         with torch.no_grad():
             module.test_step(decisions, 0)
         return time.process_time() - started
 
-    with tempfile.TemporaryDirectory() as folder:
-        seconds(1, folder)
-        several = seconds(options.samples, folder)
-        apart = sum(seconds(1, folder) for _ in range(options.samples))
+    seconds(1)
+    several = seconds(options.samples)
+    apart = sum(seconds(1) for _ in range(options.samples))
     print(f"{options.samples} samples in one evaluation: {several:.1f} s, {options.samples} evaluations: {apart:.1f} s")
     print(f"sampled_replies: {apart / several:.2f} x as fast (goal > 1.5 x)")
 

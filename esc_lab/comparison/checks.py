@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from esc_lab.comparison.measures import MEASURES, TEXT_METRICS
 from esc_lab.comparison.parallel import spread
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.config import TRAININGS, keys
 from esc_lab.config.item import TEST_SET
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError, nearest
-from esc_lab.evaluation.decisions import Predictions, TestSet, read_predictions
-from esc_lab.report.tables import COLUMNS
+from esc_lab.evaluation.predictions import read_table
+from esc_lab.metrics.prediction_table import PredictionTable, TestSet
+from esc_lab.metrics.records import METRICS, find_metric
 
 _EVALUATED = [key for key in keys() if key.decides("evaluate")]
 # Settings by which replies are sampled: evaluations may differ in them if their names say so.
@@ -46,7 +46,7 @@ def chosen_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str
             lack.
     """
     if asked is None:
-        return [key for key, *_ in COLUMNS if any(key in run.metrics for run in runs)]
+        return [key for key, m in METRICS.items() if m.shown and any(key in run.metrics for run in runs)]
     for metric in asked:
         having = [run for run in runs if metric in run.metrics]
         if not having:
@@ -100,18 +100,18 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
     return [*remarks]
 
 
-def load_predictions(runs: Sequence[Run], metrics: Sequence[str]) -> dict[Path, Predictions]:
+def load_predictions(runs: Sequence[Run], metrics: Sequence[str]) -> dict[Path, PredictionTable]:
     """Predictions of the evaluations that left them, by directory; many files are read by several processes.
 
     Raises:
         UserError: a file cannot be read, test sets differ, or predictions do not give the recorded metrics.
     """
     left = {run: run.predictions for run in runs if run.predictions}
-    texts = any(metric in TEXT_METRICS for metric in metrics)
+    texts = any(find_metric(metric).texts for metric in metrics)
     read = spread(
         [
             partial(
-                read_predictions,
+                read_table,
                 path,
                 build_inventory(run.config["inventory"], where=str(run.directory)).names,
                 sra=_sra(run),
@@ -173,15 +173,14 @@ def _same_test_set(tests: Mapping[Run, TestSet]) -> None:
     raise UserError(f"test sets differ: {told}; {how}", where="test sets", fix=fix)
 
 
-def _check_recorded(run: Run, predictions: Predictions, metrics: Sequence[str]) -> None:
+def _check_recorded(run: Run, predictions: PredictionTable, metrics: Sequence[str]) -> None:
     """Whether predictions.jsonl gives what metrics.json says."""
-    every = predictions.decision >= 0
     for metric in metrics:
-        if metric not in MEASURES or metric not in run.metrics:
+        definition = find_metric(metric).definition
+        if definition is None or metric not in run.metrics:
             continue
-        sums = MEASURES[metric].sums(predictions, every).sum(axis=1, keepdims=True, dtype=float)
-        found, recorded = float(MEASURES[metric].value(sums)[0]), run.metrics[metric]
-        if sums.any() and not math.isclose(found, recorded, rel_tol=1e-6, abs_tol=1e-6):
+        found, recorded = definition.compute(predictions), run.metrics[metric]
+        if not (math.isnan(found) or math.isclose(found, recorded, rel_tol=1e-6, abs_tol=1e-6)):
             message = f"metrics.json says {metric} = {recorded:g}, predictions.jsonl gives {found:g}"
             raise UserError(message, where=str(run.directory), fix="evaluate the run again")
 

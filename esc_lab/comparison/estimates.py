@@ -9,20 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from esc_lab.comparison.measures import MEASURES, BoolArray, Measure
 from esc_lab.comparison.runs import Cell, Run
-from esc_lab.evaluation.decisions import FloatArray, IntArray, Predictions
+from esc_lab.metrics.metric import Definition
+from esc_lab.metrics.prediction_table import BoolArray, FloatArray, IntArray, PredictionTable
+from esc_lab.metrics.records import find_metric
 from esc_lab.statistics.bootstrap import Draws, average_over_seeds, bootstrap, draw_seeds
 from esc_lab.statistics.intervals import Interval, percentile_interval
 from esc_lab.statistics.permutation import holm, permutation_p
-
-# How many observations a metric is computed from is a metric too.
-_COUNTS = {
-    "strategy/": "strategy/n", "generated/": "generated/n", "text/perplexity": "decisions", "text/": "text/replies",
-    "sra/": "sra/n", "adherence/": "adherence/n", "judge/overall": "judge/n", "judge/": "judge/pairs",
-    "preference/": "preference/pairs",
-}  # fmt: skip
-_BY_TOKENS = ("text/perplexity", "sra/sra", "sra/log_sra")  # tokens of two models are not the same
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,9 @@ class Resampling:
         draws, seed: number and seed of the draws.
     """
 
-    def __init__(self, cells: Sequence[Cell], predictions: Mapping[Path, Predictions], draws: int, seed: int) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable], draws: int, seed: int
+    ) -> None:
         self.cells, self.predictions, self.draws = cells, predictions, draws
         test = next((one.test for one in predictions.values()), None)
         self.dialogues = Draws(test.clusters, draws, seed) if test else None
@@ -88,7 +83,7 @@ class Resampling:
             cell.name: draw_seeds(len(cell.runs), draws, seed, cell.name) for cell in cells
         }
 
-    def sums(self, runs: Sequence[Run], measure: Measure, keep: BoolArray | None = None) -> dict[Path, FloatArray]:
+    def sums(self, runs: Sequence[Run], measure: Definition, keep: BoolArray | None = None) -> dict[Path, FloatArray]:
         """Sums [k, clusters] of predictions whose decisions [decisions] are kept, by directory, where there are any."""
         found = {}
         for run in runs:
@@ -99,7 +94,7 @@ class Resampling:
                     found[run.directory] = sums
         return found
 
-    def run_draws(self, sums: Mapping[Path, FloatArray], measure: Measure) -> dict[Path, FloatArray]:
+    def run_draws(self, sums: Mapping[Path, FloatArray], measure: Definition) -> dict[Path, FloatArray]:
         """Draws [draws] of the runs that there are sums of."""
         if not sums or self.dialogues is None:
             return {}
@@ -145,7 +140,8 @@ class _Drawn:
     """One metric: its sums and draws for every run, and its draws for every cell that has it."""
 
     def __init__(self, resampling: Resampling, metric: str) -> None:
-        self.metric, self.measure, self.dialogues = metric, MEASURES.get(metric), resampling.dialogues
+        self.metric, self.record, self.dialogues = metric, find_metric(metric), resampling.dialogues
+        self.measure = None if self.record.is_count else self.record.definition
         self.cells = [cell for cell in resampling.cells if all(metric in run.metrics for run in cell.runs)]
         self.values = {cell.name: np.array([run.metrics[metric] for run in cell.runs]) for cell in self.cells}
         runs = [run for cell in self.cells for run in cell.runs]
@@ -163,14 +159,17 @@ class _Drawn:
         over = (*(["dialogues"] if self._by_dialogue(cell) else []), *(["seeds"] if len(cell.runs) > 1 else []))
         bounds = percentile_interval(values.mean(), self.draws[cell.name])
         difference = None
-        if baseline and baseline.model != cell.model and self.metric in _BY_TOKENS:
+        if baseline and baseline.model != cell.model and self.record.by_tokens:
             baseline = None
-        if baseline and baseline.name != cell.name and baseline.name in self.values and not is_count(self.metric):
+        if baseline and baseline.name != cell.name and baseline.name in self.values and not self.record.is_count:
             difference = self._difference(cell, baseline, primary)
-        return Estimate(tuple(values.tolist()), bounds, _count(cell, self.metric), over, difference)
+        return Estimate(tuple(values.tolist()), bounds, self._count(cell), over, difference)
 
     def _by_dialogue(self, cell: Cell) -> bool:
         return all(run.directory in self.sums for run in cell.runs)
+
+    def _count(self, cell: Cell) -> float:
+        return float(np.mean([run.metrics.get(self.record.count, math.nan) for run in cell.runs]))
 
     def _difference(self, cell: Cell, baseline: Cell, primary: str) -> Difference:
         value = self.values[cell.name].mean() - self.values[baseline.name].mean()
@@ -190,17 +189,3 @@ def _pairs(cell: Cell, baseline: Cell) -> list[tuple[Run, Run]]:
     if cell.seeds == baseline.seeds:
         return list(zip(cell.runs, baseline.runs, strict=True))
     return [(run, other) for run in cell.runs for other in baseline.runs]
-
-
-def is_count(metric: str) -> bool:
-    """Whether a metric counts observations or classes: it is not compared."""
-    return metric in _COUNTS.values() or "classes_" in metric
-
-
-def _count(cell: Cell, metric: str) -> float:
-    return float(np.mean([run.metrics.get(count_of(metric), math.nan) for run in cell.runs]))
-
-
-def count_of(metric: str) -> str:
-    """The metric that counts what a metric is computed from; empty if there is none."""
-    return next((count for prefix, count in _COUNTS.items() if metric.startswith(prefix)), "")

@@ -9,16 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from esc_lab.comparison.estimates import Resampling
-from esc_lab.comparison.measures import MEASURES, BoolArray
 from esc_lab.comparison.runs import Cell
-from esc_lab.evaluation.decisions import FloatArray, TestSet
+from esc_lab.metrics.metric import Definition
+from esc_lab.metrics.prediction_table import BoolArray, FloatArray, TestSet
+from esc_lab.metrics.records import find_metric
 from esc_lab.statistics.intervals import Interval, percentile_interval
 
-# Metrics that are means, or need few decisions. B grows as n shrinks, so it says nothing of groups of different size.
-GROUPED = (
-    "strategy/Q", "strategy/accuracy", "generated/Q", "generated/accuracy", "text/rouge_l", "text/perplexity",
-    "sra/log_sra", "sra/sham_net", "adherence/accuracy",
-)  # fmt: skip
 FEWEST = 20  # decisions in a group
 FEWEST_CLUSTERS = (
     5  # dialogues in a group with intervals: draws of fewer hardly differ, so that intervals are too short
@@ -87,16 +83,17 @@ def group_estimates(
     return [
         GroupEstimate(group, name, metric, _interval(group, draws[name]), _difference(group, name, draws, baselines))
         for metric in metrics
-        if metric in GROUPED
+        for record in [find_metric(metric)]
+        if record.grouped and record.definition
         for group in groups
-        for draws in [_group_draws(resampling, metric, group)]
+        for draws in [_group_draws(resampling, record.definition, group)]
         for name in draws
     ]
 
 
-def _group_draws(resampling: Resampling, metric: str, group: Group) -> dict[str, FloatArray]:
+def _group_draws(resampling: Resampling, measure: Definition, group: Group) -> dict[str, FloatArray]:
     """By cell [1 + draws], the value itself first; without the cells of which a run has nothing in the group."""
-    measure, found = MEASURES[metric], {}
+    found = {}
     sums = resampling.sums([run for cell in resampling.cells for run in cell.runs], measure, group.keep)
     drawn = resampling.run_draws(sums, measure)
     for cell in resampling.cells:

@@ -19,7 +19,7 @@ import yaml
 from esc_lab.artifacts import file_fingerprint
 from esc_lab.comparison.runs import Run
 from esc_lab.errors import UserError
-from esc_lab.evaluation.decisions import Key, Predictions
+from esc_lab.metrics.prediction_table import Key, PredictionTable
 from esc_lab.runs.layout import read_config
 from esc_lab.statistics.intervals import Interval
 
@@ -136,8 +136,8 @@ def with_judgements(runs: Sequence[Run], judgements: Judgements) -> tuple[list[R
 
 
 def judged_predictions(
-    runs: Sequence[Run], predictions: Mapping[Path, Predictions], judgements: Judgements
-) -> dict[Path, Predictions]:
+    runs: Sequence[Run], predictions: Mapping[Path, PredictionTable], judgements: Judgements
+) -> dict[Path, PredictionTable]:
     """Predictions with a further value, `judge`: the overall score of a decision's reply, in its first row."""
     found = {}
     for run in runs:

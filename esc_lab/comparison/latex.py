@@ -33,7 +33,7 @@ def latex(table: Table, caption: str) -> str:
 def _tabular(table: Table, part: slice) -> str:
     columns = table.columns[part]
     arrows = {True: " $\\uparrow$", False: " $\\downarrow$", None: ""}
-    heads = ["", "seeds", *(tex(column.heading) + arrows[column.more] for column in columns)]
+    heads = ["", "seeds", *(tex(column.heading) + arrows[column.higher_is_better] for column in columns)]
     lines = [f"\\begin{{tabular}}{{lr{'r' * len(columns)}}}", "\\toprule", " & ".join(heads) + " \\\\"]
     for model, rows in table.by_model().items():
         lines += ["\\midrule", f"\\multicolumn{{{len(heads)}}}{{l}}{{\\textit{{{tex(model)}}}}} \\\\"]

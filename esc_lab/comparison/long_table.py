@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.comparison.estimates import count_of
 from esc_lab.comparison.runs import Cell, Run
+from esc_lab.metrics.records import find_metric
 
 _COLUMNS = (
     "run", "model", "method", "template", "seed", "stage", "inventory", "test_set", "directory", "metric", "value", "n",
@@ -59,7 +59,7 @@ def write_wide_table(cells: Sequence[Cell], path: Path) -> None:
 
 
 def _number(run: Run, metric: str) -> int | None:
-    found = run.metrics.get(count_of(metric))
+    found = run.metrics.get(find_metric(metric).count)
     return None if found is None else int(found)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from esc_lab.comparison.estimates import is_count
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import short_names
-from esc_lab.report.tables import SAMPLING
+from esc_lab.metrics.prediction_table import SAMPLING
+from esc_lab.metrics.records import find_metric
 
 _FEW = 500  # decisions; with 480 of them the mean draw of B lies 0.06 above the value, with 84 of them 0.25
 
@@ -61,10 +61,10 @@ def _sampling(comparison: Comparison) -> list[str]:
 
 def _intervals(comparison: Comparison) -> list[str]:
     over: dict[tuple[str, ...], dict[str, None]] = {}
-    headings = {column.metric: column.heading for column in comparison.columns}
+    headings = {column.name: column.heading for column in comparison.columns}
     several = any(len(cell.runs) > 1 for cell in comparison.cells)
     for (_, metric), one in comparison.estimates.items():
-        if is_count(metric):
+        if find_metric(metric).is_count:
             continue
         over.setdefault(tuple(kind for kind in one.over if kind == "dialogues" or several), {})[headings[metric]] = None
     if not any(over):
@@ -95,13 +95,13 @@ def _tests(comparison: Comparison) -> list[str]:
     found = [f"Below a value, or in a table of their own: differences to {', '.join(baselines)}."]
     if tested:
         others = sum(not one.primary for one in tested)
-        heading = next((c.heading for c in comparison.columns if c.metric == comparison.primary), None)
+        heading = next((c.heading for c in comparison.columns if c.name == comparison.primary), None)
         alone = f"{heading} is the primary metric: its p is not corrected." if heading else "No primary metric."
         found.append(
             f"Paired permutation test, two-sided, {_swaps(comparison)} swaps of dialogues. {alone} "
             f"The other {others} p-values are corrected together (Holm). * p < 0.05, ** p < 0.01, *** p < 0.001."
         )
-    distinct = [column.heading for column in comparison.columns if column.metric.startswith("text/distinct_")]
+    distinct = [column.heading for column in comparison.columns if column.name.startswith("text/distinct_")]
     if tested and distinct:
         told = "approximate, by each dialogue's contribution (jackknife)"
         found.append(f"{', '.join(distinct)}: interval and test are {told}.")

@@ -14,7 +14,8 @@ from esc_lab.comparison.long_table import write_long_table, write_wide_table
 from esc_lab.comparison.pairs_table import pairs_markdown
 from esc_lab.comparison.record import record
 from esc_lab.comparison.result import Comparison
-from esc_lab.comparison.table import Column, Table, markdown, markdown_table
+from esc_lab.comparison.table import Table, markdown, markdown_table
+from esc_lab.metrics.metric import Metric
 
 log = logging.getLogger(__name__)
 
@@ -58,18 +59,18 @@ def write_comparison(found: Comparison, table: Table, figures: Sequence[Path], o
 def _groups(comparison: Comparison) -> list[str]:
     """The primary metric, or else the first that is known by group, in each group; in Markdown."""
     grouped = {one.metric for one in comparison.groups}
-    columns = [column for column in comparison.columns if column.metric in grouped]
+    columns = [column for column in comparison.columns if column.name in grouped]
     if not columns:
         return []
-    column = next((column for column in columns if column.metric == comparison.primary), columns[0])
+    column = next((column for column in columns if column.name == comparison.primary), columns[0])
     parts = [_group_table(comparison, kind, column) for kind in ("problem", "emotion", "depth")]
     if comparison.left_out:
         parts.append(f"Not shown, with fewer than {FEWEST} decisions: {', '.join(comparison.left_out)}.")
     return [part for part in parts if part]
 
 
-def _group_table(comparison: Comparison, kind: str, column: Column) -> str:
-    found = [one for one in comparison.groups if one.group.kind == kind and one.metric == column.metric]
+def _group_table(comparison: Comparison, kind: str, column: Metric) -> str:
+    found = [one for one in comparison.groups if one.group.kind == kind and one.metric == column.name]
     if not found:
         return ""
     values = {(one.cell, one.group.name): one.interval for one in found}

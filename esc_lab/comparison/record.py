@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,10 @@ def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
             "clusters": test.clusters,
             "strategies": test.strategies,
         },
-        "columns": [asdict(column) for column in comparison.columns],
+        "columns": [
+            {"metric": c.name, "heading": c.heading, "decimals": c.decimals, "more": c.higher_is_better}
+            for c in comparison.columns
+        ],
         "primary": comparison.primary,
         "draws": comparison.draws,
         "seed": comparison.seed,
@@ -57,7 +59,7 @@ def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
 
 
 def _cell(comparison: Comparison, cell: Cell) -> dict[str, Any]:
-    metrics = {c.metric: comparison.estimates.get((cell.name, c.metric)) for c in comparison.columns}
+    metrics = {c.name: comparison.estimates.get((cell.name, c.name)) for c in comparison.columns}
     baseline = comparison.baselines.get(cell.name)
     table = comparison.strategies.get(cell.name)
     return {

@@ -20,9 +20,10 @@ from esc_lab.comparison.judgements import (
     with_judgements,
 )
 from esc_lab.comparison.runs import Cell, cells_of, read_runs
-from esc_lab.comparison.table import Column, columns_of
 from esc_lab.errors import UserError, nearest
-from esc_lab.evaluation.decisions import Predictions, TestSet
+from esc_lab.metrics.metric import Metric
+from esc_lab.metrics.prediction_table import PredictionTable, TestSet
+from esc_lab.metrics.records import find_metric
 
 # Draws for groups and single strategies, of which there are many; interval ends then vary by some 3 % of the width.
 DETAIL_DRAWS = 1000
@@ -48,7 +49,7 @@ class Comparison:
     """
 
     cells: Sequence[Cell]
-    columns: Sequence[Column]
+    columns: Sequence[Metric]
     estimates: Estimates
     baselines: Mapping[str, Cell]
     primary: str | None
@@ -130,7 +131,7 @@ def compared(
     tables = {cell.name: strategy_table(details, cell) for cell in cells}
     return Comparison(
         cells,
-        columns_of(names),
+        [find_metric(name) for name in names],
         found,
         baselines,
         primary if primary in names else None,
@@ -182,7 +183,7 @@ def baselines_of(cells: Sequence[Cell], asked: str | None) -> dict[str, Cell]:
     return found
 
 
-def _remarks(cells: Sequence[Cell], predictions: Mapping[Path, Predictions]) -> list[str]:
+def _remarks(cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> list[str]:
     runs = [run for cell in cells for run in cell.runs]
     found = []
     without = [str(run.directory) for run in runs if run.evaluation and run.directory not in predictions]

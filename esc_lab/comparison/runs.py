@@ -15,7 +15,7 @@ import yaml
 
 from esc_lab.artifacts import file_fingerprint
 from esc_lab.errors import UserError
-from esc_lab.report.tables import COLUMNS
+from esc_lab.metrics.records import METRICS
 from esc_lab.runs.layout import Settings, read_config
 from esc_lab.runs.lineage import Method, method_of, tell_apart
 from esc_lab.runs.manifest import DONE, MANIFEST, jobs
@@ -162,7 +162,7 @@ def _read_run(directory: Path) -> Run:
     except (OSError, ValueError, yaml.YAMLError) as error:
         message = f"no finished run: a configuration behind it cannot be read: {str(error).splitlines()[0]}"
         raise UserError(message, where=str(directory), fix=_FIX) from error
-    if not any(key in metrics for key, *_ in COLUMNS):
+    if not any(name in metrics for name, metric in METRICS.items() if metric.shown):
         raise UserError("none of its metrics can be compared", where=str(directory), fix=_FIX)
     environment = directory / "environment.json"
     known = json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {}

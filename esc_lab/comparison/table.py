@@ -10,23 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from esc_lab.comparison.estimates import Difference, Estimate, Estimates, is_count
+from esc_lab.comparison.estimates import Difference, Estimate, Estimates
 from esc_lab.comparison.runs import Cell
-from esc_lab.report.tables import COLUMNS
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric: heading, decimals, and whether more is better (None = neither)."""
-
-    metric: str
-    heading: str
-    decimals: int
-    more: bool | None
-
-    @property
-    def arrow(self) -> str:
-        return {True: "\u2191", False: "\u2193", None: ""}[self.more]
+from esc_lab.metrics.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,7 @@ class Table:
         notes: sentences below.
     """
 
-    columns: Sequence[Column]
+    columns: Sequence[Metric]
     rows: Sequence[tuple[Cell, Sequence[Entry | None]]]
     notes: Sequence[str]
 
@@ -65,20 +51,14 @@ class Table:
         return found
 
 
-def columns_of(metrics: Sequence[str]) -> list[Column]:
-    """Columns for metrics; one that tables do not know has its name as heading and no direction."""
-    known = {metric: Column(metric, heading, decimals, more) for metric, heading, decimals, more in COLUMNS}
-    return [known.get(metric, Column(metric, metric, 3, None)) for metric in metrics]
-
-
-def table_of(cells: Sequence[Cell], columns: Sequence[Column], found: Estimates, notes: Sequence[str]) -> Table:
+def table_of(cells: Sequence[Cell], columns: Sequence[Metric], found: Estimates, notes: Sequence[str]) -> Table:
     """The table; in each column the best value of a model is marked, unless all look the same."""
-    best = {(name, column.metric) for column in columns for name in _best(cells, column, found)}
+    best = {(name, column.name) for column in columns for name in _best(cells, column, found)}
     rows = [
         (
             cell,
             [
-                _entry(found.get((cell.name, column.metric)), column, best=(cell.name, column.metric) in best)
+                _entry(found.get((cell.name, column.name)), column, best=(cell.name, column.name) in best)
                 for column in columns
             ],
         )
@@ -87,26 +67,26 @@ def table_of(cells: Sequence[Cell], columns: Sequence[Column], found: Estimates,
     return Table(columns, rows, notes)
 
 
-def _best(cells: Sequence[Cell], column: Column, found: Estimates) -> Iterator[str]:
+def _best(cells: Sequence[Cell], column: Metric, found: Estimates) -> Iterator[str]:
     for model in dict.fromkeys(cell.model for cell in cells):
         values = {
             cell.name: round(estimate.interval.value, column.decimals)
             for cell in cells
-            if cell.model == model and (estimate := found.get((cell.name, column.metric)))
+            if cell.model == model and (estimate := found.get((cell.name, column.name)))
         }
         known = {name: value for name, value in values.items() if not math.isnan(value)}
-        if column.more is not None and len(set(known.values())) > 1:
-            top = max(known.values()) if column.more else min(known.values())
+        if column.higher_is_better is not None and len(set(known.values())) > 1:
+            top = max(known.values()) if column.higher_is_better else min(known.values())
             yield from (name for name, value in known.items() if value == top)
 
 
-def _entry(estimate: Estimate | None, column: Column, *, best: bool) -> Entry | None:
+def _entry(estimate: Estimate | None, column: Metric, *, best: bool) -> Entry | None:
     if estimate is None:
         return None
     difference, margin = estimate.difference, estimate.interval.half_width
     return Entry(
         f"{estimate.interval.value:.{column.decimals}f}",
-        "" if math.isnan(margin) or is_count(column.metric) else f"{margin:.{column.decimals}f}",
+        "" if math.isnan(margin) or column.is_count else f"{margin:.{column.decimals}f}",
         f"{difference.interval.value:+.{column.decimals}f}" if difference else "",
         difference.marks if difference else "",
         best,
@@ -149,17 +129,17 @@ def _in_markdown(entry: Entry | None) -> str:
     return f"{value} \u00b1 {entry.margin}" if entry.margin else value
 
 
-def _difference(found: Estimates, cell: Cell, column: Column) -> Difference | None:
-    estimate = found.get((cell.name, column.metric))
+def _difference(found: Estimates, cell: Cell, column: Metric) -> Difference | None:
+    estimate = found.get((cell.name, column.name))
     return estimate.difference if estimate else None
 
 
-def _baseline(found: Estimates, cell: Cell, columns: Sequence[Column]) -> str:
+def _baseline(found: Estimates, cell: Cell, columns: Sequence[Metric]) -> str:
     differences = (_difference(found, cell, column) for column in columns)
     return next((one.baseline for one in differences if one), "")
 
 
-def _difference_in_markdown(difference: Difference | None, column: Column) -> str:
+def _difference_in_markdown(difference: Difference | None, column: Metric) -> str:
     if difference is None:
         return "-"
     value, *ends = difference.interval.text(column.decimals, "+").split(" ", 1)
@@ -208,7 +188,7 @@ def _blocks(widths: Sequence[int], room: int) -> Iterator[slice]:
     yield slice(start, len(widths))
 
 
-def _lines(entry: Entry | None, column: Column) -> tuple[str, ...]:
+def _lines(entry: Entry | None, column: Metric) -> tuple[str, ...]:
     """The lines of a column's heading and of an entry, without markup."""
     head = f"{column.heading} {column.arrow}".strip()
     if entry is None:

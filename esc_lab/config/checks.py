@@ -191,7 +191,7 @@ def _evaluate_problems(cfg: DictConfig) -> list[str]:
     generation = cfg.evaluate.generation
     if generation.samples > 1:
         several = f"evaluate.generation.samples={generation.samples}"
-        if cfg.evaluate.replies == "given" or not generation.enabled:
+        if cfg.evaluate.replies == "gold" or not generation.enabled:
             found.append(f"{several}: no reply is written. Fix: leave it out")
         elif generation.temperature == 0:
             fix = "evaluate.generation.temperature=0.7, or leave samples out"
@@ -216,7 +216,7 @@ def _sra_problems(cfg: DictConfig) -> list[str]:
     if not cfg.evaluate.sra.enabled:
         found.append("evaluate.sra.enabled=false: stage=sra measures it. Fix: leave it out")
     if cfg.evaluate.replies == "generated" and not cfg.evaluate.generation.enabled:
-        found.append("evaluate.generation.enabled=false: no replies. Fix: leave it out, or evaluate.replies=given")
+        found.append("evaluate.generation.enabled=false: no replies. Fix: leave it out, or evaluate.replies=gold")
     return found
 
 

@@ -42,7 +42,7 @@ class SRAConfig:
 class EvaluateConfig:
     split: str = item("test", "which split is evaluated", choices=("train", "val", "test"), measures=TEST_SET)
     score_opening: bool = item(False, "score supporter turns before the first seeker turn too", measures=TEST_SET)
-    least_turns: int = item(
+    min_turns: int = item(
         0, "only supporter turns with at least this many turns before them", within=FROM_ZERO, measures=TEST_SET
     )
     history_turns: int | None = item(
@@ -50,19 +50,19 @@ class EvaluateConfig:
     )
     likelihood: bool = item(
         True,
-        "score the given replies and the strategies by their log-probabilities",
+        "score the gold replies and the strategies by their log-probabilities",
         measures=("strategy/", "text/perplexity"),
     )
     prompted: str = item(
         "gold",
-        "strategies that a template names which leaves no choice: that of the given reply, all of the inventory, or "
+        "strategies that a template names which leaves no choice: that of the gold reply, all of the inventory, or "
         "each with probability prompted_share (at least one)",
         choices=("gold", "all", "random"),
         measures=PROMPTED,
     )
     prompted_share: float = item(0.25, "prompted=random: probability of each strategy", within=SHARE, measures=PROMPTED)
-    replies: str = item("generated", "replies that attention and adherence are measured on: written, or those given",
-                        choices=("generated", "given"), measures=("sra/", "adherence/"))  # fmt: skip
+    replies: str = item("generated", "replies that attention and adherence are measured on: written, or gold",
+                        choices=("generated", "gold"), measures=("sra/", "adherence/"))  # fmt: skip
     classifier: str | None = item(
         None,
         "judge of strategy adherence: a run of stage=classifier or a directory of a sequence classifier; auto = one "

@@ -57,6 +57,8 @@ RENAMED: Mapping[str, str] = {
     # data, prompt, inventory
     # training
     # evaluate, sra
+    "evaluate.least_turns": "evaluate.min_turns",
+    "evaluate.replies=given": "evaluate.replies=gold",
     # mcts, search, llm
     # judge, compare
     # all others

@@ -1,9 +1,34 @@
-"""What an evaluation leaves of each decision: the lines of `predictions.jsonl`."""
+"""`predictions.jsonl`: what an evaluation leaves of each decision, its one writer and its one reader."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from esc_lab.artifacts import fingerprint, write_atomic
+from esc_lab.errors import UserError
+from esc_lab.metrics.attention import span_measures
+from esc_lab.metrics.prediction_table import (
+    NOT_ASKED,
+    UNPARSABLE,
+    FloatArray,
+    IntArray,
+    Key,
+    PredictionTable,
+    TestSet,
+)
+from esc_lab.metrics.records import metrics_of_replies
+from esc_lab.metrics.text import BLEU_COUNTS, bleu_counts, split_words
+
+PAIRS = "pairs.jsonl"
+_FIX = "evaluate the run again"
 
 
 @dataclass
@@ -11,20 +36,25 @@ class Prediction:
     """What was measured for one decision, under one prompt, with one reply: a line of `predictions.jsonl`.
 
     Where several replies are sampled, each has a line. What belongs to the decision and not to a reply (`distribution`,
-    `label_mass`, `log_prob`, `tokens`) stands in the line of sample 0 alone: means over all lines count it once.
+    `chosen`, `label_mass`, `log_prob`, `tokens`) stands in the line of sample 0 alone: means over all lines count it
+    once.
 
     Attributes:
         dialogue, tree, turn: where the decision is.
+        problem, emotion: of the dialogue, as the corpus names them.
         history: turns that the prompt shows; fewer than `turn` if the oldest were cut.
-        gold: strategies of the reply that was given.
+        gold, gold_reply: strategies and text of the corpus' own reply.
         prompted: strategy that the prompt named; None where the model chooses.
+        template: prompt layout.
         sample: number of the reply among those to this prompt, from 0.
         distribution: probability of each strategy among the complete labels; empty where the model has no choice.
+        chosen: the most probable of them; None where the model has no choice.
         label_mass: probability that the model starts with any complete label at all.
         log_prob, tokens: of the gold reply's text (without its label) and end-of-turn token, given the gold label; 0
             tokens where the prompt names another strategy.
         reply, strategy: generated text and the strategy parsed from it; None where nothing was generated.
-        bleu: what the reply adds to BLEU's sums (see `bleu_counts`); None without a reply to the gold strategy.
+        values: of a reply to the gold strategy, the metrics of single replies by name (see `reply_metric`).
+        bleu: what such a reply adds to BLEU's sums (see `bleu_counts`); else None.
         raw: what the model generated, as it wrote it.
         sampling: temperature, top_p and token limit of the generation, and the inference mode.
         sra: Strategy-Relevant Attention of the reply by `<definition>/<span>`: `sra`, `control`, `relative` as in
@@ -48,9 +78,11 @@ class Prediction:
     log_prob: float = 0.0
     tokens: int = 0
     distribution: dict[str, float] = field(default_factory=dict)
+    chosen: str | None = None
     label_mass: float | None = None
     reply: str | None = None
     strategy: str | None = None
+    values: dict[str, float] = field(default_factory=dict)
     bleu: list[int] | None = None
     raw: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -61,10 +93,216 @@ class Prediction:
 
     @property
     def to_gold(self) -> bool:
-        """Whether the prompt is one that the given reply answers: it names no other strategy."""
+        """Whether the prompt is one that the gold reply answers: it names no other strategy."""
         return self.prompted is None or self.prompted in self.gold
 
     @property
     def followed(self) -> str | None:
         """The strategy that the reply was to follow: the prompted one, or the one that it names."""
         return self.prompted or self.strategy
+
+
+_FIELDS = {entry.name for entry in fields(Prediction)}
+_REQUIRED = {e.name for e in fields(Prediction) if e.default is MISSING and e.default_factory is MISSING}
+
+
+def most_probable(distribution: Mapping[str, float]) -> str:
+    """The strategy with the largest probability, the first of several."""
+    return max(distribution, key=distribution.__getitem__)
+
+
+def measure_texts(predictions: Sequence[Prediction]) -> None:
+    """Fill in what the metrics of text are computed from, for the generated replies to the gold strategy."""
+    functions = metrics_of_replies()
+    for prediction in predictions:
+        if (reply := prediction.reply) is not None and prediction.to_gold:
+            gold = prediction.gold_reply
+            prediction.bleu = bleu_counts(reply, gold)
+            prediction.values = {name: function(reply, gold) for name, function in functions.items()}
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write one line for each prediction."""
+    write_atomic(path, "\n".join(json.dumps(asdict(prediction), ensure_ascii=False) for prediction in predictions))
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The predictions in a file, in its order. Keys that are not known are left out, optional ones may be missing.
+
+    Raises:
+        UserError: the file cannot be read or is empty, or a line is not a prediction.
+    """
+    predictions: list[Prediction] = []
+    try:
+        for line in path.read_bytes().splitlines():
+            row = json.loads(line)
+            if missing := _REQUIRED - row.keys():
+                raise ValueError(f"without {', '.join(sorted(missing))}")
+            prediction = Prediction(**{name: row[name] for name in _FIELDS & row.keys()})
+            if prediction.distribution and prediction.chosen is None:  # of an older file
+                prediction.chosen = most_probable(prediction.distribution)
+            predictions.append(prediction)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        message, where = f"not a prediction: {type(error).__name__} {error}", f"{path}:{len(predictions) + 1}"
+        raise UserError(message, where=where, fix=_FIX) from error
+    if not predictions:
+        raise UserError("there are no predictions", where=str(path), fix=_FIX)
+    return predictions
+
+
+def read_table(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) -> PredictionTable:
+    """The predictions in a file as arrays, with the preference pairs in a `pairs.jsonl` beside it.
+
+    Args:
+        path: the file.
+        strategies: names of the inventory.
+        sra: which Strategy-Relevant Attention, e.g. `paper/name`.
+        texts: read the words of the replies too, which takes as long as all the rest.
+
+    Raises:
+        UserError: a file cannot be read, a line is not a prediction or is there twice, or a strategy is not in the
+            inventory.
+    """
+    predictions = read_predictions(path)
+    rows = _Rows(strategies, sra, texts=texts)
+    for prediction in predictions:
+        try:
+            rows.add(prediction)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            message = f"not a prediction with the strategies {', '.join(strategies)}: {type(error).__name__} {error}"
+            raise UserError(message, where=f"{path}:{len(rows.decision) + 1}", fix=_FIX) from error
+    test = rows.test_set()
+    return rows.table(test, _read_pairs(path.with_name(PAIRS), test))
+
+
+_Decision: TypeAlias = tuple[tuple[int, ...], str, str, str]  # gold strategies, tree, problem, emotion
+
+
+class _Rows:
+    """The rows of a table while they are read."""
+
+    def __init__(self, strategies: Sequence[str], sra: str, *, texts: bool) -> None:
+        self.strategies, self.sra = tuple(strategies), sra
+        self.replies = metrics_of_replies() if texts else {}
+        self.texts = texts
+        self.classes = {name: number for number, name in enumerate(strategies)}
+        self.decisions: dict[Key, _Decision] = {}
+        self.prompts: set[tuple[Key, str | None, int]] = set()
+        self.decision: list[Key] = []
+        self.choices: list[tuple[int, int, int, int]] = []  # sample, prompted, chosen, written
+        self.distributions: list[list[float]] = []
+        self.values: list[tuple[float, ...]] = []
+        self.vocabulary: dict[str, int] = {}
+        self.words: list[int] = []
+        self.word_rows: list[int] = []
+        self.sampling: dict[str, float] = {}
+        self.unmeasured: Counter[str] = Counter()
+
+    def add(self, p: Prediction) -> None:
+        key = (p.dialogue, p.turn)
+        if (key, p.prompted, p.sample) in self.prompts:
+            raise ValueError("which is there twice")
+        if not p.gold:
+            raise ValueError("without a gold strategy")
+        gold = tuple(self.classes[name] for name in p.gold)
+        if p.distribution and p.distribution.keys() != self.classes.keys():
+            raise KeyError(f"a distribution over {', '.join(p.distribution)}")
+        prompted, chosen = (NOT_ASKED if name is None else self.classes[name] for name in (p.prompted, p.chosen))
+        written = NOT_ASKED
+        if p.reply is not None and p.prompted is None:
+            written = UNPARSABLE if p.strategy is None else self.classes[p.strategy]
+        self.values.append((*self._measured(p), *(self._texts(p) if self.texts else ())))
+        self.prompts.add((key, p.prompted, p.sample))
+        self.decisions[key] = (gold, p.tree, p.problem, p.emotion)
+        self.choices.append((p.sample, prompted, chosen, written))
+        self.distributions.append([p.distribution.get(name, math.nan) for name in self.classes])
+        self.decision.append(key)
+        if p.sampling and not self.sampling:
+            self.sampling = {name: float(p.sampling[name]) for name in ("temperature", "top_p", "max_new_tokens")}
+        if p.unmeasured:
+            self.unmeasured[p.unmeasured] += 1
+
+    def _measured(self, p: Prediction) -> tuple[float, ...]:
+        span = p.sra[self.sra] if p.sra else {}
+        return (
+            p.log_prob if p.tokens > 0 else math.nan,
+            p.tokens if p.tokens > 0 else math.nan,
+            math.nan if p.label_mass is None else p.label_mass,
+            math.nan if p.adheres is None else float(p.adheres),
+            *(span[name] if span else math.nan for name in ("sra", "control", "relative")),
+            *(p.bleu or (math.nan,) * len(BLEU_COUNTS)),
+        )
+
+    def _texts(self, p: Prediction) -> tuple[float, ...]:
+        """Length in words of a generated reply to the gold strategy, and the metrics of single replies."""
+        if p.reply is None or not p.to_gold:
+            return (math.nan,) * (1 + len(self.replies))
+        words = split_words(p.reply)
+        self.words += [self.vocabulary.setdefault(word, len(self.vocabulary)) for word in words]
+        self.word_rows += [len(self.decision)] * len(words)
+        values = [p.values[n] if n in p.values else of(p.reply, p.gold_reply) for n, of in self.replies.items()]
+        return (float(len(words)), *values)
+
+    def test_set(self) -> TestSet:
+        keys = sorted(self.decisions)
+        golds, trees, problems, emotions = zip(*(self.decisions[key] for key in keys), strict=True)
+        marks = np.zeros((len(keys), len(self.strategies)), dtype=bool)
+        for row, gold in zip(marks, golds, strict=True):
+            row[[*gold]] = True
+        number = {tree: position for position, tree in enumerate(sorted(set(trees)))}
+        return TestSet(
+            identity=fingerprint([keys, golds]),
+            strategies=self.strategies,
+            keys=tuple(keys),
+            gold=marks,
+            first=np.array([gold[0] for gold in golds], np.intp),
+            cluster=np.array([number[tree] for tree in trees], np.intp),
+            clusters=len(number),
+            dialogues=len({dialogue for dialogue, _ in keys}),
+            turn=np.array([turn for _, turn in keys], np.intp),
+            problem=np.array(problems, dtype=np.str_),
+            emotion=np.array(emotions, dtype=np.str_),
+        )
+
+    def table(self, test: TestSet, pairs: IntArray) -> PredictionTable:
+        place = {key: position for position, key in enumerate(test.keys)}
+        sample, prompted, chosen, written = np.array(self.choices, np.intp).T
+        sampling = self.sampling and {**self.sampling, "samples": 1.0 + float(sample.max())}
+        return PredictionTable(
+            test,
+            decision=np.array([place[key] for key in self.decision], np.intp),
+            sample=sample,
+            prompted=prompted,
+            chosen=chosen,
+            written=written,
+            distribution=np.array(self.distributions, np.float64),
+            values=self._columns(),
+            words=np.array([self.words, self.word_rows], np.int32),
+            pairs=pairs,
+            sampling=sampling,
+            unmeasured=self.unmeasured,
+        )
+
+    def _columns(self) -> Mapping[str, FloatArray]:
+        names = ["log_prob", "tokens", "label_mass", "adheres", "sra", "control", "relative", *BLEU_COUNTS]
+        names += ["reply_length", *self.replies] if self.texts else []
+        values = dict(zip(names, np.array(self.values, np.float64).T, strict=True))
+        return {**values, **span_measures(values["sra"], values["control"], values["relative"])}
+
+
+def _read_pairs(path: Path, test: TestSet) -> IntArray:
+    """Preference pairs as `PredictionTable.pairs` has them; none if some are of dialogues without a decision."""
+    if not path.exists():
+        return np.empty((3, 0), np.intp)
+    cluster = {dialogue: int(number) for (dialogue, _), number in zip(test.keys, test.cluster, strict=True)}
+    rows: list[tuple[int, int, int]] = []
+    try:
+        for line in path.read_bytes().splitlines():
+            row = json.loads(line)
+            rewarded = -1 if row["rewards"] is None else int(row["rewards"][0] > row["rewards"][1])
+            rows.append((cluster.get(row["dialogue"], -1), int(row["log_probs"][0] > row["log_probs"][1]), rewarded))
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        message = f"not a preference pair: {type(error).__name__} {error}"
+        raise UserError(message, where=f"{path}:{len(rows) + 1}", fix=_FIX) from error
+    pairs = np.array(rows, np.intp).reshape(-1, 3).T
+    return pairs if (pairs[0] >= 0).all() else pairs[:, :0]

@@ -1,4 +1,4 @@
-"""Replies to prompts, written by the model or given, with the attention that they pay to their strategy."""
+"""Replies to prompts, written by the model or gold, with the attention that they pay to their strategy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
-from esc_lab.config import TemplateConfig
+from esc_lab.config.evaluate import EvaluateConfig
+from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
 from esc_lab.evaluation.predictions import Prediction
-from esc_lab.metrics.sra import Column, ReplySRA, UnmeasurableError, reply_sra, rows_of, span_columns
+from esc_lab.evaluation.reply_attention import Column, UnmeasurableError, reply_sra, span_columns
+from esc_lab.metrics.attention import ReplySRA
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
@@ -48,31 +50,22 @@ class PromptedReply:
 
 
 class PromptedReplies:
-    """Writes or reads replies to prompts of one template, and measures SRA on them.
+    """Writes replies to prompts of one template, or reads the gold ones, and measures SRA on them.
 
     Args:
-        prompt: template and what it shows.
-        inference: prompting baseline.
-        sampling: how replies are drawn.
+        prompt: template, what it shows, and the prompting baseline. SRA is measured only under those in `MEASURABLE`.
+        settings: how replies are drawn, and whether SRA is measured.
         seed: the run's seed.
-        measured: measure SRA (only where `inference` is in `MEASURABLE`).
     """
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        inventory: Inventory,
-        prompt: TemplateConfig,
-        *,
-        inference: str,
-        sampling: Sampling,
-        seed: int,
-        measured: bool,
+        self, loaded: LoadedModel, inventory: Inventory, prompt: PromptConfig, settings: EvaluateConfig, seed: int
     ) -> None:
         self.loaded, self.encoder, self.inventory = loaded, loaded.encoder, inventory
-        self.settings, self.template = prompt, TEMPLATES[prompt.template]
-        self.inference, self.sampling, self.seed = inference, sampling, seed
-        self.measured = measured and inference in MEASURABLE
+        self.prompt, self.inference, self.template = prompt.eval, prompt.inference, TEMPLATES[prompt.eval.template]
+        drawn = settings.generation
+        self.sampling, self.seed = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p), seed
+        self.measures = settings.sra.enabled and self.inference in MEASURABLE
 
     def write(self, asked: Sequence[PromptedReply]) -> None:
         """Let the model answer all prompts in one token tree; prompts that share a beginning share its computation.
@@ -93,28 +86,28 @@ class PromptedReplies:
             )
 
     def _answer(self, asked: list[PromptedReply], chats: list[Prompt], encoded: list[EncodedChat]) -> None:
-        found = self._generated(asked, encoded, 0)
+        attention = self._generate(asked, encoded, 0)
         texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
         for number, follow_up in enumerate(INFERENCE[self.inference].follow_ups, 1):
             chats = [_continued(chat, text, follow_up) for chat, text in zip(chats, texts, strict=True)]
-            self._generated(asked, [self.encoder.encode_prompt(chat) for chat in chats], number)
+            self._generate(asked, [self.encoder.encode_prompt(chat) for chat in chats], number)
             texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
         for reply, text in zip(asked, texts, strict=True):
             prediction = reply.prediction
             prediction.raw = text
             prediction.strategy, prediction.reply = parse_reply(text, self.inventory, self.inference)
             prediction.sampling = {**asdict(self.sampling), "inference": self.inference}
-        if found is not None:
-            self._measure(asked, found)
+        if attention is not None:
+            self._measure(asked, attention)
 
-    def _generated(
+    def _generate(
         self, asked: Sequence[PromptedReply], encoded: Sequence[EncodedChat], request: int
     ) -> SpanAttention | None:
         """One answer to each prompt, and its attention where that is measured; `request` counts the follow-ups."""
         seeds = [self._seed(reply, request) for reply in asked]
         for reply, chat in zip(asked, encoded, strict=True):
             reply.prompt_ids, reply.spans = chat.input_ids, chat.spans
-        probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measured else None
+        probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measures else None
         stop = frozenset({self.encoder.end_of_turn, self.encoder.tokenizer.eos_token_id})
         prompts = [chat.input_ids for chat in encoded]
         replies = generate(self.loaded.model, prompts, stop, self.sampling, seeds, probe=probe)
@@ -129,9 +122,9 @@ class PromptedReplies:
         return derive_seed(self.seed, *purpose, *([sample] if sample else []))
 
     @torch.no_grad()
-    def read(self, asked: Sequence[PromptedReply], row_tokens: int) -> None:
-        """Measure the replies that were given, each after its prompt, in as few passes as the budget allows."""
-        if not self.measured:
+    def read_gold(self, asked: Sequence[PromptedReply], row_tokens: int) -> None:
+        """Measure the gold replies, each after its prompt, in as few passes as the budget allows."""
+        if not self.measures:
             return
         sequences = []
         for number, reply in enumerate(asked):
@@ -158,7 +151,7 @@ class PromptedReplies:
             self._measure(members, probe.result())
 
     def _prompt(self, reply: PromptedReply) -> Prompt:
-        decision, settings = reply.decision, self.settings
+        decision, settings = reply.decision, self.prompt
         prompt = build_prompt(
             self.template,
             self.inventory,
@@ -179,20 +172,21 @@ class PromptedReplies:
         heads = (self.encoder.decode(reply.reply_ids[:count]) for count in range(1, len(reply.reply_ids) + 1))
         return next(count for count, head in enumerate(heads, 1) if parse_reply(head, self.inventory)[0] is not None)
 
-    def _measure(self, asked: Sequence[PromptedReply], found: SpanAttention) -> None:
+    def _measure(self, asked: Sequence[PromptedReply], attention: SpanAttention) -> None:
         for number, reply in enumerate(asked):
             columns: list[Column] = list(span_columns(reply.spans))
+            prediction = reply.prediction
             try:
-                if reply.prediction.followed is None:
+                if prediction.followed is None:
                     raise UnmeasurableError("no strategy named")
-                rows = rows_of(found, number, self._label_tokens(reply))
-                reply.sra = reply_sra(found.of(rows), columns, reply.prediction.followed)
+                rows = (attention.branch == number).nonzero()[self._label_tokens(reply) :, 0]
+                reply.sra = reply_sra(attention.of(rows), columns, prediction.followed)
             except UnmeasurableError as error:
-                reply.prediction.unmeasured = str(error)
+                prediction.unmeasured = str(error)
             else:
-                reply.prediction.sra = {
-                    measure: {"sra": one.sra, "control": one.control, "relative": one.relative}
-                    for measure, one in reply.sra.items()
+                prediction.sra = {
+                    measure: {"sra": span.sra, "control": span.control, "relative": span.relative}
+                    for measure, span in reply.sra.items()
                 }
 
 

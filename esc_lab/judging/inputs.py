@@ -16,9 +16,9 @@ from esc_lab.data.corpora import ReadReport, read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
-from esc_lab.evaluation.decisions import Key
 from esc_lab.judging.replies import WrittenReply, check_context, drawn, history_of, read_replies
 from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
+from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import read_config
 from esc_lab.runs.lineage import searches_of
 from esc_lab.training.datamodule import read_splits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
-from esc_lab.evaluation.decisions import Key
+from esc_lab.evaluation.predictions import read_predictions
+from esc_lab.metrics.prediction_table import Key
 from esc_lab.seeds import derive_seed
 
 NOTHING = "(no message)"
@@ -46,20 +46,12 @@ def read_replies(path: Path) -> dict[Key, WrittenReply]:
     Raises:
         UserError: a line is not a prediction.
     """
-    found: dict[Key, WrittenReply] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            foreign = row["prompted"] is not None and row["prompted"] not in row["gold"]
-            if row["reply"] is None or row.get("sample", 0) or foreign:
-                continue
-            strategy = row["prompted"] or row["strategy"]
-            reply = WrittenReply(row["reply"].strip(), strategy, row["gold_reply"], row["tree"], row["sampling"])
-            found.setdefault((row["dialogue"], row["turn"]), reply)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            fix = "evaluate the run again"
-            raise UserError(f"not a prediction: {error!r}", where=f"{path}:{number}", fix=fix) from error
-    return found
+    replies: dict[Key, WrittenReply] = {}
+    for p in read_predictions(path):
+        if p.reply is not None and p.sample == 0 and p.to_gold:
+            reply = WrittenReply(p.reply.strip(), p.followed, p.gold_reply, p.tree, p.sampling)
+            replies.setdefault((p.dialogue, p.turn), reply)
+    return replies
 
 
 def drawn(keys: Iterable[Key], count: int | None, seed: int) -> list[Key]:

@@ -1,19 +1,19 @@
-"""Metrics of the field as `torchmetrics.Metric` classes: strategy choice, attention, text overlap,
-diversity, perplexity."""
+"""Metrics of the field: each defined once, from sums over dialogues, with faces for torch.
 
-from esc_lab.metrics.attention import StrategyRelevantAttention
-from esc_lab.metrics.preference import PreferenceBias, strategy_preference
-from esc_lab.metrics.proficiency import StrategyProficiency, resolve_gold
-from esc_lab.metrics.text import Diversity, ReplyPerplexity, TextOverlap, bleu_counts
+`records` has them all. The definitions need numpy alone; torch is imported with the faces, when one is asked for.
+"""
 
-__all__ = [
-    "Diversity",
-    "PreferenceBias",
-    "ReplyPerplexity",
-    "StrategyProficiency",
-    "StrategyRelevantAttention",
-    "TextOverlap",
-    "bleu_counts",
-    "resolve_gold",
-    "strategy_preference",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esc_lab.metrics.faces import PreferenceBias, StrategyProficiency, StrategyRelevantAttention
+
+__all__ = ["PreferenceBias", "StrategyProficiency", "StrategyRelevantAttention"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from esc_lab.metrics import faces
+
+    return getattr(faces, name)

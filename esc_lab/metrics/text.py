@@ -1,42 +1,77 @@
-"""Metrics of the replies' text: overlap with the given replies, diversity, perplexity."""
+"""Metrics of the replies' text: overlap with the gold replies, diversity, length, perplexity."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.functional.text import rouge_score
-from torchmetrics.text import SacreBLEUScore
-from torchmetrics.utilities import dim_zero_cat
+import numpy as np
+import numpy.typing as npt
+
+from esc_lab.metrics.metric import (
+    Definition,
+    Metric,
+    count_metric,
+    mean,
+    mean_of,
+    number_of,
+    reply_metric,
+    sum_values,
+)
+from esc_lab.metrics.prediction_table import BoolArray, FloatArray, IntArray, PredictionTable
 
 BLEU_ORDER = 4
+# What BLEU is summed from: k-grams matched for k = 1 .. 4, tokens of the reply and of its reference.
+BLEU_COUNTS = (*(f"match_{k}" for k in range(1, BLEU_ORDER + 1)), "bleu_tokens", "reference_tokens")
+_WORD = re.compile(r"[a-z0-9]+")
 _TOKEN = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 
 
-@contextmanager
-def _float64_default() -> Iterator[None]:
-    """torchmetrics makes its text scores in the default dtype, which is bfloat16 inside a bf16-true trainer's steps."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+def split_words(text: str) -> list[str]:
+    """Lower-cased words (an apostrophe stays inside its word) and single punctuation marks.
+
+    >>> split_words("I don't know you.")
+    ['i', "don't", 'know', 'you', '.']
+    """
+    return _TOKEN.findall(text.lower())
 
 
-def _count_empty(replies: Sequence[str]) -> int:
-    return sum(not reply.strip() for reply in replies)
+def rouge_l(reply: str, reference: str) -> float:
+    """ROUGE-L of a reply against its reference (F-measure; Lin 2004): 2 LCS / (reply tokens + reference tokens).
+
+    LCS is the length of their longest common subsequence. Tokens are lower-cased runs of a-z and 0-9, without stemming,
+    as in the `rouge-score` package. The subsequence is found with one whole number as a row of bits: about five
+    operations for each word of the reply (Hyyro 2004). A blank reply has 0.
+
+    >>> round(rouge_l("The cat sat on the mat.", "the cat is on the mat."), 3)
+    0.833
+    """
+    places, count = _word_places(reference)
+    words = _WORD.findall(reply.lower())
+    row = everything = (1 << count) - 1
+    for word in words:
+        matches = row & places.get(word, 0)
+        row = ((row + matches) | (row - matches)) & everything
+    common = count - row.bit_count()
+    return 2 * common / (len(words) + count) if common else 0.0
+
+
+@lru_cache(maxsize=1 << 14)  # runs of one test set share their references
+def _word_places(reference: str) -> tuple[dict[str, int], int]:
+    """Where each word stands, as bits, and how many words there are."""
+    words = _WORD.findall(reference.lower())
+    places: dict[str, int] = {}
+    for number, word in enumerate(words):
+        places[word] = places.get(word, 0) | 1 << number
+    return places, len(words)
 
 
 def bleu_counts(reply: str, reference: str) -> list[int]:
-    """What a reply adds to the sums that BLEU-1 to BLEU-4 of a corpus are computed from, as `TextOverlap` has them.
+    """What a reply adds to the sums that BLEU-1 to BLEU-4 of a corpus are computed from.
+
+    BLEU reads lower-cased 13a tokens: sacreBLEU's signature is `nrefs:1|case:lc|eff:no|tok:13a|smooth:none`.
 
     Returns:
         k-grams matched for k = 1 .. 4, tokens of the reply and of its reference. The reply has as many k-grams as
@@ -46,225 +81,162 @@ def bleu_counts(reply: str, reference: str) -> list[int]:
         >>> bleu_counts("The cat is on the mat", "the cat sat on the mat")
         [5, 3, 1, 0, 6, 6]
     """
-    with _float64_default():
-        bleu = SacreBLEUScore(BLEU_ORDER, tokenize="13a", lowercase=True)
-        bleu.update([reply], [[reference]])
-    return [*map(int, bleu.numerator), int(bleu.preds_len), int(bleu.target_len)]
+    import torch  # comparisons do without it
+    from torchmetrics.text import SacreBLEUScore
+
+    # torchmetrics counts in the default dtype, which is bfloat16 inside a bf16-true trainer's steps.
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        score = SacreBLEUScore(BLEU_ORDER, tokenize="13a", lowercase=True)
+        score.update([reply], [[reference]])
+    finally:
+        torch.set_default_dtype(before)
+    return [*map(int, score.numerator), int(score.preds_len), int(score.target_len)]
 
 
-class TextOverlap(Metric):
-    r"""ROUGE-L and BLEU-1 to BLEU-4 of replies against one reference each.
+def bleu(order: int, totals: FloatArray) -> FloatArray:
+    """BLEU of a corpus (Papineni et al. 2002), not a mean over replies.
 
-    With LCS the longest common subsequence of two token lists: P = LCS / reply tokens, R = LCS / reference tokens, and
-    ROUGE-L = 2 P R / (P + R) (Lin 2004), here its mean over replies. BLEU-N (Papineni et al. 2002) is that of the
-    corpus, not a mean over replies: exp(min(0, 1 - reference tokens / reply tokens)) times the geometric mean, for
-    k = 1 .. N, of k-grams matched / k-grams of all replies; 0 if some k-gram length has no match.
+    exp(min(0, 1 - reference tokens / reply tokens)) times the geometric mean, for k = 1 .. order, of k-grams matched /
+    k-grams of all replies; 0 if some k-gram length has no match. The missing tokens of a blank reply count in the
+    first factor.
 
-    ROUGE-L reads lower-cased runs of a-z and 0-9, without stemming, as the `rouge-score` package does. BLEU reads
-    lower-cased 13a tokens, without smoothing: sacreBLEU's signature is `nrefs:1|case:lc|eff:no|tok:13a|smooth:none`.
-
-    `compute` returns float64 scalars: `rouge_l` and `bleu_1` to `bleu_4` in [0, 1], `replies` (how many) and
-    `empty_replies` (how many are blank). A blank reply has ROUGE-L 0, matches nothing in BLEU, and its missing
-    tokens count in the brevity penalty.
-
-    Raises:
-        ValueError: from `compute`, if there were no replies.
-
-    Example:
-        >>> metric = TextOverlap()
-        >>> metric.update(["The cat sat on the mat.", ""], ["the cat is on the mat.", "I see."])
-        >>> found = {name: round(value.item(), 3) for name, value in metric.compute().items()}
-        >>> [found[name] for name in ("rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4")]
-        [0.417, 0.558, 0.492, 0.398, 0.319]
-        >>> found["replies"], found["empty_replies"]
-        (2.0, 1.0)
+    Args:
+        totals: k-grams matched and k-grams, each for k = 1 .. 4, and reference tokens [9, ...].
     """
-
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
-    rouge_sum: Tensor
-    matches: Tensor
-    totals: Tensor
-    reply_tokens: Tensor
-    reference_tokens: Tensor
-    replies: Tensor
-    empty: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("rouge_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        for state in ("matches", "totals"):
-            self.add_state(state, torch.zeros(BLEU_ORDER, dtype=torch.int64), dist_reduce_fx="sum")
-        for state in ("reply_tokens", "reference_tokens", "replies", "empty"):
-            self.add_state(state, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
-        """Count N replies (`preds`) and the references (`target`) that they are compared with.
-
-        Raises:
-            ValueError: there are more of one than of the other.
-        """
-        if len(preds) != len(target):
-            raise ValueError(f"{len(preds)} replies, but {len(target)} references")
-        if not preds:
-            return
-        references = [[reference] for reference in target]
-        with _float64_default():
-            rouge = rouge_score(list(preds), references, rouge_keys="rougeL")["rougeL_fmeasure"]
-            bleu = SacreBLEUScore(BLEU_ORDER, tokenize="13a", lowercase=True)
-            bleu.update(preds, references)
-        # A cast of the whole model casts this state too; counting goes on in float64 all the same.
-        self.rouge_sum = self.rouge_sum.double() + rouge * len(preds)
-        self.matches = self.matches + bleu.numerator.long().to(self.device)
-        self.totals = self.totals + bleu.denominator.long().to(self.device)
-        self.reply_tokens = self.reply_tokens + int(bleu.preds_len)
-        self.reference_tokens = self.reference_tokens + int(bleu.target_len)
-        self.replies = self.replies + len(preds)
-        self.empty = self.empty + _count_empty(preds)
-
-    def compute(self) -> dict[str, Tensor]:
-        if self.replies == 0:
-            raise ValueError("TextOverlap has no replies to compute from: call update() first")
-        return {
-            "rouge_l": self.rouge_sum / self.replies,
-            **{f"bleu_{order}": self._bleu(order) for order in range(1, BLEU_ORDER + 1)},
-            "replies": self.replies.double(),
-            "empty_replies": self.empty.double(),
-        }
-
-    def _bleu(self, order: int) -> Tensor:
-        matches, totals = self.matches[:order].double(), self.totals[:order].double()
-        if matches.min() == 0:
-            return torch.zeros_like(matches[0])
-        brevity = (1 - self.reference_tokens.double() / self.reply_tokens).clamp(max=0).exp()
-        return brevity * (matches / totals).log().mean().exp()
+    matches, grams, tokens, reference = totals[:order], totals[4 : 4 + order], totals[4], totals[-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.exp(np.minimum(1 - reference / tokens, 0) + np.log(matches / grams).mean(axis=0))
+    value = np.where((matches == 0).any(axis=0), 0, value)
+    return np.where(reference + tokens > 0, value, np.nan)
 
 
-class Diversity(Metric):
-    r"""Distinct-1 and distinct-2 (Li et al. 2016): different n-grams / all n-grams over all replies; and reply length.
+def perplexity(totals: FloatArray) -> FloatArray:
+    """Totals of log-probabilities and tokens [2, ...] -> exp(-(log-probability of a token)) [...]."""
+    return np.exp(-mean(totals))
 
-    Tokens are lower-cased words (an apostrophe stays inside its word) and single punctuation marks. Distinct-n falls as
-    the number of replies grows: compare it only between sets of equal size.
 
-    `compute` returns float64 scalars: `distinct_1`, `distinct_2` (0 if there are no n-grams), `reply_length` (mean
-    tokens; a blank reply has 0), `replies` and `empty_replies` (how many, and how many are blank).
+def _sum_bleu(table: PredictionTable, keep: BoolArray) -> FloatArray:
+    keep = keep & ~np.isnan(table.column("match_1"))
+    *matches, tokens, reference = (table.column(name)[keep] for name in BLEU_COUNTS)
+    grams = (np.maximum(tokens - k, 0) for k in range(BLEU_ORDER))
+    return table.sum_by_cluster(keep, *matches, *grams, reference).astype(np.float32)
 
-    The state holds a 64-bit hash of every different n-gram, so that processes can pool theirs; that two of a million
-    n-grams share a hash has a chance of 3e-8.
 
-    Raises:
-        ValueError: from `compute`, if there were no replies.
+def _sum_distinct(length: int, table: PredictionTable, keep: BoolArray) -> FloatArray:
+    """Of distinct-n: what each dialogue contributes, around the value itself, and 1 for each that has replies.
 
-    Example:
-        >>> metric = Diversity()
-        >>> metric.update(["I hear you.", "I don't know you."])
-        >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}
-        {'distinct_1': 0.667, 'distinct_2': 0.857, 'reply_length': 4.5, 'replies': 2.0, 'empty_replies': 0.0}
+    Distinct-n (Li et al. 2016), different n-grams / all n-grams, falls as replies are added, so that of a resample, in
+    which dialogues occur twice, is too low, and an interval of such draws misses the value. Its jackknife does not
+    resample: with V the value and V(-d) that without dialogue d, d contributes V + (m - 1) (mean of V(-d) over the m
+    dialogues - V(-d)). The mean of these over all dialogues is V, and their spread gives its standard error (Efron and
+    Stein 1981: not too small on average), so they are bootstrapped and tested as any mean. Of several samples, V is the
+    mean over the samples.
     """
-
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
-    unigrams: list[Tensor]
-    bigrams: list[Tensor]
-    unigram_count: Tensor
-    bigram_count: Tensor
-    replies: Tensor
-    empty: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for state in ("unigrams", "bigrams"):
-            self.add_state(state, [], dist_reduce_fx="cat")
-        for state in ("unigram_count", "bigram_count", "replies", "empty"):
-            self.add_state(state, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.reset()
-
-    def reset(self) -> None:
-        super().reset()
-        # A process without replies must gather int64 like the others; for an empty list torchmetrics sends floats.
-        self.unigrams.append(self._hashes([]))
-        self.bigrams.append(self._hashes([]))
-
-    def update(self, preds: Sequence[str]) -> None:
-        """Count N replies."""
-        tokens = [_TOKEN.findall(reply.lower()) for reply in preds]
-        unigrams = [token for reply in tokens for token in reply]
-        bigrams = [f"{first} {second}" for reply in tokens for first, second in pairwise(reply)]
-        self.unigrams.append(self._hashes(unigrams))
-        self.bigrams.append(self._hashes(bigrams))
-        self.unigram_count = self.unigram_count + len(unigrams)
-        self.bigram_count = self.bigram_count + len(bigrams)
-        self.replies = self.replies + len(preds)
-        self.empty = self.empty + _count_empty(preds)
-
-    def compute(self) -> dict[str, Tensor]:
-        if self.replies == 0:
-            raise ValueError("Diversity has no replies to compute from: call update() first")
-        distinct_1, distinct_2 = (len(torch.unique(dim_zero_cat(hashes))) for hashes in (self.unigrams, self.bigrams))
-        return {
-            "distinct_1": distinct_1 / self.unigram_count.double().clamp(min=1),
-            "distinct_2": distinct_2 / self.bigram_count.double().clamp(min=1),
-            "reply_length": self.unigram_count.double() / self.replies,
-            "replies": self.replies.double(),
-            "empty_replies": self.empty.double(),
-        }
-
-    def _hashes(self, ngrams: Sequence[str]) -> Tensor:
-        """Hashes of the different n-grams, int64; the same in every process, unlike Python's own string hash."""
-        digests = (hashlib.blake2b(ngram.encode(), digest_size=8).digest() for ngram in set(ngrams))
-        hashes = [int.from_bytes(digest, "little", signed=True) for digest in digests]
-        return torch.tensor(hashes, dtype=torch.int64, device=self.device)
+    test = table.test
+    grams, rows = _number_grams(table.words, length)
+    kept = keep[rows]
+    grams, rows = grams[kept], rows[kept]
+    replied = keep & ~np.isnan(table.column("reply_length"))
+    having = np.bincount(test.cluster[table.decision[replied]], minlength=test.clusters) > 0
+    sums = np.zeros((2, test.clusters))
+    samples = np.unique(table.sample[replied])
+    for sample in samples:
+        own = table.sample[rows] == sample
+        cluster = test.cluster[table.decision[rows[own]]]
+        sums[0, having] += _contributions(grams[own], cluster, test.clusters)[having] / len(samples)
+    sums[1, having] = 1
+    return sums
 
 
-class ReplyPerplexity(Metric):
-    r"""Perplexity of the given replies under the model: exp(-(sum of log-probabilities) / number of tokens).
+def _sum_self_distinct(length: int, table: PredictionTable, keep: BoolArray) -> FloatArray:
+    """Distinct-n of the samples of each prompt that has several, and how many prompts these are [2, clusters]."""
+    replied = np.flatnonzero(keep & ~np.isnan(table.column("reply_length")))
+    prompts, group = np.unique(np.stack([table.decision, table.prompted])[:, replied], axis=1, return_inverse=True)
+    group_of_row = np.full(len(keep), -1)
+    group_of_row[replied] = group
+    grams, rows = _number_grams(table.words, length)
+    of_gram = group_of_row[rows]
+    grams, of_gram = grams[of_gram >= 0], of_gram[of_gram >= 0]
+    count = prompts.shape[1]
+    different = np.unique(np.stack([of_gram, grams]), axis=1)[0]
+    share = np.bincount(different, minlength=count) / np.maximum(np.bincount(of_gram, minlength=count), 1)
+    several = np.bincount(group, minlength=count) > 1
+    cluster = table.test.cluster[prompts[0, several]]
+    return np.stack([np.bincount(cluster, v, minlength=table.test.clusters) for v in (share[several], None)]).astype(
+        np.float64
+    )
 
-    Every token of the corpus weighs the same. `compute` returns `reply_perplexity`, a float64 scalar; it is inf if some
-    reply has probability 0.
 
-    Raises:
-        ValueError: from `compute`, if no tokens were counted.
+def _number_grams(words: npt.NDArray[np.int32], length: int) -> tuple[IntArray, IntArray]:
+    """Numbers of the n-grams of all replies, and the row of each."""
+    numbers, rows = words.astype(np.intp)
+    if length == 1 or not len(numbers):
+        return numbers, rows
+    inside = rows[:-1] == rows[1:]
+    return (numbers[:-1] * (numbers.max() + 1) + numbers[1:])[inside], rows[:-1][inside]
 
-    Example:
-        >>> metric = ReplyPerplexity()
-        >>> metric.update(torch.tensor([-6.0, -2.0]), torch.tensor([3, 1]))
-        >>> metric.compute()["reply_perplexity"]
-        tensor(7.3891, dtype=torch.float64)
-    """
 
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
-    log_prob: Tensor
-    tokens: Tensor
+def _contributions(grams: IntArray, cluster: IntArray, clusters: int) -> FloatArray:
+    """Contribution [clusters] of each cluster to the distinct-n of all n-grams; meaningless of one without any."""
+    _, grams = np.unique(grams, return_inverse=True)
+    kinds = int(grams.max()) + 1 if len(grams) else 0
+    held = np.unique(grams * clusters + cluster)  # once for each n-gram and cluster that has it
+    alone = np.bincount(held // clusters, minlength=kinds) == 1
+    own = np.bincount((held % clusters)[alone[held // clusters]], minlength=clusters)
+    tokens = np.bincount(cluster, minlength=clusters)
+    value = kinds / max(len(grams), 1)
+    without = (kinds - own) / np.maximum(len(grams) - tokens, 1)
+    present = tokens > 0
+    count = int(present.sum())
+    middle = without[present].mean() if count else 0.0
+    return np.where(present, value + (count - 1) * (middle - without), value)
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("log_prob", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, log_prob_sum: Tensor, tokens: Tensor) -> None:
-        """Count N replies.
+def _sum_blank(table: PredictionTable, keep: BoolArray) -> FloatArray:
+    return table.sum_by_cluster(keep, (table.column("reply_length")[keep] == 0).astype(np.float64))
 
-        Args:
-            log_prob_sum: natural log-probability of each reply, summed over its tokens; any shape.
-            tokens: number of tokens of each reply, same shape.
 
-        Raises:
-            ValueError: shapes differ, or a log-probability is nan or positive.
-        """
-        if log_prob_sum.shape != tokens.shape:
-            raise ValueError(f"shapes differ: {list(log_prob_sum.shape)} and {list(tokens.shape)}")
-        # Rounding can lift a log-probability a little above 0.
-        if not (log_prob_sum <= 1e-3 * tokens).all():
-            raise ValueError(f"log-probabilities must be numbers up to 0, got up to {log_prob_sum.max().item()}")
-        # A cast of the whole model casts this state too; counting goes on in float64 all the same.
-        self.log_prob = self.log_prob.double() + log_prob_sum.double().sum()
-        self.tokens = self.tokens + tokens.long().sum()
+def _text_metric(name: str, heading: str, definition: Definition, **settings: Any) -> Metric:
+    return Metric(f"text/{name}", heading, definition=definition, count="text/replies", texts=True, **settings)
 
-    def compute(self) -> dict[str, Tensor]:
-        if self.tokens == 0:
-            raise ValueError("ReplyPerplexity has no tokens to compute from: call update() first")
-        return {"reply_perplexity": (-self.log_prob.double() / self.tokens).exp()}
+
+_BLEU_MEANINGS = {
+    2: "Overlap of the written replies with those in the corpus in words and pairs of words, from 0 to 1."
+}
+_DISTINCT_MEANINGS = {
+    2: "Diversity: different pairs of words, as a share of all pairs of words in the written replies. It falls as "
+    "replies grow in number."
+}
+METRICS = (
+    reply_metric(
+        "text/rouge_l", "ROUGE-L", rouge_l, higher_is_better=True, shown=True, grouped=True,
+        meaning="Overlap of the written reply with the one in the corpus: F-measure of their longest common "
+        "subsequence of words, from 0 to 1.",
+    ),
+    *(
+        _text_metric(f"bleu_{k}", f"BLEU-{k}", Definition(_sum_bleu, partial(bleu, k)), higher_is_better=True,
+                     shown=k == 2, meaning=_BLEU_MEANINGS.get(k, ""))
+        for k in range(1, BLEU_ORDER + 1)
+    ),
+    *(
+        _text_metric(f"distinct_{n}", f"dist-{n}", Definition(partial(_sum_distinct, n), mean), shown=n == 2,
+                     meaning=_DISTINCT_MEANINGS.get(n, ""))
+        for n in (1, 2)
+    ),
+    *(
+        _text_metric(f"self_distinct_{n}", f"self-dist-{n}", Definition(partial(_sum_self_distinct, n), mean),
+                     meaning=f"Distinct-{n} of the samples of one prompt, mean over the prompts.")
+        for n in (1, 2)
+    ),
+    _text_metric("reply_length", "length", mean_of("reply_length"),
+                 meaning="Words and punctuation marks of a written reply."),
+    count_metric("text/replies", "replies", number_of("reply_length"), texts=True),
+    _text_metric("empty_replies", "blank", Definition(_sum_blank, itemgetter(0)), is_count=True, decimals=0),
+    Metric(
+        "text/perplexity", "ppl", False, Definition(sum_values("log_prob", "tokens"), perplexity), count="decisions",
+        decimals=2, shown=True, grouped=True, by_tokens=True,
+        meaning="How surprised the model is by the replies in the corpus, per token; 1 = not at all.",
+    ),
+)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
-from esc_lab.evaluation.module import SRAEvaluationModule
+from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.prompted_replies import PromptedReply
+from esc_lab.evaluation.reply_attention import span_columns
 from esc_lab.metrics import StrategyRelevantAttention
-from esc_lab.metrics.sra import span_columns
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import tree_hidden_states
@@ -31,27 +32,34 @@ log = logging.getLogger(__name__)
 HEADS = "sra_heads.safetensors"
 
 
-def write_attention(
-    cfg: Config, loaded: LoadedModel, module: SRAEvaluationModule, attention: StrategyRelevantAttention
-) -> None:
-    """SRA in groups and by head, each reply's heads, which analyses read, and pictures."""
-    directory, found = Path(cfg.run_dir), _floats(attention.compute())
+def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply]) -> None:
+    """SRA in groups and by head, each reply's heads, which analyses read, and pictures, of measured replies."""
+    directory, settings = Path(cfg.run_dir), cfg.evaluate.sra
+    replies = [reply.sra for reply in measured if reply.sra]
+    heads = np.stack([reply[f"{settings.definition}/{settings.span}"].heads for reply in replies])
+    metric = StrategyRelevantAttention(
+        build_inventory(cfg.inventory).names,
+        definition=settings.definition,
+        span=settings.span,
+        heads=heads.shape[1:],
+    )
+    predictions = [reply.prediction for reply in measured]
+    metric.update(replies, [str(p.followed) for p in predictions], [p.turn for p in predictions])
+    means = _floats(metric.compute())
     log.info(
         "attention on the strategy (%s): log SRA %.3f, sham-net %+.3f, %.0f replies",
-        attention.measure, found["log_sra"], found["sham_net"], found["n"],
+        metric.measure, means["log_sra"], means["sham_net"], means["n"],
     )  # fmt: skip
     groups: dict[str, Any] = {
-        "strategy": {label: _floats(means) for label, means in attention.by("strategy").items()},
-        "depth": {str(label): _floats(means) for label, means in attention.by("depth").items()},
+        "strategy": {label: _floats(of_group) for label, of_group in metric.by("strategy").items()},
+        "depth": {str(label): _floats(of_group) for label, of_group in metric.by("depth").items()},
     }
-    left = {"measure": attention.measure, "all": found, "by": groups, "heads": attention.heads.tolist()}
-    write_atomic(directory / "sra.json", json.dumps(left, indent=1))
-    heads = [reply.sra[attention.measure].heads for reply in module.measured if reply.sra]
-    save_file({"heads": np.stack(heads)}, directory / HEADS)
+    content = {"measure": metric.measure, "all": means, "by": groups, "heads": metric.heads.tolist()}
+    write_atomic(directory / "sra.json", json.dumps(content, indent=1))
+    save_file({"heads": heads}, directory / HEADS)
     title = f"{cfg.model.name}: attention on the strategy"
-    values = np.log(attention.heads.numpy())
-    head_map(values, directory / "sra_heads", title=title, colour_label="log SRA")
-    _heat_maps(cfg, loaded, module.measured)
+    head_map(np.log(metric.heads.numpy()), directory / "sra_heads", title=title, colour_label="log SRA")
+    _heat_maps(cfg, loaded, measured)
 
 
 def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -93,8 +101,9 @@ def _page(cfg: Config, loaded: LoadedModel, reply: PromptedReply) -> str:
         "dialogue": f"{prediction.dialogue}, turn {prediction.turn + 1}",
     }
     if measure in reply.sra:
-        one = reply.sra[measure]
-        facts |= {f"SRA ({measure})": f"{one.sra:.2e}", "sham-net log SRA": f"{one.sham_net:+.2f}"}
+        span = reply.sra[measure]
+        sham_net = math.log(span.sra) - math.log(span.control)
+        facts |= {f"SRA ({measure})": f"{span.sra:.2e}", "sham-net log SRA": f"{sham_net:+.2f}"}
     return heat_map_page(
         title=f"Where {cfg.model.name} looks while it replies",
         prompt=texts[: len(reply.prompt_ids)],

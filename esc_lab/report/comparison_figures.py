@@ -17,7 +17,7 @@ from esc_lab.comparison.parallel import spread
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Table
-from esc_lab.evaluation.decisions import FloatArray
+from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.report.figures import Point, Spot, curves, scatter
 from esc_lab.report.panels import confusion_matrices, preference_bars, training_curves
 from esc_lab.statistics.intervals import Interval
@@ -80,7 +80,7 @@ def _choices(comparison: Comparison, model: str, names: Mapping[str, str], direc
 
 
 def _depths(comparison: Comparison, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
-    headings = {column.metric: column.heading for column in comparison.columns}
+    headings = {column.name: column.heading for column in comparison.columns}
     for metric, heading in headings.items():
         if metric.endswith("/accuracy") and metric.replace("accuracy", "Q") in headings:
             continue  # it tells the same

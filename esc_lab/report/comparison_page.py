@@ -16,7 +16,6 @@ from esc_lab.comparison.table import Table, table_of
 from esc_lab.report.comparison_table import table_context
 from esc_lab.report.dialogue_browser import browser_data, link
 from esc_lab.report.inline_figures import inline_svg
-from esc_lab.report.metric_meanings import meaning
 from esc_lab.report.page import render_page
 from esc_lab.report.reproduction import Command, behind, commands, differing, versions
 from esc_lab.report.summary import summary, title_of
@@ -115,7 +114,7 @@ def _numbers(comparison: Comparison, table: Table) -> dict[str, Any]:
     labels = {cell.name: table.label(cell) for cell in comparison.cells}
     several = len(table.by_model()) > 1
     columns = [
-        {**one, "meaning": meaning(column), "arrow": column.arrow}
+        {**one, "meaning": column.explanation, "arrow": column.arrow}
         for one, column in zip(found["columns"], comparison.columns, strict=True)
     ]
     cells = []

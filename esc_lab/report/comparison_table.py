@@ -8,8 +8,8 @@ from typing import Any
 
 from esc_lab.comparison.estimates import Estimate
 from esc_lab.comparison.result import Comparison
-from esc_lab.comparison.table import Column, Entry, Table, p_text
-from esc_lab.report.metric_meanings import meaning
+from esc_lab.comparison.table import Entry, Table, p_text
+from esc_lab.metrics.metric import Metric
 from esc_lab.statistics.intervals import Interval
 
 
@@ -17,14 +17,19 @@ def table_context(comparison: Comparison, table: Table) -> dict[str, Any]:
     """What the template draws: columns with their meanings, rows with a field for each column, notes."""
     several = len(table.by_model()) > 1
     columns = [
-        {"heading": column.heading, "arrow": column.arrow, "more": column.more, "meaning": meaning(column)}
+        {
+            "heading": column.heading,
+            "arrow": column.arrow,
+            "more": column.higher_is_better,
+            "meaning": column.explanation,
+        }
         for column in table.columns
     ]
     rows = []
     for cell, entries in table.rows:
         baseline = comparison.baselines.get(cell.name)
         fields = [
-            _field(comparison.estimates.get((cell.name, column.metric)), entry, column)
+            _field(comparison.estimates.get((cell.name, column.name)), entry, column)
             for column, entry in zip(table.columns, entries, strict=True)
         ]
         rows.append(
@@ -39,7 +44,7 @@ def table_context(comparison: Comparison, table: Table) -> dict[str, Any]:
     return {"columns": columns, "rows": rows, "notes": table.notes}
 
 
-def _field(estimate: Estimate | None, entry: Entry | None, column: Column) -> dict[str, Any] | None:
+def _field(estimate: Estimate | None, entry: Entry | None, column: Metric) -> dict[str, Any] | None:
     """A value with its margin and its difference to the baseline; None where it was not measured."""
     if estimate is None or entry is None or math.isnan(estimate.interval.value):
         return None
@@ -54,13 +59,13 @@ def _field(estimate: Estimate | None, entry: Entry | None, column: Column) -> di
     }
 
 
-def _better(estimate: Estimate, column: Column) -> str:
-    if column.more is None or estimate.difference is None:
+def _better(estimate: Estimate, column: Metric) -> str:
+    if column.higher_is_better is None or estimate.difference is None:
         return "plain"
-    return "good" if (estimate.difference.interval.value > 0) == column.more else "bad"
+    return "good" if (estimate.difference.interval.value > 0) == column.higher_is_better else "bad"
 
 
-def describe_estimate(estimate: Estimate, column: Column) -> str:
+def describe_estimate(estimate: Estimate, column: Metric) -> str:
     """Everything about a value, in words."""
     parts = []
     if ends := ends_text(estimate.interval, column.decimals):

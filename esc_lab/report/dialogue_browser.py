@@ -15,6 +15,7 @@ from esc_lab.comparison.runs import Run
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.strategies import build_inventory
+from esc_lab.evaluation.predictions import Prediction, read_predictions
 from esc_lab.report.page import short_labels
 from esc_lab.report.reproduction import behind, run_names
 
@@ -99,35 +100,32 @@ class _Decisions:
         assert run.predictions is not None
         maps = _heat_maps(run, directory)
         found: dict[str, list[Any]] = {}
-        lines = run.predictions.read_bytes().splitlines()
-        for row in map(json.loads, lines):
-            for name, value in self._row(row, maps).items():
+        for prediction in read_predictions(run.predictions):
+            for name, value in self._row(prediction, maps).items():
                 found.setdefault(name, []).append(value)
         return {name: values for name, values in found.items() if any(value is not None for value in values)}
 
-    def _row(self, row: Mapping[str, Any], maps: Mapping[tuple[str, int, str | None], str]) -> dict[str, Any]:
-        key = (row["dialogue"], row["turn"])
+    def _row(self, p: Prediction, maps: Mapping[tuple[str, int, str | None], str]) -> dict[str, Any]:
+        key = (p.dialogue, p.turn)
         if key not in self.decisions:
             self.decisions[key] = len(self.rows)
-            self.rows.append([*key, [self.numbers[name] for name in row["gold"]], self._text(row["gold_reply"])])
-            self.about[row["dialogue"]] = (row["problem"], row["emotion"])
-        shares: Mapping[str, float] = row["distribution"]
-        if not all(map(math.isfinite, shares.values())):  # of a model that has diverged
-            shares = {}
-        wrote, asked = row["reply"] is not None, row["prompted"]
-        sra = next(iter(row["sra"].values()))["sra"] if row.get("sra") else math.nan
+            self.rows.append([*key, [self.numbers[name] for name in p.gold], self._text(p.gold_reply)])
+            self.about[p.dialogue] = (p.problem, p.emotion)
+        known = all(map(math.isfinite, p.distribution.values()))  # not those of a model that has diverged
+        shares = p.distribution if known else {}
+        sra = next(iter(p.sra.values()))["sra"] if p.sra else math.nan
         return {
             "decision": self.decisions[key],
             "shares": [round(1000 * shares.get(name, 0)) for name in self.numbers] if shares else None,
-            "chosen": self.numbers[max(shares, key=shares.__getitem__)] if shares else None,
-            "prompted": self._number(asked),
-            "written": (self.numbers.get(row["strategy"], -1) if wrote and asked is None else None),
-            "judged": self._number(row.get("judged")),
-            "reply": self._text(row["reply"]) if wrote else None,
-            "adheres": row.get("adheres"),
+            "chosen": self._number(p.chosen) if shares else None,
+            "prompted": self._number(p.prompted),
+            "written": self.numbers.get(str(p.strategy), -1) if p.reply is not None and p.prompted is None else None,
+            "judged": self._number(p.judged),
+            "reply": None if p.reply is None else self._text(p.reply),
+            "adheres": p.adheres,
             "sra": float(f"{sra:.3g}") if math.isfinite(sra) else None,
-            "sample": row.get("sample") or None,
-            "map": maps.get((*key, asked or row["strategy"])) if row.get("sra") else None,
+            "sample": p.sample or None,
+            "map": maps.get((*key, p.followed)) if p.sra else None,
         }
 
     def _number(self, name: str | None) -> int | None:
@@ -181,12 +179,8 @@ def _heat_maps(run: Run, directory: Path) -> dict[tuple[str, int, str | None], s
     pages = sorted(run.directory.glob("heat_map_*.html"), key=lambda page: int(page.stem.rsplit("_", 1)[1]))
     if not pages or run.predictions is None:
         return {}
-    lines = map(json.loads, run.predictions.read_bytes().splitlines())
-    measured = [row for row in lines if row.get("sra")][: len(pages)]
-    return {
-        (row["dialogue"], row["turn"], row["prompted"] or row["strategy"]): link(page, directory)
-        for row, page in zip(measured, pages, strict=False)
-    }
+    measured = [prediction for prediction in read_predictions(run.predictions) if prediction.sra]
+    return {(p.dialogue, p.turn, p.followed): link(page, directory) for p, page in zip(measured, pages, strict=False)}
 
 
 def link(target: Path, directory: Path) -> str:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from esc_lab.evaluation.decisions import FloatArray
+from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.report.figures import COLOURS, DPI, LINES, STYLE, WIDTH, save_figure
 from esc_lab.statistics.intervals import Interval
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from esc_lab.comparison.estimates import Difference
 from esc_lab.comparison.result import Comparison
 from esc_lab.comparison.runs import Cell
-from esc_lab.comparison.table import Column, Table, p_text
+from esc_lab.comparison.table import Table, p_text
+from esc_lab.metrics.metric import Metric
 from esc_lab.report.comparison_table import ends_text
-from esc_lab.report.metric_meanings import meaning
 
 _MANY = 4  # names that a sentence holds
 
@@ -37,8 +37,8 @@ def summary(comparison: Comparison, table: Table) -> list[str]:
             f"{variants}, judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at "
             f"which a supporter answers and has to choose one of {len(test.strategies)} support strategies."
         )
-    column = next((column for column in comparison.columns if column.metric == comparison.primary), None)
-    if column is None or column.more is None:
+    column = next((column for column in comparison.columns if column.name == comparison.primary), None)
+    if column is None or column.higher_is_better is None:
         return [*found, "The primary metric was not measured, so nothing is called best."]
     for model, rows in table.by_model().items():
         cells = [cell for cell, _ in rows if _known(comparison, cell, column)]
@@ -47,16 +47,16 @@ def summary(comparison: Comparison, table: Table) -> list[str]:
             found.append(_best(comparison, cells, column, table, "" if alone else f"{model}: "))
     if len(table.by_model()) == len(evaluated) > 1:
         found.append(_best(comparison, evaluated, column, table, ""))
-    return [*found, f"{column.heading} is the primary metric. {meaning(column)}"]
+    return [*found, f"{column.heading} is the primary metric. {column.explanation}"]
 
 
-def _best(comparison: Comparison, cells: Sequence[Cell], column: Column, table: Table, start: str) -> str:
+def _best(comparison: Comparison, cells: Sequence[Cell], column: Metric, table: Table, start: str) -> str:
     def value(cell: Cell) -> float:
-        return comparison.estimates[cell.name, column.metric].interval.value
+        return comparison.estimates[cell.name, column.name].interval.value
 
     known = [cell for cell in cells if _known(comparison, cell, column)]
-    best = (max if column.more else min)(known, key=value)
-    estimate = comparison.estimates[best.name, column.metric]
+    best = (max if column.higher_is_better else min)(known, key=value)
+    estimate = comparison.estimates[best.name, column.name]
     ends = ends_text(estimate.interval, column.decimals)
     name = table.label(best) if len({cell.model for cell in known}) == 1 else f"{best.model} {table.label(best)}"
     text = f"{start}{name} has the best {column.heading}, {value(best):.{column.decimals}f}"
@@ -68,7 +68,7 @@ def _best(comparison: Comparison, cells: Sequence[Cell], column: Column, table: 
     others = [
         one
         for cell in known
-        if (one := comparison.estimates[cell.name, column.metric].difference) and one.baseline == best.name
+        if (one := comparison.estimates[cell.name, column.name].difference) and one.baseline == best.name
     ]
     sure = sum(one.corrected < 0.05 for one in others)
     if not others:
@@ -77,7 +77,7 @@ def _best(comparison: Comparison, cells: Sequence[Cell], column: Column, table: 
     return f"{text}. It is the baseline; of {_count(len(others), 'other')}, {worse}."
 
 
-def _against(difference: Difference, column: Column, baseline: str) -> str:
+def _against(difference: Difference, column: Metric, baseline: str) -> str:
     change = abs(difference.interval.value)
     more = "more" if difference.interval.value > 0 else "less"
     text = f"{change:.{column.decimals}f} {more} than its baseline ({baseline})"
@@ -88,8 +88,8 @@ def _against(difference: Difference, column: Column, baseline: str) -> str:
     return f"{text}, {verdict} (p {p_text(difference.corrected)})"
 
 
-def _known(comparison: Comparison, cell: Cell, column: Column) -> bool:
-    found = comparison.estimates.get((cell.name, column.metric))
+def _known(comparison: Comparison, cell: Cell, column: Metric) -> bool:
+    found = comparison.estimates.get((cell.name, column.name))
     return found is not None and not math.isnan(found.interval.value)
 
 

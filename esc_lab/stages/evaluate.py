@@ -13,16 +13,12 @@ from esc_lab.config import Config
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.held_out_pairs import preference_metrics
-from esc_lab.evaluation.module import SRAEvaluationModule
-from esc_lab.evaluation.prompted_replies import MEASURABLE, PromptedReplies
-from esc_lab.evaluation.summary import attention_metrics, summarize
-from esc_lab.metrics import StrategyRelevantAttention
-from esc_lab.models.generate import Sampling
-from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.evaluation.module import EvaluationModule
+from esc_lab.evaluation.predictions import read_table, write_predictions
+from esc_lab.evaluation.summary import print_strategies, summarize
+from esc_lab.models.load import load_model
 from esc_lab.models.probe_check import check_probe
-from esc_lab.models.tree_attention import base_model
 from esc_lab.report.attention_files import write_attention
-from esc_lab.report.tables import print_strategies
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
@@ -42,92 +38,51 @@ def run(cfg: Config) -> dict[str, float]:
     each prediction with SRA, in order), and a page for each token heat map.
     """
     prepare(cfg)
-    inventory = build_inventory(cfg.inventory)
-    classifier = _classifier(cfg)  # before the model: it may have to be trained first
+    directory, inventory = Path(cfg.run_dir), build_inventory(cfg.inventory)
+    classifier = _load_judge(cfg)  # before the model: it may have to be trained first
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     data.setup("test")
-    write_dialogues(data.splits[data.eval_split], Path(cfg.run_dir) / "dialogues.jsonl", inventory=inventory)
-    module = _module(cfg, loaded, data, classifier)
+    write_dialogues(data.splits[data.eval_split], directory / "dialogues.jsonl", inventory=inventory)
+    module = EvaluationModule(
+        loaded, inventory, cfg.prompt, cfg.evaluate, seed=cfg.seed, row_tokens=data.row_tokens,
+        reply_for=_draw_decisions(data, cfg.evaluate.generation.decisions), classifier=classifier,
+    )  # fmt: skip
+    if module.replies.measures:
+        check_probe(loaded.model)
     started = time.time()
     build_trainer(cfg, training=False).test(module, datamodule=data, verbose=False)
-    metrics, tables = summarize(module.predictions, inventory)
-    attention = _attention(cfg, loaded)
-    metrics |= attention_metrics(module.measured, module.predictions, attention)
+    write_predictions(directory / "predictions.jsonl", module.predictions)
+    measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
+    table = read_table(directory / "predictions.jsonl", inventory.names, sra=measure, texts=True)
+    metrics, strategies = summarize(table)
+    metrics |= preference_metrics(cfg, loaded, data)
     if classifier and classifier.accuracy is not None:
         metrics["adherence/classifier_accuracy"] = classifier.accuracy
-    metrics |= preference_metrics(cfg, loaded, data)
     metrics["evaluate/seconds"] = time.time() - started
     metrics |= data_metrics(data)
     if module.measured:
-        write_attention(cfg, loaded, module, attention)
-    write_atomic(Path(cfg.run_dir) / "strategies.json", json.dumps(tables, indent=1))
-    for group, table in tables.items():
-        print_strategies(f"{cfg.model.name}: {group}", table["per_strategy"], metrics, group)
+        write_attention(cfg, loaded, module.measured)
+    write_atomic(directory / "strategies.json", json.dumps(strategies, indent=1))
+    for group, of_group in strategies.items():
+        print_strategies(f"{cfg.model.name}: {group}", of_group, metrics, group)
     return metrics
 
 
-def _classifier(cfg: Config) -> StrategyClassifier | None:
+def _load_judge(cfg: Config) -> StrategyClassifier | None:
+    """The classifier that judges adherence, if there is to be one."""
     if cfg.evaluate.classifier is None:
         return None
     path = stored_classifier(cfg) if cfg.evaluate.classifier == "auto" else Path(cfg.evaluate.classifier)
-    found = load_classifier(path, build_inventory(cfg.inventory), Path(cfg.cache_dir))
-    accuracy = "unknown" if found.accuracy is None else f"{found.accuracy:.3f}"
+    classifier = load_classifier(path, build_inventory(cfg.inventory), Path(cfg.cache_dir))
+    accuracy = "unknown" if classifier.accuracy is None else f"{classifier.accuracy:.3f}"
     log.info("adherence is judged by %s, accuracy on held-out replies %s", path, accuracy)
-    return found
+    return classifier
 
 
-def _module(
-    cfg: Config, loaded: LoadedModel, data: ESCDataModule, classifier: StrategyClassifier | None
-) -> SRAEvaluationModule:
-    settings, generation = cfg.evaluate, cfg.evaluate.generation
-    inventory = build_inventory(cfg.inventory)
-    measured = settings.sra.enabled and cfg.prompt.inference in MEASURABLE
-    if measured:
-        check_probe(loaded.model)
-    given = settings.replies == "given"
-    replies = PromptedReplies(
-        loaded,
-        inventory,
-        cfg.prompt.eval,
-        inference=cfg.prompt.inference,
-        sampling=Sampling(generation.max_new_tokens, generation.temperature, generation.top_p),
-        seed=cfg.seed,
-        measured=measured,
-    )
-    return SRAEvaluationModule(
-        loaded,
-        inventory,
-        cfg.prompt.eval,
-        replies=replies if given or generation.enabled else None,
-        predictions=Path(cfg.run_dir) / "predictions.jsonl",
-        inference=cfg.prompt.inference,
-        likelihood=settings.likelihood,
-        given=given,
-        prompted=settings.prompted,
-        prompted_share=settings.prompted_share,
-        samples=generation.samples,
-        row_tokens=data.row_tokens,
-        replies_together=generation.batch,
-        reply_for=_chosen(data, generation.decisions),
-        classifier=classifier,
-        seed=cfg.seed,
-    )
-
-
-def _attention(cfg: Config, loaded: LoadedModel) -> StrategyRelevantAttention:
-    text = base_model(loaded.model).config.get_text_config()
-    return StrategyRelevantAttention(
-        build_inventory(cfg.inventory).names,
-        definition=cfg.evaluate.sra.definition,
-        span=cfg.evaluate.sra.span,
-        heads=(text.num_hidden_layers, text.num_attention_heads),
-    )
-
-
-def _chosen(data: ESCDataModule, count: int | None) -> frozenset[tuple[str, int]] | None:
-    """Which decisions get a reply: all, or a number of them that is drawn alike in all runs."""
+def _draw_decisions(data: ESCDataModule, count: int | None) -> frozenset[tuple[str, int]] | None:
+    """Which decisions get a reply: all (None), or a number of them that is drawn alike in all runs."""
     if count is None:
         return None
     decisions = sorted((d.dialogue.id, d.turn) for group in data.decisions for d in group)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
+from esc_lab.evaluation.predictions import read_predictions
 from esc_lab.report import sra_report
 from esc_lab.report.attention_files import HEADS
 from esc_lab.sra.sample import MeasuredReply, ReplySample
@@ -70,7 +71,7 @@ def _lengths(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
     longest = max(cfg.sra.lengths)
     for template in cfg.sra.templates:
         for length in cfg.sra.lengths:
-            step = replace(cfg.evaluate, history_turns=length, least_turns=longest)
+            step = replace(cfg.evaluate, history_turns=length, min_turns=longest)
             label = f"{template}, {length}"
             directory = root / f"{template}_{length}"
             yield _evaluated(replace(_with_template(cfg, template), evaluate=step), label, directory)
@@ -102,22 +103,14 @@ def _evaluated(cfg: Config, label: str, directory: Path) -> tuple[str, Path]:
 def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
     """The measured replies of an evaluation, by the definition and span that are asked for."""
     measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
-    lines = (directory / "predictions.jsonl").read_bytes().splitlines()
     replies = [
         MeasuredReply(
-            run=label,
-            dialogue=found["dialogue"],
-            turn=found["turn"],
-            strategy=found["prompted"] or found["strategy"],
-            sra=found["sra"][measure]["sra"],
-            control=found["sra"][measure]["control"],
-            relative=found["sra"][measure]["relative"],
-            adheres=found["adheres"],
-            sample=found["sample"],
+            run=label, dialogue=p.dialogue, turn=p.turn, strategy=str(p.followed), **p.sra[measure], adheres=p.adheres,
+            sample=p.sample,
         )
-        for found in map(json.loads, lines)
-        if found["sra"]
-    ]
+        for p in read_predictions(directory / "predictions.jsonl")
+        if p.sra
+    ]  # fmt: skip
     if not replies:
         fix = "see sra/skipped_... in its metrics.json; raise evaluate.generation.decisions"
         raise UserError("no reply could be measured", where=str(directory), fix=fix)

@@ -41,20 +41,20 @@ def supporter_examples(
     *,
     inference: str = "direct",
     score_opening: bool = False,
-    least_turns: int = 0,
+    min_turns: int = 0,
     history_turns: int | None = None,
 ) -> list[Example]:
     """One example for each supporter decision that has a strategy: its prompt and the reply that was given.
 
     Args:
-        least_turns: leave out decisions with fewer turns before them.
+        min_turns: leave out decisions with fewer turns before them.
         history_turns: the prompts show at most this many of the last turns, from where the seeker begins to speak.
     """
     template = TEMPLATES[settings.template]
     examples = []
     for turn in dialogue.decisions(score_opening=score_opening):
         reply = dialogue.turns[turn].reply
-        if not reply.strategies or turn < least_turns:
+        if not reply.strategies or turn < min_turns:
             continue
         prompt = partial(
             build_prompt,

@@ -102,7 +102,7 @@ class ESCDataModule(pl.LightningDataModule):
         strategy_weights: loss weight of replies by strategy; 1 for the others.
         preferences: train on preferences (CSO) in place of all replies (SFT).
         score_opening: supporter turns before the first seeker turn are decisions too (evaluation).
-        least_turns, history_turns: which decisions are evaluated and how much of their history is shown, as in
+        min_turns, history_turns: which decisions are evaluated and how much of their history is shown, as in
             `supporter_examples`.
         decisions_together: decisions in one evaluation batch, at least, except in the last.
         read_report: what reading the dialogues counted.
@@ -123,7 +123,7 @@ class ESCDataModule(pl.LightningDataModule):
         strategy_weights: Mapping[str, float] | None = None,
         preferences: PreferenceSettings | None = None,
         score_opening: bool = False,
-        least_turns: int = 0,
+        min_turns: int = 0,
         history_turns: int | None = None,
         eval_split: str = "test",
         decisions_together: int = 16,
@@ -137,7 +137,7 @@ class ESCDataModule(pl.LightningDataModule):
         self.eval_split, self.decisions_together = eval_split, decisions_together
         self._evaluated = partial(
             supporter_examples, inventory=inventory, settings=eval_prompt, inference=inference,
-            score_opening=score_opening, least_turns=least_turns, history_turns=history_turns,
+            score_opening=score_opening, min_turns=min_turns, history_turns=history_turns,
         )  # fmt: skip
         self.read_report = read_report or ReadReport()
         self.reports: dict[str, EncodeReport] = {}

@@ -104,7 +104,7 @@ def build_data(cfg: Config, loaded: LoadedModel, preferences: PreferenceSettings
         strategy_weights=cfg.data.strategy_weights,
         preferences=preferences,
         score_opening=cfg.evaluate.score_opening,
-        least_turns=cfg.evaluate.least_turns,
+        min_turns=cfg.evaluate.min_turns,
         history_turns=cfg.evaluate.history_turns,
         eval_split=cfg.evaluate.split,
         decisions_together=cfg.evaluate.generation.batch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from esc_lab.data.strategies import Inventory, load_inventory
-from esc_lab.evaluation.predictions import Prediction
+from esc_lab.evaluation.predictions import Prediction, read_table, write_predictions
 from esc_lab.evaluation.summary import summarize
 from esc_lab.seeds import derive_seed
 from tests.conftest import INVENTORIES
@@ -118,26 +118,23 @@ def write_run(
     (directory / "metrics.json").write_text(json.dumps(dict(metrics)))
     (directory / "environment.json").write_text(json.dumps({"git_commit": "0" * 12}))
     if rows:
-        lines = [json.dumps(asdict(row), ensure_ascii=False) for row in rows]
-        (directory / "predictions.jsonl").write_text("\n".join(lines) + "\n")
+        write_predictions(directory / "predictions.jsonl", rows)
     return directory
 
 
 def write_evaluation(directory: Path, rows: Sequence[Prediction], **changes: Any) -> Path:
-    """An evaluation with the metrics that the package's own torch metrics give its rows."""
+    """An evaluation with the metrics of its rows."""
     config = settings("evaluate", **changes)
-    metrics, _ = summarize(rows, load_inventory(config["inventory"]["name"]))
-    measured = [row.sra["paper/name"] for row in rows if row.sra]
-    if measured:
-        strategy, control, relative = (np.array([one[name] for one in measured]) for name in measured[0])
-        metrics |= {
-            "sra/sra": float(strategy.mean()),
-            "sra/log_sra": float(np.log(strategy).mean()),
-            "sra/sham_net": float((np.log(strategy) - np.log(control)).mean()),
-            "sra/log_relative": float(np.log(relative).mean()),
-            "sra/n": float(len(measured)),
-        }
-    return write_run(directory, config, metrics, rows)
+    return write_run(directory, config, summary(rows, directory, config["inventory"]["name"])[0], rows)
+
+
+def summary(
+    rows: Sequence[Prediction], directory: Path, inventory: str = "esconv"
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and strategy tables of rows, by way of a file in a directory."""
+    path = directory / "predictions.jsonl"
+    write_predictions(path, rows)
+    return summarize(read_table(path, load_inventory(inventory).names, sra="paper/name", texts=True))
 
 
 def write_training(directory: Path, stage: str, *, curve: bool = False, **changes: Any) -> Path:

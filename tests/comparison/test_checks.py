@@ -11,7 +11,7 @@ from esc_lab.comparison.result import compared
 from esc_lab.comparison.runs import cells_of, read_runs
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.report.tables import COLUMNS
+from esc_lab.metrics.records import METRICS
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
 
 
@@ -31,7 +31,7 @@ def checked(*directories, metrics=None):
 
 def test_metrics_are_those_asked_for_or_the_tables(tmp_path):
     runs = runs_of(write_evaluation(tmp_path / "run", predictions(skill=0.5, seed=1, replies=True)))
-    known = [key for key, *_ in COLUMNS]
+    known = list(METRICS)
     found = chosen_metrics(runs, None)
     assert found == sorted(found, key=known.index)
     assert {"strategy/Q", "generated/Q", "text/rouge_l", "sra/log_sra"} <= set(found)

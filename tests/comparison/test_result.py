@@ -13,9 +13,8 @@ from esc_lab.comparison.groups import FEWEST
 from esc_lab.comparison.result import compared
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.evaluation.summary import summarize
 from esc_lab.statistics.permutation import holm
-from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
+from tests.comparison.synthetic import predictions, settings, summary, write_evaluation, write_run, write_training
 
 INVENTORY = load_inventory("esconv")
 QUICK = {"draws": 200}
@@ -50,8 +49,8 @@ def test_values_are_means_of_the_recorded_metrics(comparison):
     ]
     for cell in comparison.cells:
         for column in comparison.columns:
-            one = comparison.estimates[cell.name, column.metric]
-            assert one.values == tuple(run.metrics[column.metric] for run in cell.runs)
+            one = comparison.estimates[cell.name, column.name]
+            assert one.values == tuple(run.metrics[column.name] for run in cell.runs)
             assert one.interval.value == pytest.approx(np.mean(one.values))
     estimate = comparison.estimates["first SFT (cso)", "strategy/Q"]
     assert estimate.over == ("dialogues", "seeds")
@@ -217,10 +216,10 @@ def many(tmp_path_factory):
     return rows, compared([base, write_evaluation(root / "other", other, prompt__inference="cot")], **QUICK)
 
 
-def test_groups_hold_what_their_decisions_give(many):
+def test_groups_hold_what_their_decisions_give(many, tmp_path):
     rows, found = many
     expected = {
-        name: summarize([row for row in rows if name in (row.problem, row.emotion)], INVENTORY)[0]
+        name: summary([row for row in rows if name in (row.problem, row.emotion)], tmp_path)[0]
         for name in ("job crisis", "anxiety")
     }
     for one in found.groups:
@@ -248,10 +247,10 @@ def test_depths_split_the_decisions(many):
     assert all(before[-1] < after[0] for before, after in itertools.pairwise(spans))
 
 
-def test_strategy_tables_are_those_of_the_evaluation(many):
+def test_strategy_tables_are_those_of_the_evaluation(many, tmp_path):
     rows, found = many
     table = found.strategies["tiny base (cso)"]
-    expected = summarize(rows, INVENTORY)[1]["strategy"]
+    expected = summary(rows, tmp_path)[1]["strategy"]
     assert table.confusion.tolist() == expected["confusion"]["predicted_by_gold"]
     for number, row in enumerate(expected["per_strategy"]):
         assert table.strategies[number] == row["strategy"]

@@ -15,7 +15,8 @@ from esc_lab.comparison.estimates import Difference, Estimate
 from esc_lab.comparison.latex import latex, tex
 from esc_lab.comparison.long_table import write_long_table, write_wide_table
 from esc_lab.comparison.runs import Cell, read_runs
-from esc_lab.comparison.table import columns_of, markdown, print_table, table_of
+from esc_lab.comparison.table import markdown, print_table, table_of
+from esc_lab.metrics.records import find_metric
 from esc_lab.statistics.intervals import Interval
 from tests.comparison.synthetic import settings, write_run
 
@@ -59,7 +60,7 @@ def example(cell):
         ("m base (cso)", "sra/log_sra"): estimate(-6.5),
         ("m CSO (cso)", "sra/log_sra"): estimate(-6.25),
     }
-    columns = columns_of(["strategy/Q", "strategy/B", "strategy/n", "sra/log_sra"])
+    columns = list(map(find_metric, ["strategy/Q", "strategy/B", "strategy/n", "sra/log_sra"]))
     return table_of(cells, columns, found, ["A note with 5 % & p < 0.05."]), found
 
 
@@ -120,7 +121,7 @@ def test_latex_splits_wide_tables(cell):
     metrics = [f"metric_{number}" for number in range(12)]
     cells = [cell("m", "base"), cell("m", "CSO")]
     found = {(one.name, metric): estimate(0.5) for one in cells for metric in metrics}
-    text = latex(table_of(cells, columns_of(metrics), found, []), "wide")
+    text = latex(table_of(cells, list(map(find_metric, metrics)), found, []), "wide")
     assert text.count(r"\begin{tabular}") == 3
     assert all(rf"metric\_{number}" in text for number in range(12))
     check_latex(text)
@@ -143,7 +144,7 @@ def test_terminal_tables_fit_and_are_complete(cell, width):
     metrics = ["strategy/Q", "strategy/B", *(f"metric/{number}" for number in range(9))]
     cells = [cell("model", method, 3) for method in ("base", "CSO random negatives objective.beta=0.5")]
     found = {(one.name, metric): estimate(0.123, 0.045, -0.01, 0.001) for one in cells for metric in metrics}
-    lines = printed(table_of(cells, columns_of(metrics), found, ["A note."]), width)
+    lines = printed(table_of(cells, list(map(find_metric, metrics)), found, ["A note."]), width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     assert text.count("0.123 \u00b10.045") == text.count("-0.010**") == 2 * len(metrics)
@@ -157,7 +158,7 @@ def test_names_cannot_break_a_table(cell):
     name = "a|b [bold]c[/] \\ _d_"
     one = cell(name, "base")
     found = {(one.name, "strategy/Q"): estimate(0.5)}
-    table = table_of([one], columns_of(["strategy/Q"]), found, [])
+    table = table_of([one], list(map(find_metric, ["strategy/Q"])), found, [])
     assert cells_of(markdown(table, found))[2][0] == f"{name} (cso)".replace("|", r"\|").replace(
         " (cso)", " base (cso)"
     )
@@ -168,9 +169,9 @@ def test_names_cannot_break_a_table(cell):
 def test_templates_are_shown_where_they_differ(cell):
     cells = [cell("m", "base"), cell("m", "base", template="c1_hf")]
     found = {(one.name, "strategy/Q"): estimate(0.5) for one in cells}
-    table = table_of(cells, columns_of(["strategy/Q"]), found, [])
+    table = table_of(cells, list(map(find_metric, ["strategy/Q"])), found, [])
     assert [table.label(one) for one in cells] == ["base (cso)", "base (c1_hf)"]
-    assert table_of(cells[:1], columns_of(["strategy/Q"]), found, []).label(cells[0]) == "base"
+    assert table_of(cells[:1], list(map(find_metric, ["strategy/Q"])), found, []).label(cells[0]) == "base"
 
 
 def test_no_best_where_all_look_the_same_or_nothing_is_better(cell):
@@ -181,7 +182,7 @@ def test_no_best_where_all_look_the_same_or_nothing_is_better(cell):
         for metric, row in values.items()
         for one, value in zip(cells, row, strict=True)
     }
-    table = table_of(cells, columns_of([*values]), found, [])
+    table = table_of(cells, list(map(find_metric, [*values])), found, [])
     assert not any(entry.best for _, entries in table.rows for entry in entries)
 
 

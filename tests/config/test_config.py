@@ -227,7 +227,7 @@ def test_several_samples_need_a_temperature_and_somebody_who_writes():
     several = ("stage=evaluate", "evaluate.generation.samples=3")
     assert "at temperature 0 all samples are the same reply. Fix: evaluate.generation.temp" in complaint(*several)
     drawn = (*several, "evaluate.generation.temperature=0.7")
-    assert "no reply is written" in complaint(*drawn, "evaluate.replies=given")
+    assert "no reply is written" in complaint(*drawn, "evaluate.replies=gold")
     assert "no reply is written" in complaint(*drawn, "evaluate.generation.enabled=false")
     assert check([*drawn]) == [*drawn]
 

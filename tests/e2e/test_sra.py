@@ -55,7 +55,7 @@ def test_evaluation_measures_attention_and_adherence(command, judge):
 
 
 def test_other_definition_and_span_of_given_replies(command):
-    words = ("evaluate.replies=given", "evaluate.sra.definition=reference", "evaluate.sra.span=instruction")
+    words = ("evaluate.replies=gold", "evaluate.sra.definition=reference", "evaluate.sra.span=instruction")
     outcome = command("stage=evaluate", "prompt=c3_hl", *words, *SMALL)
     values = [line["sra"]["reference/instruction"]["sra"] for line in measured(outcome)]
     assert len(values) == 5
@@ -168,7 +168,7 @@ def test_the_automatic_judge_is_trained_once(command, tmp_path, monkeypatch):
         (("experiment=sra_templates", "prompt.inference=cot"), "not one answer"),
         (("experiment=sra_templates", "evaluate.sra.enabled=false"), "stage=sra measures it"),
         (("stage=evaluate", "evaluate.classifier=nowhere"), "evaluate.classifier=nowhere: no such directory"),
-        (("stage=evaluate", "prompt=cso", "evaluate.sra.span=quoted", "evaluate.replies=given"), "quoted"),
+        (("stage=evaluate", "prompt=cso", "evaluate.sra.span=quoted", "evaluate.replies=gold"), "quoted"),
     ],
 )
 def test_bad_input(command, words, message):

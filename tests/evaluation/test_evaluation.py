@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -10,41 +9,44 @@ import pytest
 import torch
 
 from esc_lab.config import TemplateConfig
+from esc_lab.config.evaluate import EvaluateConfig, GenerationConfig
+from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.dialogue import merge_turns
 from esc_lab.data.strategies import load_inventory
-from esc_lab.evaluation import prompted_replies
-from esc_lab.evaluation.module import SRAEvaluationModule
-from esc_lab.evaluation.predictions import Prediction
-from esc_lab.evaluation.prompted_replies import PromptedReplies
-from esc_lab.evaluation.summary import summarize
-from esc_lab.models.generate import Sampling
+from esc_lab.errors import UserError
+from esc_lab.evaluation import module, prompted_replies
+from esc_lab.evaluation.module import EvaluationModule
+from esc_lab.evaluation.predictions import Prediction, measure_texts
+from esc_lab.evaluation.summary import print_strategies
 from esc_lab.prompts.layouts import Message
 from esc_lab.tokens.supporter_turns import supporter_examples
 from esc_lab.training.datamodule import ESCDataModule
+from tests.comparison import synthetic
 
 INVENTORY = load_inventory("esconv")
 
 
-def evaluated(loaded, dialogues, tmp_path, *, template="cso", inference="direct", sampling=None, chosen=None, **more):
-    settings = TemplateConfig(template=template, history_labels=template == "cso")
+def evaluated(loaded, dialogues, *, template="cso", inference="direct", generation=None, chosen=None, **more):
+    """The module after an evaluation, and the data; no reply is written without settings of the generation."""
+    shown = TemplateConfig(template=template, history_labels=template == "cso")
+    prompt = PromptConfig(train=shown, eval=shown, inference=inference)
+    settings = EvaluateConfig(generation=generation or GenerationConfig(enabled=False), **more)
     data = ESCDataModule(
-        {"test": dialogues}, loaded.encoder, INVENTORY, train_prompt=settings, eval_prompt=settings, inference=inference
+        {"test": dialogues}, loaded.encoder, INVENTORY, train_prompt=shown, eval_prompt=shown, inference=inference
     )
     data.setup("test")
-    replies = (
-        PromptedReplies(loaded, INVENTORY, settings, inference=inference, sampling=sampling, seed=1, measured=True)
-        if sampling
-        else None
-    )
-    module = SRAEvaluationModule(
-        loaded, INVENTORY, settings, replies=replies, predictions=tmp_path / "predictions.jsonl", inference=inference,
-        reply_for=chosen, **more,
-    )  # fmt: skip
+    module = EvaluationModule(loaded, INVENTORY, prompt, settings, seed=1, reply_for=chosen)
     with torch.no_grad():
         for group in data.decisions:
             module.test_step(group, 0)
     module.on_test_epoch_end()
     return module, data
+
+
+def summary(predictions, directory):
+    """Metrics and tables of predictions, by way of their file."""
+    measure_texts(predictions)
+    return synthetic.summary(predictions, directory)
 
 
 def sequence_log_prob(loaded, messages, reply):
@@ -58,10 +60,10 @@ def sequence_log_prob(loaded, messages, reply):
     return steps.gather(1, ids[start:end, None])[:, 0].numpy()
 
 
-def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, sample_dialogues, tmp_path):
+def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, sample_dialogues):
     loaded, dialogue = tiny_models(family), sample_dialogues[0]
-    module, data = evaluated(loaded, [dialogue], tmp_path)
-    predictions = module.predictions
+    evaluation, data = evaluated(loaded, [dialogue])
+    predictions = evaluation.predictions
     examples = supporter_examples(dialogue, INVENTORY, data.eval_prompt)
     assert [prediction.turn for prediction in predictions] == [example.key.turn for example in examples]
     for prediction, example in list(zip(predictions, examples, strict=True))[::3]:
@@ -69,6 +71,7 @@ def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, 
         labels = np.array([sequence_log_prob(loaded, messages, f"({name})")[:-1].sum() for name in INVENTORY.names])
         total = np.log(np.exp(labels).sum())
         np.testing.assert_allclose(list(prediction.distribution.values()), np.exp(labels - total), rtol=1e-3)
+        assert prediction.chosen == INVENTORY.names[labels.argmax()]
         assert math.log(prediction.label_mass) == pytest.approx(total, abs=1e-3)
         tokens = sequence_log_prob(loaded, messages, example.reply)
         label = sequence_log_prob(loaded, messages, f"({prediction.gold[0]})")[:-1]
@@ -77,34 +80,39 @@ def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, 
 
 
 def test_prompted_templates_measure_no_choice(tiny_models, sample_dialogues, tmp_path):
-    module, _ = evaluated(tiny_models("llama"), sample_dialogues[:1], tmp_path, template="c1_hf", sampling=Sampling(5))
-    predictions = module.predictions
-    metrics, tables = summarize(predictions, INVENTORY)
+    evaluation, _ = evaluated(
+        tiny_models("llama"), sample_dialogues[:1], template="c1_hf", generation=GenerationConfig(max_new_tokens=5)
+    )
+    predictions = evaluation.predictions
+    metrics, tables = summary(predictions, tmp_path)
     assert all(prediction.prompted == prediction.gold[0] and not prediction.distribution for prediction in predictions)
     assert tables == {}
     assert {"text/rouge_l", "text/perplexity"} <= metrics.keys()
     assert not any(name.startswith(("strategy/", "generated/")) for name in metrics)
 
 
-def test_generation_for_chosen_decisions_only(tiny_models, sample_dialogues, tmp_path):
+def test_generation_for_chosen_decisions_only(tiny_models, sample_dialogues):
     dialogue = sample_dialogues[1]
     turns = list(dialogue.decisions())
     chosen = frozenset({(dialogue.id, turns[1])})
-    module, _ = evaluated(tiny_models("llama"), [dialogue], tmp_path, sampling=Sampling(6), chosen=chosen)
-    predictions = module.predictions
+    evaluation, _ = evaluated(
+        tiny_models("llama"), [dialogue], generation=GenerationConfig(max_new_tokens=6), chosen=chosen
+    )
+    predictions = evaluation.predictions
     assert [p.turn for p in predictions if p.reply is not None] == [turns[1]]
-    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["turn"] for line in lines] == [p.turn for p in predictions]
 
 
 @pytest.mark.parametrize("inference", ["cot", "direct_refine", "self_refine"])
 def test_baselines_are_parsed_not_scored(tiny_models, sample_dialogues, tmp_path, inference):
-    module, _ = evaluated(
-        tiny_models("gemma3"), sample_dialogues[:1], tmp_path, inference=inference, sampling=Sampling(5)
+    evaluation, _ = evaluated(
+        tiny_models("gemma3"),
+        sample_dialogues[:1],
+        inference=inference,
+        generation=GenerationConfig(max_new_tokens=5),
     )
-    predictions = module.predictions
+    predictions = evaluation.predictions
     assert all(p.raw is not None and not p.distribution for p in predictions)
-    metrics, _ = summarize(predictions, INVENTORY)
+    metrics, _ = summary(predictions, tmp_path)
     assert metrics["generated/unparsable"] == np.mean([p.strategy is None for p in predictions])
 
 
@@ -115,23 +123,26 @@ def test_openings_are_context_unless_scored(sample_dialogues):
     assert merge_turns(opened, "set") is opened  # the sample corpus alternates
 
 
-def prediction(gold, probabilities, strategy=None, reply=None, gold_reply="I see you."):
-    names = ["Question", "Information"]
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 5}
+
+
+def prediction(turn, gold, probabilities, strategy=None, reply=None, gold_reply="I see you."):
+    shares = dict.fromkeys(INVENTORY.names, 0.0) | dict(zip(["Question", "Information"], probabilities, strict=True))
     return Prediction(
-        dialogue="d", tree="t", turn=1, problem="", emotion="", gold=gold, gold_reply=gold_reply, prompted=None,
-        template="cso", log_prob=-4.0, tokens=2, distribution=dict(zip(names, probabilities, strict=True)),
-        label_mass=0.5, reply=reply, strategy=strategy,
+        dialogue="d", tree="t", turn=turn, problem="", emotion="", gold=gold, gold_reply=gold_reply, prompted=None,
+        template="cso", log_prob=-4.0, tokens=2, distribution=shares, label_mass=0.5,
+        reply=reply, strategy=strategy, sampling=GREEDY if reply else {},
     )  # fmt: skip
 
 
-def test_summary_by_hand():
+def test_summary_by_hand(tmp_path, capsys):
     predictions = [
-        prediction(["Question"], [0.9, 0.1], "Question", "I see you."),
-        prediction(["Information"], [0.8, 0.2], None, "no label"),
-        prediction(["Information", "Question"], [0.6, 0.4]),  # either is right
-        prediction(["Information"], [0.1, 0.9], "Question", "x"),
+        prediction(0, ["Question"], [0.9, 0.1], "Question", "I see you."),
+        prediction(1, ["Information"], [0.8, 0.2], None, "no label"),
+        prediction(2, ["Information", "Question"], [0.6, 0.4]),  # either is right
+        prediction(3, ["Information"], [0.1, 0.9], "Question", "x"),
     ]
-    metrics, tables = summarize(predictions, INVENTORY)
+    metrics, tables = summary(predictions, tmp_path)
     # Chosen: Q, Q, Q, I; gold: Q, I, Q (resolved), I -> F1 of Question 4/5, of Information 2/3.
     assert metrics["strategy/accuracy"] == 0.75
     assert metrics["strategy/Q"] == pytest.approx((4 / 5 + 2 / 3) / 2)
@@ -149,13 +160,31 @@ def test_summary_by_hand():
     assert matrix[question, information] == 1
     assert matrix[information, information] == 1
     assert matrix.sum() == 4
+    print_strategies("tiny [4bit]: generated", tables["generated"], metrics, "generated")
+    output = " ".join(capsys.readouterr().out.split())
+    assert "tiny [4bit]: generated" in output
+    assert "Question │ 0.500 │ 1.000 │ 0.667 │ 1 │ 2 │" in output
+    assert "(the guard of B acted)" in output
+    assert "temperature 0 top_p 1 max_new_tokens 5 samples 1" in output
 
 
-def test_a_strategy_named_after_a_thought(tiny_models, sample_dialogues, tmp_path, monkeypatch):
+def test_a_strategy_named_after_a_thought(tiny_models, sample_dialogues, monkeypatch):
     loaded = tiny_models("llama")
     answer = "Thought: she is tired. Reply: (Question) What keeps you up?"
     ids = loaded.encoder.tokenizer(answer, add_special_tokens=False)["input_ids"]
     monkeypatch.setattr(prompted_replies, "generate", lambda model, prompts, *rest, **more: [ids] * len(prompts))
-    module, _ = evaluated(loaded, sample_dialogues[:1], tmp_path, inference="cot", sampling=Sampling(40))
-    assert {(one.strategy, one.reply) for one in module.predictions} == {("Question", "What keeps you up?")}
-    assert all(one.sra is None for one in module.predictions)
+    evaluation, _ = evaluated(
+        loaded, sample_dialogues[:1], inference="cot", generation=GenerationConfig(max_new_tokens=40)
+    )
+    assert {(one.strategy, one.reply) for one in evaluation.predictions} == {("Question", "What keeps you up?")}
+    assert all(one.sra is None for one in evaluation.predictions)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, 3.0])
+def test_what_is_no_log_probability_stops_the_evaluation(tiny_models, sample_dialogues, monkeypatch, wrong):
+    def scores(model, row):
+        return torch.full((int(row.reply.shape[0]),), wrong)
+
+    monkeypatch.setattr(module, "reply_log_probs", scores)
+    with pytest.raises(UserError, match=r"dialogue \w+, turn \d+: the gold reply has log-probability .*: no number"):
+        evaluated(tiny_models("llama"), sample_dialogues[:1])

@@ -11,38 +11,39 @@ import pytest
 import torch
 
 from esc_lab.config import TemplateConfig
+from esc_lab.config.evaluate import EvaluateConfig, GenerationConfig
+from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
-from esc_lab.evaluation.module import SRAEvaluationModule
+from esc_lab.evaluation.module import EvaluationModule
 from esc_lab.evaluation.predictions import Prediction
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
-from esc_lab.evaluation.summary import attention_metrics, summarize
+from esc_lab.evaluation.reply_attention import UnmeasurableError, reply_sra, span_columns
 from esc_lab.metrics import StrategyRelevantAttention
-from esc_lab.metrics.sra import DEFINITIONS, KINDS, UnmeasurableError, reply_sra, span_columns
+from esc_lab.metrics.attention import DEFINITIONS, KINDS
 from esc_lab.models.attention_probe import AttentionProbe
-from esc_lab.models.generate import Sampling
 from esc_lab.models.load import load_model
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt
 from esc_lab.tokens import label_ids
 from esc_lab.training.datamodule import ESCDataModule
+from tests.comparison.synthetic import summary
 from tests.conftest import CACHE, model_config
 
 INVENTORY = load_inventory("esconv")
 PROMPTED = [name for name, template in TEMPLATES.items() if not template.chooses_strategy]
 
 
-def decisions_of(loaded, dialogues, template, sampling=None):
+def decisions_of(loaded, dialogues, template):
     """Decision groups of dialogues, the prompt settings, and what writes and measures replies."""
-    prompt = TemplateConfig(template=template, history_labels=template == "cso")
+    shown = TemplateConfig(template=template, history_labels=template == "cso")
+    prompt = PromptConfig(train=shown, eval=shown)
     data = ESCDataModule(
-        {"test": dialogues}, loaded.encoder, INVENTORY, train_prompt=prompt, eval_prompt=prompt, row_tokens=2048
+        {"test": dialogues}, loaded.encoder, INVENTORY, train_prompt=shown, eval_prompt=shown, row_tokens=2048
     )
     data.setup("test")
-    replies = PromptedReplies(
-        loaded, INVENTORY, prompt, inference="direct", sampling=sampling or Sampling(6), seed=1, measured=True
-    )
-    return data.decisions, prompt, replies
+    settings = EvaluateConfig(generation=GenerationConfig(max_new_tokens=6))
+    return data.decisions, prompt, PromptedReplies(loaded, INVENTORY, prompt, settings, seed=1)
 
 
 def shortened(dialogue, decisions):
@@ -51,12 +52,11 @@ def shortened(dialogue, decisions):
     return dataclasses.replace(dialogue, turns=dialogue.turns[: last + 1])
 
 
-def evaluated(loaded, dialogues, tmp_path, template, *, sampling=None, **settings):
-    groups, prompt, replies = decisions_of(loaded, dialogues, template, sampling)
-    module = SRAEvaluationModule(
-        loaded, INVENTORY, prompt, replies=replies, predictions=tmp_path / "predictions.jsonl", row_tokens=2048,
-        **settings,
-    )  # fmt: skip
+def evaluated(loaded, dialogues, template, *, classifier=None, temperature=0.0, batch=16, **settings):
+    generation = GenerationConfig(max_new_tokens=6, temperature=temperature, batch=batch)
+    evaluate = EvaluateConfig(generation=generation, **settings)
+    groups, prompt, _ = decisions_of(loaded, dialogues, template)
+    module = EvaluationModule(loaded, INVENTORY, prompt, evaluate, seed=1, row_tokens=2048, classifier=classifier)
     with torch.no_grad():
         for group in groups:
             module.test_step(group, 0)
@@ -146,10 +146,10 @@ def test_smollm2_equals_brute_force(sample_dialogues):
         check_generated_reply(loaded, shortened(sample_dialogues[3], 4), template)
 
 
-def test_given_replies_equal_brute_force(tiny_models, sample_dialogues, tmp_path):
+def test_gold_replies_equal_brute_force(tiny_models, sample_dialogues):
     """Several strategies under one history and several turns, in one packed tree."""
     loaded, dialogue = tiny_models("gemma2"), shortened(sample_dialogues[4], 3)
-    module = evaluated(loaded, [dialogue], tmp_path, "c1_hf", given=True, prompted="all")
+    module = evaluated(loaded, [dialogue], "c1_hf", replies="gold", prompted="all")
     assert len(module.measured) == len(INVENTORY) * len([*dialogue.decisions()])
     for reply in module.measured[::7]:
         prediction = reply.prediction
@@ -168,9 +168,9 @@ def test_given_replies_equal_brute_force(tiny_models, sample_dialogues, tmp_path
             assert reply.sra[f"{definition}/name"].sra == pytest.approx(expected, rel=1e-4)
 
 
-def test_listed_strategies_compare_the_named_one_with_the_others(tiny_models, sample_dialogues, tmp_path):
+def test_listed_strategies_compare_the_named_one_with_the_others(tiny_models, sample_dialogues):
     loaded, dialogue = tiny_models("llama"), sample_dialogues[5]
-    module = evaluated(loaded, [dialogue], tmp_path, "cso", given=True)
+    module = evaluated(loaded, [dialogue], "cso", replies="gold")
     reply = module.measured[2]
     turn = reply.prediction.turn
     prompt = build_prompt(TEMPLATES["cso"], INVENTORY, dialogue, turn, history_labels=True)
@@ -187,18 +187,18 @@ def test_listed_strategies_compare_the_named_one_with_the_others(tiny_models, sa
     found = reply.sra["paper/name"]
     others = [math.log(value) for name, value in by_name.items() if name != named]
     assert found.sra == pytest.approx(by_name[named], rel=1e-4)
-    assert found.sham_net == pytest.approx(math.log(by_name[named]) - np.mean(others), abs=1e-4)
+    assert math.log(found.sra / found.control) == pytest.approx(math.log(by_name[named]) - np.mean(others), abs=1e-4)
     assert reply.sra.keys() == {f"{d}/{k}" for d in DEFINITIONS for k in ("name", "instruction")}
 
 
-def test_uniform_attention_in_closed_form(tiny_models, sample_dialogues, tmp_path):
+def test_uniform_attention_in_closed_form(tiny_models, sample_dialogues):
     loaded = tiny_models("llama")
     model = copy.deepcopy(loaded.model)
     for name, parameter in model.named_parameters():
         if "q_proj" in name:
             parameter.data.zero_()
     module = evaluated(
-        dataclasses.replace(loaded, model=model), [shortened(sample_dialogues[0], 3)], tmp_path, "c3_hl", given=True
+        dataclasses.replace(loaded, model=model), [shortened(sample_dialogues[0], 3)], "c3_hl", replies="gold"
     )
     for reply in module.measured:
         visible = len(reply.prompt_ids) + np.arange(len(reply.reply_ids))
@@ -207,22 +207,22 @@ def test_uniform_attention_in_closed_form(tiny_models, sample_dialogues, tmp_pat
             assert paper.sra == pytest.approx((1 / visible).mean(), rel=1e-5)
             assert reference.sra == pytest.approx((1 / (visible - 1)).mean(), rel=1e-5)
             for one in (paper, reference):
-                assert one.sham_net == pytest.approx(0, abs=1e-5)
+                assert one.control == pytest.approx(one.sra, rel=1e-5)
                 assert one.relative == pytest.approx(1, rel=1e-5)
 
 
-def test_prompted_strategies(tiny_models, sample_dialogues, tmp_path):
+def test_prompted_strategies(tiny_models, sample_dialogues):
     dialogue = shortened(sample_dialogues[6], 4)
     loaded, turns = tiny_models("qwen2"), [*dialogue.decisions()]
 
     def prompted(**settings):
-        module = evaluated(loaded, [dialogue], tmp_path, "c1_hf", given=True, **settings)
+        module = evaluated(loaded, [dialogue], "c1_hf", replies="gold", **settings)
         by_turn = {turn: [p.prompted for p in module.predictions if p.turn == turn] for turn in turns}
         for turn, names in by_turn.items():
             gold = dialogue.turns[turn].reply.strategies[0]
             assert len(set(names)) == len(names)
             scored = [p.tokens > 0 for p in module.predictions if p.turn == turn]
-            assert scored == [name == gold for name in names]  # likelihood of the given reply under its own prompt only
+            assert scored == [name == gold for name in names]  # likelihood of the gold reply under its own prompt only
         return by_turn
 
     assert all(names == [dialogue.turns[turn].reply.strategies[0]] for turn, names in prompted().items())
@@ -233,11 +233,11 @@ def test_prompted_strategies(tiny_models, sample_dialogues, tmp_path):
     assert all(len(names) == 1 for names in prompted(prompted="random", prompted_share=0.0).values())
 
 
-def test_replies_do_not_depend_on_the_strategies_beside_them(tiny_models, sample_dialogues, tmp_path):
+def test_replies_do_not_depend_on_the_strategies_beside_them(tiny_models, sample_dialogues):
     dialogue, loaded = shortened(sample_dialogues[7], 3), tiny_models("gemma3")
-    settings = {"sampling": Sampling(6, temperature=1.0), "replies_together": 8}
-    alone = evaluated(loaded, [dialogue], tmp_path, "c1_hf", **settings)
-    together = evaluated(loaded, [dialogue], tmp_path, "c1_hf", prompted="all", **settings)
+    settings = {"temperature": 1.0, "batch": 8}
+    alone = evaluated(loaded, [dialogue], "c1_hf", **settings)
+    together = evaluated(loaded, [dialogue], "c1_hf", prompted="all", **settings)
     every = {(p.turn, p.prompted): p for p in together.predictions}
     for one in alone.predictions:
         other = every[one.turn, one.prompted]
@@ -248,25 +248,24 @@ def test_replies_do_not_depend_on_the_strategies_beside_them(tiny_models, sample
 def test_what_cannot_be_measured_is_counted(tiny_models, sample_dialogues, tmp_path):
     loaded, dialogue = tiny_models("llama"), shortened(sample_dialogues[0], 4)
     # A model of random weights names no strategy.
-    module = evaluated(loaded, [dialogue], tmp_path, "cso")
-    metric = StrategyRelevantAttention(INVENTORY.names)
-    metrics = attention_metrics(module.measured, module.predictions, metric)
-    assert metrics == {"sra/skipped_no_strategy_named": len(module.predictions)}
+    module = evaluated(loaded, [dialogue], "cso")
+    metrics, _ = summary(module.predictions, tmp_path)
+    attention = {name: value for name, value in metrics.items() if name.startswith("sra/")}
+    assert attention == {"sra/skipped_no_strategy_named": len(module.predictions)}
     lengths = sorted(decision.start for decision in decisions_of(loaded, [dialogue], "standard")[0][0])
-    short = dataclasses.replace(loaded, context_tokens=lengths[1] + 6)  # a prompt and Sampling(6)
-    module = evaluated(short, [dialogue], tmp_path, "standard")
+    short = dataclasses.replace(loaded, context_tokens=lengths[1] + 6)  # a prompt and 6 new tokens
+    module = evaluated(short, [dialogue], "standard")
     long = [p for p in module.predictions if p.unmeasured]
     assert {p.unmeasured for p in long} == {"prompt too long"}
     assert len(long) == 2
     assert all(p.reply is None and p.sra is None for p in long)
     assert len(long) + len(module.measured) == len(module.predictions)
-    metrics = attention_metrics(module.measured, module.predictions, StrategyRelevantAttention(INVENTORY.names))
-    assert metrics["sra/skipped_prompt_too_long"] == len(long)
+    assert summary(module.predictions, tmp_path)[0]["sra/skipped_prompt_too_long"] == len(long)
     stop = dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))
     stop.model.get_output_embeddings().weight.data.zero_()  # every token is as likely: greedy takes the first
     stop.encoder.end_of_turn, usual = 0, stop.encoder.end_of_turn
     try:
-        module = evaluated(stop, [dialogue], tmp_path, "standard")
+        module = evaluated(stop, [dialogue], "standard")
     finally:
         stop.encoder.end_of_turn = usual
     assert {p.unmeasured for p in module.predictions} == {"empty reply"}
@@ -303,30 +302,31 @@ def test_adherence_is_judged_by_the_classifier_alone(tiny_models, sample_dialogu
 
     dialogue = shortened(sample_dialogues[2], 3)
     module = evaluated(
-        tiny_models("llama"), [dialogue], tmp_path, "standard", given=True, prompted="all", classifier=FirstLetter()
+        tiny_models("llama"), [dialogue], "standard", replies="gold", prompted="all", classifier=FirstLetter()
     )
     for prediction in module.predictions:
         judged = INVENTORY.names[ord(prediction.gold_reply[0]) % len(INVENTORY)]
         assert prediction.judged == judged
         assert prediction.adheres == (judged == prediction.prompted)
-    metrics, _ = summarize(module.predictions, INVENTORY)
+    metrics, _ = summary(module.predictions, tmp_path)
     assert metrics["adherence/accuracy"] == pytest.approx(1 / len(INVENTORY))
     assert not any("classifier" in name for name, _ in module.named_parameters())
 
 
-def test_metric_groups(tiny_models, sample_dialogues, tmp_path):
-    module = evaluated(
-        tiny_models("llama"), [shortened(d, 3) for d in sample_dialogues[:2]], tmp_path, "c5_hl", given=True
-    )
+def test_metric_groups(tiny_models, sample_dialogues):
+    module = evaluated(tiny_models("llama"), [shortened(d, 3) for d in sample_dialogues[:2]], "c5_hl", replies="gold")
     shape = module.measured[0].sra["reference/quoted"].heads.shape
     metric = StrategyRelevantAttention(INVENTORY.names, definition="reference", span="quoted", heads=shape)
-    attention_metrics(module.measured, module.predictions, metric)
+    predictions = [reply.prediction for reply in module.measured]
+    metric.update(
+        [reply.sra for reply in module.measured], [p.followed for p in predictions], [p.turn for p in predictions]
+    )
     values = np.array([[r.sra["reference/quoted"].sra, r.sra["reference/quoted"].control] for r in module.measured])
     found = metric.compute()
     assert float(found["log_sra"]) == pytest.approx(np.log(values[:, 0]).mean())
     assert float(found["sham_net"]) == pytest.approx(np.log(values[:, 0] / values[:, 1]).mean())
     assert float(metric.heads.mean()) == pytest.approx(values[:, 0].mean())
-    for group, key in (("strategy", "prompted"), ("depth", "turn"), ("template", "template")):
+    for group, key in (("strategy", "prompted"), ("depth", "turn")):
         labels = [getattr(reply.prediction, key) for reply in module.measured]
         by = metric.by(group)
         assert by.keys() == set(labels)
@@ -334,11 +334,9 @@ def test_metric_groups(tiny_models, sample_dialogues, tmp_path):
             own = values[[one == label for one in labels], 0]
             assert float(means["sra"]) == pytest.approx(own.mean())
             assert float(means["n"]) == len(own)
-    with pytest.raises(ValueError, match="no SRA"):
-        StrategyRelevantAttention(INVENTORY.names, span="names")
 
 
-def test_a_dialogue_that_names_its_strategy_twice(tiny_models, sample_dialogues, tmp_path):
+def test_a_dialogue_that_names_its_strategy_twice(tiny_models, sample_dialogues):
     """The span is the one in the instruction, wherever else the words stand."""
     loaded, dialogue = tiny_models("qwen2"), sample_dialogues[8]
     turn = [*dialogue.decisions()][1]

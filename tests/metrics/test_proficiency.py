@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from esc_lab.metrics import StrategyProficiency, resolve_gold
+from esc_lab.metrics import StrategyProficiency
 
 NAMES = ["Question", "Information", "Self-disclosure", "Others"]
 decisions = st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 3)), min_size=1, max_size=40)
@@ -119,19 +119,3 @@ def test_small_integer_types_do_not_overflow():
     metric = StrategyProficiency([str(i) for i in range(16)])
     metric.update(torch.tensor([15, -1], dtype=torch.int8), torch.tensor([15, 15], dtype=torch.int8))
     assert metric.confusion[15:, 15].tolist() == [1, 1]
-
-
-@relaxed
-@given(st.lists(st.tuples(st.integers(-1, 5), st.lists(st.integers(0, 5), min_size=1, max_size=3)), max_size=8))
-def test_resolve_gold(cases):
-    gold = resolve_gold(torch.tensor([pred for pred, _ in cases]), [allowed for _, allowed in cases])
-    assert gold.dtype == torch.int64
-    for chosen, (pred, allowed) in zip(gold.tolist(), cases, strict=True):
-        assert chosen == (pred if pred in allowed else allowed[0])
-
-
-def test_resolve_gold_refuses_unlabelled_decisions():
-    with pytest.raises(ValueError, match="decision 1 has no gold strategy"):
-        resolve_gold(torch.tensor([0, 0]), [[0], []])
-    with pytest.raises(ValueError, match="2 predictions, but 1 gold sets"):
-        resolve_gold(torch.tensor([0, 0]), [[0]])

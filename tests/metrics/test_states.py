@@ -10,20 +10,11 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
-from esc_lab.metrics import (
-    Diversity,
-    PreferenceBias,
-    ReplyPerplexity,
-    StrategyProficiency,
-    StrategyRelevantAttention,
-    TextOverlap,
-)
-from esc_lab.metrics.sra import SpanSRA
+from esc_lab.metrics import PreferenceBias, StrategyProficiency, StrategyRelevantAttention
+from esc_lab.metrics.attention import SpanSRA
 
 CLASSES = ["Question", "Information", "Others"]
 DECISIONS = [(torch.tensor([0, 0, 1, -1]), torch.tensor([0, 1, 2, 1])), (torch.tensor([2, 1]), torch.tensor([0, 0]))]
-TEXTS = [["I hear you.", "", "What happened then?"], ["I hear you too."]]
-REFERENCES = [["I hear what you say.", "Hello!", "What happened?"], ["I see you too."]]
 ATTENTION = [{"paper/name": SpanSRA(x, 0.02, 3 * x, np.full((2, 3), x, dtype=np.float32))} for x in (0.01, 0.03, 0.5)]
 CASES = {
     "proficiency": (lambda: StrategyProficiency(CLASSES), DECISIONS),
@@ -31,15 +22,9 @@ CASES = {
     "attention": (
         lambda: StrategyRelevantAttention(CLASSES, heads=(2, 3)),
         [
-            (ATTENTION[:2], CLASSES[:2], [1, 3], ["standard", "c1_hf"]),
-            (ATTENTION[2:], CLASSES[:1], [5], ["standard"]),
+            (ATTENTION[:2], CLASSES[:2], [1, 3]),
+            (ATTENTION[2:], CLASSES[:1], [5]),
         ],
-    ),
-    "overlap": (TextOverlap, list(zip(TEXTS, REFERENCES, strict=True))),
-    "diversity": (Diversity, [(texts,) for texts in TEXTS]),
-    "perplexity": (
-        ReplyPerplexity,
-        [(torch.tensor([-3.5, -300.25]), torch.tensor([2, 40])), (torch.tensor([-0.125]), torch.tensor([1]))],
     ),
 }
 each_metric = pytest.mark.parametrize(("make", "batches"), CASES.values(), ids=CASES.keys())
@@ -112,6 +97,13 @@ def test_low_precision_around_it_costs_nothing(make, batches):
         assert torch.get_default_dtype() == torch.bfloat16
     finally:
         torch.set_default_dtype(before)
+
+
+def test_an_unknown_span_is_refused():
+    with pytest.raises(ValueError, match="no SRA 'paper/names': paper or reference, name, quoted, instruction"):
+        StrategyRelevantAttention(CLASSES, span="names")
+    with pytest.raises(ValueError, match="replies without 'paper/quoted', only paper/name"):
+        StrategyRelevantAttention(CLASSES, span="quoted").update(ATTENTION[:1], CLASSES[:1], [1])
 
 
 def test_strategy_metrics_share_their_counts_in_a_collection():

@@ -5,21 +5,18 @@ from collections import Counter
 from functools import cache
 from itertools import starmap
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.text import rouge_score
 
-from esc_lab.metrics import Diversity, ReplyPerplexity, TextOverlap, bleu_counts
+from esc_lab.metrics.text import bleu, bleu_counts, rouge_l, split_words
 
 relaxed = settings(deadline=None, max_examples=60)
 replies = st.lists(st.sampled_from("abc"), max_size=8).map(" ".join)
 pairs = st.lists(st.tuples(replies, replies.filter(bool)), min_size=1, max_size=6)
-
-
-def computed(metric, *inputs):
-    metric.update(*inputs)
-    return {name: value.item() for name, value in metric.compute().items()}
 
 
 def ngrams(text, order):
@@ -38,7 +35,7 @@ def corpus_bleu(preds, target, order):
     return math.exp(log_precision + min(0.0, 1 - reference_tokens / reply_tokens))
 
 
-def rouge_l(pred, target):
+def brute_rouge_l(pred, target):
     pred, target = pred.split(), target.split()
 
     @cache
@@ -50,126 +47,79 @@ def rouge_l(pred, target):
     return 2 * lcs(0, 0) / (len(pred) + len(target)) if pred else 0.0
 
 
+def bleu_totals(cases):
+    """Totals [9, 1] as `bleu` reads them, from the counts of single replies."""
+    counts = list(starmap(bleu_counts, cases))
+    *matches, tokens, reference = map(sum, zip(*counts, strict=True))
+    grams = [sum(max(of_reply[4] - k, 0) for of_reply in counts) for k in range(4)]
+    assert grams[0] == tokens
+    return np.array([*matches, *grams, reference], dtype=float)[:, None]
+
+
 @relaxed
 @given(pairs)
 def test_overlap_equals_brute_force(cases):
     preds, target = map(list, zip(*cases, strict=True))
-    assert computed(TextOverlap(), preds, target) == pytest.approx(
-        {
-            "rouge_l": sum(map(rouge_l, preds, target)) / len(cases),
-            **{f"bleu_{order}": corpus_bleu(preds, target, order) for order in range(1, 5)},
-            "replies": len(cases),
-            "empty_replies": preds.count(""),
-        },
-        abs=1e-12,
-    )
-
-
-@relaxed
-@given(pairs)
-def test_bleu_counts_of_single_replies_add_up_to_those_of_the_corpus(cases):
-    metric = TextOverlap()
-    metric.update(*map(list, zip(*cases, strict=True)))
-    *matches, tokens, reference = (sum(counts) for counts in zip(*starmap(bleu_counts, cases), strict=True))
-    assert (matches, tokens, reference) == (metric.matches.tolist(), metric.reply_tokens, metric.reference_tokens)
-    grams = [sum(max(bleu_counts(*case)[4] - k, 0) for case in cases) for k in range(4)]
-    assert grams == metric.totals.tolist()
+    assert list(starmap(rouge_l, cases)) == pytest.approx(list(map(brute_rouge_l, preds, target)), abs=1e-12)
+    totals = bleu_totals(cases)
+    for order in range(1, 5):
+        assert bleu(order, totals)[0] == pytest.approx(corpus_bleu(preds, target, order), abs=1e-12)
 
 
 def test_overlap_by_hand():
     # LCS "the cat on the mat": 5 of 6 tokens on both sides. Unigrams 5/6, bigrams 3/5, trigrams 1/4, no 4-gram.
-    found = computed(TextOverlap(), ["The cat is on the mat"], ["the cat sat on the mat"])
-    assert found["rouge_l"] == pytest.approx(5 / 6)
-    assert found["bleu_2"] == pytest.approx(math.sqrt(5 / 6 * 3 / 5))
-    assert found["bleu_4"] == 0
+    case = ("The cat is on the mat", "the cat sat on the mat")
+    assert rouge_l(*case) == pytest.approx(5 / 6)
+    assert bleu(2, bleu_totals([case]))[0] == pytest.approx(math.sqrt(5 / 6 * 3 / 5))
+    assert bleu(4, bleu_totals([case]))[0] == 0
 
 
 def test_bleu_clips_repeated_words():
     # The example of Papineni et al. 2002: "the" is repeated seven times and occurs twice in the reference.
-    metric = TextOverlap()
-    metric.update(["the the the the the the the"], ["the cat is on the mat"])
-    assert metric.matches.tolist() == [2, 0, 0, 0]
-    assert metric.totals.tolist() == [7, 6, 5, 4]
+    assert bleu_counts("the the the the the the the", "the cat is on the mat") == [2, 0, 0, 0, 7, 6]
 
 
 def test_bleu_is_of_the_corpus_and_counts_the_missing_tokens_of_short_replies():
-    found = computed(TextOverlap(), ["a b c d", ""], ["a b c d", "a b c d"])
-    assert found["bleu_4"] == pytest.approx(math.exp(1 - 8 / 4))
-    assert found["rouge_l"] == pytest.approx(0.5)
-    assert found["empty_replies"] == 1
+    cases = [("a b c d", "a b c d"), ("", "a b c d")]
+    assert bleu(4, bleu_totals(cases))[0] == pytest.approx(math.exp(1 - 8 / 4))
+    assert np.mean(list(starmap(rouge_l, cases))) == 0.5
 
 
-def test_tokens_of_rouge_and_bleu():
-    # Punctuation: dropped by ROUGE, a token of its own for BLEU. Case matters to neither.
-    metric = TextOverlap()
-    assert computed(metric, ["I SEE."], ["i see"])["rouge_l"] == pytest.approx(1)
-    assert metric.totals.tolist()[0] == 3
+def test_bleu_without_replies_or_matches():
+    no_bigram, blank = [2, 0, 0, 0, 5, 4, 3, 2, 5.0], [0, 0, 0, 0, 0, 0, 0, 0, 9.0]
+    assert bleu(2, np.array([no_bigram, blank]).T).tolist() == [0, 0]
+    assert np.isnan(bleu(2, np.zeros((9, 1)))).all()
+
+
+def test_bleu_counts_in_a_trainer_of_low_precision():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        counts = bleu_counts(" ".join(["word"] * 301), " ".join(["word"] * 301))
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert counts == [301, 300, 299, 298, 301, 301]
+
+
+def test_tokens():
+    # Punctuation: dropped by ROUGE, a token of its own for BLEU and for diversity. Case matters to none.
+    assert rouge_l("I SEE.", "i see") == 1
+    assert bleu_counts("I SEE.", "i see")[4:] == [3, 2]
+    assert split_words("Don\u2019t GO!!") == ["don\u2019t", "go", "!", "!"]
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
-def test_blank_replies_score_zero_and_are_counted(blank):
-    found = computed(TextOverlap(), [blank], ["take care"])
-    overlap = dict.fromkeys(("rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4"), 0)
-    assert found == {**overlap, "replies": 1, "empty_replies": 1}
-    found = computed(Diversity(), [blank])
-    assert found == {"distinct_1": 0, "distinct_2": 0, "reply_length": 0, "replies": 1, "empty_replies": 1}
+def test_blank_replies_score_zero(blank):
+    assert rouge_l(blank, "take care") == 0
+    assert bleu_counts(blank, "take care") == [0, 0, 0, 0, 0, 2]
+    assert split_words(blank) == []
 
 
-def test_overlap_needs_a_reference_for_each_reply():
-    with pytest.raises(ValueError, match="2 replies, but 1 references"):
-        TextOverlap().update(["a", "b"], ["a"])
+texts = st.lists(st.sampled_from(["a", "b", "cat", "It's", "d!", "Cat", "-", "\u00e9"]), max_size=14).map(" ".join)
 
 
 @relaxed
-@given(st.lists(replies, min_size=1, max_size=8), st.integers(1, 4))
-def test_diversity_equals_brute_force_in_any_batches(texts, size):
-    metric = Diversity()
-    for start in range(0, len(texts), size):
-        metric.update(texts[start : start + size])
-    found = {name: value.item() for name, value in metric.compute().items()}
-    for order in (1, 2):
-        pooled = sum((ngrams(text, order) for text in texts), Counter())
-        assert found[f"distinct_{order}"] == pytest.approx(len(pooled) / max(1, pooled.total()))
-    assert found["reply_length"] == pytest.approx(sum(len(text.split()) for text in texts) / len(texts))
-
-
-def test_diversity_by_hand():
-    # 9 tokens, 6 different (i, hear, you, ".", don't, know); 7 bigrams, of which "you ." comes twice.
-    found = computed(Diversity(), ["I hear you.", "i don't know you."])
-    assert found["distinct_1"] == pytest.approx(6 / 9)
-    assert found["distinct_2"] == pytest.approx(6 / 7)
-    assert found["reply_length"] == pytest.approx(4.5)
-
-
-def test_bigrams_do_not_reach_across_replies():
-    metric = Diversity()
-    metric.update(["a", "b", "c"])
-    assert metric.bigram_count == 0
-
-
-def test_perplexity_weighs_tokens_alike():
-    metric = ReplyPerplexity()
-    metric.update(torch.tensor([-6.0, -1.0]), torch.tensor([3, 1]))
-    metric.update(torch.tensor(-5.0), torch.tensor(6))
-    assert metric.compute()["reply_perplexity"].item() == pytest.approx(math.exp(12 / 10))
-
-
-def test_perplexity_of_a_uniform_model_is_its_vocabulary():
-    lengths = torch.tensor([4, 9, 1])
-    found = computed(ReplyPerplexity(), -lengths * math.log(50.0), lengths)
-    assert found["reply_perplexity"] == pytest.approx(50, rel=1e-6)
-
-
-def test_perplexity_of_an_impossible_reply_is_infinite():
-    assert computed(ReplyPerplexity(), torch.tensor([-math.inf]), torch.tensor([2]))["reply_perplexity"] == math.inf
-
-
-@pytest.mark.parametrize("log_prob", [3.2, math.nan, math.inf])
-def test_perplexity_refuses_what_is_no_log_probability(log_prob):
-    with pytest.raises(ValueError, match="log-probabilities must be numbers up to 0"):
-        ReplyPerplexity().update(torch.tensor([log_prob]), torch.tensor([2]))
-
-
-def test_perplexity_refuses_different_shapes():
-    with pytest.raises(ValueError, match="shapes differ"):
-        ReplyPerplexity().update(torch.tensor([-1.0, -2.0]), torch.tensor([2]))
+@given(texts, texts)
+def test_rouge_l_is_that_of_torchmetrics(reply, reference):
+    expected = rouge_score([reply], [[reference]], rouge_keys="rougeL")["rougeL_fmeasure"]
+    assert rouge_l(reply, reference) == pytest.approx(float(expected), abs=1e-6)

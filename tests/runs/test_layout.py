@@ -18,7 +18,7 @@ def renamed(monkeypatch):
         "evaluate.least": "evaluate.history_turns",
         "tag": "tags",
         "old.seed": "seed",
-        "evaluate.replies=first": "evaluate.replies=given",
+        "evaluate.replies=first": "evaluate.replies=gold",
     }
     for old, new in names.items():
         monkeypatch.setitem(RENAMED, old, new)
@@ -29,7 +29,7 @@ def test_an_old_configuration_has_the_names_of_today(tmp_path, renamed):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
     assert layout.read_config(tmp_path) == {
         "stage": "sft",
-        "evaluate": {"history_turns": 3, "replies": "given"},
+        "evaluate": {"history_turns": 3, "replies": "gold"},
         "old": {},
         "tags": ["a"],
         "seed": 1,  # what has the name of today wins
@@ -44,7 +44,7 @@ def test_an_old_name_is_refused_with_the_new_one(renamed):
         "unknown config key 'evaluate.least'; it is 'evaluate.history_turns' now. Fix: write evaluate.history_turns=..."
     )
     key = KEYS["evaluate.replies"]
-    assert "; it is evaluate.replies=given now" in checks._value_problems(key, "first")[0]
+    assert "; it is evaluate.replies=gold now" in checks._value_problems(key, "first")[0]
 
 
 def test_new_names_are_keys_and_old_ones_are_not():

@@ -1,4 +1,4 @@
-"""Predictions as arrays, and the text metric that is worked out anew."""
+"""predictions.jsonl: written, read line by line and as arrays, of today and of older code."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.evaluation.decisions import NOT_ASKED, UNPARSABLE, read_predictions, rouge_l
-from esc_lab.metrics import Diversity, TextOverlap
+from esc_lab.evaluation.predictions import measure_texts, read_predictions, read_table, write_predictions
+from esc_lab.metrics.prediction_table import NOT_ASKED, UNPARSABLE
+from esc_lab.metrics.text import rouge_l, split_words
 from tests.comparison.synthetic import predictions
 
 NAMES = load_inventory("esconv").names
 
 
 def read(path, rows, *, texts=True):
-    path.write_text("\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows) + "\n")
-    return read_predictions(path, NAMES, sra="paper/name", texts=texts)
+    write_predictions(path, rows)
+    return read_table(path, NAMES, sra="paper/name", texts=texts)
 
 
 def test_arrays_say_what_the_lines_say(tmp_path):
     rows = predictions(skill=0.5, seed=1, replies=True)
     rows[3].reply = rows[3].strategy = rows[3].sra = rows[3].adheres = None
-    rows[4].distribution, rows[4].tokens = {}, 0
+    rows[4].distribution, rows[4].chosen, rows[4].tokens = {}, None, 0
     rows[5].prompted, rows[5].gold_reply = rows[5].gold[0], "one\u2028line"  # a line break to Unicode, not to JSON
     rows[6].prompted = next(name for name in NAMES if name not in rows[6].gold)
     shuffled = [rows[number] for number in np.random.default_rng(0).permutation(len(rows))]
@@ -50,7 +49,7 @@ def test_arrays_say_what_the_lines_say(tmp_path):
             assert found.written[number] == NOT_ASKED
         else:
             assert found.written[number] == (NAMES.index(row.strategy) if row.strategy else UNPARSABLE)
-        assert math.isnan(found.values["rouge_l"][number]) == (row is rows[3] or row is rows[6])
+        assert math.isnan(found.values["text/rouge_l"][number]) == (row is rows[3] or row is rows[6])
         assert math.isnan(found.values["log_prob"][number]) == (row is rows[4])
         assert math.isnan(found.values["log_sra"][number]) == (row.sra is None)
 
@@ -66,32 +65,47 @@ def test_dialogues_of_a_tree_are_one_cluster(tmp_path):
     assert test.identity == read(tmp_path / "others.jsonl", predictions(skill=0.5, seed=9)).test.identity
 
 
-words = st.lists(st.sampled_from(["a", "b", "cat", "It's", "d!", "Cat", "-", "\u00e9"]), max_size=14).map(" ".join)
-
-
-@given(words, words)
-def test_rouge_l_is_that_of_the_package(reply, reference):
-    metric = TextOverlap()
-    metric.update([reply], [reference])
-    assert rouge_l(reply, reference) == pytest.approx(float(metric.compute()["rouge_l"]), abs=1e-6)
-
-
-def test_text_values_are_those_of_the_package(tmp_path):
+def test_texts_are_measured_once_and_anew_where_an_older_file_has_no_value(tmp_path):
     rows = predictions(skill=0.5, seed=1, replies=True)
-    found = read(tmp_path / "rows.jsonl", rows)
-    overlap, diversity = TextOverlap(), Diversity()
-    overlap.update([row.reply for row in rows], [row.gold_reply for row in rows])
-    diversity.update([row.reply for row in rows])
-    assert np.nanmean(found.values["rouge_l"]) == pytest.approx(float(overlap.compute()["rouge_l"]))
-    assert np.nanmean(found.values["reply_length"]) == pytest.approx(float(diversity.compute()["reply_length"]))
-    assert "rouge_l" not in read(tmp_path / "rows.jsonl", rows, texts=False).values
+    rows[0].prompted = next(name for name in NAMES if name not in rows[0].gold)
+    older = read(tmp_path / "older.jsonl", rows)
+    expected = [rouge_l(row.reply, row.gold_reply) for row in rows[1:]]
+    np.testing.assert_array_equal(older.column("text/rouge_l")[1:], expected)
+    assert older.column("reply_length")[1:].tolist() == [len(split_words(row.reply)) for row in rows[1:]]
+    assert math.isnan(older.column("text/rouge_l")[0])  # a reply to another strategy
+    measure_texts(rows)
+    assert rows[0].values == {}
+    assert rows[1].values == {"text/rouge_l": rouge_l(rows[1].reply, rows[1].gold_reply)}
+    np.testing.assert_array_equal(read(tmp_path / "rows.jsonl", rows).column("text/rouge_l")[1:], expected)
+    rows[1].values["text/rouge_l"] = 0.5
+    assert read(tmp_path / "rows.jsonl", rows).column("text/rouge_l")[1] == 0.5
+    untold = read(tmp_path / "rows.jsonl", rows, texts=False)
+    assert "reply_length" not in untold.values
+    assert np.isnan(untold.column("text/rouge_l")).all()
+
+
+def test_lines_are_read_as_they_were_written(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True, samples=2)
+    measure_texts(rows)
+    for row in rows:
+        row.chosen = max(row.distribution, key=row.distribution.get) if row.distribution else None
+    path = tmp_path / "rows.jsonl"
+    write_predictions(path, rows)
+    assert read_predictions(path) == rows
+    # A line of older code has neither `chosen` nor `values`; one of newer code may have more.
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        del line["chosen"], line["values"]
+        line["of a later version"] = 1
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert [row.chosen for row in read_predictions(path)] == [row.chosen for row in rows]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"gold": ["Qestion"]}, "KeyError 'Qestion'"),
-        ({"gold": []}, "IndexError"),
+        ({"gold": []}, "ValueError without a gold strategy"),
         ({"strategy": "Qestion", "reply": ""}, "KeyError 'Qestion'"),
         ({"distribution": {"Question": 1.0}}, "a distribution over Question"),
         ({"turn": None, "tokens": None}, "TypeError"),
@@ -104,7 +118,7 @@ def test_lines_that_are_no_prediction(tmp_path, change, message):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match=rf"rows.jsonl:2: not a prediction with the strategies Question, .*{message}"):
-        read_predictions(path, NAMES, sra="paper/name", texts=True)
+        read_table(path, NAMES, sra="paper/name", texts=True)
 
 
 def test_several_samples_are_rows_of_one_decision(tmp_path):
@@ -139,9 +153,9 @@ def test_files_that_hold_none(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("{}\n{")
     with pytest.raises(UserError, match=r"rows.jsonl:1: not a prediction"):
-        read_predictions(path, NAMES, sra="paper/name", texts=True)
+        read_table(path, NAMES, sra="paper/name", texts=True)
     path.write_text("")
     with pytest.raises(UserError, match="there are no predictions"):
-        read_predictions(path, NAMES, sra="paper/name", texts=True)
+        read_table(path, NAMES, sra="paper/name", texts=True)
     with pytest.raises(UserError, match="FileNotFoundError"):
-        read_predictions(tmp_path / "absent", NAMES, sra="paper/name", texts=True)
+        read_table(tmp_path / "absent", NAMES, sra="paper/name", texts=True)
