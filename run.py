@@ -34,8 +34,8 @@ from esc_lab.cli.help import help_text
 from esc_lab.cli.overrides import CONF, check, lacks_stage, multirun_jobs, one_line, tell_own_sweep
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs import manifest as multirun
-from esc_lab.runs.reuse import reused_stages
-from esc_lab.stages.run_stage import recorded
+from esc_lab.runs.reuse import find_reused_stages
+from esc_lab.stages.run_stage import run_stage
 
 log = logging.getLogger("run")
 
@@ -59,7 +59,7 @@ def job(cfg: DictConfig) -> float | None:
         _note(hydra_config, {"status": "running"})
     try:
         metrics = _run_stage(cfg, directory)
-        stages = reused_stages(directory)
+        stages = find_reused_stages(directory)
         status = "reused" if stages and all(stages.values()) else "done"
         result = {"status": status, "metrics": metrics, "stages": stages}
         if cfg.optimize_metric is not None:
@@ -88,7 +88,7 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
                 words = multirun.without_resume(words)
             return multirun.run_apart(Path(__file__), words, directory)
         settings.trainer.devices = "1"
-    return recorded(settings)
+    return run_stage(settings)
 
 
 def _done_before(cfg: DictConfig, hydra_config: Any) -> float | None:

@@ -24,6 +24,8 @@ from esc_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 
+INPUTS = "inputs.json"  # in an artifact: what its content depends on
+
 
 def fingerprint(value: Any) -> str:
     """First 16 hex digits of the SHA-256 of a value of JSON types; equal values have equal fingerprints."""
@@ -114,7 +116,7 @@ def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path]
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
         try:
             build(temporary)
-            write_atomic(temporary / "inputs.json", json.dumps(inputs, indent=2, sort_keys=True))
+            write_atomic(temporary / INPUTS, json.dumps(inputs, indent=2, sort_keys=True))
             temporary.chmod(0o755)
             temporary.replace(directory)
         except BaseException:

@@ -17,7 +17,7 @@ from esc_lab.artifacts import file_fingerprint
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import METRICS
 from esc_lab.runs.layout import Settings, read_config
-from esc_lab.runs.lineage import Method, method_of, tell_apart
+from esc_lab.runs.lineage import Method, find_distinguishing_settings, read_method
 from esc_lab.runs.manifest import DONE, MANIFEST, jobs
 
 _FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
@@ -104,7 +104,7 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
     groups: dict[tuple[str, str], list[Method]] = {}
     for run in runs:
         groups.setdefault((run.model, run.template), []).append(run.method)
-    differing = tell_apart(groups.values())
+    differing = find_distinguishing_settings(groups.values())
     return _without_copies([replace(run, name=_name(run.method, differing[run.method.name])) for run in runs])
 
 
@@ -153,7 +153,7 @@ def _jobs(directory: Path) -> list[Path]:
 def _read_run(directory: Path) -> Run:
     metrics, config = _finished(directory), _config(directory)
     try:
-        method = method_of(directory)
+        method = read_method(directory)
         template = config["prompt"]["eval" if config["stage"] == "evaluate" else "train"]["template"]
         model, inventory = str(config["model"]["name"]), str(config["inventory"]["name"])
     except (KeyError, TypeError, AttributeError) as error:

@@ -9,8 +9,6 @@ from omegaconf import MISSING
 
 from esc_lab.config.item import COUNT, SPEED, item, looks
 
-BASE_FILE = "base_model.json"  # beside trained weights: the model that they were trained from
-
 
 @dataclass
 class ModelConfig:

@@ -18,7 +18,7 @@ from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel, checkpoint_parts, load_model
 from esc_lab.prompts.layouts import TEMPLATES
-from esc_lab.runs.layout import read_config, run_of
+from esc_lab.runs.layout import find_run, read_config
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.cso import pair_rewards
 from esc_lab.training.cso_data import PreferenceSteps
@@ -69,7 +69,7 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
     sums = policy.sum(axis=1)
     metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
-    run = run_of(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    run = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
     settings = read_config(run) if run else {}
     rewards = None
     if run and settings["stage"] == "cso":

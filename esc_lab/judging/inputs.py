@@ -20,7 +20,7 @@ from esc_lab.judging.replies import WrittenReply, check_context, drawn, history_
 from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import read_config
-from esc_lab.runs.lineage import searches_of
+from esc_lab.runs.lineage import find_searches
 from esc_lab.training.datamodule import read_splits
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _lineage(runs: Sequence[JudgedRun], judge: JudgeModel) -> tuple[list[str], l
     """Sentences on runs whose training data the judge judged, and on what else stands out in how they were made."""
     same, remarks = [], []
     for one in runs:
-        searches, lost = searches_of(one.run.directory)
+        searches, lost = find_searches(one.run.directory)
         for search in searches:
             try:
                 other = judge_model(read_config(search))

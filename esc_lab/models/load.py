@@ -12,12 +12,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.config.model import BASE_FILE, ModelConfig
+from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
 from esc_lab.models.log_probs import head_logits, tree_hidden_states
 from esc_lab.models.sources import model_location
 from esc_lab.models.tree_attention import IMPLEMENTATION, check_tree_attention
+from esc_lab.runs.layout import BASE_MODEL
 from esc_lab.tokens import ChatEncoder
 
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
@@ -152,8 +153,8 @@ def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Pa
         loaded.model.save_pretrained(str(target))
         loaded.encoder.tokenizer.save_pretrained(target)
     other = "model" if target.name == "adapter" else "adapter"
-    (directory / other / BASE_FILE).unlink(missing_ok=True)  # of an earlier run here: no checkpoint any more
-    write_atomic(target / BASE_FILE, json.dumps(_identity(model), indent=2))
+    (directory / other / BASE_MODEL).unlink(missing_ok=True)  # of an earlier run here: no checkpoint any more
+    write_atomic(target / BASE_MODEL, json.dumps(_identity(model), indent=2))
     return target
 
 
@@ -173,8 +174,8 @@ def checkpoint_parts(model: ModelConfig, checkpoint: Path | None) -> tuple[Path 
         return None, None
     for kind in ("adapter", "model"):
         for candidate in (checkpoint / kind, checkpoint):
-            if (candidate / BASE_FILE).exists() and candidate.name == kind:
-                base = json.loads((candidate / BASE_FILE).read_text())
+            if (candidate / BASE_MODEL).exists() and candidate.name == kind:
+                base = json.loads((candidate / BASE_MODEL).read_text())
                 if base != _identity(model):
                     raise UserError(
                         f"it was trained from {base['name']} ({base['path']}), not from {model.name} ({model.path})",

@@ -17,7 +17,7 @@ from esc_lab.report.comparison_table import table_context
 from esc_lab.report.dialogue_browser import browser_data, link
 from esc_lab.report.inline_figures import inline_svg
 from esc_lab.report.page import render_page
-from esc_lab.report.reproduction import Command, behind, commands, differing, versions
+from esc_lab.report.reproduction import Command, commands, differing, source_runs, versions
 from esc_lab.report.summary import summary, title_of
 
 MAX_OPEN_FIGURES = 4  # of a kind, shown without being asked for
@@ -154,7 +154,7 @@ def _reproduction(comparison: Comparison, directory: Path) -> dict[str, Any]:
     """Commands, settings that differ, versions, and links to the pages of search trees."""
     lines, without = commands(comparison.cells)
     runs = [run for cell in comparison.cells for run in cell.runs]
-    folders = dict.fromkeys(place / "trees" for run in runs for place in behind(run))
+    folders = dict.fromkeys(place / "trees" for run in runs for place in source_runs(run))
     # Each once: runs that share a search have a copy each.
     by_content = {file_fingerprint(tree): tree for folder in folders for tree in folder.glob("*.html")}
     trees = sorted(by_content.values(), key=lambda tree: tree.stem)

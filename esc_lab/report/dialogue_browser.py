@@ -17,7 +17,7 @@ from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.predictions import Prediction, read_predictions
 from esc_lab.report.page import short_labels
-from esc_lab.report.reproduction import behind, run_names
+from esc_lab.report.reproduction import run_names, source_runs
 
 MOST_RUNS = 12  # side by side
 MOST_CHARACTERS = 7_000_000
@@ -167,7 +167,7 @@ def _read_dialogues(runs: Sequence[Run], wanted: set[str]) -> dict[str, Dialogue
 
 def _trees(runs: Sequence[Run], directory: Path) -> dict[str, str]:
     """Links to the pages of search trees behind the runs, by the id of the dialogue that each was grown from."""
-    folders = dict.fromkeys(place / "trees" for run in runs for place in behind(run))
+    folders = dict.fromkeys(place / "trees" for run in runs for place in source_runs(run))
     return {page.stem: link(page, directory) for folder in folders for page in sorted(folder.glob("*.html"))}
 
 

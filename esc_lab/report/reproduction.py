@@ -44,7 +44,7 @@ def run_names(cells: Sequence[Cell]) -> dict[Path, str]:
     }
 
 
-def behind(run: Run) -> list[Path]:
+def source_runs(run: Run) -> list[Path]:
     """The directories that a run's result comes from, the first step first: search, training, the run itself."""
     found = [run.directory]
     if run.method.training and run.method.training != run.directory:
@@ -68,7 +68,7 @@ def commands(cells: Sequence[Cell]) -> tuple[list[Command], list[str]]:
     for cell in cells:
         for run in cell.runs:
             name = names[run.directory]
-            known = [one for directory in behind(run) if (one := _command(directory))]
+            known = [one for directory in source_runs(run) if (one := _command(directory))]
             for directory, line in known:
                 lines[directory] = line
                 runs.setdefault(directory, {})[name] = None

@@ -28,7 +28,7 @@ CURVES = "metrics.csv"
 # Of searches.
 ESC_PRO = "esc_pro"  # folder of the preference data
 TREES = "trees"  # folder of trees, their pages and their journals
-JOURNAL = "*.journal.jsonl"
+JOURNAL_SUFFIX = ".journal.jsonl"
 # Of evaluations and studies.
 PREDICTIONS = "predictions.jsonl"
 DIALOGUES = "dialogues.jsonl"  # of its test set
@@ -44,7 +44,7 @@ REPORT = "report.html"
 JUDGEMENTS = "judgements.jsonl"
 JUDGE_RESULT = "judge.json"
 JUDGE_TABLE = "judge.md"
-JUDGE_JOURNAL = "judge.journal.jsonl"
+JUDGE_JOURNAL = f"judge{JOURNAL_SUFFIX}"
 MANIFEST = "manifest.jsonl"  # of a multirun: what became of its jobs
 
 
@@ -94,6 +94,12 @@ def _section(config: dict[str, Any], key: str, *, create: bool = False) -> tuple
     return section, name
 
 
-def run_of(path: Path) -> Path | None:
-    """The run directory that holds weights or data: the path itself, or the directory above it; None if neither is."""
-    return next((place for place in (path, path.absolute().parent) if (place / CONFIG).exists()), None)
+def find_run(path: Path, beside: Path | None = None) -> Path | None:
+    """The run that left weights or data: the path itself, or the directory above such a folder; None if it is gone.
+
+    Args:
+        beside: the run that mentions the path; runs that were moved together are found beside it.
+    """
+    run = path.absolute().parent if path.name in (*WEIGHTS, ESC_PRO) else path
+    places = [run, *([beside.absolute().parent / run.name] if beside else [])]
+    return next((place for place in places if (place / CONFIG).exists()), None)

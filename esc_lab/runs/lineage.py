@@ -9,13 +9,11 @@ from pathlib import Path
 
 from esc_lab.config import TRAININGS, Key, keys
 from esc_lab.runs.identity import flatten, select
-from esc_lab.runs.layout import Settings, read_config
+from esc_lab.runs.layout import Settings, find_run, read_config
 
-OBJECTIVES = {
-    "cso": "CSO", "dpo": "DPO", "ipo": "IPO", "hinge": "hinge", "simpo": "SimPO", "orpo": "ORPO", "kto": "KTO",
-}  # fmt: skip
-_ALWAYS = ("stage", "seed")  # which a method names apart from its settings
+OBJECTIVES = {"hinge": "hinge", "simpo": "SimPO"}  # written otherwise than in capitals
 NEGATIVES = {"gold_contrast": "gold-contrast negatives", "random": "random negatives"}
+_NAMED_APART = ("stage", "seed")  # a method has them beside its settings
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Method:
     training: Path | None
 
 
-def method_of(directory: Path) -> Method:
+def read_method(directory: Path) -> Method:
     """The method of a run.
 
     Raises:
@@ -49,18 +47,18 @@ def method_of(directory: Path) -> Method:
     extra = "" if config["prompt"]["inference"] == "direct" else f" {config['prompt']['inference']}"
     if not config["checkpoint"]:
         return Method(f"base{extra}", settings, config.get("seed", 0), None)
-    found = _run_of(Path(config["checkpoint"]), directory)
-    if found is None:
+    training = find_run(Path(config["checkpoint"]), directory)
+    if training is None:
         gone = {**settings, "checkpoint": str(config["checkpoint"])}
         return Method(f"{Path(config['checkpoint']).name} (training gone){extra}", gone, config.get("seed", 0), None)
-    name, trained = _training(found)
-    for key in trained.keys() & settings.keys():  # both were done with it
-        if trained[key] != settings[key]:
-            settings[key] = f"{trained[key]} -> {settings[key]}"
-    return Method(name + extra, {**trained, **settings}, read_config(found).get("seed", 0), found)
+    name, earlier = _training(training)
+    for key in earlier.keys() & settings.keys():  # settings of both
+        if earlier[key] != settings[key]:
+            settings[key] = f"{earlier[key]} -> {settings[key]}"
+    return Method(name + extra, {**earlier, **settings}, read_config(training).get("seed", 0), training)
 
 
-def tell_apart(groups: Iterable[Sequence[Method]]) -> dict[str, tuple[str, ...]]:
+def find_distinguishing_settings(groups: Iterable[Sequence[Method]]) -> dict[str, tuple[str, ...]]:
     """The settings that differ among runs that are named alike.
 
     Args:
@@ -76,34 +74,37 @@ def tell_apart(groups: Iterable[Sequence[Method]]) -> dict[str, tuple[str, ...]]
         for method in group:
             by_name.setdefault(method.name, []).append(method.settings)
         for name, settings in by_name.items():
-            shared = [key for key in settings[0] if all(key in one for one in settings)]
-            found = [key for key in shared if len({one[key] for one in settings}) > 1]
-            differing.setdefault(name, {}).update(dict.fromkeys(found))
+            values = {key: {run.get(key) for run in settings} for key in settings[0]}
+            differing.setdefault(name, {}).update({key: None for key in values if _differ(values[key])})
     return {name: tuple(keys) for name, keys in differing.items()}
 
 
-def searches_of(directory: Path) -> tuple[list[Path], list[str]]:
+def _differ(values: set[str | None]) -> bool:
+    return len(values) > 1 and None not in values
+
+
+def find_searches(directory: Path) -> tuple[list[Path], list[str]]:
     """The searches whose data trained the model of a run, and the checkpoints behind it whose runs are gone.
 
     Raises:
         KeyError: the configuration lacks what every run's has; and what `read_config` raises.
     """
     config = read_config(directory)
-    found: list[Path] = []
+    searches: list[Path] = []
     lost: list[str] = []
     for origin in (config.get("checkpoint"), config.get("init_from")):
-        before = _run_of(Path(origin), directory) if origin else None
-        if before and before.resolve() != directory.resolve():
-            earlier, gone = searches_of(before)
-            found, lost = found + earlier, lost + gone
-        elif origin and not before:
+        training = find_run(Path(origin), directory) if origin else None
+        if training and training.resolve() != directory.resolve():
+            earlier, gone = find_searches(training)
+            searches, lost = searches + earlier, lost + gone
+        elif origin and not training:
             lost.append(str(origin))
     data = config.get("data", {}).get("path")
     if data and config["stage"] in ("sft", "cso"):
         # The data may be named as the folder that the search left, or as a file in it.
-        runs = (_run_of(path, directory) for path in (Path(data), Path(data).parent))
-        found += [run for run in runs if run and read_config(run).get("stage") == "search"]
-    return list(dict.fromkeys(found)), list(dict.fromkeys(lost))
+        runs = (find_run(path, directory) for path in (Path(data), Path(data).parent))
+        searches += [run for run in runs if run and read_config(run).get("stage") == "search"]
+    return list(dict.fromkeys(searches)), list(dict.fromkeys(lost))
 
 
 def _training(directory: Path) -> tuple[str, dict[str, str]]:
@@ -111,31 +112,21 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     config = read_config(directory)
     preferences = config["stage"] == "cso"
     settings = _values(config, _training_keys(config["stage"]))
-    name = OBJECTIVES[config["objective"]["name"]] if preferences else str(config["stage"]).upper()
+    name = str(config["objective"]["name"] if preferences else config["stage"])
+    name = OBJECTIVES.get(name, name.upper())
     if config.get("adapter", {}).get("kind") == "full":
         name += " full"
     negatives = config.get("data", {}).get("negatives", "recorded")
     if preferences and negatives != "recorded":
         name += f" {NEGATIVES[negatives]}"
     origin, data = config.get("init_from"), config.get("data", {}).get("path")
-    before = _run_of(Path(origin), directory) if origin else None
-    settings["init_from"] = _training(before)[0] if before else Path(origin).name if origin else "base"
+    start = find_run(Path(origin), directory) if origin else None
+    settings["init_from"] = _training(start)[0] if start else Path(origin).name if origin else "base"
     settings["data.path"] = str(data)
-    search = _run_of(Path(data), directory) if data else None
+    search = find_run(Path(data), directory) if data else None
     if search and read_config(search).get("stage") == "search":
         settings |= {**_values(read_config(search), _search_keys()), "data.path": "search"}
     return name, settings
-
-
-def _run_of(path: Path, directory: Path) -> Path | None:
-    """The run that left weights or data: the path itself, or the directory above an `adapter`, `model` or `esc_pro`.
-
-    Runs that were moved together are found beside `directory`, the one that mentions the path.
-    """
-    inside = path.name in ("adapter", "model", "esc_pro")
-    run = path.parent if inside else path
-    places = (run, directory.absolute().parent / run.name)
-    return next((place for place in places if (place / "config.yaml").exists()), None)
 
 
 def _values(config: Settings, keys: Iterable[Key]) -> dict[str, str]:
@@ -145,20 +136,19 @@ def _values(config: Settings, keys: Iterable[Key]) -> dict[str, str]:
 @cache
 def _evaluation_keys() -> list[Key]:
     """Keys that make an evaluation another method, which are neither its corpus nor its way of measuring."""
-    found = [key for key in keys() if key.decides("evaluate") and not key.decides("search") and not key.path]
-    return [
-        key for key in found if key.name not in _ALWAYS and (key.method or (key.method is None and not key.measures))
-    ]
+    decisive = [key for key in keys() if key.decides("evaluate") and not key.decides("search") and not key.path]
+    of_method = [key for key in decisive if key.method or (key.method is None and not key.measures)]
+    return [key for key in of_method if key.name not in _NAMED_APART]
 
 
 @cache
 def _training_keys(stage: str) -> list[Key]:
-    found = [key for key in keys() if key.decides(stage) and key.method is not False and not key.path]
-    return [key for key in found if key.name not in _ALWAYS]
+    decisive = [key for key in keys() if key.decides(stage) and not key.path]
+    return [key for key in decisive if key.method is not False and key.name not in _NAMED_APART]
 
 
 @cache
 def _search_keys() -> list[Key]:
     """Keys of a search that are none of the trainings on its data."""
-    found = [key for key in keys() if key.decides("search") and not any(key.decides(stage) for stage in TRAININGS)]
-    return [key for key in found if key.method is not False and not key.path]
+    decisive = [key for key in keys() if key.decides("search") and not key.path]
+    return [key for key in decisive if key.method is not False and not any(map(key.decides, TRAININGS))]

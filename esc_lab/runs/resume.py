@@ -13,18 +13,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from esc_lab.artifacts import read_yaml
 from esc_lab.config import TRAININGS, Config, Key, keys
 from esc_lab.errors import UserError
 from esc_lab.runs.identity import select
-from esc_lab.runs.layout import CONFIG, Settings, read_config
+from esc_lab.runs.layout import CHECKPOINT, CONFIG, Settings, read_config
 
 log = logging.getLogger(__name__)
 
-LAST = Path("checkpoints", "last.ckpt")
 
-
-def resolve(cfg: Config) -> Config:
+def resolve_resume(cfg: Config) -> Config:
     """For a training: `cfg.resume` as the directory of the run that it goes on from, or None where it starts anew.
 
     A checkpoint that an earlier run left in this run's own directory is removed, unless it is the one.
@@ -35,31 +32,32 @@ def resolve(cfg: Config) -> Config:
     if cfg.stage not in TRAININGS:
         return cfg
     own = Path(cfg.run_dir)
-    found = None
+    run = None
     if cfg.resume:
-        found = _furthest(Path(cfg.output_root), cfg) if cfg.resume == "auto" else _named(Path(cfg.resume), cfg)
-        if found:
-            log.info("resume=%s: going on from step %d of %s", cfg.resume, steps_done(found / LAST), found)
+        run = _find_furthest(Path(cfg.output_root), cfg) if cfg.resume == "auto" else _find_named(Path(cfg.resume), cfg)
+        if run:
+            log.info("resume=%s: going on from step %d of %s", cfg.resume, count_steps(run / CHECKPOINT), run)
         else:
             log.info("resume=%s: no interrupted training of this configuration there; starting anew", cfg.resume)
-    if found is None or found.resolve() != own.resolve():
-        (own / LAST).unlink(missing_ok=True)
-    return replace(cfg, resume=str(found.absolute()) if found else None)
+    if run is None or run.resolve() != own.resolve():
+        (own / CHECKPOINT).unlink(missing_ok=True)
+    return replace(cfg, resume=str(run.absolute()) if run else None)
 
 
-def _furthest(root: Path, cfg: Config) -> Path | None:
+def _find_furthest(root: Path, cfg: Config) -> Path | None:
     """The run directory with the most steps among the interrupted trainings of this configuration below `root`."""
-    runs = [path.parents[1] for path in root.glob(f"**/{LAST}")]
-    return max((run for run in runs if differing(cfg, run) == []), key=lambda run: steps_done(run / LAST), default=None)
+    runs = (path.parents[1] for path in root.glob(f"**/{CHECKPOINT}"))
+    alike = [run for run in runs if find_differences(cfg, run) == []]
+    return max(alike, key=lambda run: count_steps(run / CHECKPOINT), default=None)
 
 
-def _named(directory: Path, cfg: Config) -> Path | None:
+def _find_named(directory: Path, cfg: Config) -> Path | None:
     """A run directory, or that of the same step in the directory of a pipeline; None if it has no checkpoint."""
     for run in (directory, directory / Path(cfg.run_dir).name):
-        if (run / LAST).exists():
-            names = differing(cfg, run)
+        if (run / CHECKPOINT).exists():
+            names = find_differences(cfg, run)
             if names is None:
-                raise UserError("no config.yaml in it", where=f"resume={run}", fix="name a run directory")
+                raise UserError(f"no {CONFIG} in it", where=f"resume={run}", fix="name a run directory")
             if names:
                 fix = "give this run the same values, or start anew with resume=null"
                 raise UserError(f"it was configured differently: {', '.join(names)}", where=f"resume={run}", fix=fix)
@@ -67,7 +65,7 @@ def _named(directory: Path, cfg: Config) -> Path | None:
     return None
 
 
-def differing(cfg: Config, run: Path) -> list[str] | None:
+def find_differences(cfg: Config, run: Path) -> list[str] | None:
     """Keys that decide a training and have another value in a run directory; None if it holds no configuration.
 
     A key that is newer than the run counts as having had its default.
@@ -75,11 +73,11 @@ def differing(cfg: Config, run: Path) -> list[str] | None:
     if not (run / CONFIG).exists():
         return None
     deciding = [key for key in keys() if key.decides(cfg.stage)]
-    own, other = (_relative(config, deciding) for config in (asdict(cfg), read_config(run)))
+    own, other = (_select_relative(config, deciding) for config in (asdict(cfg), read_config(run)))
     return [key.name for key in deciding if own[key.name] != other.get(key.name, key.default)]
 
 
-def _relative(config: Settings, deciding: Sequence[Key]) -> dict[str, Any]:
+def _select_relative(config: Settings, deciding: Sequence[Key]) -> dict[str, Any]:
     """Values of keys; models and data of the same pipeline are named relative to the run."""
     values = select(config, deciding)
     run_dir = Path(config["run_dir"])
@@ -90,8 +88,8 @@ def _relative(config: Settings, deciding: Sequence[Key]) -> dict[str, Any]:
     return values
 
 
-def steps_done(checkpoint: Path) -> int:
-    """Optimizer steps behind a checkpoint.
+def count_steps(checkpoint: Path) -> int:
+    """Optimizer steps that led to a checkpoint.
 
     Raises:
         UserError: the file is damaged.
@@ -107,9 +105,9 @@ def steps_done(checkpoint: Path) -> int:
 
 def drop_checkpoints(run: Path) -> None:
     """Remove the checkpoint of a finished run and those of the interrupted ones that led to it."""
-    seen: set[Path] = set()
-    while run not in seen and (run / "config.yaml").exists():
-        seen.add(run)
-        for path in (run / LAST).parent.glob(f"{LAST.name}*"):
+    visited: set[Path] = set()
+    while run not in visited and (run / CONFIG).exists():
+        visited.add(run)
+        for path in (run / CHECKPOINT).parent.glob(f"{CHECKPOINT.name}*"):
             path.unlink(missing_ok=True)
-        run = Path(read_yaml(run / "config.yaml").get("resume") or run)
+        run = Path(read_config(run).get("resume") or run)

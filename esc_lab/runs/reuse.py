@@ -15,29 +15,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from esc_lab.artifacts import cached, file_fingerprint, write_atomic
+from esc_lab.artifacts import INPUTS, cached, file_fingerprint, write_atomic
 from esc_lab.config import TRAININGS, Config, keys
 from esc_lab.config.endpoint import shown_url
-from esc_lab.config.model import BASE_FILE
+from esc_lab.config.files import option_files
 from esc_lab.config.search import ROLES
 from esc_lab.data.corpora import published_split, sample_path
 from esc_lab.environment import first_process
+from esc_lab.runs import layout
 from esc_lab.runs.identity import code_version, select
 
 log = logging.getLogger(__name__)
 
-# Stages whose results are shared.
-STORED = ("search", *TRAININGS, "evaluate")
+STORED = ("search", *TRAININGS, "evaluate")  # stages whose results are shared
 # Files of a run directory that are its own, and not part of the result.
-REUSED = "reused.json"
-_OWN = ("config.yaml", "environment.json", "run.log", "wandb", "checkpoints", "inputs.json", REUSED, ".*")
+_OWN = (
+    layout.CONFIG, layout.ENVIRONMENT, layout.LOG, layout.WANDB, str(layout.CHECKPOINT.parent), layout.REUSED, INPUTS,
+    ".*",
+)  # fmt: skip
 
 
 class _Unfinished(Exception):
     """A search that its budget has stopped: its result is not one to share."""
 
 
-def shared(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict[str, float]:
+def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict[str, float]:
     """The metrics of a stage: from the store, with all its files, or from `run`, whose files go into the store.
 
     A process that wants a result which another one is computing waits for it. Files that an earlier run left in the
@@ -50,66 +52,68 @@ def shared(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict[str, 
         UserError: the data cannot be read, the store cannot be written to, or what `run` raises.
     """
     own = Path(cfg.run_dir)
-    (own / REUSED).unlink(missing_ok=True)
+    (own / layout.REUSED).unlink(missing_ok=True)
     if cfg.stage not in STORED or not cfg.reuse or cfg.trainer.fast_dev_run or not first_process():
         return run(cfg)
     metrics: dict[str, float] = {}
-    before = _versions(own)
+    before = _file_versions(own)
 
     def build(directory: Path) -> None:
         metrics.update(run(cfg))
         if metrics.get("search/unfinished_trees"):
             raise _Unfinished
-        stale = [path for path, version in _versions(own).items() if before.get(path) == version]
-        link(own, directory, () if cfg.stage == "search" else stale)  # a search goes on with what is there
-        write_atomic(directory / "metrics.json", json.dumps(metrics))
+        stale = [path for path, version in _file_versions(own).items() if before.get(path) == version]
+        link_files(own, directory, () if cfg.stage == "search" else stale)  # a search goes on with what is there
+        write_atomic(directory / layout.METRICS, json.dumps(metrics))
 
     try:
-        directory, found = cached(Path(cfg.cache_dir), f"runs/{cfg.stage}", inputs(cfg), build)
+        directory, stored = cached(Path(cfg.cache_dir), f"runs/{cfg.stage}", result_inputs(cfg), build)
     except _Unfinished:
         return metrics
-    if found:
+    if stored:
         log.info("%s: reused from %s", cfg.stage, directory)
         if cfg.stage in TRAININGS:
-            for kind in ("adapter", "model"):  # of an earlier run here: no checkpoint any more
-                (own / kind / BASE_FILE).unlink(missing_ok=True)
-        link(directory, own)
-        write_atomic(own / REUSED, json.dumps({"from": str(directory)}))
-        metrics.update(json.loads((directory / "metrics.json").read_text(encoding="utf-8")))
+            for kind in (layout.ADAPTER, layout.MODEL):  # of an earlier run here: no checkpoint any more
+                (own / kind / layout.BASE_MODEL).unlink(missing_ok=True)
+        link_files(directory, own)
+        write_atomic(own / layout.REUSED, json.dumps({"from": str(directory)}))
+        metrics.update(json.loads((directory / layout.METRICS).read_text(encoding="utf-8")))
     return metrics
 
 
-def inputs(cfg: Config) -> dict[str, Any]:
+def result_inputs(cfg: Config) -> dict[str, Any]:
     """Everything that the result of a stage depends on, as JSON types: settings, content of files, and code."""
     read = [key for key in keys() if cfg.stage in key.affects.stages]
     settings = select(asdict(cfg), read)
     files = {key.name: settings.pop(key.name) for key in read if key.path}
-    data = files.pop("data.path", None)
+    data = files.pop("data.path")
     model = cfg.llm.local.model if cfg.stage == "search" else cfg.model
     weights = {"model": model.path} if model.source == "directory" else {}
     endpoints = {}
     if cfg.stage == "evaluate" and cfg.evaluate.classifier != "auto":
         files["evaluate.classifier"] = cfg.evaluate.classifier
-    if cfg.stage == "search":
-        for role in ROLES:
-            played = getattr(cfg.llm, role)
-            if played.client == "openai":
-                endpoints[role] = shown_url(played.base_url or cfg.llm.openai.base_url)
-            elif played.client == "local" and played.model:
-                weights[role] = played.model
+    for role in ROLES if cfg.stage == "search" else ():
+        played = getattr(cfg.llm, role)
+        if played.client == "openai":
+            endpoints[role] = shown_url(played.base_url or cfg.llm.openai.base_url)
+        elif played.client == "local" and played.model:
+            weights[role] = played.model
     if model.chat_template and Path(model.chat_template).is_file():
         files["chat template"] = model.chat_template
+    # A corpus may be labelled by another inventory, which is read from its file and mapped onto the configured one.
+    inventories = option_files("inventory", cfg.config_dirs)
+    files |= {f"inventory {name}": str(inventories[name]) for name in cfg.inventory.mappings if name in inventories}
     return {
         "code": code_version(cfg.stage),
         "settings": settings,
-        "data": _data(data),
+        "data": _data_content(data),
         "files": {name: _content(Path(path)) for name, path in files.items() if path},
         "weights": {name: _listing(Path(path)) for name, path in weights.items()},
         "endpoints": endpoints,
     }
 
 
-def _data(corpus: str | None) -> Any:
+def _data_content(corpus: str | None) -> Any:
     path = Path(corpus) if corpus else sample_path()
     files = published_split(path) if path.is_dir() else {"file": path}
     return {name: file_fingerprint(file) for name, file in files.items()}
@@ -119,7 +123,7 @@ def _content(path: Path) -> Any:
     """Fingerprints of a file, or of what a training left for later stages: weights, and what its reference was."""
     if path.is_file():
         return file_fingerprint(path)
-    parts = [part for name in ("adapter", "model") if (part := path / name).is_dir()] or [path]
+    parts = [part for name in (layout.ADAPTER, layout.MODEL) if (part := path / name).is_dir()] or [path]
     files = sorted(file for part in parts for file in part.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): file_fingerprint(file) for file in files}
 
@@ -129,35 +133,36 @@ def _listing(path: Path) -> Any:
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(path.iterdir())}
 
 
-def _versions(directory: Path) -> dict[str, tuple[int, int, int]]:
-    """What tells the versions of each file below a run directory apart."""
+def _file_versions(directory: Path) -> dict[str, tuple[int, int, int]]:
+    """What sets the versions of each file below a run directory apart."""
     files = {str(path): path.stat() for path in directory.rglob("*") if path.is_file()}
     return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in files.items()}
 
 
-def reused_stages(directory: Path) -> dict[str, bool]:
+def find_reused_stages(directory: Path) -> dict[str, bool]:
     """Of the stages whose results can be shared, whether this run reused them: its own, or by name of its steps."""
-    found = {}
-    for path in sorted([directory / "config.yaml", *directory.glob("[!.]*/config.yaml")], key=os.path.getmtime):
+    reused = {}
+    configs = [directory / layout.CONFIG, *directory.glob(f"[!.]*/{layout.CONFIG}")]
+    for path in sorted(configs, key=os.path.getmtime):
         stage = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("stage: "))
         if stage.removeprefix("stage: ") in STORED:
-            found[path.parent.name] = (path.parent / REUSED).exists()
-    return found
+            reused[path.parent.name] = (path.parent / layout.REUSED).exists()
+    return reused
 
 
-def link(source: Path, target: Path, without: Collection[str] = ()) -> None:
+def link_files(source: Path, target: Path, without: Collection[str] = ()) -> None:
     """The files of a result also in `target`: as hard links where that is possible, else as copies."""
     own = shutil.ignore_patterns(*_OWN)
 
-    def ignored(directory: str, names: list[str]) -> set[str]:
+    def ignore(directory: str, names: list[str]) -> set[str]:
         return own(directory, names) | {name for name in names if os.path.join(directory, name) in without}
 
-    shutil.copytree(source, target, ignore=ignored, copy_function=_link_file, dirs_exist_ok=True)
+    shutil.copytree(source, target, ignore=ignore, copy_function=_link_file, dirs_exist_ok=True)
 
 
 def _link_file(source: str, target: str) -> str:
     Path(target).unlink(missing_ok=True)
-    if not source.endswith(".journal.jsonl"):  # which grows in place when a search goes on
+    if not source.endswith(layout.JOURNAL_SUFFIX):  # which grows in place when a search goes on
         try:
             os.link(source, target)
             return target

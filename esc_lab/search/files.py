@@ -19,7 +19,7 @@ from esc_lab.data.strategies import Inventory
 from esc_lab.environment import git_commit
 from esc_lab.errors import UserError
 from esc_lab.report.tree_page import tree_page
-from esc_lab.search import ESC_PRO
+from esc_lab.runs.layout import ESC_PRO
 from esc_lab.search.calls import BudgetError, Spent
 from esc_lab.search.data_card import Provenance, RoleSource, data_card
 from esc_lab.search.judge_check import JudgeCheck

@@ -28,7 +28,7 @@ from esc_lab.scorers.classifier import StrategyClassifier, chosen
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplyData
 from esc_lab.seeds import EVALUATION_SEED
-from esc_lab.stages.run_stage import recorded_step
+from esc_lab.stages.run_stage import run_substage
 from esc_lab.terminal import console
 from esc_lab.training.datamodule import read_splits
 from esc_lab.training.trainer import build_trainer, prepare, train
@@ -79,7 +79,7 @@ def stored_classifier(cfg: Config) -> Path:
 
     def build(directory: Path) -> None:
         log.info("training the judge of adherence on %d dialogues; this happens once", len(splits.get("train", ())))
-        recorded_step(training, directory)
+        run_substage(training, directory)
 
     directory, _ = cached(Path(cfg.cache_dir), "classifiers_v1", inputs, build)
     return directory

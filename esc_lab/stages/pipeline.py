@@ -7,8 +7,8 @@ from pathlib import Path
 
 from esc_lab.config import Config, DataConfig
 from esc_lab.errors import UserError
-from esc_lab.search import ESC_PRO
-from esc_lab.stages.run_stage import recorded_step
+from esc_lab.runs.layout import ESC_PRO
+from esc_lab.stages.run_stage import run_substage
 
 TRAININGS = ("sft", "cso")
 
@@ -23,7 +23,7 @@ def run(cfg: Config) -> dict[str, float]:
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
     metrics: dict[str, float] = {}
     if "search" in cfg.pipeline.stages:
-        metrics |= recorded_step(replace(cfg, stage="search"), root / "search")
+        metrics |= run_substage(replace(cfg, stage="search"), root / "search")
         cfg = replace(cfg, data=_found(cfg.data, root / "search" / ESC_PRO))
     evaluated = []
     checkpoint = cfg.checkpoint
@@ -31,16 +31,16 @@ def run(cfg: Config) -> dict[str, float]:
         if method in TRAININGS:
             # The first training starts from what was evaluated as the base; CSO from SFT, its reference too.
             training = replace(cfg, stage=method, checkpoint=None, init_from=checkpoint)
-            trained = recorded_step(training, root / method)
+            trained = run_substage(training, root / method)
             metrics |= {f"{method}/{name}": value for name, value in trained.items()}
             checkpoint = str(root / method)
         directory = root / f"evaluate_{method}"
         step = replace(cfg, stage="evaluate", checkpoint=checkpoint, init_from=None, resume=None)
-        found = recorded_step(step, directory)
+        found = run_substage(step, directory)
         metrics |= {f"{method}/{name}": value for name, value in found.items()}
         evaluated.append(str(directory))
     comparison = replace(cfg, stage="compare", resume=None, compare=replace(cfg.compare, runs=evaluated))
-    recorded_step(comparison, root / "compare")
+    run_substage(comparison, root / "compare")
     return metrics
 
 

@@ -29,7 +29,7 @@ from esc_lab.data.planted import (
 from esc_lab.data.strategies import build_inventory
 from esc_lab.models.load import load_model
 from esc_lab.models.log_probs import label_log_probs
-from esc_lab.stages.run_stage import recorded_step
+from esc_lab.stages.run_stage import run_substage
 from esc_lab.terminal import console
 from esc_lab.tokens import EncodeReport, encode_examples, label_ids
 from esc_lab.tokens.supporter_turns import supporter_examples
@@ -53,7 +53,7 @@ def run(cfg: Config) -> dict[str, float]:
         for order in ORDERS:
             directory = root / f"{order}_{seed}"
             dialogues = planted_dialogues(inventory, utilities, cfg.planted.pairs, training, seed, order)
-            recorded_step(_training(cfg, dialogues, seed, directory), directory)
+            run_substage(_training(cfg, dialogues, seed, directory), directory)
             log_ratios = _label_log_probs(cfg, directory, turns) - before
             slope = utility_slope(log_ratios, utilities)
             slopes[order].append(slope)

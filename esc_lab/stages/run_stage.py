@@ -1,4 +1,4 @@
-"""What every run leaves in its directory besides its results: config.yaml, environment.json, metrics.json."""
+"""Run a stage, or reuse its result, in a run directory with what every run leaves there beside its results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from omegaconf import OmegaConf
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.environment import describe_environment
-from esc_lab.runs.resume import drop_checkpoints, resolve
-from esc_lab.runs.reuse import shared
+from esc_lab.runs.layout import CONFIG, ENVIRONMENT, LOG, METRICS
+from esc_lab.runs.resume import drop_checkpoints, resolve_resume
+from esc_lab.runs.reuse import run_or_reuse
 from esc_lab.tracking.run import wandb_run
 
 log = logging.getLogger(__name__)
 
 
-def recorded(cfg: Config) -> dict[str, float]:
+def run_stage(cfg: Config) -> dict[str, float]:
     """Run the stage in `cfg.run_dir`, or reuse its result; the directory has a metrics.json only if it came to its end.
 
     The stage is imported only if it has to run: torch comes with it.
@@ -32,13 +33,13 @@ def recorded(cfg: Config) -> dict[str, float]:
     """
     directory = Path(cfg.run_dir)
     log.info("%s -> %s", cfg.stage, directory)
-    cfg = resolve(cfg)
-    (directory / "metrics.json").unlink(missing_ok=True)  # of an earlier run in the same directory
-    write_atomic(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(cfg)))
-    write_atomic(directory / "environment.json", json.dumps(describe_environment(), indent=2))
+    cfg = resolve_resume(cfg)
+    (directory / METRICS).unlink(missing_ok=True)  # of an earlier run in the same directory
+    write_atomic(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    write_atomic(directory / ENVIRONMENT, json.dumps(describe_environment(), indent=2))
     with wandb_run(cfg) as run:
-        metrics = shared(cfg, _run)
-        write_atomic(directory / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True))
+        metrics = run_or_reuse(cfg, _import_and_run)
+        write_atomic(directory / METRICS, json.dumps(metrics, indent=2, sort_keys=True))
         drop_checkpoints(directory)
         if run:
             from esc_lab.tracking.results import log_results
@@ -47,16 +48,16 @@ def recorded(cfg: Config) -> dict[str, float]:
     return metrics
 
 
-def _run(cfg: Config) -> dict[str, float]:
+def _import_and_run(cfg: Config) -> dict[str, float]:
     metrics: dict[str, float] = importlib.import_module(f"esc_lab.stages.{cfg.stage}").run(cfg)
     return metrics
 
 
-def recorded_step(cfg: Config, directory: Path) -> dict[str, float]:
+def run_substage(cfg: Config, directory: Path) -> dict[str, float]:
     """A stage inside another one, as a run of its own in `directory`, with its messages in a run.log there."""
     directory.mkdir(parents=True, exist_ok=True)
-    with _log_file(directory / "run.log"):
-        return recorded(replace(cfg, run_dir=str(directory)))
+    with _log_file(directory / LOG):
+        return run_stage(replace(cfg, run_dir=str(directory)))
 
 
 @contextmanager

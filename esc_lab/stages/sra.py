@@ -19,7 +19,7 @@ from esc_lab.evaluation.predictions import read_predictions
 from esc_lab.report import sra_report
 from esc_lab.report.attention_files import HEADS
 from esc_lab.sra.sample import MeasuredReply, ReplySample
-from esc_lab.stages.run_stage import recorded_step
+from esc_lab.stages.run_stage import run_substage
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def _finetuned(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
     cfg = _with_template(cfg, template)
     yield _evaluated(cfg, "base", root / "base")
     training = replace(cfg, stage="sft", checkpoint=None, init_from=cfg.checkpoint)
-    recorded_step(training, root / "sft")
+    run_substage(training, root / "sft")
     yield _evaluated(replace(cfg, checkpoint=str(root / "sft")), "SFT", root / "evaluate_sft")
 
 
@@ -96,7 +96,7 @@ def _with_template(cfg: Config, template: str) -> Config:
 
 
 def _evaluated(cfg: Config, label: str, directory: Path) -> tuple[str, Path]:
-    recorded_step(replace(cfg, stage="evaluate", init_from=None, resume=None), directory)
+    run_substage(replace(cfg, stage="evaluate", init_from=None, resume=None), directory)
     return label, directory
 
 

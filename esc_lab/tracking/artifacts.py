@@ -19,8 +19,8 @@ from esc_lab.artifacts import file_fingerprint
 from esc_lab.config import TRAININGS, Config, DataConfig
 from esc_lab.data.corpora import published_split, sample_path
 from esc_lab.runs import layout
-from esc_lab.runs.layout import read_config, run_of
-from esc_lab.runs.lineage import method_of
+from esc_lab.runs.layout import find_run, read_config
+from esc_lab.runs.lineage import read_method
 from esc_lab.runs.reuse import STORED
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _esc_pro(directory: Path) -> Content:
 
 def _weights(path: Path) -> Content:
     """Weights that a training left in a run directory, or that are in a directory of their own."""
-    run = run_of(path) or path
+    run = find_run(path) or path
     kind = next((kind for kind in layout.WEIGHTS if (run / kind).is_dir()), None)
     folder = run / kind if kind else path
     files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
@@ -145,13 +145,13 @@ def _weights(path: Path) -> Content:
         "seed": config["seed"],
         "template": config["prompt"]["train"]["template"],
     }
-    name = f"{config['model']['name']}-{method_of(run).name.removesuffix(' training')}"
+    name = f"{config['model']['name']}-{read_method(run).name.removesuffix(' training')}"
     return Content(name, kind, "model", files, metadata)
 
 
 def _evaluation(run: Path) -> Content:
     config = read_config(run)
-    name = f"{config['model']['name']}-{method_of(run).name}-evaluation"
+    name = f"{config['model']['name']}-{read_method(run).name}-evaluation"
     metadata = {"data": config["data"]["name"], "seed": config["seed"]}
     return Content(name, "evaluation", "evaluation", _present(run, _FILES["evaluation"]), metadata)
 

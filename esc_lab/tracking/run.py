@@ -21,7 +21,7 @@ from esc_lab.config import Config
 from esc_lab.environment import first_process
 from esc_lab.errors import UserError
 from esc_lab.runs.identity import flatten
-from esc_lab.runs.lineage import method_of
+from esc_lab.runs.lineage import read_method
 from esc_lab.runs.manifest import read_job_overrides
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _method(cfg: Config) -> dict[str, str]:
     if cfg.stage not in ("evaluate", "sft", "cso"):
         return {}
     try:
-        name = method_of(Path(cfg.run_dir)).name
+        name = read_method(Path(cfg.run_dir)).name
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         log.debug("no method: %s", error)
         return {}

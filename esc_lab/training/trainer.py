@@ -28,7 +28,7 @@ from esc_lab.environment import first_process
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
-from esc_lab.runs.resume import LAST
+from esc_lab.runs.layout import CHECKPOINT
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from esc_lab.training.cso_data import PreferenceSteps, preference_counts
@@ -170,14 +170,14 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         # Both look at the loss right after a validation. At the end of an epoch it may be an old one, or missing.
         callbacks.append(
             ModelCheckpoint(
-                Path(cfg.run_dir) / LAST.parent, filename="best", monitor="val/loss", save_top_k=1,
+                Path(cfg.run_dir) / CHECKPOINT.parent, filename="best", monitor="val/loss", save_top_k=1,
                 save_weights_only=True, save_on_train_epoch_end=False,
             )
         )  # fmt: skip
         if settings.patience:
             callbacks.append(EarlyStopping("val/loss", patience=settings.patience, check_on_train_epoch_end=False))
     if training and not settings.fast_dev_run:
-        callbacks.append(LastCheckpoint(Path(cfg.run_dir) / LAST, settings.save_every))
+        callbacks.append(LastCheckpoint(Path(cfg.run_dir) / CHECKPOINT, settings.save_every))
     interval = settings.validate_every
     return pl.Trainer(
         default_root_dir=cfg.run_dir,
@@ -211,7 +211,7 @@ def train(cfg: Config, trainer: pl.Trainer, module: pl.LightningModule, data: ES
         UserError: it cannot go on from there, or there is nothing to learn from a step.
         SystemExit: with status 1 on Ctrl-C, 143 on SIGTERM.
     """
-    start = Path(cfg.resume) / LAST if cfg.resume else None
+    start = Path(cfg.resume) / CHECKPOINT if cfg.resume else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SIGTERMException as stop:

@@ -22,7 +22,7 @@ from esc_lab.comparison.result import compared
 from esc_lab.config import Config, DataConfig, typed
 from esc_lab.data.corpora import ReadReport
 from esc_lab.errors import UserError
-from esc_lab.stages.run_stage import recorded
+from esc_lab.stages.run_stage import run_stage
 from esc_lab.training.datamodule import read_splits
 from tests.comparison.synthetic import settings, write_run
 from tests.e2e.test_search_faults import PROCESSES
@@ -91,7 +91,7 @@ def judge(path: Path, url: str, runs: Sequence[Path], **changes: Any) -> Left:
     """Run the stage; `changes` are by dotted name with `__` for the dots."""
     cfg = changed(url, runs, {name.replace("__", "."): value for name, value in changes.items()})
     path.mkdir(parents=True, exist_ok=True)
-    return Left(path, recorded(replace(cfg, run_dir=str(path))))
+    return Left(path, run_stage(replace(cfg, run_dir=str(path))))
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_killed_and_resumed(tmp_path, evaluated, judged):
             directory = tmp_path / "judge" / f"0-{number}"
             directory.mkdir(parents=True)
             with asked_once(endpoint, tmp_path):
-                process = PROCESSES.Process(target=recorded, args=(replace(cfg, run_dir=str(directory)),))
+                process = PROCESSES.Process(target=run_stage, args=(replace(cfg, run_dir=str(directory)),))
                 process.start()
                 while len(endpoint.requests) <= most:
                     assert process.is_alive()

@@ -22,7 +22,7 @@ import run
 from esc_lab.config import Config, typed
 from esc_lab.config.search import AXES
 from esc_lab.data.corpora import read_dialogues
-from esc_lab.stages.run_stage import recorded
+from esc_lab.stages.run_stage import run_stage
 from tests.e2e.conftest import LIMITS, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint
@@ -71,7 +71,7 @@ def test_killed_ten_times(tmp_path, undisturbed):
             directory = tmp_path / "search" / ("0-same" if number % 2 else f"0-{number}")
             directory.mkdir(parents=True, exist_ok=True)
             with asked_once(endpoint, tmp_path) as before:
-                process = PROCESSES.Process(target=recorded, args=(replace(cfg, run_dir=str(directory)),))
+                process = PROCESSES.Process(target=run_stage, args=(replace(cfg, run_dir=str(directory)),))
                 process.start()
                 most = before + draw.randrange(25)
                 while len(endpoint.requests) <= most:

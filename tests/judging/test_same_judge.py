@@ -7,7 +7,7 @@ import json
 import pytest
 
 from esc_lab.judging.same_judge import judge_model
-from esc_lab.runs.lineage import searches_of
+from esc_lab.runs.lineage import find_searches
 from tests.comparison.synthetic import settings, write_run
 
 
@@ -67,7 +67,7 @@ def test_searches_behind_a_run(tmp_path):
     base = made("evaluate_base", "evaluate", data__path=str(first / "esc_pro"))
     lost = made("evaluate_lost", "evaluate", checkpoint=str(tmp_path / "gone"))
     plain = made("plain", "sft", data__path=str(tmp_path / "corpus" / "train.jsonl"))
-    assert searches_of(trained) == ([first, second], [])
-    assert searches_of(base) == ([], [])
-    assert searches_of(lost) == ([], [str(tmp_path / "gone")])
-    assert searches_of(plain) == ([], [])
+    assert find_searches(trained) == ([first, second], [])
+    assert find_searches(base) == ([], [])
+    assert find_searches(lost) == ([], [str(tmp_path / "gone")])
+    assert find_searches(plain) == ([], [])

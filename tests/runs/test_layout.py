@@ -56,5 +56,5 @@ def test_new_names_are_keys_and_old_ones_are_not():
 
 def test_the_run_that_holds_weights(tmp_path):
     (tmp_path / "config.yaml").write_text("stage: sft\n")
-    assert layout.run_of(tmp_path) == layout.run_of(tmp_path / "adapter") == tmp_path
-    assert layout.run_of(tmp_path / "adapter" / "more") is None
+    assert layout.find_run(tmp_path) == layout.find_run(tmp_path / "adapter") == tmp_path
+    assert layout.find_run(tmp_path / "adapter" / "more") is None

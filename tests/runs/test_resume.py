@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from esc_lab import config
 from esc_lab.cli.overrides import CONF
 from esc_lab.errors import UserError
-from esc_lab.runs.resume import LAST, differing, drop_checkpoints, resolve
+from esc_lab.runs.layout import CHECKPOINT
+from esc_lab.runs.resume import drop_checkpoints, find_differences, resolve_resume
 from tests.e2e.conftest import execute
 
 # Settings that no training reads, though they are in its configuration.
@@ -27,9 +28,9 @@ def settings(run_dir: Path, *words: str) -> config.Config:
 
 
 def interrupted_run(directory: Path, step: int, *words: str) -> Path:
-    (directory / LAST).parent.mkdir(parents=True)
+    (directory / CHECKPOINT).parent.mkdir(parents=True)
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(settings(directory, *words))))
-    torch.save({"global_step": step}, directory / LAST)
+    torch.save({"global_step": step}, directory / CHECKPOINT)
     return directory
 
 
@@ -40,16 +41,16 @@ def test_auto_takes_the_furthest_run_of_the_same_configuration(tmp_path):
     interrupted_run(tmp_path / "cso/d", 90, "stage=cso")
     (interrupted_run(tmp_path / "sft/e", 90) / "config.yaml").unlink()
     cfg = settings(tmp_path / "sft/new", f"output_root={tmp_path}", "resume=auto")
-    assert resolve(cfg).resume == str(furthest)
-    assert resolve(settings(tmp_path / "new", f"output_root={tmp_path}", "resume=auto", "seed=2")).resume is None
-    assert resolve(settings(tmp_path / "new", f"output_root={tmp_path}")).resume is None
+    assert resolve_resume(cfg).resume == str(furthest)
+    assert resolve_resume(settings(tmp_path / "new", f"output_root={tmp_path}", "resume=auto", "seed=2")).resume is None
+    assert resolve_resume(settings(tmp_path / "new", f"output_root={tmp_path}")).resume is None
 
 
 def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
     old = interrupted_run(tmp_path / "old", 50)
     words = (f"resume={old}", "optimizer.lr=0.1", "data.limit={train: 4}", "trainer.log_every=7")
     with pytest.raises(UserError) as caught:
-        resolve(settings(tmp_path / "new", *words))
+        resolve_resume(settings(tmp_path / "new", *words))
     assert f"resume={old}: it was configured differently: data.limit, optimizer.lr. Fix" in str(caught.value)
     outcome = execute(tmp_path / "runs", "stage=sft", f"resume={old}", "optimizer.lr=0.2")
     assert outcome.status == 1
@@ -83,7 +84,7 @@ def test_models_of_a_pipeline_are_the_same_in_another_pipeline(tmp_path):
     words = ("stage=cso", "output_root=elsewhere")
     old = interrupted_run(tmp_path / "old" / "cso", 3, *words, f"init_from={tmp_path}/old/sft")
     cfg = settings(tmp_path / "new" / "cso", *words, f"init_from={tmp_path}/new/sft", f"resume={tmp_path}/old")
-    assert differing(cfg, old) == []
-    assert resolve(cfg).resume == str(old)
+    assert find_differences(cfg, old) == []
+    assert resolve_resume(cfg).resume == str(old)
     cfg.init_from = str(tmp_path / "old" / "sft")
-    assert differing(cfg, old) == ["init_from"]
+    assert find_differences(cfg, old) == ["init_from"]

@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_dir
 from esc_lab import config
 from esc_lab.artifacts import fingerprint
 from esc_lab.cli.overrides import CONF
-from esc_lab.config.model import BASE_FILE
-from esc_lab.runs.reuse import REUSED, STORED, inputs, reused_stages, shared
+from esc_lab.runs.layout import BASE_MODEL, REUSED
+from esc_lab.runs.reuse import STORED, find_reused_stages, result_inputs, run_or_reuse
 from tests.conftest import ROOT
 
 SAMPLE = ROOT / "esc_lab" / "data" / "corpora" / "sample.jsonl"
@@ -29,7 +29,7 @@ def settings(stage: str, *words: str) -> config.Config:
 
 
 def key(stage: str, *words: str) -> str:
-    return fingerprint(inputs(settings(stage, *words)))
+    return fingerprint(result_inputs(settings(stage, *words)))
 
 
 # --- what a result depends on
@@ -66,7 +66,7 @@ def test_what_a_search_asks_counts_by_where_it_is(tmp_path, monkeypatch):
     one = key("search", *words)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://user:password@one/v1/")
     assert key("search", *words) == one
-    assert "password" not in json.dumps(inputs(settings("search", *words)))
+    assert "password" not in json.dumps(result_inputs(settings("search", *words)))
     monkeypatch.setenv("OPENAI_BASE_URL", "http://other/v1")
     assert key("search", *words) != one
     model = tmp_path / "model"
@@ -122,37 +122,37 @@ def cache(tmp_path) -> Callable[[], list[str]]:
 
 def test_the_second_run_has_all_files_and_computes_nothing(tmp_path, cache):
     first, second = prepared(tmp_path, "first"), prepared(tmp_path, "second")
-    assert shared(first, stage) == shared(second, stage) == {"val/loss": 0.5}
+    assert run_or_reuse(first, stage) == run_or_reuse(second, stage) == {"val/loss": 0.5}
     assert cache() == ["first"]
     results = {"adapter/weights", "tree.journal.jsonl"}
     assert files(tmp_path / "first") == {"config.yaml", "checkpoints/last.ckpt", *results}
     assert files(tmp_path / "second") == {"config.yaml", "metrics.json", REUSED, *results}
     assert (tmp_path / "second" / "config.yaml").read_text() == "of: second\nstage: sft\n"
-    assert reused_stages(tmp_path / "first") == {"first": False}
-    assert reused_stages(tmp_path / "second") == {"second": True}
+    assert find_reused_stages(tmp_path / "first") == {"first": False}
+    assert find_reused_stages(tmp_path / "second") == {"second": True}
     # A journal grows in place when its search goes on; the store must not grow with it.
     with (tmp_path / "second" / "tree.journal.jsonl").open("a") as file:
         file.write("more\n")
     third = prepared(tmp_path, "third")
-    shared(third, stage)
+    run_or_reuse(third, stage)
     assert (tmp_path / "third" / "tree.journal.jsonl").read_text() == "{}\n"
 
 
 def test_steps_of_a_run_are_told_apart(tmp_path, cache):
-    shared(prepared(tmp_path, "before"), stage)
-    shared(prepared(tmp_path, "whole/sft"), stage)
+    run_or_reuse(prepared(tmp_path, "before"), stage)
+    run_or_reuse(prepared(tmp_path, "whole/sft"), stage)
     for name, of in (("search", "search"), ("compare", "compare"), (".hydra", "sft")):
         (tmp_path / "whole" / name).mkdir()
         (tmp_path / "whole" / name / "config.yaml").write_text(f"stage: {of}\n")
     (tmp_path / "whole" / "config.yaml").write_text("seed: 1\nstage: pipeline\n")
-    assert reused_stages(tmp_path / "whole") == {"sft": True, "search": False}
+    assert find_reused_stages(tmp_path / "whole") == {"sft": True, "search": False}
 
 
 @pytest.mark.parametrize("words", [["reuse=false"], ["trainer.fast_dev_run=true"]])
 def test_runs_that_do_not_share(tmp_path, cache, words):
     for name in ("first", "second"):
         cfg = prepared(tmp_path, name)
-        shared(replace(settings("sft", *words), run_dir=cfg.run_dir, cache_dir=cfg.cache_dir), stage)
+        run_or_reuse(replace(settings("sft", *words), run_dir=cfg.run_dir, cache_dir=cfg.cache_dir), stage)
     assert cache() == ["first", "second"]
 
 
@@ -162,8 +162,8 @@ def test_a_failed_run_leaves_nothing_to_share(tmp_path, cache):
         raise RuntimeError("loss is nan")
 
     with pytest.raises(RuntimeError, match="nan"):
-        shared(prepared(tmp_path, "first"), fail)
-    shared(prepared(tmp_path, "second"), stage)
+        run_or_reuse(prepared(tmp_path, "first"), fail)
+    run_or_reuse(prepared(tmp_path, "second"), stage)
     assert cache() == ["first", "second"]
     assert not (tmp_path / "second" / REUSED).exists()
 
@@ -174,7 +174,7 @@ def test_a_search_that_its_budget_stopped_is_not_shared(tmp_path, cache):
 
     runs = [replace(prepared(tmp_path, name), stage="search") for name in ("first", "second", "third")]
     for cfg, unfinished in zip(runs, (1.0, 0.0, 0.0), strict=True):
-        assert shared(cfg, search(unfinished))["search/unfinished_trees"] == unfinished
+        assert run_or_reuse(cfg, search(unfinished))["search/unfinished_trees"] == unfinished
     assert cache() == ["first", "second"]
 
 
@@ -182,15 +182,15 @@ def test_what_an_earlier_run_left_is_not_shared(tmp_path, cache):
     first = prepared(tmp_path, "first")
     left = tmp_path / "first" / "model"
     left.mkdir()
-    for name in ("old.safetensors", BASE_FILE):
+    for name in ("old.safetensors", BASE_MODEL):
         (left / name).write_text("of an earlier run")
     (tmp_path / "first" / REUSED).write_text("{}")
-    shared(first, stage)
-    assert reused_stages(tmp_path / "first") == {"first": False}
+    run_or_reuse(first, stage)
+    assert find_reused_stages(tmp_path / "first") == {"first": False}
     prepared(tmp_path, "second")
     (tmp_path / "second" / "model").mkdir()
-    (tmp_path / "second" / "model" / BASE_FILE).write_text("of an earlier run")
-    shared(replace(first, run_dir=str(tmp_path / "second")), stage)
+    (tmp_path / "second" / "model" / BASE_MODEL).write_text("of an earlier run")
+    run_or_reuse(replace(first, run_dir=str(tmp_path / "second")), stage)
     assert cache() == ["first"]
     # The model that lay there is no checkpoint any more.
     assert files(tmp_path / "second") == {
@@ -203,7 +203,7 @@ def test_what_an_earlier_run_left_is_not_shared(tmp_path, cache):
 
 
 def compute(cfg: config.Config) -> None:
-    metrics = shared(cfg, stage)
+    metrics = run_or_reuse(cfg, stage)
     (Path(cfg.run_dir) / "returned.json").write_text(json.dumps(metrics))
 
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 import run as entry_point  # registers the schema
 from esc_lab.config import Config, typed
 from esc_lab.runs import manifest
-from esc_lab.stages.run_stage import recorded
+from esc_lab.stages.run_stage import run_stage
 from esc_lab.tracking.results import log_results
 from esc_lab.tracking.run import current_run, log_curve, wandb_run
 from tests.conftest import ROOT
@@ -300,7 +300,7 @@ def sync(run: OfflineRun, address: str) -> None:
 
 
 def test_a_reused_result_has_the_same_run_without_torch(tmp_path):
-    """Both through `recorded`: the first computes (here: nothing is there to compute with), the second reuses."""
+    """Both through `run_stage`: the first computes (here: nothing is there to compute with), the second reuses."""
     script = f"""
 import sys
 from pathlib import Path
@@ -309,10 +309,10 @@ import esc_lab.stages.run_stage as record
 def compute(cfg):
     evaluated(Path(cfg.run_dir), *words)
     return METRICS
-record._run = compute
+record._import_and_run = compute
 words = ["cache_dir={tmp_path / "cache"}", "logger.group=g"]
 for name in ("first", "second"):
-    recorded(configured(Path({str(tmp_path)!r}) / name, "stage=evaluate", *words))
+    run_stage(configured(Path({str(tmp_path)!r}) / name, "stage=evaluate", *words))
 print("heavy:", sorted({{"torch", "pytorch_lightning", "transformers"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -328,4 +328,4 @@ print("heavy:", sorted({{"torch", "pytorch_lightning", "transformers"}} & set(sy
     for key, value in first.summary.items():
         if isinstance(value, dict):
             assert first.table(key) == second.table(key)
-    assert recorded is not None
+    assert run_stage is not None

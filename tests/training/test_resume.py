@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from esc_lab.data.corpora import write_dialogues
-from esc_lab.runs.resume import LAST, steps_done
+from esc_lab.runs.layout import CHECKPOINT
+from esc_lab.runs.resume import count_steps
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.sft import SFTModule
@@ -170,7 +171,7 @@ def test_resume_in_the_same_directory(watch, tmp_path):
     # Without `resume` the old checkpoint goes before the run starts.
     stopped(watch, 4, crash, tmp_path / "parts", *words)
     stopped(watch, 0, crash, tmp_path / "parts", *words)
-    assert not (tmp_path / "parts/sft/00" / LAST).exists()
+    assert not (tmp_path / "parts/sft/00" / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize(("act", "status", "step"), [(interrupt, 1, 4), (terminate, 143, 5)])
@@ -179,8 +180,8 @@ def test_ctrl_c_and_sigterm_write_a_checkpoint_and_fail(watch, tmp_path, act, st
     whole = run(tmp_path / "whole", *words)
     expected = watch.take()
     first = stopped(watch, 4, act, tmp_path / "parts", *words, status=status)
-    assert steps_done(first.path / LAST) == step
-    assert f"interrupted after step {step}; last checkpoint, for resume=auto: {first.path / LAST}" in first.errors
+    assert count_steps(first.path / CHECKPOINT) == step
+    assert f"interrupted after step {step}; last checkpoint, for resume=auto: {first.path / CHECKPOINT}" in first.errors
     resumed = run(tmp_path / "parts", *words, f"resume={first.path}")
     assert watch.steps == expected
     assert_same_result(whole, resumed)
@@ -199,7 +200,8 @@ def test_ctrl_c_in_the_update_writes_no_mixture(watch, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
     outcome = stopped(watch, -1, crash, tmp_path, "trainer.save_every=2")
-    assert steps_done(outcome.path / LAST) == 3  # after the validation of the first epoch, not in the fourth step
+    # After the validation of the first epoch, not in the fourth step.
+    assert count_steps(outcome.path / CHECKPOINT) == 3
 
 
 KILLED = """
@@ -230,7 +232,7 @@ def test_killed_while_it_writes_a_checkpoint(watch, tmp_path):
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     (checkpoint,) = (tmp_path / "parts").rglob("last.ckpt")
-    assert steps_done(checkpoint) == 3
+    assert count_steps(checkpoint) == 3
     assert (checkpoint.parent / "last.ckpt.part").exists()
     whole = run(tmp_path / "whole", "trainer.max_epochs=2", "logger=csv")
     expected = watch.take()
@@ -258,7 +260,7 @@ def poison(module: TrainingModule) -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_step(watch, tmp_path):
     outcome = stopped(watch, 4, poison, tmp_path, "trainer.save_every=2", "logger=csv")
     assert len(watch.dialogues) == 2
-    checkpoint = outcome.path / LAST
+    checkpoint = outcome.path / CHECKPOINT
     message = next(line for line in outcome.errors.splitlines() if line.startswith("error: "))
     assert message.startswith(
         f"error: optimizer step 5, dialogues {', '.join(watch.dialogues)}: loss nan, gradient norm"
@@ -305,11 +307,11 @@ def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path):
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and no more", None])
 def test_a_damaged_checkpoint_is_told(tmp_path, watch, damage):
     old = stopped(watch, 1, crash, tmp_path / "runs").path
-    content = (old / LAST).read_bytes()
-    (old / LAST).write_bytes(content[: len(content) // 2] if damage is None else damage)
+    content = (old / CHECKPOINT).read_bytes()
+    (old / CHECKPOINT).write_bytes(content[: len(content) // 2] if damage is None else damage)
     for resume in ("auto", str(old)):
         outcome = stopped(watch, -1, crash, tmp_path / "runs", f"resume={resume}")
-        assert f"{LAST}: not a whole checkpoint. Fix: delete it" in outcome.errors
+        assert f"{CHECKPOINT}: not a whole checkpoint. Fix: delete it" in outcome.errors
         assert "Traceback" not in outcome.errors
 
 
@@ -321,7 +323,7 @@ def test_changed_data_are_told(tmp_path, watch):
     old = stopped(watch, 2, crash, tmp_path / "runs", *words).path
     corpus.write_text("".join(lines[20:40]))
     outcome = stopped(watch, -1, crash, tmp_path / "runs", *words, "resume=auto")
-    assert f"{old / LAST}: the training dialogues have changed since it was written" in outcome.errors
+    assert f"{old / CHECKPOINT}: the training dialogues have changed since it was written" in outcome.errors
 
 
 def test_a_pipeline_goes_on_inside_its_training(tmp_path, watch):
@@ -338,7 +340,7 @@ def test_a_pipeline_goes_on_inside_its_training(tmp_path, watch):
         watch.take()
         outcome = execute(tmp_path / step, *words, *(f"resume={path}" for path in crashed[-1:]))
         assert outcome.status == 1
-        assert (outcome.path / step / LAST).exists()
+        assert (outcome.path / step / CHECKPOINT).exists()
         assert all(f"going on from step 1 of {path / 'sft'}" in outcome.errors for path in crashed)
         crashed.append(outcome.path)
     watch.at = None
