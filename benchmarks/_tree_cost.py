@@ -17,9 +17,10 @@ from esc_lab.config import TemplateConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import load_inventory
+from esc_lab.models.forward import base_model
 from esc_lab.models.load import LoadedModel, add_adapter, load_model
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.models.tree_attention import IMPLEMENTATION, base_model
+from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.tokens import PackedRow
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.preference_split import PreferenceSettings

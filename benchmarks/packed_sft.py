@@ -17,9 +17,10 @@ from _common import load_smollm2, sample_module
 from torch.nn.functional import cross_entropy
 
 from esc_lab.config.training import AdapterConfig
+from esc_lab.models.forward import base_model
 from esc_lab.models.load import add_adapter
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.models.tree_attention import IMPLEMENTATION, base_model
+from esc_lab.models.tree_attention import IMPLEMENTATION
 
 GOALS = {1024: 1.15, 2048: 1.30}
 

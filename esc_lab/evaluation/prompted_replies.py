@@ -15,9 +15,9 @@ from esc_lab.evaluation.predictions import Prediction
 from esc_lab.evaluation.reply_attention import Column, UnmeasurableError, reply_sra, span_columns
 from esc_lab.metrics.attention import ReplySRA
 from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
-from esc_lab.models.log_probs import tree_hidden_states
 from esc_lab.models.span_attention import SpanAttention
 from esc_lab.prompts.layouts import INFERENCE, TEMPLATES, Message, Prompt, build_prompt, parse_reply, reply_content
 from esc_lab.seeds import derive_seed

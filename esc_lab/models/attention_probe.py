@@ -2,27 +2,29 @@
 
 The kernels return no attention weights. The probe computes them again from the queries and keys of a layer, for the
 probed rows only, sums them over the spans at once, and keeps the sums. A probed row is a query that predicts a token of
-a reply. Whatever the layout of the pass (token tree, key-value cache of growing branches, padded batch), the keys that
-a row sees under full attention are, in order, its own sequence: spans are given as positions in it.
+a reply. Whatever the layout of the pass (token tree, key-value cache of branches that get longer, padded batch), the
+keys that a row sees under full attention are, in order, its own sequence: spans are given as positions in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from esc_lab.models.span_attention import SpanAttention
+from esc_lab.models.span_attention import SpanAttention, join
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import PackedRow
 from esc_lab.tokens.trie import TokenTree
 
 # Attention weights computed at a time (heads x rows x keys): 16 MiB in float32.
 CHUNK_WEIGHTS = 2**22
+
+_NOT_OBSERVED = "no attention was observed: run the model with probe= and token_tree attention"
 
 
 class AttentionProbe:
@@ -47,12 +49,12 @@ class AttentionProbe:
         self._member = torch.zeros(len(spans), width, counts.pop() + 1)
         for branch, own in enumerate(spans):
             start = 0
-            for name, span in enumerate([*own, np.zeros(1, dtype=np.int64)]):
+            for number, span in enumerate([*own, np.zeros(1, dtype=np.int64)]):
                 self._position[branch, start : start + len(span)] = torch.as_tensor(span)
-                self._member[branch, start : start + len(span), name] = 1.0
+                self._member[branch, start : start + len(span), number] = 1.0
                 start += len(span)
-        self.keep_tokens = keep_tokens
-        self._measured: list[_Rows] = []
+        self._keep_tokens = keep_tokens
+        self._parts: list[SpanAttention] = []
         self._passes: list[_Pass] = []  # the last one, or all since the cache began
         self._layers: dict[int, _Layer] = {}  # of the cached passes
 
@@ -79,15 +81,14 @@ class AttentionProbe:
         Raises:
             ValueError: a span reaches past the row that is to attend to it.
         """
-        if not cached or not self._layers:
+        if not (cached and self._layers):
             self.settle()
         own = torch.as_tensor(branch, dtype=torch.int64)
-        reach = self._position[own].amax(dim=1).to(visible.device)
-        if bool((visible.sum(dim=1) <= reach).any()):
+        if bool((visible.sum(dim=1).cpu() <= self._position[own].amax(dim=1)).any()):
             raise ValueError("a span reaches past a probed row of its branch")
         places = torch.as_tensor(query, dtype=torch.int64, device=visible.device)
-        in_order = list(query) == list(range(len(own)))
-        self._passes.append(_Pass(own, visible, places, in_order, batch, cached, torch.arange(len(own))))
+        rows = None if cached else self._rows(own, visible)
+        self._passes.append(_Pass(own, visible, places, batch, rows, torch.arange(len(own))))
 
     def watch_tree(
         self, tree: TokenTree | PackedRow, branch: IntArray, query: IntArray, device: Any, *, cached: bool = False
@@ -101,7 +102,7 @@ class AttentionProbe:
         self.watch(torch.from_numpy(visible).to(device), branch.tolist(), query.tolist(), cached=cached)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Of the last pass keep these rows only (those that predicted a stop token belong to no reply token)."""
+        """Of the last pass, a cached one, keep these rows only (those that predicted a stop token are of no reply)."""
         self._passes[-1].kept = torch.as_tensor(rows, dtype=torch.int64)
 
     @torch.no_grad()
@@ -110,74 +111,54 @@ class AttentionProbe:
     ) -> None:
         """Called by the attention function in each layer. Raises ValueError if the pass is not the one announced."""
         now = self._passes[-1] if self._passes else None
-        layer = module.layer_idx
-        if now is None or layer in now.seen:
+        number = module.layer_idx
+        if now is None or number in now.queries:
             raise ValueError("each forward pass with a probe needs a call of watch before it")
         if key.shape[2] != now.visible.shape[1]:
-            raise ValueError(f"{key.shape[2]} keys in layer {layer}, {now.visible.shape[1]} were announced")
+            raise ValueError(f"{key.shape[2]} keys in layer {number}, {now.visible.shape[1]} were announced")
         if len(query) > 1 and now.batch is None:
             raise ValueError(f"a batch of {len(query)} needs the batch entry of each probed row")
-        if now.cached:
-            whole = now.in_order and len(now.places) == query.shape[2]
-            now.seen[layer] = query[0] if whole else query[0].index_select(1, now.places)
-            self._layers[layer] = _Layer(key[0], scaling, softcap, window)
-            return
         if now.rows is None:
-            now.rows = self._rows(now.visible, now.branch)
-        now.seen[layer] = None
+            now.queries[number] = query[0].index_select(1, now.query)
+            self._layers[number] = _Layer(key[0], scaling, softcap, window)
+            return
+        now.queries[number] = None
         entries = torch.tensor(now.batch or [0] * len(now.branch))
         for entry in entries.unique().tolist():
             rows = (entries == entry).nonzero()[:, 0].to(query.device)
-            states = query[entry].index_select(1, now.places[rows])
-            now.rows.measure(layer, states, _Layer(key[entry], scaling, softcap, window), rows)
+            states = query[entry].index_select(1, now.query[rows])
+            now.rows.measure(number, states, _Layer(key[entry], scaling, softcap, window), rows)
 
     @torch.no_grad()
     def settle(self) -> None:
         """Measure what passes with a cache have put off, and let go of their keys."""
         passes, self._passes = self._passes, []
         layers, self._layers = self._layers, {}
-        for now in passes:
-            if not now.seen or now.seen.keys() != passes[0].seen.keys():
-                raise ValueError("no attention was observed: run the model with probe= and token_tree attention")
-            if now.rows is not None:
-                self._measured.append(now.rows.only(now.kept))
+        if any(not now.queries or now.queries.keys() != passes[0].queries.keys() for now in passes):
+            raise ValueError(_NOT_OBSERVED)
+        self._parts += [now.rows.result() for now in passes if now.rows is not None]
         if layers:
             keys = passes[-1].visible.shape[1]
-            kept = [now.visible[now.kept.to(now.visible.device)] for now in passes]
-            visible = torch.cat([torch.nn.functional.pad(one, (0, keys - one.shape[1])) for one in kept])
-            rows = self._rows(visible, torch.cat([now.branch[now.kept] for now in passes]))
+            visible = [now.visible[now.kept.to(now.visible.device)] for now in passes]
+            padded = [torch.nn.functional.pad(part, (0, keys - part.shape[1])) for part in visible]
+            rows = self._rows(torch.cat([now.branch[now.kept] for now in passes]), torch.cat(padded))
             for number, layer in layers.items():
-                states = [_of(now.seen[number], now.kept) for now in passes]
-                rows.measure(number, torch.cat(states, dim=1), layer)
-            self._measured.append(rows)
+                rows.measure(number, torch.cat([now.kept_queries(number) for now in passes], dim=1), layer)
+            self._parts.append(rows.result())
 
     def result(self) -> SpanAttention:
         """What was measured in all passes so far. Raises ValueError if a pass was announced and not observed."""
         self.settle()
-        measured = self._measured
-        if not measured:
-            raise ValueError("no attention was observed: run the model with probe= and token_tree attention")
-        branch, order = torch.cat([rows.branch for rows in measured]).sort(stable=True)
-        sums = torch.cat([_stacked(rows.sums) for rows in measured], dim=1)[:, order].transpose(1, 2)
-        tokens = [row for rows in measured for row in rows.token_rows()]
-        member = self._member[branch][..., :-1]
-        first = self._position[branch][..., None] == 0
-        return SpanAttention(
-            mass=sums[..., :-1],
-            null=sums[..., -1],
-            visible=torch.cat([_stacked(rows.counts) for rows in measured], dim=1)[:, order],
-            length=member.sum(dim=1).long(),
-            holds_null=(member * first).sum(dim=1) > 0,
-            branch=branch,
-            tokens=tuple(tokens[row] for row in order.tolist()) if self.keep_tokens else None,
-        )
+        if not self._parts:
+            raise ValueError(_NOT_OBSERVED)
+        return join(self._parts)
 
-    def _rows(self, visible: Tensor, branch: Tensor) -> _Rows:
+    def _rows(self, branch: Tensor, visible: Tensor) -> _Rows:
         rank = visible.cumsum(dim=1)
-        index = torch.searchsorted(rank, self._position[branch].to(visible.device) + 1)
-        tokens = torch.zeros(visible.shape, device=visible.device) if self.keep_tokens else None
-        member = self._member[branch].to(visible.device)
-        return _Rows(branch, {None: visible}, rank[:, -1:] - rank, index, member, tokens)
+        position, device = self._position[branch], visible.device
+        index = torch.searchsorted(rank, position.to(device) + 1)
+        tokens = torch.zeros(visible.shape, device=device) if self._keep_tokens else None
+        return _Rows(branch, position, self._member[branch], index, {None: visible}, rank[:, -1:] - rank, tokens)
 
 
 @dataclass
@@ -186,13 +167,16 @@ class _Pass:
 
     branch: Tensor
     visible: Tensor
-    places: Tensor
-    in_order: bool  # places are 0, 1, ...
+    query: Tensor
     batch: Sequence[int] | None
-    cached: bool
+    rows: _Rows | None  # None of a cached pass
     kept: Tensor  # rows that count
-    seen: dict[int, Tensor | None] = field(default_factory=dict)  # layer -> [heads, R, dim] queries not yet measured
-    rows: _Rows | None = None
+    queries: dict[int, Tensor | None] = field(default_factory=dict)  # layer -> [heads, R, dim] still to be measured
+
+    def kept_queries(self, layer: int) -> Tensor:
+        queries = self.queries[layer]
+        assert queries is not None
+        return queries.index_select(1, self.kept.to(queries.device))
 
 
 @dataclass(frozen=True)
@@ -204,71 +188,66 @@ class _Layer:
     softcap: float | None
     window: int | None
 
+    def weights(self, query: Tensor, allowed: Tensor) -> Tensor:
+        """Attention weights [heads, R, keys] in float32 of queries [heads, R, dim]; `allowed` is [R, keys].
+
+        Query heads that share a key-value head are laid out as more rows.
+        """
+        heads, _, dim = query.shape
+        folded = query.reshape(len(self.key), -1, dim).float()
+        scores = (folded @ self.key.transpose(1, 2)).mul_(dim**-0.5 if self.scaling is None else self.scaling)
+        if self.softcap is not None:
+            scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        return scores.view(heads, *allowed.shape).masked_fill_(~allowed, -torch.inf).softmax(dim=-1)
+
 
 @dataclass
 class _Rows:
-    """Rows [R] that are measured together, and what was found of them in each layer."""
+    """Rows [R] that are measured together, and their sums in each layer so far."""
 
     branch: Tensor
-    by_window: dict[int | None, Tensor]  # [R, keys] visible keys; None = full attention
-    distance: Tensor  # [R, keys] of a key from the row, in tokens of the row's sequence
-    index: Tensor  # [R, L] keys of all spans
+    position: Tensor  # [R, L] position of the tokens of all spans
     member: Tensor  # [R, L, spans + 1] span of each
+    index: Tensor  # [R, L] its key
+    visible: dict[int | None, Tensor]  # [R, keys] visible keys by sliding window; None = full attention
+    distance: Tensor  # [R, keys] of a key from the row, in tokens of the row's sequence
     tokens: Tensor | None  # [R, keys] attention summed over layers
     sums: dict[int, Tensor] = field(default_factory=dict)  # [R, heads, spans + 1]
     counts: dict[int, Tensor] = field(default_factory=dict)  # [R]
 
     def measure(self, number: int, query: Tensor, layer: _Layer, rows: Tensor | None = None) -> None:
         """Add a layer: queries [heads, rows, dim] of all rows, or of those given."""
-        if layer.window not in self.by_window:
-            assert layer.window is not None
-            self.by_window[layer.window] = self.by_window[None] & (self.distance < layer.window)
-        allowed = self.by_window[layer.window]
-        heads, key = len(query), layer.key.float()
+        window, heads, device = layer.window, len(query), query.device
+        layer = replace(layer, key=layer.key.float())
+        if window not in self.visible:
+            assert window is not None
+            self.visible[window] = self.visible[None] & (self.distance < window)
+        visible, member = self.visible[window], self.member.to(device)
         if number not in self.sums:
-            self.sums[number] = torch.zeros(len(allowed), heads, self.member.shape[2], device=query.device)
-            self.counts[number] = allowed.sum(dim=1)
-        chosen = torch.arange(len(allowed), device=query.device) if rows is None else rows
-        size = max(CHUNK_WEIGHTS // (heads * key.shape[1]), 1)
-        for part, states in zip(chosen.split(size), query.split(size, dim=1), strict=True):
-            weights = _weights(states, key, allowed[part], layer.scaling, layer.softcap)
+            self.sums[number] = torch.zeros(len(visible), heads, member.shape[2], device=device)
+            self.counts[number] = visible.sum(dim=1)
+        rows = torch.arange(len(visible), device=device) if rows is None else rows
+        size = max(CHUNK_WEIGHTS // (heads * layer.key.shape[1]), 1)
+        for part, states in zip(rows.split(size), query.split(size, dim=1), strict=True):
+            weights = layer.weights(states, visible[part])
             picked = weights.gather(2, self.index[part].expand(heads, -1, -1))
-            self.sums[number][part] = picked.transpose(0, 1) @ self.member[part]
+            self.sums[number][part] = picked.transpose(0, 1) @ member[part]
             if self.tokens is not None:
                 self.tokens[part] += weights.mean(dim=0)
 
-    def only(self, kept: Tensor) -> _Rows:
-        """The measured values of some of the rows, without what measuring needed."""
-        visible, none = self.by_window[None].cpu()[kept], torch.empty(0)
-        tokens = None if self.tokens is None else self.tokens.cpu()[kept]
-        sums = {number: found.cpu()[kept] for number, found in self.sums.items()}
-        counts = {number: found.cpu()[kept] for number, found in self.counts.items()}
-        return _Rows(self.branch[kept], {None: visible}, none, none, none, tokens, sums, counts)
-
-    def token_rows(self) -> list[Tensor]:
-        if self.tokens is None:
-            return []
-        tokens, visible = self.tokens.cpu() / len(self.sums), self.by_window[None].cpu()
-        return [row[seen] for row, seen in zip(tokens, visible, strict=True)]
-
-
-def _of(states: Tensor | None, kept: Tensor) -> Tensor:
-    assert states is not None
-    return states if len(kept) == states.shape[1] else states.index_select(1, kept.to(states.device))
-
-
-def _stacked(by_layer: dict[int, Tensor]) -> Tensor:
-    return torch.stack([by_layer[layer] for layer in sorted(by_layer)]).cpu()
-
-
-def _weights(query: Tensor, key: Tensor, allowed: Tensor, scaling: float | None, softcap: float | None) -> Tensor:
-    """Attention weights [heads, R, keys] in float32 of queries [heads, R, dim] on keys [key-value heads, keys, dim].
-
-    `allowed` is [R, keys]; query heads that share a key-value head are laid out as more rows.
-    """
-    heads, rows, dim = query.shape
-    folded = query.reshape(len(key), -1, dim).float()
-    scores = (folded @ key.float().transpose(1, 2)).mul_(dim**-0.5 if scaling is None else scaling)
-    if softcap is not None:
-        scores.div_(softcap).tanh_().mul_(softcap)
-    return scores.view(heads, rows, key.shape[1]).masked_fill_(~allowed, -torch.inf).softmax(dim=-1)
+    def result(self) -> SpanAttention:
+        layers = sorted(self.sums)
+        sums = torch.stack([self.sums[layer] for layer in layers]).cpu().transpose(1, 2)
+        member, tokens = self.member[..., :-1], None
+        if self.tokens is not None:
+            means, visible = self.tokens.cpu() / len(layers), self.visible[None].cpu()
+            tokens = tuple(row[own] for row, own in zip(means, visible, strict=True))
+        return SpanAttention(
+            mass=sums[..., :-1],
+            null=sums[..., -1],
+            visible=torch.stack([self.counts[layer] for layer in layers]).cpu(),
+            length=member.sum(dim=1).long(),
+            holds_null=(member * (self.position == 0)[..., None]).sum(dim=1) > 0,
+            branch=self.branch,
+            tokens=tokens,
+        )

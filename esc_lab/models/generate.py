@@ -8,20 +8,30 @@ each shared token once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from esc_lab.models.attention_probe import AttentionProbe
-from esc_lab.models.draw import Sampling as Sampling
-from esc_lab.models.draw import draw
-from esc_lab.models.log_probs import head_logits, tree_hidden_states
-from esc_lab.models.tree_attention import additive, base_model, by_layer_type, layer_windows
+from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
+from esc_lab.models.slots import BranchGroup, KeyValueSlots, run_pass
 from esc_lab.tokens.encode import IntArray
-from esc_lab.tokens.trie import TokenTree, build_tree
+from esc_lab.tokens.trie import build_tree
+
+# Most probable tokens among which those of `top_p` are looked for before all are sorted.
+_NUCLEUS = 512
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: `temperature` 0 is greedy; `top_p` keeps the smallest set of tokens with that mass."""
+
+    max_new_tokens: int = 96
+    temperature: float = 0.0
+    top_p: float = 1.0
 
 
 @torch.inference_mode()
@@ -47,93 +57,71 @@ def generate(
     Returns:
         The generated ids of each prompt, without the stop token.
     """
-    inner = base_model(model)
-    tree = build_tree(prompts)
-    cache = DynamicCache()  # without a config, so that no layer crops its keys: windows are in the mask
-    hidden = _prompt_states(model, tree, cache, probe)
-    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    inner, tree = base_model(model), build_tree(prompts)
+    group = BranchGroup(0, len(tree) + len(prompts) * (sampling.max_new_tokens - 1))
+    cache = KeyValueSlots(group.width)
+    cache.write_to(group.take(tree.position_ids), inner.device)
+    paths = list(tree.paths)
+    last = np.array([path[-1] for path in paths])
+    if probe is not None:
+        probe.watch_tree(tree, np.arange(len(last)), last, inner.device, cached=True)
+    states = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache, probe)
+    states = states[torch.from_numpy(last).to(states.device)]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     replies: list[list[int]] = [[] for _ in prompts]
-    branches = _Branches(inner, tree.paths, tree.position_ids, inner.device)
     active = list(range(len(prompts)))
     for step in range(sampling.max_new_tokens):
-        tokens = _draw(head_logits(inner, hidden), sampling, [draws[number] for number in active])
-        going = [index for index, token in enumerate(tokens) if token not in stop]
-        for index in going:
-            replies[active[index]].append(tokens[index])
+        if step:
+            for branch in active:
+                paths[branch], _ = group.compute(paths[branch], np.array(replies[branch][-1:]))
+            if probe is not None:
+                visible = torch.from_numpy(group.visible()).to(inner.device)
+                probe.watch(visible, active, range(len(active)), cached=True)
+            states = run_pass(inner, cache, [group], probe)
+        tokens = draw(head_logits(inner, states), [sampling] * len(active), [generators[branch] for branch in active])
+        unfinished = [row for row, token in enumerate(tokens) if token not in stop]
+        for row in unfinished:
+            replies[active[row]].append(tokens[row])
         if probe is not None:
-            probe.keep(going)
-        active = [active[index] for index in going]
+            probe.keep(unfinished)
+        active = [active[row] for row in unfinished]
         if on_step:
             on_step(len(active))
-        if not active or step + 1 == sampling.max_new_tokens:
+        if not active:
             break
-        next_tokens = [tokens[index] for index in going]
-        hidden = _next_states(inner, branches, active, next_tokens, cache, probe)
     if probe is not None:
         probe.settle()
     return replies
 
 
-def _prompt_states(model: Any, tree: TokenTree, cache: DynamicCache, probe: AttentionProbe | None) -> Tensor:
-    """Final hidden states [prompts, hidden] at the end of each prompt."""
-    last = np.array([path[-1] for path in tree.paths])
-    if probe is not None:
-        probe.watch_tree(tree, np.arange(len(last)), last, base_model(model).device, cached=True)
-    hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache, probe)
-    return hidden[torch.from_numpy(last).to(hidden.device)]
+def draw(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> list[int]:
+    """One token from each row of logits [rows, vocabulary]: by its own sampling and generator.
+
+    Each inverts the distribution at one uniform number, so that small changes of the logits hardly ever change it.
+    """
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if drawn:
+        logits = logits.float().cpu()
+        for row in drawn:
+            tokens[row] = _draw(logits[row], samplings[row], generators[row])
+    return tokens
 
 
-def _next_states(
-    inner: Any,
-    branches: _Branches,
-    active: Sequence[int],
-    tokens: Sequence[int],
-    cache: DynamicCache,
-    probe: AttentionProbe | None,
-) -> Tensor:
-    """Final hidden states [active, hidden] of one more token for each active branch."""
-    mask, positions = branches.grow(active)
-    arguments = {"position_ids": positions, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
-    if probe is not None:
-        probe.watch(branches.visible[active], active, range(len(active)), cached=True)
-        arguments["probe"] = probe
-    output = inner.get_decoder()(input_ids=torch.tensor([tokens], device=inner.device), **arguments)
-    states: Tensor = output.last_hidden_state[0]
-    return states
+def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    probs, order = torch.softmax(logits / sampling.temperature, dim=-1), None
+    if sampling.top_p < 1:
+        probs, order = _nucleus(probs, sampling.top_p)
+    mass = probs.double().cumsum(dim=-1)
+    uniform = torch.rand(1, dtype=torch.float64, generator=generator)
+    index = int(torch.searchsorted(mass, uniform * mass[-1], right=True).clamp(max=len(mass) - 1))
+    return index if order is None else int(order[index])
 
 
-class _Branches:
-    """Which cached keys each growing branch may see: its prompt's path in the trie and its own tokens."""
-
-    def __init__(self, inner: Any, paths: Sequence[IntArray], positions: IntArray, device: torch.device) -> None:
-        self.windows = layer_windows(inner)
-        self.dtype = inner.dtype
-        self.visible = torch.zeros(len(paths), len(positions), dtype=torch.bool, device=device)
-        for number, path in enumerate(paths):
-            self.visible[number, torch.from_numpy(path).to(device)] = True
-        self.key_position = torch.from_numpy(positions).to(device)
-        self.length = torch.tensor([len(path) for path in paths], device=device)
-
-    def grow(self, active: Sequence[int]) -> tuple[Any, Tensor]:
-        """Add one key for each active branch; the mask [1, 1, active, keys] (or dict) and positions [1, active]."""
-        rows = torch.tensor(active, device=self.visible.device)
-        position = self.length[rows]
-        own = torch.zeros(len(self.visible), len(rows), dtype=torch.bool, device=rows.device)
-        own[rows, torch.arange(len(rows), device=rows.device)] = True
-        self.visible = torch.cat([self.visible, own], dim=1)
-        self.key_position = torch.cat([self.key_position, position])
-        self.length[rows] += 1
-        allowed = self.visible[rows]
-        near = position[:, None] - self.key_position[None, :]
-        masks = {
-            kind: additive(allowed if window is None else allowed & (near < window), self.dtype)
-            for kind, window in self.windows.items()
-        }
-        return by_layer_type(masks), position[None]
-
-
-def _draw(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]) -> list[int]:
-    """One token per row of logits [rows, vocabulary]."""
-    if sampling.temperature == 0:
-        return [int(token) for token in logits.argmax(dim=-1)]
-    return [draw(row, sampling, generator) for row, generator in zip(logits.float().cpu(), draws, strict=True)]
+def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The smallest set of tokens with mass `top_p`, most probable first: probabilities (others 0), and tokens."""
+    highest, order = probs.topk(min(_NUCLEUS, len(probs)))
+    if highest.sum() < top_p:
+        highest, order = probs.sort(descending=True)
+    outside = highest.cumsum(dim=-1) - highest >= top_p
+    return highest.masked_fill(outside, 0.0), order

@@ -15,9 +15,9 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
-from esc_lab.models.log_probs import head_logits, tree_hidden_states
+from esc_lab.models.checks import check_tree_attention
 from esc_lab.models.sources import model_location
-from esc_lab.models.tree_attention import IMPLEMENTATION, check_tree_attention
+from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.runs.layout import BASE_MODEL
 from esc_lab.tokens import ChatEncoder
 
@@ -89,7 +89,7 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
     if adapter:
         loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     loaded.eval()
-    check_tree_attention(loaded, tree_hidden_states, head_logits)
+    check_tree_attention(loaded)
     limit = int(base.config.get_text_config().max_position_embeddings)
     return LoadedModel(loaded, encoder, min(model.context_tokens or limit, limit), adapter, weights)
 

@@ -11,42 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from esc_lab.models.tree_attention import base_model, tree_arguments
+from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import ReplyTokens, TokenSequence
 from esc_lab.tokens.packing import PackedRow, pack_units
 
 # Logits computed at a time (rows x vocabulary): 64 MiB in float32.
 CHUNK_LOGITS = 2**24
-
-
-def tree_hidden_states(
-    model: Any, input_ids: IntArray, position_ids: IntArray, leave: IntArray, cache: Any = None, probe: Any = None
-) -> Tensor:
-    """Final hidden states [T, hidden] of a token tree in one forward pass (not through the LM head).
-
-    Args:
-        probe: an `AttentionProbe` that was told of this pass.
-    """
-    inner = base_model(model)
-    device = inner.device
-    output = inner.get_decoder()(
-        input_ids=torch.from_numpy(input_ids).to(device)[None],
-        position_ids=torch.from_numpy(position_ids).to(device)[None],
-        past_key_values=cache,
-        use_cache=cache is not None,
-        **({} if probe is None else {"probe": probe}),
-        **tree_arguments(model, leave, position_ids),
-    )
-    hidden: Tensor = output.last_hidden_state[0]
-    return hidden
-
-
-def head_logits(inner: Any, hidden: Tensor) -> Tensor:
-    """Logits [N, vocabulary] of hidden states [N, hidden], with the final soft-cap of Gemma 2."""
-    logits: Tensor = inner.get_output_embeddings()(hidden)
-    cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
-    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def reply_log_probs(model: Any, row: PackedRow) -> Tensor:
@@ -71,15 +42,15 @@ def token_log_probs(inner: Any, hidden: Tensor, query: IntArray, target: IntArra
     head = inner.get_output_embeddings()
     cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
     if type(head) is torch.nn.Linear and head.bias is None:
-        found = _TokenLogProbs.apply(states, head.weight, index, tokens, cap)
+        values = _TokenLogProbs.apply(states, head.weight, index, tokens, cap)
     else:
         rows = _chunk_rows(head.weight.shape[0])
         parts = []
         for start, first, last in _chunks(index, len(nodes), rows):
             arguments = (inner, states[start : start + rows], index[first:last] - start, tokens[first:last])
             parts.append(checkpoint(_direct, *arguments, use_reentrant=False))
-        found = torch.cat(parts)
-    return torch.empty_like(found).scatter(0, torch.from_numpy(order).to(device), found)
+        values = torch.cat(parts)
+    return torch.empty_like(values).scatter(0, torch.from_numpy(order).to(device), values)
 
 
 def _chunk_rows(vocabulary: int) -> int:

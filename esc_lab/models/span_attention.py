@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,22 @@ class SpanAttention:
         )  # fmt: skip
 
 
-def head_attention(found: SpanAttention, definition: str) -> Tensor:
+def join(parts: Sequence[SpanAttention]) -> SpanAttention:
+    """The rows of all parts, by branch."""
+    keep_tokens = parts[0].tokens is not None
+    whole = SpanAttention(
+        mass=torch.cat([part.mass for part in parts], dim=2),
+        null=torch.cat([part.null for part in parts], dim=2),
+        visible=torch.cat([part.visible for part in parts], dim=1),
+        length=torch.cat([part.length for part in parts]),
+        holds_null=torch.cat([part.holds_null for part in parts]),
+        branch=torch.cat([part.branch for part in parts]),
+        tokens=tuple(row for part in parts for row in part.tokens or ()) if keep_tokens else None,
+    )
+    return whole.of(whole.branch.argsort(stable=True))
+
+
+def head_attention(attention: SpanAttention, definition: str) -> Tensor:
     """SRA of each layer, head and row, [layers, heads, rows, spans] in float64; nan for an empty span.
 
     The mean over layers and heads is the SRA of a row, the mean of that over the rows of a reply is the reply's.
@@ -50,11 +66,11 @@ def head_attention(found: SpanAttention, definition: str) -> Tensor:
             published code: in each layer the heads' mean row loses its first entry (null attention) and is scaled to
             sum 1. A row that sees nothing but the first token counts as zero.
     """
-    mass = found.mass.double()
+    mass = attention.mass.double()
     if definition == "reference":
-        null = found.null.double()
+        null = attention.null.double()
         rest = 1 - null.mean(dim=1)[:, None, :, None]
-        mass = torch.where(rest > 0, (mass - null[..., None] * found.holds_null) / rest, 0.0)
+        mass = torch.where(rest > 0, (mass - null[..., None] * attention.holds_null) / rest, 0.0)
     elif definition != "paper":
         raise ValueError(f"no definition '{definition}' of SRA: paper or reference")
-    return mass / found.length
+    return mass / attention.length

@@ -21,8 +21,8 @@ from esc_lab.evaluation.prompted_replies import PromptedReply
 from esc_lab.evaluation.reply_attention import span_columns
 from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.load import LoadedModel
-from esc_lab.models.log_probs import tree_hidden_states
 from esc_lab.report.figures import head_map
 from esc_lab.report.heat_map import heat_map_page
 from esc_lab.tokens import build_tree

@@ -16,8 +16,8 @@ from esc_lab.evaluation.held_out_pairs import preference_metrics
 from esc_lab.evaluation.module import EvaluationModule
 from esc_lab.evaluation.predictions import read_table, write_predictions
 from esc_lab.evaluation.summary import print_strategies, summarize
+from esc_lab.models.checks import check_probe
 from esc_lab.models.load import load_model
-from esc_lab.models.probe_check import check_probe
 from esc_lab.report.attention_files import write_attention
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.classifier_files import load_classifier

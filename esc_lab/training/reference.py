@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from esc_lab.artifacts import cached, fingerprint
 from esc_lab.errors import UserError
+from esc_lab.models.forward import base_model
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.models.tree_attention import base_model
 from esc_lab.terminal import track_progress
 from esc_lab.training.preference_split import FloatArray, PreferenceSplit
 from esc_lab.training.reply_log_probs import weighted_log_prob

@@ -13,20 +13,13 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from esc_lab.errors import UserError
-from esc_lab.models import attention_probe, log_probs
+from esc_lab.models import attention_probe, tree_attention
 from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.checks import check_probe
+from esc_lab.models.forward import base_model, layer_windows, tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
-from esc_lab.models.log_probs import tree_hidden_states
-from esc_lab.models.probe_check import check_probe
 from esc_lab.models.span_attention import head_attention
-from esc_lab.models.tree_attention import (
-    IMPLEMENTATION,
-    FlexTree,
-    _block_mask,
-    base_model,
-    by_layer_type,
-    layer_windows,
-)
+from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.tokens import ReplyTokens, TokenSequence, build_tree, pack_rows
 from tests.models.test_tree_attention import random_sequences
 
@@ -288,13 +281,7 @@ def test_left_padded_batch(tiny_models, family):
 def test_beside_flex_attention(tiny_models, family, monkeypatch):
     """What CUDA runs, uncompiled on the CPU: the probe measures the same."""
 
-    def flex_arguments(model, leave, position):
-        windows, (ends, places) = layer_windows(model), (torch.from_numpy(leave), torch.from_numpy(position))
-        tree = FlexTree({window: _block_mask(ends, places, window) for window in windows.values()})
-        placeholder = by_layer_type(dict.fromkeys(windows, torch.zeros(1, 1, 1, 1)))
-        return {"attention_mask": placeholder, "tree": tree}
-
-    monkeypatch.setattr(log_probs, "tree_arguments", flex_arguments)
+    monkeypatch.setattr(tree_attention, "query_blocks", tree_attention.block_mask)
     model = tiny_models(family).model
     sequences, spans = tree_case(11)
     found, rows = probed_tree(model, sequences, spans)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from esc_lab.models.generate import Sampling, _draw, generate
+from esc_lab.models.generate import Sampling, draw, generate
 from tests.models.test_tree_attention import random_sequences
 
 NEVER = frozenset({-1})
@@ -58,14 +58,18 @@ def found_greedy(model, prompt):
     return generate(model, [prompt], NEVER, Sampling(8), [5])[0]
 
 
-def test_top_p_and_temperature_follow_the_distribution():
-    probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    logits = probs.log().repeat(4000, 1)
-    draws = [torch.Generator().manual_seed(seed) for seed in range(4000)]
-    counts = np.bincount(_draw(logits, Sampling(1, temperature=1.0, top_p=0.75), draws), minlength=4) / 4000
-    # 0.5 alone is less than the mass asked for, 0.5 + 0.3 reaches it.
-    np.testing.assert_allclose(counts, [0.625, 0.375, 0, 0], atol=0.03)
-    draws = [torch.Generator().manual_seed(seed) for seed in range(4000)]
-    counts = np.bincount(_draw(logits, Sampling(1, temperature=0.5), draws), minlength=4) / 4000
-    sharpened = (probs**2 / (probs**2).sum()).numpy()
-    np.testing.assert_allclose(counts, sharpened, atol=0.03)
+@pytest.mark.parametrize(
+    ("sampling", "law"),
+    [
+        (Sampling(1, 1.0, 0.1), [0, 1, 0, 0]),
+        (Sampling(1, 1.0, 0.75), [0, 0.625, 0, 0.375]),  # 0.5 alone is less than the mass asked for
+        (Sampling(1, 1.0, 0.9), [0.15 / 0.95, 0.5 / 0.95, 0, 0.3 / 0.95]),
+        (Sampling(1, 0.5, 1.0), np.array([0.0225, 0.25, 0.0025, 0.09]) / 0.365),
+        (Sampling(1, 0.0), [0, 1, 0, 0]),
+    ],
+)
+def test_draws_follow_the_distribution(sampling, law, monkeypatch):
+    monkeypatch.setattr("esc_lab.models.generate._NUCLEUS", 2)
+    logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().repeat(4000, 1)
+    drawn = draw(logits, [sampling] * 4000, [torch.Generator().manual_seed(seed) for seed in range(4000)])
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 4000, law, atol=0.03)

@@ -8,19 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import esc_lab.models.checks as checks
 import esc_lab.models.tree_attention as tree_attention
 from esc_lab.errors import UserError
-from esc_lab.models.log_probs import head_logits, tree_hidden_states
-from esc_lab.models.tree_attention import (
-    FlexTree,
-    TreeBlocks,
-    _block_mask,
-    _query_blocks,
-    base_model,
-    check_tree_attention,
-    layer_windows,
-    token_tree_attention,
-)
+from esc_lab.models.checks import check_tree_attention
+from esc_lab.models.forward import base_model, head_logits, layer_windows, tree_hidden_states
+from esc_lab.models.tree_attention import _attend, additive, block_mask, query_blocks, token_tree_attention
 from esc_lab.tokens import build_tree
 
 
@@ -57,9 +50,9 @@ def test_windows_matter_here(tiny_models, monkeypatch):
     assert layer_windows(model) == {"full_attention": None, "sliding_attention": 64}
     sequence = random_sequences(0)[0]
     positions, leave = np.arange(len(sequence)), np.full(len(sequence), len(sequence))
-    original = tree_attention._query_blocks
+    original = tree_attention.query_blocks
     monkeypatch.setattr(
-        tree_attention, "_query_blocks", lambda leave, position, window, *rest: original(leave, position, None, *rest)
+        tree_attention, "query_blocks", lambda leave, position, window, *rest: original(leave, position, None, *rest)
     )
     with torch.no_grad():
         hidden = tree_hidden_states(model, sequence, positions, leave)
@@ -84,7 +77,7 @@ def test_blocks_allow_exactly_the_ancestors(seed, trunk, window, block):
     before = tree_attention.BLOCK
     tree_attention.BLOCK = block
     try:
-        blocks = _query_blocks(tree.leave, tree.position_ids, window, torch.float32, torch.device("cpu"))
+        blocks = query_blocks(tree.leave, tree.position_ids, window, torch.float32, torch.device("cpu"))
     finally:
         tree_attention.BLOCK = before
     found = np.zeros_like(expected)
@@ -103,10 +96,9 @@ def test_attention_function_equals_brute_force(softcap, flex):
     size, heads, groups, dim = len(tree), 2, 3, 8
     query = torch.randn(1, heads * groups, size, dim, generator=draw, dtype=torch.float64)
     key, value = (torch.randn(1, heads, size, dim, generator=draw, dtype=torch.float64) for _ in range(2))
-    blocks = _query_blocks(tree.leave, tree.position_ids, None, torch.float64, torch.device("cpu"))
-    leave, position = torch.from_numpy(tree.leave), torch.from_numpy(tree.position_ids)
-    mask = FlexTree({None: _block_mask(leave, position, None)}) if flex else TreeBlocks({None: blocks})
-    found, _ = token_tree_attention(None, query, key, value, None, scaling=0.3, softcap=softcap, tree=mask)
+    make = block_mask if flex else query_blocks
+    masks = make(tree.leave, tree.position_ids, None, torch.float64, torch.device("cpu"))
+    found, _ = token_tree_attention(None, query, key, value, None, scaling=0.3, softcap=softcap, tree={None: masks})
     tolerance = {"atol": 1e-6, "rtol": 1e-5} if flex else {"atol": 1e-12, "rtol": 1e-10}
     for head in range(heads * groups):
         for node in range(size):
@@ -139,9 +131,10 @@ def test_check_on_load_rejects_wrong_attention(tiny_models, monkeypatch):
     def every_token_sees_all(model, input_ids, position_ids, leave):
         return tree_hidden_states(model, input_ids, np.arange(len(leave)), np.full(len(leave), len(leave)))
 
+    check_tree_attention(model)
+    monkeypatch.setattr(checks, "tree_hidden_states", every_token_sees_all)
     with pytest.raises(UserError, match="differ from separate sequences"):
-        check_tree_attention(model, every_token_sees_all, head_logits)
-    check_tree_attention(model, tree_hidden_states, head_logits)
+        check_tree_attention(model)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
@@ -149,10 +142,24 @@ def test_flex_attention_gives_the_same_hidden_states(tiny_models, family, monkey
     """The CUDA path, forward only, without compilation."""
     model = tiny_models(family).model
     tree = build_tree(random_sequences(7, trunk=100))
-    leave, position = torch.from_numpy(tree.leave), torch.from_numpy(tree.position_ids)
     with torch.no_grad():
         expected = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave)
-        masks = FlexTree({window: _block_mask(leave, position, window) for window in layer_windows(model).values()})
-        monkeypatch.setattr(tree_attention, "TreeBlocks", lambda blocks: masks)
+        monkeypatch.setattr(tree_attention, "query_blocks", block_mask)
         found = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_attention_in_half_precision(inference):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, length, 16, generator=generator) for heads, length in ((6, 40), (2, 90), (2, 90))
+    )
+    allowed = torch.ones(40, 90).tril(50).bool()
+    weights = torch.softmax(
+        (query.double() @ key.double().repeat_interleave(3, 1).mT / 4).masked_fill(~allowed, -torch.inf), dim=-1
+    )
+    expected = weights @ value.double().repeat_interleave(3, 1)
+    mask = additive(allowed, torch.bfloat16).repeat(1, 1, 3, 1)
+    found = _attend(*(part.bfloat16() for part in (query, key, value)), mask, 0.0, None, None, inference)
+    torch.testing.assert_close(found.double(), expected, atol=0.03, rtol=0.0)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from esc_lab.errors import UserError
+from esc_lab.models.engine import EngineLimits
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts.layouts import Message, Prompt
 from esc_lab.search.clients.local import LocalClient, normalized, option_ids
@@ -61,7 +62,9 @@ def prompt_ids(loaded, request: Request) -> torch.Tensor:
 
 def test_all_at_once_as_one_at_a_time(tiny_models, family):
     loaded, asked = tiny_models(family), requests()
-    together = answers(LocalClient(loaded, "tiny", batch=5, row_tokens=200, cache_tokens=300), asked)
+    together = answers(
+        LocalClient(loaded, "tiny", limits=EngineLimits(batch=5, row_tokens=200, cache_tokens=300)), asked
+    )
     for request, answer in zip(asked, together, strict=True):
         (alone,) = answers(LocalClient(loaded, "tiny"), [request])
         assert answer.text == alone.text
@@ -166,7 +169,7 @@ def test_requests_that_are_too_long(tiny_models):
     short = Request("seeker", (Message("user", "Hello."),), max_tokens=4, temperature=0.0)
     long = replace(short, messages=(Message("user", "no " * 600),))
     greedy = replace(short, max_tokens=300)
-    client = LocalClient(loaded, "tiny", working_tokens=200)
+    client = LocalClient(loaded, "tiny", limits=EngineLimits(working_tokens=200))
 
     async def run() -> list[Answer | BaseException]:
         found = await asyncio.gather(*map(client.answer, (long, short, greedy)), return_exceptions=True)

@@ -43,6 +43,7 @@ def retries(clients: Mapping[str, Client]) -> Counter[str]:
 
 
 def _local(cfg: Config, played: RoleConfig) -> Client:
+    from esc_lab.models.engine import EngineLimits
     from esc_lab.models.load import load_model
     from esc_lab.search.clients.local import LocalClient
     from esc_lab.training.reference import model_identity
@@ -53,7 +54,9 @@ def _local(cfg: Config, played: RoleConfig) -> Client:
     checkpoint = Path(played.checkpoint) if played.checkpoint else None
     loaded = load_model(model, Path(cfg.cache_dir), checkpoint=checkpoint)
     name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
-    return LocalClient(loaded, name, identity=model_identity(loaded.model), batch=cfg.llm.local.batch)
+    return LocalClient(
+        loaded, name, identity=model_identity(loaded.model), limits=EngineLimits(batch=cfg.llm.local.batch)
+    )
 
 
 def _endpoint(cfg: Config, played: RoleConfig) -> Client:

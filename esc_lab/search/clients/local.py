@@ -22,10 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from esc_lab.errors import UserError
-from esc_lab.models.engine import Engine
+from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, Task
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
-from esc_lab.models.tasks import Scoring, Task, Writing
 from esc_lab.prompts.layouts import Message, Prompt
 from esc_lab.search.requests import Answer, Question, Request
 from esc_lab.tokens.encode import ChatEncoder, IntArray
@@ -54,11 +53,7 @@ class LocalClient:
         loaded: is put into evaluation mode and must not change while the client is open.
         name: of the model, for answers and identity.
         identity: what else answers depend on (revision, checkpoint ...).
-        batch: most replies that are written at once.
-        row_tokens: most new tokens of a pass of the model; a single prompt may have more.
-        working_tokens: tokens of prompts and replies that are worked on at the same time. Longer requests are refused.
-        cache_tokens: tokens of earlier prompts whose keys and values are kept. Those of a working token or one that is
-            kept take 23 kB in SmolLM2 (bfloat16), 131 kB in Llama 3.1 8B.
+        limits: of the engine.
 
     Attributes:
         specials_removed: special tokens of the tokenizer that were taken out of messages where they were spelled out.
@@ -72,10 +67,7 @@ class LocalClient:
         name: str,
         *,
         identity: Mapping[str, Any] | None = None,
-        batch: int = 32,
-        row_tokens: int = 1024,
-        working_tokens: int = 16384,
-        cache_tokens: int = 24576,
+        limits: EngineLimits | None = None,
     ) -> None:
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         self.identity: Mapping[str, Any] = {"kind": "local", "model": name, "dtype": dtype, **(identity or {})}
@@ -86,14 +78,7 @@ class LocalClient:
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
         self._options = lru_cache(maxsize=256)(lambda question: option_ids(encoder, question))
         stop = frozenset({encoder.end_of_turn, encoder.tokenizer.eos_token_id})
-        self._engine = Engine(
-            loaded.model,
-            stop,
-            batch=batch,
-            row_tokens=row_tokens,
-            working_tokens=working_tokens,
-            cache_tokens=cache_tokens,
-        )
+        self._engine = Engine(loaded.model, stop, limits)
         self._jobs: dict[Task, _Job] = {}
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -171,11 +156,11 @@ class LocalClient:
             options = [self._options(question) for question in request.questions]
             # The lead is given, and so are the tokens that all options of a question begin with.
             first = [number for ids, number in options for _ in ids]
-            task: Task = Scoring(prompt, [option for ids, _ in options for option in ids], first)
+            task: Task = ScoreTask(prompt, [option for ids, _ in options for option in ids], first)
             longest = max(len(option) for ids, _ in options for option in ids)
         else:
             sampling = Sampling(request.max_tokens, request.temperature, request.top_p)
-            task, longest = Writing(prompt, sampling, request.seed), request.max_tokens
+            task, longest = ReplyTask(prompt, sampling, request.seed), request.max_tokens
         self._check(request, task, longest)
         return task
 
@@ -191,7 +176,7 @@ class LocalClient:
 
     def _check(self, request: Request, task: Task, reply: int) -> None:
         where, prompt = f"{self._name}, request of the {request.role}", len(task.prompt)
-        context, working = self._loaded.context_tokens, self._engine.working_tokens
+        context, working = self._loaded.context_tokens, self._engine.limits.working_tokens
         if prompt + reply > context:
             fix = "search shorter dialogues, lower max_tokens of the role, or use a model with a longer context"
             message = (
@@ -203,7 +188,7 @@ class LocalClient:
             raise UserError(message, where=where, fix="raise the client's working_tokens, or search shorter dialogues")
 
     def _answer(self, request: Request, task: Task) -> Answer:
-        if isinstance(task, Writing):
+        if isinstance(task, ReplyTask):
             text = self._loaded.encoder.decode(task.reply)
             return Answer(text, model=self._name, prompt_tokens=len(task.prompt), completion_tokens=len(task.reply))
         log_probs, values = [], iter(task.log_probs)

@@ -1,0 +1,74 @@
+"""One forward pass of a model along token trees: final hidden states, and logits of those that predict a token.
+
+Models with sliding-window layers take masks as a dict by layer type: a bare mask would be used in all layers alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esc_lab.errors import UserError
+from esc_lab.models.tree_attention import TreeMasks, tree_masks
+from esc_lab.tokens.encode import IntArray
+
+
+def base_model(model: Any) -> Any:
+    """The transformers model inside a PEFT wrapper (its layers carry the adapters), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def layer_windows(model: Any) -> dict[str, int | None]:
+    """Attention layer types of a model with their sliding window; only `full_attention` where it names no types.
+
+    Raises:
+        UserError: the model has layers of another type.
+    """
+    config = base_model(model).config.get_text_config()
+    types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    unknown = types - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise UserError(f"no tree attention for layers of type {', '.join(sorted(unknown))}", where=config.model_type)
+    return {kind: config.sliding_window if kind == "sliding_attention" else None for kind in sorted(types)}
+
+
+def tree_hidden_states(
+    model: Any, input_ids: IntArray, position_ids: IntArray, leave: IntArray, cache: Any = None, probe: Any = None
+) -> Tensor:
+    """Final hidden states [T, hidden] of a token tree in one forward pass (not through the LM head).
+
+    Args:
+        probe: an `AttentionProbe` that watches this pass.
+    """
+    inner, windows = base_model(model), set(layer_windows(model).values())
+    masks = tree_masks(leave, position_ids, windows, inner.dtype, inner.device)
+    return hidden_states(inner, input_ids, position_ids, masks, cache, probe)
+
+
+def hidden_states(
+    inner: Any, input_ids: IntArray, position_ids: IntArray, masks: TreeMasks, cache: Any = None, probe: Any = None
+) -> Tensor:
+    """Final hidden states [T, hidden] of tokens that attend as the masks say."""
+    device = inner.device
+    # A 4-D tensor is passed on as it is, so that transformers does not make a mask that nobody reads.
+    placeholder = dict.fromkeys(layer_windows(inner), torch.zeros(1, 1, 1, 1, device=device))
+    output = inner.get_decoder()(
+        input_ids=torch.from_numpy(input_ids).to(device)[None],
+        position_ids=torch.from_numpy(position_ids).to(device)[None],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        attention_mask=placeholder if "sliding_attention" in placeholder else placeholder["full_attention"],
+        tree=masks,
+        **({} if probe is None else {"probe": probe}),
+    )
+    states: Tensor = output.last_hidden_state[0]
+    return states
+
+
+def head_logits(inner: Any, states: Tensor) -> Tensor:
+    """Logits [N, vocabulary] of hidden states [N, hidden], with the final soft-cap of Gemma 2."""
+    logits: Tensor = inner.get_output_embeddings()(states)
+    cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits

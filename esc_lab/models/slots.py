@@ -1,0 +1,189 @@
+"""Keys and values in slots: a cache that is written in place, and groups of branches that share a beginning in it.
+
+A group is a run of neighbouring slots, so that attention reads its keys where they are. Its branches are paths through
+it, the slots of their tokens in order; what several of them share is there once. The queries of a pass attend to the
+slots of their own group, each to its own path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from esc_lab.models.forward import hidden_states, layer_windows
+from esc_lab.models.tree_attention import BLOCK, QueryBlock, additive
+from esc_lab.tokens.encode import IntArray
+from esc_lab.tokens.trie import shared_prefix
+
+
+class KeyValueSlots(DynamicCache):
+    """Keys and values [1, heads, slots, dim] of every layer; a pass writes its tokens to the slots `targets`.
+
+    No layer crops its keys: sliding windows are in the mask. Memory of slots that were never written is reserved but,
+    on the CPU, not used.
+    """
+
+    def __init__(self, slots: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self._end = 0  # of the slots that were ever written
+        self._targets = torch.empty(0, dtype=torch.int64)
+        self._states: list[tuple[Tensor, Tensor]] = []  # of each layer keys and values
+
+    def write_to(self, slots: IntArray, device: torch.device) -> None:
+        """Where the tokens of the next pass go."""
+        self._targets = torch.from_numpy(slots).to(device)
+        self._end = max(self._end, int(slots.max()) + 1)
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Write the tokens of a pass; all slots of the layer up to the last that was ever written."""
+        new = (key_states, value_states)
+        if layer_idx == len(self._states):
+            keys, values = (states.new_empty(1, states.shape[1], self.slots, states.shape[3]) for states in new)
+            self._states.append((keys, values))
+        for kept, states in zip(self._states[layer_idx], new, strict=True):
+            kept.index_copy_(2, self._targets, states)
+        keys, values = self._states[layer_idx]
+        return keys[:, :, : self._end], values[:, :, : self._end]
+
+    def copy(self, source: IntArray, target: IntArray) -> None:
+        """Copy slots of all layers."""
+        if len(source) == 0:
+            return
+        self._end = max(self._end, int(target.max()) + 1)
+        device = self._targets.device
+        sources, targets = torch.from_numpy(source).to(device), torch.from_numpy(target).to(device)
+        for states in (states for layer in self._states for states in layer):
+            states.index_copy_(2, targets, states.index_select(2, sources))
+
+
+class BranchGroup:
+    """Slots `start:start + width` for a few branches. Slots and rows are counted from the start of the group.
+
+    Attributes:
+        reserved: further slots that its branches may still need.
+        branches: how many of them are not finished.
+        rows: tokens that the next pass computes for the group.
+        first_row: where they begin in the pass.
+    """
+
+    def __init__(self, start: int, width: int) -> None:
+        self.start, self.width = start, width
+        self.reserved = self.branches = self.first_row = 0
+        self._filled = 0  # slots that are taken so far
+        self._position = np.zeros(width, dtype=np.int64)
+        self._paths: list[tuple[IntArray, IntArray]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin with the next pass."""
+        self.rows = 0
+        self._ids: list[IntArray] = []
+        self._slots: list[IntArray] = []
+        self._visible: list[npt.NDArray[np.bool_]] = []
+
+    @property
+    def free(self) -> int:
+        """Slots that are neither taken nor reserved."""
+        return self.width - self._filled - self.reserved
+
+    def find_prefix(self, ids: IntArray) -> IntArray:
+        """The path of the longest prefix that some branch had."""
+        longest = np.empty(0, dtype=np.int64)
+        for known, path in self._paths:
+            length = shared_prefix(known, ids)
+            if length > len(longest):
+                longest = path[:length]
+        return longest
+
+    def remember(self, ids: IntArray, path: IntArray) -> None:
+        """Let later branches share the tokens of this one."""
+        self._paths.append((ids, path))
+
+    def mark(self) -> tuple[int, int]:
+        """What `cut` comes back to."""
+        return self._filled, len(self._paths)
+
+    def cut(self, mark: tuple[int, int]) -> None:
+        """Give back the slots taken since a mark."""
+        self._filled = mark[0]
+        del self._paths[mark[1] :]
+
+    def take(self, positions: IntArray) -> IntArray:
+        """New slots for tokens with these positions in their branches."""
+        slots = np.arange(self._filled, self._filled + len(positions), dtype=np.int64)
+        self._filled += len(slots)
+        self._position[slots] = positions
+        return slots
+
+    def extend(self, path: IntArray, count: int) -> IntArray:
+        """The path with `count` new slots at its end."""
+        return np.concatenate([path, self.take(np.arange(len(path), len(path) + count))])
+
+    def compute(self, path: IntArray, ids: IntArray) -> tuple[IntArray, int]:
+        """Have the next pass compute tokens after a path; the longer path, and the row of the first of them."""
+        longer, row = self.extend(path, len(ids)), self.rows
+        visible = np.zeros((len(ids), self.width), dtype=np.bool_)
+        visible[:, path] = True
+        visible[:, longer[len(path) :]] = np.tri(len(ids), dtype=np.bool_)
+        self._ids.append(ids)
+        self._slots.append(longer[len(path) :])
+        self._visible.append(visible)
+        self.rows += len(ids)
+        return longer, row
+
+    def visible(self) -> npt.NDArray[np.bool_]:
+        """[rows, slots taken] which slots each row sees under full attention."""
+        return np.concatenate(self._visible)[:, : self._filled]
+
+    def tokens(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Ids, positions and slots (of the whole cache) of the rows."""
+        slots = np.concatenate(self._slots)
+        return np.concatenate(self._ids), self._position[slots], self.start + slots
+
+    def blocks(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Iterator[QueryBlock]:
+        """What its rows attend to. A row's own slot is the last that it sees."""
+        slots, visible = np.concatenate(self._slots), np.concatenate(self._visible)
+        for first in range(0, self.rows, BLOCK):
+            rows = slice(first, min(first + BLOCK, self.rows))
+            keys = int(slots[rows][-1]) + 1
+            allowed = visible[rows, :keys]
+            if window is not None:
+                allowed &= self._position[slots[rows], None] - self._position[None, :keys] < window
+            mask = additive(torch.from_numpy(allowed).to(device), dtype)[None, None]
+            place = slice(self.start, self.start + keys)
+            yield QueryBlock(self.first_row + rows.start, self.first_row + rows.stop, place, mask, inference=True)
+
+
+def run_pass(inner: Any, cache: KeyValueSlots, groups: Sequence[BranchGroup], probe: Any = None) -> Tensor:
+    """Final hidden states [rows, hidden] of what the groups have to compute, group after group."""
+    row = 0
+    for group in groups:
+        group.first_row = row
+        row += group.rows
+    ids, positions, slots = (np.concatenate(parts) for parts in zip(*(group.tokens() for group in groups), strict=True))
+    masks = {
+        window: [block for group in groups for block in group.blocks(window, inner.dtype, inner.device)]
+        for window in set(layer_windows(inner).values())
+    }
+    cache.write_to(slots, inner.device)
+    states = hidden_states(inner, ids, positions, masks, cache, probe)
+    for group in groups:
+        group.clear()
+    return states
+
+
+def find_start(groups: Sequence[BranchGroup], width: int, first: int, end: int) -> int | None:
+    """Where between `first` and `end` the next group of that width fits; None if nowhere."""
+    start = first
+    for group in sorted(groups, key=lambda group: group.start):
+        if group.start - start >= width:
+            break
+        start = group.start + group.width
+    return start if start + width <= end else None
