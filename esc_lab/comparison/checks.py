@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,8 +27,8 @@ _SAMPLING = [key.name for key in _EVALUATED if key.method and key.measures]
 _TEST_SET = [key.name for key in _EVALUATED if key.measures == TEST_SET]
 # Settings on which metrics depend, by the beginnings of their names: runs that differ in them measured other things.
 _SETTINGS = {
-    prefix: [key.name for key in _EVALUATED if prefix in key.measures]
-    for prefix in sorted({prefix for key in _EVALUATED for prefix in key.measures} - {*TEST_SET})
+    pattern: [key.name for key in _EVALUATED if pattern in key.measures]
+    for pattern in sorted({pattern for key in _EVALUATED for pattern in key.measures} - {*TEST_SET})
 }
 # Settings of evaluations alone in which they may differ, if one knows it; cells are named by layout and inference.
 _NAMED = ("prompt.eval.template", "prompt.inference")
@@ -87,9 +88,9 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
         if len(set(values.values())) > 1 and not all(f" {name}=" in run.name for run in values):
             told = "; ".join(f"{value} in {_named(members)}" for value, members in _inverted(values).items())
             remarks |= {f"prompts differ in {name}: {told}": None}
-    for prefix, settings in _SETTINGS.items():
-        having = [run for run in runs if any(name.startswith(prefix) and name in run.metrics for name in metrics)]
-        fix = f"evaluate them alike, or choose metrics without {prefix}..."
+    for pattern, settings in _SETTINGS.items():
+        having = [run for run in runs if any(re.match(pattern, name) and name in run.metrics for name in metrics)]
+        fix = f"evaluate them alike, or choose metrics without {pattern.partition('(')[0]}..."
         for name in settings:
             values = {run: str(value) for run in having for value in _setting(run, name)}
             if name in _SAMPLING and values and all(f" {name}=" in run.name for run in values):

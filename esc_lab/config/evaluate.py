@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TEST_SET, item, looks
 from esc_lab.config.prompt import TEMPLATES
 
-WRITTEN = ("generated/", "text/rouge", "text/bleu", "text/distinct", "text/reply", "text/self_distinct")
+WRITTEN = ("generated/", "text/(?!perplexity)")
 ANSWERED = (*WRITTEN, "sra/", "adherence/")  # metrics of replies that the model writes
 PROMPTED = ("text/", "sra/", "adherence/")  # metrics under a template that names the strategy
 
