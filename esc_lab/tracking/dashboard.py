@@ -9,23 +9,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.errors import UserError
+from esc_lab.metrics.metric import Metric
+from esc_lab.metrics.records import METRICS
 from esc_lab.tracking.project import explain_failures, open_api
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-# Metric of an evaluation, heading, and whether less is better.
-SCORES = (
-    ("strategy/Q", "Q: proficiency (macro F1)", False),
-    ("strategy/B", "B: preference bias", True),
-    ("strategy/Q_W", "Q_W: weighted F1", False),
-    ("generated/Q", "Q of generated replies", False),
-    ("text/perplexity", "Perplexity of the given replies", True),
-    ("text/rouge_l", "ROUGE-L", False),
-)
+# Metrics of an evaluation that have a bar for each model and method; the first two are shown large.
+SCORES = [
+    METRICS[name]
+    for name in ("strategy/Q", "strategy/B", "strategy/Q_W", "generated/Q", "text/perplexity", "text/rouge_l")
+]
 CHARTS = ("strategy/confusion", "strategy/preference_by_strategy", "sra/log_sra_by_depth")
 PICTURES = ("figures/q_against_b", "figures/sra_heads")
 CURVES = ("train/loss", "val/loss", "train/accuracy", "progress/finished_trees")
+
+
+def _title(metric: Metric) -> str:
+    return f"{metric.heading} {metric.arrow}".strip()
 
 
 def build_workspace(
@@ -48,17 +50,17 @@ def build_workspace(
         fix = "pip install 'esc-lab[dashboard]'"
         raise UserError("wandb-workspaces is not installed", where="stage=dashboard", fix=fix) from error
     columns = [_setting(key) for key in parameters] + [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(metric), inverted=less)
-        for metric, _, less in SCORES[:2]
+        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(m.name), inverted=m.higher_is_better is False)
+        for m in SCORES[:2]
     ]
     bars = [
-        wr.BarPlot(title=title, metrics=[metric], groupby=wr.Config("model_method"), groupby_aggfunc="mean",
+        wr.BarPlot(title=_title(m), metrics=[m.name], groupby=wr.Config("model_method"), groupby_aggfunc="mean",
                    groupby_rangefunc="stderr")
-        for metric, title, _ in SCORES
+        for m in SCORES
     ]  # fmt: skip
     sections: dict[str, list[Any]] = {
         "Comparison": [
-            *(wr.ScalarChart(title=title, metric=metric) for metric, title, _ in SCORES[:2]),
+            *(wr.ScalarChart(title=_title(m), metric=m.name) for m in SCORES[:2]),
             wr.ScatterPlot(title="Q against B", x=wr.SummaryMetric("strategy/B"), y=wr.SummaryMetric("strategy/Q")),
             *bars,
             wr.RunComparer(diff_only="split"),
@@ -68,7 +70,7 @@ def build_workspace(
         "Training and search": [wr.LinePlot(title=key, y=[key]) for key in CURVES],
     }
     filters = [expr.Metric("Group") == group] if group else []
-    pinned = [f"summary:{metric}" for metric, *_ in SCORES[:2]]
+    pinned = [f"summary:{m.name}" for m in SCORES[:2]]
     return ws.Workspace(
         entity=entity,
         project=project,

@@ -32,7 +32,7 @@ def test_scores_and_bars(described):
     comparison = panels["Comparison"]
     assert [one["metrics"] for one in of_kind(comparison, "Scalar Chart")] == [["strategy/Q"], ["strategy/B"]]
     bars = of_kind(comparison, "Bar Chart")
-    assert [one["metrics"][0] for one in bars] == [metric for metric, *_ in SCORES]
+    assert [one["metrics"][0] for one in bars] == [metric.name for metric in SCORES]
     assert {one["groupBy"] for one in bars} == {"model_method.value"}
     assert len(of_kind(comparison, "Run Comparer")) == 1
     (runs,) = made["spec"]["section"]["runSets"]
