@@ -47,11 +47,6 @@ class PackedRow:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    @property
-    def is_causal(self) -> bool:
-        """One unbranched tree: plain causal attention needs no mask."""
-        return bool((self.leave == len(self)).all())
-
 
 def split_units(units: Sequence[Sequence[TokenSequence]], budget: int) -> list[list[TokenSequence]]:
     """Groups of sequences whose tries have at most `budget` nodes each, in depth-first order of the whole trie.
@@ -145,39 +140,28 @@ def _each_reply_once(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
 
 
 def _row(members: Sequence[tuple[TokenTree, Sequence[TokenSequence]]]) -> PackedRow:
-    ids, positions, leaves, queries, targets, replies = [], [], [], [], [], []
+    nodes, tokens = [], []
     keys: list[tuple[Any, ...]] = []
     offset = 0
     for tree, sequences in members:
-        ids.append(tree.input_ids)
-        positions.append(tree.position_ids)
-        leaves.append(tree.leave + offset)
-        for nodes, names in _tree_replies(tree, sequences).items():
-            span = np.array(nodes, dtype=np.int64)
-            queries.append(tree.parent[span] + offset)
-            targets.append(tree.input_ids[span])
-            replies.append(np.full(len(span), len(keys), dtype=np.int64))
-            keys.append(tuple(names))
+        nodes.append((tree.input_ids, tree.position_ids, tree.leave + offset))
+        for reply, reply_keys in _tree_replies(tree, sequences).items():
+            path = np.array(reply, dtype=np.int64)
+            tokens.append((tree.parent[path] + offset, tree.input_ids[path], np.full(len(path), len(keys))))
+            keys.append(tuple(reply_keys))
         offset += len(tree)
-    return PackedRow(
-        np.concatenate(ids),
-        np.concatenate(positions),
-        np.concatenate(leaves),
-        np.concatenate(queries),
-        np.concatenate(targets),
-        np.concatenate(replies),
-        tuple(keys),
-    )
+    columns = (np.concatenate(parts) for parts in (*zip(*nodes, strict=True), *zip(*tokens, strict=True)))
+    return PackedRow(*columns, keys=tuple(keys))
 
 
 def _tree_replies(tree: TokenTree, sequences: Sequence[TokenSequence]) -> dict[tuple[int, ...], list[Any]]:
     """Distinct replies of a tree as their nodes, with the keys of the examples that share them."""
-    found: dict[tuple[int, ...], list[Any]] = {}
+    replies: dict[tuple[int, ...], list[Any]] = {}
     for path, sequence in zip(tree.paths, sequences, strict=True):
         for reply in sequence.replies:
             if reply.start == 0:
                 raise ValueError("a reply cannot start a sequence: nothing predicts its first token")
-            names = found.setdefault(tuple(path[reply.start : reply.end].tolist()), [])
-            if reply.key not in names:
-                names.append(reply.key)
-    return found
+            keys = replies.setdefault(tuple(path[reply.start : reply.end].tolist()), [])
+            if reply.key not in keys:
+                keys.append(reply.key)
+    return replies

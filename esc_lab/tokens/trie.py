@@ -14,8 +14,8 @@ from esc_lab.tokens.encode import IntArray
 class TokenTree:
     """A trie of token sequences in depth-first order.
 
-    Node i is entered at time i, so `enter` is `arange(T)`; its subtree is `i:leave[i]`. Token i may attend to token j
-    iff `enter[j] <= enter[i] < leave[j]`: j is i or one of its ancestors.
+    The walk enters node i at time i and leaves its subtree at `leave[i]`. Token i may attend to token j iff
+    `enter[j] <= enter[i] < leave[j]`, which is `j <= i < leave[j]`: j is i or one of its ancestors.
 
     Attributes:
         input_ids: [T] token of each node.
@@ -33,10 +33,6 @@ class TokenTree:
 
     def __len__(self) -> int:
         return len(self.input_ids)
-
-    @property
-    def enter(self) -> IntArray:
-        return np.arange(len(self), dtype=np.int64)
 
 
 def shared_prefix(first: IntArray, second: IntArray) -> int:
@@ -58,12 +54,11 @@ def build_tree(sequences: Sequence[IntArray]) -> TokenTree:
     if not sequences or any(len(sequence) == 0 for sequence in sequences):
         raise ValueError("a token tree needs sequences of one token or more")
     order = sorted(range(len(sequences)), key=lambda number: sequences[number].astype(">i8").tobytes())
+    empty = np.empty(0, dtype=np.int64)
     ids, positions, parents = [], [], []
-    paths: list[IntArray] = [np.empty(0, dtype=np.int64)] * len(sequences)
-    leave = np.empty(sum(len(sequence) for sequence in sequences), dtype=np.int64)
-    size = 0
-    path = np.empty(0, dtype=np.int64)
-    previous = np.empty(0, dtype=np.int64)
+    paths = [empty] * len(sequences)
+    leave = np.empty(sum(map(len, sequences)), dtype=np.int64)
+    path, previous, size = empty, empty, 0
     for number in order:
         sequence = np.asarray(sequences[number], dtype=np.int64)
         shared = shared_prefix(previous, sequence)

@@ -186,9 +186,5 @@ def test_a_reply_needs_a_token_before_it():
         pack_rows([[sequence([1, 2], ("first", 0, 1))]], 5)
 
 
-def test_causal_rows():
-    (line,) = pack_rows([[sequence([1, 2, 3], ("a", 1, 2), ("b", 2, 3))]], 5)
-    (fork,) = pack_rows([[sequence([1, 2], ("a", 1, 2)), sequence([1, 3], ("b", 1, 2))]], 5)
-    (two,) = pack_rows([[sequence([1, 2], ("a", 1, 2))], [sequence([1, 2], ("b", 1, 2))]], 5)
-    assert [row.is_causal for row in (line, fork, two)] == [True, False, False]
+def test_no_tree_makes_no_row():
     assert pack_rows([[]], 5) == pack_rows([], 5) == []

@@ -49,8 +49,7 @@ def test_equals_a_dict_trie(lists):
     columns = (tree.input_ids, tree.position_ids, tree.parent, tree.leave)
     assert list(zip(*(column.tolist() for column in columns), strict=True)) == depth_first(lists)
     assert len(tree) == len(prefixes(lists))
-    assert all(column.dtype == np.int64 for column in (*columns, tree.enter, *tree.paths))
-    assert tree.enter.tolist() == list(range(len(tree)))
+    assert all(column.dtype == np.int64 for column in (*columns, *tree.paths))
 
 
 @relaxed
@@ -62,7 +61,7 @@ def test_intervals_are_ancestry(lists):
         while node >= 0:
             ancestors.add(node)
             node = int(tree.parent[node])
-        seen = {j for j in range(len(tree)) if tree.enter[j] <= tree.enter[i] < tree.leave[j]}
+        seen = {j for j in range(len(tree)) if j <= i < tree.leave[j]}
         assert seen == ancestors
         assert tree.position_ids[i] == len(ancestors) - 1
 
