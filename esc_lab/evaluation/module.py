@@ -26,7 +26,7 @@ from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.prompts.layouts import TEMPLATES
 from esc_lab.scorers.classifier import StrategyClassifier, chosen
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
-from esc_lab.tokens import ReplyTokens, TokenSequence, label_ids, pack_rows
+from esc_lab.tokens import ReplyTokens, TokenSequence, encode_labels, pack_rows
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.datamodule import Decision
 
@@ -89,7 +89,7 @@ class EvaluationModule(pl.LightningModule):
             for decision in batch
         ]
         if self.chooses and not self._labels:
-            self._labels = label_ids(self.encoder, self.inventory, batch[0].example.prompt)
+            self._labels = encode_labels(self.encoder, self.inventory, batch[0].example.prompt)
         if self.settings.likelihood:
             first = (replies[0] for replies in asked)
             self._score([reply for reply in first if reply.prediction.prompted in (None, reply.prediction.gold[0])])

@@ -31,8 +31,8 @@ from esc_lab.models.load import load_model
 from esc_lab.models.log_probs import label_log_probs
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.terminal import console
-from esc_lab.tokens import EncodeReport, encode_examples, label_ids
-from esc_lab.tokens.supporter_turns import supporter_examples
+from esc_lab.tokens import EncodeReport, encode_examples, encode_labels
+from esc_lab.tokens.supporter_turns import build_examples
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ def _label_log_probs(cfg: Config, checkpoint: Path | None, dialogues: Sequence[D
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     inventory = build_inventory(cfg.inventory)
     row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
-    groups = [supporter_examples(dialogue, inventory, cfg.prompt.train) for dialogue in dialogues]
-    labels = label_ids(loaded.encoder, inventory, groups[0][0].prompt)
+    groups = [build_examples(dialogue, inventory, cfg.prompt.train) for dialogue in dialogues]
+    labels = encode_labels(loaded.encoder, inventory, groups[0][0].prompt)
     room = sum(map(len, labels))
     encoded = encode_examples(loaded.encoder, groups, row_tokens - room, EncodeReport())
     prompts = [

@@ -1,8 +1,7 @@
 """From chat messages to token trees: encode, trie, packing."""
 
-from esc_lab.tokens.encode import ChatEncoder, EncodedChat, TokenSpan
-from esc_lab.tokens.examples import EncodeReport, Example, ReplyTokens, TokenSequence, encode_examples
-from esc_lab.tokens.labels import label_ids
+from esc_lab.tokens.encode import ChatEncoder, EncodedChat, TokenSpan, encode_labels
+from esc_lab.tokens.examples import EncodeReport, Example, ReplyTokens, TokenSequence, encode_examples, encode_split
 from esc_lab.tokens.packing import PackedRow, pack_rows, pack_trees, pack_units, split_units
 from esc_lab.tokens.trie import TokenTree, build_tree
 
@@ -18,7 +17,8 @@ __all__ = [
     "TokenTree",
     "build_tree",
     "encode_examples",
-    "label_ids",
+    "encode_labels",
+    "encode_split",
     "pack_rows",
     "pack_trees",
     "pack_units",

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message, Prompt, Role, Span, without_system_role
+from esc_lab.prompts.layouts import Message, Prompt, Role, Span, label_text, without_system_role
 
 IntArray = npt.NDArray[np.int64]
 
@@ -235,3 +236,26 @@ class ChatEncoder:
         if not stable[-1]:
             raise self._unusable("the last tokens of the chat template's generation prompt change with the reply")
         return all(stable)
+
+
+def encode_labels(encoder: ChatEncoder, inventory: Inventory, prompt: Prompt) -> list[IntArray]:
+    """Token ids of each complete label, `(<strategy>)`, in the order of the inventory, after a prompt.
+
+    Raises:
+        UserError: a label's tokens depend on the text after it, so its probability cannot be read off a prefix.
+    """
+    messages = encoder.adapt(prompt).messages
+    chats = []
+    for name in inventory.names:
+        label = label_text(name)
+        span = Span("name", len(messages), 0, len(label), name)
+        chats += [([*messages, Message("assistant", text)], [span]) for text in (label, f"{label} I see.")]
+    encoded = encoder.encode_many(chats)
+    labels = []
+    for name, alone, followed in zip(inventory.names, encoded[::2], encoded[1::2], strict=True):
+        start, _ = alone.replies[len(messages)]
+        ids = alone.input_ids[start : alone.spans[0].end]
+        if not np.array_equal(ids, followed.input_ids[start : followed.spans[0].end]):
+            raise UserError(f"the tokens of the label '({name})' change with the text after it", where="tokenizer")
+        labels.append(ids)
+    return labels

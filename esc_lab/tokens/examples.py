@@ -7,6 +7,7 @@ two strategies under one history, the trie finds later.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from esc_lab.errors import UserError
 from esc_lab.prompts.layouts import Message, Prompt
 from esc_lab.tokens.encode import ChatEncoder, EncodedChat, IntArray, TokenSpan
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Example:
         reply: what the assistant writes.
         key: the caller's own name for the example.
         starts: turns of the dialogue that a shortened history may start with, ascending.
-        shortened: the prompt whose history starts with the given turn.
+        shortened: `shortened(start=turn)` is the prompt whose history starts with that turn.
         first_turn: turn of the dialogue that the history in `prompt` starts with.
     """
 
@@ -33,7 +36,7 @@ class Example:
     reply: str
     key: Any = None
     starts: tuple[int, ...] = ()
-    shortened: Callable[[int], Prompt] | None = None
+    shortened: Callable[..., Prompt] | None = None
     first_turn: int = 0
 
     @property
@@ -44,7 +47,7 @@ class Example:
         if start == 0:
             return self
         assert self.shortened is not None
-        return replace(self, prompt=encoder.adapt(self.shortened(start)), first_turn=start)
+        return replace(self, prompt=encoder.adapt(self.shortened(start=start)), first_turn=start)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,14 @@ class EncodeReport:
     dropped_turns: int = 0
     encoded_tokens: int = 0
 
+    def warn(self, purpose: str) -> None:
+        """Say in the log how many histories were shortened, if any."""
+        if self.truncated_examples:
+            log.warning(
+                "%s: %d of %d replies see a shortened history (%d turns dropped in all)",
+                purpose, self.truncated_examples, self.examples, self.dropped_turns,
+            )  # fmt: skip
+
 
 def encode_examples(
     encoder: ChatEncoder, groups: Sequence[Sequence[Example]], max_tokens: int, report: EncodeReport
@@ -103,6 +114,20 @@ def encode_examples(
         report.encoded_tokens += sum(len(sequence.input_ids) for sequence in sequences)
         result[number] += sequences
     return result
+
+
+def encode_split(
+    encoder: ChatEncoder,
+    split: str,
+    groups: Sequence[Sequence[Example]],
+    max_tokens: int,
+    reports: dict[str, EncodeReport],
+) -> list[list[TokenSequence]]:
+    """`encode_examples` that adds to the split's report and logs how many histories were shortened."""
+    report = reports.setdefault(split, EncodeReport())
+    sequences = encode_examples(encoder, groups, max_tokens, report)
+    report.warn(split)
+    return sequences
 
 
 def _chains(encoder: ChatEncoder, group: Sequence[Example]) -> list[list[Example]]:

@@ -150,8 +150,9 @@ def _row(members: Sequence[tuple[TokenTree, Sequence[TokenSequence]]]) -> Packed
             tokens.append((tree.parent[path] + offset, tree.input_ids[path], np.full(len(path), len(keys))))
             keys.append(tuple(reply_keys))
         offset += len(tree)
-    columns = (np.concatenate(parts) for parts in (*zip(*nodes, strict=True), *zip(*tokens, strict=True)))
-    return PackedRow(*columns, keys=tuple(keys))
+    ids, positions, leave = map(np.concatenate, zip(*nodes, strict=True))
+    query, target, owner = map(np.concatenate, zip(*tokens, strict=True))
+    return PackedRow(ids, positions, leave, query, target, owner, tuple(keys))
 
 
 def _tree_replies(tree: TokenTree, sequences: Sequence[TokenSequence]) -> dict[tuple[int, ...], list[Any]]:

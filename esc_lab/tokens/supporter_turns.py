@@ -1,24 +1,20 @@
-"""Supporter turns of a dialogue as examples: a prompt, and the reply that was given or one that could have been."""
+"""Supporter turns of a dialogue as examples: a prompt and its reply, gold or rejected."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.data.strategies import Inventory
-from esc_lab.prompts.layouts import TEMPLATES, Prompt, build_prompt, reply_content
-from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_examples
-
-log = logging.getLogger(__name__)
+from esc_lab.prompts.layouts import TEMPLATES, build_prompt, reply_content
+from esc_lab.tokens.examples import Example
 
 
 @dataclass(frozen=True)
 class ReplyKey:
-    """Names a reply of a split: dialogue id, turn index, and 0 for the given reply or n for the n-th rejected one."""
+    """Names a reply of a split: dialogue id, turn index, and 0 for the gold reply or n for the n-th rejected one."""
 
     dialogue: str
     turn: int
@@ -29,12 +25,12 @@ class ReplyKey:
         return f"dialogue {self.dialogue}, turn {self.turn + 1}{which}"
 
 
-def reply_at(dialogue: Dialogue, key: ReplyKey) -> Reply:
+def find_reply(dialogue: Dialogue, key: ReplyKey) -> Reply:
     turn = dialogue.turns[key.turn]
     return turn.rejected[key.alternative - 1] if key.alternative else turn.reply
 
 
-def supporter_examples(
+def build_examples(
     dialogue: Dialogue,
     inventory: Inventory,
     settings: TemplateConfig,
@@ -44,7 +40,7 @@ def supporter_examples(
     min_turns: int = 0,
     history_turns: int | None = None,
 ) -> list[Example]:
-    """One example for each supporter decision that has a strategy: its prompt and the reply that was given.
+    """One example for each supporter decision that has a strategy: its prompt and its gold reply.
 
     Args:
         min_turns: leave out decisions with fewer turns before them.
@@ -75,33 +71,11 @@ def supporter_examples(
                 reply_content(template, reply.text, reply.strategies),
                 ReplyKey(dialogue.id, turn),
                 tuple(start for start in starts if start > first),
-                partial(_from, prompt),
+                prompt,
                 first,
             )
         )
     return examples
-
-
-def encode_reported(
-    encoder: ChatEncoder,
-    split: str,
-    groups: Sequence[Sequence[Example]],
-    max_tokens: int,
-    reports: dict[str, EncodeReport],
-) -> list[list[TokenSequence]]:
-    """`encode_examples` that adds to the split's report and logs how many histories were shortened."""
-    report = reports.setdefault(split, EncodeReport())
-    sequences = encode_examples(encoder, groups, max_tokens, report)
-    warn_of_shortened(split, report)
-    return sequences
-
-
-def warn_of_shortened(split: str, report: EncodeReport) -> None:
-    if report.truncated_examples:
-        log.warning(
-            "%s: %d of %d replies see a shortened history (%d turns dropped in all)",
-            split, report.truncated_examples, report.examples, report.dropped_turns,
-        )  # fmt: skip
 
 
 def _history_starts(dialogue: Dialogue, turn: int) -> tuple[int, ...]:
@@ -112,7 +86,3 @@ def _history_starts(dialogue: Dialogue, turn: int) -> tuple[int, ...]:
         for index in range(1, turn)
         if turns[index].speaker == "seeker" and turns[index - 1].speaker == "supporter"
     )
-
-
-def _from(prompt: Callable[..., Prompt], start: int) -> Prompt:
-    return prompt(start=start)

@@ -18,7 +18,6 @@ from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import ChatEncoder, EncodeReport, pack_units
 from esc_lab.tokens.encode import IntArray
-from esc_lab.tokens.supporter_turns import warn_of_shortened
 from esc_lab.training.preference_split import PreferenceRow, PreferenceSettings, PreferenceSplit
 from esc_lab.training.preference_turns import PreferenceEncoder, PreferenceReport
 
@@ -103,7 +102,7 @@ class PreferenceSteps:
             row_tokens=self.row_tokens, unpaired=self.settings.unpaired,
         )  # fmt: skip
         found = PreferenceSplit([turns.tree(dialogues) for dialogues in trees.values()], self.settings)
-        warn_of_shortened(split, encoded)
+        encoded.warn(split)
         return found
 
     def _nothing_to_compare(self) -> UserError:

@@ -27,8 +27,8 @@ from esc_lab.data.corpora import (
 from esc_lab.data.dialogue import Dialogue, merge_turns
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence
-from esc_lab.tokens.supporter_turns import encode_reported, supporter_examples
+from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_split
+from esc_lab.tokens.supporter_turns import build_examples
 from esc_lab.training.cso_data import PreferenceBatch, PreferenceSteps
 from esc_lab.training.negatives import NegativesReport
 from esc_lab.training.preference_split import PreferenceSettings
@@ -103,7 +103,7 @@ class ESCDataModule(pl.LightningDataModule):
         preferences: train on preferences (CSO) in place of all replies (SFT).
         score_opening: supporter turns before the first seeker turn are decisions too (evaluation).
         min_turns, history_turns: which decisions are evaluated and how much of their history is shown, as in
-            `supporter_examples`.
+            `build_examples`.
         decisions_together: decisions in one evaluation batch, at least, except in the last.
         read_report: what reading the dialogues counted.
     """
@@ -136,7 +136,7 @@ class ESCDataModule(pl.LightningDataModule):
         self.row_tokens = row_tokens
         self.eval_split, self.decisions_together = eval_split, decisions_together
         self._evaluated = partial(
-            supporter_examples, inventory=inventory, settings=eval_prompt, inference=inference,
+            build_examples, inventory=inventory, settings=eval_prompt, inference=inference,
             score_opening=score_opening, min_turns=min_turns, history_turns=history_turns,
         )  # fmt: skip
         self.read_report = read_report or ReadReport()
@@ -172,7 +172,7 @@ class ESCDataModule(pl.LightningDataModule):
             raise UserError(
                 f"the {self.eval_split} split has no decision to evaluate", fix="check the data and its split"
             )
-        sequences = encode_reported(self.encoder, self.eval_split, examples, self.row_tokens, self.reports)
+        sequences = encode_split(self.encoder, self.eval_split, examples, self.row_tokens, self.reports)
         groups: list[list[Decision]] = []
         for dialogue, wanted, found in zip(dialogues, examples, sequences, strict=True):
             by_key = {example.key: example for example in wanted}

@@ -39,10 +39,10 @@ from esc_lab.tokens import (
     EncodeReport,
     Example,
     encode_examples,
-    label_ids,
+    encode_labels,
 )
 from esc_lab.tokens.encode import IntArray
-from esc_lab.tokens.supporter_turns import supporter_examples, warn_of_shortened
+from esc_lab.tokens.supporter_turns import build_examples
 from esc_lab.training.reference import model_identity
 
 log = logging.getLogger(__name__)
@@ -115,11 +115,11 @@ def with_negatives(
         raise ValueError(f"unknown kind of negatives '{kind}'")
     _check(prompt, per_turn, inventory)
     report = NegativesReport()
-    groups = [supporter_examples(dialogue, inventory, prompt) for dialogue in dialogues]
+    groups = [build_examples(dialogue, inventory, prompt) for dialogue in dialogues]
     first = next((example for group in groups for example in group), None)
     if first is None:
         return _with_replies(dialogues, {}, report), report
-    labels = label_ids(loaded.encoder, inventory, first.prompt)
+    labels = encode_labels(loaded.encoder, inventory, first.prompt)
     # A decision's labels are scored in one row, and its replies have to fit behind them.
     room = max(sum(map(len, labels)), max(map(len, labels)) + sampling.max_new_tokens)
     places = _places(loaded.encoder, dialogues, groups, row_tokens - room, report)
@@ -245,7 +245,7 @@ def _places(
     """The supporter turns of the examples, with histories shortened as evaluation does it, under a smaller budget."""
     encoded = EncodeReport()
     sequences = encode_examples(encoder, groups, prompt_tokens, encoded)
-    warn_of_shortened("prompts of rejected replies", encoded)
+    encoded.warn("prompts of rejected replies")
     report.turns, report.shortened = encoded.examples, encoded.truncated_examples
     places = []
     for dialogue, found in zip(dialogues, sequences, strict=True):

@@ -13,8 +13,16 @@ from esc_lab.data.corpora import unpaired_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts.layouts import TEMPLATES, Message, reply_content
-from esc_lab.tokens import ChatEncoder, EncodeReport, Example, ReplyTokens, TokenSequence, encode_examples, label_ids
-from esc_lab.tokens.supporter_turns import ReplyKey, reply_at, supporter_examples
+from esc_lab.tokens import (
+    ChatEncoder,
+    EncodeReport,
+    Example,
+    ReplyTokens,
+    TokenSequence,
+    encode_examples,
+    encode_labels,
+)
+from esc_lab.tokens.supporter_turns import ReplyKey, build_examples, find_reply
 
 # A chat template may put tokens around a reply that its text alone does not have.
 _AROUND_A_REPLY = 8
@@ -123,12 +131,12 @@ class PreferenceEncoder:
         for dialogue in dialogues:
             examples = [
                 example
-                for example in supporter_examples(dialogue, self.inventory, self.prompt)
+                for example in build_examples(dialogue, self.inventory, self.prompt)
                 if self.unpaired or dialogue.turns[example.key.turn].rejected
             ]
             self._add(turns, dialogue, examples, desirable=True)
             for alone in unpaired_dialogues(dialogue) if self.unpaired else ():
-                examples = supporter_examples(alone, self.inventory, self.prompt)[-1:]
+                examples = build_examples(alone, self.inventory, self.prompt)[-1:]
                 self._add(turns, alone, examples, desirable=False)
         found = [turns[prompt] for prompt in sorted(turns) if self.unpaired or turns[prompt].pairs]
         self._count(found)
@@ -211,14 +219,14 @@ class PreferenceEncoder:
         return found
 
     def _content(self, dialogue: Dialogue, key: ReplyKey) -> str:
-        reply = reply_at(dialogue, key)
+        reply = find_reply(dialogue, key)
         return reply_content(TEMPLATES[self.prompt.template], reply.text, reply.strategies)
 
     def _describe(self, dialogue: Dialogue, example: Example | ReplyKey) -> tuple[int, float | None]:
         """Label tokens and search value of a reply."""
-        reply = reply_at(dialogue, example.key if isinstance(example, Example) else example)
+        reply = find_reply(dialogue, example.key if isinstance(example, Example) else example)
         if isinstance(example, Example) and not self._label_tokens:
-            labels = label_ids(self.encoder, self.inventory, example.prompt)
+            labels = encode_labels(self.encoder, self.inventory, example.prompt)
             self._label_tokens = dict(zip(self.inventory.names, map(len, labels), strict=True))
         return self._label_tokens[reply.strategies[0]] if reply.strategies else 0, reply.value
 

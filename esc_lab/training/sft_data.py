@@ -14,8 +14,8 @@ from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
-from esc_lab.tokens import ChatEncoder, EncodeReport, PackedRow, TokenSequence, pack_rows
-from esc_lab.tokens.supporter_turns import encode_reported, supporter_examples
+from esc_lab.tokens import ChatEncoder, EncodeReport, PackedRow, TokenSequence, encode_split, pack_rows
+from esc_lab.tokens.supporter_turns import build_examples
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class SFTSteps:
     def encode_split(self, split: str) -> list[tuple[Dialogue, list[TokenSequence]]]:
         """Dialogues of a split with their sequences, those without any strategy left out."""
         dialogues = list(self.splits.get(split, ()))
-        examples = [supporter_examples(dialogue, self.inventory, self.prompt) for dialogue in dialogues]
+        examples = [build_examples(dialogue, self.inventory, self.prompt) for dialogue in dialogues]
         if not any(examples):
             raise UserError(
                 f"the {split} split has no supporter turn with a strategy", fix="check the data and its split"
             )
-        sequences = encode_reported(self.encoder, split, examples, self.row_tokens, self.reports)
+        sequences = encode_split(self.encoder, split, examples, self.row_tokens, self.reports)
         return [(dialogue, found) for dialogue, found in zip(dialogues, sequences, strict=True) if found]
 
     @property

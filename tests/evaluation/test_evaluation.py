@@ -19,7 +19,7 @@ from esc_lab.evaluation.module import EvaluationModule
 from esc_lab.evaluation.predictions import Prediction, measure_texts
 from esc_lab.evaluation.summary import print_strategies
 from esc_lab.prompts.layouts import Message
-from esc_lab.tokens.supporter_turns import supporter_examples
+from esc_lab.tokens.supporter_turns import build_examples
 from esc_lab.training.datamodule import ESCDataModule
 from tests.comparison import synthetic
 
@@ -64,7 +64,7 @@ def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, 
     loaded, dialogue = tiny_models(family), sample_dialogues[0]
     evaluation, data = evaluated(loaded, [dialogue])
     predictions = evaluation.predictions
-    examples = supporter_examples(dialogue, INVENTORY, data.eval_prompt)
+    examples = build_examples(dialogue, INVENTORY, data.eval_prompt)
     assert [prediction.turn for prediction in predictions] == [example.key.turn for example in examples]
     for prediction, example in list(zip(predictions, examples, strict=True))[::3]:
         messages = loaded.encoder.adapt(example.prompt).messages

@@ -25,7 +25,7 @@ from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.load import load_model
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt
-from esc_lab.tokens import label_ids
+from esc_lab.tokens import encode_labels
 from esc_lab.training.datamodule import ESCDataModule
 from tests.comparison.synthetic import summary
 from tests.conftest import CACHE, model_config
@@ -175,7 +175,7 @@ def test_listed_strategies_compare_the_named_one_with_the_others(tiny_models, sa
     turn = reply.prediction.turn
     prompt = build_prompt(TEMPLATES["cso"], INVENTORY, dialogue, turn, history_labels=True)
     named = dialogue.turns[turn].reply.strategies[0]
-    label = label_ids(loaded.encoder, INVENTORY, prompt)[INVENTORY.index(named)]
+    label = encode_labels(loaded.encoder, INVENTORY, prompt)[INVENTORY.index(named)]
     assert [*reply.reply_ids[: len(label)]] == label.tolist()  # attention is measured on the text, not on the label
     ids = [*reply.prompt_ids.tolist(), *reply.reply_ids]
     attention = eager_attention(loaded.model, ids)

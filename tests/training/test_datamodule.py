@@ -12,7 +12,7 @@ from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt, reply_content
-from esc_lab.tokens.supporter_turns import ReplyKey, supporter_examples
+from esc_lab.tokens.supporter_turns import ReplyKey, build_examples
 from esc_lab.training.datamodule import ESCDataModule
 from tests.conftest import CACHE, model_config
 
@@ -242,7 +242,7 @@ def test_examples_follow_the_prompt_settings(module, dialogues):
     data = module(dialogues[:1])
     dialogue = dialogues[0]
     settings = TemplateConfig(template="c3_hl", history_labels=False, situation=True)
-    for example in supporter_examples(dialogue, data.inventory, settings, inference="cot"):
+    for example in build_examples(dialogue, data.inventory, settings, inference="cot"):
         turn = example.key.turn
         reply = dialogue.turns[turn].reply
         options = {"history_labels": False, "situation": True, "inference": "cot"}
@@ -253,8 +253,8 @@ def test_examples_follow_the_prompt_settings(module, dialogues):
         for start in example.starts:
             assert dialogue.turns[start].speaker == "seeker"
             assert dialogue.turns[start - 1].speaker == "supporter"
-            assert example.shortened(start) == build_prompt(*arguments, **options, start=start)
-    cso = [example.reply for example in supporter_examples(dialogue, data.inventory, CSO)]
+            assert example.shortened(start=start) == build_prompt(*arguments, **options, start=start)
+    cso = [example.reply for example in build_examples(dialogue, data.inventory, CSO)]
     replies = [dialogue.turns[turn].reply for turn in decisions_of(dialogue)]
     assert cso == [f"({reply.strategies[0]}) {reply.text}" for reply in replies]
 

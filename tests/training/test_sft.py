@@ -14,7 +14,7 @@ import torch
 from esc_lab.config import TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.data.strategies import load_inventory
-from esc_lab.tokens.supporter_turns import supporter_examples
+from esc_lab.tokens.supporter_turns import build_examples
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.sft import SFTModule
 from tests.e2e.conftest import one_and_two_processes
@@ -53,7 +53,7 @@ def brute_force_gradients(loaded, dialogues, data, weights=None):
     model = copy.deepcopy(loaded.model).requires_grad_(True)
     loss, total = torch.zeros(()), 0.0
     for dialogue in dialogues:
-        for example in supporter_examples(dialogue, data.inventory, data.train_prompt):
+        for example in build_examples(dialogue, data.inventory, data.train_prompt):
             prompt = loaded.encoder.adapt(example.prompt)
             chat = loaded.encoder.encode([*prompt.messages, example.messages[-1]])
             start, end = chat.replies[len(prompt.messages)]
