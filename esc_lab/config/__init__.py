@@ -3,7 +3,7 @@
 from esc_lab.config.data import SPLITS, DataConfig, InventoryConfig
 from esc_lab.config.item import TRAININGS, Key
 from esc_lab.config.prompt import PromptConfig, TemplateConfig
-from esc_lab.config.schema import RESUMED, STAGES, Config, keys, schema, typed
+from esc_lab.config.schema import RESUMED, STAGES, Config, keys, place_names, schema, typed
 
 __all__ = [
     "RESUMED",
@@ -17,6 +17,7 @@ __all__ = [
     "PromptConfig",
     "TemplateConfig",
     "keys",
+    "place_names",
     "schema",
     "typed",
 ]

@@ -155,6 +155,16 @@ def keys() -> tuple[Key, ...]:
     return tuple(keys_of(Config))
 
 
+@cache
+def place_names() -> frozenset[str]:
+    """Keys, and sections of nothing else, that only say where files and logs go."""
+    kinds: dict[str, set[str]] = {}
+    for key in keys():
+        for name in (key.name, key.name.rpartition(".")[0]):
+            kinds.setdefault(name, set()).add(key.affects.kind)
+    return frozenset(name for name in kinds if name and kinds[name] == {PLACE.kind})
+
+
 def schema() -> DictConfig:
     """The schema as a config in which the keys of free dicts, and only those, may be added."""
     node: DictConfig = OmegaConf.structured(Config)

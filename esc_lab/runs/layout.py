@@ -41,6 +41,7 @@ FIGURES = "figures"
 COMPARISON_CSV = "comparison.csv"
 COMPARISON = ("comparison.md", "comparison.tex", COMPARISON_CSV, "comparison.json", "runs.csv")
 REPORT = "report.html"
+DASHBOARD = "dashboard.json"
 JUDGEMENTS = "judgements.jsonl"
 JUDGE_RESULT = "judge.json"
 JUDGE_TABLE = "judge.md"

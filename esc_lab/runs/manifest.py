@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import write_atomic
+from esc_lab.config import place_names
 from esc_lab.errors import UserError
 
 MANIFEST = "manifest.jsonl"
 DONE = ("done", "reused")
 _WORDS = "multirun.json"
-_ASIDE = (
-    "resume=", "hydra.launcher", "hydra/launcher", "hydra.sweep.", "hydra.sweeper.n_trials", "hydra.verbose",
-    "output_root=", "cache_dir=",
-)  # fmt: skip
+# Hydra's own settings that change no result.
+_HYDRA_ASIDE = ("hydra.launcher", "hydra/launcher", "hydra.sweep.", "hydra.sweeper.n_trials", "hydra.verbose")
 
 
 @dataclass(frozen=True)
@@ -143,12 +142,13 @@ def words_of(directory: Path) -> list[str] | None:
 def earlier(root: Path, words: Sequence[str]) -> Path | None:
     """The newest multirun below `root` that was started with these words, those that change no result aside."""
     paths = root.glob(f"*/{_WORDS}")
-    found = [path for path in paths if sorted(words_of(path.parent) or []) == sorted(_telling(words))]
+    found = [path for path in paths if sorted(_telling(words_of(path.parent) or [])) == sorted(_telling(words))]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def _telling(words: Sequence[str]) -> list[str]:
-    return [word for word in words if not word.startswith(_ASIDE)]
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in words}
+    return [word for word, key in keys.items() if key not in place_names() and not key.startswith(_HYDRA_ASIDE)]
 
 
 def without_resume(overrides: Sequence[str]) -> list[str]:
