@@ -9,9 +9,13 @@ from pathlib import Path
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
-from esc_lab.tracking.dashboard import build_workspace, describe_workspace, save_workspace
+from esc_lab.metrics.records import METRICS
+from esc_lab.runs.layout import DASHBOARD
+from esc_lab.tracking.dashboard import Score, build_workspace, describe_workspace, save_workspace
 
 log = logging.getLogger(__name__)
+
+SCORES = ("strategy/Q", "strategy/B", "strategy/Q_W", "generated/Q", "text/perplexity", "text/rouge_l")
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -29,9 +33,13 @@ def run(cfg: Config) -> dict[str, float]:
         settings.project,
         cfg.dashboard.name,
         parameters=cfg.dashboard.parameters,
+        scores=[
+            Score(metric.name, f"{metric.heading} {metric.arrow}".strip(), metric.higher_is_better is False)
+            for metric in (METRICS[name] for name in SCORES)
+        ],
         group=settings.group,
     )
-    path = Path(cfg.run_dir) / "dashboard.json"
+    path = Path(cfg.run_dir) / DASHBOARD
     write_atomic(path, json.dumps(describe_workspace(workspace), indent=1))
     if online:
         log.info("saved: %s", save_workspace(workspace))

@@ -6,37 +6,43 @@ Needs wandb-workspaces (`pip install 'esc-lab[dashboard]'`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.errors import UserError
-from esc_lab.metrics.metric import Metric
-from esc_lab.metrics.records import METRICS
 from esc_lab.tracking.project import explain_failures, open_api
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-# Metrics of an evaluation that have a bar for each model and method; the first two are shown large.
-SCORES = [
-    METRICS[name]
-    for name in ("strategy/Q", "strategy/B", "strategy/Q_W", "generated/Q", "text/perplexity", "text/rouge_l")
-]
 CHARTS = ("strategy/confusion", "strategy/preference_by_strategy", "sra/log_sra_by_depth")
 PICTURES = ("figures/q_against_b", "figures/sra_heads")
 CURVES = ("train/loss", "val/loss", "train/accuracy", "progress/finished_trees")
 
 
-def _title(metric: Metric) -> str:
-    return f"{metric.heading} {metric.arrow}".strip()
+@dataclass(frozen=True)
+class Score:
+    """A metric of evaluations with its title, and whether less of it is better."""
+
+    metric: str
+    title: str
+    less_is_better: bool
 
 
 def build_workspace(
-    entity: str, project: str, name: str, *, parameters: Sequence[str], group: str | None = None
+    entity: str,
+    project: str,
+    name: str,
+    *,
+    parameters: Sequence[str],
+    scores: Sequence[Score],
+    group: str | None = None,
 ) -> Workspace:
     """The workspace as W&B's own object; nothing is sent.
 
     Args:
         parameters: keys of the configuration that the parallel coordinates show.
+        scores: each has a bar for each model and method; the first two are shown large.
         group: only runs of this group.
 
     Raises:
@@ -50,17 +56,17 @@ def build_workspace(
         fix = "pip install 'esc-lab[dashboard]'"
         raise UserError("wandb-workspaces is not installed", where="stage=dashboard", fix=fix) from error
     columns = [_setting(key) for key in parameters] + [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(m.name), inverted=m.higher_is_better is False)
-        for m in SCORES[:2]
+        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(m.metric), inverted=m.less_is_better)
+        for m in scores[:2]
     ]
     bars = [
-        wr.BarPlot(title=_title(m), metrics=[m.name], groupby=wr.Config("model_method"), groupby_aggfunc="mean",
+        wr.BarPlot(title=m.title, metrics=[m.metric], groupby=wr.Config("model_method"), groupby_aggfunc="mean",
                    groupby_rangefunc="stderr")
-        for m in SCORES
+        for m in scores
     ]  # fmt: skip
     sections: dict[str, list[Any]] = {
         "Comparison": [
-            *(wr.ScalarChart(title=_title(m), metric=m.name) for m in SCORES[:2]),
+            *(wr.ScalarChart(title=m.title, metric=m.metric) for m in scores[:2]),
             wr.ScatterPlot(title="Q against B", x=wr.SummaryMetric("strategy/B"), y=wr.SummaryMetric("strategy/Q")),
             *bars,
             wr.RunComparer(diff_only="split"),
@@ -70,7 +76,7 @@ def build_workspace(
         "Training and search": [wr.LinePlot(title=key, y=[key]) for key in CURVES],
     }
     filters = [expr.Metric("Group") == group] if group else []
-    pinned = [f"summary:{m.name}" for m in SCORES[:2]]
+    pinned = [f"summary:{m.metric}" for m in scores[:2]]
     return ws.Workspace(
         entity=entity,
         project=project,

@@ -9,14 +9,16 @@ import pytest
 
 from esc_lab.errors import UserError
 from esc_lab.stages import dashboard
-from esc_lab.tracking.dashboard import CHARTS, SCORES, build_workspace, describe_workspace
+from esc_lab.tracking.dashboard import CHARTS, Score, build_workspace, describe_workspace
 from tests.tracking.test_run import configured, evaluated, logged
+
+SHOWN = [Score(metric, metric, less_is_better=metric == "strategy/B") for metric in dashboard.SCORES]
 
 
 @pytest.fixture
 def described():
     made = describe_workspace(
-        build_workspace("team", "esc-lab", "mine", parameters=["model.name", "seed"], group="study")
+        build_workspace("team", "esc-lab", "mine", parameters=["model.name", "seed"], scores=SHOWN, group="study")
     )
     sections = made["spec"]["section"]["panelBankConfig"]["sections"]
     return made, {section["name"]: section["panels"] for section in sections}
@@ -32,7 +34,7 @@ def test_scores_and_bars(described):
     comparison = panels["Comparison"]
     assert [one["metrics"] for one in of_kind(comparison, "Scalar Chart")] == [["strategy/Q"], ["strategy/B"]]
     bars = of_kind(comparison, "Bar Chart")
-    assert [one["metrics"][0] for one in bars] == [metric.name for metric in SCORES]
+    assert [one["metrics"][0] for one in bars] == list(dashboard.SCORES)
     assert {one["groupBy"] for one in bars} == {"model_method.value"}
     assert len(of_kind(comparison, "Run Comparer")) == 1
     (runs,) = made["spec"]["section"]["runSets"]
@@ -72,4 +74,4 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
         dashboard.run(configured(tmp_path / "run", "stage=dashboard", "logger.mode=online"))
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(UserError, match=r"wandb-workspaces is not installed. Fix: pip install 'esc-lab\[dashboard\]'"):
-        build_workspace("team", "esc-lab", "mine", parameters=[])
+        build_workspace("team", "esc-lab", "mine", parameters=[], scores=SHOWN)
