@@ -26,8 +26,8 @@ from esc_lab.metrics.prediction_table import (
 )
 from esc_lab.metrics.records import metrics_of_replies
 from esc_lab.metrics.text import BLEU_COUNTS, bleu_counts, split_words
+from esc_lab.runs.layout import PAIRS
 
-PAIRS = "pairs.jsonl"
 _FIX = "evaluate the run again"
 
 

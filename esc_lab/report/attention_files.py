@@ -25,6 +25,7 @@ from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.load import LoadedModel
 from esc_lab.report.figures import head_map
 from esc_lab.report.heat_map import heat_map_page
+from esc_lab.runs.layout import ATTENTION
 from esc_lab.tokens import build_tree
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[Prompte
         "depth": {str(label): _floats(of_group) for label, of_group in metric.by("depth").items()},
     }
     content = {"measure": metric.measure, "all": means, "by": groups, "heads": metric.heads.tolist()}
-    write_atomic(directory / "sra.json", json.dumps(content, indent=1))
+    write_atomic(directory / ATTENTION, json.dumps(content, indent=1))
     save_file({"heads": heads}, directory / HEADS)
     title = f"{cfg.model.name}: attention on the strategy"
     head_map(np.log(metric.heads.numpy()), directory / "sra_heads", title=title, colour_label="log SRA")

@@ -17,8 +17,9 @@ from typing import Any
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import place_names
 from esc_lab.errors import UserError
+from esc_lab.runs.layout import LOG, METRICS
+from esc_lab.runs.layout import MANIFEST as MANIFEST
 
-MANIFEST = "manifest.jsonl"
 DONE = ("done", "reused")
 _WORDS = "multirun.json"
 # Hydra's own settings that change no result.
@@ -82,7 +83,7 @@ def finished(directory: Path, overrides: Sequence[str]) -> Job | None:
     """The job with these overrides (`resume=` aside), if the multirun has done it and its results are still there."""
     for job in jobs(directory):
         same = sorted(without_resume(job.overrides)) == sorted(without_resume(overrides))
-        if same and job.status in DONE and (job.directory / "metrics.json").exists():
+        if same and job.status in DONE and (job.directory / METRICS).exists():
             return job
     return None
 
@@ -103,11 +104,11 @@ def run_apart(script: Path, overrides: Sequence[str], directory: Path) -> dict[s
     command = [sys.executable, str(script), *overrides, path_override("hydra.run.dir", directory)]
     status = subprocess.run(command, env=environment, check=False).returncode
     if status:
-        log = directory / "run.log"
+        log = directory / LOG
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         told = [line.partition(" error: ")[2] for line in lines if " error: " in line]
         raise UserError(told[-1] if told else f"ended with status {status}", where=str(log))
-    metrics: dict[str, float] = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    metrics: dict[str, float] = json.loads((directory / METRICS).read_text(encoding="utf-8"))
     return metrics
 
 

@@ -19,7 +19,7 @@ from esc_lab.data.strategies import Inventory
 from esc_lab.environment import git_commit
 from esc_lab.errors import UserError
 from esc_lab.report.tree_page import tree_page
-from esc_lab.runs.layout import ESC_PRO
+from esc_lab.runs.layout import ESC_PRO, TREES
 from esc_lab.search.calls import BudgetError, Spent
 from esc_lab.search.data_card import Provenance, RoleSource, data_card
 from esc_lab.search.judge_check import JudgeCheck
@@ -156,7 +156,7 @@ def _write_pages(cfg: Config, searched: Searched, found: Sequence[Preferences]) 
             preferred=preferences.preferred,
             rejected=preferences.rejected,
         )
-        write_atomic(Path(cfg.run_dir) / "trees" / f"{dialogue.id}.html", page)
+        write_atomic(Path(cfg.run_dir) / TREES / f"{dialogue.id}.html", page)
 
 
 def _card(cfg: Config, searched: Searched, found: Sequence[Preferences], statistics: SearchStatistics) -> str:

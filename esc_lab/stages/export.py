@@ -14,6 +14,7 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.models.load import load_model
+from esc_lab.runs.layout import METRICS
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def run(cfg: Config) -> dict[str, float]:
 
 def _card(cfg: Config, source: Path) -> str:
     """A model card from what the training run left."""
-    metrics_file = source / "metrics.json"
+    metrics_file = source / METRICS
     metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()))
     template = cfg.prompt.eval.template

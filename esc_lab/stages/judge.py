@@ -22,6 +22,7 @@ from esc_lab.judging.pairwise import Pair
 from esc_lab.judging.progress import finished
 from esc_lab.judging.prompts import judge_fingerprint
 from esc_lab.judging.rubric import Scores
+from esc_lab.runs.layout import JUDGE_JOURNAL
 from esc_lab.search import builder
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.calls import Budget, Calls
@@ -33,7 +34,6 @@ from esc_lab.search.roles import Roles, RoleSettings, turn_score
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
-JOURNAL = "judge.journal.jsonl"
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -82,7 +82,7 @@ class _Judging:
         journal: Journal | None = None
         try:
             self._take_over()
-            journal = Journal(Path(self.cfg.run_dir) / JOURNAL, self.config)
+            journal = Journal(Path(self.cfg.run_dir) / JUDGE_JOURNAL, self.config)
             self.calls.spent.add_journal(journal)
             self.roles = self._roles(journal)
             gates, reasons = await self._checked()
@@ -194,12 +194,12 @@ class _Judging:
         """Copy the journal of the run that `resume` names."""
         if not self.cfg.resume:
             return
-        found = self._interrupted() if self.cfg.resume == "auto" else Path(self.cfg.resume) / JOURNAL
+        found = self._interrupted() if self.cfg.resume == "auto" else Path(self.cfg.resume) / JUDGE_JOURNAL
         if found is None:
             log.info("resume=auto: no judge of this configuration there; starting anew")
             return
         log.info("resume=%s: going on from %s", self.cfg.resume, found)
-        own = Path(self.cfg.run_dir) / JOURNAL
+        own = Path(self.cfg.run_dir) / JUDGE_JOURNAL
         if found.resolve() != own.resolve():
             Journal(found, self.config)  # refuse before anything is copied
             shutil.copyfile(found, own)
@@ -207,5 +207,7 @@ class _Judging:
     def _interrupted(self) -> Path | None:
         """The largest journal of this configuration below `output_root`."""
         wanted = json.loads(json.dumps(self.config))
-        found = [path for path in Path(self.cfg.output_root).glob(f"**/{JOURNAL}") if journal_config(path) == wanted]
+        found = [
+            path for path in Path(self.cfg.output_root).glob(f"**/{JUDGE_JOURNAL}") if journal_config(path) == wanted
+        ]
         return max(found, key=lambda path: path.stat().st_size, default=None)

@@ -29,6 +29,7 @@ from esc_lab.data.planted import (
 from esc_lab.data.strategies import build_inventory
 from esc_lab.models.load import load_model
 from esc_lab.models.log_probs import label_log_probs
+from esc_lab.runs.layout import DIALOGUES, SLOPES
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.terminal import console
 from esc_lab.tokens import EncodeReport, encode_examples, encode_labels
@@ -67,7 +68,7 @@ def run(cfg: Config) -> dict[str, float]:
                 {"order": order, "seed": seed, **asdict(slope), "pairs": told[order][-1], "strategies": by_strategy}
             )
             log.info("%s, seed %d: slope %.3f (standard error %.3f)", order, seed, slope.slope, slope.error)
-    write_atomic(root / "slopes.json", json.dumps(found, indent=1))
+    write_atomic(root / SLOPES, json.dumps(found, indent=1))
     metrics = _metrics(slopes, told, cfg.objective.beta)
     _print(slopes, metrics, cfg)
     return metrics
@@ -82,7 +83,7 @@ def _texts() -> tuple[Texts, Texts]:
 
 def _training(cfg: Config, dialogues: Sequence[Dialogue], seed: int, directory: Path) -> Config:
     """A run of stage `cso` on the dialogues, all of them for training."""
-    path = directory / "dialogues.jsonl"
+    path = directory / DIALOGUES
     directory.mkdir(parents=True, exist_ok=True)
     write_dialogues(dialogues, path, "jsonl")
     data = replace(

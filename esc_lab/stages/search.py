@@ -20,6 +20,7 @@ from esc_lab.data.corpora import ReadReport
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
+from esc_lab.runs.layout import TREES
 from esc_lab.search import builder
 from esc_lab.search.builder import Growing
 from esc_lab.search.cache import RequestCache
@@ -41,7 +42,6 @@ from esc_lab.training.datamodule import read_splits
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
-TREES = "trees"
 
 
 def run(cfg: Config) -> dict[str, float]:

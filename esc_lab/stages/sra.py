@@ -18,6 +18,7 @@ from esc_lab.errors import UserError
 from esc_lab.evaluation.predictions import read_predictions
 from esc_lab.report import sra_report
 from esc_lab.report.attention_files import HEADS
+from esc_lab.runs.layout import PREDICTIONS
 from esc_lab.sra.sample import MeasuredReply, ReplySample
 from esc_lab.stages.run_stage import run_substage
 
@@ -108,7 +109,7 @@ def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
             run=label, dialogue=p.dialogue, turn=p.turn, strategy=str(p.followed), **p.sra[measure], adheres=p.adheres,
             sample=p.sample,
         )
-        for p in read_predictions(directory / "predictions.jsonl")
+        for p in read_predictions(directory / PREDICTIONS)
         if p.sra
     ]  # fmt: skip
     if not replies:

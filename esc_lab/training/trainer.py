@@ -28,7 +28,7 @@ from esc_lab.environment import first_process
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
-from esc_lab.runs.layout import CHECKPOINT
+from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from esc_lab.training.cso_data import PreferenceSteps, preference_counts
@@ -54,7 +54,7 @@ def prepare(cfg: Config) -> None:
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # StepLoader starts at the right step by itself.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    path = Path(cfg.run_dir) / "environment.json"
+    path = Path(cfg.run_dir) / ENVIRONMENT
     environment = json.loads(path.read_text())
     environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     environment["threads"] = torch.get_num_threads()
