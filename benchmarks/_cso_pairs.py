@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import Inventory, load_inventory
-from esc_lab.prompts.layouts import TEMPLATES, build_prompt, reply_content
+from esc_lab.prompts import build_prompt, load_layout, reply_content
 from esc_lab.tokens import ChatEncoder
 
 Chat = list[dict[str, str]]
@@ -73,7 +73,7 @@ def lone_pair(encoder: ChatEncoder, context_tokens: int = 400, seed: int = 0) ->
     whole = esc_pro_shaped(rejected=1, seed=seed)
     off = []
     for turn in whole.decisions():
-        prompt = build_prompt(TEMPLATES["cso"], load_inventory("cso"), whole, turn, history_labels=True)
+        prompt = build_prompt(load_layout("cso"), load_inventory("cso"), whole, turn, history_labels=True)
         tokens = len(encoder.encode_prompt(encoder.adapt(prompt)).input_ids)
         off.append((abs(tokens - context_tokens), turn))
     *context, last = whole.turns[: min(off)[1] + 1]
@@ -82,7 +82,7 @@ def lone_pair(encoder: ChatEncoder, context_tokens: int = 400, seed: int = 0) ->
 
 def pair_texts(encoder: ChatEncoder, inventory: Inventory, dialogue: Dialogue) -> list[Pair]:
     """All pairs of a dialogue under the `cso` template, turn by turn, the rejected replies in their order."""
-    template = TEMPLATES["cso"]
+    template = load_layout("cso")
     pairs = []
     for number in dialogue.decisions():
         turn = dialogue.turns[number]

@@ -10,7 +10,7 @@ import numpy as np
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import load_inventory
-from esc_lab.prompts.layouts import TEMPLATES, build_prompt
+from esc_lab.prompts import build_prompt, load_layout
 from esc_lab.tokens import ChatEncoder
 from esc_lab.tokens.encode import IntArray
 
@@ -69,7 +69,7 @@ def _shortest(dialogue: Dialogue, encoder: ChatEncoder, size: Callable[[SpanProm
 
 
 def _encoded(encoder: ChatEncoder, dialogue: Dialogue, turn: int, strategy: str) -> SpanPrompt:
-    prompt = build_prompt(TEMPLATES["c1_hf"], INVENTORY, dialogue, turn, strategy, history_labels=False)
+    prompt = build_prompt(load_layout("c1_hf"), INVENTORY, dialogue, turn, strategy, history_labels=False)
     encoded = encoder.encode_prompt(encoder.adapt(prompt))
     name = next(span for span in encoded.spans if span.span.kind == "name")
     return SpanPrompt(encoded.input_ids, np.arange(name.start, name.end))

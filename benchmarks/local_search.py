@@ -25,7 +25,7 @@ from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.tree_attention import IMPLEMENTATION
-from esc_lab.prompts.layouts import Prompt
+from esc_lab.prompts import Prompt
 from esc_lab.search.clients.local import LocalClient
 from esc_lab.search.requests import Question, Request
 from esc_lab.search.role_prompts import (

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from esc_lab.config.files import option_files
 from esc_lab.config.model import ModelConfig
 from esc_lab.data.strategies import load_inventory
+from esc_lab.prompts import load_layout
 
 # Two test processes on two cores: one thread each is faster than two that fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("ESC_LAB_CACHE", ROOT / ".cache"))
 INVENTORIES = {name: load_inventory(name) for name in option_files("inventory")}
+LAYOUTS = {name: load_layout(name) for name in option_files("prompt")}
 FAMILIES = ("llama", "qwen2", "gemma2", "gemma3")
 
 

@@ -1,27 +1,35 @@
-"""What is wrong with the options that are data: inventories of strategies. Told before anything heavy is imported."""
+"""What is wrong with the options that are data: inventories and layouts. Told before anything heavy is imported."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from esc_lab.config.files import option_files
+from esc_lab.config.prompt import PromptConfig, TemplateConfig, find_layout
 from esc_lab.data.strategies import build_inventory, load_inventory
 from esc_lab.errors import UserError
+from esc_lab.prompts import Layout, build_layout
+
+Section = dict[str, Any]
 
 
 def option_problems(cfg: DictConfig) -> list[str]:
     """Problems of the sections that a composed configuration has from files; each names its file."""
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, throw_on_missing=False)  # type: ignore[assignment]
-    try:
-        _check_inventory(plain)
-    except UserError as error:
-        return [str(error)]
-    return []
+    plain: Section = OmegaConf.to_container(cfg, throw_on_missing=False)  # type: ignore[assignment]
+    found = []
+    checks: tuple[Callable[[Section], None], ...] = (_check_inventory, _check_prompts)
+    for check in checks:
+        try:
+            check(plain)
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
-def _check_inventory(cfg: dict[str, Any]) -> None:
+def _check_inventory(cfg: Section) -> None:
     section, config_dirs = cfg["inventory"], cfg["config_dirs"]
     files = option_files("inventory", config_dirs)
     file = files.get(section["name"])
@@ -32,6 +40,36 @@ def _check_inventory(cfg: dict[str, Any]) -> None:
     for source in inventory.mappings:
         if source in files:
             inventory.mapping_from(load_inventory(source, config_dirs))
-    if cfg["prompt"]["inference"] == "with_example" and not inventory.example:
+
+
+def _check_prompts(cfg: Section) -> None:
+    stage, inference = cfg["stage"], cfg["prompt"]["inference"]
+    train, evaluation = (
+        _layout(cfg, f"prompt.{side}.template", cfg["prompt"][side]["template"]) for side in ("train", "eval")
+    )
+    baseline = evaluation.baseline(inference)
+    if baseline.example and not cfg["inventory"]["example"]:
         fix = "add an example to it, or choose another prompt.inference"
-        raise UserError(f"{inventory.name} has no example", where="prompt.inference=with_example", fix=fix)
+        raise UserError(f"{cfg['inventory']['name']} has no example", where=f"prompt.inference={inference}", fix=fix)
+    if stage in ("cso", "pipeline") and not train.chooses_strategy:
+        where = f"prompt.train.template={train.name}"
+        raise UserError("it names the strategy, so there is none to prefer", where=where, fix="prompt=cso")
+    span = cfg["evaluate"]["sra"]["span"]
+    if stage in ("evaluate", "pipeline") and span == "quoted" and evaluation.chooses_strategy:
+        where, fix = f"evaluate.sra.span={span}", "name, or instruction"
+        raise UserError(f"the template {evaluation.name} quotes no strategy", where=where, fix=fix)
+    if stage != "sra":
+        return
+    if not baseline.answers_once:
+        raise UserError("its reply is not one answer", where=f"prompt.inference={inference}", fix="direct")
+    for name in cfg["sra"]["templates"]:
+        if _layout(cfg, "sra.templates", name).chooses_strategy:
+            raise UserError(f"'{name}' names no strategy", where="sra.templates", fix="use layouts that name it")
+
+
+def _layout(cfg: Section, key: str, name: str) -> Layout:
+    prompt = PromptConfig(**{name: cfg["prompt"][name] for name in ("layouts", "wording", "baselines")})
+    try:
+        return build_layout(TemplateConfig(name, layout=find_layout(name, cfg["config_dirs"], prompt)))
+    except UserError as error:
+        raise UserError(error.message, where=error.where or key, fix=error.fix) from error

@@ -17,7 +17,6 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from esc_lab.config import RESUMED, SPLITS, Key, keys
 from esc_lab.config.item import ANY
-from esc_lab.config.prompt import TEMPLATES
 from esc_lab.config.role_checks import judge_problems, role_problems, url_problems
 from esc_lab.config.schema import RENAMED
 from esc_lab.config.search import ROLES
@@ -141,11 +140,6 @@ def _combined(cfg: DictConfig) -> list[str]:
 
 def _cso_problems(cfg: DictConfig) -> list[str]:
     found = []
-    template = cfg.prompt.train.template
-    if not template.startswith("cso"):
-        found.append(
-            f"prompt.train.template={template}: it names the strategy, so there is none to prefer. Fix: prompt=cso"
-        )
     if cfg.objective.value_margin and cfg.objective.name not in ("cso", "dpo"):
         found.append(
             f"objective.value_margin={cfg.objective.value_margin}: {cfg.objective.name} has no margin. "
@@ -182,12 +176,10 @@ def _search_problems(cfg: DictConfig) -> list[str]:
 
 def _evaluate_problems(cfg: DictConfig) -> list[str]:
     found = []
-    judge, span = cfg.evaluate.classifier, cfg.evaluate.sra.span
+    judge = cfg.evaluate.classifier
     if judge not in (None, "auto") and not Path(judge).is_dir():
         fix = "name a run of stage=classifier, or use auto"
         found.append(f"evaluate.classifier={judge}: no such directory. Fix: {fix}")
-    if cfg.stage != "sra" and span == "quoted" and cfg.prompt.eval.template == "cso":
-        found.append(f"evaluate.sra.span={span}: the template cso quotes no strategy. Fix: name, or instruction")
     generation = cfg.evaluate.generation
     if generation.samples > 1:
         several = f"evaluate.generation.samples={generation.samples}"
@@ -201,18 +193,12 @@ def _evaluate_problems(cfg: DictConfig) -> list[str]:
 
 def _sra_problems(cfg: DictConfig) -> list[str]:
     found = []
-    named = [name for name in TEMPLATES if not name.startswith("cso")]
     if not cfg.sra.templates:
         found.append("sra.templates is empty. Fix: name one or more")
-    for name in cfg.sra.templates:
-        if name not in named:
-            found.append(f"sra.templates: '{name}' is not one of {', '.join(named)}{nearest(name, named)}")
     if cfg.sra.study == "finetuned" and len(cfg.sra.templates) > 1:
         found.append("sra.study=finetuned compares under one template. Fix: sra.templates=[standard]")
     if cfg.sra.study == "lengths" and not all(length >= 1 for length in cfg.sra.lengths or [0]):
         found.append(f"sra.lengths={cfg.sra.lengths}: numbers of turns are needed, such as [1,5,9]")
-    if cfg.prompt.inference not in ("direct", "with_example"):
-        found.append(f"prompt.inference={cfg.prompt.inference}: its reply is not one answer. Fix: direct")
     if not cfg.evaluate.sra.enabled:
         found.append("evaluate.sra.enabled=false: stage=sra measures it. Fix: leave it out")
     if cfg.evaluate.replies == "generated" and not cfg.evaluate.generation.enabled:

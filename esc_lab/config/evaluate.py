@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TEST_SET, item, looks
-from esc_lab.config.prompt import TEMPLATES
 
 WRITTEN = ("generated/", "text/(?!perplexity)")
 ANSWERED = (*WRITTEN, "sra/", "adherence/")  # metrics of replies that the model writes
@@ -81,7 +80,7 @@ class SRAStudyConfig:
         "history",
         choices=("templates", "strategies", "heads", "finetuned", "lengths"),
     )
-    templates: list[str] = item(list(TEMPLATES[1:]), "prompt templates that are evaluated; they name the strategy")
+    templates: list[str] = item([], "prompt layouts that are evaluated; they name the strategy")
     lengths: list[int] = item([1, 3, 5, 7, 9], "study=lengths: turns of history that the prompts show")
     draws: int = item(1000, "bootstrap draws of dialogues", within=COUNT)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from esc_lab.config.item import item, results, section
-
-TEMPLATES = ("cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
+from esc_lab.config.files import read_option
+from esc_lab.config.item import LOOKS, item, results, section
+from esc_lab.errors import UserError
 
 
 @dataclass
 class TemplateConfig:
-    template: str = item("cso", "prompt layout (docs/prompts.md)", choices=TEMPLATES)
+    template: str = item("cso", "prompt layout: an option of group prompt (docs/prompts.md)")
     history_labels: bool = item(True, "show '(strategy)' before the supporter turns of the history")
     situation: bool = item(False, "show the seeker's situation in the system message")
+    layout: dict[str, Any] = item({}, "the layout of this name with its wording; filled in when a run starts")
 
 
 @dataclass
@@ -21,8 +25,42 @@ class PromptConfig:
     train: TemplateConfig = section(TemplateConfig, results("sft", "cso"))
     eval: TemplateConfig = section(TemplateConfig, results("evaluate", "export"))
     inference: str = item(
-        "direct",
-        "prompting baseline used at evaluation",
-        choices=("direct", "cot", "direct_refine", "self_refine", "with_example"),
-        affects=results("evaluate"),
+        "direct", "prompting baseline used at evaluation: a key of prompt.baselines", affects=results("evaluate")
     )
+    # Results depend on these three by way of the layouts of both sides, which they are filled into.
+    layouts: dict[str, Any] = item(
+        {}, "layouts by name: {system: [parts], chat_messages: null = all, wording: {own texts}}", affects=LOOKS
+    )
+    wording: dict[str, Any] = item({}, "texts of the prompts, with {slots} (group wording)", affects=LOOKS)
+    baselines: dict[str, Any] = item(
+        {}, "prompting baselines by name: {system, follow_ups, reply_marker, example} (group wording)", affects=LOOKS
+    )
+
+
+def find_layout(
+    name: str, config_dirs: Sequence[str | Path] = (), prompt: PromptConfig | None = None
+) -> dict[str, Any]:
+    """The layout of a name with its wording and baselines: of the configuration, else of the option's file.
+
+    Raises:
+        UserError: there is no such layout.
+    """
+    known = prompt.layouts if prompt else {}
+    if name not in known:
+        known = read_option("prompt", name, config_dirs).get("layouts") or {}
+    if name not in known:
+        fix = f"write layouts: {{{name}: {{system: [...]}}}} into it"
+        raise UserError(f"prompt/{name}.yaml holds no layout of its name", where=f"template={name}", fix=fix)
+    shared = vars(prompt) if prompt and prompt.wording else read_option("wording", "default", config_dirs)
+    words = {**shared["wording"], **(known[name].get("wording") or {})}
+    return {**known[name], "wording": words, "baselines": shared["baselines"]}
+
+
+def fill_layouts(prompt: PromptConfig, config_dirs: Sequence[str | Path] = ()) -> None:
+    """Bring the layouts that both sides name into their sections (in place), so that a run keeps what it used.
+
+    Raises:
+        UserError: there is no such layout.
+    """
+    prompt.train.layout = find_layout(prompt.train.template, config_dirs, prompt) | {"baselines": {}}
+    prompt.eval.layout = find_layout(prompt.eval.template, config_dirs, prompt)

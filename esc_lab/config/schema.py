@@ -29,7 +29,7 @@ from esc_lab.config.item import (
     section,
 )
 from esc_lab.config.model import ModelConfig
-from esc_lab.config.prompt import PromptConfig
+from esc_lab.config.prompt import PromptConfig, fill_layouts
 from esc_lab.config.search import LLMConfig, MCTSConfig, SearchConfig
 from esc_lab.config.tracking import DashboardConfig, LoggerConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
@@ -179,4 +179,5 @@ def typed(cfg: DictConfig) -> Config:
     plain = OmegaConf.merge(OmegaConf.structured(Config), cfg)
     value = OmegaConf.to_object(plain)
     assert isinstance(value, Config)
+    fill_layouts(value.prompt, value.config_dirs)
     return value

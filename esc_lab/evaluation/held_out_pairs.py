@@ -17,7 +17,7 @@ from esc_lab.config import Config, typed
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel, checkpoint_parts, load_model
-from esc_lab.prompts.layouts import TEMPLATES
+from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import find_run, read_config
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.cso import pair_rewards
@@ -54,7 +54,7 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
         pairs or the prompt names the strategy. pairs.jsonl in the run directory has a line for each pair: dialogue,
         turn, number of the rejected reply, and of chosen and rejected reply `log_probs` and `rewards` (null without).
     """
-    if not TEMPLATES[cfg.prompt.eval.template].chooses_strategy or cfg.prompt.inference != "direct":
+    if not build_layout(cfg.prompt.eval).chooses_strategy or cfg.prompt.inference != "direct":
         return {}
     name = f"{cfg.evaluate.split} pairs"
     steps = PreferenceSteps(

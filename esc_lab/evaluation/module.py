@@ -19,11 +19,11 @@ from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation.predictions import Prediction, measure_texts, most_probable
-from esc_lab.evaluation.prompted_replies import MEASURABLE, PromptedReplies, PromptedReply
+from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.prompts.layouts import TEMPLATES
+from esc_lab.prompts import build_layout
 from esc_lab.scorers.classifier import StrategyClassifier, chosen
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.tokens import ReplyTokens, TokenSequence, encode_labels, pack_rows
@@ -64,14 +64,14 @@ class EvaluationModule(pl.LightningModule):
         super().__init__()
         self.model = loaded.model
         self.encoder, self.inventory, self.settings = loaded.encoder, inventory, settings
-        self.template = TEMPLATES[prompt.eval.template]
+        self.template = build_layout(prompt.eval)
         self.replies = PromptedReplies(loaded, inventory, prompt, settings, seed)
         self.reads_gold = settings.replies == "gold"
         self.row_tokens, self.reply_for, self.classifier = row_tokens, reply_for, classifier
         self.predictions: list[Prediction] = []
         self.replied: list[PromptedReply] = []
         self.chooses = self.template.chooses_strategy
-        self.scores_labels = self.chooses and prompt.inference in MEASURABLE
+        self.scores_labels = self.chooses and self.template.baseline(prompt.inference).answers_once
         self._labels: list[IntArray] = []
 
     @property

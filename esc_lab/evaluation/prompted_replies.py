@@ -19,15 +19,12 @@ from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.span_attention import SpanAttention
-from esc_lab.prompts.layouts import INFERENCE, TEMPLATES, Message, Prompt, build_prompt, parse_reply, reply_content
+from esc_lab.prompts import Message, Prompt, build_layout, build_prompt, parse_reply, reply_content
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import EncodedChat, ReplyTokens, TokenSequence, TokenSpan, build_tree
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import split_units
 from esc_lab.training.datamodule import Decision
-
-# Prompting baselines whose one answer is the reply, so that attention can be measured on it.
-MEASURABLE = ("direct", "with_example")
 
 
 @dataclass
@@ -53,7 +50,8 @@ class PromptedReplies:
     """Writes replies to prompts of one template, or reads the gold ones, and measures SRA on them.
 
     Args:
-        prompt: template, what it shows, and the prompting baseline. SRA is measured only under those in `MEASURABLE`.
+        prompt: template, what it shows, and the prompting baseline. SRA is measured only where its one answer is the
+            reply.
         settings: how replies are drawn, and whether SRA is measured.
         seed: the run's seed.
     """
@@ -62,10 +60,11 @@ class PromptedReplies:
         self, loaded: LoadedModel, inventory: Inventory, prompt: PromptConfig, settings: EvaluateConfig, seed: int
     ) -> None:
         self.loaded, self.encoder, self.inventory = loaded, loaded.encoder, inventory
-        self.prompt, self.inference, self.template = prompt.eval, prompt.inference, TEMPLATES[prompt.eval.template]
+        self.prompt, self.inference, self.layout = prompt.eval, prompt.inference, build_layout(prompt.eval)
+        self.baseline = self.layout.baseline(prompt.inference)
         drawn = settings.generation
         self.sampling, self.seed = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p), seed
-        self.measures = settings.sra.enabled and self.inference in MEASURABLE
+        self.measures = settings.sra.enabled and self.baseline.answers_once
 
     def write(self, asked: Sequence[PromptedReply]) -> None:
         """Let the model answer all prompts in one token tree; prompts that share a beginning share its computation.
@@ -88,14 +87,14 @@ class PromptedReplies:
     def _answer(self, asked: list[PromptedReply], chats: list[Prompt], encoded: list[EncodedChat]) -> None:
         attention = self._generate(asked, encoded, 0)
         texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
-        for number, follow_up in enumerate(INFERENCE[self.inference].follow_ups, 1):
+        for number, follow_up in enumerate(self.baseline.follow_ups, 1):
             chats = [_continued(chat, text, follow_up) for chat, text in zip(chats, texts, strict=True)]
             self._generate(asked, [self.encoder.encode_prompt(chat) for chat in chats], number)
             texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
         for reply, text in zip(asked, texts, strict=True):
             prediction = reply.prediction
             prediction.raw = text
-            prediction.strategy, prediction.reply = parse_reply(text, self.inventory, self.inference)
+            prediction.strategy, prediction.reply = parse_reply(text, self.inventory, self.baseline.reply_marker)
             prediction.sampling = {**asdict(self.sampling), "inference": self.inference}
         if attention is not None:
             self._measure(asked, attention)
@@ -129,12 +128,12 @@ class PromptedReplies:
         sequences = []
         for number, reply in enumerate(asked):
             prompt, gold = self._prompt(reply), reply.decision.dialogue.turns[reply.decision.turn].reply
-            content = reply_content(self.template, gold.text, gold.strategies)
+            content = reply_content(self.layout, gold.text, gold.strategies)
             chat = self.encoder.encode((*prompt.messages, Message("assistant", content)), prompt.spans)
             start, end = chat.replies[len(prompt.messages)]
             reply.prompt_ids, reply.reply_ids = chat.input_ids[:start], chat.input_ids[start : end - 1].tolist()
             reply.spans = chat.spans
-            reply.prediction.strategy = gold.strategies[0] if self.template.chooses_strategy else None
+            reply.prediction.strategy = gold.strategies[0] if self.layout.chooses_strategy else None
             if end > self.loaded.context_tokens:
                 reply.prediction.unmeasured = "prompt too long"
             else:
@@ -153,7 +152,7 @@ class PromptedReplies:
     def _prompt(self, reply: PromptedReply) -> Prompt:
         decision, settings = reply.decision, self.prompt
         prompt = build_prompt(
-            self.template,
+            self.layout,
             self.inventory,
             decision.dialogue,
             decision.turn,
@@ -167,7 +166,7 @@ class PromptedReplies:
 
     def _label_tokens(self, reply: PromptedReply) -> int:
         """How many of the reply's tokens it takes to name a strategy; 0 where the prompt has named it."""
-        if not self.template.chooses_strategy or reply.prediction.strategy is None:
+        if not self.layout.chooses_strategy or reply.prediction.strategy is None:
             return 0
         heads = (self.encoder.decode(reply.reply_ids[:count]) for count in range(1, len(reply.reply_ids) + 1))
         return next(count for count, head in enumerate(heads, 1) if parse_reply(head, self.inventory)[0] is not None)

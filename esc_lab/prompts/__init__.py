@@ -1,1 +1,24 @@
-"""Prompt layouts and their spans."""
+"""Prompts of the supporter: layouts and their words, chat messages with spans, and what replies look like."""
+
+from esc_lab.prompts.chat import Message, Prompt, Role, build_prompt, history_messages, without_system_role
+from esc_lab.prompts.layouts import Baseline, Layout, build_layout, load_layout
+from esc_lab.prompts.replies import label_text, parse_reply, reply_content
+from esc_lab.prompts.spans import Span, SpanKind
+
+__all__ = [
+    "Baseline",
+    "Layout",
+    "Message",
+    "Prompt",
+    "Role",
+    "Span",
+    "SpanKind",
+    "build_layout",
+    "build_prompt",
+    "history_messages",
+    "label_text",
+    "load_layout",
+    "parse_reply",
+    "reply_content",
+    "without_system_role",
+]

@@ -1,321 +1,162 @@
-"""Prompt templates: a dialogue up to a supporter turn, and perhaps a strategy, become chat messages.
+"""Layouts of prompts: which parts the system message has and in what order, how much history stays chat, in what words.
 
-Templates know neither tokens nor models. Each prompt carries the character spans of its strategy-relevant text, so that
-attention on it can be measured later.
-
-Templates (facts and names after the CSO and SRA papers; the wording is this project's own):
+Layouts and wordings are data: `conf/prompt/*.yaml`, `conf/wording/*.yaml`, and files like them in the user's own
+directories (docs/prompts.md). The published ones, facts and names after the CSO and SRA papers:
 
 - `cso`: the system message lists the inventory; the model names its strategy itself, `(<strategy>) <reply>`.
 - `standard`: the system message asks for one strategy; the whole history follows as chat turns.
 - `cK_hf`, `cK_hl` (K = 1, 3, 5): only the last K messages stay chat turns. Older history is quoted in the system
   message, before (`hf`, history first) or after (`hl`, history last) the strategy instruction.
-
-Messages after the system message always alternate, start with the seeker (`user`) and end with the seeker. Four rules
-make it so, the same for every model:
-
-1. Consecutive seeker turns are joined by a newline.
-2. Supporter turns before the first seeker turn are quoted at the head of the first user message.
-3. Between supporter turns that are kept apart (`data.merge=none`) stands a user message `PAUSE`.
-4. A chat without a system role gets the system text at the head of its first user message (`without_system_role`).
 """
 
 from __future__ import annotations
 
-import re
+import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
+from esc_lab.config.prompt import TemplateConfig, find_layout
+from esc_lab.data.fields import check_keys, check_type, optional, require
+from esc_lab.errors import UserError, nearest
 
-Role = Literal["system", "user", "assistant"]
-SpanKind = Literal["name", "quoted", "instruction", "neutral_name", "neutral_quoted", "neutral"]
-
-PAUSE = "[The seeker has not answered yet; the supporter writes again.]"
-START = "[The seeker has just joined the chat.]"
-
-
-@dataclass(frozen=True)
-class Message:
-    role: Role
-    content: str
-
-
-@dataclass(frozen=True)
-class Span:
-    """Characters `start:end` of the content of message number `message`.
-
-    Kinds: `name` (strategy name), `quoted` (name with its quotation marks), `instruction` (name with its definition),
-    `neutral` (instruction text that has nothing to do with a strategy: the control), and in it `neutral_name` and
-    `neutral_quoted`, worded and quoted like a strategy's name.
-    """
-
-    kind: SpanKind
-    message: int
-    start: int
-    end: int
-    strategy: str | None = None
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Messages that end with a user message, and the strategy-relevant spans in them."""
-
-    messages: tuple[Message, ...]
-    spans: tuple[Span, ...] = ()
-
-
-@dataclass(frozen=True)
-class Template:
-    """Layout of a prompt.
-
-    Attributes:
-        chooses_strategy: the model names the strategy in its reply; else the prompt names it.
-        chat_messages: how many of the last messages stay chat turns; None = all.
-        history_first: where older history goes in the system message, before or after the strategy instruction.
-    """
-
-    name: str
-    chooses_strategy: bool = False
-    chat_messages: int | None = None
-    history_first: bool = True
-
-
-TEMPLATES: Mapping[str, Template] = {
-    "cso": Template("cso", chooses_strategy=True),
-    "standard": Template("standard"),
-    **{
-        f"c{k}_{where}": Template(f"c{k}_{where}", chat_messages=k, history_first=where == "hf")
-        for k in (1, 3, 5)
-        for where in ("hf", "hl")
-    },
+# Parts of a system message; `choice` lists the inventory, `instruction` names one strategy.
+PARTS = ("role", "situation", "history", "choice", "instruction", "inference")
+# Texts of a wording: the slots that each must have, and those that it may have.
+SLOTS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    name: (frozenset(must), frozenset(may))
+    for name, must, may in (
+        ("role", (), ()),
+        ("situation", ("situation",), ()),
+        ("history", ("messages",), ()),
+        ("choice", ("strategies",), ()),
+        ("listed_strategy", ("name", "definition"), ()),
+        ("instruction", ("strategy",), ("neutral",)),
+        ("strategy", ("name", "definition"), ()),
+        ("neutral", ("phrase",), ()),
+        ("neutral_phrase", (), ()),
+        ("example", ("exchanges",), ()),
+        ("opening", ("opening",), ()),
+        ("pause", (), ()),
+        ("start", (), ()),
+    )
 }
 
 
 @dataclass(frozen=True)
-class Inference:
+class Baseline:
     """A prompting baseline: text added to the system message, and follow-up requests after the model's answers.
 
-    The last answer counts; with `reply_marker` only what follows the marker.
+    Attributes:
+        system: added to the system message.
+        follow_ups: requests after the model's answers; the last answer counts.
+        reply_marker: only what follows it in the answer is the reply.
+        example: the inventory's worked exchange is added to the system message.
     """
 
     system: str = ""
     follow_ups: tuple[str, ...] = ()
     reply_marker: str | None = None
+    example: bool = False
+
+    @property
+    def answers_once(self) -> bool:
+        """Whether the model's one answer is the reply, so that attention can be measured on it."""
+        return not self.follow_ups and self.reply_marker is None
 
 
-INFERENCE: Mapping[str, Inference] = {
-    "direct": Inference(),
-    "cot": Inference(
-        system=(
-            "Before you answer, think. Write 'Thought:' and then one or two sentences about what the seeker feels and "
-            "needs now and which strategy serves that. Then write 'Reply:' and your reply in the form asked for."
-        ),
-        reply_marker="Reply:",
-    ),
-    "direct_refine": Inference(
-        follow_ups=("Read your reply again as the seeker would and write a better one. Keep the form. Only the reply.",)
-    ),
-    "self_refine": Inference(
-        follow_ups=(
-            "What is good and what is weak about your reply: strategy, empathy, fit to what the seeker said? Two "
-            "sentences.",
-            "Now write a new reply that mends what you named. Keep the form. Only the reply.",
-        )
-    ),
-    "with_example": Inference(),  # its text is the inventory's example
-}
+@dataclass(frozen=True)
+class Layout:
+    """Layout and words of a prompt.
 
-_ROLE = (
-    "You are the supporter in an emotional support conversation. The seeker comes to you with a problem that weighs on "
-    "them."
-)
-_CHOOSE = (
-    "Choose for each reply the one strategy from this list that helps the seeker most at this point of the "
-    "conversation:"
-)
-_FORM = (
-    "Answer in the form (<strategy>) <response>, with a name from the list in the brackets and one to three sentences "
-    "after it."
-)
-_NEUTRAL_NAME = "short chat message"
-_NEUTRAL = (
-    f'Write in the style "{_NEUTRAL_NAME}": one to three plain sentences in everyday words, without lists, headings '
-    "or emoji, as one person types to another in the same conversation."
-)
+    Attributes:
+        system: parts of the system message, of `PARTS`, in order.
+        chat_messages: how many of the last messages stay chat turns; None = all.
+        wording: text of each of `SLOTS`.
+        baselines: prompting baselines by name.
+    """
+
+    name: str
+    system: tuple[str, ...]
+    chat_messages: int | None
+    wording: Mapping[str, str] = field(hash=False)
+    baselines: Mapping[str, Baseline] = field(hash=False)
+
+    @property
+    def chooses_strategy(self) -> bool:
+        """Whether the model names the strategy in its reply; else the prompt names it."""
+        return "choice" in self.system
+
+    def baseline(self, name: str) -> Baseline:
+        """A prompting baseline. Raises UserError if there is none of this name."""
+        if name not in self.baselines:
+            what = f"no such baseline{nearest(name, self.baselines)}"
+            raise UserError(what, where=f"prompt.inference={name}", fix=f"use {', '.join(self.baselines)}")
+        return self.baselines[name]
 
 
-def build_prompt(
-    template: Template,
-    inventory: Inventory,
-    dialogue: Dialogue,
-    turn: int,
-    strategy: str | None = None,
-    *,
-    history_labels: bool,
-    situation: bool = False,
-    inference: str = "direct",
-    start: int = 0,
-) -> Prompt:
-    """The prompt for the supporter's reply at index `turn` of the dialogue.
-
-    Args:
-        strategy: canonical name; required where the template names the strategy, ignored where the model chooses.
-        history_labels: show `(strategy)` before the supporter's turns of the history.
-        situation: show the seeker's situation, if the dialogue has one.
-        inference: key of `INFERENCE`.
-        start: first turn of the history that is shown; a seeker turn, to shorten a history that is too long.
+def load_layout(name: str, config_dirs: Sequence[str | Path] = ()) -> Layout:
+    """The layout of a name, in the words of `conf/wording/default.yaml`.
 
     Raises:
-        ValueError: the template needs a strategy and none is given.
+        UserError: there is none, or something is wrong in it.
     """
-    chat = history_messages(dialogue.turns[start:turn], labels=history_labels)
-    kept = chat if template.chat_messages is None else chat[-template.chat_messages :]
-    older = chat[: len(chat) - len(kept)]
-    text = _Text()
-    text.add(_ROLE)
-    if situation and dialogue.situation:
-        text.add(f"\n\nThe seeker's situation: {dialogue.situation}")
-    if template.chooses_strategy:
-        _add_inventory(text, inventory)
-    else:
-        if strategy is None:
-            raise ValueError(f"template '{template.name}' needs a strategy")
-        if older and template.history_first:
-            text.add(_transcript(older))
-        _add_instruction(text, strategy, inventory.definition(strategy))
-        if older and not template.history_first:
-            text.add(_transcript(older))
-    extra = _example(inventory, template) if inference == "with_example" else INFERENCE[inference].system
-    if extra:
-        text.add(f"\n\n{extra}")
-    return Prompt((Message("system", text.text), *kept), tuple(text.spans))
+    return build_layout(TemplateConfig(template=name), config_dirs)
 
 
-def reply_content(template: Template, text: str, strategies: Sequence[str]) -> str:
-    """What the model is to write: `(<strategy>) <text>` where it chooses the strategy, else the text alone.
+def build_layout(settings: TemplateConfig, config_dirs: Sequence[str | Path] = ()) -> Layout:
+    """The layout that the section of a configuration holds; one with nothing but a name is looked up by it.
 
-    A reply without a strategy is its text alone. Of several strategies the first is named.
+    Raises:
+        UserError: something is wrong in it, or there is none of this name.
     """
-    return f"{label_text(strategies[0])} {text}" if template.chooses_strategy and strategies else text
+    name = settings.template
+    where = f"prompt layout '{name}'"
+    data = settings.layout or find_layout(name, config_dirs)
+    check_keys(data, ("system", "chat_messages", "wording", "baselines"), where)
+    system = tuple(check_type(part, str, "a part", where) for part in require(data, "system", list, where))
+    for part in system:
+        if part not in PARTS or system.count(part) > 1:
+            what = f"part '{part}' twice" if part in PARTS else f"unknown part '{part}'{nearest(part, PARTS)}"
+            raise UserError(what, where=f"{where}, system", fix=f"use each of {', '.join(PARTS)} at most once")
+    if ("choice" in system) == ("instruction" in system):
+        fix = "choice lists the inventory for the model to choose from, instruction names the strategy"
+        raise UserError("either 'choice' or 'instruction' has to be there", where=f"{where}, system", fix=fix)
+    count = optional(data, "chat_messages", int, where)
+    if count is not None and (count < 1 or "history" not in system):
+        fix = "a whole number from 1, with 'history' among the parts of system; or null for all messages"
+        raise UserError(f"'chat_messages' is {count}", where=where, fix=fix)
+    baselines = {
+        key: _baseline(value, f"prompt.baselines.{key}") for key, value in (data.get("baselines") or {}).items()
+    }
+    wording = _check_wording(require(data, "wording", dict, where), f"{where}, wording")
+    return Layout(name, system, count, wording, baselines or {"direct": Baseline()})
 
 
-def label_text(strategy: str) -> str:
-    """The label as models write it: the complete label whose probability is the strategy's."""
-    return f"({strategy})"
+def _check_wording(wording: Mapping[str, Any], where: str) -> Mapping[str, str]:
+    check_keys(wording, SLOTS, where)
+    for name, (must, may) in SLOTS.items():
+        text = require(wording, name, str, where)
+        try:
+            slots = {slot for _, slot, _, _ in string.Formatter().parse(text) if slot is not None}
+        except ValueError as error:
+            raise UserError(f"'{name}': {error}", where=where, fix="write {{ and }} for braces") from error
+        for slot in slots - must - may:
+            fix = f"it has {', '.join(sorted(must | may)) or 'no slots'}; write {{{{ and }}}} for braces"
+            raise UserError(f"'{name}' has the unknown slot {{{slot}}}", where=where, fix=fix)
+        for slot in must - slots:
+            raise UserError(f"'{name}' lacks the slot {{{slot}}}", where=where, fix="write where it belongs")
+    return wording
 
 
-def parse_reply(content: str, inventory: Inventory, inference: str = "direct") -> tuple[str | None, str]:
-    """Strategy and text of what a model wrote.
-
-    The strategy is None where there is no leading label or it is not in the inventory under any known spelling. The
-    text is without the label and without a role prefix such as `supporter:`.
-    """
-    marker = INFERENCE[inference].reply_marker
-    if marker:
-        content = content.rpartition(marker)[2]
-    text = re.sub(r"^\s*(assistant|supporter)\s*:\s*", "", content, flags=re.IGNORECASE).strip()
-    match = re.match(r"[(\[]([^()\[\]\n]{1,60})[)\]]:?\s*", text)
-    if match is None:
-        return None, text
-    try:
-        return normalize_label(match.group(1), inventory), text[match.end() :].strip()
-    except UnknownStrategyError:
-        return None, text[match.end() :].strip()
-
-
-def history_messages(turns: Sequence[Turn], *, labels: bool) -> tuple[Message, ...]:
-    """The turns before a supporter reply as user / assistant messages: rules 1 to 3 of the module's docstring."""
-    openings: list[str] = []
-    messages: list[Message] = []
-    for turn in turns:
-        if turn.speaker == "seeker":
-            if messages and messages[-1].role == "user":
-                messages[-1] = replace(messages[-1], content=f"{messages[-1].content}\n{turn.reply.text}")
-            else:
-                messages.append(Message("user", turn.reply.text))
-        elif not messages:
-            openings.append(turn.reply.text)
-        else:
-            if messages[-1].role == "assistant":
-                messages.append(Message("user", PAUSE))
-            label = f"{label_text(turn.reply.strategies[0])} " if labels and turn.reply.strategies else ""
-            messages.append(Message("assistant", label + turn.reply.text))
-    if not messages:
-        messages.append(Message("user", START))
-    elif messages[-1].role == "assistant":
-        messages.append(Message("user", PAUSE))
-    if openings:
-        opening = "\n".join(openings)
-        messages[0] = Message("user", f'[The supporter opened the chat with: "{opening}"]\n{messages[0].content}')
-    return tuple(messages)
-
-
-def without_system_role(prompt: Prompt) -> Prompt:
-    """Rule 4: the system text at the head of the first user message. Spans cover the same text as before."""
-    system, first, *rest = prompt.messages
-    head = f"{system.content}\n\n"
-    spans = []
-    for span in prompt.spans:
-        shift = len(head) if span.message == 1 else 0
-        spans.append(replace(span, message=max(span.message - 1, 0), start=span.start + shift, end=span.end + shift))
-    return Prompt((Message("user", head + first.content), *rest), tuple(spans))
-
-
-class _Text:
-    """Text under construction that remembers where its pieces are."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.spans: list[Span] = []
-
-    def add(self, piece: str) -> tuple[int, int]:
-        start = len(self.text)
-        self.text += piece
-        return start, len(self.text)
-
-    def mark(self, kind: SpanKind, start: int, end: int, strategy: str | None = None) -> None:
-        self.spans.append(Span(kind, 0, start, end, strategy))
-
-
-def _add_inventory(text: _Text, inventory: Inventory) -> None:
-    text.add(f"\n\n{_CHOOSE}")
-    for strategy in inventory.strategies:
-        text.add("\n- ")
-        start, end = text.add(strategy.name)
-        text.mark("name", start, end, strategy.name)
-        _, stop = text.add(f": {strategy.definition}")
-        text.mark("instruction", start, stop, strategy.name)
-    text.add(f"\n\n{_FORM}")
-
-
-def _add_instruction(text: _Text, strategy: str, definition: str) -> None:
-    text.add("\n\nIn your next reply use the strategy ")
-    quote, _ = text.add('"')
-    start, end = text.add(strategy)
-    _, unquote = text.add('"')
-    _, stop = text.add(f": {definition}")
-    text.mark("name", start, end, strategy)
-    text.mark("quoted", quote, unquote, strategy)
-    text.mark("instruction", quote, stop, strategy)
-    text.add(" ")
-    first, last = text.add(_NEUTRAL)
-    start = first + _NEUTRAL.index(_NEUTRAL_NAME)
-    text.mark("neutral", first, last)
-    text.mark("neutral_name", start, start + len(_NEUTRAL_NAME))
-    text.mark("neutral_quoted", start - 1, start + len(_NEUTRAL_NAME) + 1)
-
-
-def _transcript(messages: Sequence[Message]) -> str:
-    speakers = {"user": "seeker", "assistant": "supporter"}
-    lines = "\n".join(f"{speakers[message.role]}: {message.content}" for message in messages)
-    return f"\n\nThe conversation so far:\n{lines}"
-
-
-def _example(inventory: Inventory, template: Template) -> str:
-    lines = (
-        f"seeker: {exchange.seeker}\nsupporter: {reply_content(template, exchange.supporter, (exchange.strategy,))}"
-        for exchange in inventory.example
+def _baseline(value: object, where: str) -> Baseline:
+    data = check_type(value, dict, "the baseline", where)
+    check_keys(data, Baseline.__dataclass_fields__, where)
+    follow_ups = optional(data, "follow_ups", list, where) or []
+    return Baseline(
+        optional(data, "system", str, where) or "",
+        tuple(check_type(text, str, "a follow-up", where) for text in follow_ups),
+        optional(data, "reply_marker", str, where),
+        bool(optional(data, "example", bool, where)),
     )
-    return "\n".join(("An example of such a conversation:", *lines))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from esc_lab.artifacts import fingerprint
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import Inventory
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 
 END = "[END]"
 

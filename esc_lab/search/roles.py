@@ -16,7 +16,7 @@ import numpy as np
 from esc_lab.artifacts import fingerprint
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 from esc_lab.search import role_answers, role_prompts
 from esc_lab.search.iteration import Answered, Call
 from esc_lab.search.requests import Answer, Question, Request

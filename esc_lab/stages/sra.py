@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
+from esc_lab.config.prompt import fill_layouts
 from esc_lab.errors import UserError
 from esc_lab.evaluation.predictions import read_predictions
 from esc_lab.report import sra_report
@@ -93,6 +94,7 @@ def _with_template(cfg: Config, template: str) -> Config:
         replace(settings, template=template, history_labels=False) for settings in (cfg.prompt.train, cfg.prompt.eval)
     )
     prompt = replace(cfg.prompt, train=train, eval=shown)
+    fill_layouts(prompt, cfg.config_dirs)
     return replace(cfg, prompt=prompt)
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message, Prompt, Role, Span, label_text, without_system_role
+from esc_lab.prompts import Message, Prompt, Role, Span, label_text, without_system_role
 
 IntArray = npt.NDArray[np.int64]
 

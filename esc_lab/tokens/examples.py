@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message, Prompt
+from esc_lab.prompts import Message, Prompt
 from esc_lab.tokens.encode import ChatEncoder, EncodedChat, IntArray, TokenSpan
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from functools import partial
 from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.data.strategies import Inventory
-from esc_lab.prompts.layouts import TEMPLATES, build_prompt, reply_content
+from esc_lab.prompts import build_layout, build_prompt, reply_content
 from esc_lab.tokens.examples import Example
 
 
@@ -46,7 +46,7 @@ def build_examples(
         min_turns: leave out decisions with fewer turns before them.
         history_turns: the prompts show at most this many of the last turns, from where the seeker begins to speak.
     """
-    template = TEMPLATES[settings.template]
+    layout = build_layout(settings)
     examples = []
     for turn in dialogue.decisions(score_opening=score_opening):
         reply = dialogue.turns[turn].reply
@@ -54,7 +54,7 @@ def build_examples(
             continue
         prompt = partial(
             build_prompt,
-            template,
+            layout,
             inventory,
             dialogue,
             turn,
@@ -68,7 +68,7 @@ def build_examples(
         examples.append(
             Example(
                 prompt(start=first),
-                reply_content(template, reply.text, reply.strategies),
+                reply_content(layout, reply.text, reply.strategies),
                 ReplyKey(dialogue.id, turn),
                 tuple(start for start in starts if start > first),
                 prompt,

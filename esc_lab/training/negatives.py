@@ -31,7 +31,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import label_log_probs
-from esc_lab.prompts.layouts import TEMPLATES
+from esc_lab.prompts import build_layout
 from esc_lab.seeds import derive_seed
 from esc_lab.terminal import track_progress
 from esc_lab.tokens import (
@@ -220,12 +220,11 @@ class _Writer:
 
 
 def _check(prompt: TemplateConfig, per_turn: int, inventory: Inventory) -> None:
-    choosing = [name for name, template in TEMPLATES.items() if template.chooses_strategy]
-    if prompt.template not in choosing:
+    if not build_layout(prompt).chooses_strategy:
         raise UserError(
             "the prompt names the strategy, so the model has no wrong one to choose",
             where=f"prompt.train.template={prompt.template}",
-            fix=f"use {' or '.join(choosing)}, or data.negatives=recorded",
+            fix="use cso, or data.negatives=recorded",
         )
     if per_turn > len(inventory) - 1:
         raise UserError(

@@ -12,7 +12,7 @@ from esc_lab.config import TemplateConfig
 from esc_lab.data.corpora import unpaired_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
-from esc_lab.prompts.layouts import TEMPLATES, Message, reply_content
+from esc_lab.prompts import Message, build_layout, reply_content
 from esc_lab.tokens import (
     ChatEncoder,
     EncodeReport,
@@ -117,6 +117,7 @@ class PreferenceEncoder:
         unpaired: bool = False,
     ) -> None:
         self.encoder, self.inventory, self.prompt = encoder, inventory, prompt
+        self.layout = build_layout(prompt)
         self.encoded, self.report = encoded, report
         self.row_tokens, self.unpaired = row_tokens, unpaired
         self._label_tokens: dict[str, int] = {}
@@ -220,7 +221,7 @@ class PreferenceEncoder:
 
     def _content(self, dialogue: Dialogue, key: ReplyKey) -> str:
         reply = find_reply(dialogue, key)
-        return reply_content(TEMPLATES[self.prompt.template], reply.text, reply.strategies)
+        return reply_content(build_layout(self.prompt), reply.text, reply.strategies)
 
     def _describe(self, dialogue: Dialogue, example: Example | ReplyKey) -> tuple[int, float | None]:
         """Label tokens and search value of a reply."""

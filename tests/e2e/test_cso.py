@@ -18,7 +18,7 @@ from esc_lab.comparison.result import compared
 from esc_lab.config import TemplateConfig
 from esc_lab.data.corpora import read_dialogues, write_dialogues
 from esc_lab.data.strategies import load_inventory
-from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt, reply_content
+from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import SEARCH, execute
 from tests.e2e.test_bad_input import complaint
@@ -74,7 +74,7 @@ def brute_force(checkpoint):
     from esc_lab.models.load import load_model
 
     loaded = load_model(model_config("tiny_llama"), CACHE, checkpoint=checkpoint)
-    template, settings = TEMPLATES["cso"], TemplateConfig()
+    template, settings = load_layout("cso"), TemplateConfig()
     found = []
     for dialogue, number, *replies in held_out_pairs():
         prompt = loaded.encoder.adapt(

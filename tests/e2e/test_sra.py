@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from esc_lab.config.prompt import TEMPLATES
 from esc_lab.data.strategies import load_inventory
 from tests.conftest import model_config
 from tests.e2e.conftest import execute
 from tests.e2e.test_bad_input import complaint
 from tests.e2e.test_stages import check_run_directory
 
-NAMED = TEMPLATES[1:]
+NAMED = ("standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl")
 SMALL = ("evaluate.generation.decisions=5", "sra.draws=50", "data.limit={train: 4, val: 2, test: 3}")
 
 

@@ -18,7 +18,7 @@ from esc_lab.evaluation import module, prompted_replies
 from esc_lab.evaluation.module import EvaluationModule
 from esc_lab.evaluation.predictions import Prediction, measure_texts
 from esc_lab.evaluation.summary import print_strategies
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 from esc_lab.tokens.supporter_turns import build_examples
 from esc_lab.training.datamodule import ESCDataModule
 from tests.comparison import synthetic

@@ -24,14 +24,14 @@ from esc_lab.metrics.attention import DEFINITIONS, KINDS
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.load import load_model
 from esc_lab.models.tree_attention import IMPLEMENTATION
-from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt
+from esc_lab.prompts import Message, build_prompt, load_layout
 from esc_lab.tokens import encode_labels
 from esc_lab.training.datamodule import ESCDataModule
 from tests.comparison.synthetic import summary
-from tests.conftest import CACHE, model_config
+from tests.conftest import CACHE, LAYOUTS, model_config
 
 INVENTORY = load_inventory("esconv")
-PROMPTED = [name for name, template in TEMPLATES.items() if not template.chooses_strategy]
+PROMPTED = [name for name, layout in LAYOUTS.items() if not layout.chooses_strategy]
 
 
 def decisions_of(loaded, dialogues, template):
@@ -113,7 +113,7 @@ def check_generated_reply(loaded, dialogue, template):
     strategy = dialogue.turns[decision.turn].reply.strategies[0]
     reply = PromptedReply(decision, prediction_of(decision, template, strategy))
     replies.write([reply])
-    prompt = build_prompt(TEMPLATES[template], INVENTORY, dialogue, decision.turn, strategy, history_labels=False)
+    prompt = build_prompt(load_layout(template), INVENTORY, dialogue, decision.turn, strategy, history_labels=False)
     prompt = loaded.encoder.adapt(prompt)
     sentence = f'"{strategy}": {INVENTORY.definition(strategy)}'
     texts = {"name": strategy, "quoted": f'"{strategy}"', "instruction": sentence}
@@ -159,7 +159,7 @@ def test_gold_replies_equal_brute_force(tiny_models, sample_dialogues):
         attention = eager_attention(loaded.model, ids)
         rows = range(len(reply.prompt_ids) - 1, len(ids) - 1)
         prompt = build_prompt(
-            TEMPLATES["c1_hf"], INVENTORY, dialogue, prediction.turn, prediction.prompted, history_labels=False
+            load_layout("c1_hf"), INVENTORY, dialogue, prediction.turn, prediction.prompted, history_labels=False
         )
         sentence = f'"{prediction.prompted}": '
         span = tokens_of(loaded.encoder, loaded.encoder.adapt(prompt), prediction.prompted, sentence)
@@ -173,7 +173,7 @@ def test_listed_strategies_compare_the_named_one_with_the_others(tiny_models, sa
     module = evaluated(loaded, [dialogue], "cso", replies="gold")
     reply = module.measured[2]
     turn = reply.prediction.turn
-    prompt = build_prompt(TEMPLATES["cso"], INVENTORY, dialogue, turn, history_labels=True)
+    prompt = build_prompt(load_layout("cso"), INVENTORY, dialogue, turn, history_labels=True)
     named = dialogue.turns[turn].reply.strategies[0]
     label = encode_labels(loaded.encoder, INVENTORY, prompt)[INVENTORY.index(named)]
     assert [*reply.reply_ids[: len(label)]] == label.tolist()  # attention is measured on the text, not on the label
@@ -273,7 +273,7 @@ def test_what_cannot_be_measured_is_counted(tiny_models, sample_dialogues, tmp_p
 
 def test_spans_without_tokens_are_refused(tiny_models, sample_dialogues):
     loaded = tiny_models("llama")
-    prompt = build_prompt(TEMPLATES["c1_hf"], INVENTORY, sample_dialogues[0], 3, "Question", history_labels=False)
+    prompt = build_prompt(load_layout("c1_hf"), INVENTORY, sample_dialogues[0], 3, "Question", history_labels=False)
     chat = loaded.encoder.encode_prompt(prompt)
     columns = span_columns(chat.spans)
     assert list(columns) == [(kind, name) for name in ("Question", None) for kind in KINDS]
@@ -346,7 +346,7 @@ def test_a_dialogue_that_names_its_strategy_twice(tiny_models, sample_dialogues)
     turns[turn - 1] = dataclasses.replace(seeker, reply=Reply(f'{seeker.reply.text} "{strategy}"?'))
     other = dataclasses.replace(dialogue, turns=tuple(turns))
     for template in ("standard", "c1_hl"):
-        prompt = build_prompt(TEMPLATES[template], INVENTORY, other, turn, strategy, history_labels=False)
+        prompt = build_prompt(load_layout(template), INVENTORY, other, turn, strategy, history_labels=False)
         chat = loaded.encoder.encode((*prompt.messages, Message("assistant", "x")), prompt.spans)
         span = span_columns(chat.spans)["name", strategy]
         assert loaded.encoder.tokenizer.decode(chat.input_ids[span]).strip(' "') == strategy

@@ -1,35 +1,42 @@
 """Prompts: every template, inventory and option; alternation, windows, spans, and parsing of what models write."""
 
+import hashlib
 import re
+from dataclasses import astuple, replace
 from itertools import pairwise, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esc_lab.config.prompt import PromptConfig, TemplateConfig, fill_layouts
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
-from esc_lab.prompts.layouts import (
-    INFERENCE,
-    PAUSE,
-    START,
-    TEMPLATES,
+from esc_lab.errors import UserError
+from esc_lab.prompts import (
+    Baseline,
     Message,
     Prompt,
     Span,
+    build_layout,
     build_prompt,
     history_messages,
+    load_layout,
     parse_reply,
     reply_content,
     without_system_role,
 )
-from tests.conftest import INVENTORIES
+from tests.conftest import INVENTORIES, LAYOUTS
+
+BASELINES = LAYOUTS["cso"].baselines
+WORDING = LAYOUTS["cso"].wording
+PAUSE, START = WORDING["pause"], WORDING["start"]
 
 SPEAKERS = ("seeker", "supporter")
 relaxed = settings(deadline=None, max_examples=60)
 speakers = st.lists(st.sampled_from(SPEAKERS), max_size=14)
 inventories = st.sampled_from(list(INVENTORIES.values()))
-templates = st.sampled_from(list(TEMPLATES.values()))
+templates = st.sampled_from(list(LAYOUTS.values()))
 situations = st.sampled_from(["", 'My "friend" left\nand Question: why?'])
 
 
@@ -47,6 +54,10 @@ def dialogue_of(who, inventory=INVENTORIES["esconv"], situation=""):
     return Dialogue(tuple(turns), inventory.name, situation=situation)
 
 
+def history_first(layout):
+    return layout.system.index("history") < layout.system.index("instruction")
+
+
 def roles(messages):
     return [message.role for message in messages]
 
@@ -61,7 +72,7 @@ def alternates(messages):
 @given(speakers, st.booleans())
 def test_history_alternates_and_holds_every_turn_once(who, labels):
     dialogue = dialogue_of(who)
-    messages = history_messages(dialogue.turns, labels=labels)
+    messages = history_messages(dialogue.turns, WORDING, labels=labels)
     assert alternates(messages)
     whole = "\x00".join(message.content for message in messages)
     positions = [whole.find(text_of(number)) for number in range(len(who))]
@@ -96,12 +107,12 @@ def test_history_against_a_rendering_by_runs(who):
         quoted = "\n".join(text_of(number) for number in range(len(opening)))
         head = f'[The supporter opened the chat with: "{quoted}"]\n'
         expected[0] = Message("user", head + expected[0].content)
-    assert history_messages(turns, labels=False) == tuple(expected)
+    assert history_messages(turns, WORDING, labels=False) == tuple(expected)
 
 
 def test_labels_in_the_history():
     dialogue = dialogue_of(["supporter", "seeker", "supporter", "supporter", "supporter"])
-    shown = history_messages(dialogue.turns, labels=True)
+    shown = history_messages(dialogue.turns, WORDING, labels=True)
     names = load_inventory("esconv").names
     assert [message.content for message in shown if message.role == "assistant"] == [
         f"({names[2]}) {text_of(2)}",
@@ -112,7 +123,7 @@ def test_labels_in_the_history():
 
 
 @relaxed
-@given(templates, inventories, speakers, situations, st.booleans(), st.sampled_from([*INFERENCE]), st.data())
+@given(templates, inventories, speakers, situations, st.booleans(), st.sampled_from([*BASELINES]), st.data())
 def test_prompts_of_all_templates(template, inventory, who, situation, labels, inference, data):
     dialogue = dialogue_of([*who, "supporter"], inventory, situation)
     strategy = data.draw(st.sampled_from(inventory.names))
@@ -121,7 +132,7 @@ def test_prompts_of_all_templates(template, inventory, who, situation, labels, i
     system, *chat = prompt.messages
     assert system.role == "system"
     assert alternates(chat)
-    every = history_messages(dialogue.turns[: len(who)], labels=labels)
+    every = history_messages(dialogue.turns[: len(who)], WORDING, labels=labels)
     assert len(chat) == min(template.chat_messages or len(every), len(every))
     assert tuple(chat) == every[-len(chat) :]
     whole = "\x00".join(message.content for message in prompt.messages)
@@ -134,10 +145,10 @@ def test_prompts_of_all_templates(template, inventory, who, situation, labels, i
         transcript = "The conversation so far:\n" + "\n".join(older)
         (named,) = [span for span in prompt.spans if span.kind == "quoted"]
         at = system.content.index(transcript)
-        assert at + len(transcript) < named.start if template.history_first else named.end < at
+        assert at + len(transcript) < named.start if history_first(template) else named.end < at
     else:
         assert "The conversation so far" not in system.content
-    assert (INFERENCE[inference].system or "") in system.content
+    assert BASELINES[inference].system in system.content
     assert ("An example" in system.content) == (inference == "with_example")
     check_spans(prompt, template, inventory, strategy)
     check_spans(without_system_role(prompt), template, inventory, strategy)
@@ -170,11 +181,11 @@ SPAN_KINDS = ("name", "quoted", "instruction", "neutral", "neutral_name", "neutr
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES.values(), ids=INVENTORIES)
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("template", LAYOUTS.values(), ids=LAYOUTS)
 def test_spans_of_every_template_and_strategy(template, inventory):
     dialogue = dialogue_of([*("seeker", "supporter") * 4], inventory)
     for strategy, labels in product(inventory.names, (True, False)):
-        for inference in INFERENCE:
+        for inference in BASELINES:
             prompt = build_prompt(
                 template, inventory, dialogue, 7, strategy, history_labels=labels, inference=inference
             )
@@ -196,7 +207,7 @@ def test_start_shortens_the_history(template, who, labels, data):
 def test_situation_is_shown_on_demand():
     inventory = load_inventory("cso")
     dialogue = dialogue_of(["seeker", "supporter"], inventory, "My cat ran away.")
-    for template in TEMPLATES.values():
+    for template in LAYOUTS.values():
         shown, hidden = (
             build_prompt(template, inventory, dialogue, 1, "Affirmation", history_labels=True, situation=situation)
             for situation in (True, False)
@@ -207,19 +218,19 @@ def test_situation_is_shown_on_demand():
 
 def test_a_template_that_names_the_strategy_needs_one():
     inventory, dialogue = load_inventory("esconv"), dialogue_of(["seeker", "supporter"])
-    build_prompt(TEMPLATES["cso"], inventory, dialogue, 1, history_labels=True)
+    build_prompt(load_layout("cso"), inventory, dialogue, 1, history_labels=True)
     with pytest.raises(ValueError, match="template 'c1_hf' needs a strategy"):
-        build_prompt(TEMPLATES["c1_hf"], inventory, dialogue, 1, history_labels=True)
+        build_prompt(load_layout("c1_hf"), inventory, dialogue, 1, history_labels=True)
 
 
 def test_template_names_say_what_they_do():
-    assert list(TEMPLATES) == ["cso", "standard", "c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl"]
-    for name, template in TEMPLATES.items():
+    assert sorted(LAYOUTS) == ["c1_hf", "c1_hl", "c3_hf", "c3_hl", "c5_hf", "c5_hl", "cso", "standard"]
+    for name, template in LAYOUTS.items():
         assert template.name == name
         assert template.chooses_strategy == (name == "cso")
         window = re.fullmatch(r"c(\d)_h([fl])", name)
         assert template.chat_messages == (int(window[1]) if window else None)
-        assert window is None or template.history_first == (window[2] == "f")
+        assert window is None or history_first(template) == (window[2] == "f")
 
 
 @relaxed
@@ -261,16 +272,16 @@ TEXTS = (
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("inference", INFERENCE)
+@pytest.mark.parametrize("inference", BASELINES)
 def test_parsing_inverts_writing(text, inference):
     for inventory in INVENTORIES.values():
         for strategy in inventory.names:
-            content = reply_content(TEMPLATES["cso"], text, (strategy, inventory.names[0]))
+            content = reply_content(load_layout("cso"), text, (strategy, inventory.names[0]))
             if inference == "cot":
                 content = f"Thought: Reply with (Others).\nReply: {content}"
-            assert parse_reply(content, inventory, inference) == (strategy, text)
-            assert reply_content(TEMPLATES["standard"], text, (strategy,)) == text
-        assert reply_content(TEMPLATES["cso"], text, ()) == text
+            assert parse_reply(content, inventory, BASELINES[inference].reply_marker) == (strategy, text)
+            assert reply_content(load_layout("standard"), text, (strategy,)) == text
+        assert reply_content(load_layout("cso"), text, ()) == text
 
 
 @pytest.mark.parametrize(
@@ -307,14 +318,14 @@ def test_parsing_after_a_thought():
         ("Thought: endless", (None, "Thought: endless")),
         ("Thought: x\nReply:", (None, "")),
     ]:
-        assert parse_reply(written, inventory, "cot") == expected
+        assert parse_reply(written, inventory, BASELINES["cot"].reply_marker) == expected
     assert parse_reply("(Question) Reply: or not?", inventory) == ("Question", "Reply: or not?")
 
 
 def test_example_of_each_inventory_uses_its_own_strategies():
     for inventory in INVENTORIES.values():
         dialogue = dialogue_of(["seeker", "supporter"], inventory)
-        for template in (TEMPLATES["cso"], TEMPLATES["standard"]):
+        for template in (load_layout("cso"), load_layout("standard")):
             prompt = build_prompt(
                 template, inventory, dialogue, 1, inventory.names[0], history_labels=True, inference="with_example"
             )
@@ -323,3 +334,95 @@ def test_example_of_each_inventory_uses_its_own_strategies():
             parsed = [parse_reply(reply, inventory)[0] for reply in replies]
             assert len(parsed) == 2
             assert all((name in inventory.names) == template.chooses_strategy for name in parsed)
+
+
+# Of all prompts of a layout: they are what models were trained on, and none may change unseen.
+GOLDEN = {
+    "c1_hf": "af24309373b55faf", "c1_hl": "a9d7e218040da8aa", "c3_hf": "5a573f473c9dd84c", "c3_hl": "58c43e14f27a6a2b",
+    "c5_hf": "970f35f58390a944", "c5_hl": "2f89b12133412414", "cso": "ffe7f4cd1a27003a", "standard": "a2dc82d6ebd6e7d8",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_no_byte_of_a_shipped_prompt_changes(name, sample_dialogues):
+    turns = [
+        ("supporter", "Hi.", "Others"), ("supporter", "Hello?"), ("seeker", "Hey {there}"),
+        ("supporter", "a", "Question"), ("supporter", "b"), ("seeker", "c"), ("seeker", "d"), ("supporter", "e"),
+    ]  # fmt: skip
+    made_up = tuple(Turn(speaker, Reply(text, tuple(names))) for speaker, text, *names in turns)
+    dialogues = (*sample_dialogues[:2], Dialogue(made_up, "esconv", situation='My "friend" {left}'))
+    digest = hashlib.sha256()
+    for _, inventory in sorted(INVENTORIES.items()):
+        for dialogue in dialogues:
+            for turn in range(1, len(dialogue.turns)):
+                if dialogue.turns[turn].speaker != "supporter":
+                    continue
+                strategy = inventory.names[turn % len(inventory)]
+                for labels, inference in product((True, False), sorted(BASELINES)):
+                    prompt = build_prompt(
+                        LAYOUTS[name], inventory, dialogue, turn, strategy,
+                        history_labels=labels, situation=not labels, inference=inference,
+                    )  # fmt: skip
+                    for shown in (prompt, without_system_role(prompt)):
+                        digest.update(repr(astuple(shown)).encode())
+    assert digest.hexdigest()[:16] == GOLDEN[name]
+
+
+OWN = """
+train: {template: own, history_labels: false}
+layouts:
+  own:
+    system: [instruction, role, history]
+    chat_messages: 2
+    wording:
+      role: You are a counsellor.
+      instruction: "Answer with {strategy}"
+      strategy: "'{name}' ({definition})"
+"""
+
+
+def own(directory, text=OWN):
+    file = directory / "prompt" / "own.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+
+
+def test_a_layout_of_ones_own(tmp_path):
+    own(tmp_path)
+    layout = load_layout("own", [tmp_path])
+    dialogue, inventory = dialogue_of([*("seeker", "supporter") * 3]), INVENTORIES["esconv"]
+    prompt = build_prompt(layout, inventory, dialogue, 5, "Others", history_labels=False, inference="cot")
+    definition = inventory.definition("Others")
+    history = f"seeker: {text_of(0)}\nsupporter: {text_of(1)}\nseeker: {text_of(2)}"
+    head = f"Answer with 'Others' ({definition})"
+    assert prompt.messages[0].content == (f"{head}\n\nYou are a counsellor.\n\nThe conversation so far:\n{history}")
+    covered = {span.kind: prompt.messages[0].content[span.start : span.end] for span in prompt.spans}
+    assert covered == {"name": "Others", "quoted": "'Others'", "instruction": f"'Others' ({definition}"}
+    settings = TemplateConfig("own")
+    fill_layouts(prompts := PromptConfig(train=settings), [tmp_path])
+    assert build_layout(prompts.train) == replace(layout, baselines={"direct": Baseline()})  # needs no file any more
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("layouts:", "layout:", "template=own: prompt/own.yaml holds no layout of its name. Fix: write layouts: {own:"),
+        ("history]", "histry]", "unknown part 'histry'; did you mean 'history'?"),
+        ("history]", "role]", "part 'role' twice"),
+        ("[instruction, role", "[role", "either 'choice' or 'instruction' has to be there"),
+        ("chat_messages: 2", "chat_messages: 0", "'chat_messages' is 0. Fix: a whole number from 1"),
+        ("chat_messages: 2", "chat_message: 2", "unknown key 'chat_message'; did you mean 'chat_messages'?"),
+        ("      role:", "      rôle:", "wording: unknown key 'rôle'; did you mean 'role'?"),
+        ("{strategy}", "{stratgy}", "wording: 'instruction' has the unknown slot {stratgy}. Fix: it has neutral, str"),
+        ("{strategy}", "it", "wording: 'instruction' lacks the slot {strategy}"),
+        ("{strategy}", "{strategy", "wording: 'instruction': expected '}' before end of string"),
+        ("You are a counsellor.", "[]", "'role' is []. Fix: make it a text"),
+    ],
+)
+def test_a_wrong_layout_is_one_line(tmp_path, old, new, message):
+    assert old in OWN
+    own(tmp_path, OWN.replace(old, new, 1))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        load_layout("own", [tmp_path])
+    assert "\n" not in str(caught.value)
+    assert "own" in str(caught.value)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
-from esc_lab.prompts.layouts import label_text, parse_reply
+from esc_lab.prompts import label_text, parse_reply
 from esc_lab.scorers.adherence import LabelledReply, ReplyReport, bare_reply, labelled_replies
 from tests.conftest import INVENTORIES
 

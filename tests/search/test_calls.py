@@ -14,7 +14,7 @@ import pytest
 
 from esc_lab.config.search import ROLES
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.calls import Budget, BudgetError, Calls
 from esc_lab.search.journal import Journal

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 from esc_lab.search.journal import FORMAT, Journal, journal_config
 from esc_lab.search.requests import Answer, Request
 from tests.conftest import ROOT
@@ -179,7 +179,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 from esc_lab.search.journal import Journal
 from esc_lab.search.requests import Answer, Request
 

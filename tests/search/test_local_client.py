@@ -14,7 +14,7 @@ import torch
 from esc_lab.errors import UserError
 from esc_lab.models.engine import EngineLimits
 from esc_lab.models.load import load_encoder
-from esc_lab.prompts.layouts import Message, Prompt
+from esc_lab.prompts import Message, Prompt
 from esc_lab.search.clients.local import LocalClient, normalized, option_ids
 from esc_lab.search.requests import Answer, Question, Request
 from tests.conftest import CACHE, model_config

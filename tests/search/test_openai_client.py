@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 from esc_lab.search.clients.openai import OpenAIClient
 from esc_lab.search.clients.responses import Retries, retry_after_s
 from esc_lab.search.requests import Answer, Request

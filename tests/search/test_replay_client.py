@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 from esc_lab.search.clients.replay import ReplayClient
 from esc_lab.search.requests import Answer, Question, Request
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import Message, Prompt, Span, without_system_role
+from esc_lab.prompts import Message, Prompt, Span, without_system_role
 from esc_lab.tokens import ChatEncoder
 
 HARD = (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts.layouts import TEMPLATES, Message, Prompt, build_prompt, reply_content
+from esc_lab.prompts import Message, Prompt, build_prompt, load_layout, reply_content
 from esc_lab.tokens import EncodeReport, Example, build_tree, encode_examples
 
 ESCONV = load_inventory("esconv")
@@ -26,7 +26,7 @@ def history_starts(dialogue, turn):
 
 def prompt_of(dialogue, turn, template, labels, start=0):
     strategy = dialogue.turns[turn].reply.strategies[0]
-    return build_prompt(TEMPLATES[template], ESCONV, dialogue, turn, strategy, history_labels=labels, start=start)
+    return build_prompt(load_layout(template), ESCONV, dialogue, turn, strategy, history_labels=labels, start=start)
 
 
 def examples_of(dialogue, template, labels=True):
@@ -35,7 +35,7 @@ def examples_of(dialogue, template, labels=True):
         reply = dialogue.turns[turn].reply
         if reply.strategies:
             prompt = partial(prompt_of, dialogue, turn, template, labels)
-            text = reply_content(TEMPLATES[template], reply.text, reply.strategies)
+            text = reply_content(load_layout(template), reply.text, reply.strategies)
             starts = history_starts(dialogue, turn)
             examples.append(Example(prompt(), text, turn, starts, lambda start, prompt=prompt: prompt(start=start)))
     return examples
@@ -51,7 +51,7 @@ def alone(encoder, dialogue, turn, template, labels=True, start=0):
     """(prompt, whole) token ids of one example, through the rendering of the tokenizer itself."""
     reply = dialogue.turns[turn].reply
     prompt = encoder.adapt(prompt_of(dialogue, turn, template, labels, start)).messages
-    text = reply_content(TEMPLATES[template], reply.text, reply.strategies)
+    text = reply_content(load_layout(template), reply.text, reply.strategies)
     before, whole = (
         encoder.tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in chat], tokenize=False, add_generation_prompt=generation

@@ -18,7 +18,7 @@ from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import add_adapter
-from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt, reply_content
+from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.preference_split import PreferenceSettings
@@ -48,7 +48,7 @@ def data_module(encoder, dialogues, *, row_tokens=2048, validation=(), **setting
 
 def written_out(loaded, dialogues):
     """(messages, chosen, rejected) of every pair, from the dialogues alone."""
-    cso = TEMPLATES["cso"]
+    cso = load_layout("cso")
     for dialogue in dialogues:
         for number in dialogue.decisions():
             turn = dialogue.turns[number]

@@ -11,7 +11,7 @@ from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import load_encoder
-from esc_lab.prompts.layouts import TEMPLATES, Message, build_prompt, reply_content
+from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from esc_lab.tokens.supporter_turns import ReplyKey, build_examples
 from esc_lab.training.datamodule import ESCDataModule
 from tests.conftest import CACHE, model_config
@@ -101,9 +101,9 @@ def test_the_loader_walks_through_the_plan(module, dialogues):
 def reply_tokens(encoder, dialogue, turn):
     """Tokens that the reply adds to its prompt, by encoding both."""
     reply = dialogue.turns[turn].reply
-    prompt = build_prompt(TEMPLATES["cso"], ESCONV, dialogue, turn, history_labels=True)
+    prompt = build_prompt(load_layout("cso"), ESCONV, dialogue, turn, history_labels=True)
     prompt = encoder.adapt(prompt)
-    text = reply_content(TEMPLATES["cso"], reply.text, reply.strategies)
+    text = reply_content(load_layout("cso"), reply.text, reply.strategies)
     whole = encoder.encode((*prompt.messages, Message("assistant", text)))
     return whole.replies[len(prompt.messages)][1] - len(encoder.encode_prompt(prompt).input_ids)
 
@@ -176,7 +176,7 @@ def test_the_dialogues_of_a_step_share_their_system_message(module, dialogues):
     data = module(dialogues[:2], row_tokens=6000)
     (row,) = data.step_batch([0, 1]).rows
     (one,), (other,) = data.step_batch([0]).rows, data.step_batch([1]).rows
-    prompt = build_prompt(TEMPLATES["cso"], ESCONV, dialogues[0], 1, history_labels=True)
+    prompt = build_prompt(load_layout("cso"), ESCONV, dialogues[0], 1, history_labels=True)
     system = data.encoder.encode(prompt.messages[:1]).input_ids
     assert len(row) <= len(one) + len(other) - len(system)
 
@@ -246,7 +246,7 @@ def test_examples_follow_the_prompt_settings(module, dialogues):
         turn = example.key.turn
         reply = dialogue.turns[turn].reply
         options = {"history_labels": False, "situation": True, "inference": "cot"}
-        arguments = (TEMPLATES["c3_hl"], ESCONV, dialogue, turn, reply.strategies[0])
+        arguments = (load_layout("c3_hl"), ESCONV, dialogue, turn, reply.strategies[0])
         assert example.prompt == build_prompt(*arguments, **options)
         assert example.reply == reply.text
         assert example.key.dialogue == dialogue.id
@@ -290,7 +290,7 @@ def test_decisions_carry_their_prompts(encoders, dialogues, template, family, bu
         np.testing.assert_array_equal(ids[: decision.start], prompt)
         reply = decision.dialogue.turns[decision.turn].reply
         assert encoder.decode(ids[decision.start : decision.end]) == decision.example.reply
-        assert decision.example.reply == reply_content(TEMPLATES[template], reply.text, reply.strategies)
+        assert decision.example.reply == reply_content(load_layout(template), reply.text, reply.strategies)
         assert ids[decision.end - 1] == encoder.end_of_turn
     cut = {reply.key for d in found for reply in d.sequence.replies if reply.first_turn}
     assert data.reports["val"].truncated_examples == len(cut)

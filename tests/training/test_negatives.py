@@ -15,7 +15,7 @@ from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
-from esc_lab.prompts.layouts import Message
+from esc_lab.prompts import Message
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.negatives import NegativesReport, with_negatives
 from esc_lab.training.reference import model_identity

@@ -25,7 +25,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, Task
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
-from esc_lab.prompts.layouts import Message, Prompt
+from esc_lab.prompts import Message, Prompt
 from esc_lab.search.requests import Answer, Question, Request
 from esc_lab.tokens.encode import ChatEncoder, IntArray
 from esc_lab.tokens.trie import shared_prefix
