@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from esc_lab.comparison.result import compared
+from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import Config
 from esc_lab.config.compare import CompareConfig
 from esc_lab.stages.compare import run
@@ -66,7 +66,7 @@ def main() -> None:
         numbers, whole = [], []
         for repeat in range(options.repeats):
             started = time.perf_counter()
-            compared(runs, draws=options.draws)
+            compute_comparison(runs, draws=options.draws)
             numbers.append(time.perf_counter() - started)
             shown = (
                 contextlib.nullcontext() if options.keep and not repeat else contextlib.redirect_stdout(io.StringIO())

@@ -17,9 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from playwright.sync_api import Browser, sync_playwright
 
-from esc_lab.comparison.notes import notes_of
-from esc_lab.comparison.result import compared
-from esc_lab.comparison.table import table_of
+from esc_lab.comparison.result import compute_comparison
+from esc_lab.comparison.table import build_table
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import write_comparison_page
 from tests.report.runs import made_dialogues, write_runs
@@ -49,8 +48,8 @@ def main() -> None:
         half = options.dialogues // 2
         dialogues = made_dialogues(half, options.decisions) + made_dialogues(half, options.decisions - 1, seed=1)
         runs = write_runs(root, dialogues, models=("model-a", "model-b"))
-        found = compared(runs, draws=1000)
-        table = table_of(found.cells, found.columns, found.estimates, notes_of(found))
+        found = compute_comparison(runs, draws=1000)
+        table = build_table(found)
         figures = draw_comparison(found, table, root / "figures")
         started = time.perf_counter()
         path = write_comparison_page(found, figures, root / "report.html")

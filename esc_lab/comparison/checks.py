@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from esc_lab.comparison.parallel import spread
+from esc_lab.comparison.parallel import parallel_map
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.config import TRAININGS, keys
 from esc_lab.config.item import TEST_SET
@@ -37,9 +37,10 @@ _CONTEXT = [
     for key in _EVALUATED
     if key.method is None and not (key.measures or key.path or key.name in _NAMED or key.affects.stages & {*TRAININGS})
 ]
+_MISSING = object()  # the value of a setting that a run is older than
 
 
-def chosen_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str]:
+def choose_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str]:
     """The metrics to compare: those asked for, or all of the table's columns that some run has.
 
     Raises:
@@ -47,16 +48,17 @@ def chosen_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str
             lack.
     """
     if asked is None:
-        return [key for key, m in METRICS.items() if m.shown and any(key in run.metrics for run in runs)]
+        return [name for name, m in METRICS.items() if m.shown and any(name in run.metrics for run in runs)]
     for metric in asked:
         having = [run for run in runs if metric in run.metrics]
         if not having:
             hint = nearest(metric, {name for run in runs for name in run.metrics})
             raise UserError(f"no run has the metric{hint}", where=metric, fix="see the runs' metrics.json")
-        lacking = [run for run in runs if run not in having and run.evaluation in {one.evaluation for one in having}]
+        kinds = {run.evaluation for run in having}
+        lacking = [run for run in runs if run not in having and run.evaluation in kinds]
         if lacking:
             fix = "evaluate them with what it needs, or leave it or them out"
-            raise UserError(f"missing in {_named(lacking)}", where=metric, fix=fix)
+            raise UserError(f"missing in {_list_runs(lacking)}", where=metric, fix=fix)
     return list(dict.fromkeys(asked))
 
 
@@ -73,31 +75,24 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
     """
     runs = [run for cell in cells for run in cell.runs if run.evaluation]
     fix = "compare runs that differ in the model or method alone"
-    _alike({run: run.inventory for run in runs}, "label sets differ (inventory.name)", fix)
-    _same_seeds(cells)
-    for cell in cells:
-        for metric in metrics:
-            lacking = [run for run in cell.runs if metric not in run.metrics]
-            if 0 < len(lacking) < len(cell.runs):
-                done = "judge" if metric.startswith("judge/") else "evaluate"
-                fix = f"{done} them as the other seeds were, or leave the metric out"
-                raise UserError(f"missing in {_named(lacking)}, but not in other seeds", where=metric, fix=fix)
+    _require_equal({run: run.inventory for run in runs}, "label sets differ (inventory.name)", fix)
+    _require_same_seeds(cells)
+    _require_all_seeds_measured(cells, metrics)
     remarks: dict[str, None] = {}
     for name in _CONTEXT:
-        values = {run: str(value) for run in runs for value in _setting(run, name)}
-        if len(set(values.values())) > 1 and not all(f" {name}=" in run.name for run in values):
-            told = "; ".join(f"{value} in {_named(members)}" for value, members in _inverted(values).items())
-            remarks |= {f"prompts differ in {name}: {told}": None}
+        values = _values(runs, name)
+        if len(set(values.values())) > 1 and not _named_by(name, values):
+            remarks[f"prompts differ in {name}: {_describe(values)}"] = None
     for pattern, settings in _SETTINGS.items():
         having = [run for run in runs if any(re.match(pattern, name) and name in run.metrics for name in metrics)]
         fix = f"evaluate them alike, or choose metrics without {pattern.partition('(')[0]}..."
         for name in settings:
-            values = {run: str(value) for run in having for value in _setting(run, name)}
-            if name in _SAMPLING and values and all(f" {name}=" in run.name for run in values):
-                told = ", ".join(sorted(set(values.values())))
-                remarks |= {f"replies were sampled differently: {name} is {told}, as the names of the cells say": None}
+            values = _values(having, name)
+            if name in _SAMPLING and values and _named_by(name, values):
+                distinct = ", ".join(sorted(set(values.values())))
+                remarks[f"replies were sampled differently: {name} is {distinct}, as the names of the cells say"] = None
             else:
-                _alike(values, f"{name} differs", fix)
+                _require_equal(values, f"{name} differs", fix)
     return [*remarks]
 
 
@@ -105,118 +100,126 @@ def load_predictions(runs: Sequence[Run], metrics: Sequence[str]) -> dict[Path, 
     """Predictions of the evaluations that left them, by directory; many files are read by several processes.
 
     Raises:
-        UserError: a file cannot be read, test sets differ, or predictions do not give the recorded metrics.
+        UserError: a file cannot be read, test sets differ, or predictions do not give the metrics of metrics.json.
     """
-    left = {run: run.predictions for run in runs if run.predictions}
     texts = any(find_metric(metric).texts for metric in metrics)
-    read = spread(
-        [
-            partial(
-                read_table,
-                path,
-                build_inventory(run.config["inventory"], where=str(run.directory)).names,
-                sra=_sra(run),
-                texts=texts,
-            )
-            for run, path in left.items()
-        ]
-    )
-    found = {run: predictions for run, predictions in zip(left, read, strict=True)}
-    _same_test_set({run: one.test for run, one in found.items()})
-    _perhaps_same_test_set([run for run in runs if run.evaluation])
-    for run, predictions in found.items():
-        _check_recorded(run, predictions, metrics)
-    test = next((one.test for one in found.values()), None)  # once in memory
-    return {run.directory: replace(one, test=test) for run, one in found.items() if test}
+    paths = {run: run.predictions for run in runs if run.predictions}
+    tasks = [
+        partial(
+            read_table,
+            path,
+            build_inventory(run.config["inventory"], where=str(run.directory)).names,
+            sra="/".join(v for part in ("definition", "span") for v in _values([run], f"evaluate.sra.{part}").values()),
+            texts=texts,
+        )
+        for run, path in paths.items()
+    ]
+    tables = dict(zip(paths, parallel_map(tasks), strict=True))
+    _require_same_test_set({run: table.test for run, table in tables.items()})
+    _require_similar_test_set([run for run in runs if run.evaluation])
+    for run, table in tables.items():
+        _check_metrics(run, table, metrics)
+    test = next((table.test for table in tables.values()), None)  # once in memory
+    return {run.directory: replace(table, test=test) for run, table in tables.items() if test}
 
 
-def _same_seeds(cells: Sequence[Cell]) -> None:
+def _require_same_seeds(cells: Sequence[Cell]) -> None:
     """Trained cells must share their seeds. A model as it came may be evaluated once for all of them."""
     for evaluation in (True, False):
         of_kind = [cell for cell in cells if cell.evaluation == evaluation]
         trained = [cell for cell in of_kind if cell.runs[0].method.training]  # without it the seed is not known
-        seeds = {cell.name: ", ".join(map(str, cell.seeds)) for cell in trained}
-        if len(set(seeds.values())) > 1:
-            told = "; ".join(f"{found}: {_listed(names)}" for found, names in _inverted(seeds).items())
+        by_seeds: dict[str, list[str]] = {}
+        for cell in trained:
+            by_seeds.setdefault(", ".join(map(str, cell.seeds)), []).append(cell.name)
+        if len(by_seeds) > 1:
+            seeds = "; ".join(f"{numbers}: {_list_names(names)}" for numbers, names in by_seeds.items())
             fix = "run the missing seeds, or name run directories with the same ones"
-            raise UserError(f"cells with different seeds: {told}", where="seeds", fix=fix)
+            raise UserError(f"cells with different seeds: {seeds}", where="seeds", fix=fix)
 
 
-def _perhaps_same_test_set(runs: Sequence[Run]) -> None:
+def _require_all_seeds_measured(cells: Sequence[Cell], metrics: Sequence[str]) -> None:
+    for cell in cells:
+        for metric in metrics:
+            lacking = [run for run in cell.runs if metric not in run.metrics]
+            if 0 < len(lacking) < len(cell.runs):
+                done = "judge" if metric.startswith("judge/") else "evaluate"
+                fix = f"{done} them as the other seeds were, or leave the metric out"
+                raise UserError(f"missing in {_list_runs(lacking)}, but not in other seeds", where=metric, fix=fix)
+
+
+def _require_similar_test_set(runs: Sequence[Run]) -> None:
     """Without its predictions a run's test set is not known: what it was made by has to be as in the others."""
     if all(run.predictions for run in runs):
         return
     fix = "compare runs with their predictions.jsonl, of one test set"
     sizes = {run: f"{run.metrics['decisions']:g}" for run in runs if "decisions" in run.metrics}
-    _alike(sizes, "test sets differ in their decisions", fix)
+    _require_equal(sizes, "test sets differ in their decisions", fix)
     for name in _TEST_SET:
-        _alike({run: str(value) for run in runs for value in _setting(run, name)}, f"test sets differ: {name}", fix)
+        _require_equal(_values(runs, name), f"test sets differ: {name}", fix)
 
 
-def _same_test_set(tests: Mapping[Run, TestSet]) -> None:
+def _require_same_test_set(tests: Mapping[Run, TestSet]) -> None:
     by_identity = {test.identity: test for test in tests.values()}
     if len(by_identity) < 2:
         return
-    members: dict[str, list[Run]] = {}
-    for run, test in tests.items():
-        members.setdefault(test.identity, []).append(run)
-    told = "; ".join(
-        f"{len(test.keys)} decisions of {test.dialogues} dialogues in {_named(members[identity])}"
+    sizes = "; ".join(
+        f"{len(test.keys)} decisions of {test.dialogues} dialogues in "
+        + _list_runs([run for run, other in tests.items() if other.identity == identity])
         for identity, test in by_identity.items()
     )
-    one, other = [*by_identity.values()][:2]
-    shared = set(one.keys) & set(other.keys)
-    if len(shared) == len(one.keys) == len(other.keys):
+    first, second = ({*test.keys} for test in [*by_identity.values()][:2])
+    shared = len(first & second)
+    if shared == len(first) == len(second):
         how = "the same decisions with other gold strategies"
     else:
-        how = f"{len(shared)} decisions are in both" if len(by_identity) == 2 else f"{len(shared)} in the first two"
+        how = f"{shared} decisions are in both" if len(by_identity) == 2 else f"{shared} in the first two"
     fix = "evaluate all on one split of one corpus, with the same data.limit, merge and score_opening"
-    raise UserError(f"test sets differ: {told}; {how}", where="test sets", fix=fix)
+    raise UserError(f"test sets differ: {sizes}; {how}", where="test sets", fix=fix)
 
 
-def _check_recorded(run: Run, predictions: PredictionTable, metrics: Sequence[str]) -> None:
+def _check_metrics(run: Run, table: PredictionTable, metrics: Sequence[str]) -> None:
     """Whether predictions.jsonl gives what metrics.json says."""
     for metric in metrics:
         definition = find_metric(metric).definition
         if definition is None or metric not in run.metrics:
             continue
-        found, recorded = definition.compute(predictions), run.metrics[metric]
-        if not (math.isnan(found) or math.isclose(found, recorded, rel_tol=1e-6, abs_tol=1e-6)):
-            message = f"metrics.json says {metric} = {recorded:g}, predictions.jsonl gives {found:g}"
+        computed, written = definition.compute(table), run.metrics[metric]
+        if not (math.isnan(computed) or math.isclose(computed, written, rel_tol=1e-6, abs_tol=1e-6)):
+            message = f"metrics.json says {metric} = {written:g}, predictions.jsonl gives {computed:g}"
             raise UserError(message, where=str(run.directory), fix="evaluate the run again")
 
 
-def _alike(values: Mapping[Run, str], message: str, fix: str) -> None:
+def _require_equal(values: Mapping[Run, str], message: str, fix: str) -> None:
     if len(set(values.values())) > 1:
-        told = "; ".join(f"{value} in {_named(runs)}" for value, runs in _inverted(values).items())
-        raise UserError(f"{message}: {told}", where="evaluations", fix=fix)
+        raise UserError(f"{message}: {_describe(values)}", where="evaluations", fix=fix)
 
 
-def _inverted(values: Mapping[Any, str]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for key, value in values.items():
-        found.setdefault(value, []).append(key)
-    return found
+def _named_by(setting: str, runs: Iterable[Run]) -> bool:
+    """Whether the names of all runs say the setting."""
+    return all(f" {setting}=" in run.name for run in runs)
 
 
-def _named(runs: Sequence[Run]) -> str:
-    return _listed([str(run.directory) for run in runs])
+def _describe(values: Mapping[Run, str]) -> str:
+    """`1 in a, b; 2 in c`."""
+    distinct = dict.fromkeys(values.values())
+    return "; ".join(f"{value} in {_list_runs([r for r, v in values.items() if v == value])}" for value in distinct)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_runs(runs: Sequence[Run]) -> str:
+    return _list_names([str(run.directory) for run in runs])
+
+
+def _list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _sra(run: Run) -> str:
-    """Which of the measured attention its metrics are of."""
-    return "/".join(str(value) for part in ("definition", "span") for value in _setting(run, f"evaluate.sra.{part}"))
-
-
-def _setting(run: Run, name: str) -> list[Any]:
-    """The value of a setting by its dotted name; nothing if the run is older than the setting."""
-    value: Any = run.config
-    for key in name.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return []
-        value = value[key]
-    return [value]
+def _values(runs: Iterable[Run], setting: str) -> dict[Run, str]:
+    """The value of a setting by its dotted name, by run, without runs that are older than the setting."""
+    values = {}
+    for run in runs:
+        value: Any = run.config
+        for key in setting.split("."):
+            value = value.get(key, _MISSING) if isinstance(value, Mapping) else _MISSING
+        if value is not _MISSING:
+            values[run] = str(value)
+    return values

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from esc_lab.comparison.runs import Cell, Run
-from esc_lab.metrics.metric import Definition
-from esc_lab.metrics.prediction_table import BoolArray, FloatArray, IntArray, PredictionTable
+from esc_lab.metrics.metric import Definition, Metric
+from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTable
 from esc_lab.metrics.records import find_metric
 from esc_lab.statistics.bootstrap import Draws, average_over_seeds, bootstrap, draw_seeds
 from esc_lab.statistics.intervals import Interval, percentile_interval
@@ -77,44 +77,43 @@ class Resampling:
         self, cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable], draws: int, seed: int
     ) -> None:
         self.cells, self.predictions, self.draws = cells, predictions, draws
-        test = next((one.test for one in predictions.values()), None)
+        test = next((table.test for table in predictions.values()), None)
         self.dialogues = Draws(test.clusters, draws, seed) if test else None
-        self.seeds: dict[str, IntArray] = {
-            cell.name: draw_seeds(len(cell.runs), draws, seed, cell.name) for cell in cells
-        }
+        self.seeds = {cell.name: draw_seeds(len(cell.runs), draws, seed, cell.name) for cell in cells}
 
-    def sums(self, runs: Sequence[Run], measure: Definition, keep: BoolArray | None = None) -> dict[Path, FloatArray]:
-        """Sums [k, clusters] of predictions whose decisions [decisions] are kept, by directory, where there are any."""
-        found = {}
-        for run in runs:
-            if (predictions := self.predictions.get(run.directory)) is not None:
-                rows = np.ones(len(predictions.decision), bool) if keep is None else keep[predictions.decision]
-                sums = measure.sums(predictions, rows)
-                if sums.any():
-                    found[run.directory] = sums
-        return found
+    def draw_runs(
+        self, cells: Sequence[Cell], definition: Definition, keep: BoolArray | None = None
+    ) -> tuple[dict[Path, FloatArray], dict[Path, FloatArray]]:
+        """Sums [k, clusters] and draws [draws] of the runs that have any, by directory.
 
-    def run_draws(self, sums: Mapping[Path, FloatArray], measure: Definition) -> dict[Path, FloatArray]:
-        """Draws [draws] of the runs that there are sums of."""
+        Args:
+            keep: [decisions], those that count; None: all.
+        """
+        sums = {}
+        for run in (run for cell in cells for run in cell.runs if run.directory in self.predictions):
+            table = self.predictions[run.directory]
+            rows = np.ones(len(table.decision), bool) if keep is None else keep[table.decision]
+            run_sums = definition.sums(table, rows)
+            if run_sums.any():
+                sums[run.directory] = run_sums
         if not sums or self.dialogues is None:
-            return {}
-        return dict(zip(sums, bootstrap(np.stack([*sums.values()]), measure.value, self.dialogues), strict=True))
+            return sums, {}
+        draws = bootstrap(np.stack([*sums.values()]), definition.value, self.dialogues)
+        return sums, dict(zip(sums, draws, strict=True))
 
-    def cell_draws(self, cell: Cell, values: FloatArray, draws: Sequence[FloatArray | None]) -> FloatArray:
+    def draw_cell(self, cell: Cell, values: FloatArray, draws: Mapping[Path, FloatArray]) -> FloatArray:
         """A cell's metric in each draw [draws], from the values and the draws of its runs; nan if nothing is drawn."""
-        known = [one for one in draws if one is not None]
-        if len(known) == len(cell.runs):
-            return average_over_seeds(np.stack(known), self.seeds[cell.name])
-        if len(cell.runs) > 1:
-            return average_over_seeds(np.repeat(values[:, None], self.draws, axis=1), self.seeds[cell.name])
-        return np.full(self.draws, math.nan)
+        if all(run.directory in draws for run in cell.runs):
+            by_run = np.stack([draws[run.directory] for run in cell.runs])
+        elif len(cell.runs) > 1:
+            by_run = np.repeat(values[:, None], self.draws, axis=1)
+        else:
+            return np.full(self.draws, math.nan)
+        return average_over_seeds(by_run, self.seeds[cell.name])
 
 
-def estimate(
-    resampling: Resampling,
-    metrics: Sequence[str],
-    baselines: Mapping[str, Cell],
-    primary: str,
+def compute_estimates(
+    resampling: Resampling, metrics: Sequence[str], baselines: Mapping[str, Cell], primary: str
 ) -> Estimates:
     """Every metric of every cell that has it.
 
@@ -124,67 +123,63 @@ def estimate(
         baselines: the cell that a cell is compared with, by name; cells without one are not compared.
         primary: the metric whose p-values are left uncorrected.
     """
-    found: Estimates = {}
-    for metric in metrics:
-        drawn = _Drawn(resampling, metric)
-        for cell in drawn.cells:
-            found[cell.name, metric] = drawn.estimate(cell, baselines.get(cell.name), primary)
-    compared = [(key, one.difference) for key, one in found.items() if one.difference and not one.difference.primary]
-    corrected = holm([difference.p for _, difference in compared])
-    for (key, difference), p in zip(compared, corrected, strict=True):
-        found[key] = replace(found[key], difference=replace(difference, corrected=p))
-    return found
+    estimates: Estimates = {}
+    for name in metrics:
+        metric = _MetricDraws(resampling, find_metric(name))
+        for cell in metric.cells:
+            estimates[cell.name, name] = metric.estimate(cell, baselines.get(cell.name), name == primary)
+    secondary = [
+        (key, estimate.difference)
+        for key, estimate in estimates.items()
+        if estimate.difference and not estimate.difference.primary
+    ]
+    corrected = holm([difference.p for _, difference in secondary])
+    for (key, difference), p in zip(secondary, corrected, strict=True):
+        estimates[key] = replace(estimates[key], difference=replace(difference, corrected=p))
+    return estimates
 
 
-class _Drawn:
-    """One metric: its sums and draws for every run, and its draws for every cell that has it."""
+class _MetricDraws:
+    """One metric: its sums for every run, and its draws for every cell that has it."""
 
-    def __init__(self, resampling: Resampling, metric: str) -> None:
-        self.metric, self.record, self.dialogues = metric, find_metric(metric), resampling.dialogues
-        self.measure = None if self.record.is_count else self.record.definition
-        self.cells = [cell for cell in resampling.cells if all(metric in run.metrics for run in cell.runs)]
-        self.values = {cell.name: np.array([run.metrics[metric] for run in cell.runs]) for cell in self.cells}
-        runs = [run for cell in self.cells for run in cell.runs]
-        self.sums = resampling.sums(runs, self.measure) if self.measure else {}
-        draws = resampling.run_draws(self.sums, self.measure) if self.measure else {}
-        self.draws = {
-            cell.name: resampling.cell_draws(
-                cell, self.values[cell.name], [draws.get(run.directory) for run in cell.runs]
-            )
-            for cell in self.cells
-        }
+    def __init__(self, resampling: Resampling, metric: Metric) -> None:
+        self.metric, self.dialogues = metric, resampling.dialogues
+        self.definition = None if metric.is_count else metric.definition
+        self.cells = [cell for cell in resampling.cells if all(metric.name in run.metrics for run in cell.runs)]
+        self.values = {cell.name: np.array([run.metrics[metric.name] for run in cell.runs]) for cell in self.cells}
+        self.sums, draws = resampling.draw_runs(self.cells, self.definition) if self.definition else ({}, {})
+        self.draws = {cell.name: resampling.draw_cell(cell, self.values[cell.name], draws) for cell in self.cells}
 
-    def estimate(self, cell: Cell, baseline: Cell | None, primary: str) -> Estimate:
+    def estimate(self, cell: Cell, baseline: Cell | None, primary: bool) -> Estimate:
         values = self.values[cell.name]
         over = (*(["dialogues"] if self._by_dialogue(cell) else []), *(["seeds"] if len(cell.runs) > 1 else []))
-        bounds = percentile_interval(values.mean(), self.draws[cell.name])
-        difference = None
-        if baseline and baseline.model != cell.model and self.record.by_tokens:
-            baseline = None
-        if baseline and baseline.name != cell.name and baseline.name in self.values and not self.record.is_count:
-            difference = self._difference(cell, baseline, primary)
-        return Estimate(tuple(values.tolist()), bounds, self._count(cell), over, difference)
+        count = np.mean([run.metrics.get(self.metric.count, math.nan) for run in cell.runs])
+        interval = percentile_interval(values.mean(), self.draws[cell.name])
+        difference = (
+            self._difference(cell, baseline, primary) if baseline and self._comparable(cell, baseline) else None
+        )
+        return Estimate(tuple(values.tolist()), interval, float(count), over, difference)
 
     def _by_dialogue(self, cell: Cell) -> bool:
         return all(run.directory in self.sums for run in cell.runs)
 
-    def _count(self, cell: Cell) -> float:
-        return float(np.mean([run.metrics.get(self.record.count, math.nan) for run in cell.runs]))
+    def _comparable(self, cell: Cell, baseline: Cell) -> bool:
+        if self.metric.is_count or baseline.name == cell.name or baseline.name not in self.values:
+            return False
+        return baseline.model == cell.model or not self.metric.by_tokens
 
-    def _difference(self, cell: Cell, baseline: Cell, primary: str) -> Difference:
+    def _difference(self, cell: Cell, baseline: Cell, primary: bool) -> Difference:
         value = self.values[cell.name].mean() - self.values[baseline.name].mean()
-        draws = self.draws[cell.name] - self.draws[baseline.name]
         p = math.nan
-        if self.measure and self.dialogues and self._by_dialogue(cell) and self._by_dialogue(baseline):
-            pairs = _pairs(cell, baseline)
-            first = np.stack([self.sums[run.directory] for run, _ in pairs])
-            second = np.stack([self.sums[run.directory] for _, run in pairs])
-            p = permutation_p(first, second, self.measure.value, self.dialogues)
-        bounds = percentile_interval(value, draws)
-        return Difference(baseline.name, bounds, p, p, self.metric == primary)
+        if self.definition and self.dialogues and self._by_dialogue(cell) and self._by_dialogue(baseline):
+            pairs = _pair_seeds(cell, baseline)
+            first, second = (np.stack([self.sums[pair[side].directory] for pair in pairs]) for side in (0, 1))
+            p = permutation_p(first, second, self.definition.value, self.dialogues)
+        interval = percentile_interval(value, self.draws[cell.name] - self.draws[baseline.name])
+        return Difference(baseline.name, interval, p, p, primary)
 
 
-def _pairs(cell: Cell, baseline: Cell) -> list[tuple[Run, Run]]:
+def _pair_seeds(cell: Cell, baseline: Cell) -> list[tuple[Run, Run]]:
     """The runs of equal seeds; if the seeds differ (of a model as it came, say), all pairs."""
     if cell.seeds == baseline.seeds:
         return list(zip(cell.runs, baseline.runs, strict=True))

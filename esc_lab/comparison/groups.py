@@ -15,10 +15,8 @@ from esc_lab.metrics.prediction_table import BoolArray, FloatArray, TestSet
 from esc_lab.metrics.records import find_metric
 from esc_lab.statistics.intervals import Interval, percentile_interval
 
-FEWEST = 20  # decisions in a group
-FEWEST_CLUSTERS = (
-    5  # dialogues in a group with intervals: draws of fewer hardly differ, so that intervals are too short
-)
+MIN_DECISIONS = 20  # in a group
+MIN_CLUSTERS = 5  # dialogues in a group with intervals: draws of fewer hardly differ, so that intervals are too short
 _DEPTHS = 6
 
 
@@ -47,7 +45,7 @@ class Group:
 class GroupEstimate:
     """A metric of a cell in a group: its mean over the seeds, and the difference to the baseline if there is one.
 
-    Of a group of few dialogues (`FEWEST_CLUSTERS`) the intervals have no ends.
+    Of a group of few dialogues (`MIN_CLUSTERS`) the intervals have no ends.
     """
 
     group: Group
@@ -57,56 +55,55 @@ class GroupEstimate:
     difference: Interval | None
 
 
-def groups_of(test: TestSet) -> tuple[list[Group], list[str]]:
+def group_decisions(test: TestSet) -> tuple[list[Group], list[str]]:
     """Groups of a test set by problem, emotion and depth; and the names of those that are left out as too small."""
-    found, left_out = [], []
-    count = max(1, min(_DEPTHS, len(test.turn) // (2 * FEWEST)))
-    bins = np.unique(np.quantile(test.turn, np.linspace(0, 1, count + 1)[:-1], method="nearest"))
-    depth = np.searchsorted(bins, test.turn, side="right") - 1
-    names = np.array([_span(test.turn[depth == number]) for number in range(len(bins))])
-    for kind, labels in (("problem", _named(test.problem)), ("emotion", _named(test.emotion)), ("depth", names[depth])):
-        for name in names if kind == "depth" else np.unique(labels):
+    groups, left_out = [], []
+    for kind, labels in (
+        ("problem", _normalize(test.problem)),
+        ("emotion", _normalize(test.emotion)),
+        ("depth", _label_depths(test.turn)),
+    ):
+        names = dict.fromkeys(labels[np.argsort(test.turn, kind="stable")]) if kind == "depth" else np.unique(labels)
+        for name in names:
             keep = labels == name
-            if name and keep.sum() >= FEWEST:
+            if name and keep.sum() >= MIN_DECISIONS:
                 clusters = len(np.unique(test.cluster[keep]))
-                found.append(Group(kind, str(name), int(keep.sum()), clusters, float(test.turn[keep].mean()), keep))
+                groups.append(Group(kind, str(name), int(keep.sum()), clusters, float(test.turn[keep].mean()), keep))
             elif name:
                 left_out.append(f"{kind} {name} ({keep.sum()})")
-    return found, left_out
+    return groups, left_out
 
 
-def group_estimates(
+def estimate_groups(
     resampling: Resampling, groups: Sequence[Group], metrics: Sequence[str], baselines: Mapping[str, Cell]
 ) -> list[GroupEstimate]:
     """The metrics of each cell in each group. Cells without predictions, or without any in a group, have none there."""
+    estimates = []
+    for metric in map(find_metric, metrics):
+        if not metric.grouped or metric.definition is None:
+            continue
+        for group in groups:
+            draws = _draw_group(resampling, metric.definition, group)
+            for name in draws:
+                difference = _difference(group, name, draws, baselines)
+                estimates.append(GroupEstimate(group, name, metric.name, _interval(group, draws[name]), difference))
+    return estimates
 
-    return [
-        GroupEstimate(group, name, metric, _interval(group, draws[name]), _difference(group, name, draws, baselines))
-        for metric in metrics
-        for record in [find_metric(metric)]
-        if record.grouped and record.definition
-        for group in groups
-        for draws in [_group_draws(resampling, record.definition, group)]
-        for name in draws
-    ]
 
-
-def _group_draws(resampling: Resampling, measure: Definition, group: Group) -> dict[str, FloatArray]:
+def _draw_group(resampling: Resampling, definition: Definition, group: Group) -> dict[str, FloatArray]:
     """By cell [1 + draws], the value itself first; without the cells of which a run has nothing in the group."""
-    found = {}
-    sums = resampling.sums([run for cell in resampling.cells for run in cell.runs], measure, group.keep)
-    drawn = resampling.run_draws(sums, measure)
+    sums, run_draws = resampling.draw_runs(resampling.cells, definition, group.keep)
+    by_cell = {}
     for cell in resampling.cells:
         if all(run.directory in sums for run in cell.runs):
             totals = np.stack([sums[run.directory].sum(axis=1, dtype=np.float64) for run in cell.runs], axis=1)
-            values = measure.value(totals)
-            draws = resampling.cell_draws(cell, values, [drawn.get(run.directory) for run in cell.runs])
-            found[cell.name] = np.concatenate([[values.mean()], draws])
-    return found
+            values = definition.value(totals)
+            by_cell[cell.name] = np.concatenate([[values.mean()], resampling.draw_cell(cell, values, run_draws)])
+    return by_cell
 
 
 def _interval(group: Group, draws: FloatArray) -> Interval:
-    return percentile_interval(draws[0], draws[1:] if group.clusters >= FEWEST_CLUSTERS else draws[:0])
+    return percentile_interval(draws[0], draws[1:] if group.clusters >= MIN_CLUSTERS else draws[:0])
 
 
 def _difference(
@@ -118,8 +115,16 @@ def _difference(
     return _interval(group, draws[name] - draws[baseline.name])
 
 
-def _named(labels: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+def _normalize(labels: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
     return np.array([" ".join(label.lower().split()) for label in labels.tolist()], dtype=np.str_)
+
+
+def _label_depths(turn: FloatArray) -> npt.NDArray[np.str_]:
+    """The name of each decision's bin of turns, bins of about the same size."""
+    count = max(1, min(_DEPTHS, len(turn) // (2 * MIN_DECISIONS)))
+    starts = np.unique(np.quantile(turn, np.linspace(0, 1, count + 1)[:-1], method="nearest"))
+    number = np.searchsorted(starts, turn, side="right") - 1
+    return np.array([_span(turn[number == bin_]) for bin_ in range(len(starts))])[number]
 
 
 def _span(turns: FloatArray) -> str:

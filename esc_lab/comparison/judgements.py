@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from esc_lab.artifacts import file_fingerprint
-from esc_lab.comparison.runs import Run
+from esc_lab.comparison.runs import Cell, Run
 from esc_lab.errors import UserError
 from esc_lab.metrics.prediction_table import Key, PredictionTable
 from esc_lab.runs.layout import read_config
@@ -69,7 +69,7 @@ class Judgements:
         return self.replies.get(file_fingerprint(run.predictions)) if run.predictions else None
 
 
-def judge_among(directories: Sequence[Path]) -> tuple[list[Path], Path | None]:
+def split_judge(directories: Sequence[Path]) -> tuple[list[Path], Path | None]:
     """The other directories, and that of the judge if there is one.
 
     Raises:
@@ -91,22 +91,21 @@ def read_judgements(directory: Path) -> Judgements:
     try:
         record = json.loads((directory / "judge.json").read_text(encoding="utf-8"))
         overall: dict[str, dict[Key, float]] = {}
-        for line in (directory / "judgements.jsonl").read_bytes().splitlines():
-            one = json.loads(line)
-            if one["kind"] == "rubric" and one["overall"] is not None:
-                overall.setdefault(one["run"], {})[one["dialogue"], one["turn"]] = float(one["overall"])
+        for line in map(json.loads, (directory / "judgements.jsonl").read_bytes().splitlines()):
+            if line["kind"] == "rubric" and line["overall"] is not None:
+                overall.setdefault(line["run"], {})[line["dialogue"], line["turn"]] = float(line["overall"])
         replies = {
-            one["predictions"]: _judged(one["label"], overall.get(one["label"], {}), one["pairwise"])
-            for one in record["runs"]
+            run["predictions"]: _read_replies(run["label"], overall.get(run["label"], {}), run["pairwise"])
+            for run in record["runs"]
         }
-        models, forced = [str(name) for name in record["judge"]["models"]], [str(one) for one in record["forced"]]
+        models, forced = [str(name) for name in record["judge"]["models"]], [str(text) for text in record["forced"]]
         return Judgements(directory, models, str(record["baseline"]), forced, replies)
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"no finished run of the judge: {type(error).__name__} {error}"
         raise UserError(message, where=str(directory), fix=_FIX) from error
 
 
-def with_judgements(runs: Sequence[Run], judgements: Judgements) -> tuple[list[Run], list[str]]:
+def add_judge_metrics(runs: Sequence[Run], judgements: Judgements) -> tuple[list[Run], list[str]]:
     """The runs, those that were judged with further metrics: `judge/overall`, `judge/n` and the rates of their pairs.
 
     Returns:
@@ -115,54 +114,78 @@ def with_judgements(runs: Sequence[Run], judgements: Judgements) -> tuple[list[R
     Raises:
         UserError: none of them was judged.
     """
-    found = []
+    judged = []
     for run in runs:
-        judged = judgements.of(run)
-        more = {f"judge/{name}": one.value for name, one in judged.rates.items()} if judged else {}
-        if judged and judged.rates:
-            more["judge/pairs"] = float(judged.pairs)
-        if judged and judged.overall:
-            values = list(judged.overall.values())
-            more |= {OVERALL: sum(values) / len(values), "judge/n": float(len(values))}
+        more: dict[str, float] = {}
+        if replies := judgements.of(run):
+            more = {f"judge/{name}": rate.value for name, rate in replies.rates.items()}
+            more |= {"judge/pairs": float(replies.pairs)} if replies.rates else {}
+            if replies.overall:
+                number = len(replies.overall)
+                more |= {OVERALL: sum(replies.overall.values()) / number, "judge/n": float(number)}
         known = {name: value for name, value in more.items() if not math.isnan(value)}
-        found.append(replace(run, metrics={**run.metrics, **known}))
-    without = [str(run.directory) for run in runs if run.evaluation and judgements.of(run) is None]
-    if len(without) == sum(run.evaluation for run in runs):
+        judged.append(replace(run, metrics={**run.metrics, **known}))
+    evaluations = [run for run in runs if run.evaluation]
+    without = [str(run.directory) for run in evaluations if judgements.of(run) is None]
+    if len(without) == len(evaluations):
         fix = "name the evaluations that it judged; if they were evaluated again since, judge again"
         raise UserError("it judged none of the compared runs", where=str(judgements.directory), fix=fix)
     remarks = [f"not judged: {', '.join(without)}"] if without else []
     remarks += [f"the judge was forced, do not rely on what it says: {reason}" for reason in judgements.forced]
-    return found, remarks
+    return judged, remarks
 
 
-def judged_predictions(
+def add_judge_scores(
     runs: Sequence[Run], predictions: Mapping[Path, PredictionTable], judgements: Judgements
 ) -> dict[Path, PredictionTable]:
     """Predictions with a further value, `judge`: the overall score of a decision's reply, in its first row."""
-    found = {}
+    tables = dict(predictions)
     for run in runs:
-        if (one := predictions.get(run.directory)) is None:
+        if (table := predictions.get(run.directory)) is None:
             continue
-        judged = judgements.of(run)
-        first: dict[int, int] = {}
-        for row, decision in enumerate(one.decision.tolist()):
-            first.setdefault(decision, row)
-        values = np.full(len(one.decision), math.nan)
-        for decision, row in first.items():
-            values[row] = (judged.overall if judged else {}).get(one.test.keys[decision], math.nan)
-        found[run.directory] = replace(one, values={**one.values, "judge": values})
-    return found
+        replies = judgements.of(run)
+        scores = replies.overall if replies else {}
+        values = np.full(len(table.decision), math.nan)
+        decisions, first = np.unique(table.decision, return_index=True)
+        values[first] = [scores.get(table.test.keys[decision], math.nan) for decision in decisions]
+        tables[run.directory] = replace(table, values={**table.values, "judge": values})
+    return tables
 
 
-def _judged(label: str, overall: Mapping[Key, float], pairwise: Mapping[str, Any] | None) -> JudgedReplies:
+def build_pairs_record(cells: Sequence[Cell], judgements: Judgements | None) -> dict[str, Any] | None:
+    """The judge, and a row for each run that it compared with its baseline; None without a judge."""
+    if judgements is None:
+        return None
+    names: dict[str, str] = {}
+    rows = []
+    for cell in cells:
+        for run in cell.runs:
+            if (replies := judgements.of(run)) is None:
+                continue
+            name = names[replies.label] = cell.run_name(run)
+            if replies.rates:
+                row = {"run": name, "cell": cell.name, "seed": run.method.seed, "pairs": replies.pairs}
+                rows.append(row | {rate: vars(interval) for rate, interval in replies.rates.items()})
+    return {
+        "directory": str(judgements.directory),
+        "models": list(judgements.models),
+        "baseline": names.get(judgements.baseline, judgements.baseline),
+        "forced": list(judgements.forced),
+        "pairs": rows,
+    }
+
+
+def _read_replies(label: str, overall: Mapping[Key, float], pairwise: Mapping[str, Any] | None) -> JudgedReplies:
     if pairwise is None:
         return JudgedReplies(label, overall, {}, 0)
-    rates = {name: Interval(*(_number(pairwise[name][end]) for end in ("value", "low", "high"))) for name in _RATES}
+    rates = {name: read_interval(pairwise[name]) for name in _RATES}
     return JudgedReplies(label, overall, rates, int(pairwise["wins"] + pairwise["ties"] + pairwise["losses"]))
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def read_interval(record: Mapping[str, float | None]) -> Interval:
+    """An interval as records have it: null where there is no number."""
+    ends = (record[name] for name in ("value", "low", "high"))
+    return Interval(*(math.nan if end is None else float(end) for end in ends))
 
 
 def _is_judge(directory: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Work that Python does itself, spread over processes where there is enough of it."""
+"""Map in parallel: work that Python does itself, in several processes where there is enough of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_FEW = 8  # tasks that are done before further processes have started
+_MIN_TASKS = 8  # fewer are done before further processes have started
 
 
-def spread(tasks: Sequence[Callable[[], T]]) -> list[T]:
+def parallel_map(tasks: Sequence[Callable[[], T]]) -> list[T]:
     """Results of tasks, in their order; what a task raises is raised.
 
     A process that is itself one of several, such as a job of a parallel multirun, does them alone.
     """
-    if len(tasks) < _FEW or multiprocessing.parent_process() is not None:
+    if len(tasks) < _MIN_TASKS or multiprocessing.parent_process() is not None:
         return [task() for task in tasks]
     from joblib import Parallel, delayed  # type: ignore[import-untyped]
 

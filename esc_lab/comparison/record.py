@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from esc_lab.comparison.choices import StrategyTable
 from esc_lab.comparison.estimates import Estimate
-from esc_lab.comparison.pairs_table import pairs_record
-from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.groups import GroupEstimate
+from esc_lab.comparison.judgements import build_pairs_record
+from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
-from esc_lab.statistics.intervals import Interval
+from esc_lab.comparison.strategies import StrategyTable
 
 
-def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
+def build_record(comparison: ComparisonResult, notes: list[str]) -> dict[str, Any]:
     """Keys: `test_set`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with `pairs`;
     null without one), `left_out`, `notes`, and `primary`, `draws`, `seed`."""
     test = comparison.test
-    found = {
+    record = {
         "test_set": test
         and {
             "identity": test.identity,
@@ -37,28 +38,15 @@ def record(comparison: Comparison, notes: list[str]) -> dict[str, Any]:
         "draws": comparison.draws,
         "seed": comparison.seed,
         "cells": [_cell(comparison, cell) for cell in comparison.cells],
-        "groups": [
-            {
-                "kind": one.group.kind,
-                "name": one.group.name,
-                "decisions": one.group.decisions,
-                "clusters": one.group.clusters,
-                "depth": one.group.depth,
-                "cell": one.cell,
-                "metric": one.metric,
-                **_interval(one.interval),
-                "difference": one.difference and _interval(one.difference),
-            }
-            for one in comparison.groups
-        ],
-        "judge": pairs_record(comparison.cells, comparison.judgements),
+        "groups": [_group(estimate) for estimate in comparison.groups],
+        "judge": build_pairs_record(comparison.cells, comparison.judgements),
         "left_out": list(comparison.left_out),
         "notes": notes,
     }
-    return {name: finite(value) for name, value in found.items()}
+    return {name: replace_nan(value) for name, value in record.items()}
 
 
-def _cell(comparison: Comparison, cell: Cell) -> dict[str, Any]:
+def _cell(comparison: ComparisonResult, cell: Cell) -> dict[str, Any]:
     metrics = {c.name: comparison.estimates.get((cell.name, c.name)) for c in comparison.columns}
     baseline = comparison.baselines.get(cell.name)
     table = comparison.strategies.get(cell.name)
@@ -79,24 +67,28 @@ def _cell(comparison: Comparison, cell: Cell) -> dict[str, Any]:
             }
             for run in cell.runs
         ],
-        "metrics": {name: _estimate(one) for name, one in metrics.items() if one},
+        "metrics": {name: _estimate(estimate) for name, estimate in metrics.items() if estimate},
         "strategies": table and _strategies(table),
     }
 
 
-def _estimate(one: Estimate) -> dict[str, Any]:
-    found: dict[str, Any] = {**_interval(one.interval), "values": one.values, "n": one.n, "over": one.over}
-    if one.difference:
-        difference = one.difference
-        found["difference"] = {
-            **_interval(difference.interval),
-            "baseline": difference.baseline,
-            "p": difference.p,
-            "corrected": difference.corrected,
-            "primary": difference.primary,
-            "marks": difference.marks,
-        }
-    return found
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    fields = {**vars(estimate.interval), "values": estimate.values, "n": estimate.n, "over": estimate.over}
+    if difference := estimate.difference:
+        parts = asdict(difference)
+        fields["difference"] = {**parts.pop("interval"), **parts, "marks": difference.marks}
+    return fields
+
+
+def _group(estimate: GroupEstimate) -> dict[str, Any]:
+    group = {name: value for name, value in vars(estimate.group).items() if name != "keep"}
+    return {
+        **group,
+        "cell": estimate.cell,
+        "metric": estimate.metric,
+        **vars(estimate.interval),
+        "difference": estimate.difference and vars(estimate.difference),
+    }
 
 
 def _strategies(table: StrategyTable) -> dict[str, Any]:
@@ -107,7 +99,7 @@ def _strategies(table: StrategyTable) -> dict[str, Any]:
             {
                 "strategy": name,
                 **{column: float(getattr(table, column)[number]) for column in columns},
-                "preference": _interval(table.preference[number]),
+                "preference": vars(table.preference[number]),
             }
             for number, name in enumerate(table.strategies)
         ],
@@ -115,16 +107,12 @@ def _strategies(table: StrategyTable) -> dict[str, Any]:
     }
 
 
-def _interval(found: Interval) -> dict[str, float]:
-    return {"value": found.value, "low": found.low, "high": found.high}
-
-
-def finite(value: Any) -> Any:
+def replace_nan(value: Any) -> Any:
     """A value of JSON types without nan and infinity, which JSON does not have: they become null."""
     if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
+        return {key: replace_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
+        return [replace_nan(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

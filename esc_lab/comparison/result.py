@@ -1,4 +1,4 @@
-"""A comparison of runs: what it found, before anything is written."""
+"""The comparison of runs: read, check, estimate."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc_lab.comparison.checks import check_cells, chosen_metrics, load_predictions
-from esc_lab.comparison.choices import StrategyTable, strategy_table
-from esc_lab.comparison.estimates import Estimates, Resampling, estimate
-from esc_lab.comparison.groups import GroupEstimate, group_estimates, groups_of
+from esc_lab.comparison.checks import check_cells, choose_metrics, load_predictions
+from esc_lab.comparison.estimates import Estimates, Resampling, compute_estimates
+from esc_lab.comparison.groups import GroupEstimate, estimate_groups, group_decisions
 from esc_lab.comparison.judgements import (
     OVERALL,
     Judgements,
-    judge_among,
-    judged_predictions,
+    add_judge_metrics,
+    add_judge_scores,
     read_judgements,
-    with_judgements,
+    split_judge,
 )
-from esc_lab.comparison.runs import Cell, cells_of, read_runs
+from esc_lab.comparison.runs import Cell, Run, group_cells, read_runs
+from esc_lab.comparison.strategies import StrategyTable, tabulate_strategies
 from esc_lab.errors import UserError, nearest
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
@@ -30,8 +30,8 @@ DETAIL_DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a comparison found.
+class ComparisonResult:
+    """Runs side by side, before anything is written.
 
     Attributes:
         cells: model x method, those of a model together.
@@ -63,25 +63,29 @@ class Comparison:
     judgements: Judgements | None = None
 
     @property
+    def runs(self) -> list[Run]:
+        return [run for cell in self.cells for run in cell.runs]
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Flat: `<cell>/<metric>` for every metric of its runs (a mean over the seeds).
 
         Of those that are compared also `<cell>/difference/<metric>` and `<cell>/p/<metric>` (corrected). What does not
         exist is left out.
         """
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for cell in self.cells:
             for metric in {name: None for run in cell.runs for name in run.metrics}:
                 values = [run.metrics[metric] for run in cell.runs if metric in run.metrics]
-                found[f"{cell.name}/{metric}"] = sum(values) / len(values)
-        for (name, metric), one in self.estimates.items():
-            if one.difference:
-                found[f"{name}/difference/{metric}"] = one.difference.interval.value
-                found[f"{name}/p/{metric}"] = one.difference.corrected
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+                metrics[f"{cell.name}/{metric}"] = sum(values) / len(values)
+        for (name, metric), estimate in self.estimates.items():
+            if estimate.difference:
+                metrics[f"{name}/difference/{metric}"] = estimate.difference.interval.value
+                metrics[f"{name}/p/{metric}"] = estimate.difference.corrected
+        return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
-def compared(
+def compute_comparison(
     directories: Sequence[Path],
     *,
     baseline: str | None = None,
@@ -89,7 +93,7 @@ def compared(
     metrics: Sequence[str] | None = None,
     draws: int = 10_000,
     seed: int = 0,
-) -> Comparison:
+) -> ComparisonResult:
     """Read and compare runs; nothing is written.
 
     Args:
@@ -104,53 +108,56 @@ def compared(
         UserError: runs are not finished or cannot be compared (see `read_runs`, `check_cells`, `load_predictions`), or
             there is no such baseline or metric.
     """
-    others, judge = judge_among(directories)
-    runs, remarks = read_runs(others)
+    directories, judge = split_judge(directories)
+    runs, remarks = read_runs(directories)
     judgements = read_judgements(judge) if judge else None
     if judgements:
-        runs, more = with_judgements(runs, judgements)
-        remarks = [*remarks, *more]
-    names = chosen_metrics(runs, metrics)
+        runs, judge_remarks = add_judge_metrics(runs, judgements)
+        remarks = [*remarks, *judge_remarks]
+    names = choose_metrics(runs, metrics)
+    _check_primary(primary, runs)
+    cells = group_cells(runs)
+    if metrics is None and OVERALL in names and any(_judged_in_part(cell) for cell in cells):
+        names.remove(OVERALL)
+        remarks.append(f"{OVERALL} is left out: some seeds of a cell were not judged")
+    remarks += check_cells(cells, names)
+    baselines = choose_baselines(cells, baseline)
+    predictions = load_predictions(runs, [name for name in names if name != OVERALL])
+    if judgements:
+        predictions = add_judge_scores(runs, predictions, judgements)
+    test = next((table.test for table in predictions.values()), None)
+    details = Resampling(cells, predictions, min(draws, DETAIL_DRAWS), seed)
+    groups, left_out = group_decisions(test) if test else ([], [])
+    strategies = {cell.name: tabulate_strategies(details, cell) for cell in cells}
+    return ComparisonResult(
+        cells=cells,
+        columns=[find_metric(name) for name in names],
+        estimates=compute_estimates(Resampling(cells, predictions, draws, seed), names, baselines, primary),
+        baselines=baselines,
+        primary=primary if primary in names else None,
+        test=test,
+        groups=estimate_groups(details, groups, names, baselines),
+        left_out=left_out,
+        strategies={name: table for name, table in strategies.items() if table},
+        remarks=[*remarks, *_remarks(runs, predictions)],
+        draws=draws,
+        seed=seed,
+        judgements=judgements,
+    )
+
+
+def _check_primary(primary: str, runs: Sequence[Run]) -> None:
     measured = {name for run in runs for name in run.metrics}
     if primary not in ("strategy/Q", *measured):
         hint = nearest(primary, measured)
         raise UserError(f"no run has the metric{hint}", where=f"compare.primary={primary}", fix="see metrics.json")
-    cells = cells_of(runs)
-    if metrics is None and OVERALL in names and _judged_in_part(cells):
-        names.remove(OVERALL)
-        remarks.append(f"{OVERALL} is left out: some seeds of a cell were not judged")
-    remarks += check_cells(cells, names)
-    baselines = baselines_of(cells, baseline)
-    predictions = load_predictions(runs, [name for name in names if name != OVERALL])
-    if judgements:
-        predictions = judged_predictions(runs, predictions, judgements)
-    test = next((one.test for one in predictions.values()), None)
-    found = estimate(Resampling(cells, predictions, draws, seed), names, baselines, primary)
-    details = Resampling(cells, predictions, min(draws, DETAIL_DRAWS), seed)
-    groups, left_out = groups_of(test) if test else ([], [])
-    tables = {cell.name: strategy_table(details, cell) for cell in cells}
-    return Comparison(
-        cells,
-        [find_metric(name) for name in names],
-        found,
-        baselines,
-        primary if primary in names else None,
-        test,
-        group_estimates(details, groups, names, baselines),
-        left_out,
-        {name: table for name, table in tables.items() if table},
-        [*remarks, *_remarks(cells, predictions)],
-        draws,
-        seed,
-        judgements,
-    )
 
 
-def _judged_in_part(cells: Sequence[Cell]) -> bool:
-    return any(0 < sum(OVERALL in run.metrics for run in cell.runs) < len(cell.runs) for cell in cells)
+def _judged_in_part(cell: Cell) -> bool:
+    return 0 < sum(OVERALL in run.metrics for run in cell.runs) < len(cell.runs)
 
 
-def baselines_of(cells: Sequence[Cell], asked: str | None) -> dict[str, Cell]:
+def choose_baselines(cells: Sequence[Cell], baseline: str | None) -> dict[str, Cell]:
     """The baseline of each evaluated cell, by the cell's name. It is its own baseline's too.
 
     Raises:
@@ -160,38 +167,38 @@ def baselines_of(cells: Sequence[Cell], asked: str | None) -> dict[str, Cell]:
     by_model: dict[str, list[Cell]] = {}
     for cell in evaluated:
         by_model.setdefault(cell.model, []).append(cell)
-    if asked is None:
+    if baseline is None:
         if all(len(members) == 1 for members in by_model.values()):
             return {cell.name: evaluated[0] for cell in evaluated}
-        first = {
+        base = {
             model: next((c for c in members if c.method == "base"), members[0]) for model, members in by_model.items()
         }
-        return {cell.name: first[cell.model] for cell in evaluated}
-    whole = [cell for cell in evaluated if cell.name == asked]
-    if whole:
-        return {cell.name: whole[0] for cell in evaluated}
-    found: dict[str, Cell] = {}
+        return {cell.name: base[cell.model] for cell in evaluated}
+    for whole in evaluated:
+        if whole.name == baseline:
+            return {cell.name: whole for cell in evaluated}
+    baselines: dict[str, Cell] = {}
     for model, members in by_model.items():
-        matching = [cell for cell in members if cell.method == asked]
+        matching = [cell for cell in members if cell.method == baseline]
         if len(matching) > 1:
             fix = f"name one of the cells: {', '.join(cell.name for cell in matching)}"
-            raise UserError(f"{model} has {len(matching)} cells of the method {asked}", where="baseline", fix=fix)
-        found |= {cell.name: matching[0] for cell in members if matching}
-    if not found:
+            raise UserError(f"{model} has {len(matching)} cells of the method {baseline}", where="baseline", fix=fix)
+        baselines |= {cell.name: matching[0] for cell in members if matching}
+    if not baselines:
         known = list(dict.fromkeys([*(cell.method for cell in evaluated), *(cell.name for cell in evaluated)]))
-        raise UserError(f"no cell or method {asked!r}{nearest(asked, known)}", where="baseline", fix=", ".join(known))
-    return found
+        message = f"no cell or method {baseline!r}{nearest(baseline, known)}"
+        raise UserError(message, where="baseline", fix=", ".join(known))
+    return baselines
 
 
-def _remarks(cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> list[str]:
-    runs = [run for cell in cells for run in cell.runs]
-    found = []
+def _remarks(runs: Sequence[Run], predictions: Mapping[Path, PredictionTable]) -> list[str]:
+    remarks = []
     without = [str(run.directory) for run in runs if run.evaluation and run.directory not in predictions]
     if without:
-        found.append(
+        remarks.append(
             f"no predictions.jsonl in {', '.join(without)}: its values have no interval over dialogues and no test"
         )
     commits = {str(run.environment.get("git_commit")) for run in runs if run.environment.get("git_commit")}
     if len(commits) > 1:
-        found.append(f"the runs are of {len(commits)} versions of this program: {', '.join(sorted(commits))}")
-    return found
+        remarks.append(f"the runs are of {len(commits)} versions of this program: {', '.join(sorted(commits))}")
+    return remarks

@@ -80,6 +80,10 @@ class Cell:
     def evaluation(self) -> bool:
         return self.runs[0].evaluation
 
+    def run_name(self, run: Run) -> str:
+        """The cell's name, with the run's seed where there are several."""
+        return self.name + (f", seed {run.method.seed}" if len(self.runs) > 1 else "")
+
 
 def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs in directories: of runs, of pipelines (their evaluations) and of multiruns (all their jobs).
@@ -94,34 +98,34 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
         UserError: a directory holds no finished run or none with metrics that can be compared; a job of a multirun
             failed; two runs share model, method, template and seed.
     """
-    found: dict[Path, Path] = {}
+    distinct: dict[Path, Path] = {}
     for directory in directories:
         for path in _run_directories(directory):
-            found.setdefault(path.resolve(), path)
-    runs = [_read_run(path) for path in found.values()]
+            distinct.setdefault(path.resolve(), path)
+    runs = [_read_run(path) for path in distinct.values()]
     if not runs:
         raise UserError("there is no run to compare", where=", ".join(map(str, directories)), fix=_FIX)
     groups: dict[tuple[str, str], list[Method]] = {}
     for run in runs:
         groups.setdefault((run.model, run.template), []).append(run.method)
     differing = find_distinguishing_settings(groups.values())
-    return _without_copies([replace(run, name=_name(run.method, differing[run.method.name])) for run in runs])
+    return _drop_copies([replace(run, name=_name(run.method, differing[run.method.name])) for run in runs])
 
 
-def cells_of(runs: Sequence[Run]) -> list[Cell]:
+def group_cells(runs: Sequence[Run]) -> list[Cell]:
     """The cells, those of one model together, otherwise in order of first appearance."""
-    found: dict[str, dict[tuple[str, str], list[Run]]] = {}
+    by_model: dict[str, dict[tuple[str, str], list[Run]]] = {}
     for run in runs:
-        found.setdefault(run.model, {}).setdefault((run.name, run.template), []).append(run)
+        by_model.setdefault(run.model, {}).setdefault((run.name, run.template), []).append(run)
     return [
         Cell(model, method, template, tuple(sorted(members, key=lambda run: run.method.seed)))
-        for model, cells in found.items()
+        for model, cells in by_model.items()
         for (method, template), members in cells.items()
     ]
 
 
-def short_names(cells: Sequence[Cell]) -> dict[str, str]:
-    """What readers are told of each cell, by its name: the same without the prompt template, if all have one."""
+def shorten_names(cells: Sequence[Cell]) -> dict[str, str]:
+    """What readers see of each cell, by its name: the same without the prompt template, if all have one."""
     short = len({cell.template for cell in cells}) == 1
     return {cell.name: f"{cell.model} {cell.method}" if short else cell.name for cell in cells}
 
@@ -131,27 +135,27 @@ def _run_directories(directory: Path) -> list[Path]:
         return [path for job in _jobs(directory) for path in _run_directories(job)]
     if not directory.is_dir():
         raise UserError("there is no such directory", where=str(directory), fix=_FIX)
-    config = _config(directory)
+    config = _read_config(directory)
     if config.get("stage") != "pipeline":
         return [directory]
-    _finished(directory)
+    _read_metrics(directory)
     steps = [path for path in directory.glob("evaluate_*") if path.is_dir()]
     return sorted(steps, key=lambda step: (_STEPS.index(step.name) if step.name in _STEPS else len(_STEPS), step.name))
 
 
 def _jobs(directory: Path) -> list[Path]:
     """Directories of the jobs of a multirun."""
-    found = jobs(directory)
-    unfinished = [job for job in found if job.status not in DONE]
+    started = jobs(directory)
+    unfinished = [job for job in started if job.status not in DONE]
     if unfinished:
-        told = "; ".join(f"{' '.join(job.overrides)}: {job.error or 'it did not finish'}" for job in unfinished[:5])
+        errors = "; ".join(f"{' '.join(job.overrides)}: {job.error or 'it did not finish'}" for job in unfinished[:5])
         fix = "run them again (-m ... resume=auto), or name the run directories of the others"
-        raise UserError(f"{len(unfinished)} of {len(found)} jobs failed: {told}", where=str(directory), fix=fix)
-    return [job.directory for job in found]
+        raise UserError(f"{len(unfinished)} of {len(started)} jobs failed: {errors}", where=str(directory), fix=fix)
+    return [job.directory for job in started]
 
 
 def _read_run(directory: Path) -> Run:
-    metrics, config = _finished(directory), _config(directory)
+    metrics, config = _read_metrics(directory), _read_config(directory)
     try:
         method = read_method(directory)
         template = config["prompt"]["eval" if config["stage"] == "evaluate" else "train"]["template"]
@@ -169,7 +173,7 @@ def _read_run(directory: Path) -> Run:
     return Run(directory, model, template, inventory, method, method.name, config, metrics, known)
 
 
-def _finished(directory: Path) -> dict[str, float]:
+def _read_metrics(directory: Path) -> dict[str, float]:
     """The metrics of a run that came to its end."""
     path = directory / "metrics.json"
     if (directory / "config.yaml").exists() and not path.exists():
@@ -183,7 +187,7 @@ def _finished(directory: Path) -> dict[str, float]:
         raise UserError(f"no finished run: {reason}", where=str(directory), fix=_FIX) from error
 
 
-def _config(directory: Path) -> Settings:
+def _read_config(directory: Path) -> Settings:
     try:
         return read_config(directory)
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -195,7 +199,7 @@ def _name(method: Method, keys: Sequence[str]) -> str:
     return " ".join([method.name, *(f"{key}={method.settings[key]}" for key in keys if key in method.settings)])
 
 
-def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     first: dict[tuple[str, str, str, int], Run] = {}
     copies: dict[str, None] = {}
     for run in runs:
@@ -208,12 +212,11 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
             fix = "leave one of them out"
             raise UserError(f"two runs of {name}: {other.directory} and {run.directory}", where="seeds", fix=fix)
         copies[name] = None
-    told = []
+    remarks = []
     if copies:
-        which = next(iter(copies)) if len(copies) == 1 else f"{len(copies)} evaluations"
-        lie = "lies" if len(copies) == 1 else "lie"
-        told = [f"{which} {lie} in several directories with the same predictions (reused): each counts once"]
-    return list(first.values()), told
+        which = f"{next(iter(copies))} lies" if len(copies) == 1 else f"{len(copies)} evaluations lie"
+        remarks = [f"{which} in several directories with the same predictions (reused): each counts once"]
+    return list(first.values()), remarks
 
 
 def _same_result(run: Run, other: Run) -> bool:

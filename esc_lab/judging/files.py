@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from esc_lab.artifacts import file_fingerprint, write_atomic
-from esc_lab.comparison.record import finite
-from esc_lab.comparison.table import markdown_table
+from esc_lab.comparison.formats import markdown_table
+from esc_lab.comparison.record import replace_nan
 from esc_lab.config import Config
 from esc_lab.judging.gate import Gate
 from esc_lab.judging.inputs import JudgeInputs
@@ -83,7 +83,7 @@ def write_judged(cfg: Config, inputs: JudgeInputs, judged: Judged) -> dict[str, 
     lines = [json.dumps(line, ensure_ascii=False) for line in _lines(inputs, judged)]
     write_atomic(directory / "judgements.jsonl", "\n".join(lines))
     record = {**_record(inputs, judged, results), "clusters": sample.clusters, "draws": cfg.judge.draws}
-    write_atomic(directory / "judge.json", json.dumps(finite(record), indent=1, allow_nan=False))
+    write_atomic(directory / "judge.json", json.dumps(replace_nan(record), indent=1, allow_nan=False))
     heads, rows = _table(inputs, judged.axes, results)
     notes = _notes(cfg, inputs, judged)
     bullets = "\n".join(f"- {note}" for note in notes)

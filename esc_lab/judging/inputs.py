@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from esc_lab.comparison.checks import check_cells, load_predictions
-from esc_lab.comparison.runs import Run, cells_of, read_runs
+from esc_lab.comparison.runs import Run, group_cells, read_runs
 from esc_lab.config import Config, DataConfig
 from esc_lab.data.corpora import ReadReport, read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
@@ -91,14 +91,10 @@ def judge_inputs(cfg: Config) -> JudgeInputs:
     if without:
         fix = "name run directories of stage=evaluate"
         raise UserError(f"no evaluation with predictions: {', '.join(without)}", where="judge.runs", fix=fix)
-    cells = cells_of(runs)
+    cells = group_cells(runs)
     check_cells(cells, ["text/rouge_l"])
     test = load_predictions(runs, ())[runs[0].directory].test
-    labels = {
-        run.directory: cell.name + (f", seed {run.method.seed}" if len(cell.runs) > 1 else "")
-        for cell in cells
-        for run in cell.runs
-    }
+    labels = {run.directory: cell.run_name(run) for cell in cells for run in cell.runs}
     judged = [JudgedRun(labels[run.directory], run, _replies(run)) for run in runs]
     inventory = build_inventory(runs[0].config["inventory"], cfg.config_dirs)
     dialogues = _dialogues(runs, inventory, cfg.config_dirs)

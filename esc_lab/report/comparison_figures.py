@@ -13,8 +13,8 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from esc_lab.comparison.parallel import spread
-from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.parallel import parallel_map
+from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Table
 from esc_lab.metrics.prediction_table import FloatArray
@@ -30,7 +30,7 @@ _LABELS = 10  # labels that one scatter plot has room for
 _PANELS = 12  # confusion matrices in one figure
 
 
-def draw_comparison(comparison: Comparison, table: Table, directory: Path) -> list[Path]:
+def draw_comparison(comparison: ComparisonResult, table: Table, directory: Path) -> list[Path]:
     """Draw what there is to draw into the directory.
 
     Returns:
@@ -41,10 +41,10 @@ def draw_comparison(comparison: Comparison, table: Table, directory: Path) -> li
         names = {cell.name: table.label(cell) for cell, _ in rows}
         tasks += [*_choices(comparison, model, names, directory), *_depths(comparison, model, names, directory)]
         tasks += _training(model, [cell for cell, _ in rows], directory)
-    return [png for png, _ in spread([*tasks, *_scatters(comparison, table, directory)])]
+    return [png for png, _ in parallel_map([*tasks, *_scatters(comparison, table, directory)])]
 
 
-def _scatters(comparison: Comparison, table: Table, directory: Path) -> Iterator[Task]:
+def _scatters(comparison: ComparisonResult, table: Table, directory: Path) -> Iterator[Task]:
     """Q against B: all cells together, or if their labels would crowd a figure for each model."""
     models = table.by_model()
     spots = {
@@ -65,7 +65,7 @@ def _scatters(comparison: Comparison, table: Table, directory: Path) -> Iterator
             yield partial(scatter, found, path, title=title, **labels)
 
 
-def _choices(comparison: Comparison, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
+def _choices(comparison: ComparisonResult, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
     tables = {label: comparison.strategies[name] for name, label in names.items() if name in comparison.strategies}
     for number, part in enumerate(_batched(list(tables.items()), _TOGETHER)):
         path = directory / f"preference_{_slug(model)}{_number(number)}"
@@ -79,7 +79,7 @@ def _choices(comparison: Comparison, model: str, names: Mapping[str, str], direc
         yield partial(confusion_matrices, counts, part[0][1].strategies, path, title=title)
 
 
-def _depths(comparison: Comparison, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
+def _depths(comparison: ComparisonResult, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
     headings = {column.name: column.heading for column in comparison.columns}
     for metric, heading in headings.items():
         if metric.endswith("/accuracy") and metric.replace("accuracy", "Q") in headings:
@@ -131,7 +131,7 @@ def read_curve(path: Path, column: str) -> tuple[FloatArray, FloatArray] | None:
     return (np.array(sorted(last)), np.array([last[step] for step in sorted(last)])) if last else None
 
 
-def _spot(comparison: Comparison, cell: Cell) -> Spot | None:
+def _spot(comparison: ComparisonResult, cell: Cell) -> Spot | None:
     q, b = (comparison.estimates.get((cell.name, f"strategy/{metric}")) for metric in ("Q", "B"))
     if q is None or b is None or math.isnan(q.interval.value + b.interval.value):
         return None

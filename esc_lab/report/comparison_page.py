@@ -9,10 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from esc_lab.artifacts import file_fingerprint, write_atomic
-from esc_lab.comparison.notes import notes_of
-from esc_lab.comparison.record import record
-from esc_lab.comparison.result import Comparison
-from esc_lab.comparison.table import Table, table_of
+from esc_lab.comparison.record import build_record
+from esc_lab.comparison.result import ComparisonResult
+from esc_lab.comparison.table import Table, build_table
 from esc_lab.report.comparison_table import table_context
 from esc_lab.report.dialogue_browser import browser_data, link
 from esc_lab.report.inline_figures import inline_svg
@@ -45,7 +44,7 @@ FIGURES = {
 }
 
 
-def write_comparison_page(comparison: Comparison, figures: Sequence[Path], path: Path) -> Path:
+def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path], path: Path) -> Path:
     """Write the page; its links to search trees and heat maps are relative to where it lies.
 
     Args:
@@ -60,15 +59,14 @@ def write_comparison_page(comparison: Comparison, figures: Sequence[Path], path:
     return path
 
 
-def comparison_page(comparison: Comparison, figures: Sequence[Path], directory: Path) -> str:
+def comparison_page(comparison: ComparisonResult, figures: Sequence[Path], directory: Path) -> str:
     """A self-contained HTML page; texts of models may hold anything, they stay text.
 
     Args:
         comparison, figures: as for `write_comparison_page`.
         directory: where the page is to lie.
     """
-    notes = notes_of(comparison)
-    table = table_of(comparison.cells, comparison.columns, comparison.estimates, notes)
+    table = build_table(comparison)
     browser = browser_data(comparison, directory)
     sections = {
         "results": ("Results", True),
@@ -99,8 +97,8 @@ def comparison_page(comparison: Comparison, figures: Sequence[Path], directory: 
     )
 
 
-def _facts(comparison: Comparison) -> dict[str, str]:
-    test, runs = comparison.test, [run for cell in comparison.cells for run in cell.runs]
+def _facts(comparison: ComparisonResult) -> dict[str, str]:
+    test, runs = comparison.test, comparison.runs
     facts = {"Runs": f"{len(runs):,}", "Seeds": ", ".join(map(str, sorted({run.method.seed for run in runs})))}
     if test:
         facts |= {"Dialogues": f"{test.dialogues:,}", "Decisions": f"{len(test.keys):,}"}
@@ -108,9 +106,9 @@ def _facts(comparison: Comparison) -> dict[str, str]:
     return facts
 
 
-def _numbers(comparison: Comparison, table: Table) -> dict[str, Any]:
+def _numbers(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
     """What the script draws: the record, with names for readers, less what the page says elsewhere."""
-    found = record(comparison, [])
+    found = build_record(comparison, [])
     labels = {cell.name: table.label(cell) for cell in comparison.cells}
     several = len(table.by_model()) > 1
     columns = [
@@ -150,11 +148,10 @@ def _browser_notes(browser: dict[str, Any] | None) -> list[str]:
     return notes
 
 
-def _reproduction(comparison: Comparison, directory: Path) -> dict[str, Any]:
+def _reproduction(comparison: ComparisonResult, directory: Path) -> dict[str, Any]:
     """Commands, settings that differ, versions, and links to the pages of search trees."""
     lines, without = commands(comparison.cells)
-    runs = [run for cell in comparison.cells for run in cell.runs]
-    folders = dict.fromkeys(place / "trees" for run in runs for place in source_runs(run))
+    folders = dict.fromkeys(place / "trees" for run in comparison.runs for place in source_runs(run))
     # Each once: runs that share a search have a copy each.
     by_content = {file_fingerprint(tree): tree for folder in folders for tree in folder.glob("*.html")}
     trees = sorted(by_content.values(), key=lambda tree: tree.stem)

@@ -7,13 +7,14 @@ import re
 from typing import Any
 
 from esc_lab.comparison.estimates import Estimate
-from esc_lab.comparison.result import Comparison
-from esc_lab.comparison.table import Entry, Table, p_text
+from esc_lab.comparison.formats import format_p
+from esc_lab.comparison.result import ComparisonResult
+from esc_lab.comparison.table import Entry, Table
 from esc_lab.metrics.metric import Metric
 from esc_lab.statistics.intervals import Interval
 
 
-def table_context(comparison: Comparison, table: Table) -> dict[str, Any]:
+def table_context(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
     """What the template draws: columns with their meanings, rows with a field for each column, notes."""
     several = len(table.by_model()) > 1
     columns = [
@@ -79,7 +80,7 @@ def describe_estimate(estimate: Estimate, column: Metric) -> str:
             text += f" (95 % interval {ends})"
         if not math.isnan(difference.corrected):
             kind = "not corrected" if difference.primary else "Holm-corrected"
-            text += f", p {p_text(difference.corrected)} ({kind})"
+            text += f", p {format_p(difference.corrected)} ({kind})"
         parts.append(text)
     return _minus("; ".join(parts))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Run
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
@@ -26,7 +26,7 @@ DIALOGUES = "dialogues.jsonl"
 _Key = tuple[str, int]
 
 
-def browser_data(comparison: Comparison, directory: Path) -> dict[str, Any] | None:
+def browser_data(comparison: ComparisonResult, directory: Path) -> dict[str, Any] | None:
     """The decisions of the test set with what each run did there, as JSON types; None without predictions.
 
     If there are more runs than fit beside one another, it is the first seed of each cell, as far as they fit.
@@ -69,9 +69,9 @@ def browser_data(comparison: Comparison, directory: Path) -> dict[str, Any] | No
     }
 
 
-def _chosen(comparison: Comparison) -> tuple[list[Run], list[str]]:
+def _chosen(comparison: ComparisonResult) -> tuple[list[Run], list[str]]:
     """The runs to show and the names of the others."""
-    runs = [run for cell in comparison.cells for run in cell.runs if run.predictions]
+    runs = [run for run in comparison.runs if run.predictions]
     if len(runs) <= MOST_RUNS:
         return runs, []
     firsts = [next((run for run in cell.runs if run.predictions), None) for cell in comparison.cells]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import read_yaml
-from esc_lab.comparison.runs import Cell, Run, short_names
+from esc_lab.comparison.runs import Cell, Run, shorten_names
 from esc_lab.config import keys
 from esc_lab.runs.identity import flatten
 from esc_lab.runs.layout import read_config
@@ -36,7 +36,7 @@ class Command:
 
 def run_names(cells: Sequence[Cell]) -> dict[Path, str]:
     """What a page calls each run, by directory: its cell, with the seed where the cell has several."""
-    names = short_names(cells)
+    names = shorten_names(cells)
     return {
         run.directory: f"{names[cell.name]}, seed {run.method.seed}" if len(cell.runs) > 1 else names[cell.name]
         for cell in cells
@@ -113,7 +113,7 @@ def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
     values = [{key: _together(list(several)) for key, several in one.items()} for one in settings]
     keys = dict.fromkeys(key for one in values for key in one)
     differ = [key for key in keys if len({one[key] for one in values if key in one}) > 1]
-    return list(short_names(cells).values()), {key: [one.get(key, "") for one in values] for key in differ}
+    return list(shorten_names(cells).values()), {key: [one.get(key, "") for one in values] for key in differ}
 
 
 def _together(values: Sequence[str]) -> str:

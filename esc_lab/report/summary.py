@@ -6,16 +6,17 @@ import math
 from collections.abc import Sequence
 
 from esc_lab.comparison.estimates import Difference
-from esc_lab.comparison.result import Comparison
+from esc_lab.comparison.formats import format_p
+from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
-from esc_lab.comparison.table import Table, p_text
+from esc_lab.comparison.table import Table
 from esc_lab.metrics.metric import Metric
 from esc_lab.report.comparison_table import ends_text
 
 _MANY = 4  # names that a sentence holds
 
 
-def title_of(comparison: Comparison) -> str:
+def title_of(comparison: ComparisonResult) -> str:
     """`smollm2: base, SFT and CSO compared`, or with numbers where there are many."""
     evaluated = [cell for cell in comparison.cells if cell.evaluation] or list(comparison.cells)
     models = list(dict.fromkeys(cell.model for cell in evaluated))
@@ -25,7 +26,7 @@ def title_of(comparison: Comparison) -> str:
     return f"{named[1]}: {named[0]} compared"
 
 
-def summary(comparison: Comparison, table: Table) -> list[str]:
+def summary(comparison: ComparisonResult, table: Table) -> list[str]:
     """What was compared, over what, and for each model which run is best on the primary metric and how surely."""
     evaluated = [cell for cell in comparison.cells if cell.evaluation]
     test, found = comparison.test, []
@@ -50,7 +51,7 @@ def summary(comparison: Comparison, table: Table) -> list[str]:
     return [*found, f"{column.heading} is the primary metric. {column.explanation}"]
 
 
-def _best(comparison: Comparison, cells: Sequence[Cell], column: Metric, table: Table, start: str) -> str:
+def _best(comparison: ComparisonResult, cells: Sequence[Cell], column: Metric, table: Table, start: str) -> str:
     def value(cell: Cell) -> float:
         return comparison.estimates[cell.name, column.name].interval.value
 
@@ -85,10 +86,10 @@ def _against(difference: Difference, column: Metric, baseline: str) -> str:
         return f"{text}, which was not tested"
     sure = difference.corrected < 0.05
     verdict = "a significant difference" if sure else "which may well be chance"
-    return f"{text}, {verdict} (p {p_text(difference.corrected)})"
+    return f"{text}, {verdict} (p {format_p(difference.corrected)})"
 
 
-def _known(comparison: Comparison, cell: Cell, column: Metric) -> bool:
+def _known(comparison: ComparisonResult, cell: Cell, column: Metric) -> bool:
     found = comparison.estimates.get((cell.name, column.name))
     return found is not None and not math.isnan(found.interval.value)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from esc_lab.comparison.notes import notes_of
-from esc_lab.comparison.output import write_comparison
-from esc_lab.comparison.result import compared
-from esc_lab.comparison.table import print_table, table_of
+from esc_lab.comparison.files import write_comparison
+from esc_lab.comparison.formats import print_table
+from esc_lab.comparison.result import compute_comparison
+from esc_lab.comparison.table import build_table
 from esc_lab.config import Config
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import write_comparison_page
@@ -28,10 +28,10 @@ def run(cfg: Config) -> dict[str, float]:
     runs = [Path(path) for path in asked.runs]
     if asked.wandb:
         runs += download_evaluations(asked.wandb, Path(cfg.cache_dir), asked.wandb_groups)
-    comparison = compared(
+    comparison = compute_comparison(
         runs, baseline=asked.baseline, primary=asked.primary, metrics=asked.metrics, draws=asked.draws, seed=cfg.seed
     )
-    table = table_of(comparison.cells, comparison.columns, comparison.estimates, notes_of(comparison))
+    table = build_table(comparison)
     figures = draw_comparison(comparison, table, directory / "figures")
     write_comparison(comparison, table, figures, directory)
     print_table(table, console())

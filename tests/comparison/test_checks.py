@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from esc_lab.comparison.checks import check_cells, chosen_metrics, load_predictions
-from esc_lab.comparison.result import compared
-from esc_lab.comparison.runs import cells_of, read_runs
+from esc_lab.comparison.checks import check_cells, choose_metrics, load_predictions
+from esc_lab.comparison.result import compute_comparison
+from esc_lab.comparison.runs import group_cells, read_runs
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import METRICS
@@ -21,8 +21,8 @@ def runs_of(*directories):
 
 def checked(*directories, metrics=None):
     runs = runs_of(*directories)
-    names = chosen_metrics(runs, metrics)
-    check_cells(cells_of(runs), names)
+    names = choose_metrics(runs, metrics)
+    check_cells(group_cells(runs), names)
     return load_predictions(runs, names)
 
 
@@ -32,14 +32,14 @@ def checked(*directories, metrics=None):
 def test_metrics_are_those_asked_for_or_the_tables(tmp_path):
     runs = runs_of(write_evaluation(tmp_path / "run", predictions(skill=0.5, seed=1, replies=True)))
     known = list(METRICS)
-    found = chosen_metrics(runs, None)
+    found = choose_metrics(runs, None)
     assert found == sorted(found, key=known.index)
     assert {"strategy/Q", "generated/Q", "text/rouge_l", "sra/log_sra"} <= set(found)
-    assert chosen_metrics(runs, ["text/empty_replies", "strategy/B", "text/empty_replies"]) == [
+    assert choose_metrics(runs, ["text/empty_replies", "strategy/B", "text/empty_replies"]) == [
         "text/empty_replies", "strategy/B",
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"stategy/Q: no run has the metric; did you mean 'strategy/Q'\?"):
-        chosen_metrics(runs, ["stategy/Q"])
+        choose_metrics(runs, ["stategy/Q"])
 
 
 def test_a_missing_metric_names_the_runs(tmp_path):
@@ -49,8 +49,8 @@ def test_a_missing_metric_names_the_runs(tmp_path):
     training = write_training(tmp_path / "training", "sft")
     runs = runs_of(plain, written, training)
     with pytest.raises(UserError, match=rf"text/rouge_l: missing in {plain}"):
-        chosen_metrics(runs, ["text/rouge_l"])
-    assert chosen_metrics(runs, ["strategy/Q", "val/loss"]) == ["strategy/Q", "val/loss"]  # each kind has its own
+        choose_metrics(runs, ["text/rouge_l"])
+    assert choose_metrics(runs, ["strategy/Q", "val/loss"]) == ["strategy/Q", "val/loss"]  # each kind has its own
 
 
 def test_a_metric_must_be_in_all_seeds_or_in_none(tmp_path):
@@ -105,7 +105,7 @@ def test_runs_whose_sampling_differs_by_name_are_compared_and_flagged(tmp_path):
         rows[0].reply = f"at {temperature}"
         rows[0].bleu = [0, 0, 0, 0, 2, 8]
         directories.append(write_evaluation(tmp_path / str(temperature), rows, evaluate__generation=generation))
-    found = compared(directories, draws=50)
+    found = compute_comparison(directories, draws=50)
     assert [cell.method for cell in found.cells] == [
         f"base evaluate.generation.temperature={temperature}" for temperature in (0.0, 0.7)
     ]
@@ -116,7 +116,7 @@ def test_runs_whose_sampling_differs_by_name_are_compared_and_flagged(tmp_path):
     # One of another method, whose name does not say it.
     other = write_evaluation(tmp_path / "other", rows, prompt__inference="cot", evaluate__generation=generation)
     with pytest.raises(UserError, match=r"evaluate.generation.temperature differs: 0.0 in .*; 0.7 in"):
-        compared([*directories, other], draws=50)
+        compute_comparison([*directories, other], draws=50)
 
 
 def test_settings_that_older_runs_lack_are_passed_over(tmp_path):
@@ -145,7 +145,7 @@ def test_prompts_with_other_contexts_are_told(tmp_path):
         for name, situation in (("one", True), ("other", False))
     ]
     told = f"prompts differ in prompt.eval.situation: True in {directories[0]}; False in {directories[1]}"
-    assert told in compared(directories, draws=50).remarks
+    assert told in compute_comparison(directories, draws=50).remarks
 
 
 # --- test sets
@@ -161,7 +161,7 @@ def test_runs_without_predictions_need_the_same_settings_of_the_test_set(tmp_pat
         config = settings("evaluate", **{"model__name": name, "evaluate__split": "test", **changes})
         other = write_run(tmp_path / name, config, {"strategy/Q": 0.5, "decisions": size})
         with pytest.raises(UserError, match=told):
-            compared([known, other], draws=20)
+            compute_comparison([known, other], draws=20)
 
 
 def test_test_sets(tmp_path):

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from esc_lab.artifacts import file_fingerprint
-from esc_lab.comparison.notes import notes_of
-from esc_lab.comparison.output import write_comparison
-from esc_lab.comparison.result import compared
-from esc_lab.comparison.table import table_of
+from esc_lab.comparison.files import write_comparison
+from esc_lab.comparison.result import compute_comparison
+from esc_lab.comparison.table import build_table
 from esc_lab.errors import UserError
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run
 
@@ -50,8 +49,8 @@ def written(directory: Path, runs: dict[str, tuple[Path, list]], *, forced=(), b
 
 
 def compared_into(directory: Path, runs, **asked):
-    found = compared(runs, **asked)
-    table = table_of(found.cells, found.columns, found.estimates, notes_of(found))
+    found = compute_comparison(runs, **asked)
+    table = build_table(found)
     write_comparison(found, table, [], directory)
     return found
 
@@ -68,7 +67,7 @@ def judged(tmp_path_factory):
 def test_scores_are_a_metric_like_the_others(judged):
     """This judge says what the classifier says, so value, interval, difference and test are the same."""
     _, (one, rows), (other, _), judge = judged
-    found = compared([one, judge, other], **QUICK).estimates
+    found = compute_comparison([one, judge, other], **QUICK).estimates
     for cell in ("tiny base (cso)", "tiny base cot (cso)"):
         mine, theirs = found[cell, "judge/overall"], found[cell, "adherence/accuracy"]
         assert mine.interval == theirs.interval
@@ -81,7 +80,7 @@ def test_scores_are_a_metric_like_the_others(judged):
 def test_a_judge_may_have_seen_some_decisions_and_runs_only(judged, tmp_path):
     _, (one, rows), (other, _), _ = judged
     judge = written(tmp_path / "judge", {"one": (one, rows[::3])}, forced=["too small"])
-    found = compared([one, other, judge], draws=400)
+    found = compute_comparison([one, other, judge], draws=400)
     estimate = found.estimates["tiny base (cso)", "judge/overall"]
     assert estimate.interval.value == pytest.approx(sum(row.adheres for row in rows[::3]) / len(rows[::3]))
     assert estimate.interval.low < estimate.interval.value < estimate.interval.high
@@ -120,10 +119,10 @@ def test_refusals(judged, tmp_path):
     _, (one, rows), (other, _), judge = judged
     second = written(tmp_path / "second", {"one": (one, rows)})
     with pytest.raises(UserError, match=r"compare.runs: 2 runs of stage=judge: .*/judge, .*/second. Fix: name one"):
-        compared([one, judge, second], **QUICK)
+        compute_comparison([one, judge, second], **QUICK)
     again = write_evaluation(tmp_path / "again", [replace(rows[0], reply="new"), *rows[1:]])
     with pytest.raises(UserError, match=r"judge: it judged none of the compared runs. Fix: .* judge again"):
-        compared([again, judge], **QUICK)
+        compute_comparison([again, judge], **QUICK)
     (second / "judge.json").unlink()
     with pytest.raises(UserError, match=r"second: no finished run of the judge: FileNotFoundError"):
-        compared([one, other, second], **QUICK)
+        compute_comparison([one, other, second], **QUICK)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from esc_lab.comparison.groups import FEWEST
-from esc_lab.comparison.result import compared
+from esc_lab.comparison.groups import MIN_DECISIONS
+from esc_lab.comparison.result import compute_comparison
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.statistics.permutation import holm
@@ -40,7 +40,7 @@ def directories(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def comparison(directories):
-    return compared(directories, **QUICK)
+    return compute_comparison(directories, **QUICK)
 
 
 def test_values_are_means_of_the_recorded_metrics(comparison):
@@ -89,7 +89,7 @@ def test_differences_are_to_the_models_base_and_corrected_together(comparison):
 def test_metrics_are_flat_and_finite(comparison, directories):
     metrics = comparison.metrics
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
-    base = compared(directories[:1], **QUICK)
+    base = compute_comparison(directories[:1], **QUICK)
     assert base.metrics["first base (cso)/strategy/Q"] == base.cells[0].runs[0].metrics["strategy/Q"]
     assert "first CSO (cso)/p/strategy/Q" in metrics
     assert metrics["first CSO (cso)/difference/strategy/Q"] > 0
@@ -97,16 +97,16 @@ def test_metrics_are_flat_and_finite(comparison, directories):
 
 def test_same_seed_same_result_and_order_of_directories_does_not_matter(directories):
     chosen = [directories[1], directories[4], directories[0]]
-    ours = compared(chosen, metrics=["strategy/Q", "strategy/B"], **QUICK).estimates
-    again = compared(chosen[::-1], metrics=["strategy/B", "strategy/Q"], baseline="base", **QUICK).estimates
+    ours = compute_comparison(chosen, metrics=["strategy/Q", "strategy/B"], **QUICK).estimates
+    again = compute_comparison(chosen[::-1], metrics=["strategy/B", "strategy/Q"], baseline="base", **QUICK).estimates
     assert ours == again
-    assert ours != compared(chosen, metrics=["strategy/Q", "strategy/B"], seed=1, **QUICK).estimates
+    assert ours != compute_comparison(chosen, metrics=["strategy/Q", "strategy/B"], seed=1, **QUICK).estimates
 
 
 def test_equal_runs_do_not_differ(tmp_path):
     rows = predictions(skill=0.4, seed=1, replies=True)
     runs = [write_evaluation(tmp_path / name, rows, prompt__inference=name) for name in ("direct", "cot")]
-    found = compared(runs, **QUICK)
+    found = compute_comparison(runs, **QUICK)
     tested = [one.difference for one in found.estimates.values() if one.difference]
     assert len(tested) > 10
     for one in tested:
@@ -120,8 +120,12 @@ def test_seeds_widen_the_interval(tmp_path):
         training = write_training(tmp_path / f"sft{seed}", "sft", seed=seed)
         rows = predictions(skill=skill, seed=seed, dialogues=40)
         found.append(write_evaluation(tmp_path / f"run{seed}", rows, checkpoint=str(training)))
-    both = compared(found, metrics=["strategy/accuracy"], **QUICK).estimates["tiny SFT (cso)", "strategy/accuracy"]
-    alone = compared(found[:1], metrics=["strategy/accuracy"], **QUICK).estimates["tiny SFT (cso)", "strategy/accuracy"]
+    both = compute_comparison(found, metrics=["strategy/accuracy"], **QUICK).estimates[
+        "tiny SFT (cso)", "strategy/accuracy"
+    ]
+    alone = compute_comparison(found[:1], metrics=["strategy/accuracy"], **QUICK).estimates[
+        "tiny SFT (cso)", "strategy/accuracy"
+    ]
     width = both.interval.high - both.interval.low
     assert width > 2 * (alone.interval.high - alone.interval.low)
     assert width > abs(both.values[1] - both.values[0]) * 0.9  # in a quarter of the draws both are the same seed
@@ -132,7 +136,7 @@ def test_seeds_widen_the_interval(tmp_path):
 
 def test_baselines(directories):
     def baselines(asked, *chosen):
-        found = compared(chosen or directories, baseline=asked, metrics=["strategy/Q"], **QUICK)
+        found = compute_comparison(chosen or directories, baseline=asked, metrics=["strategy/Q"], **QUICK)
         return {name: cell.name for name, cell in found.baselines.items()}
 
     assert set(baselines("second SFT (cso)").values()) == {"second SFT (cso)"}
@@ -147,8 +151,8 @@ def test_a_method_under_several_templates_is_no_baseline(tmp_path):
     rows = predictions(skill=0.4, seed=1)
     runs = [write_evaluation(tmp_path / t, rows, prompt__eval={"template": t}) for t in ("cso", "c1_hf")]
     with pytest.raises(UserError, match=r"tiny has 2 cells of the method base. Fix: name one of the cells"):
-        compared(runs, baseline="base", **QUICK)
-    assert {cell.name for cell in compared(runs, **QUICK).baselines.values()} == {"tiny base (cso)"}
+        compute_comparison(runs, baseline="base", **QUICK)
+    assert {cell.name for cell in compute_comparison(runs, **QUICK).baselines.values()} == {"tiny base (cso)"}
 
 
 # --- runs with less
@@ -158,7 +162,7 @@ def test_runs_without_predictions_and_trainings_have_values_alone(tmp_path):
     bare = write_run(tmp_path / "bare", settings("evaluate"), {"strategy/Q": 0.5})
     training = write_training(tmp_path / "sft", "sft")
     evaluated = write_run(tmp_path / "of_sft", settings("evaluate", checkpoint=str(training)), {"strategy/Q": 0.7})
-    found = compared([bare, training, evaluated], **QUICK)
+    found = compute_comparison([bare, training, evaluated], **QUICK)
     assert (found.test, found.groups, found.strategies) == (None, [], {})
     one = found.estimates["tiny SFT (cso)", "strategy/Q"]
     assert one.difference.interval.value == pytest.approx(0.2)
@@ -173,11 +177,13 @@ def test_several_versions_of_the_program_are_said(tmp_path):
     rows = predictions(skill=0.4, seed=1)
     runs = [write_evaluation(tmp_path / name, rows, model__name=name) for name in ("a", "b")]
     (runs[0] / "environment.json").write_text('{"git_commit": "abc"}')
-    assert compared(runs, **QUICK).remarks == ["the runs are of 2 versions of this program: 000000000000, abc"]
+    assert compute_comparison(runs, **QUICK).remarks == [
+        "the runs are of 2 versions of this program: 000000000000, abc"
+    ]
 
 
 def test_a_primary_metric_that_nobody_measured(tmp_path):
-    found = compared([write_training(tmp_path / "sft", "sft")], **QUICK)
+    found = compute_comparison([write_training(tmp_path / "sft", "sft")], **QUICK)
     assert found.primary is None
 
 
@@ -186,11 +192,11 @@ def test_a_primary_metric_that_does_not_exist(tmp_path):
     with pytest.raises(
         UserError, match=r"compare.primary=strategy/q: no run has the metric; did you mean 'strategy/Q'"
     ):
-        compared([run], primary="strategy/q", **QUICK)
+        compute_comparison([run], primary="strategy/q", **QUICK)
 
 
 def test_what_depends_on_the_tokenizer_is_not_tested_across_models(tmp_path):
-    found = compared(
+    found = compute_comparison(
         [
             write_evaluation(tmp_path / name, predictions(skill=skill, seed=1, replies=True), model__name=name)
             for name, skill in (("one", 0.4), ("other", 0.6))
@@ -213,7 +219,7 @@ def many(tmp_path_factory):
     rows += [replace(row, dialogue="rare", tree="rare", problem="rare", emotion="") for row in rows[:3]]
     base = write_evaluation(root / "base", rows)
     other = [replace(row, distribution=one.distribution) for row, one in zip(rows, rows[::-1], strict=True)]
-    return rows, compared([base, write_evaluation(root / "other", other, prompt__inference="cot")], **QUICK)
+    return rows, compute_comparison([base, write_evaluation(root / "other", other, prompt__inference="cot")], **QUICK)
 
 
 def test_groups_hold_what_their_decisions_give(many, tmp_path):
@@ -241,7 +247,7 @@ def test_depths_split_the_decisions(many):
     rows, found = many
     depths = {one.group.name: one.group for one in found.groups if one.group.kind == "depth"}
     assert sum(group.keep.astype(int) for group in depths.values()).tolist() == [1] * len(rows)
-    assert all(group.decisions >= FEWEST for group in depths.values())
+    assert all(group.decisions >= MIN_DECISIONS for group in depths.values())
     assert [group.depth for group in depths.values()] == sorted(group.depth for group in depths.values())
     spans = [[int(end) for end in name.split("-")] for name in depths]
     assert all(before[-1] < after[0] for before, after in itertools.pairwise(spans))
@@ -263,12 +269,12 @@ def test_strategy_tables_are_those_of_the_evaluation(many, tmp_path):
 
 def test_strategies_of_a_model_that_only_writes(tmp_path):
     rows = [replace(row, distribution={}, label_mass=None) for row in predictions(skill=0.4, seed=1, replies=True)]
-    found = compared([write_evaluation(tmp_path / "run", rows)], **QUICK)
+    found = compute_comparison([write_evaluation(tmp_path / "run", rows)], **QUICK)
     table = found.strategies["tiny base (cso)"]
     assert table.of == "generated"
     assert table.confusion[-1].sum() > 0
     named = [replace(row, prompted=row.gold[0]) for row in rows]
-    found = compared([write_evaluation(tmp_path / "named", named)], **QUICK)
+    found = compute_comparison([write_evaluation(tmp_path / "named", named)], **QUICK)
     assert found.strategies == {}
     assert found.primary is None
 
@@ -277,7 +283,7 @@ def test_groups_go_by_name_in_lower_case_and_few_dialogues_give_no_interval(tmp_
     rows = predictions(skill=0.4, seed=1, dialogues=24, turns=6)
     for number, row in enumerate(rows):
         row.problem = ("Job Crisis", "job  crisis")[number // 6 % 2] if number // 6 < 20 else "rare"
-    found = compared([write_evaluation(tmp_path / "run", rows)], draws=100).groups
+    found = compute_comparison([write_evaluation(tmp_path / "run", rows)], draws=100).groups
     by_name = {one.group.name: one for one in found if one.group.kind == "problem" and one.metric == "strategy/Q"}
     assert {name: (one.group.decisions, one.group.clusters) for name, one in by_name.items()} == {
         "job crisis": (120, 20), "rare": (24, 4),

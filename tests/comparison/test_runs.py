@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esc_lab.comparison.runs import cells_of, read_runs
+from esc_lab.comparison.runs import group_cells, read_runs
 from esc_lab.errors import UserError
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run, write_training
 
@@ -19,7 +19,7 @@ def evaluation(directory: Path, **changes) -> Path:
 
 
 def names(*directories: Path) -> list[str]:
-    return [cell.name for cell in cells_of(read_runs(directories)[0])]
+    return [cell.name for cell in group_cells(read_runs(directories)[0])]
 
 
 # --- names
@@ -80,7 +80,7 @@ def test_searches_and_earlier_trainings_are_told_apart_too(tmp_path):
         search = write_run(tmp_path / f"own{seed}", settings("search"), {})
         write_training(tmp_path / f"s{seed}", "cso", seed=seed, data__path=str(search / "esc_pro"))
     seeds = [evaluation(tmp_path / f"e{seed}", checkpoint=str(tmp_path / f"s{seed}")) for seed in (1, 2)]
-    cells = cells_of(read_runs(seeds)[0])
+    cells = group_cells(read_runs(seeds)[0])
     assert [(cell.name, cell.seeds) for cell in cells] == [("tiny CSO (cso)", (1, 2))]
 
 
@@ -90,7 +90,7 @@ def test_seed_is_that_of_the_training(tmp_path):
         training = write_training(tmp_path / f"sft{seed}", "sft", seed=seed)
         found.append(evaluation(tmp_path / f"evaluation{seed}", seed=7, checkpoint=str(training)))
     found.append(evaluation(tmp_path / "base", seed=7))
-    cells = cells_of(read_runs(found)[0])
+    cells = group_cells(read_runs(found)[0])
     assert [cell.seeds for cell in cells] == [(1, 2), (7,)]
 
 

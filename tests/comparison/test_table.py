@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from esc_lab.comparison.estimates import Difference, Estimate
-from esc_lab.comparison.latex import latex, tex
-from esc_lab.comparison.long_table import write_long_table, write_wide_table
+from esc_lab.comparison.files import write_long_table, write_wide_table
+from esc_lab.comparison.formats import escape_latex, format_latex, format_markdown, print_table
+from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell, read_runs
-from esc_lab.comparison.table import markdown, print_table, table_of
+from esc_lab.comparison.table import tabulate
 from esc_lab.metrics.records import find_metric
 from esc_lab.statistics.intervals import Interval
 from tests.comparison.synthetic import settings, write_run
@@ -61,7 +63,7 @@ def example(cell):
         ("m CSO (cso)", "sra/log_sra"): estimate(-6.25),
     }
     columns = list(map(find_metric, ["strategy/Q", "strategy/B", "strategy/n", "sra/log_sra"]))
-    return table_of(cells, columns, found, ["A note with 5 % & p < 0.05."]), found
+    return tabulate(cells, columns, found, ["A note with 5 % & p < 0.05."])
 
 
 def cells_of(text: str) -> list[list[str]]:
@@ -70,7 +72,7 @@ def cells_of(text: str) -> list[list[str]]:
 
 
 def test_markdown(example):
-    text = markdown(*example)
+    text = format_markdown(example)
     assert cells_of(text) == [
         ["run", "seeds", "Q \u2191", "B \u2193", "n", "log SRA"],
         ["---", "---:", "---:", "---:", "---:", "---:"],
@@ -86,7 +88,7 @@ def test_markdown(example):
 
 
 def test_latex(example):
-    text = latex(example[0], "Models & methods")
+    text = format_latex(example, "Models & methods")
     assert r"\caption{Models \& methods}" in text
     assert r" & seeds & Q $\uparrow$ & B $\downarrow$ & n & log SRA \\" in text
     assert r"\multicolumn{6}{l}{\textit{m}} \\" in text
@@ -121,7 +123,7 @@ def test_latex_splits_wide_tables(cell):
     metrics = [f"metric_{number}" for number in range(12)]
     cells = [cell("m", "base"), cell("m", "CSO")]
     found = {(one.name, metric): estimate(0.5) for one in cells for metric in metrics}
-    text = latex(table_of(cells, list(map(find_metric, metrics)), found, []), "wide")
+    text = format_latex(tabulate(cells, list(map(find_metric, metrics)), found, []), "wide")
     assert text.count(r"\begin{tabular}") == 3
     assert all(rf"metric\_{number}" in text for number in range(12))
     check_latex(text)
@@ -129,7 +131,7 @@ def test_latex_splits_wide_tables(cell):
 
 @given(st.text(st.sampled_from("a1 &%$#_{}~^\\<>\u00b1\u2191|*"), max_size=12))
 def test_any_text_in_latex(text):
-    check_latex(f"\\begin{{tabular}}{{l}}\\toprule\\midrule\n{tex(text)} \\\\\n\\bottomrule\\end{{tabular}}")
+    check_latex(f"\\begin{{tabular}}{{l}}\\toprule\\midrule\n{escape_latex(text)} \\\\\n\\bottomrule\\end{{tabular}}")
 
 
 def printed(table, width: int) -> list[str]:
@@ -144,7 +146,7 @@ def test_terminal_tables_fit_and_are_complete(cell, width):
     metrics = ["strategy/Q", "strategy/B", *(f"metric/{number}" for number in range(9))]
     cells = [cell("model", method, 3) for method in ("base", "CSO random negatives objective.beta=0.5")]
     found = {(one.name, metric): estimate(0.123, 0.045, -0.01, 0.001) for one in cells for metric in metrics}
-    lines = printed(table_of(cells, list(map(find_metric, metrics)), found, ["A note."]), width)
+    lines = printed(tabulate(cells, list(map(find_metric, metrics)), found, ["A note."]), width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     assert text.count("0.123 \u00b10.045") == text.count("-0.010**") == 2 * len(metrics)
@@ -158,20 +160,20 @@ def test_names_cannot_break_a_table(cell):
     name = "a|b [bold]c[/] \\ _d_"
     one = cell(name, "base")
     found = {(one.name, "strategy/Q"): estimate(0.5)}
-    table = table_of([one], list(map(find_metric, ["strategy/Q"])), found, [])
-    assert cells_of(markdown(table, found))[2][0] == f"{name} (cso)".replace("|", r"\|").replace(
+    table = tabulate([one], list(map(find_metric, ["strategy/Q"])), found, [])
+    assert cells_of(format_markdown(table))[2][0] == f"{name} (cso)".replace("|", r"\|").replace(
         " (cso)", " base (cso)"
     )
     assert name in "\n".join(printed(table, 120))
-    check_latex(latex(table, name))
+    check_latex(format_latex(table, name))
 
 
 def test_templates_are_shown_where_they_differ(cell):
     cells = [cell("m", "base"), cell("m", "base", template="c1_hf")]
     found = {(one.name, "strategy/Q"): estimate(0.5) for one in cells}
-    table = table_of(cells, list(map(find_metric, ["strategy/Q"])), found, [])
+    table = tabulate(cells, list(map(find_metric, ["strategy/Q"])), found, [])
     assert [table.label(one) for one in cells] == ["base (cso)", "base (c1_hf)"]
-    assert table_of(cells[:1], list(map(find_metric, ["strategy/Q"])), found, []).label(cells[0]) == "base"
+    assert tabulate(cells[:1], list(map(find_metric, ["strategy/Q"])), found, []).label(cells[0]) == "base"
 
 
 def test_no_best_where_all_look_the_same_or_nothing_is_better(cell):
@@ -182,13 +184,16 @@ def test_no_best_where_all_look_the_same_or_nothing_is_better(cell):
         for metric, row in values.items()
         for one, value in zip(cells, row, strict=True)
     }
-    table = table_of(cells, list(map(find_metric, [*values])), found, [])
+    table = tabulate(cells, list(map(find_metric, [*values])), found, [])
     assert not any(entry.best for _, entries in table.rows for entry in entries)
 
 
-def test_long_and_wide_tables_hold_every_metric(run, tmp_path, monkeypatch):
+def test_long_and_wide_tables_hold_every_metric(run, tmp_path, caplog):
     cells = [Cell("tiny", "base", "cso", (run,)), Cell("tiny", "x,y", "cso", (run,))]
-    told = write_long_table(cells, {run.directory: "abc"}, tmp_path / "runs")
+    (run.directory / "predictions.jsonl").touch()
+    comparison = ComparisonResult(cells, [], {}, {}, None, SimpleNamespace(identity="abc"), [], [], {}, [], 100, 0)
+    caplog.set_level("INFO")
+    write_long_table(comparison, tmp_path / "runs")
     with (tmp_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["run"], row["metric"], float(row["value"]), row["n"]) for row in rows] == [
@@ -199,11 +204,9 @@ def test_long_and_wide_tables_hold_every_metric(run, tmp_path, monkeypatch):
     assert {
         (row["model"], row["method"], row["template"], row["seed"], row["stage"], row["test_set"]) for row in rows
     } == {("tiny", "base", "cso", "1", "evaluate", "abc")}
-    if told is None:
-        assert (tmp_path / "runs.parquet").stat().st_size > 0
-    else:
-        assert "runs.parquet was not written: `pip install 'esc-lab[parquet]'`" in told
-    write_wide_table(cells, tmp_path / "comparison.csv")
+    missing = "runs.parquet was not written: `pip install 'esc-lab[parquet]'`"
+    assert (tmp_path / "runs.parquet").exists() == (missing not in caplog.text)
+    write_wide_table(comparison, tmp_path / "comparison.csv")
     with (tmp_path / "comparison.csv").open() as file:
         assert list(csv.DictReader(file))[1] == {
             "run": "tiny x,y (cso)", "seed": "1", "extra": "1.0", "strategy/Q": "0.25", "strategy/n": "72.0",

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from esc_lab.cli.overrides import CONF
-from esc_lab.comparison.result import compared
+from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import TemplateConfig
 from esc_lab.data.corpora import read_dialogues, write_dialogues
 from esc_lab.data.strategies import load_inventory
@@ -109,7 +109,9 @@ def test_evaluation_on_held_out_pairs(command, tuned, trained):
     np.testing.assert_allclose([pair["log_probs"] for pair in pairs], policy, atol=1e-3)
     rewards = torch.tensor([pair["rewards"] for pair in pairs])
     np.testing.assert_allclose(rewards[:, 0] - rewards[:, 1], margins, atol=1e-4)
-    compared_pairs = compared([outcome.path], metrics=["preference/accuracy", "preference/reward_accuracy"], draws=100)
+    compared_pairs = compute_comparison(
+        [outcome.path], metrics=["preference/accuracy", "preference/reward_accuracy"], draws=100
+    )
     for metric in ("preference/accuracy", "preference/reward_accuracy"):
         assert compared_pairs.estimates["tiny-llama CSO (cso)", metric].over == ("dialogues",)
     # The starting point has no rewards of its own, and prompts that name the strategy leave nothing to prefer.

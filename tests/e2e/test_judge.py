@@ -18,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import run
-from esc_lab.comparison.result import compared
+from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import Config, DataConfig, typed
 from esc_lab.data.corpora import ReadReport
 from esc_lab.errors import UserError
@@ -177,7 +177,7 @@ def test_wrong_settings(command):
 
 def test_beside_the_evaluations_in_a_comparison(judged, evaluated):
     left, _ = judged
-    found = compared([*evaluated, left.path], draws=200)
+    found = compute_comparison([*evaluated, left.path], draws=200)
     for cell in (BASE, GOOD):
         assert found.estimates[cell, "judge/overall"].interval.value == left.metrics[f"{cell}/rubric/overall"]
     assert found.estimates[GOOD, "judge/overall"].difference.p < 0.05

@@ -7,10 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from esc_lab.comparison.notes import notes_of
-from esc_lab.comparison.output import write_comparison
-from esc_lab.comparison.result import compared
-from esc_lab.comparison.table import table_of
+from esc_lab.comparison.files import write_comparison
+from esc_lab.comparison.result import compute_comparison
+from esc_lab.comparison.table import build_table
 from esc_lab.errors import UserError
 from esc_lab.evaluation.predictions import measure_texts, read_predictions
 from esc_lab.metrics.metric import reply_metric
@@ -45,7 +44,7 @@ def test_it_is_in_predictions_and_metrics(runs):
 
 
 def test_comparisons_have_its_column_with_interval_test_and_groups(runs, tmp_path):
-    comparison = compared(runs, draws=200)
+    comparison = compute_comparison(runs, draws=200)
     names = [column.name for column in comparison.columns]
     assert names[-1] == "text/asks"
     estimate = comparison.estimates["other base (cso)", "text/asks"]
@@ -53,7 +52,7 @@ def test_comparisons_have_its_column_with_interval_test_and_groups(runs, tmp_pat
     assert estimate.n == 240
     assert 0 < estimate.difference.p <= 1
     assert any(group.metric == "text/asks" for group in comparison.groups)
-    table = table_of(comparison.cells, comparison.columns, comparison.estimates, notes_of(comparison))
+    table = build_table(comparison)
     write_comparison(comparison, table, [], tmp_path / "out")
     assert "| asks \u2191 |" in (tmp_path / "out" / "comparison.md").read_text()
     page = write_comparison_page(comparison, [], tmp_path / "report.html").read_text()
@@ -65,5 +64,5 @@ def test_it_depends_on_how_replies_were_drawn(runs, tmp_path):
     rows = read_predictions(runs[1] / "predictions.jsonl")
     warm = write_evaluation(tmp_path / "warm", rows, model__name="warm", evaluate__generation=generation)
     with pytest.raises(UserError, match=r"evaluate.generation.max_new_tokens differs: .*metrics without text/\.\.\."):
-        compared([runs[0], warm], metrics=["text/asks"])
-    compared([runs[0], warm], metrics=["text/perplexity"], draws=100)
+        compute_comparison([runs[0], warm], metrics=["text/asks"])
+    compute_comparison([runs[0], warm], metrics=["text/perplexity"], draws=100)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from esc_lab.comparison.result import Comparison, compared
+from esc_lab.comparison.result import ComparisonResult, compute_comparison
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
@@ -112,8 +112,8 @@ def record_command(directory: Path, overrides: Sequence[str]) -> None:
     (directory / ".hydra" / "overrides.yaml").write_text(lines)
 
 
-def comparison_of(runs: Sequence[Path], draws: int = 100) -> Comparison:
-    return compared(runs, draws=draws)
+def comparison_of(runs: Sequence[Path], draws: int = 100) -> ComparisonResult:
+    return compute_comparison(runs, draws=draws)
 
 
 def with_prompts(rows: Sequence[Prediction], names: Sequence[str]) -> list[Prediction]:

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from esc_lab.comparison.notes import notes_of
-from esc_lab.comparison.result import compared
-from esc_lab.comparison.table import table_of
+from esc_lab.comparison.notes import build_notes
+from esc_lab.comparison.result import compute_comparison
+from esc_lab.comparison.table import build_table
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import comparison_page, write_comparison_page
 from esc_lab.report.dialogue_browser import browser_data
@@ -46,12 +46,13 @@ def runs(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def comparison(runs):
-    return compared(runs, draws=60, metrics=["strategy/Q", "strategy/B", "strategy/accuracy", "generated/unparsable"])
+    metrics = ["strategy/Q", "strategy/B", "strategy/accuracy", "generated/unparsable"]
+    return compute_comparison(runs, draws=60, metrics=metrics)
 
 
 @pytest.fixture(scope="module")
 def path(comparison, runs) -> Path:
-    table = table_of(comparison.cells, comparison.columns, comparison.estimates, notes_of(comparison))
+    table = build_table(comparison)
     directory = runs[0].parent / "compare"
     figures = draw_comparison(comparison, table, directory / "figures")
     return write_comparison_page(comparison, figures, directory / "report.html")
@@ -104,7 +105,7 @@ def test_the_table_holds_every_value_and_explains_its_columns(show, path, compar
     heads = page.locator("#results-table thead button")
     assert [spaced(text) for text in heads.all_inner_texts()] == ["Run", "Seeds", "Q ↑", "B ↓", "acc ↑", "unpars. ↓"]
     assert "mean over the strategies of f1" in heads.nth(2).get_attribute("title").lower()
-    assert page.locator(".notes li").count() == len(notes_of(comparison))
+    assert page.locator(".notes li").count() == len(build_notes(comparison))
 
 
 def test_sorting_by_click_and_by_keyboard(show, path, comparison):
@@ -141,7 +142,7 @@ def test_one_metric_strategies_and_groups_follow_their_choices(show, path, compa
 
 
 def test_a_confusion_count_leads_to_its_decisions(show, runs, tmp_path):
-    page = show(write_comparison_page(compared(runs[::2], draws=20), [], tmp_path / "report.html"))
+    page = show(write_comparison_page(compute_comparison(runs[::2], draws=20), [], tmp_path / "report.html"))
     page.select_option("#confusion-choice", label="CSO")
     field = page.locator("#confusion-table tbody tr").nth(0).locator("td").nth(0)
     expected = sum(row["gold"] == [NAMES[0]] and chosen(row) == NAMES[0] for row in lines(runs[4]))
@@ -181,7 +182,7 @@ def test_a_decision_with_replies_is_shown_first(show, tmp_path):
         for number, row in enumerate(predicted(DIALOGUES, 0.5, 1))
     ]
     run = evaluated(tmp_path / "base", DIALOGUES, rows)
-    page = show(write_comparison_page(compared([run], draws=20), [], tmp_path / "report.html"))
+    page = show(write_comparison_page(compute_comparison([run], draws=20), [], tmp_path / "report.html"))
     assert page.locator("#decision .reply").inner_text() == rows[5].reply
     assert page.locator("#list [aria-current]").evaluate("one => one.dataset.decision") == "5"
     page.check("#by-replies")
@@ -254,7 +255,7 @@ def test_several_prompts_and_samples_of_a_decision(show, tmp_path):
     run = evaluated(tmp_path / "run", DIALOGUES[:4], [*rows, *with_prompts(rows, NAMES[:3])])
     again = [{**row, "sample": number} for row in lines(run) for number in range(2 if row["prompted"] is None else 1)]
     (run / "predictions.jsonl").write_text("\n".join(map(json.dumps, again)) + "\n")
-    found = compared([run], draws=20, metrics=["strategy/Q"])
+    found = compute_comparison([run], draws=20, metrics=["strategy/Q"])
     page = show(write_comparison_page(found, [], tmp_path / "report.html"))
     told = page.locator(".card").inner_text()
     assert page.locator(".card .reply").count() == 5
@@ -269,7 +270,7 @@ def test_several_prompts_and_samples_of_a_decision(show, tmp_path):
 
 def test_without_dialogues_the_context_is_said_to_be_missing(show, tmp_path):
     run = evaluated(tmp_path / "one", DIALOGUES, predicted(DIALOGUES, 0.5, 1), context=False)
-    page = show(write_comparison_page(compared([run], draws=20), [], tmp_path / "report.html"))
+    page = show(write_comparison_page(compute_comparison([run], draws=20), [], tmp_path / "report.html"))
     assert "no dialogues.jsonl" in page.locator("#dialogues").inner_text()
     assert page.locator(".context").count() == 0
     assert page.locator(".card").count() == 1
@@ -277,7 +278,7 @@ def test_without_dialogues_the_context_is_said_to_be_missing(show, tmp_path):
 
 def test_trainings_alone_have_no_decisions(show, tmp_path):
     trainings = [write_training(tmp_path / stage, stage) for stage in ("sft", "cso")]
-    page = show(write_comparison_page(compared(trainings), [], tmp_path / "report.html"))
+    page = show(write_comparison_page(compute_comparison(trainings), [], tmp_path / "report.html"))
     assert names_in(page, "results-table") == ["SFT training", "CSO training"]
     assert page.locator("section[id]").evaluate_all("all => all.map(one => one.id)") == [
         "results", "metric", "reproduce",
@@ -324,7 +325,7 @@ def test_single_runs_stand_in_the_order_in_which_to_run_them(tmp_path):
         found.append(evaluated(tmp_path / "evaluate" / name, DIALOGUES[:3], rows, checkpoint=str(training)))
         for directory in (training, found[-1]):
             record_command(directory, [f"of={directory.relative_to(tmp_path)}", "resume=auto"])
-    lines = [one.line for one in commands(compared(found, draws=20).cells)[0]]
+    lines = [one.line for one in commands(compute_comparison(found, draws=20).cells)[0]]
     assert lines == [f"python run.py of={one}" for one in ("sft/sft", "evaluate/sft", "cso/cso", "evaluate/cso")]
 
 
@@ -334,7 +335,7 @@ def test_a_diverged_model_and_odd_line_ends(tmp_path):
     rows[1].sra = {"paper/name": {"sra": math.nan, "control": 0.02, "relative": 1.5}}
     rows[1].reply = "one\u2028two\u0085three"
     run = evaluated(tmp_path / "base", DIALOGUES[:3], predicted(DIALOGUES[:3], 0.5, 1))
-    found = compared([run], draws=20)
+    found = compute_comparison([run], draws=20)
     (run / "predictions.jsonl").write_text("\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows))
     data = browser_data(found, tmp_path)
     (shown,) = data["runs"]
@@ -345,7 +346,7 @@ def test_a_diverged_model_and_odd_line_ends(tmp_path):
 
 
 def test_jobs_of_a_multirun_stand_under_its_command(show, tmp_path):
-    found = compared(write_runs(tmp_path, DIALOGUES[:4], seeds=(1, 2)), draws=20)
+    found = compute_comparison(write_runs(tmp_path, DIALOGUES[:4], seeds=(1, 2)), draws=20)
     words = ["stage=evaluate", "model=tiny,other", "seed=1,2", "data.limit={test: 3}"]
     multirun.begin(tmp_path, [*words, "resume=auto", "hydra.launcher.n_jobs=2"])
     page = show(write_comparison_page(found, [], tmp_path / "compare" / "report.html"))
@@ -371,7 +372,7 @@ def test_a_pipelines_steps_share_its_command_and_link_to_its_trees(show, tmp_pat
     ]
     (steps[1] / "heat_map_1.html").write_text("attention")
     record_command(root, ["stage=pipeline"])
-    found = compared(steps, draws=20)
+    found = compute_comparison(steps, draws=20)
     page = show(
         write_comparison_page(found, [], root / "compare" / "report.html"), anchor=f"#decision={DIALOGUES[0].id}.4"
     )

@@ -1,0 +1,146 @@
+"""The files of a comparison: the paper's table as Markdown and LaTeX, everything as JSON, all metrics as CSV."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import importlib.util
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.comparison.formats import format_latex, format_markdown, markdown_table
+from esc_lab.comparison.groups import MIN_DECISIONS
+from esc_lab.comparison.judgements import read_interval
+from esc_lab.comparison.record import build_record
+from esc_lab.comparison.result import ComparisonResult
+from esc_lab.comparison.table import Table
+from esc_lab.metrics.metric import Metric
+from esc_lab.metrics.records import find_metric
+
+log = logging.getLogger(__name__)
+_LONG_COLUMNS = (
+    "run", "model", "method", "template", "seed", "stage", "inventory", "test_set", "directory", "metric", "value", "n",
+)  # fmt: skip
+
+
+def write_comparison(comparison: ComparisonResult, table: Table, figures: Sequence[Path], out: Path) -> None:
+    """Write a comparison.
+
+    comparison.md and comparison.tex hold the paper's table, comparison.json everything (see `build_record`), runs.csv
+    every metric of every run in long form, comparison.csv in wide form.
+
+    Args:
+        table: of the comparison.
+        figures: PNG files below `out`.
+        out: the run directory.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    record = build_record(comparison, list(table.notes))
+    names = [str(path.relative_to(out)) for path in figures]
+    parts = [
+        format_markdown(table),
+        *_pairs(record["judge"]),
+        *_groups(comparison),
+        *(f"![{path.stem.replace('_', ' ')}]({name})" for path, name in zip(figures, names, strict=True)),
+    ]
+    write_atomic(out / "comparison.md", "\n\n".join(parts))
+    write_atomic(out / "comparison.tex", format_latex(table, "Comparison of models and methods."))
+    write_atomic(out / "comparison.json", json.dumps({**record, "figures": names}, indent=1, allow_nan=False))
+    write_long_table(comparison, out / "runs")
+    write_wide_table(comparison, out / "comparison.csv")
+
+
+def write_long_table(comparison: ComparisonResult, path: Path) -> None:
+    """A row for each run and metric: `<path>.csv`, and where pyarrow is installed `<path>.parquet`."""
+    test = comparison.test
+    rows = [
+        (
+            cell.name, run.model, run.name, run.template, run.method.seed, str(run.config["stage"]), run.inventory,
+            test.identity if test and run.predictions else "", str(run.directory), metric, value,
+            None if (count := run.metrics.get(find_metric(metric).count)) is None else int(count),
+        )
+        for cell in comparison.cells
+        for run in cell.runs
+        for metric, value in sorted(run.metrics.items())
+    ]  # fmt: skip
+    texts = [["" if field is None else field for field in row] for row in rows]
+    write_atomic(path.with_suffix(".csv"), _csv([_LONG_COLUMNS, *texts]))
+    if importlib.util.find_spec("pyarrow") is None:
+        file = f"{path.name}.parquet"
+        log.info(f"{file} was not written: `pip install 'esc-lab[parquet]'` (pyarrow) writes it beside the CSV")
+        return
+    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    buffer = io.BytesIO()
+    columns = {name: [row[number] for row in rows] for number, name in enumerate(_LONG_COLUMNS)}
+    parquet.write_table(arrow.table(columns), buffer)
+    write_atomic(path.with_suffix(".parquet"), buffer.getvalue())
+
+
+def write_wide_table(comparison: ComparisonResult, path: Path) -> None:
+    """A CSV with a row for each run and a column for each metric; empty where a run has no such metric."""
+    names = sorted({metric for run in comparison.runs for metric in run.metrics})
+    rows = [
+        [cell.name, run.method.seed, *(run.metrics.get(metric, "") for metric in names)]
+        for cell in comparison.cells
+        for run in cell.runs
+    ]
+    write_atomic(path, _csv([["run", "seed", *names], *rows]))
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _pairs(judge: dict[str, Any] | None) -> list[str]:
+    """Win rates that a judge gave, in Markdown; nothing without pairs."""
+    if not judge or not judge["pairs"]:
+        return []
+    heads = ["run", "pairs", "win rate", "at equal length", "consistency"]
+    rows = [
+        [row["run"], str(row["pairs"]), read_interval(row["win_rate"]).text(3),
+         read_interval(row["length_controlled"]).text(3), f"{row['consistency']['value']:.3f}"]
+        for row in judge["pairs"]
+    ]  # fmt: skip
+    note = (
+        f"Judge: {', '.join(judge['models'])}. Both orders are asked, a mismatch is a tie and counts half; at equal "
+        "length after Dubois et al. 2024; consistency: share of pairs on which both orders agree. 95 % intervals over "
+        "dialogues."
+    )
+    return [f"## Judged in pairs against {judge['baseline']}\n\n{markdown_table(heads, rows)}\n\n{note}"]
+
+
+def _groups(comparison: ComparisonResult) -> list[str]:
+    """The primary metric, or else the first that is known by group, in each group; in Markdown."""
+    grouped = {estimate.metric for estimate in comparison.groups}
+    columns = [column for column in comparison.columns if column.name in grouped]
+    if not columns:
+        return []
+    column = next((column for column in columns if column.name == comparison.primary), columns[0])
+    parts = [_group_table(comparison, kind, column) for kind in ("problem", "emotion", "depth")]
+    if comparison.left_out:
+        parts.append(f"Not shown, with fewer than {MIN_DECISIONS} decisions: {', '.join(comparison.left_out)}.")
+    return [part for part in parts if part]
+
+
+def _group_table(comparison: ComparisonResult, kind: str, column: Metric) -> str:
+    estimates = [e for e in comparison.groups if e.group.kind == kind and e.metric == column.name]
+    if not estimates:
+        return ""
+    values = {(estimate.cell, estimate.group.name): estimate.interval for estimate in estimates}
+    groups = {estimate.group.name: estimate.group.decisions for estimate in estimates}
+    heads = ["run", *(f"{name} ({n:,})" for name, n in groups.items())]
+    rows = [
+        [cell, *(values[cell, group].text(column.decimals) if (cell, group) in values else "-" for group in groups)]
+        for cell in dict.fromkeys(estimate.cell for estimate in estimates)
+    ]
+    by = "depth (turns before the reply)" if kind == "depth" else kind
+    return f"## {column.heading} by {by}, with 95 % intervals (decisions)\n\n{markdown_table(heads, rows)}"
