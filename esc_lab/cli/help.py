@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from esc_lab.cli.compositions import CONF, groups
 from esc_lab.config import STAGES, Key, keys
 from esc_lab.errors import UserError, nearest
 
@@ -29,20 +31,20 @@ _COMMANDS = (
 )
 
 
-def help_text(conf: Path, words: list[str]) -> str:
-    """The overview, or for a group or key prefix its keys with type, default, allowed values and doc."""
-    return "\n\n".join(_section(conf, word) for word in words) if words else _overview(conf)
+def help_text(topics: Sequence[str] = ()) -> str:
+    """The overview, or for groups or key prefixes their options and keys with type, default, allowed values and doc."""
+    return "\n\n".join(map(_section, topics)) if topics else _overview()
 
 
-def _overview(conf: Path) -> str:
+def _overview() -> str:
     lines = ["esc-lab: strategy-aware emotional support conversation.", ""]
     lines += ["usage: python run.py stage=STAGE [group=option] [key=value] ...   (-m for a multirun)", "", "Stages"]
     lines += [stage_lines()]
-    lines += ["", "Groups (`python run.py --help GROUP` shows options and keys)"]
-    for folder in sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in ("hydra", "stage")):
-        options = ", ".join(_options(folder))
-        lines.append(f"  {folder.name:<10} {options}")
-    others = sorted({key.name.split(".")[0] for key in keys()} - {path.name for path in conf.iterdir()})
+    lines += ["", "Groups (`python run.py --help GROUP` shows options and keys; --config-dir DIR adds your own)"]
+    for group, options in groups().items():
+        if group != "stage":
+            lines.append(f"  {group:<10} {', '.join(f'{name}{_origin(file)}' for name, file in options.items())}")
+    others = dict.fromkeys(sorted(key.name.split(".")[0] for key in keys() if key.name.split(".")[0] not in groups()))
     lines += ["", f"Other keys: {', '.join(others)}", "", "Commands to copy"]
     for purpose, command in _COMMANDS:
         lines += [f"  # {purpose}", f"  {command}"]
@@ -56,26 +58,26 @@ def stage_lines() -> str:
     return "\n".join(f"  {name:<{width}} {doc}" for name, doc in STAGES.items())
 
 
-def _options(folder: Path) -> dict[str, str]:
-    """Options of a group with the first comment line of their files that is not a directive."""
-    docs = {}
-    for file in sorted(folder.glob("*.yaml")):
-        comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
-        docs[file.stem] = next((line for line in comments if not line.startswith("@")), "")
-    return docs
+def _origin(file: Path) -> str:
+    """Where an option of the user's own comes from."""
+    return "" if file.is_relative_to(CONF) else f" ({file.parents[1]})"
 
 
-def _section(conf: Path, word: str) -> str:
-    chosen = [key for key in keys() if key.name == word or key.name.startswith(f"{word}.")]
-    folder = conf / word
-    if not chosen and not folder.is_dir():
-        names = {key.name for key in keys()} | {path.name for path in conf.iterdir() if path.is_dir()}
-        raise UserError(f"no help on '{word}'{nearest(word, names)}")
-    lines = []
-    if folder.is_dir():
-        options = STAGES if word == "stage" else _options(folder)
-        lines += [f"{word}=..."] + [f"  {name:<14} {doc}" for name, doc in options.items()] + [""]
-    return "\n".join(lines + [_key_line(key) for key in chosen])
+def describe_option(file: Path) -> str:
+    """The first comment line of an option's file that is not a directive."""
+    comments = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return next((line for line in comments if not line.startswith("@")), "")
+
+
+def _section(topic: str) -> str:
+    chosen = [key for key in keys() if key.name == topic or key.name.startswith(f"{topic}.")]
+    options = groups().get(topic, {})
+    if not chosen and not options:
+        raise UserError(f"no help on '{topic}'{nearest(topic, {key.name for key in keys()} | set(groups()))}")
+    lines = [f"{topic}=..."] if options else []
+    for name, file in options.items():
+        lines.append(f"  {name:<14} {STAGES[name] if topic == 'stage' else describe_option(file)}{_origin(file)}")
+    return "\n".join([*lines, *([""] if options else []), *map(_key_line, chosen)])
 
 
 def _key_line(key: Key) -> str:

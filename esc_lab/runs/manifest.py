@@ -6,9 +6,6 @@ The manifest has a line of JSON when a job starts and one when it ends, so that 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +14,8 @@ from typing import Any
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import place_names
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import LOG, METRICS
 from esc_lab.runs.layout import MANIFEST as MANIFEST
+from esc_lab.runs.layout import METRICS
 
 DONE = ("done", "reused")
 _WORDS = "multirun.json"
@@ -88,36 +85,6 @@ def finished(directory: Path, overrides: Sequence[str]) -> Job | None:
     return None
 
 
-def run_apart(script: Path, overrides: Sequence[str], directory: Path) -> dict[str, float]:
-    """A job on several devices: a single run in a process of its own.
-
-    Lightning starts a process for each device with the command line of the first; in a multirun that would be the whole
-    multirun. Slurm's variables are kept from it: they would make Lightning expect that Slurm has started all processes.
-
-    Returns:
-        Its metrics.
-
-    Raises:
-        UserError: it failed; its messages are on the terminal and in run.log.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    command = [sys.executable, str(script), *overrides, path_override("hydra.run.dir", directory)]
-    status = subprocess.run(command, env=environment, check=False).returncode
-    if status:
-        log = directory / LOG
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        told = [line.partition(" error: ")[2] for line in lines if " error: " in line]
-        raise UserError(told[-1] if told else f"ended with status {status}", where=str(log))
-    metrics: dict[str, float] = json.loads((directory / METRICS).read_text(encoding="utf-8"))
-    return metrics
-
-
-def path_override(key: str, path: Path) -> str:
-    """`key='path'` as a word of the command line, whatever characters the path has."""
-    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"
-
-
 def begin(directory: Path, words: Sequence[str], common: Sequence[str] = ()) -> None:
     """Note what a multirun is started with, for `earlier` and `words_of`, and the keys that its jobs have in common."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -155,53 +122,3 @@ def _telling(words: Sequence[str]) -> list[str]:
 def without_resume(overrides: Sequence[str]) -> list[str]:
     """Overrides that say what a job is: `resume=` only says how it is run."""
     return [word for word in overrides if not word.startswith("resume=")]
-
-
-def print_jobs(found: Sequence[Job], planned: Sequence[Sequence[str]], metric: str | None) -> None:
-    """A table of all jobs on standard output: done, reused, failed and why.
-
-    Args:
-        found: the jobs that were started.
-        planned: overrides of all jobs, by number, where they are known; those without a record were never started.
-        metric: of the jobs, to be shown too.
-    """
-    from rich.markup import escape
-    from rich.table import Table
-
-    from esc_lab.terminal import console
-
-    started = {job.number for job in found}
-    missing = [(number, words) for number, words in enumerate(planned) if number not in started]
-    everything = [*found, *(Job(number, tuple(words), Path(), "not started") for number, words in missing)]
-    common = set.intersection(*(set(job.overrides) for job in everything)) if len(everything) > 1 else set()
-    table = Table(title="jobs")
-    table.add_column("job", justify="right")
-    table.add_column("what differs", overflow="fold")
-    table.add_column("status")
-    if metric:
-        table.add_column(metric, justify="right")
-    table.add_column("stages reused", justify="right")
-    table.add_column("time", justify="right")
-    table.add_column("why", overflow="fold")
-    for job in sorted(everything, key=lambda job: job.number):
-        differing = " ".join(word for word in job.overrides if word not in common)
-        value = [_number((job.metrics or {}).get(metric))] if metric else []
-        status = "did not finish" if job.status == "running" else job.status
-        why = "its process ended without a word: killed, or out of memory" if job.status == "running" else job.error
-        table.add_row(
-            str(job.number), escape(differing), f"[{_colour(job.status)}]{status}[/]", *value, _reused(job),
-            f"{job.seconds:.0f} s" if job.seconds else "", escape(why),
-        )  # fmt: skip
-    console().print(table)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _colour(status: str) -> str:
-    return {"done": "green", "reused": "cyan"}.get(status, "red")
-
-
-def _reused(job: Job) -> str:
-    return f"{sum(job.stages.values())} of {len(job.stages)}" if job.stages else ""

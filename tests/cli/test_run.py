@@ -16,9 +16,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-import run
 from esc_lab import config
-from esc_lab.cli.overrides import override_name
+from esc_lab.cli.compositions import CONF, override_name
+from esc_lab.cli.main import run_job as job
 from esc_lab.runs import manifest as multirun
 from tests.conftest import ROOT
 
@@ -44,7 +44,7 @@ def start(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def finished_run(directory: Path, **metrics: float) -> Path:
     """A run directory as an evaluation leaves it."""
     directory.mkdir(parents=True)
-    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["stage=evaluate", "model=tiny_llama"])
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     (directory / "metrics.json").write_text(json.dumps(metrics))
@@ -205,7 +205,7 @@ def test_a_job_whose_process_is_killed(tmp_path, good, broken):
 
 def run_job(directory: Path, mode: str, *words: str) -> float | None:
     """Call the job function as Hydra's sweepers do."""
-    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["stage=compare", *words, f"hydra.mode={mode}"], return_hydra_config=True)
     directory.mkdir()
     with open_dict(cfg):
@@ -214,7 +214,7 @@ def run_job(directory: Path, mode: str, *words: str) -> float | None:
         cfg.hydra.job.num = 7
         HydraConfig.instance().set_config(cfg)
         task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    return run.job(task)
+    return job(task)
 
 
 def test_the_job_returns_the_metric_to_optimise(tmp_path, good, broken):

@@ -21,7 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from esc_lab.cli.overrides import CONF, groups
+from esc_lab.cli.compositions import CONF, groups
 from esc_lab.config.checks import problems
 from esc_lab.runs import manifest as multirun
 from tests.cli.test_run import finished_run

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from esc_lab import config
+from esc_lab.cli.compositions import CONF, groups
 from esc_lab.cli.help import help_text
-from esc_lab.cli.overrides import CONF, check, groups
+from esc_lab.cli.overrides import check
 from esc_lab.config import item as config_item
 from esc_lab.config.checks import problems, unknown_key
 from esc_lab.config.evaluate import GenerationConfig
@@ -338,7 +339,7 @@ def test_a_sweep_needs_a_multirun():
 
 
 def test_help_shows_stages_groups_and_commands():
-    text = help_text(CONF, [])
+    text = help_text()
     for name, doc in config.STAGES.items():
         assert name in text
         assert doc in text
@@ -353,7 +354,7 @@ def test_help_shows_stages_groups_and_commands():
 
 @pytest.mark.parametrize("group", sorted(groups()))
 def test_help_on_a_group_shows_options_with_docs_and_keys(group):
-    lines = help_text(CONF, [group]).splitlines()
+    lines = help_text([group]).splitlines()
     for option in groups()[group]:
         assert any(line.split()[:1] == [option] and len(line.split()) > 2 for line in lines), option
     for key in KEYS.values():
@@ -363,10 +364,10 @@ def test_help_on_a_group_shows_options_with_docs_and_keys(group):
 
 
 def test_help_on_other_words():
-    assert "peak learning rate" in help_text(CONF, ["optimizer"])
-    assert "greedy" in help_text(CONF, ["evaluate.generation.temperature"])
+    assert "peak learning rate" in help_text(["optimizer"])
+    assert "greedy" in help_text(["evaluate.generation.temperature"])
     with pytest.raises(UserError, match="did you mean 'model'"):
-        help_text(CONF, ["modle"])
+        help_text(["modle"])
 
 
 def test_config_survives_yaml():

@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from esc_lab.cli.help import help_text
-from esc_lab.cli.overrides import CONF
 from esc_lab.config import DataConfig
 from esc_lab.data.corpora import ReadReport
 from esc_lab.data.strategies import load_inventory
@@ -177,6 +176,6 @@ def test_wrong_settings_are_told_at_once(command, tmp_path):
 
 
 def test_help_shows_the_keys():
-    shown = help_text(CONF, ["classifier"])
+    shown = help_text(["classifier"])
     assert "classifier.batch  (int; default 16)" in shown
     assert "classifier.reply_tokens" in shown

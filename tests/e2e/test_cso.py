@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from esc_lab.cli.overrides import CONF
+from esc_lab.cli.compositions import CONF
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import TemplateConfig
 from esc_lab.data.corpora import read_dialogues, write_dialogues

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-import run
+from esc_lab.cli.compositions import CONF
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import Config, DataConfig, typed
 from esc_lab.data.corpora import ReadReport
@@ -58,7 +58,7 @@ def words(url: str, runs: Sequence[Path], *others: str) -> list[str]:
 
 @cache
 def composed(*call: str) -> Config:
-    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return typed(compose("config", list(call)))
 
 

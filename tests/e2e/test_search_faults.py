@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-import run
+from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config, typed
 from esc_lab.config.search import AXES
 from esc_lab.data.corpora import read_dialogues
@@ -43,7 +43,7 @@ def words(url: str, *others: str) -> list[str]:
 
 def composed(*call: str) -> Config:
     """The configuration that a command has."""
-    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return typed(compose("config", list(call)))
 
 

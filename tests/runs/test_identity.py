@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from esc_lab import config
-from esc_lab.cli.overrides import CONF
+from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config, Key, keys
 from esc_lab.runs.identity import PACKAGE, code_version, flatten, import_closure, select
 from esc_lab.runs.reuse import STORED, result_inputs

@@ -63,19 +63,3 @@ def test_the_newest_multirun_of_the_same_words(tmp_path):
     )
     assert multirun.earlier(tmp_path, ["stage=sft"]) is None
     assert multirun.earlier(tmp_path / "absent", ["stage=sft"]) is None
-
-
-def test_the_table_has_every_job(tmp_path, capsys):
-    record(tmp_path, 0, "done", metrics={"Q": 0.25}, stages={"search": True, "sft": False}, seconds=61.0)
-    record(tmp_path, 1, "failed", error="loss is [nan]", seconds=1.0)
-    record(tmp_path, 2, "running")
-    planned = [["stage=sft", f"seed={number}"] for number in range(4)]
-    multirun.print_jobs(multirun.jobs(tmp_path), planned, "Q")
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
-    assert cells == [
-        ["0", "seed=0", "done", "0.25", "1 of 2", "61 s", ""],
-        ["1", "seed=1", "failed", "-", "", "1 s", "loss is [nan]"],
-        ["2", "seed=2", "did not finish", "-", "", "", "its process ended without a word: killed, or out of memory"],
-        ["3", "seed=3", "not started", "-", "", "", ""],
-    ]

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from esc_lab import config
-from esc_lab.cli.overrides import CONF
+from esc_lab.cli.compositions import CONF
 from esc_lab.errors import UserError
 from esc_lab.runs.layout import CHECKPOINT
 from esc_lab.runs.resume import drop_checkpoints, find_differences, resolve_resume

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from esc_lab import config
 from esc_lab.artifacts import fingerprint
-from esc_lab.cli.overrides import CONF
+from esc_lab.cli.compositions import CONF
 from esc_lab.runs.layout import BASE_MODEL, REUSED
 from esc_lab.runs.reuse import STORED, find_reused_stages, result_inputs, run_or_reuse
 from tests.conftest import ROOT

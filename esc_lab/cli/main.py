@@ -1,0 +1,159 @@
+"""The command `python run.py`: composes the configuration, checks it, and runs the stage, or the jobs of a multirun.
+
+Checks run on a first composition, before Hydra makes any directory and before torch is imported. A job that fails in a
+multirun is run_stage in the multirun's manifest and does not stop the others.
+
+Exit status: 0 if all went well; 1 if the configuration is wrong, the run failed, or any job of a multirun failed (like
+`make -k`); 2 for an option that Hydra's own parser refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from esc_lab import config
+from esc_lab.cli.compositions import COMPOSITION_ERRORS, CONF, explain_error, one_line, use_config_dirs
+from esc_lab.cli.help import help_text
+from esc_lab.cli.multirun import run_in_process, run_multirun
+from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, translate_python_dict
+from esc_lab.errors import UserError, nearest
+from esc_lab.runs import manifest
+from esc_lab.runs.reuse import find_reused_stages
+from esc_lab.stages.run_stage import run_stage
+
+log = logging.getLogger("run")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def run_job(cfg: DictConfig) -> float | None:
+    """One job: run the stage in its run directory, write what every stage writes, return `optimize_metric`.
+
+    A failure is logged, to run.log too; it ends a single run with status 1. In a multirun it is run_stage, and the job
+    returns None, which Optuna's sweeper takes for a failed trial; a NaN would end the study.
+    """
+    hydra_config = HydraConfig.get()
+    start = time.time()
+    outcome: dict[str, Any] = {}
+    value = None
+    directory, in_multirun = Path(hydra_config.runtime.output_dir), hydra_config.mode == RunMode.MULTIRUN
+    if in_multirun:
+        before = _finished_before(cfg, hydra_config)
+        if before:
+            # NaN where it has no metric to optimise.
+            return (before.metrics or {}).get(str(cfg.optimize_metric), math.nan)
+        _note_job(hydra_config, {"status": "running"})
+    try:
+        metrics = _run_stage(cfg, directory)
+        stages = find_reused_stages(directory)
+        outcome = {"status": "reused" if stages and all(stages.values()) else "done"}
+        outcome |= {"metrics": metrics, "stages": stages}
+        value = _metric_to_optimize(cfg.optimize_metric, metrics)
+    except Exception as error:
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        log.error("error: %s", text, exc_info=not isinstance(error, UserError) or bool(hydra_config.verbose))
+        if not in_multirun:
+            raise SystemExit(1) from error
+        outcome |= {"status": "failed", "error": text[:500]}
+    if in_multirun:
+        _note_job(hydra_config, {**outcome, "seconds": time.time() - start})
+    return value
+
+
+def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
+    settings = config.typed(cfg)
+    settings.run_dir = str(directory)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if settings.trainer.devices not in ("auto", "1"):
+            words = list(HydraConfig.get().overrides.task)
+            return run_in_process(
+                words if settings.stage in config.RESUMED else manifest.without_resume(words), directory
+            )
+        settings.trainer.devices = "1"
+    return run_stage(settings)
+
+
+def _metric_to_optimize(name: str | None, metrics: dict[str, float]) -> float | None:
+    if name is None:
+        return None
+    if name not in metrics:
+        raise UserError(f"optimize_metric={name}: no such metric{nearest(name, metrics)}", fix=", ".join(metrics))
+    return None if math.isnan(metrics[name]) else metrics[name]
+
+
+def _finished_before(cfg: DictConfig, hydra_config: Any) -> manifest.Job | None:
+    """With `resume=auto`: this job, if it was done earlier in this multirun."""
+    overrides = list(hydra_config.overrides.task)
+    before = manifest.finished(Path(hydra_config.sweep.dir), overrides) if cfg.resume == "auto" else None
+    if before:
+        log.info("job %d: done before, in %s", hydra_config.job.num, before.directory)
+    return before
+
+
+def _note_job(hydra_config: Any, outcome: dict[str, Any]) -> None:
+    """This job in the multirun's manifest."""
+    job = {
+        "job": hydra_config.job.num,
+        "overrides": list(hydra_config.overrides.task),
+        "directory": hydra_config.runtime.output_dir,
+    }
+    manifest.note(Path(hydra_config.sweep.dir), job | outcome)
+
+
+def main() -> int:
+    """Run the command line, `sys.argv`, and return its exit status."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    options, unknown = get_args_parser().parse_known_intermixed_args()
+    flags = [word for word in sys.argv[1:] if word not in options.overrides]
+    try:
+        return _run(options, unknown, flags)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (UserError, *COMPOSITION_ERRORS, OSError, ValueError) as error:
+        if any(re.fullmatch(r"hydra\.verbose=(?!false|False).*", word) for word in options.overrides):
+            raise
+        composing = isinstance(error, COMPOSITION_ERRORS)
+        text = str(error) if isinstance(error, UserError) else explain_error(error) if composing else one_line(error)
+        print(f"error: {text}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> int:
+    words = use_config_dirs([translate_python_dict(word) for word in options.overrides], options.config_dir)
+    if options.help:
+        print(help_text([word for word in words if "=" not in word]))
+        return 0
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]}", fix="see `python run.py --help` and `--hydra-help`")
+    multirun = options.multirun or "hydra.mode=MULTIRUN" in words
+    # Lightning starts further processes of a run with the configuration that the first one has checked.
+    checked = options.config_path or options.config_name
+    if checked or options.hydra_help or options.shell_completion or options.experimental_rerun:
+        words = options.overrides
+        first = None
+    else:
+        if multirun and words and lacks_stage(words):
+            print("no stage named: every job is a pipeline (stage=pipeline)", file=sys.stderr)
+            words.append("stage=pipeline")
+        first = check(words, multirun=multirun)
+    sys.argv[1:] = [*flags, *words]  # Hydra's parser wants all overrides in one place
+    if first is not None and not options.cfg:
+        if multirun:
+            return run_multirun(words, first, run_job)
+        hint_at_experiment_sweep(first)
+    run_job()
+    return 0

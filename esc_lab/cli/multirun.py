@@ -1,0 +1,128 @@
+"""Multiruns: the jobs of one command, each noted in the manifest, with a table of how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from esc_lab.cli.compositions import compose_config, one_line, quote
+from esc_lab.cli.overrides import expand_multirun
+from esc_lab.errors import UserError
+from esc_lab.runs import manifest
+from esc_lab.runs.layout import LOG, METRICS
+from esc_lab.terminal import console
+
+RUN_PY = Path(__file__).parents[2] / "run.py"
+_RESUME_FIX = "resume=auto runs what is missing"
+
+
+def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[], Any]) -> int:
+    """Run all jobs and report how each ended; 1 if any of them did not come to its end.
+
+    Args:
+        words: the overrides of the multirun. With `resume=auto`, the newest multirun of the same words goes on: jobs
+            that it has done are left as they are.
+        first: the overrides of its first job.
+        start: hands the command line, `sys.argv`, to Hydra.
+    """
+    # The directory is settled here, and not by Hydra, so that the manifest can be read when the jobs are done.
+    cfg, hydra = compose_config(*first)
+    jobs, common = expand_multirun(words)
+    directory = Path(hydra.sweep.dir)
+    if "resume=auto" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):
+        before = manifest.earlier(directory.parent, words)
+        print(f"resume=auto: {f'going on with {before}' if before else 'no such multirun before'}", file=sys.stderr)
+        directory = before or directory
+    sys.argv.append(f"hydra.sweep.dir={quote(str(directory))}")
+    if common:  # a job's directory is named by what sets it apart from the others
+        excluded = [*hydra.job.config.override_dirname.exclude_keys, "resume", *common]
+        sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quote, excluded))}]")
+    manifest.begin(directory, words, common)
+    failure: Exception | None = None
+    try:
+        start()
+    except Exception as error:  # of the launcher: a job's own are in the manifest
+        failure = error
+    started = manifest.jobs(directory)
+    print_jobs(started, jobs, cfg.optimize_metric)
+    failed = sum(job.status not in manifest.DONE for job in started)
+    total = max(len(started), len(jobs))
+    print(f"{failed} of {total} jobs failed; {directory / manifest.MANIFEST} lists them all", file=sys.stderr)
+    if isinstance(failure, BrokenProcessPool):
+        raise UserError("a job's process died: killed, or out of memory", fix=_RESUME_FIX)
+    if isinstance(failure, RuntimeError):
+        raise UserError(f"the launcher gave up: {type(failure).__name__}: {one_line(failure)}", fix=_RESUME_FIX)
+    if failure:
+        raise failure
+    return int(failed > 0)
+
+
+def run_in_process(overrides: Sequence[str], directory: Path) -> dict[str, float]:
+    """A job on several devices: a single run in a process of its own.
+
+    Lightning starts a process for each device with the command line of the first; in a multirun that would be the whole
+    multirun. Slurm's variables are kept from it: they would make Lightning expect that Slurm has started all processes.
+
+    Returns:
+        Its metrics.
+
+    Raises:
+        UserError: it failed; its messages are on the terminal and in run.log.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    command = [sys.executable, str(RUN_PY), *overrides, f"hydra.run.dir={quote(str(directory))}"]
+    status = subprocess.run(command, env=environment, check=False).returncode
+    if status:
+        log = directory / LOG
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        errors = [line.partition(" error: ")[2] for line in lines if " error: " in line]
+        raise UserError(errors[-1] if errors else f"ended with status {status}", where=str(log))
+    metrics: dict[str, float] = json.loads((directory / METRICS).read_text(encoding="utf-8"))
+    return metrics
+
+
+def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]], metric: str | None) -> None:
+    """A table of all jobs on standard output: done, reused, failed and why.
+
+    Args:
+        started: the jobs that have a record.
+        planned: overrides of all jobs, by number, where they are known; those without a record were never started.
+        metric: of the jobs, to be shown too.
+    """
+    numbers = {job.number for job in started}
+    jobs = [*started]
+    jobs += [
+        manifest.Job(number, tuple(words), Path(), "not started")
+        for number, words in enumerate(planned)
+        if number not in numbers
+    ]
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    table = Table(title="jobs")
+    right, folded = {"justify": "right"}, {"overflow": "fold"}
+    columns: dict[str, dict[str, Any]] = {"job": right, "what differs": folded, "status": {}}
+    columns |= {metric: right} if metric else {}
+    for name, style in {**columns, "stages reused": right, "time": right, "why": folded}.items():
+        table.add_column(name, **style)
+    for job in sorted(jobs, key=lambda job: job.number):
+        value = (job.metrics or {}).get(metric or "")
+        died = job.status == "running"
+        colour = {"done": "green", "reused": "cyan"}.get(job.status, "red")
+        table.add_row(
+            str(job.number),
+            escape(" ".join(word for word in job.overrides if word not in common)),
+            f"[{colour}]{'did not finish' if died else job.status}[/]",
+            *([] if metric is None else ["-" if value is None else f"{value:.4g}"]),
+            f"{sum(job.stages.values())} of {len(job.stages)}" if job.stages else "",
+            f"{job.seconds:.0f} s" if job.seconds else "",
+            escape("its process ended without a word: killed, or out of memory" if died else job.error),
+        )
+    console().print(table)
