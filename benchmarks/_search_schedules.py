@@ -8,28 +8,27 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))  # the endpoint is the tests'
 
-from esc_lab.config.search import AXES, ROLES
+from esc_lab.config.search import ROLES, EndpointConfig, LLMConfig, MCTSConfig
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.strategies import load_inventory
-from esc_lab.search import builder
-from esc_lab.search.builder import Growing
-from esc_lab.search.calls import Calls
+from esc_lab.search.builder import TreeSearch, search_trees
+from esc_lab.search.calls import Calls, run_loop
 from esc_lab.search.clients.openai import OpenAIClient
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import Answer, Client, Request
-from esc_lab.search.role_prompts import Axis, Case
-from esc_lab.search.roles import Roles, RoleSettings
-from esc_lab.search.seed_dialogue import seed_dialogue
-from esc_lab.search.settings import SearchSettings
+from esc_lab.search.role_prompts import SeekerProfile
+from esc_lab.search.roles import Roles
+from esc_lab.search.seed_dialogue import build_seed
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import play
 
@@ -81,6 +80,7 @@ class AtOnce:
     """A client that answers without waiting."""
 
     scores = False
+    retries: Mapping[str, int] = {}
 
     def __init__(self) -> None:
         self.identity = {"kind": "at once"}
@@ -115,13 +115,11 @@ def endpoint(latency_s: float) -> Iterator[str]:
 
 def run(client: Client, trees: int, iterations: int, in_flight: int, concurrency: int, workers: int = 0) -> Measured:
     """Grow trees of so many iterations each; with `workers` on the published schedule: a tree each, call by call."""
-    return builder.run(_run(client, trees, iterations, in_flight, concurrency, workers))
+    return run_loop(_run(client, trees, iterations, in_flight, concurrency, workers))
 
 
 async def _run(client: Client, trees: int, iterations: int, in_flight: int, concurrency: int, workers: int) -> Measured:
-    settings = SearchSettings(
-        enough_iterations=iterations, most_iterations=iterations, most_ended=10**6, in_flight=in_flight
-    )
+    settings = MCTSConfig(min_iterations=iterations, max_iterations=iterations, max_ended=10**6, in_flight=in_flight)
     measured = Measured()
     calls = Calls(dict.fromkeys(ROLES, client), concurrency)
     with tempfile.TemporaryDirectory() as directory:
@@ -129,13 +127,13 @@ async def _run(client: Client, trees: int, iterations: int, in_flight: int, conc
         started, computed = time.perf_counter(), time.process_time()
         _note_times(grown, measured, started)
 
-        def ended(_: Growing) -> None:
+        def ended(_: TreeSearch) -> None:
             measured.tree_ends.append(time.perf_counter() - started)
 
         if workers:
             await _published(grown, workers, ended)
         else:
-            await builder.grow(grown, calls, at_once=trees, on_finish=ended)
+            await search_trees(grown, at_once=trees, on_finish=ended)
         measured.seconds = time.perf_counter() - started
         measured.cpu_seconds = time.process_time() - computed
         measured.iterations = sum(tree.search.tree.iterations for tree in grown)
@@ -146,26 +144,21 @@ async def _run(client: Client, trees: int, iterations: int, in_flight: int, conc
     return measured
 
 
-def _trees(directory: Path, calls: Calls, settings: SearchSettings, number: int, measured: Measured) -> list[Growing]:
-    seeds = [seed_dialogue(dialogue) for dialogue in read_dialogues(sample_path())]
-    axes = [Axis(name, **axis) for name, axis in AXES.items()]
-    roles = dict.fromkeys(ROLES, RoleSettings())
+def _trees(directory: Path, calls: Calls, settings: MCTSConfig, number: int, measured: Measured) -> list[TreeSearch]:
+    seeds = [build_seed(dialogue) for dialogue in read_dialogues(sample_path())]
     grown = []
     for index in range(number):
         seed = seeds[index % len(seeds)]
         journal = TimedJournal(directory / f"{index}.journal.jsonl", {})
 
-        async def send(request: Request, journal: Journal = journal) -> Answer:
-            return await calls.send(journal, request)
-
-        case = Case(f"{seed.dialogue.situation} ({index})")  # no two seekers are alike
-        played = Roles(INVENTORY, case, roles, axes, send, Counter(), seed=index)
+        seeker = SeekerProfile(f"{seed.dialogue.situation} ({index})")  # no two seekers are alike
+        played = Roles(INVENTORY, seeker, LLMConfig(), (), partial(calls.send, journal), Counter(), index)
         search = Search(settings, seed.start, INVENTORY.names, seed.path, seed.ended)
-        grown.append(Growing(str(index), search, played, journal))
+        grown.append(TreeSearch(str(index), search, played, journal))
     return grown
 
 
-def _note_times(grown: Sequence[Growing], measured: Measured, started: float) -> None:
+def _note_times(grown: Sequence[TreeSearch], measured: Measured, started: float) -> None:
     for tree in grown:
         result = tree.roles.result
 
@@ -177,10 +170,10 @@ def _note_times(grown: Sequence[Growing], measured: Measured, started: float) ->
         tree.roles.result = timed  # type: ignore[method-assign]
 
 
-async def _published(grown: Sequence[Growing], workers: int, ended: Any) -> None:
+async def _published(grown: Sequence[TreeSearch], workers: int, ended: Any) -> None:
     slots = asyncio.Semaphore(workers)
 
-    async def one(tree: Growing) -> None:
+    async def one(tree: TreeSearch) -> None:
         async with slots:
             waiting = tree.search.ask()
             while waiting:
@@ -193,4 +186,4 @@ async def _published(grown: Sequence[Growing], workers: int, ended: Any) -> None
 
 
 def openai_client(url: str, connections: int) -> OpenAIClient:
-    return OpenAIClient("loopback", base_url=url, connections=connections)
+    return OpenAIClient(EndpointConfig(model="loopback", base_url=url), connections=connections)

@@ -30,7 +30,7 @@ from esc_lab.search.clients.local import LocalClient
 from esc_lab.search.requests import Question, Request
 from esc_lab.search.role_prompts import (
     Axis,
-    Case,
+    SeekerProfile,
     answer_request,
     judge_request,
     rate_request,
@@ -89,7 +89,7 @@ def requests_of(number: int, trees: int) -> list[Request]:
         turn = list(dialogue.decisions())[number + 2]
         reply = dialogue.turns[turn].reply
         before, after = dialogue.turns[:turn], dialogue.turns[: turn + 1]
-        case = Case(dialogue.situation, dialogue.emotion, dialogue.problem)
+        case = SeekerProfile(dialogue.situation, dialogue.emotion, dialogue.problem)
         said = reply_request(INVENTORY, reply.strategies[0])
         requests += [
             rated("strategist", before, rate_request(INVENTORY, json=False, discourage=False), INVENTORY.names, 10),

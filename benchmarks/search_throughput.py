@@ -21,8 +21,8 @@ from _search_schedules import INVENTORY, AtOnce, Measured, endpoint, openai_clie
 from rich.console import Console
 from rich.table import Table
 
+from esc_lab.config.search import MCTSConfig
 from esc_lab.search.mcts import Search
-from esc_lab.search.settings import SearchSettings
 from tests.search.oracle import START, Oracle
 from tests.search.oracle import run as run_search
 
@@ -77,7 +77,7 @@ def _faster(ours: Measured, other: Measured) -> float:
 def _tree_mib() -> float:
     """Memory of a whole tree: no talk ends, so each iteration expands a leaf."""
     tracemalloc.start()
-    settings = SearchSettings(enough_iterations=200, enough_ended=99, most_ended=99)
+    settings = MCTSConfig(min_iterations=200, min_ended=99, max_ended=99)
     search = run_search(Search(settings, START, INVENTORY.names), Oracle(INVENTORY.names, ending=0.0))
     size = tracemalloc.get_traced_memory()[0] / 2**20
     tracemalloc.stop()

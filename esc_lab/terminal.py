@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 log = logging.getLogger(__name__)
+LINE_EVERY_S = 30.0
 T = TypeVar("T")
 
 
@@ -29,3 +32,27 @@ def console() -> Console:
     """Standard output; as wide as a table needs where it is not a terminal, so that logs are not cut."""
     found = Console()
     return found if found.is_terminal else Console(width=160)
+
+
+@contextmanager
+def show_progress(what: str, total: float) -> Iterator[Callable[[float, Callable[[], str]], None]]:
+    """Progress of work that comes back in no order: a bar on a terminal, elsewhere a log line now and then.
+
+    Yields:
+        A function that takes how much is done, and what there is to say beside that.
+    """
+    shown = time.monotonic()
+    if not sys.stderr.isatty():
+
+        def write_line(done: float, state: Callable[[], str]) -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= LINE_EVERY_S:
+                shown = time.monotonic()
+                log.info("%s: %g of about %g; %s", what, done, total, state())
+
+        yield write_line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as bars:
+        bar = bars.add_task(what, total=total, state="")
+        yield lambda done, state: bars.update(bar, completed=done, state=state())

@@ -60,6 +60,10 @@ RENAMED: Mapping[str, str] = {
     "evaluate.least_turns": "evaluate.min_turns",
     "evaluate.replies=given": "evaluate.replies=gold",
     # mcts, search, llm
+    "mcts.enough_iterations": "mcts.min_iterations",
+    "mcts.enough_ended": "mcts.min_ended",
+    "mcts.most_ended": "mcts.max_ended",
+    "mcts.most_iterations": "mcts.max_iterations",
     # judge, compare
     # all others
 }

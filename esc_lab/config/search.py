@@ -29,8 +29,18 @@ AXES: dict[str, Any] = {
 }
 
 
+# Who can play a role -> what it is. A client is a module of `esc_lab.search.clients` with this name.
+CLIENTS = {
+    "local": "a model that is loaded here",
+    "openai": "an endpoint with OpenAI's chat completions",
+    "replay": "a journal of an earlier search",
+}
+
+
 @dataclass
 class PreferenceConfig:
+    """What makes a reply preferred or rejected; the defaults are the published rule but for `rejected_visits`."""
+
     value: str = item("max_q", "what the limits are on: mean value Q, or visits N", choices=("max_q", "max_n"))
     threshold: str = item(
         "absolute",
@@ -49,6 +59,8 @@ class PreferenceConfig:
 
 @dataclass
 class MCTSConfig:
+    """Constants of the search; the defaults are the published ones."""
+
     name: str = item("paper", "short name, used in run names", affects=LOOKS)
     policy: str = item(
         "puct",
@@ -57,13 +69,11 @@ class MCTSConfig:
     )
     c: float = item(1.0, "weight of PUCT's exploration term", within=FROM_ZERO)
     candidates: int = item(8, "policy=best_of_n: strategies that are tried at each decision", within=COUNT)
-    enough_iterations: int = item(
-        100, "stop after this many iterations, if enough_ended leaves have ended", within=FROM_ZERO
-    )
-    enough_ended: int = item(1, "ended leaves, the seed's among them, that are needed to stop there", within=FROM_ZERO)
-    most_ended: int = item(25, "stop when this many leaves have ended", within=COUNT)
-    most_iterations: int = item(200, "stop in any case", within=COUNT)
-    rollout_rounds: int = item(4, "most rounds of a rollout", within=FROM_ZERO)
+    min_iterations: int = item(100, "stop after this many iterations, if min_ended leaves have ended", within=FROM_ZERO)
+    min_ended: int = item(1, "ended leaves, the seed's among them, that are needed to stop there", within=FROM_ZERO)
+    max_ended: int = item(25, "stop when this many leaves have ended", within=COUNT)
+    max_iterations: int = item(200, "stop in any case", within=COUNT)
+    rollout_rounds: int = item(4, "most rounds (strategist, supporter, seeker) of a rollout", within=FROM_ZERO)
     rating_scale: float = item(5.0, "priors are softmax(rating / scale)", within=(1e-6, float("inf")))
     judge_own_turn: bool = item(False, "the reply of the selected leaf is judged too, not only those simulated from it")
     seed_path: bool = item(True, "put the seed dialogue into the tree, as a path with Q = 1 and N = 100")
@@ -73,8 +83,7 @@ class MCTSConfig:
 
 @dataclass
 class RoleConfig:
-    client: str = item("local", "who answers: a model that is loaded here, an endpoint, or a recording",
-                       choices=("local", "openai", "replay"))  # fmt: skip
+    client: str = item("local", f"who answers: {', '.join(CLIENTS.values())}", choices=tuple(CLIENTS))
     model: str | None = item(
         None,
         "openai: the model's name there, null = llm.openai.model; local: a model directory, null = llm.local.model",

@@ -16,7 +16,7 @@ import numpy as np
 
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.judging.pairwise import Pair
-from esc_lab.search.judge_check import check_pairs, scored_check
+from esc_lab.search.judge_check import check_judge, draw_check_pairs
 from esc_lab.statistics.bootstrap import ClusterSample
 
 CHANCE = 0.5
@@ -69,7 +69,7 @@ async def rubric_gate(
     Raises:
         UserError: replies cannot be exchanged between dialogues: there are fewer than two.
     """
-    found = await scored_check(score, dialogues, contexts, seed)
+    found = await check_judge(score, dialogues, contexts, seed)
     if found is None:
         return Gate("rubric", math.nan, math.nan, math.nan, 0, 0, least)
     return Gate("rubric", found.auc, found.low, found.high, found.pairs, found.dialogues, least)
@@ -90,7 +90,7 @@ async def pairwise_gate(
     Raises:
         UserError: replies cannot be exchanged between dialogues: there are fewer than two.
     """
-    checked = check_pairs(dialogues, contexts, seed)
+    checked = draw_check_pairs(dialogues, contexts, seed)
     pairs = await asyncio.gather(*(compare(one.history, one.gold, one.shuffled) for one in checked))
     known = [(one.tree_id, pair.outcome) for one, pair in zip(checked, pairs, strict=True) if pair.outcome is not None]
     if not known:

@@ -1,25 +1,18 @@
-"""What stage `judge` shows while it waits for answers: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of the questions to a judge."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from esc_lab.search.calls import BudgetError
-from esc_lab.search.progress import LINE_EVERY_S
+from esc_lab.terminal import show_progress
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def finished(work: Sequence[Awaitable[T]], state: Callable[[], str]) -> list[T]:
+async def gather_with_progress(work: Sequence[Awaitable[T]], state: Callable[[], str]) -> list[T]:
     """The results of the work, in its order, all of it done at the same time.
 
     Args:
@@ -29,26 +22,17 @@ async def finished(work: Sequence[Awaitable[T]], state: Callable[[], str]) -> li
     Raises:
         UserError: the first error. What was under way when a budget was spent is waited for: it is paid for.
     """
-    tasks = [asyncio.ensure_future(one) for one in work]
-    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True))
-    bar = bars.add_task("judging", total=len(tasks), state="")
-    shown = time.monotonic()
+    tasks = [asyncio.ensure_future(item) for item in work]
     try:
-        if sys.stderr.isatty():
-            bars.start()
-        for number, next_ in enumerate(asyncio.as_completed(tasks), 1):
-            await next_
-            bars.update(bar, completed=number, state=state())
-            if not bars.live.is_started and time.monotonic() - shown >= LINE_EVERY_S:
-                shown = time.monotonic()
-                log.info("judging: %d of %d; %s", number, len(tasks), state())
+        with show_progress("judging", len(tasks)) as update:
+            for number, task in enumerate(asyncio.as_completed(tasks), 1):
+                await task
+                update(number, state)
     except BudgetError:
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
     finally:
-        bars.stop()
-        for task in tasks:
-            task.cancel()
+        for open_task in tasks:
+            open_task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return [task.result() for task in tasks]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esc_lab.search.journal import journal_config
+from esc_lab.search.journal import read_journal_config
 
 _DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")
 
@@ -42,7 +42,7 @@ def judge_model(config: Mapping[str, Any]) -> JudgeModel:
     llm = config["llm"]
     played = llm["judge"]
     if played["client"] == "replay":
-        return JudgeModel(_names(journal_config(Path(played["recording"]))["roles"]["judge"]["client"]["model"]))
+        return JudgeModel(_names(read_journal_config(Path(played["recording"]))["roles"]["judge"]["client"]["model"]))
     if played["client"] == "openai":
         return JudgeModel(_names(played["model"] or llm["openai"]["model"]))
     checkpoint = str(Path(played["checkpoint"]).resolve()) if played["checkpoint"] else None

@@ -62,7 +62,7 @@ def _facts(tree: Tree, preferred: set[int], pairs: int, c: float) -> dict[str, s
     return {
         "Iterations": str(tree.iterations),
         "Replies reached": f"{reached:,} of {len(tree.nodes) - 1:,}",
-        "Ended leaves": str(tree.ended()),
+        "Ended leaves": str(tree.count_ended()),
         "Preferred": str(len(preferred)),
         "Rejected": str(pairs),
         "PUCT's c": f"{c:g}",
@@ -76,7 +76,7 @@ def _nodes(
     rows = []
     for number, node in enumerate(tree.nodes):
         parent = tree.nodes[node.parent] if number else None
-        judged = node.judged
+        judged = node.judgement
         row = {
             "parent": node.parent,
             "strategy": strategies.index(node.strategy) if node.strategy is not None else None,

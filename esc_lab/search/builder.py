@@ -1,38 +1,37 @@
-"""Grows many trees at once, under one limit of calls, from journals that an interrupted search left."""
+"""Searches from many seed dialogues at once, under one limit of calls, and the files of finished trees."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from esc_lab.artifacts import write_atomic
+from esc_lab.config.search import MCTSConfig
 from esc_lab.errors import UserError
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import BudgetError
 from esc_lab.search.iteration import Call
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search
 from esc_lab.search.roles import Roles
 
 SYNC_EVERY_S = 1.0
-T = TypeVar("T")
 
 
 @dataclass
-class Growing:
-    """A tree to grow.
+class TreeSearch:
+    """The search of one tree, with those who play in it.
 
     Attributes:
         name: of its files.
         search: the search at its start; afterwards as far as it came.
         roles: who plays in it.
         journal: its finished calls.
-        extend: nodes that are to get texts when the search is done (`extend_rejected`).
+        extend: gives the nodes that are to get texts when the search is done (`extend_rejected`).
         finished: the search came to its end.
     """
 
@@ -44,42 +43,15 @@ class Growing:
     finished: bool = False
 
 
-def run(search: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` for a search: with uvloop where it is installed, and without collecting what was there before.
-
-    Garbage collections that look through all modules and models each time cost a tenth of the calls a second.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(search)
-    finally:
-        gc.unfreeze()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-async def grow(
-    trees: Sequence[Growing],
-    calls: Calls,
-    at_once: int,
-    on_change: Callable[[Growing], None] = lambda _: None,
-    on_finish: Callable[[Growing], None] = lambda _: None,
+async def search_trees(
+    trees: Sequence[TreeSearch], at_once: int, on_finish: Callable[[TreeSearch], None] = lambda _: None
 ) -> BudgetError | None:
-    """Grow trees until all are finished or the budget is spent.
+    """Search until all trees are finished or the budget is spent.
 
     As long as the answers do not, the trees depend neither on `at_once` nor on how many calls may be under way.
 
     Args:
-        at_once: trees that are grown at the same time.
-        on_change: called when a call of a tree has come back.
+        at_once: trees that are searched at the same time.
         on_finish: called when a tree is finished.
 
     Returns:
@@ -91,12 +63,15 @@ async def grow(
     slots = asyncio.Semaphore(at_once)
     stopped: list[BudgetError] = []
 
-    async def one(tree: Growing) -> None:
+    async def search_tree(tree: TreeSearch) -> None:
         async with slots:
             if tree.finished or stopped:
                 return
             try:
-                await _grow(tree, calls, on_change)
+                await _make_calls(tree)
+                if tree.extend is not None:
+                    tree.search.extend(tree.extend(tree.search))
+                    await _make_calls(tree)
             except BudgetError as error:
                 stopped.append(error)
             else:
@@ -106,9 +81,9 @@ async def grow(
     try:
         async with asyncio.TaskGroup() as group:
             syncing = group.create_task(_sync([tree.journal for tree in trees]))
-            async with asyncio.TaskGroup() as growing:
+            async with asyncio.TaskGroup() as searches:
                 for tree in trees:
-                    growing.create_task(one(tree))
+                    searches.create_task(search_tree(tree))
             syncing.cancel()
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
@@ -120,14 +95,7 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _grow(tree: Growing, calls: Calls, on_change: Callable[[Growing], None]) -> None:
-    await _run(tree, on_change)
-    if tree.extend is not None:
-        tree.search.extend(tree.extend(tree.search))
-        await _run(tree, on_change)
-
-
-async def _run(tree: Growing, on_change: Callable[[Growing], None]) -> None:
+async def _make_calls(tree: TreeSearch) -> None:
     """Make the calls of a search until it is done."""
     search = tree.search
     under_way: dict[asyncio.Task[Any], Call] = {}
@@ -141,7 +109,6 @@ async def _run(tree: Growing, on_change: Callable[[Growing], None]) -> None:
             # In the order in which they were asked for, although the tree does not depend on it.
             for task in [task for task in under_way if task in done]:
                 search.tell(under_way.pop(task), task.result())
-            on_change(tree)
     except BudgetError:
         # What is being answered is paid for: let it come into the journal.
         await asyncio.gather(*under_way, return_exceptions=True)
@@ -160,27 +127,26 @@ async def _sync(journals: Sequence[Journal]) -> None:
             await asyncio.to_thread(journal.sync)
 
 
-def save(tree: Growing, directory: Path, fingerprint: str) -> Path:
-    """Write a finished tree with what its roles' answers counted, and the fingerprint of what it was grown with."""
+def save_tree(tree: TreeSearch, directory: Path, settings: str) -> Path:
+    """Write a finished tree with the events that its roles counted, and the fingerprint of what it depends on."""
     path = directory / f"{tree.name}.json"
-    state = {"grown_with": fingerprint, "counts": dict(tree.roles.counts), **tree.search.state()}
+    state = {"grown_with": settings, "counts": dict(tree.roles.counts), **tree.search.state()}
     write_atomic(path, json.dumps(state, ensure_ascii=False))
     return path
 
 
-def load(directory: Path, name: str, fingerprint: str) -> tuple[Search, Counter[str]] | None:
-    """A finished tree that `save` wrote, and its counts; None if there is none that was grown in the same way.
+def load_tree(path: Path, fingerprint: str, settings: MCTSConfig) -> tuple[Search, Counter[str]] | None:
+    """A finished tree that `save_tree` wrote, and its counts; None if there is none with this fingerprint.
 
     Raises:
         UserError: the file is no such tree.
     """
-    path = directory / f"{name}.json"
     if not path.exists():
         return None
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        same = state.pop("grown_with") == fingerprint
-        return (Search.of(state), Counter(state["counts"])) if same else None
+        same = state["grown_with"] == fingerprint
+        return (Search.from_state(state, settings), Counter(state["counts"])) if same else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fix = "delete the file; the tree is then grown again from its journal"
         raise UserError("not a tree of this version", where=str(path), fix=fix) from error

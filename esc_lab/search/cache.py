@@ -37,7 +37,7 @@ class RequestCache:
     def get(self, key: str) -> Answer | None:
         try:
             row = self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-            return Answer.of(json.loads(row[0])) if row else None
+            return Answer.from_json(json.loads(row[0])) if row else None
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             raise self._unusable(error) from error
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import gc
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
+from esc_lab.config.search import BudgetConfig
 from esc_lab.errors import UserError
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.journal import Journal
 from esc_lab.search.requests import Answer, Client, Request
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 
 class BudgetError(UserError):
-    """The budget is spent. What was found so far is kept."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of what clients may do in a run, its earlier parts included; None = no limit. `cost` is in US dollars."""
-
-    calls: int | None = None
-    tokens: int | None = None
-    cost: float | None = None
+    """The budget is spent. The answers so far are kept."""
 
 
 @dataclass
@@ -47,12 +47,6 @@ class Spent:
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
-    def add_journal(self, journal: Journal) -> None:
-        """Count what an earlier part of the run spent."""
-        for key, answer in journal.answers.items():
-            if key not in journal.cached:
-                self.add(answer)
-
     def add(self, answer: Answer) -> None:
         self.calls += 1
         self.prompt_tokens += answer.prompt_tokens
@@ -61,7 +55,7 @@ class Spent:
 
 
 @dataclass
-class _UnderWay:
+class _SharedCall:
     """A call under way, how many wait for it, and whether the client has it already."""
 
     task: asyncio.Task[Answer] | None = None
@@ -79,6 +73,10 @@ class Calls:
         clients: by role.
         concurrency: calls that clients may be working on at once.
         cache: shared by runs; None = no cache.
+
+    Attributes:
+        spent: what clients did in this run, its earlier parts included.
+        journals: the open ones.
     """
 
     def __init__(
@@ -86,13 +84,59 @@ class Calls:
         clients: Mapping[str, Client],
         concurrency: int,
         cache: RequestCache | None = None,
-        budget: Budget | None = None,
+        budget: BudgetConfig | None = None,
     ) -> None:
-        self.clients, self.cache, self.budget = clients, cache, budget or Budget()
+        self.clients, self.cache, self.budget = clients, cache, budget or BudgetConfig()
         self.spent = Spent()
+        self.journals: list[Journal] = []
         self._fatal: UserError | None = None  # of a client: there is no use in asking for more
         self._slots = asyncio.Semaphore(concurrency)
-        self._under_way: dict[str, _UnderWay] = {}
+        self._under_way: dict[str, _SharedCall] = {}
+
+    @property
+    def scoring(self) -> frozenset[str]:
+        """Roles whose clients answer questions with log-probabilities."""
+        return frozenset(role for role, client in self.clients.items() if client.scores)
+
+    @property
+    def retries(self) -> Counter[str]:
+        """Attempts of clients that failed in a way that may pass, by kind."""
+        return sum((Counter(client.retries) for client in self._distinct_clients()), Counter())
+
+    @property
+    def dates(self) -> tuple[str, str]:
+        """Dates of the first and the last call in the journals; empty without calls."""
+        dates = sorted(time[:10] for journal in self.journals for time in (journal.first, journal.last) if time)
+        return (dates[0], dates[-1]) if dates else ("", "")
+
+    def models(self, role: str) -> list[str]:
+        """Names of the models that played a role, as their clients reported them."""
+        return sorted({name for journal in self.journals for name in journal.models.get(role, ())})
+
+    def run(self, work: Coroutine[Any, Any, T], run_dir: str) -> T:
+        """Run work that sends calls, then close. If it fails, the log says how to go on from the answers so far."""
+
+        async def close_after() -> T:
+            try:
+                return await work
+            finally:
+                await self.close()
+
+        try:
+            return run_loop(close_after())
+        except (UserError, KeyboardInterrupt):
+            if self.spent.calls:
+                log.info("%d answers are kept; resume=%s goes on from here", self.spent.calls, run_dir)
+            raise
+
+    def open_journal(self, path: Path, config: Mapping[str, Any]) -> Journal:
+        """A journal (see `Journal`) whose calls count as spent. It is synced when this is closed."""
+        journal = Journal(path, config)
+        self.journals.append(journal)
+        for key, answer in journal.answers.items():
+            if key not in journal.cached:
+                self.spent.add(answer)
+        return journal
 
     async def send(self, journal: Journal, request: Request) -> Answer:
         """The answer of a request of a tree.
@@ -112,40 +156,45 @@ class Calls:
             answer = self.cache.get(key) if self.cache else None
             self.spent.from_cache += answer is not None
             if answer is None:
-                answer = await self._shared(key, journal, client, request)
+                answer = await self._join(key, journal, client, request)
             # One that was made for this tree is there already; one that was made for another costs nothing again.
             journal.add(key, request, answer, cached=True)
         return answer
 
-    async def _shared(self, key: str, journal: Journal, client: Client, request: Request) -> Answer:
+    async def _join(self, key: str, journal: Journal, client: Client, request: Request) -> Answer:
         """One call for all that ask for the same at the same time. One that nobody waits for any more is not begun."""
-        under_way = self._under_way.get(key)
-        if under_way is None:
-            under_way = self._under_way[key] = _UnderWay()
-            under_way.task = asyncio.create_task(self._made(under_way, key, journal, client, request))
+        call = self._under_way.get(key)
+        if call is None:
+            call = self._under_way[key] = _SharedCall()
+            call.task = asyncio.create_task(self._make(call, key, journal, client, request))
             # An error concerns those that wait; asyncio is not to complain where nobody does.
-            under_way.task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        assert under_way.task is not None
-        under_way.waiting += 1
+            call.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        assert call.task is not None
+        call.waiting += 1
         try:
-            return await asyncio.shield(under_way.task)
+            return await asyncio.shield(call.task)
         finally:
-            under_way.waiting -= 1
-            if not under_way.waiting and not under_way.begun:
-                under_way.task.cancel()
-                self._forget(key, under_way)  # at once, so that nobody else begins to wait for it
+            call.waiting -= 1
+            if not call.waiting and not call.begun:
+                call.task.cancel()
+                self._forget(key, call)  # at once, so that nobody else begins to wait for it
 
-    async def _made(self, under_way: _UnderWay, key: str, journal: Journal, client: Client, request: Request) -> Answer:
+    async def _make(self, call: _SharedCall, key: str, journal: Journal, client: Client, request: Request) -> Answer:
         """Make a call. A begun one comes into the journal even if nobody waits for it any more: it is paid for."""
         try:
             async with self._slots:
                 if self._fatal:
                     raise self._fatal
                 self._check_budget()
-                under_way.begun = True
-                answer = _encodable(await self._answer(client, request))
+                call.begun = True
+                answer = _encodable(await client.answer(request))
+        except BudgetError:
+            raise
+        except UserError as error:
+            self._fatal = error
+            raise
         finally:
-            self._forget(key, under_way)
+            self._forget(key, call)
         self.spent.add(answer)
         self.spent.made += 1
         journal.add(key, request, answer)
@@ -153,15 +202,8 @@ class Calls:
             self.cache.put(key, answer)
         return answer
 
-    async def _answer(self, client: Client, request: Request) -> Answer:
-        try:
-            return await client.answer(request)
-        except UserError as error:
-            self._fatal = error
-            raise
-
-    def _forget(self, key: str, under_way: _UnderWay) -> None:
-        if self._under_way.get(key) is under_way:
+    def _forget(self, key: str, call: _SharedCall) -> None:
+        if self._under_way.get(key) is call:
             del self._under_way[key]
 
     def _check_budget(self) -> None:
@@ -170,21 +212,50 @@ class Calls:
             "tokens": (self.spent.tokens, self.budget.tokens),
             "cost": (self.spent.cost, self.budget.cost),
         }
-        for name, (spent, most) in limits.items():
-            if most is not None and spent >= most:
+        for name, (spent, limit) in limits.items():
+            if limit is not None and spent >= limit:
                 fix = f"a larger search.budget.{name}, with resume=<run directory>"
-                raise BudgetError(f"the budget of {most:g} {name} is spent", where=f"search.budget.{name}", fix=fix)
+                raise BudgetError(f"the budget of {limit:g} {name} is spent", where=f"search.budget.{name}", fix=fix)
 
     async def close(self) -> None:
-        """Give up what is under way and close all clients."""
-        tasks = [under_way.task for under_way in self._under_way.values() if under_way.task]
+        """Give up what is under way, close all clients, and have the journals outlive a crash of the machine."""
+        tasks = [call.task for call in self._under_way.values() if call.task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for client in {id(client): client for client in self.clients.values()}.values():
-            await client.close()
-        if self.cache:
-            self.cache.close()
+        try:
+            for client in self._distinct_clients():
+                await client.close()
+            if self.cache:
+                self.cache.close()
+        finally:
+            for journal in self.journals:
+                journal.sync()
+
+    def _distinct_clients(self) -> list[Client]:
+        return list({id(client): client for client in self.clients.values()}.values())
+
+
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` with uvloop where it is installed, and without collecting what was there before.
+
+    Garbage collections that look through all modules and models each time cost a tenth of the calls a second.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(work)
+    finally:
+        gc.unfreeze()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _encodable(answer: Answer) -> Answer:

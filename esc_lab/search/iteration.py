@@ -1,7 +1,7 @@
 """One iteration of the search, call by call: texts of a leaf, ratings, a rollout from its best child, judgements.
 
 Each piece of work is a generator. It yields the call whose result it needs next, together with calls that may be made
-beside it, and returns what came of it. Nothing here changes the tree.
+beside it, and returns the outcome. Only the seed's path is put into the tree here.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from esc_lab.data.dialogue import Reply, Turn
-from esc_lab.search.settings import SearchSettings
-from esc_lab.search.tree import Tree, priors
+from esc_lab.config.search import MCTSConfig
+from esc_lab.data.dialogue import Turn
+from esc_lab.search.seed_dialogue import SeedDecision
+from esc_lab.search.tree import SEED_PRIOR, SEED_VALUE, SEED_VISITS, Tree, append_answer, append_reply, compute_priors
 from esc_lab.seeds import derive_seed
 
 CallKind = Literal["rate", "reply", "answer", "judge"]
@@ -26,9 +27,9 @@ class Call:
     """A call that the search needs.
 
     Attributes:
-        kind: what to tell. `rate`: strategy -> rating. `reply`: the supporter's text. `answer`: the seeker's
-            `Answered`. `judge`: the score of the last reply, in [0, 4]. None where none could be had.
-        history: the talk so far. For `judge` it ends with the reply and leaves out an opening by the supporter.
+        kind: what to tell. `rate`: strategy -> rating. `reply`: the supporter's text. `answer`: the `SeekerTurn`.
+            `judge`: the score of the last reply, in [0, 4]. None where there is no usable result.
+        history: the conversation so far. For `judge` it ends with the reply and leaves out an opening by the supporter.
         strategy: of the reply, for `reply`.
         sample: number of the draw among calls with the same content: 0 in the tree, 1 in rollouts, counting up where an
             ended leaf is judged again.
@@ -43,39 +44,39 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What the seeker says; `text` may be empty where the talk has ended."""
+class SeekerTurn:
+    """What the seeker says; `text` may be empty where the conversation has ended."""
 
     text: str
     ended: bool
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Of a node: the supporter's text and the seeker's answer."""
+class Exchange:
+    """Texts of a node: the supporter's reply and the seeker's turn after it."""
 
-    text: str
-    answered: Answered
+    reply: str
+    seeker: SeekerTurn
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a leaf.
+    """The result of an iteration.
 
     Attributes:
-        texts: its new texts; None if it had them.
-        lost: it needed texts and none could be had.
+        exchange: new texts of the leaf; None if it had texts before.
+        lost: it needed texts, and there are no usable ones.
         priors: of its children; empty if it was not expanded.
-        child, child_texts: strategy of the child that was simulated, and its texts; None if none could be had.
+        child, child_exchange: strategy of the child that was simulated, and its texts; None if there are none.
         own_scores: the judge's score of the leaf's own reply; empty if the judge was not asked.
         scores: those of the child's reply and the rollout's, in order.
     """
 
-    texts: Texts | None = None
+    exchange: Exchange | None = None
     lost: bool = False
     priors: Mapping[str, float] = field(default_factory=dict)
     child: str = ""
-    child_texts: Texts | None = None
+    child_exchange: Exchange | None = None
     own_scores: Sequence[float | None] = ()
     scores: Sequence[float | None] = ()
 
@@ -85,125 +86,145 @@ Steps = Generator[tuple[Call, ...], Any, Outcome]
 
 
 class Iterations:
-    """The calls of a search's iterations, for its settings and strategies."""
+    """The calls of a search's iterations, for its settings and strategies; `seed` is that of its draws."""
 
-    def __init__(self, settings: SearchSettings, strategies: Sequence[str]) -> None:
-        self.settings, self.strategies = settings, tuple(strategies)
+    def __init__(self, settings: MCTSConfig, strategies: Sequence[str], seed: int) -> None:
+        self.settings, self.strategies, self.seed = settings, tuple(strategies), seed
         self._numbers = count(1)
 
-    def call(self, kind: CallKind, history: Sequence[Turn], strategy: str | None = None, sample: int = 0) -> Call:
+    def search_leaf(self, tree: Tree, number: int, purpose: int, stops: Callable[[Exchange | None], bool]) -> Steps:
+        """One iteration from its selected leaf.
+
+        Args:
+            purpose: number of the iteration, by which strategies without ratings are drawn.
+            stops: gets the leaf's new texts, if any, when the conversation goes on there; whether the search stops.
+        """
+        node = tree.nodes[number]
+        exchange = None
+        if node.text is None:
+            exchange = yield from self._write_exchange(tree.history(node.parent), node.strategy or "")
+            if exchange is None:
+                return Outcome(lost=True)
+        text, seeker = node.text or "", SeekerTurn(node.answer or "", node.ended)
+        if exchange:
+            text, seeker = exchange.reply, exchange.seeker
+        replied = append_reply(tree.history(node.parent), text, node.strategy) if node.strategy else tree.start
+        judged = node.strategy and (seeker.ended or self.settings.judge_own_turn)
+        own = [self._call("judge", replied, sample=node.scorings)] if judged else []
+        if seeker.ended:
+            return Outcome(exchange, own_scores=[(yield (own[0],))])
+        if stops(exchange):
+            yield ()
+        history = append_answer(replied, seeker.text)
+        ratings = yield from self._rate(history, 0, own)
+        priors = self._priors(ratings)
+        child = self._choose_strategy(priors, ratings, purpose, 0)
+        child_exchange, scores = yield from self._simulate(history, child, purpose)
+        own_scores = []
+        for call in own:
+            own_scores.append((yield (call,)))
+        return Outcome(exchange, False, priors, child, child_exchange, own_scores, scores)
+
+    def extend_node(self, tree: Tree, number: int) -> Steps:
+        """Texts of a node that the search did not reach, and a rollout from it."""
+        node = tree.nodes[number]
+        exchange, scores = yield from self._simulate(tree.history(node.parent), node.strategy or "", -number)
+        return Outcome(exchange, lost=exchange is None, own_scores=scores)
+
+    def plant(
+        self, tree: Tree, path: Sequence[SeedDecision], ended: bool
+    ) -> Generator[tuple[Call, ...], Any, Outcome | None]:
+        """Put the seed dialogue in as a path: rate the strategies at each of its decisions, the gold one among them.
+
+        This alone changes the tree: nothing else is in flight meanwhile.
+        """
+        history = tree.start
+        calls = []
+        for decision in path:
+            calls.append(self._call("rate", history))
+            history = append_answer(append_reply(history, decision.text, decision.strategy), decision.answer)
+        number = 0
+        tree.nodes[0].seed, tree.nodes[0].visits, tree.nodes[0].value = True, SEED_VISITS, SEED_VALUE
+        for index, decision in enumerate(path):
+            ratings = None if self.settings.policy == "random" else (yield tuple(calls[index:]))
+            priors = self._priors(ratings)
+            if decision.strategy not in priors:
+                priors = {name: prior * (1 - SEED_PRIOR) for name, prior in priors.items()}
+                priors[decision.strategy] = SEED_PRIOR
+            children = tree.expand(number, priors)
+            number = next(child for child in children if tree.nodes[child].strategy == decision.strategy)
+            node = tree.nodes[number]
+            node.seed, node.visits, node.value = True, SEED_VISITS, SEED_VALUE
+            node.text, node.answer = decision.text, decision.answer
+        tree.nodes[number].ended = ended
+        return None
+
+    def _call(self, kind: CallKind, history: Sequence[Turn], strategy: str | None = None, sample: int = 0) -> Call:
         if kind == "judge":  # sees no opening by the supporter
             first = next(index for index, turn in enumerate(history) if turn.speaker == "seeker")
             history = history[first:]
         return Call(kind, tuple(history), strategy, sample, next(self._numbers))
 
-    def leaf(self, tree: Tree, number: int, purpose: int, stops: Callable[[Texts | None], bool]) -> Steps:
-        """One iteration from its selected leaf.
-
-        Args:
-            purpose: number of the iteration, by which strategies without ratings are drawn.
-            stops: told the leaf's new texts, if any, when the talk goes on there; whether the search stops at it.
-        """
-        node = tree.nodes[number]
-        texts = None
-        if node.text is None:
-            texts = yield from self._texts(tree.history(node.parent), node.strategy or "")
-            if texts is None:
-                return Outcome(lost=True)
-        text, answered = (
-            (texts.text, texts.answered) if texts else (node.text or "", Answered(node.answer or "", node.ended))
-        )
-        replied = with_reply(tree.history(node.parent), text, node.strategy) if node.strategy else tree.start
-        judged = node.strategy and (answered.ended or self.settings.judge_own_turn)
-        own = [self.call("judge", replied, sample=node.scorings)] if judged else []
-        if answered.ended:
-            return Outcome(texts, own_scores=[(yield (own[0],))])
-        if stops(texts):
-            yield ()
-        history = with_answer(replied, answered)
-        rated = yield from self._rated(history, 0, own)
-        found = self.priors(rated)
-        child = self.best(found, rated, purpose, 0)
-        child_texts, scores = yield from self._simulated(history, child, purpose)
-        own_scores = []
-        for call in own:
-            own_scores.append((yield (call,)))
-        return Outcome(texts, False, found, child, child_texts, own_scores, scores)
-
-    def alone(self, tree: Tree, number: int) -> Steps:
-        """Texts of a node that the search did not reach, and a rollout from it."""
-        node = tree.nodes[number]
-        texts, scores = yield from self._simulated(tree.history(node.parent), node.strategy or "", -number)
-        return Outcome(texts, lost=texts is None, own_scores=scores)
-
-    def priors(self, ratings: Mapping[str, float] | None) -> dict[str, float]:
+    def _priors(self, ratings: Mapping[str, float] | None) -> dict[str, float]:
         """Priors of the rated strategies; uniform over all strategies without ratings."""
         if ratings is None:
             return dict.fromkeys(self.strategies, 1 / len(self.strategies))
-        return priors(ratings, self.settings.rating_scale)
+        return compute_priors(ratings, self.settings.rating_scale)
 
-    def best(self, found: Mapping[str, float], rated: Mapping[str, float] | None, *purpose: int) -> str:
+    def _choose_strategy(self, priors: Mapping[str, float], ratings: Mapping[str, float] | None, *purpose: int) -> str:
         """The most probable strategy, the first of equals; one drawn at random where there are no ratings."""
-        names = list(found)
-        if rated is None:
-            draw = np.random.default_rng(derive_seed(self.settings.seed, "rollout", *purpose))
+        names = list(priors)
+        if ratings is None:
+            draw = np.random.default_rng(derive_seed(self.seed, "rollout", *purpose))
             return names[int(draw.integers(len(names)))]
-        return max(names, key=found.__getitem__)
+        return max(names, key=priors.__getitem__)
 
-    def _rated(
+    def _rate(
         self, history: Sequence[Turn], sample: int, beside: Sequence[Call]
     ) -> Generator[tuple[Call, ...], Any, Mapping[str, float] | None]:
         if self.settings.policy == "random":
             return None
-        ratings: Mapping[str, float] | None = yield (self.call("rate", history, sample=sample), *beside)
+        ratings: Mapping[str, float] | None = yield (self._call("rate", history, sample=sample), *beside)
         return ratings
 
-    def _texts(self, history: Sequence[Turn], strategy: str) -> Generator[tuple[Call, ...], Any, Texts | None]:
-        text = yield (self.call("reply", history, strategy),)
+    def _write_exchange(
+        self, history: Sequence[Turn], strategy: str
+    ) -> Generator[tuple[Call, ...], Any, Exchange | None]:
+        text = yield (self._call("reply", history, strategy),)
         if text is None:
             return None
-        answered = yield (self.call("answer", with_reply(history, text, strategy)),)
-        return None if answered is None else Texts(text, answered)
+        seeker = yield (self._call("answer", append_reply(history, text, strategy)),)
+        return None if seeker is None else Exchange(text, seeker)
 
-    def _simulated(
+    def _simulate(
         self, history: Sequence[Turn], strategy: str, purpose: int
-    ) -> Generator[tuple[Call, ...], Any, tuple[Texts | None, list[float | None]]]:
+    ) -> Generator[tuple[Call, ...], Any, tuple[Exchange | None, list[float | None]]]:
         """Texts of a child and a rollout from it: the texts, None if there are none, and the scores of all its replies.
 
         A judgement waits for nobody: it is asked for with the call that follows the reply.
         """
-        texts: Texts | None = None
+        exchange: Exchange | None = None
         judgements: list[Call] = []
         for number in range(self.settings.rollout_rounds + 1):
             sample = min(number, 1)
             if number > 0:
-                rated = yield from self._rated(history, sample, judgements)
-                strategy = self.best(self.priors(rated), rated, purpose, number)
-            text = yield (self.call("reply", history, strategy, sample), *judgements)
+                ratings = yield from self._rate(history, sample, judgements)
+                strategy = self._choose_strategy(self._priors(ratings), ratings, purpose, number)
+            text = yield (self._call("reply", history, strategy, sample), *judgements)
             if text is None:
                 break
-            history = with_reply(history, text, strategy)
-            judgement = self.call("judge", history, sample=sample)
-            answered = yield (self.call("answer", history, sample=sample), judgement)
-            if number == 0 and answered is None:
+            history = append_reply(history, text, strategy)
+            judgement = self._call("judge", history, sample=sample)
+            seeker = yield (self._call("answer", history, sample=sample), judgement)
+            if number == 0 and seeker is None:
                 break  # the child is lost, and its judgement with it
             judgements.append(judgement)
             if number == 0:
-                texts = Texts(text, answered)
-            if answered is None or answered.ended:
+                exchange = Exchange(text, seeker)
+            if seeker is None or seeker.ended:
                 break
-            history = with_answer(history, answered)
+            history = append_answer(history, seeker.text)
         scores: list[float | None] = []
         for judgement in judgements:
             scores.append((yield (judgement,)))
-        return texts, scores
-
-
-def with_reply(history: Sequence[Turn], text: str, strategy: str) -> tuple[Turn, ...]:
-    """The talk with the supporter's next turn."""
-    return (*history, Turn("supporter", Reply(text, (strategy,))))
-
-
-def with_answer(history: Sequence[Turn], answered: Answered) -> tuple[Turn, ...]:
-    """The talk with the seeker's next turn, unless it is empty."""
-    return (*history, Turn("seeker", Reply(answered.text))) if answered.text else tuple(history)
+        return exchange, scores

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.errors import UserError
+from esc_lab.runs.layout import rename_keys
 from esc_lab.search.requests import Answer, Request
 
 FORMAT = "esc-lab-journal/1"
@@ -132,7 +133,7 @@ class Journal:
         for number, line in enumerate(whole[1:], start=2):
             record = self._record(line, number)
             try:
-                answer = Answer.of(record["answer"])
+                answer = Answer.from_json(record["answer"])
                 self._note(record["key"], record["at"], record["role"], answer, record["cached"])
             except (KeyError, TypeError) as error:
                 raise self._damaged(number) from error
@@ -140,8 +141,7 @@ class Journal:
     def _check_header(self, header: Mapping[str, Any]) -> None:
         if header.get("format") != FORMAT or not isinstance(header.get("config"), dict):
             raise self._foreign()
-        # As JSON types: tuples come back as lists.
-        old, new = _flat(header["config"]), _flat(json.loads(json.dumps(self.config)))
+        old, new = journal_settings(header["config"]), journal_settings(self.config)
         differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if differing:
             shown = "; ".join(
@@ -172,14 +172,22 @@ class Journal:
         return UserError(f"cannot write: {error.strerror}", where=str(self.path), fix=fix)
 
 
-def journal_config(path: Path) -> Any:
-    """The configuration that a journal names in its first line; None if it has none."""
+def read_journal_config(path: Path) -> Any:
+    """The configuration that a journal names in its first line; None if it has none. Raises OSError."""
     with path.open("rb") as file:
         line = file.readline()
     try:
         return json.loads(line)["config"]
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def journal_settings(config: Any) -> dict[str, Any]:
+    """Dotted names and values of a configuration, by the names of today, as JSON types: tuples come back as lists."""
+    config = json.loads(json.dumps(config))
+    if isinstance(config, dict) and isinstance(config.get("search"), dict):
+        rename_keys({"mcts": config["search"]})
+    return _flat(config)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Before a judge is trusted: does it score the reply that was given above one from another dialogue?
+"""Before a judge is trusted: does it score the gold reply above one from another dialogue?
 
 Every reply stands once in its own place and once in a foreign one, so a judge that looks at the reply alone has an AUC
 of one half.
@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class CheckPair(NamedTuple):
-    """A context with the reply that was given and one of another dialogue.
+    """A context with its gold reply and one of another dialogue.
 
     Attributes:
         history: the turns before, without an opening by the supporter; the judge of the search sees none either.
@@ -55,7 +55,7 @@ class JudgeCheck:
         return self.auc >= TRUSTED_AUC
 
 
-def check_pairs(dialogues: Sequence[Dialogue], count: int, seed: int) -> list[CheckPair]:
+def draw_check_pairs(dialogues: Sequence[Dialogue], count: int, seed: int) -> list[CheckPair]:
     """Contexts of dialogues, drawn from the seed, as evenly over trees as they allow.
 
     The shuffled replies are the gold ones of the others, each once; never one of the same `tree_id`. An opening is no
@@ -79,47 +79,38 @@ def check_pairs(dialogues: Sequence[Dialogue], count: int, seed: int) -> list[Ch
     names = [name for name, contexts in by_tree.items() if contexts]
     order = [names[index] for index in draw.permutation(len(names))]
     shuffled = {name: [list(by_tree[name])[index] for index in draw.permutation(len(by_tree[name]))] for name in order}
-    sizes, most = _sizes([len(shuffled[name]) for name in order], count)
-    if not most:
+    sizes, largest = _sizes([len(shuffled[name]) for name in order], count)
+    if not largest:
         fix = "give more seed dialogues, or leave the check of the judge out"
         raise UserError("replies cannot be exchanged: fewer than two dialogues have supporter turns", fix=fix)
     picked = [(name, *place) for name, size in zip(order, sizes, strict=True) for place in shuffled[name][:size]]
     # The contexts of a tree stand together, at most half of all are one tree's, so this shift leads out of every tree.
-    replies = [picked[(index + most) % len(picked)][2] for index in range(len(picked))]
+    replies = [picked[(index + largest) % len(picked)][2] for index in range(len(picked))]
     return [CheckPair(history, gold, reply, name) for (name, history, gold), reply in zip(picked, replies, strict=True)]
 
 
 def _sizes(available: Sequence[int], count: int) -> tuple[list[int], int]:
     """How many contexts to take of each tree, and the largest of these numbers; no tree gets more than half of all."""
-    sizes, most = [0] * len(available), 0
+    sizes, largest = [0] * len(available), 0
     while True:
-        row = [index for index, there in enumerate(available) if there > most][: count - sum(sizes)]
-        if not row or sum(sizes) + len(row) < 2 * (most + 1):
-            return sizes, most
-        most += 1
+        row = [index for index, there in enumerate(available) if there > largest][: count - sum(sizes)]
+        if not row or sum(sizes) + len(row) < 2 * (largest + 1):
+            return sizes, largest
+        largest += 1
         for index in row:
             sizes[index] += 1
 
 
-def judge_auc(gold: Sequence[float], shuffled: Sequence[float]) -> float:
-    """Probability that the score of a gold reply is above that of a shuffled one, ties counted half, in [0, 1].
-
-    Any gold score is compared with any shuffled one (Mann-Whitney), not only within a context.
-
-    Raises:
-        ValueError: one side is empty, or a score is not finite.
-    """
-    return float(_above(gold, shuffled).mean())
-
-
-def judge_check(
+def measure_judge(
     gold: Sequence[float], shuffled: Sequence[float], dialogues: Sequence[str], *, seed: int, draws: int = 2000
 ) -> JudgeCheck:
     """AUC of contexts whose two replies were both scored, with a percentile interval (`LEVEL`).
 
-    The bootstrap draws dialogues, with all their contexts: contexts of one dialogue are alike. From a single dialogue
-    nothing can be said about others, and the interval is [0, 1]. Where all gold scores are above all shuffled ones it
-    has no width, which says little if there are few dialogues.
+    It is the probability that the score of a gold reply is above that of a shuffled one, ties counted half. Any gold
+    score is compared with any shuffled one (Mann-Whitney), not only within a context. The bootstrap draws dialogues,
+    with all their contexts: contexts of one dialogue are alike. From a single dialogue nothing can be said about
+    others, and the interval is [0, 1]. Where all gold scores are above all shuffled ones it has no width, which says
+    little if there are few dialogues.
 
     Args:
         gold, shuffled: scores [n], by context.
@@ -144,17 +135,17 @@ def judge_check(
     return JudgeCheck(float(above.mean()), low, high, len(gold), len(names))
 
 
-async def scored_check(
+async def check_judge(
     score: Callable[[Sequence[Turn]], Awaitable[float | None]], dialogues: Sequence[Dialogue], count: int, seed: int
 ) -> JudgeCheck | None:
-    """Have a judge score the replies of `check_pairs`, all at once; None if there is no context with both scores.
+    """Have a judge score the replies of `draw_check_pairs`, all at once; None if there is no context with both scores.
 
     Args:
-        score: the judge's score of the last turn of a talk; None if none could be had.
+        score: the judge's score of the last turn of a conversation; None if there is none.
     """
-    pairs = check_pairs(dialogues, count, seed)
-    talks = [(*pair.history, reply) for pair in pairs for reply in (pair.gold, pair.shuffled)]
-    scores = await asyncio.gather(*map(score, talks))
+    pairs = draw_check_pairs(dialogues, count, seed)
+    conversations = [(*pair.history, reply) for pair in pairs for reply in (pair.gold, pair.shuffled)]
+    scores = await asyncio.gather(*map(score, conversations))
     scored = [
         (gold, shuffled, pair.tree_id)
         for pair, gold, shuffled in zip(pairs, scores[::2], scores[1::2], strict=True)
@@ -163,7 +154,7 @@ async def scored_check(
     if not scored:
         return None
     gold, shuffled, ids = zip(*scored, strict=True)
-    return judge_check(gold, shuffled, ids, seed=seed)
+    return measure_judge(gold, shuffled, ids, seed=seed)
 
 
 def _above(gold: Sequence[float], shuffled: Sequence[float]) -> FloatArray:

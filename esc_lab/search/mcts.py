@@ -7,7 +7,7 @@ from the most probable child, has the child's reply and those of the rollout jud
     search = Search(settings, start, strategies)
     while not search.done:
         for call in search.ask():     # may be made at once, in any order
-            search.tell(call, ...)    # its result; None if none could be had
+            search.tell(call, ...)    # its result, or None
 
 Several leaves may be in flight. They are finished in the order in which they were selected, whatever the order of the
 results, so the tree does not depend on how long any call takes.
@@ -20,23 +20,15 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from esc_lab.config.search import MCTSConfig
 from esc_lab.data.dialogue import Turn
-from esc_lab.search.iteration import Answered, Call, Iterations, Outcome, Texts, with_answer, with_reply
+from esc_lab.search.iteration import Call, Exchange, Iterations, Outcome
+from esc_lab.search.seed_dialogue import SeedDecision
 from esc_lab.search.selection import select
-from esc_lab.search.settings import SearchSettings
-from esc_lab.search.tree import SEED_PRIOR, SEED_VALUE, SEED_VISITS, WORST_REWARD, Tree
+from esc_lab.search.tree import WORST_REWARD, Tree
 
 # Numbers of work that is no iteration.
 _PLANTING, _EXTENSION = -1, -2
-
-
-@dataclass(frozen=True)
-class SeedDecision:
-    """A supporter turn of the seed dialogue with the seeker's answer, which is empty where the dialogue ends."""
-
-    strategy: str
-    text: str
-    answer: str
 
 
 @dataclass
@@ -44,16 +36,16 @@ class _Work:
     """A leaf in flight: its number among the selected ones, and the steps that are left.
 
     Attributes:
-        going_on: it has texts, and the talk goes on after them.
-        texts: what it was given on the way.
+        continues: it has texts, and the conversation goes on after them.
+        exchange: its new texts, if it had none.
         waiting: number of the call whose result comes next.
     """
 
     number: int
     node: int
     steps: Generator[tuple[Call, ...], Any, Any] | None = None
-    going_on: bool = False
-    texts: Texts | None = None
+    continues: bool = False
+    exchange: Exchange | None = None
     waiting: int = 0
     finished: bool = False
     outcome: Outcome | None = None
@@ -63,41 +55,42 @@ class Search:
     """One search.
 
     Args:
-        settings: its constants.
+        settings: its constants; preferences are not read.
         start: the turns before the first decision; ends with the seeker.
         strategies: names of the inventory, in its order.
-        seed_path: the decisions of the seed dialogue, planted as a path with N = 100 and Q = 1; empty for none.
+        seed_path: the decisions of the seed dialogue, planted as a path with N = 100 and Q = 1 if
+            `settings.seed_path`; empty for none.
         seed_ended: the seed dialogue comes to its end with the last of them.
+        seed: seed of the draws: strategies of the policy `random`, and those of rollouts whose rating is missing.
 
     Attributes:
-        tree: what was found so far; of leaves in flight nothing yet.
+        tree: as far as it came; of leaves in flight nothing yet.
         done: there is nothing more to ask.
     """
 
     def __init__(
         self,
-        settings: SearchSettings,
+        settings: MCTSConfig,
         start: Sequence[Turn],
         strategies: Sequence[str],
         seed_path: Sequence[SeedDecision] = (),
         seed_ended: bool = True,
+        seed: int = 0,
     ) -> None:
-        self._set_up(settings, Tree(tuple(start)), strategies)
-        if seed_path:
-            planting = _Work(_PLANTING, 0)
-            planting.steps = _plant(self.tree, self._iterations, seed_path, seed_ended)
-            self._start(planting)
+        self._set_up(settings, Tree(tuple(start)), strategies, seed)
+        if seed_path and settings.seed_path:
+            self._start(_Work(_PLANTING, 0, self._iterations.plant(self.tree, seed_path, seed_ended)))
         self._settle()
 
-    def _set_up(self, settings: SearchSettings, tree: Tree, strategies: Sequence[str]) -> None:
+    def _set_up(self, settings: MCTSConfig, tree: Tree, strategies: Sequence[str], seed: int) -> None:
         self.settings, self.tree, self.done = settings, tree, False
-        self._iterations = Iterations(settings, strategies)
+        self._iterations = Iterations(settings, strategies, seed)
         self._new: list[Call] = []
         self._open: dict[int, _Work] = {}  # calls under way
-        self._results: dict[int, Any] = {}  # told, and not used yet
+        self._results: dict[int, Any] = {}  # of calls, until the work asks for them
         self._queue: list[_Work] = []  # in flight, in the order in which they were selected
         self._begun = 0
-        self._ended = tree.ended()
+        self._ended = tree.count_ended()
         self._stopped = False  # no more leaves are selected
         self._extension: list[int] = []
 
@@ -107,7 +100,7 @@ class Search:
         return calls
 
     def tell(self, call: Call, result: Any) -> None:
-        """The result of a call (see `Call.kind`), or None if none could be had. Ignored if it is no longer needed."""
+        """Take the result of a call (see `Call.kind`), or None if there is none. Ignored if it is no longer needed."""
         work = self._open.pop(call.number, None)
         if work is None:
             return
@@ -131,7 +124,7 @@ class Search:
         if any(work.number == _PLANTING for work in self._queue):
             raise ValueError("the seed path is not planted yet")
         return {
-            "settings": asdict(self.settings),
+            "settings": {**asdict(self.settings), "seed": self._iterations.seed},
             "strategies": list(self._iterations.strategies),
             "tree": self.tree.state(),
             "in_flight": [[work.number, work.node] for work in self._queue],
@@ -141,10 +134,10 @@ class Search:
         }
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Search:
-        """The search that `state()` gave; it goes on to the same tree."""
+    def from_state(cls, state: Mapping[str, Any], settings: MCTSConfig) -> Search:
+        """The search of this `state()`; with the same settings it goes on to the same tree."""
         search = cls.__new__(cls)
-        search._set_up(SearchSettings(**state["settings"]), Tree.of(state["tree"]), state["strategies"])
+        search._set_up(settings, Tree.from_state(state["tree"]), state["strategies"], state["settings"]["seed"])
         search._begun, search._stopped = state["begun"], state["stopped"]
         search._extension = list(state["extension"])
         for number, node in state["in_flight"]:
@@ -156,9 +149,9 @@ class Search:
         """Put a leaf in flight, or a node of the extension."""
         work = _Work(number, node)
         if number == _EXTENSION:
-            work.steps = self._iterations.alone(self.tree, node)
+            work.steps = self._iterations.extend_node(self.tree, node)
         else:
-            work.steps = self._iterations.leaf(self.tree, node, number, partial(self._reached, work))
+            work.steps = self._iterations.search_leaf(self.tree, node, number, partial(self._note_continuing, work))
         self._start(work)
 
     def _start(self, work: _Work) -> None:
@@ -184,21 +177,21 @@ class Search:
                 return
             value = self._results.pop(work.waiting)
 
-    def _reached(self, work: _Work, texts: Texts | None) -> bool:
-        """Note that the talk goes on at a leaf; whether the search stops there."""
-        work.texts, work.going_on = texts, True
+    def _note_continuing(self, work: _Work, exchange: Exchange | None) -> bool:
+        """Note that the conversation goes on at a leaf; whether the search stops there."""
+        work.exchange, work.continues = exchange, True
         return self._stops(work)
 
     def _stops(self, work: _Work) -> bool:
-        """Whether the search stops at a leaf: the talk goes on there, and enough was found before it.
+        """Whether the search stops at a leaf: the conversation goes on there, and a limit was reached before it.
 
         What is true while earlier leaves are in flight stays true, since the number of ended leaves only grows.
         """
-        if not work.going_on:
+        if not work.continues:
             return False
         settings = self.settings
-        enough = work.number >= settings.enough_iterations and self._ended >= settings.enough_ended
-        return enough or self._ended >= settings.most_ended
+        enough = work.number >= settings.min_iterations and self._ended >= settings.min_ended
+        return enough or self._ended >= settings.max_ended
 
     def _settle(self) -> None:
         """Finish what has come to the head of the queue, each time putting new leaves in flight."""
@@ -211,7 +204,7 @@ class Search:
                 self._queue.pop(0)
                 if head.outcome is not None:
                     self._finish(head, head.outcome)
-                self._ended = self.tree.ended()
+                self._ended = self.tree.count_ended()
             else:
                 return
             self._fill()
@@ -224,11 +217,13 @@ class Search:
                 self._begin(_EXTENSION, self._extension.pop(0))
                 continue
             planting = any(work.number == _PLANTING for work in self._queue)
-            if self._stopped or planting or self._begun >= self.settings.most_iterations:
+            if self._stopped or planting or self._begun >= self.settings.max_iterations:
                 return
             if any(map(self._stops, self._queue)):
                 return
-            leaf = select(self.tree, self.settings, [work.node for work in self._queue], self._begun)
+            leaf = select(
+                self.tree, self.settings, self._iterations.seed, [work.node for work in self._queue], self._begun
+            )
             if leaf is None:
                 return
             self._begun += 1
@@ -236,24 +231,24 @@ class Search:
 
     def _stop_at(self, head: _Work) -> None:
         """End the search. The leaf keeps its texts; nothing else that is in flight counts."""
-        self._reach(head.node, head.texts)
+        self._reach(head.node, head.exchange)
         self._queue, self._new, self._stopped = [], [], True
         self._begun = head.number + 1  # how many were begun after it depends on the time that calls take
         self._open.clear()
         self._results.clear()
 
     def _finish(self, work: _Work, outcome: Outcome) -> None:
-        """Put what came of a leaf into the tree."""
+        """Put the outcome of a leaf into the tree."""
         node = self.tree.nodes[work.node]
-        self._reach(work.node, outcome.texts)
+        self._reach(work.node, outcome.exchange)
         node.lost = outcome.lost
         self._note_score(work.node, outcome.own_scores)
         rewarded = work.node
         if outcome.priors:
             children = self.tree.expand(work.node, outcome.priors)
             rewarded = next(child for child in children if self.tree.nodes[child].strategy == outcome.child)
-            self._reach(rewarded, outcome.child_texts)
-            self.tree.nodes[rewarded].lost = outcome.child_texts is None
+            self._reach(rewarded, outcome.child_exchange)
+            self.tree.nodes[rewarded].lost = outcome.child_exchange is None
             self._note_score(rewarded, outcome.scores)
         judged = [score for score in (*outcome.own_scores, *outcome.scores) if score is not None]
         reward = sum(judged) / len(judged) + WORST_REWARD if judged else None
@@ -265,10 +260,10 @@ class Search:
             self.tree.back_up(rewarded, reward)
         self.tree.iterations += 1
 
-    def _reach(self, number: int, texts: Texts | None) -> None:
-        if texts is not None:
+    def _reach(self, number: int, exchange: Exchange | None) -> None:
+        if exchange is not None:
             node = self.tree.nodes[number]
-            node.text, node.answer, node.ended = texts.text, texts.answered.text, texts.answered.ended
+            node.text, node.answer, node.ended = exchange.reply, exchange.seeker.text, exchange.seeker.ended
 
     def _note_score(self, number: int, scores: Sequence[float | None]) -> None:
         """Note the judge's score of a node's own reply, the first of those that were asked for."""
@@ -276,29 +271,3 @@ class Search:
             node = self.tree.nodes[number]
             node.scorings += 1
             node.turn_score = node.turn_score if scores[0] is None else scores[0]
-
-
-def _plant(
-    tree: Tree, iterations: Iterations, path: Sequence[SeedDecision], ended: bool
-) -> Generator[tuple[Call, ...], Any, None]:
-    """Put the seed dialogue in as a path: rate the strategies at each of its decisions, the gold one among them."""
-    history = tree.start
-    calls = []
-    for decision in path:
-        calls.append(iterations.call("rate", history))
-        replied = with_reply(history, decision.text, decision.strategy)
-        history = with_answer(replied, Answered(decision.answer, False))
-    number = 0
-    tree.nodes[0].seed, tree.nodes[0].visits, tree.nodes[0].value = True, SEED_VISITS, SEED_VALUE
-    for index, decision in enumerate(path):
-        ratings = None if iterations.settings.policy == "random" else (yield tuple(calls[index:]))
-        found = iterations.priors(ratings)
-        if decision.strategy not in found:
-            found = {name: prior * (1 - SEED_PRIOR) for name, prior in found.items()}
-            found[decision.strategy] = SEED_PRIOR
-        children = tree.expand(number, found)
-        number = next(child for child in children if tree.nodes[child].strategy == decision.strategy)
-        node = tree.nodes[number]
-        node.seed, node.visits, node.value = True, SEED_VISITS, SEED_VALUE
-        node.text, node.answer = decision.text, decision.answer
-    tree.nodes[number].ended = ended

@@ -3,67 +3,35 @@
 The rule of *Chain of Strategy Optimization* (arXiv 2503.05362): ended leaves of high value are preferred, and so is
 every decision on the way to them; rejected are siblings of a preferred decision that have low value and lie on no such
 way. Only leaves have to pass a limit, so a preferred reply can have a lower value than one that is rejected beside it.
+The published code rejects texts that nobody judged, which `rejected_visits=0` reproduces. `lower` is not published: it
+compares judgements, and a reply of the seed that nobody judged passes.
+
+Q and N are the search's: those of the seed's decisions hold what they were planted with, which nobody judged.
+
+With `threshold=quantile`, `preferred_min` and `rejected_max` are quantiles of a tree's own values: of the judged ended
+leaves that the search found, and of all its judged decisions; the seed's are in neither. Of values v_0 <= ... <=
+v_(n-1) quantile q is the one at position q (n - 1), on the straight line between two neighbours (numpy's `linear`), so
+of one value it is that value. A tree without such leaves has no preferred limit, and nothing that the search found is
+preferred in it; one without judged decisions has no rejected limit, and nothing is rejected. The seed's last decision
+is then preferred in any case, as it is under the published limits, which its planted Q of 1 passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from esc_lab.config.search import PreferenceConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.search.tree import Node, Tree
 
 
 @dataclass(frozen=True)
-class PreferenceRule:
-    """What makes a reply preferred or rejected; the defaults are the published rule but for `rejected_visits`.
-
-    Q and N are the search's: those of the seed's decisions hold what they were planted with, which nobody judged.
-
-    With `quantile`, `preferred_min` and `rejected_max` are quantiles of a tree's own values: of the judged ended leaves
-    that the search found, and of all its judged decisions; the seed's are in neither. Of values v_0 <= ... <= v_(n-1)
-    quantile q is the one at position q (n - 1), on the straight line between two neighbours (numpy's `linear`), so of
-    one value it is that value. A tree without such leaves has no preferred limit, and nothing that the search found is
-    preferred in it; one without judged decisions has no rejected limit, and nothing is rejected. The seed's last
-    decision is then preferred in any case, as it is under the published limits, which its planted Q of 1 passes.
-
-    Attributes:
-        value: what the limits are about: Q (`max_q`) or N (`max_n`).
-        threshold: the limits are values (`absolute`) or quantiles of the tree.
-        preferred_min, preferred_visits: least value and least N of an ended leaf that is preferred.
-        rejected_max: highest value of a rejected reply.
-        rejected_visits: how often a rejected reply was judged at least. The published code rejects texts that nobody
-            judged, which 0 reproduces.
-        lower: what was judged of a rejected reply must be lower than what was judged of the preferred one. A reply of
-            the seed that nobody judged passes. Not part of the published rule.
-
-    Raises:
-        UserError: a quantile is not in [0, 1].
-    """
-
-    value: Literal["max_q", "max_n"] = "max_q"
-    threshold: Literal["absolute", "quantile"] = "absolute"
-    preferred_min: float = 0.5
-    preferred_visits: int = 2
-    rejected_max: float = 0.5
-    rejected_visits: int = 1
-    lower: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("preferred_min", "rejected_max"):
-            limit = getattr(self, name)
-            if self.threshold == "quantile" and not 0 <= limit <= 1:
-                fix = "choose it from 0 to 1, or threshold=absolute"
-                raise UserError(f"{name}={limit} is not a quantile", fix=fix)
-
-
-@dataclass(frozen=True)
 class Preferences:
-    """What the rule found in a tree; decisions are numbers of its nodes.
+    """Preferred and rejected decisions of a tree, as numbers of its nodes.
 
     Attributes:
         leaves: preferred ended leaves, ascending.
@@ -82,21 +50,25 @@ class Preferences:
         return frozenset(self.rejected)
 
 
-def find_preferences(tree: Tree, rule: PreferenceRule) -> Preferences:
-    """Apply the rule to a tree. The root is no decision and is neither preferred nor rejected."""
-    least, highest = _limits(tree, rule)
+def find_preferences(tree: Tree, rule: PreferenceConfig) -> Preferences:
+    """Apply the rule to a tree. The root is no decision and is neither preferred nor rejected.
+
+    Raises:
+        UserError: a quantile is not in [0, 1].
+    """
+    preferred_min, rejected_max = _limits(tree, rule)
 
     def is_preferred(node: Node) -> bool:
         if not node.ended or node.visits < rule.preferred_visits:
             return False
         if node.seed and rule.threshold == "quantile":
             return True
-        return least is not None and _value(node, rule) >= least
+        return preferred_min is not None and _value(node, rule) >= preferred_min
 
     def is_low(node: Node) -> bool:
-        judged, _ = node.judged
-        reached = node.text is not None and judged >= rule.rejected_visits
-        return reached and highest is not None and _value(node, rule) <= highest
+        judgements, _ = node.judgement
+        reached = node.text is not None and judgements >= rule.rejected_visits
+        return reached and rejected_max is not None and _value(node, rule) <= rejected_max
 
     nodes = tree.nodes
     leaves = tuple(number for number in range(1, len(nodes)) if is_preferred(nodes[number]))
@@ -110,27 +82,17 @@ def find_preferences(tree: Tree, rule: PreferenceRule) -> Preferences:
         )
         for number in preferred
     }
-    return Preferences(leaves, rejected, least, highest)
+    return Preferences(leaves, rejected, preferred_min, rejected_max)
 
 
-def to_extend(tree: Tree, found: Preferences) -> list[int]:
+def find_extensions(tree: Tree, preferences: Preferences) -> list[int]:
     """Siblings that the search did not reach, of preferred decisions beside which nothing is rejected; ascending."""
-    alone = (number for number, rejected in found.rejected.items() if not rejected)
+    alone = (number for number, rejected in preferences.rejected.items() if not rejected)
     siblings = {other for number in alone for other in tree.siblings(number)}
     return sorted(other for other in siblings if tree.nodes[other].text is None and not tree.nodes[other].lost)
 
 
-def dialogues(
-    tree: Tree,
-    found: Preferences,
-    *,
-    inventory: str,
-    tree_id: str,
-    situation: str = "",
-    emotion: str = "",
-    problem: str = "",
-    meta: Mapping[str, Any] | None = None,
-) -> list[Dialogue]:
+def extract_dialogues(tree: Tree, preferences: Preferences, seed: Dialogue) -> list[Dialogue]:
     """One dialogue for each preferred leaf, in the order of the leaves.
 
     Replies have the value and visits that were judged: a reply of the seed that nobody judged has no value, and 0
@@ -138,44 +100,50 @@ def dialogues(
     this search's. An empty answer of the seeker is no turn.
 
     Args:
-        meta: what else to keep. `search` in it is set to `{"seed_turns": [...]}`, the indices of the turns whose
-            replies are the seed's; the search found those of the other decisions. A decision's turn has visits.
+        seed: the dialogue from which the search began. Its inventory, tree and seeker are those of the new ones; in
+            their `meta` stand its id as `seed_dialogue`, and `search` with `{"seed_turns": [...]}`, the indices of the
+            turns whose replies are the seed's. The search found those of the other decisions; each decision's turn has
+            visits.
     """
     start = [Turn(turn.speaker, Reply(turn.reply.text.strip(), turn.reply.strategies)) for turn in tree.start]
-    made = []
-    for leaf in found.leaves:
-        path = tree.path(leaf)
+    dialogues = []
+    for leaf in preferences.leaves:
         turns, seed_turns = [*start], []
-        for node, rejected in zip((tree.nodes[n] for n in path), (found.rejected[n] for n in path), strict=True):
+        for number in tree.path(leaf):
+            node, rejected = tree.nodes[number], preferences.rejected[number]
             if node.seed:
                 seed_turns.append(len(turns))
             turns.append(Turn("supporter", _reply(node), tuple(_reply(tree.nodes[other]) for other in rejected)))
             answer = (node.answer or "").strip()
             if answer:
                 turns.append(Turn("seeker", Reply(answer)))
-        kept = {**(meta or {}), "search": {"seed_turns": seed_turns}}
-        made.append(Dialogue(tuple(turns), inventory, tree_id, situation, emotion, problem, kept))
-    return made
+        meta = {"seed_dialogue": seed.id, "search": {"seed_turns": seed_turns}}
+        dialogues.append(replace(seed, turns=tuple(turns), meta=meta))
+    return dialogues
 
 
-def _limits(tree: Tree, rule: PreferenceRule) -> tuple[float | None, float | None]:
-    """Least value of a preferred leaf and highest value of a rejected reply."""
+def _limits(tree: Tree, rule: PreferenceConfig) -> tuple[float | None, float | None]:
+    """Lowest value of a preferred leaf and highest value of a rejected reply."""
     if rule.threshold == "absolute":
         return rule.preferred_min, rule.rejected_max
+    for name in ("preferred_min", "rejected_max"):
+        if not 0 <= getattr(rule, name) <= 1:
+            fix = "choose it from 0 to 1, or threshold=absolute"
+            raise UserError(f"{name}={getattr(rule, name)} is not a quantile", fix=fix)
     judged = [node for node in tree.nodes[1:] if node.visits and not node.seed]
     ended = [node for node in judged if node.ended]
     return _quantile(ended, rule.preferred_min, rule), _quantile(judged, rule.rejected_max, rule)
 
 
-def _quantile(nodes: Sequence[Node], q: float, rule: PreferenceRule) -> float | None:
+def _quantile(nodes: Sequence[Node], q: float, rule: PreferenceConfig) -> float | None:
     return float(np.quantile([_value(node, rule) for node in nodes], q)) if nodes else None
 
 
-def _value(node: Node, rule: PreferenceRule) -> float:
+def _value(node: Node, rule: PreferenceConfig) -> float:
     return node.value if rule.value == "max_q" else node.visits
 
 
-def _is_lower(rejected: Node, preferred: Node, rule: PreferenceRule) -> bool:
+def _is_lower(rejected: Node, preferred: Node, rule: PreferenceConfig) -> bool:
     count, value = _judgement(preferred)
     other_count, other_value = _judgement(rejected)
     if value is None or other_value is None:
@@ -192,5 +160,5 @@ def _reply(node: Node) -> Reply:
 
 def _judgement(node: Node) -> tuple[int, float | None]:
     """How often a reply was judged, and the mean; its last digits, noise of the running mean, are rounded away."""
-    visits, value = node.judged
+    visits, value = node.judgement
     return visits, None if value is None else round(float(value), 9)

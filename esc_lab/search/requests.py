@@ -81,7 +81,7 @@ class Answer:
     refusal: str = ""
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Answer:
+    def from_json(cls, data: Mapping[str, Any]) -> Answer:
         """The answer whose `asdict` came back from JSON."""
         return cls(**{**data, "log_probs": tuple(tuple(row) for row in data["log_probs"])})
 
@@ -92,16 +92,18 @@ class Client(Protocol):
     Attributes:
         identity: JSON types; everything about the client that its answers depend on. Never a key or password.
         scores: it answers questions with log-probabilities.
+        retries: attempts that failed in a way that may pass, by kind.
     """
 
     identity: Mapping[str, Any]
     scores: bool
+    retries: Mapping[str, int]
 
     async def answer(self, request: Request) -> Answer:
         """The answer of one call.
 
         Raises:
-            UserError: it cannot be had, and asking again will not help (wrong key, endpoint gone for good).
+            UserError: there will be none, and asking again will not help (wrong key, endpoint gone for good).
         """
         ...
 

@@ -45,41 +45,41 @@ class UnusableError(ValueError):
         self.partly = partly
 
 
-def numbers(text: str, most: int) -> tuple[dict[str, float], dict[str, str]]:
+def parse_numbers(text: str, best: int) -> tuple[dict[str, float], dict[str, str]]:
     """Name -> number of a JSON object in the text, or of lines `name: number`.
 
     Returns:
-        The numbers that are in [0, most]; and name -> what is wrong, for the others.
+        The numbers that are in [0, best]; and name -> what is wrong, for the others.
 
     Raises:
         UnusableError: there is no such thing in the text.
     """
-    found = _object(text)
-    if found is None:
-        found = {name.strip(): value for name, value in _LINE.findall(text)}
-    if not found:
+    named = _object(text)
+    if named is None:
+        named = {name.strip(): value for name, value in _LINE.findall(text)}
+    if not named:
         raise UnusableError("there is no JSON object with a number for each name in it")
     values: dict[str, float] = {}
     wrong: dict[str, str] = {}
-    for name, value in found.items():
+    for name, value in named.items():
         number = _number(value)
         if number is None:
             wrong[name] = f"{name[:40]!r} has no number"
-        elif not 0 <= number <= most:  # nor is NaN
-            wrong[name] = f"{name[:40]!r} is {json.dumps(value)[:40]}, which is not from 0 to {most}"
+        elif not 0 <= number <= best:  # nor is NaN
+            wrong[name] = f"{name[:40]!r} is {json.dumps(value)[:40]}, which is not from 0 to {best}"
         else:
             values[name] = number
     return values, wrong
 
 
-def ratings(text: str, inventory: Inventory) -> dict[str, float]:
+def parse_ratings(text: str, inventory: Inventory) -> dict[str, float]:
     """Rating of each strategy that was rated, from 0 to 10, in the order of the completion.
 
     Raises:
         UnusableError: nothing can be read, a rating is none, or there are names that the inventory does not have;
             `partly` holds the rest.
     """
-    values, wrong = numbers(text, 10)
+    values, wrong = parse_numbers(text, 10)
     known: dict[str, float] = {}
     unknown = []
     for name, value in values.items():
@@ -96,13 +96,13 @@ def ratings(text: str, inventory: Inventory) -> dict[str, float]:
     return known
 
 
-def scores(text: str, axes: Sequence[str]) -> dict[str, float]:
+def parse_scores(text: str, axes: Sequence[str]) -> dict[str, float]:
     """Score of each axis, from 0 to 4. What else the object holds does not matter.
 
     Raises:
         UnusableError: an axis has no score, or one out of range.
     """
-    values, wrong = numbers(text, 4)
+    values, wrong = parse_numbers(text, 4)
     folded = {name.lower(): value for name, value in values.items()}
     why = {name.lower(): reason for name, reason in wrong.items()}
     missing = [name for name in axes if name.lower() not in folded]
@@ -111,7 +111,7 @@ def scores(text: str, axes: Sequence[str]) -> dict[str, float]:
     return {name: folded[name.lower()] for name in axes}
 
 
-def better(text: str) -> str:
+def parse_preference(text: str) -> str:
     """`A` or `B`: the message that a judge prefers.
 
     Raises:
@@ -123,7 +123,7 @@ def better(text: str) -> str:
     return str(named.pop())
 
 
-def message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bool = False) -> str:
+def parse_message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bool = False) -> str:
     """What one side says: without a role or strategy label before it, quotation marks around it, or turns after it.
 
     Args:
@@ -152,14 +152,9 @@ def message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bool = F
     return said
 
 
-def ends(text: str) -> bool:
-    """Whether the seeker's completion ends the talk: by the marker, be it within words, or alone without brackets."""
+def ends_conversation(text: str) -> bool:
+    """Whether a completion of the seeker ends the conversation: the marker among words, or alone without brackets."""
     return bool(_END.search(text)) or text.strip(" \t\n\"'*.()").upper() == END.strip("[]")
-
-
-def expected(log_probs: Sequence[float], values: Sequence[float]) -> float:
-    """Expected value over options with these log-probabilities (normalised)."""
-    return sum(math.exp(log_prob) * value for log_prob, value in zip(log_probs, values, strict=True))
 
 
 @lru_cache(maxsize=1024)

@@ -1,8 +1,8 @@
-"""What the four roles of the search are told. The talk comes first in every prompt and what is asked for last.
+"""Prompts of the four roles of the search. The conversation comes first in each, and what is asked for last.
 
 Strategist, supporter and judge share one system message with the strategies, and the transcript with their labels;
-the seeker sees its own situation and a transcript without labels. So the prompts of a talk share their prefixes with
-each other and with those of the talk's next turns.
+the seeker sees its own situation and a transcript without labels. So the prompts of a conversation share their
+prefixes with each other and with those of its next turns.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Case:
-    """Whom the seeker plays."""
+class SeekerProfile:
+    """The person that the seeker plays."""
 
     situation: str
     emotion: str = ""
@@ -50,11 +50,11 @@ def support_messages(inventory: Inventory, history: Sequence[Turn], asked: str) 
     return _messages(system, transcript(history, labels=True), asked)
 
 
-def seeker_messages(case: Case, history: Sequence[Turn], asked: str) -> tuple[Message, ...]:
+def seeker_messages(seeker: SeekerProfile, history: Sequence[Turn], asked: str) -> tuple[Message, ...]:
     """Prompt of the seeker."""
-    about = [f"What happened to you: {case.situation}"] if case.situation else []
-    about += [f"What it is about: {case.problem}."] if case.problem else []
-    about += [f"How you feel: {case.emotion}."] if case.emotion else []
+    about = [f"What happened to you: {seeker.situation}"] if seeker.situation else []
+    about += [f"What it is about: {seeker.problem}."] if seeker.problem else []
+    about += [f"How you feel: {seeker.emotion}."] if seeker.emotion else []
     system = (
         "You play the seeker in an emotional support conversation: an ordinary person with a real problem, who talks "
         "to a supporter. You never play the supporter.\n" + "\n".join(about)
@@ -63,7 +63,7 @@ def seeker_messages(case: Case, history: Sequence[Turn], asked: str) -> tuple[Me
 
 
 def transcript(history: Sequence[Turn], *, labels: bool) -> str:
-    """The talk, a line a turn."""
+    """The conversation, a line a turn."""
     return "\n".join(_line(turn, labels) for turn in history)
 
 
@@ -73,8 +73,8 @@ def _line(turn: Turn, labels: bool) -> str:
     return f"{turn.speaker}{label}: {text}"
 
 
-def _messages(system: str, talk: str, asked: str) -> tuple[Message, ...]:
-    return Message("system", system), Message("user", f"The conversation so far:\n\n{talk}\n\n{asked}")
+def _messages(system: str, conversation: str, asked: str) -> tuple[Message, ...]:
+    return Message("system", system), Message("user", f"The conversation so far:\n\n{conversation}\n\n{asked}")
 
 
 def rate_request(inventory: Inventory, *, json: bool, discourage: bool) -> str:

@@ -6,96 +6,81 @@ as missing: the search has ways to go on without it, and nothing is made up.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from esc_lab.artifacts import fingerprint
+from esc_lab.config.search import JudgeConfig, LLMConfig, RoleConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message
-from esc_lab.search import role_answers, role_prompts
-from esc_lab.search.iteration import Answered, Call
-from esc_lab.search.requests import Answer, Question, Request
-from esc_lab.search.role_answers import UnusableError
-from esc_lab.search.role_prompts import Axis, Case
+from esc_lab.search import role_prompts
+from esc_lab.search.iteration import Call, SeekerTurn
+from esc_lab.search.requests import Answer, Client, Question, Request
+from esc_lab.search.role_answers import (
+    UnusableError,
+    ends_conversation,
+    parse_message,
+    parse_preference,
+    parse_ratings,
+    parse_scores,
+)
+from esc_lab.search.role_prompts import Axis, SeekerProfile
 from esc_lab.seeds import derive_seed
 
 T = TypeVar("T")
 BEST_RATING, BEST_SCORE = 10, 4
 
 
-@dataclass(frozen=True)
-class RoleSettings:
-    """How a role is played.
-
-    Attributes:
-        temperature, top_p, max_tokens: sampling of its completions.
-        attempts: how often it is asked before its answer counts as missing.
-        scores: its client reads ratings off probabilities.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 256
-    attempts: int = 3
-    scores: bool = False
-
-
 class Roles:
     """Plays all roles for one seeker.
 
     Args:
-        settings: by role.
-        axes: of the judge; their weights sum to 1.
-        discourage: tell the strategist not to repeat strategies, as the published one was told.
-        seed: the run's seed.
+        llm: how each role is played: sampling, attempts, the judge's axes.
+        scoring: roles whose clients read ratings off probabilities.
         send: makes a call.
-        counts: what happened, by `<role>/<event>`: `unusable` answers, those of them that were `refused`, and results
+        counts: of events, by `<role>/<event>`: `unusable` answers, those of them that were `refused`, and results
             that are `partly` there or `missing`.
+        seed: seed of the search.
     """
 
     def __init__(
         self,
         inventory: Inventory,
-        case: Case,
-        settings: dict[str, RoleSettings],
-        axes: Sequence[Axis],
+        seeker: SeekerProfile,
+        llm: LLMConfig,
+        scoring: Collection[str],
         send: Callable[[Request], Awaitable[Answer]],
         counts: Counter[str],
-        *,
-        discourage: bool = False,
         seed: int = 0,
     ) -> None:
-        self.inventory, self.case, self.settings, self.axes = inventory, case, settings, tuple(axes)
-        self.discourage, self.seed, self.counts = discourage, seed, counts
+        self.inventory, self.seeker, self.llm, self.scoring = inventory, seeker, llm, frozenset(scoring)
+        self.axes = build_axes(llm.judge)
+        self.counts, self.seed = counts, seed
         self._send = send
 
     async def result(self, call: Call) -> Any:
-        """What `Search.tell` takes for this call; None if it could not be had."""
+        """What `Search.tell` takes for this call; None if there is no usable answer."""
         if call.kind == "rate":
             return await self.rate(call.history, call.sample)
         if call.kind == "reply":
             return await self.reply(call.history, call.strategy or "", call.sample)
         if call.kind == "answer":
             return await self.answer(call.history, call.sample)
-        axes = await self.judge(call.history, call.sample)
-        return None if axes is None else turn_score(axes, self.axes)
+        return await self.score(call.history, call.sample)
 
     async def rate(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
         """The strategist's rating of each strategy, 0 to 10. Strategies that were not rated are left out."""
-        scores = self.settings["strategist"].scores
-        asked = role_prompts.rate_request(self.inventory, json=not scores, discourage=self.discourage)
-        messages = role_prompts.support_messages(self.inventory, history, asked)
-        if scores:
-            return await self._expected("strategist", messages, self.inventory.names, BEST_RATING)
-        schema = role_prompts.ratings_schema(self.inventory.names, BEST_RATING)
-        return await self._parsed(
-            self._request("strategist", messages, sample, schema),
-            lambda answer: role_answers.ratings(answer.text, self.inventory),
+        scores, discourage = "strategist" in self.scoring, self.llm.strategist.discourage
+        asked = role_prompts.rate_request(self.inventory, json=not scores, discourage=discourage)
+        request = self._request("strategist", role_prompts.support_messages(self.inventory, history, asked), sample)
+        return await self._numbers(
+            request, self.inventory.names, BEST_RATING, lambda text: parse_ratings(text, self.inventory)
         )
 
     async def reply(self, history: Sequence[Turn], strategy: str, sample: int = 0) -> str | None:
@@ -104,48 +89,47 @@ class Roles:
         request = self._request("supporter", role_prompts.support_messages(self.inventory, history, asked), sample)
         return await self._parsed(request, lambda answer: self._message(answer, request))
 
-    async def answer(self, history: Sequence[Turn], sample: int = 0) -> Answered | None:
-        """The seeker's answer, or that it ends the talk.
+    async def answer(self, history: Sequence[Turn], sample: int = 0) -> SeekerTurn | None:
+        """The seeker's answer, or that it ends the conversation.
 
         Where a client scores, the end is drawn with the probability that the model gives it.
         """
-        scores = self.settings["seeker"].scores
+        scores = "seeker" in self.scoring
         if scores:
-            messages = role_prompts.seeker_messages(self.case, history, role_prompts.end_request())
+            messages = role_prompts.seeker_messages(self.seeker, history, role_prompts.end_request())
             question = Question("end", "", ("ends", "continues"))
             answer = await self._send(replace(self._request("seeker", messages, 0), questions=(question,)))
             draw = np.random.default_rng(self._seed("seeker ends", messages, sample))
             if draw.random() < np.exp(answer.log_probs[0][0]):
-                return Answered("", True)
+                return SeekerTurn("", True)
         asked = role_prompts.answer_request(marker=not scores)
-        request = self._request("seeker", role_prompts.seeker_messages(self.case, history, asked), sample)
+        request = self._request("seeker", role_prompts.seeker_messages(self.seeker, history, asked), sample)
 
-        def answered(answer: Answer) -> Answered:
-            if not scores and role_answers.ends(answer.text):
-                return Answered("", True)
-            return Answered(self._message(answer, request), False)
+        def parse(answer: Answer) -> SeekerTurn:
+            if not scores and ends_conversation(answer.text):
+                return SeekerTurn("", True)
+            return SeekerTurn(self._message(answer, request), False)
 
-        return await self._parsed(request, answered)
+        return await self._parsed(request, parse)
 
     async def judge(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
         """The judge's score of the last reply on each axis, 0 to 4."""
-        scores = self.settings["judge"].scores
         names = [axis.name for axis in self.axes]
-        asked = role_prompts.judge_request(self.axes, json=not scores)
-        messages = role_prompts.support_messages(self.inventory, history, asked)
-        if scores:
-            return await self._expected("judge", messages, names, BEST_SCORE)
-        schema = role_prompts.ratings_schema(names, BEST_SCORE)
-        return await self._parsed(
-            self._request("judge", messages, sample, schema), lambda answer: role_answers.scores(answer.text, names)
-        )
+        asked = role_prompts.judge_request(self.axes, json="judge" not in self.scoring)
+        request = self._request("judge", role_prompts.support_messages(self.inventory, history, asked), sample)
+        return await self._numbers(request, names, BEST_SCORE, lambda text: parse_scores(text, names))
+
+    async def score(self, history: Sequence[Turn], sample: int = 0) -> float | None:
+        """The judge's score of the last reply, weighted over its axes, 0 to 4."""
+        scores = await self.judge(history, sample)
+        return None if scores is None else turn_score(scores, self.axes)
 
     async def prefer(self, history: Sequence[Turn], first: str, second: str) -> float | None:
         """The judge's probability that the first of two next messages is the better one; 0 or 1 if it says so in words.
 
         The messages are shown without strategy labels, as a seeker sees them.
         """
-        scores = self.settings["judge"].scores
+        scores = "judge" in self.scoring
         asked = role_prompts.prefer_request(self.axes, first, second, json=not scores)
         messages = role_prompts.support_messages(self.inventory, history, asked)
         if scores:
@@ -153,14 +137,14 @@ class Roles:
             answer = await self._send(replace(self._request("judge", messages, 0), questions=(question,)))
             return float(np.exp(answer.log_probs[0][0]))
         request = self._request("judge", messages, 0, role_prompts.prefer_schema())
-        return await self._parsed(request, lambda answer: float(role_answers.better(answer.text) == "A"))
+        return await self._parsed(request, lambda answer: float(parse_preference(answer.text) == "A"))
 
     def _seed(self, role: str, messages: Sequence[Message], sample: int) -> int:
         """Of a draw: different for different prompts, the same for the same one. 31 bits, which endpoints take."""
         return derive_seed(self.seed, role, sample, *(message.content for message in messages)) >> 32
 
     def _request(self, role: str, messages: tuple[Message, ...], sample: int, schema: Any = None) -> Request:
-        settings = self.settings[role]
+        settings: RoleConfig = getattr(self.llm, role)
         return Request(
             role,
             messages,
@@ -175,22 +159,30 @@ class Roles:
     def _message(self, answer: Answer, request: Request) -> str:
         side: Speaker = "supporter" if request.role == "supporter" else "seeker"
         cut_off = answer.completion_tokens >= request.max_tokens
-        return role_answers.message(answer.text, side, self.inventory, cut_off=cut_off)
+        return parse_message(answer.text, side, self.inventory, cut_off=cut_off)
 
-    async def _expected(
-        self, role: str, messages: tuple[Message, ...], names: Sequence[str], most: int
-    ) -> dict[str, float]:
-        """Expected value of each name's number, 0 to `most`."""
-        options = tuple(str(number) for number in range(most + 1))
+    async def _numbers(
+        self, request: Request, names: Sequence[str], best: int, parse: Callable[[str], dict[str, float]]
+    ) -> dict[str, float] | None:
+        """Each name's number, 0 to `best`: its expected value where the client scores, else what the answer says."""
+        if request.role not in self.scoring:
+            request = replace(request, schema=role_prompts.ratings_schema(names, best))
+            return await self._parsed(request, lambda answer: parse(answer.text))
+        options = tuple(str(number) for number in range(best + 1))
         questions = tuple(Question(name, f"{name}: ", options) for name in names)
-        answer = await self._send(replace(self._request(role, messages, 0), questions=questions))
-        values = [role_answers.expected(log_probs, range(most + 1)) for log_probs in answer.log_probs]
+        # Nothing is drawn.
+        request = replace(request, questions=questions, sample=0, seed=self._seed(request.role, request.messages, 0))
+        answer = await self._send(request)
+        values = [
+            sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs))
+            for log_probs in answer.log_probs
+        ]
         return dict(zip(names, values, strict=True))
 
     async def _parsed(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
         """What a completion says, asking again with the error where it cannot be used."""
         partly: T | None = None
-        for _ in range(self.settings[request.role].attempts):
+        for _ in range(getattr(self.llm, request.role).attempts):
             answer = await self._send(request)
             try:
                 if answer.refusal:
@@ -208,13 +200,24 @@ class Roles:
         return None
 
 
+def build_axes(judge: JudgeConfig) -> tuple[Axis, ...]:
+    """The axes on which the judge scores; their weights sum to 1."""
+    return tuple(Axis(name, **axis) for name, axis in judge.axes.items())
+
+
+def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:
+    """All that a role's answers depend on beside its prompts, for journals."""
+    sampling = {"temperature": role.temperature, "top_p": role.top_p, "max_tokens": role.max_tokens}
+    return {**sampling, "attempts": role.attempts, "scores": client.scores, "client": dict(client.identity)}
+
+
 def turn_score(scores: dict[str, float], axes: Sequence[Axis]) -> float:
     """Weighted mean of a reply's scores, in [0, 4]: with the published weights 0.1 E + 0.1 I + 0.1 H + 0.7 S."""
     return sum(axis.weight * scores[axis.name] for axis in axes)
 
 
-def prompts_fingerprint(inventory: Inventory, axes: Sequence[Axis], *, discourage: bool) -> str:
-    """Hash of all words of the prompts, on a fixed talk."""
+def fingerprint_prompts(inventory: Inventory, axes: Sequence[Axis], strategist: StrategistConfig) -> str:
+    """Hash of all words of the prompts, on a fixed conversation."""
     history = (
         Turn("seeker", Reply("First.")),
         Turn("supporter", Reply("Second.", inventory.names[:1])),
@@ -223,14 +226,14 @@ def prompts_fingerprint(inventory: Inventory, axes: Sequence[Axis], *, discourag
     asked = [role_prompts.reply_request(inventory, name) for name in inventory.names]
     for flag in (False, True):
         asked += [
-            role_prompts.rate_request(inventory, json=flag, discourage=discourage),
+            role_prompts.rate_request(inventory, json=flag, discourage=strategist.discourage),
             role_prompts.judge_request(axes, json=flag),
             role_prompts.answer_request(marker=flag),
         ]
-    case = Case("Situation.", "Emotion.", "Problem.")
+    seeker = SeekerProfile("Situation.", "Emotion.", "Problem.")
     messages = [
         *role_prompts.support_messages(inventory, history, "\n".join(asked)),
-        *role_prompts.seeker_messages(case, history, role_prompts.end_request()),
+        *role_prompts.seeker_messages(seeker, history, role_prompts.end_request()),
     ]
     request = _again(Request("supporter", tuple(messages)), Answer(), UnusableError("Error."))
     return fingerprint([message.content for message in request.messages])

@@ -1,4 +1,4 @@
-"""A seed dialogue as the start of a search: the talk before the first decision, and the path that was taken."""
+"""A seed dialogue as the start of a search: the turns before the first decision, and the path that was taken."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from esc_lab.data.dialogue import Dialogue, Turn, merge_turns
 from esc_lab.errors import UserError
-from esc_lab.search.mcts import SeedDecision
+
+
+@dataclass(frozen=True)
+class SeedDecision:
+    """A supporter turn of the seed dialogue with the seeker's answer, which is empty where the dialogue ends."""
+
+    strategy: str
+    text: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class SeedDialogue:
     ended: bool
 
 
-def seed_dialogue(dialogue: Dialogue) -> SeedDialogue:
+def build_seed(dialogue: Dialogue) -> SeedDialogue:
     """The start of a search.
 
     A dialogue may open with the supporter (context, no decision) and end with either side.

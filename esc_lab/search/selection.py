@@ -1,4 +1,9 @@
-"""Which leaf of a search tree is worked on next: by PUCT, at random, or best of n."""
+"""Which leaf of a search tree is worked on next.
+
+Policies: `puct`; `random`, where strategies are drawn uniformly and nobody rates them; `best_of_n`, where at each
+decision the `candidates` most probable strategies are tried once and the best is followed; when the conversation has
+ended there, the next best.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +13,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.search.settings import SearchSettings
+from esc_lab.config.search import MCTSConfig
 from esc_lab.search.tree import Tree, puct
 from esc_lab.seeds import derive_seed
 
 
-def select(tree: Tree, settings: SearchSettings, in_flight: Sequence[int] = (), begun: int = 0) -> int | None:
+def select(tree: Tree, settings: MCTSConfig, seed: int, in_flight: Sequence[int] = (), begun: int = 0) -> int | None:
     """Number of the leaf to work on, from the root down the best children.
 
     A path to a leaf in flight counts as visited with the worst reward (virtual loss). Leaves that are in flight or lost
     are not selected; the next best child stands in for one below which nothing else is left.
 
     Args:
+        seed: seed of the draws of `random`.
         in_flight: leaves that are worked on.
-        begun: leaves that were selected before; `random` draws by it.
+        begun: how many leaves were selected before; `random` draws by it.
 
     Returns:
-        None if there is no leaf to be had, for the time being or at all.
+        None if there is no such leaf, for the time being or at all.
     """
     losses = Counter(step for leaf in in_flight for step in (0, *tree.path(leaf)))
-    return _Selection(tree, settings, losses, frozenset(in_flight), begun).leaf(0)
+    return _Selection(tree, settings, seed, losses, frozenset(in_flight), begun).leaf(0)
 
 
 @dataclass(frozen=True)
 class _Selection:
     tree: Tree
-    settings: SearchSettings
+    settings: MCTSConfig
+    seed: int
     losses: Counter[int]
     busy: frozenset[int]
     begun: int
@@ -44,21 +51,23 @@ class _Selection:
             return None
         if not node.children:
             return number
-        return next((leaf for child in self.ordered(number) if (leaf := self.leaf(child)) is not None), None)
+        return next((leaf for child in self.order_children(number) if (leaf := self.leaf(child)) is not None), None)
 
-    def ordered(self, number: int) -> Sequence[int]:
+    def order_children(self, number: int) -> Sequence[int]:
         """Children of a node, the one to descend to first; of equals the one that was rated first."""
         nodes, settings = self.tree.nodes, self.settings
         children = nodes[number].children
         if settings.policy == "random":
-            draw = np.random.default_rng(derive_seed(settings.seed, "selection", self.begun, number))
+            draw = np.random.default_rng(derive_seed(self.seed, "selection", self.begun, number))
             return [children[index] for index in draw.permutation(len(children))]
         if settings.policy == "best_of_n":
-            return self.of_candidates(number)
-        visits = nodes[number].visits + self.losses[number]
-        return sorted(children, key=lambda child: -puct(nodes[child], visits, settings.c, self.losses[child]))
+            return self.order_candidates(number)
+        if settings.policy == "puct":
+            visits = nodes[number].visits + self.losses[number]
+            return sorted(children, key=lambda child: -puct(nodes[child], visits, settings.c, self.losses[child]))
+        raise ValueError(f"no policy {settings.policy!r}")
 
-    def of_candidates(self, number: int) -> Sequence[int]:
+    def order_candidates(self, number: int) -> Sequence[int]:
         """best_of_n: the untried candidates; when all of them were tried, these by their value."""
         nodes, candidates = self.tree.nodes, self.candidates(number)
         untried = [
@@ -68,14 +77,14 @@ class _Selection:
             return untried
         if any(child in self.busy for child in candidates):
             return []  # which one is the best is not known yet
-        going_on = [child for child in candidates if not self.closed(child)]
+        going_on = [child for child in candidates if not self.is_closed(child)]
         # What is followed stays followed, whatever its running mean becomes.
         return sorted(going_on, key=lambda child: (nodes[child].visits == 1, -nodes[child].value))
 
-    def closed(self, number: int) -> bool:
-        """best_of_n: the talk has ended here, or at all candidates below."""
+    def is_closed(self, number: int) -> bool:
+        """best_of_n: the conversation has ended here, or at all candidates below."""
         node = self.tree.nodes[number]
-        return node.lost or node.ended or (bool(node.children) and all(map(self.closed, self.candidates(number))))
+        return node.lost or node.ended or (bool(node.children) and all(map(self.is_closed, self.candidates(number))))
 
     def candidates(self, number: int) -> list[int]:
         """best_of_n: the most probable children."""

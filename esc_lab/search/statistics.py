@@ -4,98 +4,71 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
 from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.search.tree import Tree
 
-QUARTILES = ("first quartile", "median", "third quartile")
+
+def _number(heading: str, decimals: int = 0) -> Any:
+    return field(metadata={"heading": heading, "decimals": decimals})
 
 
 @dataclass(frozen=True)
 class SearchStatistics:
     """What trees and dialogues hold. Replies and pairs that several dialogues of a tree share count once.
 
+    A pair is one of a preferred and a rejected reply. The last decision of a seed that comes to its end is an ended
+    leaf. A gap is the value of the preferred less that of the rejected reply (quartiles: numpy's `linear`; None without
+    judged pairs). Depth: which decision of its dialogue a preferred reply is, from 1.
+
     Attributes:
-        trees, trees_without_dialogues: searches, and those of them in which nothing is preferred.
-        iterations, ended_leaves: over all trees; the last decision of a seed that comes to its end is an ended leaf.
-        dialogues, turns_per_dialogue: preferred ways through trees, and their mean number of turns.
-        preferred_found, preferred_seed: preferred replies that the search found, and those that are the seeds'.
-        preferred_alone: preferred replies beside which nothing is rejected.
-        rejected: rejected replies.
-        pairs: of a preferred and a rejected reply.
-        pairs_unjudged: pairs with a reply that nobody judged.
-        pairs_inverted: pairs whose preferred reply has the lower value.
-        gap_quartiles: of the value of the preferred less that of the rejected reply, over judged pairs (numpy's
-            `linear`); None without such pairs.
-        depth_mean, depth_max: which decision of its dialogue a preferred reply is, from 1.
         chosen_strategies, rejected_strategies: preferred and rejected replies of each strategy.
     """
 
-    trees: int
-    trees_without_dialogues: int
-    iterations: int
-    ended_leaves: int
-    dialogues: int
-    turns_per_dialogue: float
-    preferred_found: int
-    preferred_seed: int
-    preferred_alone: int
-    rejected: int
-    pairs: int
-    pairs_unjudged: int
-    pairs_inverted: int
-    gap_quartiles: tuple[float, float, float] | None
-    depth_mean: float
-    depth_max: int
-    chosen_strategies: Mapping[str, int]
-    rejected_strategies: Mapping[str, int]
+    trees: int = _number("trees")
+    trees_without_dialogues: int = _number("trees in which nothing is preferred")
+    iterations: int = _number("iterations")
+    ended_leaves: int = _number("ended leaves")
+    dialogues: int = _number("dialogues")
+    turns_per_dialogue: float = _number("turns a dialogue, mean", 1)
+    preferred: int = _number("preferred replies")
+    preferred_found: int = _number("of these found by the search")
+    preferred_seed: int = _number("of these the seeds'")
+    preferred_alone: int = _number("of these without a rejected reply")
+    rejected: int = _number("rejected replies")
+    pairs: int = _number("pairs")
+    pairs_unjudged: int = _number("pairs with a reply that nobody judged")
+    pairs_inverted: int = _number("pairs whose preferred reply has the lower value")
+    gap_quartile_1: float | None = _number("value gap of judged pairs, first quartile", 3)
+    gap_quartile_2: float | None = _number("value gap of judged pairs, median", 3)
+    gap_quartile_3: float | None = _number("value gap of judged pairs, third quartile", 3)
+    depth_mean: float = _number("depth of preferred replies, mean", 1)
+    depth_max: int = _number("depth of preferred replies, largest")
+    chosen_strategies: Mapping[str, int] = field(default_factory=dict)
+    rejected_strategies: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def preferred(self) -> int:
-        """Preferred replies."""
-        return self.preferred_found + self.preferred_seed
-
-    def as_metrics(self) -> dict[str, float]:
-        """Flat, under `search/`; the quartiles are left out where there are none."""
-        names = (
-            *("trees", "trees_without_dialogues", "iterations", "ended_leaves", "dialogues", "turns_per_dialogue"),
-            *("preferred", "preferred_found", "preferred_seed", "preferred_alone", "rejected"),
-            *("pairs", "pairs_unjudged", "pairs_inverted", "depth_mean", "depth_max"),
-        )
-        metrics = {f"search/{name}": float(getattr(self, name)) for name in names}
-        for number, value in enumerate(self.gap_quartiles or (), start=1):
-            metrics[f"search/gap_quartile_{number}"] = value
+    def metrics(self) -> dict[str, float]:
+        """Flat, under `search/`."""
+        metrics = {
+            f"search/{entry.name}": float(getattr(self, entry.name))
+            for entry in fields(self)
+            if entry.metadata and getattr(self, entry.name) is not None
+        }
         for kind, counts in (("chosen", self.chosen_strategies), ("rejected", self.rejected_strategies)):
             metrics |= {f"search/{kind}/{strategy}": float(count) for strategy, count in counts.items()}
         return metrics
 
     def table(self) -> list[tuple[str, str]]:
         """Rows of what and how much."""
-        rows: list[tuple[str, str]] = [
-            ("trees", str(self.trees)),
-            ("trees in which nothing is preferred", str(self.trees_without_dialogues)),
-            ("iterations", str(self.iterations)),
-            ("ended leaves", str(self.ended_leaves)),
-            ("dialogues", str(self.dialogues)),
-            ("turns a dialogue, mean", f"{self.turns_per_dialogue:.1f}"),
-            ("preferred replies", str(self.preferred)),
-            ("of these found by the search", str(self.preferred_found)),
-            ("of these the seeds'", str(self.preferred_seed)),
-            ("of these without a rejected reply", str(self.preferred_alone)),
-            ("rejected replies", str(self.rejected)),
-            ("pairs", str(self.pairs)),
-            ("pairs with a reply that nobody judged", str(self.pairs_unjudged)),
-            ("pairs whose preferred reply has the lower value", str(self.pairs_inverted)),
+        return [
+            (entry.metadata["heading"], f"{getattr(self, entry.name):.{entry.metadata['decimals']}f}")
+            for entry in fields(self)
+            if entry.metadata and getattr(self, entry.name) is not None
         ]
-        gaps = self.gap_quartiles or ()
-        rows += [
-            (f"value gap of judged pairs, {name}", f"{gap:.3f}") for name, gap in zip(QUARTILES, gaps, strict=False)
-        ]
-        depths = [("mean", f"{self.depth_mean:.1f}"), ("largest", str(self.depth_max))]
-        return rows + [(f"depth of preferred replies, {name}", value) for name, value in depths]
 
     def strategy_table(self) -> list[tuple[str, str, str]]:
         """Rows of strategy, preferred replies with it and rejected ones."""
@@ -106,46 +79,46 @@ class SearchStatistics:
         ]
 
 
-def search_statistics(
-    dialogues: Iterable[Dialogue], trees: Iterable[Tree], strategies: Sequence[str]
+def compute_statistics(
+    dialogues: Iterable[Dialogue], trees: Sequence[Tree], strategies: Sequence[str]
 ) -> SearchStatistics:
-    """Numbers of the trees and of the dialogues that `preferences.dialogues` made of them.
+    """Numbers of the trees and of the dialogues that `extract_dialogues` made of them.
 
     Args:
         trees: all that were searched, in any order.
         strategies: names of the inventory, in its order; they are counted even where there are none.
     """
-    counted = _Counted()
+    tally = _Tally()
     for dialogue in dialogues:
-        counted.add(dialogue)
-    searched = iterations = ended = 0
-    for tree in trees:
-        searched, iterations, ended = searched + 1, iterations + tree.iterations, ended + tree.ended()
-    gaps = [chosen - other for chosen, other in counted.values() if chosen is not None and other is not None]
-    quartiles = np.quantile(gaps, (0.25, 0.5, 0.75)).tolist() if gaps else None
+        tally.add(dialogue)
+    gaps = [chosen - other for chosen, other in tally.values() if chosen is not None and other is not None]
+    quartiles = np.quantile(gaps, (0.25, 0.5, 0.75)).tolist() if gaps else [None] * 3
     return SearchStatistics(
-        trees=searched,
-        trees_without_dialogues=searched - len(counted.trees),
-        iterations=iterations,
-        ended_leaves=ended,
-        dialogues=len(counted.turns),
-        turns_per_dialogue=_mean(counted.turns),
-        preferred_found=len(counted.chosen) - len(counted.seed),
-        preferred_seed=len(counted.seed),
-        preferred_alone=len(counted.chosen) - len({chosen for chosen, _ in counted.pairs}),
-        rejected=len(counted.rejected),
-        pairs=len(counted.pairs),
-        pairs_unjudged=len(counted.pairs) - len(gaps),
+        trees=len(trees),
+        trees_without_dialogues=len(trees) - len(tally.trees),
+        iterations=sum(tree.iterations for tree in trees),
+        ended_leaves=sum(tree.count_ended() for tree in trees),
+        dialogues=len(tally.turns),
+        turns_per_dialogue=_mean(tally.turns),
+        preferred=len(tally.chosen),
+        preferred_found=len(tally.chosen) - len(tally.seed),
+        preferred_seed=len(tally.seed),
+        preferred_alone=len(tally.chosen) - len({chosen for chosen, _ in tally.pairs}),
+        rejected=len(tally.rejected),
+        pairs=len(tally.pairs),
+        pairs_unjudged=len(tally.pairs) - len(gaps),
         pairs_inverted=sum(gap < 0 for gap in gaps),
-        gap_quartiles=tuple(quartiles) if quartiles else None,
-        depth_mean=_mean(list(counted.depth.values())),
-        depth_max=max(counted.depth.values(), default=0),
-        chosen_strategies=_by_strategy(counted.chosen.values(), strategies),
-        rejected_strategies=_by_strategy(counted.rejected.values(), strategies),
+        gap_quartile_1=quartiles[0],
+        gap_quartile_2=quartiles[1],
+        gap_quartile_3=quartiles[2],
+        depth_mean=_mean(list(tally.depth.values())),
+        depth_max=max(tally.depth.values(), default=0),
+        chosen_strategies=_count_strategies(tally.chosen.values(), strategies),
+        rejected_strategies=_count_strategies(tally.rejected.values(), strategies),
     )
 
 
-class _Counted:
+class _Tally:
     """Distinct replies and pairs. A reply is known by its place: the number of its tree, its history and itself."""
 
     def __init__(self) -> None:
@@ -184,7 +157,7 @@ class _Counted:
         return self._places.setdefault(parts, len(self._places))
 
 
-def _by_strategy(replies: Iterable[Reply], strategies: Sequence[str]) -> dict[str, int]:
+def _count_strategies(replies: Iterable[Reply], strategies: Sequence[str]) -> dict[str, int]:
     counts = Counter(name for reply in replies for name in reply.strategies)
     return {name: counts[name] for name in dict.fromkeys([*strategies, *sorted(counts)])}
 

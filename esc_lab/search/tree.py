@@ -1,13 +1,13 @@
 """The search tree: supporter decisions with prior, visits and value, as plain data that can be saved.
 
 After *Chain of Strategy Optimization* (arXiv 2503.05362) and its code. A node is one supporter decision: a strategy,
-and once it was reached the supporter's text, the seeker's answer and whether the talk ended there.
+and once it was reached the supporter's text, the seeker's answer and whether the conversation ended there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ SEED_VALUE, SEED_VISITS, SEED_PRIOR = 1.0, 100, 0.1
 
 @dataclass
 class Node:
-    """A supporter decision. The root (number 0) has no strategy: it is the talk before the first decision.
+    """A supporter decision. The root (number 0) has no strategy: it is the conversation before the first decision.
 
     Attributes:
         parent: number of the decision before it; -1 for the root.
@@ -27,9 +27,9 @@ class Node:
         visits, value: N and Q, the running mean of the rewards that were backed up. A node of the seed starts with
             `SEED_VISITS` and `SEED_VALUE`, which nobody judged.
         text, answer: what supporter and seeker say; None until the node is reached. The answer may be empty.
-        ended: the seeker ended the talk here.
+        ended: the seeker ended the conversation here.
         seed: the node is a decision of the seed dialogue.
-        lost: no usable text could be had for it, so it is not selected again.
+        lost: there is no usable text for it, so it is not selected again.
         turn_score: the judge's latest score of this very reply, in [0, 4]; None if nobody judged it.
         scorings: how often the judge was asked about this very reply.
         children: numbers of the children, in the order of the ratings; empty until expanded.
@@ -50,7 +50,7 @@ class Node:
     children: list[int] = field(default_factory=list)
 
     @property
-    def judged(self) -> tuple[int, float | None]:
+    def judgement(self) -> tuple[int, float | None]:
         """How many rewards were backed up and their mean, without what a seed node starts with."""
         if not self.seed:
             return self.visits, self.value if self.visits else None
@@ -65,7 +65,7 @@ class Tree:
     Attributes:
         start: the turns before the first decision; ends with the seeker.
         nodes: by number; a parent comes before its children.
-        iterations: rewards (or failures to get one) that were told.
+        iterations: finished ones, with a reward or without.
     """
 
     start: tuple[Turn, ...]
@@ -74,20 +74,22 @@ class Tree:
 
     def path(self, number: int) -> list[int]:
         """Numbers from the root's child down to the node; empty for the root."""
-        found: list[int] = []
+        steps: list[int] = []
         while number > 0:
-            found.append(number)
+            steps.append(number)
             number = self.nodes[number].parent
-        return found[::-1]
+        return steps[::-1]
 
     def history(self, number: int) -> tuple[Turn, ...]:
-        """The talk up to and with a node's texts."""
-        turns = list(self.start)
-        for step in self.path(number):
-            turns += decision_turns(self.nodes[step])
-        return tuple(turns)
+        """The conversation up to and with a node's texts."""
+        history = self.start
+        for node in (self.nodes[step] for step in self.path(number)):
+            assert node.text is not None
+            assert node.strategy is not None
+            history = append_answer(append_reply(history, node.text, node.strategy), node.answer or "")
+        return history
 
-    def ended(self) -> int:
+    def count_ended(self) -> int:
         """How many leaves have ended; the seed's last decision is one."""
         return sum(node.ended for node in self.nodes)
 
@@ -116,18 +118,20 @@ class Tree:
         return {"start": start, "iterations": self.iterations, "nodes": [asdict(node) for node in self.nodes]}
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Tree:
+    def from_state(cls, state: Mapping[str, Any]) -> Tree:
         """The tree that `state()` gave."""
         start = tuple(_turn(data) for data in state["start"])
         return cls(start, [Node(**data) for data in state["nodes"]], state["iterations"])
 
 
-def decision_turns(node: Node) -> list[Turn]:
-    """The supporter turn of a reached node, and the seeker's answer unless it is empty."""
-    assert node.text is not None
-    assert node.strategy is not None
-    turns = [Turn("supporter", Reply(node.text, (node.strategy,)))]
-    return [*turns, Turn("seeker", Reply(node.answer))] if node.answer else turns
+def append_reply(history: Sequence[Turn], text: str, strategy: str) -> tuple[Turn, ...]:
+    """The conversation with the supporter's next turn."""
+    return (*history, Turn("supporter", Reply(text, (strategy,))))
+
+
+def append_answer(history: Sequence[Turn], text: str) -> tuple[Turn, ...]:
+    """The conversation with the seeker's next turn, unless it is empty."""
+    return (*history, Turn("seeker", Reply(text))) if text else tuple(history)
 
 
 def _turn(data: Mapping[str, Any]) -> Turn:
@@ -137,7 +141,7 @@ def _turn(data: Mapping[str, Any]) -> Turn:
     return Turn(data["speaker"], reply(data["reply"]), tuple(reply(other) for other in data["rejected"]))
 
 
-def priors(ratings: Mapping[str, float], scale: float = 5.0) -> dict[str, float]:
+def compute_priors(ratings: Mapping[str, float], scale: float = 5.0) -> dict[str, float]:
     """softmax(rating / scale) over the rated strategies, in their order."""
     weights = {name: math.exp(rating / scale) for name, rating in ratings.items()}
     total = sum(weights.values())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,16 @@ from esc_lab.judging.files import JUDGE, Judged, write_judged
 from esc_lab.judging.gate import Gate, pairwise_gate, rubric_gate
 from esc_lab.judging.inputs import JudgedRun, JudgeInputs, judge_inputs
 from esc_lab.judging.pairwise import Pair
-from esc_lab.judging.progress import finished
+from esc_lab.judging.progress import gather_with_progress
 from esc_lab.judging.prompts import judge_fingerprint
 from esc_lab.judging.rubric import Scores
 from esc_lab.runs.layout import JUDGE_JOURNAL
-from esc_lab.search import builder
-from esc_lab.search.cache import RequestCache
-from esc_lab.search.calls import Budget, Calls
-from esc_lab.search.clients.choose import build_clients, retries
-from esc_lab.search.journal import Journal, journal_config
-from esc_lab.search.requests import Client
-from esc_lab.search.role_prompts import Axis, Case
-from esc_lab.search.roles import Roles, RoleSettings, turn_score
+from esc_lab.search.calls import Calls
+from esc_lab.search.clients.build import open_calls
+from esc_lab.search.journal import Journal
+from esc_lab.search.resume import take_over_journals
+from esc_lab.search.role_prompts import SeekerProfile
+from esc_lab.search.roles import Roles, build_axes, describe_role
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
@@ -50,51 +47,32 @@ def run(cfg: Config) -> dict[str, float]:
         raise UserError("; ".join(inputs.same), where="llm.judge", fix=fix)
     if not (cfg.judge.rubric or inputs.others):
         raise UserError("one run makes no pair", where="judge.runs", fix="name a second one, or judge.rubric=true")
-    judging = _Judging(cfg, inputs, build_clients(cfg, (JUDGE,)))
+    calls = open_calls(cfg, (JUDGE,))
     log.info("judging %d decisions of %d runs", len(inputs.keys), len(inputs.runs))
-    try:
-        judged = builder.run(judging.judge())
-    except (UserError, KeyboardInterrupt):
-        if judging.calls.spent.calls:
-            log.info("%d answers are kept; resume=%s goes on from here", judging.calls.spent.calls, cfg.run_dir)
-        raise
+    judged = calls.run(_Judging(cfg, inputs, calls).judge(), cfg.run_dir)
     return write_judged(cfg, inputs, judged)
 
 
 class _Judging:
     """One judge, and all that it is asked."""
 
-    def __init__(self, cfg: Config, inputs: JudgeInputs, clients: dict[str, Client]) -> None:
-        self.cfg, self.inputs, self.clients = cfg, inputs, clients
-        played = cfg.llm.judge
-        self.settings = RoleSettings(
-            played.temperature, played.top_p, played.max_tokens, played.attempts, clients[JUDGE].scores
-        )
-        self.axes = [Axis(name, **axis) for name, axis in played.axes.items()]
-        cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
-        self.calls = Calls(clients, cfg.search.concurrency, cache, Budget(**asdict(cfg.search.budget)))
+    def __init__(self, cfg: Config, inputs: JudgeInputs, calls: Calls) -> None:
+        self.cfg, self.inputs, self.calls = cfg, inputs, calls
+        self.axes = build_axes(cfg.llm.judge)
         self.counts: Counter[str] = Counter()
         self.started = time.time()
 
     async def judge(self) -> Judged:
         """Check the judges, then have them judge."""
-        inputs = self.inputs
-        journal: Journal | None = None
-        try:
-            self._take_over()
-            journal = Journal(Path(self.cfg.run_dir) / JUDGE_JOURNAL, self.config)
-            self.calls.spent.add_journal(journal)
-            self.roles = self._roles(journal)
-            gates, reasons = await self._checked()
-            scored = inputs.runs if self.cfg.judge.rubric else []
-            paired = inputs.others if self.cfg.judge.pairwise else []
-            work = [self._score(one, key) for one in scored for key in inputs.keys]
-            pairs = [self._pair(one, key) for one in paired for key in inputs.keys]
-            found: list[Any] = await finished([*work, *pairs], self._state)
-        finally:
-            await self.calls.close()
-            if journal:
-                journal.sync()
+        inputs, directory = self.inputs, Path(self.cfg.run_dir)
+        take_over_journals(self.cfg, directory, {JUDGE: self.config})
+        self.roles = self._roles(self.calls.open_journal(directory / JUDGE_JOURNAL, self.config))
+        gates, reasons = await self._checked()
+        scored = inputs.runs if self.cfg.judge.rubric else []
+        paired = inputs.others if self.cfg.judge.pairwise else []
+        work = [self._score(one, key) for one in scored for key in inputs.keys]
+        pairs = [self._pair(one, key) for one in paired for key in inputs.keys]
+        found: list[Any] = await gather_with_progress([*work, *pairs], self._state)
         parts = [found[start : start + len(inputs.keys)] for start in range(0, len(found), len(inputs.keys))]
         return Judged(
             gates=gates,
@@ -104,36 +82,29 @@ class _Judging:
             axes=self.axes,
             settings=self.config["roles"][JUDGE],
             prompts=self.config["prompts"],
-            models=sorted(journal.models.get(JUDGE, ())),
-            dates=(journal.first[:10], journal.last[:10]),
+            models=self.calls.models(JUDGE),
+            dates=self.calls.dates,
             counts=self.counts,
             spent=self.calls.spent,
-            retries=retries(self.clients),
+            retries=self.calls.retries,
             seconds=time.time() - self.started,
         )
 
     @property
     def config(self) -> dict[str, Any]:
         """Everything that the calls depend on beside their own content."""
-        client = {"client": dict(self.clients[JUDGE].identity)}
         return {
             "seed": self.cfg.seed,
             "inventory": self.inputs.inventory.name,
-            "roles": {JUDGE: {**asdict(self.settings), **client}},
+            "roles": {JUDGE: describe_role(self.cfg.llm.judge, self.calls.clients[JUDGE])},
             "axes": [asdict(axis) for axis in self.axes],
             "prompts": judge_fingerprint(self.inputs.inventory, self.axes),
         }
 
     def _roles(self, journal: Journal) -> Roles:
-        return Roles(
-            self.inputs.inventory,
-            Case(""),
-            {JUDGE: self.settings},
-            self.axes,
-            lambda request: self.calls.send(journal, request),
-            self.counts,
-            seed=self.cfg.seed,
-        )
+        send = partial(self.calls.send, journal)
+        seeker = SeekerProfile("")
+        return Roles(self.inputs.inventory, seeker, self.cfg.llm, self.calls.scoring, send, self.counts, self.cfg.seed)
 
     async def _checked(self) -> tuple[list[Gate], list[str]]:
         """How the judges did on given and shuffled replies, and why they should not be believed.
@@ -149,7 +120,7 @@ class _Judging:
         else:
             limits = (dialogues, settings.check, settings.least_auc, self.cfg.seed)
             if settings.rubric:
-                gates.append(await rubric_gate(self._overall, *limits))
+                gates.append(await rubric_gate(self.roles.score, *limits))
             if settings.pairwise and self.inputs.others:
                 gates.append(await pairwise_gate(self._compared, *limits))
             for gate in gates:
@@ -162,10 +133,6 @@ class _Judging:
             fix = f"a larger model as judge{others}; judge.force=true judges all the same, and tells so"
             raise UserError("; ".join(reasons), where="judge", fix=fix)
         return gates, reasons
-
-    async def _overall(self, history: Sequence[Turn]) -> float | None:
-        scores = await self.roles.judge(history)
-        return None if scores is None else turn_score(scores, self.axes)
 
     async def _compared(self, history: Sequence[Turn], one: Turn, other: Turn) -> Pair:
         """Both orders of two replies; identical ones are not asked."""
@@ -189,25 +156,3 @@ class _Judging:
         spent = self.calls.spent
         cost = f", ${spent.cost:.2f}" if spent.cost else ""
         return f"{spent.calls} calls, {spent.tokens / 1000:.0f}k tokens{cost}"
-
-    def _take_over(self) -> None:
-        """Copy the journal of the run that `resume` names."""
-        if not self.cfg.resume:
-            return
-        found = self._interrupted() if self.cfg.resume == "auto" else Path(self.cfg.resume) / JUDGE_JOURNAL
-        if found is None:
-            log.info("resume=auto: no judge of this configuration there; starting anew")
-            return
-        log.info("resume=%s: going on from %s", self.cfg.resume, found)
-        own = Path(self.cfg.run_dir) / JUDGE_JOURNAL
-        if found.resolve() != own.resolve():
-            Journal(found, self.config)  # refuse before anything is copied
-            shutil.copyfile(found, own)
-
-    def _interrupted(self) -> Path | None:
-        """The largest journal of this configuration below `output_root`."""
-        wanted = json.loads(json.dumps(self.config))
-        found = [
-            path for path in Path(self.cfg.output_root).glob(f"**/{JUDGE_JOURNAL}") if journal_config(path) == wanted
-        ]
-        return max(found, key=lambda path: path.stat().st_size, default=None)

@@ -165,7 +165,7 @@ def test_replay(command, endpoint):
     assert "no recorded answer for this request of the" in line
 
 
-FEW = ("mcts.enough_iterations=9", "mcts.most_iterations=10", "mcts.rollout_rounds=1", "mcts.in_flight=2")
+FEW = ("mcts.min_iterations=9", "mcts.max_iterations=10", "mcts.rollout_rounds=1", "mcts.in_flight=2")
 
 
 @pytest.fixture(scope="module")

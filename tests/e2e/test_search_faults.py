@@ -97,11 +97,11 @@ def asked_once(endpoint: Endpoint, root: Path) -> Iterator[int]:
     assert not kept & set(asked)
 
 
-FAILING = ("429", "500", "503", "timeout", "disconnect", "truncated", "malformed_body")  # asked again
+FAILING = ("429", "500", "503", "408", "disconnect", "truncated", "malformed_body")  # asked again
 RETRIES = {
     "rate_limited": ("429",),
     "server_errors": ("500", "503"),
-    "timeouts": ("timeout",),
+    "timeouts": ("408",),
     "connection_errors": ("disconnect", "truncated"),
     "malformed": ("malformed_body",),
 }
@@ -154,7 +154,7 @@ def test_three_of_ten_calls_fail(command, tmp_path):
     attempts = {"strategist": 1, "supporter": 2, "seeker": 2, "judge": 1}
     rule = ["threshold=absolute", "preferred_min=-1", "rejected_max=1", "lower=false"]
     call = [*(f"llm.{name}.attempts={number}" for name, number in attempts.items())]
-    call += ["search.judge_check=2", "llm.openai.timeout=0.5", *(f"mcts.preferences.{word}" for word in rule)]
+    call += ["search.judge_check=2", *(f"mcts.preferences.{word}" for word in rule)]
     call += ["mcts.in_flight=1"]  # so that nothing is left over when a tree is finished
     with Endpoint(fair, faults=faults, model=name).running() as url:
         call = words(url, *call)
@@ -164,7 +164,6 @@ def test_three_of_ten_calls_fail(command, tmp_path):
 
     retries = {kind: outcome.metrics[f"search/retries/{kind}"] for kind in RETRIES}
     expected = {kind: sum(faults.happened[fault] for fault in of) for kind, of in RETRIES.items()}
-    assert retries.pop("timeouts") >= expected.pop("timeouts")  # a slow machine has more
     assert retries == expected
 
     kept = journalled(outcome.path)

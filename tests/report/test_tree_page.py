@@ -11,7 +11,7 @@ from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.report.page import short_labels
 from esc_lab.report.tree_page import tree_page
-from esc_lab.search.tree import Node, Tree, priors, puct
+from esc_lab.search.tree import Node, Tree, compute_priors, puct
 from tests.conftest import INVENTORIES
 
 CSO = load_inventory("cso").names
@@ -36,7 +36,7 @@ def example() -> Tree:
     opening, trouble = Reply("Hello!", ("Others",)), Reply("I lost my job.")
     tree = Tree((Turn("supporter", opening), Turn("seeker", trouble)))
     for number in (0, 1, 2):
-        tree.expand(number, priors({name: 9 - place for place, name in enumerate(CSO)}))
+        tree.expand(number, compute_priors({name: 9 - place for place, name in enumerate(CSO)}))
     said = {1: (104, 0.9), 2: (3, 0.31), 3: (2, -0.4), 9: (100, 1.0), 17: (2, 0.62), 18: (1, -0.5)}
     for number, (visits, value) in said.items():
         node = tree.nodes[number]
@@ -73,7 +73,7 @@ def grown(iterations: int, seed: int) -> Tree:
         node.text, node.answer = "A reply of some length. " * 6, "An answer. " * 4
 
     def expand(number: int) -> list[int]:
-        return tree.expand(number, priors({name: draw.randint(0, 10) for name in CSO}))
+        return tree.expand(number, compute_priors({name: draw.randint(0, 10) for name in CSO}))
 
     for _ in range(8):
         number = draw.choice(expand(number))

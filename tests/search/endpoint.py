@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ PATH = "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class Received:
-    """A request that came in: its `Authorization` header, its JSON body, and when (seconds of `time.monotonic`)."""
+    """A request that came in: its `Authorization` header, its JSON body, and when (by the loop's clock)."""
 
     authorization: str
     body: dict[str, Any]
@@ -128,7 +127,7 @@ class Endpoint:
         if start.split()[:2] != ["POST", PATH]:
             writer.write(bytes(_Response(b"no such path", 404)))
             return True
-        received = Received(headers.get("authorization", ""), json.loads(content), time.monotonic())
+        received = Received(headers.get("authorization", ""), json.loads(content), asyncio.get_running_loop().time())
         fault = self._faults(len(self.requests), received.body)
         self.requests.append(received)
         self._at_once += 1

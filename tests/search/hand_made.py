@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from esc_lab.config.search import PreferenceConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
-from esc_lab.search.preferences import PreferenceRule, dialogues, find_preferences
+from esc_lab.search.preferences import extract_dialogues, find_preferences
 from esc_lab.search.tree import Node, Tree
 
 NAMES = load_inventory("cso").names
@@ -57,6 +58,6 @@ def hand_made() -> Tree:
     return tree
 
 
-def make(tree: Tree, rule: PreferenceRule) -> list[Dialogue]:
-    found = find_preferences(tree, rule)
-    return dialogues(tree, found, inventory="cso", tree_id="t", situation="Shop.", problem="Work", meta={"from": "x"})
+def make(tree: Tree, rule: PreferenceConfig) -> list[Dialogue]:
+    seed = Dialogue((), "cso", "t", "Shop.", problem="Work", meta={"of": "the seed"})
+    return extract_dialogues(tree, find_preferences(tree, rule), seed)

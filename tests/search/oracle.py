@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from esc_lab.data.dialogue import Reply, Turn
-from esc_lab.search.iteration import Answered, Call
+from esc_lab.search.iteration import Call, SeekerTurn
 from esc_lab.search.mcts import Search
 
 START = (
@@ -39,11 +39,11 @@ class Oracle:
             return None
         return f"reply {self.draw('reply', history, strategy, sample):.8f}"
 
-    def answer(self, history: Sequence[Turn], sample: int) -> Answered | None:
+    def answer(self, history: Sequence[Turn], sample: int) -> SeekerTurn | None:
         if self.draw("no answer", history, sample) < self.missing:
             return None
         ended = self.draw("end", history, sample) < self.ending
-        return Answered("" if ended else f"answer {self.draw('answer', history, sample):.8f}", ended)
+        return SeekerTurn("" if ended else f"answer {self.draw('answer', history, sample):.8f}", ended)
 
     def judge(self, history: Sequence[Turn], sample: int) -> float | None:
         if self.draw("no judgement", history, sample) < self.missing:

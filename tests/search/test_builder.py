@@ -9,37 +9,41 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from esc_lab.config.search import ROLES
+from esc_lab.config.search import ROLES, BudgetConfig, LLMConfig, MCTSConfig
 from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.search import builder
-from esc_lab.search.builder import Growing, grow
+from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.cache import RequestCache
-from esc_lab.search.calls import Budget, BudgetError, Calls
+from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search, SeedDecision
 from esc_lab.search.requests import Answer, Request
-from esc_lab.search.role_prompts import Axis, Case
-from esc_lab.search.roles import Roles, RoleSettings
-from esc_lab.search.settings import SearchSettings
+from esc_lab.search.role_prompts import SeekerProfile
+from esc_lab.search.roles import Roles
 from tests.search.endpoint_roles import play
+from tests.search.virtual_time import run as run_test
 
 INVENTORY = load_inventory("cso")
-AXES = (Axis("empathy", 0.3, "whether it feels"), Axis("strategy", 0.7, "how apt it is"))
+AXES = {
+    "empathy": {"weight": 0.3, "rubric": "whether it feels"},
+    "strategy": {"weight": 0.7, "rubric": "how apt it is"},
+}
 START = (Turn("supporter", Reply("Hello.")), Turn("seeker", Reply("I lost my job.")))
 SEED = (
     SeedDecision("Affirmation", "You did well there.", "They did not think so."),
     SeedDecision("Share Information", "There is an office for that.", "Thanks, bye."),
 )
-SETTINGS = SearchSettings(enough_iterations=7, most_iterations=9, most_ended=6, rollout_rounds=2, in_flight=3)
+SETTINGS = MCTSConfig(min_iterations=7, max_iterations=9, max_ended=6, rollout_rounds=2, in_flight=3)
 TREES = 4
 
 
@@ -55,6 +59,7 @@ class Playing:
     def __init__(self, *, scores: bool = False, slow: float = 0.0, seed: int = 0) -> None:
         self.identity: Mapping[str, Any] = {"client": "playing"}
         self.scores, self.slow = scores, slow
+        self.retries: Mapping[str, int] = {}
         self.made: Counter[str] = Counter()
         self.begun = self.at_once = self.most_at_once = 0
         self.fails: Callable[[Request, int], None] = lambda request, number: None
@@ -100,55 +105,42 @@ class Run:
         client: Playing,
         concurrency: int = 64,
         *,
-        budget: Budget | None = None,
+        budget: BudgetConfig | None = None,
         cache: bool = False,
         extend: bool = False,
-        settings: SearchSettings = SETTINGS,
+        settings: MCTSConfig = SETTINGS,
     ) -> None:
         self.client, self.counts = client, Counter[str]()
         self.calls = Calls(
             dict.fromkeys(ROLES, client), concurrency, RequestCache(directory / "c.sqlite") if cache else None, budget
         )
-        self.trees: list[Growing] = []
+        self.trees: list[TreeSearch] = []
         self.finished: list[str] = []
+        llm = LLMConfig()
+        llm.judge.axes = AXES
+        for role in ROLES:
+            getattr(llm, role).max_tokens = 25
         for number in range(TREES):
-            journal = Journal(directory / f"{number}.journal.jsonl", {"tree": number})
-            self.calls.spent.add_journal(journal)
-            roles = Roles(
-                INVENTORY,
-                Case(f"They closed shop {number}."),
-                dict.fromkeys(ROLES, RoleSettings(scores=client.scores, max_tokens=25)),
-                AXES,
-                self._send(journal),
-                self.counts,
-                seed=number // 2,
-            )
+            journal = self.calls.open_journal(directory / f"{number}.journal.jsonl", {"tree": number})
+            seeker, send = SeekerProfile(f"They closed shop {number}."), partial(self.calls.send, journal)
+            roles = Roles(INVENTORY, seeker, llm, self.calls.scoring, send, self.counts, number // 2)
             start = (*START[:1], Turn("seeker", Reply(f"I lost my job {number}.")))
-            search = Search(settings, start, INVENTORY.names, SEED if number % 2 else ())
-            self.trees.append(Growing(str(number), search, roles, journal, unreached if extend else None))
+            search = Search(settings, start, INVENTORY.names, SEED if number % 2 else (), seed=0)
+            self.trees.append(TreeSearch(str(number), search, roles, journal, unreached if extend else None))
 
-    def _send(self, journal: Journal) -> Callable[[Request], Any]:
-        return lambda request: self.calls.send(journal, request)
-
-    def go(self, at_once: int = 8, on_change: Callable[[Growing], None] = lambda _: None) -> BudgetError | None:
-        """Grow the trees; nothing may be left running."""
+    def go(self, at_once: int = 8) -> BudgetError | None:
+        """Search the trees; nothing may be left running."""
 
         async def main() -> BudgetError | None:
             before = asyncio.all_tasks()
             try:
-                return await grow(
-                    self.trees, self.calls, at_once, on_change, lambda tree: self.finished.append(tree.name)
-                )
+                return await search_trees(self.trees, at_once, lambda tree: self.finished.append(tree.name))
             finally:
-                await self.calls.close()
+                with suppress(UserError, OSError):
+                    await self.calls.close()
                 assert asyncio.all_tasks() == before
 
-        try:
-            return asyncio.run(asyncio.wait_for(main(), 60))
-        finally:
-            for tree in self.trees:
-                with suppress(UserError, OSError):
-                    tree.journal.sync()
+        return run_test(main())
 
     def states(self, *numbers: int) -> list[bytes]:
         return [
@@ -251,13 +243,13 @@ def test_an_error_in_one_tree_stops_all_and_is_the_one_raised(
 def test_a_spent_budget_keeps_everything_and_more_goes_on_to_the_same_trees(
     tmp_path: Path, concurrency: int, at_once: int, in_flight: int
 ) -> None:
-    settings = SearchSettings(enough_iterations=5, most_iterations=5, rollout_rounds=2, in_flight=in_flight)
+    settings = MCTSConfig(min_iterations=5, max_iterations=5, rollout_rounds=2, in_flight=in_flight)
     (tmp_path / "undisturbed").mkdir()
     undisturbed = Run(tmp_path / "undisturbed", Playing(), 1, settings=settings)
     undisturbed.go(1)
     made: Counter[str] = Counter()
     for limit in (0, 1, 2, 3, 50, 51, 120, 150, None):
-        run = Run(tmp_path, Playing(slow=0.002), concurrency, budget=Budget(calls=limit), settings=settings)
+        run = Run(tmp_path, Playing(slow=0.002), concurrency, budget=BudgetConfig(calls=limit), settings=settings)
         found = run.go(at_once)
         made += run.client.made
         assert max(made.values(), default=1) == 1
@@ -277,7 +269,7 @@ def test_trees_without_an_open_call_are_finished_though_the_budget_is_spent(tmp_
     Run(tmp_path, Playing()).go()
     path = tmp_path / "3.journal.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-5]))
-    run = Run(tmp_path, Playing(), budget=Budget(calls=5))
+    run = Run(tmp_path, Playing(), budget=BudgetConfig(calls=5))
     assert isinstance(run.go(), BudgetError)
     assert [tree.finished for tree in run.trees] == [True, True, True, False]
     assert run.states(0, 1, 2) == undisturbed[False, False][:3]
@@ -287,18 +279,17 @@ def test_a_search_that_is_interrupted_leaves_nothing_running(tmp_path: Path, und
     run = Run(tmp_path, Playing(slow=0.003), 16)
 
     async def main() -> None:
-        growing = asyncio.create_task(grow(run.trees, run.calls, 8))
+        before = asyncio.all_tasks()
+        searching = asyncio.create_task(search_trees(run.trees, 8))
         while run.client.begun < 60:
             await asyncio.sleep(0.001)
-        growing.cancel()
+        searching.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await growing
+            await searching
         await run.calls.close()
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert asyncio.all_tasks() == before
 
-    asyncio.run(main())
-    for tree in run.trees:
-        tree.journal.sync()
+    run_test(main())
     again = Run(tmp_path, Playing())
     again.go()
     assert again.states() == undisturbed[False, False]
@@ -325,14 +316,16 @@ def test_a_journal_that_cannot_be_written_stops_the_search(tmp_path: Path, undis
     path = run.trees[2].journal.path
     lines: list[int] = []
 
-    def on_change(tree: Growing) -> None:
-        if not lines and run.client.begun > 60:
+    def block(request: Request, number: int) -> None:
+        if not lines and number > 60:
             lines.append(path.read_bytes().count(b"\n"))
             path.rename(tmp_path / "aside")
             path.mkdir()
 
+    run.client.fails = block
+
     with pytest.raises(UserError, match=r"2\.journal\.jsonl: cannot write: Is a directory"):
-        run.go(on_change=on_change)
+        run.go()
     path.rmdir()
     (tmp_path / "aside").rename(path)
     assert path.read_bytes().count(b"\n") == lines[0]
@@ -358,33 +351,25 @@ def test_journals_are_synced_while_trees_grow(tmp_path: Path, monkeypatch: pytes
     assert min(synced.values()) >= 2
 
 
-def test_finished_trees_are_left_alone_and_changes_are_told(tmp_path: Path, undisturbed) -> None:
+def test_finished_trees_are_left_alone(tmp_path: Path, undisturbed) -> None:
     run = Run(tmp_path, Playing(slow=0.001))
     run.trees[1].finished = True
-    changes: Counter[str] = Counter()
-    seen: list[int] = []
-
-    def changed(tree: Growing) -> None:
-        changes[tree.name] += 1
-        seen.append(run.trees[0].search.tree.iterations)
-
-    run.go(on_change=changed)
-    assert set(changes) == {"0", "2", "3"} == set(run.finished)
-    assert seen == sorted(seen)
+    run.go()
+    assert set(run.finished) == {"0", "2", "3"}
     assert run.states(0) == undisturbed[False, False][:1]
 
 
 def test_saved_trees(tmp_path: Path) -> None:
     run = Run(tmp_path, Playing(), extend=True)
     run.go()
-    path = builder.save(run.trees[1], tmp_path / "trees", "print")
-    loaded = builder.load(tmp_path / "trees", "1", "print")
+    path = save_tree(run.trees[1], tmp_path / "trees", "print")
+    loaded = load_tree(path, "print", SETTINGS)
     assert loaded is not None
     search, counts = loaded
     assert (search.state(), search.done) == (run.trees[1].search.state(), True)
     assert counts == run.trees[1].roles.counts
-    assert builder.load(tmp_path / "trees", "1", "other") is None
-    assert builder.load(tmp_path / "trees", "2", "print") is None
+    assert load_tree(path, "other", SETTINGS) is None
+    assert load_tree(tmp_path / "trees" / "2.json", "print", SETTINGS) is None
     for content in (
         "",
         "{",
@@ -396,23 +381,22 @@ def test_saved_trees(tmp_path: Path) -> None:
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=r"1\.json: not a tree of this version\. Fix: delete the file"):
-            builder.load(tmp_path / "trees", "1", "print")
+            load_tree(path, "print", SETTINGS)
 
 
 def test_a_tree_that_cannot_be_saved_stops_the_search(tmp_path: Path) -> None:
     (tmp_path / "trees").write_text("")
     run = Run(tmp_path, Playing())
 
-    def save(tree: Growing) -> None:
-        builder.save(tree, tmp_path / "trees", "print")
+    def save(tree: TreeSearch) -> None:
+        save_tree(tree, tmp_path / "trees", "print")
 
     async def main() -> None:
-        await grow(run.trees, run.calls, 8, on_finish=save)
+        await search_trees(run.trees, 8, on_finish=save)
 
     with pytest.raises(UserError, match="cannot write"):
-        asyncio.run(main())
+        run_test(main())
 
 
 def test_nothing_to_grow(tmp_path: Path) -> None:
-    trees: Sequence[Growing] = []
-    assert asyncio.run(grow(trees, Calls({}, 1), 1)) is None
+    assert run_test(search_trees([], 1)) is None

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from esc_lab.config.search import ROLES
+from esc_lab.config.search import ROLES, BudgetConfig
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
 from esc_lab.search.cache import RequestCache
-from esc_lab.search.calls import Budget, BudgetError, Calls
+from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import Journal
 from esc_lab.search.requests import Answer, Question, Request
+from tests.search.virtual_time import run
 
 ANSWER = Answer(model="m-1", prompt_tokens=10, completion_tokens=5, cost=0.5)
 
@@ -27,6 +28,7 @@ class Playing:
     """A client that takes some time; `hold` makes its answers wait."""
 
     scores = False
+    retries: Mapping[str, int] = {}
 
     def __init__(self, answer: Answer = ANSWER) -> None:
         self.identity: Mapping[str, Any] = {"model": "m"}
@@ -63,10 +65,6 @@ def ask(content: str = "How are you?", **fields: Any) -> Request:
     return Request("seeker", (Message("user", content),), **fields)
 
 
-def run(test: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(test, 20))
-
-
 async def ticks(number: int = 3) -> None:
     for _ in range(number):
         await asyncio.sleep(0)
@@ -84,6 +82,14 @@ def other(tmp_path: Path):
     journal = Journal(tmp_path / "other", {})
     yield journal
     journal.sync()
+
+
+def reopen(calls: Calls, *journals: Journal) -> Calls:
+    """The calls with journals of an earlier part of the run."""
+    for journal in journals:
+        journal.sync()
+        calls.open_journal(journal.path, {})
+    return calls
 
 
 def kept(journal: Journal) -> dict[str, Answer]:
@@ -112,9 +118,7 @@ def test_the_journal_comes_before_the_cache_and_the_cache_before_the_client(tmp_
         assert (spent.prompt_tokens, spent.completion_tokens, spent.tokens, spent.cost) == (20, 10, 30, 1.0)
         assert (journal.models, other.models) == ({"seeker": {"m-1"}}, {"seeker": {"m-1", "m-2"}})
         await calls.close()
-        again = Calls({"seeker": client}, 4, budget=Budget(calls=2))
-        for tree in (journal, other):
-            again.spent.add_journal(tree)
+        again = reopen(Calls({"seeker": client}, 4, budget=BudgetConfig(calls=2)), journal, other)
         assert (again.spent.calls, again.spent.tokens, again.spent.cost, again.spent.made) == (2, 30, 1.0, 0)
 
     run(test())
@@ -176,9 +180,7 @@ def test_equal_requests_under_way_are_one_call(journal, other) -> None:
         assert len(client.requests) == calls.spent.calls == calls.spent.made == 1
         assert len(set(answers)) == 1
         assert list(kept(journal).values()) == list(kept(other).values()) == answers[:1]
-        paid_later = Calls({"seeker": client}, 4)
-        for tree in (journal, other):
-            paid_later.spent.add_journal(tree)
+        paid_later = reopen(Calls({"seeker": client}, 4), journal, other)
         assert paid_later.spent.calls == 1  # one of the two trees paid
 
     run(test())
@@ -292,15 +294,17 @@ def test_the_limit_of_calls_at_once_is_kept_and_reached(journal, concurrency: in
 @pytest.mark.parametrize(
     ("budget", "calls_in_budget", "name"),
     [
-        (Budget(calls=10), 10, "calls"),
-        (Budget(calls=0), 0, "calls"),
-        (Budget(tokens=100), 7, "tokens"),  # 15 each
-        (Budget(tokens=105), 7, "tokens"),
-        (Budget(cost=3.2), 7, "cost"),  # 0.5 each
-        (Budget(calls=9, tokens=10_000, cost=2.0), 4, "cost"),
+        (BudgetConfig(calls=10), 10, "calls"),
+        (BudgetConfig(calls=0), 0, "calls"),
+        (BudgetConfig(tokens=100), 7, "tokens"),  # 15 each
+        (BudgetConfig(tokens=105), 7, "tokens"),
+        (BudgetConfig(cost=3.2), 7, "cost"),  # 0.5 each
+        (BudgetConfig(calls=9, tokens=10_000, cost=2.0), 4, "cost"),
     ],
 )
-def test_the_budget(tmp_path: Path, journal, concurrency: int, budget: Budget, calls_in_budget: int, name: str) -> None:
+def test_the_budget(
+    tmp_path: Path, journal, concurrency: int, budget: BudgetConfig, calls_in_budget: int, name: str
+) -> None:
     async def test() -> None:
         client = Playing()
         calls = Calls({"seeker": client}, concurrency, RequestCache(tmp_path / "requests.sqlite"), budget)
@@ -330,8 +334,7 @@ def test_the_budget_covers_earlier_parts_of_the_run(journal) -> None:
         first = Calls({"seeker": client}, 1)
         for number in range(3):
             await first.send(journal, ask(str(number)))
-        calls = Calls({"seeker": client}, 1, budget=Budget(calls=4))
-        calls.spent.add_journal(journal)
+        calls = reopen(Calls({"seeker": client}, 1, budget=BudgetConfig(calls=4)), journal)
         assert await calls.send(journal, ask("3"))
         with pytest.raises(BudgetError):
             await calls.send(journal, ask("4"))

@@ -1,18 +1,25 @@
-"""The data card says what it was told, and nothing else."""
+"""The data card says what its arguments say, and nothing else."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from esc_lab.search.data_card import Provenance, RoleSource, data_card
+from esc_lab.config import Config
+from esc_lab.config.search import PreferenceConfig
+from esc_lab.search.calls import Calls
+from esc_lab.search.data_card import render_data_card
 from esc_lab.search.judge_check import JudgeCheck
-from esc_lab.search.preferences import PreferenceRule
+from esc_lab.search.preferences import Preferences
+from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
+from esc_lab.search.tree import Node, Tree
 
 STATISTICS = SearchStatistics(
     trees=101,
@@ -21,6 +28,7 @@ STATISTICS = SearchStatistics(
     ended_leaves=611,
     dialogues=423,
     turns_per_dialogue=14.7,
+    preferred=3_805,
     preferred_found=2_998,
     preferred_seed=807,
     preferred_alone=41,
@@ -28,28 +36,13 @@ STATISTICS = SearchStatistics(
     pairs=8_219,
     pairs_unjudged=77,
     pairs_inverted=928,
-    gap_quartiles=(0.111, 0.222, 0.333),
+    gap_quartile_1=0.111,
+    gap_quartile_2=0.222,
+    gap_quartile_3=0.333,
     depth_mean=7.9,
     depth_max=19,
     chosen_strategies={"Affirmation": 1_200, "Share Information": 2_605},
     rejected_strategies={"Affirmation": 4_157, "Share Information": 4_000},
-)
-MADE = Provenance(
-    roles={
-        "supporter": RoleSource("openai", ["gpt|x", "gpt|y"], {"temperature": 0.7, "max_tokens": 256}, "terms of use"),
-        "judge": RoleSource("local", ["SmolLM2"], {}, ""),
-    },
-    first_call="2026-11-03",
-    last_call="2026-11-05",
-    prompts="0f3a9b",
-    search={"policy": "puct", "c": 1.25},
-    rule=PreferenceRule(),
-    limits=[(0.5, 0.5)] * 101,
-    inventory="cso",
-    seeds="ExTES",
-    seeds_licence="",
-    code="0.1.0",
-    failures={"judge/missing": 13, "supporter/unusable": 29},
 )
 CHECK = JudgeCheck(0.812, 0.745, 0.871, 98, 52)
 # Constants of the house: the interval's level, and the AUC below which a judge is not trusted.
@@ -57,17 +50,49 @@ CONSTANTS = "95 0.6 SmolLM2"
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def split(card: str) -> tuple[dict[str, Any], str]:
-    _, head, body = card.split("---\n", 2)
+def config() -> Config:
+    cfg = Config()
+    cfg.data.name, cfg.inventory.name = "ExTES", "cso"
+    cfg.mcts.c = 1.25
+    for role in ("strategist", "supporter", "seeker"):
+        getattr(cfg.llm, role).client = "openai"
+    cfg.llm.supporter.temperature, cfg.llm.supporter.licence = 0.7, "terms of use"
+    return cfg
+
+
+def result(check: JudgeCheck | None = CHECK, **models: list[str]) -> SearchResult:
+    """Of a search whose roles were played by these models; without any, nothing was called."""
+    journal: Any = SimpleNamespace(first="2026-11-03T10", last="2026-11-05T10", models=models)
+    calls = Calls(dict.fromkeys(("strategist", "supporter", "seeker", "judge"), SimpleNamespace()), 1)  # type: ignore
+    calls.journals = [journal] if models else []
+    counts = Counter({"judge/missing": 13, "supporter/unusable": 29})
+    tree = Tree((), [Node(-1), Node(0, "Affirmation", lost=True)])
+    return SearchResult([], [tree], 2, None, check, calls, counts, "0f3a9b", 17.0)
+
+
+def card(
+    cfg: Config | None = None,
+    found: SearchResult | None = None,
+    statistics: SearchStatistics = STATISTICS,
+    limits: list[tuple[float | None, float | None]] | None = None,
+) -> str:
+    preferences = [Preferences((), {}, *pair) for pair in limits or [(0.5, 0.5)]]
+    found = found or result(supporter=["gpt|x", "gpt|y"], judge=["SmolLM2"])
+    return render_data_card(cfg or config(), found, preferences, statistics, "0.1.0")
+
+
+def split(text: str) -> tuple[dict[str, Any], str]:
+    _, head, body = text.split("---\n", 2)
     return yaml.safe_load(head), body
 
 
-def test_head() -> None:
-    head, _ = split(data_card("My: data", STATISTICS, MADE, CHECK, language="no", licence="cc-by-nc-4.0"))
-    assert head == {
-        "pretty_name": "My: data",
-        "license": "cc-by-nc-4.0",
-        "language": ["no"],
+@pytest.mark.parametrize("name", ["My: data", 'no "quotes"'])
+def test_head(name: str) -> None:
+    cfg = config()
+    cfg.data.name = name
+    assert split(card(cfg))[0] == {
+        "pretty_name": f"ESC-Pro from {name}",
+        "license": "unknown",
         "task_categories": ["text-generation"],
         "size_categories": ["n<1K"],
         "tags": ["emotional-support", "preference", "synthetic"],
@@ -79,72 +104,82 @@ def test_head() -> None:
     [(999, "n<1K"), (1_000, "1K<n<10K"), (99_999, "10K<n<100K"), (100_000, "100K<n<1M"), (2_000_000, "n>1M")],
 )
 def test_size(dialogues: int, name: str) -> None:
-    head, _ = split(data_card("x", replace(STATISTICS, dialogues=dialogues), MADE))
+    head, _ = split(card(statistics=replace(STATISTICS, dialogues=dialogues)))
     assert head["size_categories"] == [name]
 
 
 def test_what_is_not_known_is_not_guessed() -> None:
-    made = replace(MADE, first_call="", last_call="", roles={"judge": RoleSource("local", [])}, failures={})
-    head, body = split(data_card("x", STATISTICS, made, licence="not stated"))
+    head, body = split(card(found=result(None)))
     assert head["license"] == "unknown"
     assert "language" not in head
     assert "Licence of this data set: not stated" in body
     assert "their licence: not stated" in body
     assert "Language: not stated" in body
-    assert "| judge | local | not stated | not stated | not stated |" in body
+    assert "| judge | local | not stated | max_tokens 256, temperature 1.0, top_p 1.0 | not stated |" in body
     assert "First call: not stated; last call: not stated" in body
     assert "The judge was not checked" in body
 
 
+def test_licence_of_a_model_that_is_loaded_here() -> None:
+    cfg = config()
+    cfg.llm.local.model.licence = "apache-2.0"
+    assert "temperature 1.0, top_p 1.0 | apache-2.0 |" in card(cfg)
+    cfg.llm.judge.model = "another/model"
+    assert "apache-2.0" not in card(cfg)
+
+
 def test_contents() -> None:
-    _, body = split(data_card("Pairs", STATISTICS, MADE, CHECK, language="en"))
+    _, body = split(card())
     for line in (
-        "# Pairs",
-        "| judge | local | SmolLM2 | not stated | not stated |",
-        "| supporter | openai | gpt\\|x, gpt\\|y | max_tokens 256, temperature 0.7 | terms of use |",
+        "# ESC-Pro from ExTES",
+        "| judge | local | SmolLM2 | max_tokens 256, temperature 1.0, top_p 1.0 | not stated |",
+        "| supporter | openai | gpt\\|x, gpt\\|y | max_tokens 256, temperature 0.7, top_p 1.0 | terms of use |",
         "- First call: 2026-11-03; last call: 2026-11-05",
         "- Hash of the prompts: `0f3a9b`",
         "- Code: esc-lab 0.1.0",
         "| c | 1.25 |",
         "| judge/missing | 13 |",
+        "| decisions without texts | 1 |",
+        "| unfinished trees | 2 |",
         "| pairs | 8219 |",
         "| Share Information | 2605 | 4000 |",
     ):
         assert line in body.splitlines()
     assert "AUC of 0.812 (95% interval 0.745 to 0.871; 98 contexts of 52 dialogues)" in body
-    assert "mean value Q is at least 0.5" in body
+    assert "mean value Q is at least 0.5, and if it has 2 or more visits." in body
     assert "Not for people in crisis." in body
     assert "hardly tells" not in body
     assert "limit over trees" not in body
+    assert "\n\n\n" not in body
+    assert not re.search(r"[^ |]  ", body)
 
 
 def test_doubtful_judge() -> None:
-    assert "below 0.6: the judge hardly tells" in data_card("x", STATISTICS, MADE, replace(CHECK, auc=0.55))
+    assert "below 0.6: the judge hardly tells" in card(found=result(replace(CHECK, auc=0.55)))
 
 
 def test_quantiles() -> None:
-    rule = PreferenceRule("max_n", "quantile", 0.75, 2, 0.25, lower=True)
-    limits = [(0.5, None), (None, None), (0.25, -0.125), (0.75, None)]
-    card = data_card("x", STATISTICS, replace(MADE, rule=rule, limits=limits))
-    assert "| preferred, at least | 0.250 | 0.500 | 0.750 | 1 |" in card
-    assert "| rejected, at most | -0.125 | -0.125 | -0.125 | 3 |" in card
-    assert "number of visits N is at least the 0.75 quantile" in card
-    assert "lower than what was judged" in card
-    card = data_card("x", STATISTICS, replace(MADE, rule=rule, limits=[(None, None)]))
-    assert "| preferred, at least | - | - | - | 1 |" in card
+    cfg = config()
+    cfg.mcts.preferences = PreferenceConfig("max_n", "quantile", 0.75, 2, 0.25, lower=True)
+    text = card(cfg, limits=[(0.5, None), (None, None), (0.25, -0.125), (0.75, None)])
+    assert "| preferred, at least | 0.250 | 0.500 | 0.750 | 1 |" in text
+    assert "| rejected, at most | -0.125 | -0.125 | -0.125 | 3 |" in text
+    assert "number of visits N is at least the 0.75 quantile of the ended leaves" in text
+    assert "number of visits N is at most the 0.25 quantile of its tree's judged decisions, which" in text
+    assert "lower than what was judged" in text
+    assert "| preferred, at least | - | - | - | 1 |" in card(cfg, limits=[(None, None)])
 
 
 def test_every_number_comes_from_the_arguments() -> None:
-    _, body = split(data_card("x", STATISTICS, MADE, replace(CHECK, auc=0.55)))
-    told = f"{STATISTICS} {STATISTICS.preferred} {MADE} {CHECK} 0.55 {CONSTANTS}"
-    known = {float(number) for number in NUMBER.findall(told)}
+    cfg, found = config(), result(replace(CHECK, auc=0.55), supporter=["m"])
+    _, body = split(card(cfg, found))
+    given = f"{STATISTICS} {asdict(cfg.mcts)} {cfg.llm} {found} 0.1.0 1 2026-11-03 2026-11-05 0.55 {CONSTANTS}"
+    known = {float(number) for number in NUMBER.findall(given)}
     assert {float(number) for number in NUMBER.findall(body)} <= known
 
 
 def test_order_of_mappings_does_not_matter() -> None:
-    def turned(mapping: Any) -> Any:
-        return dict(reversed(mapping.items()))
-
-    roles = {role: replace(source, sampling=turned(source.sampling)) for role, source in MADE.roles.items()}
-    other = replace(MADE, roles=turned(roles), search=turned(MADE.search), failures=turned(MADE.failures))
-    assert data_card("x", STATISTICS, other, CHECK) == data_card("x", STATISTICS, MADE, CHECK)
+    found = result(supporter=["m"])
+    turned = replace(found, counts=Counter(dict(reversed(found.counts.items()))))
+    turned.calls.clients = dict(reversed(found.calls.clients.items()))
+    assert card(found=turned) == card(found=result(supporter=["m"]))

@@ -15,7 +15,7 @@ import pytest
 
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
-from esc_lab.search.journal import FORMAT, Journal, journal_config
+from esc_lab.search.journal import FORMAT, Journal, read_journal_config
 from esc_lab.search.requests import Answer, Request
 from tests.conftest import ROOT
 
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ("c", "judge", 2, False),
     ]
     assert lines[0]["answer"] == {**vars(ANSWERS["a"]), "log_probs": []}
-    assert journal_config(path) == CONFIG
+    assert read_journal_config(path) == CONFIG
 
 
 def test_a_call_is_in_the_file_before_anything_is_synced(tmp_path: Path) -> None:
@@ -278,4 +278,4 @@ def test_a_thread_may_sync_while_calls_are_written(tmp_path: Path) -> None:
 def test_the_configuration_of_what_is_no_journal(tmp_path: Path) -> None:
     for content in (b"", b"\n", b"\xff\n", b"[]\n", b"{}\n", b'{"format"'):
         (tmp_path / "j").write_bytes(content)
-        assert journal_config(tmp_path / "j") is None
+        assert read_journal_config(tmp_path / "j") is None

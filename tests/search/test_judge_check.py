@@ -13,28 +13,30 @@ from scipy.stats import mannwhitneyu
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
-from esc_lab.search.judge_check import JudgeCheck, check_pairs, judge_auc, judge_check
+from esc_lab.search.judge_check import JudgeCheck, draw_check_pairs, measure_judge
 from esc_lab.seeds import derive_seed
 
-SCORES = st.lists(st.sampled_from([0.0, 0.1, 1.5, 2.0, 3.9, 4.0]), min_size=1, max_size=12)
+SCORES = st.sampled_from([0.0, 0.1, 1.5, 2.0, 3.9, 4.0])
 
 
-@given(gold=SCORES, shuffled=SCORES)
-def test_auc_is_that_of_mann_whitney(gold: list[float], shuffled: list[float]) -> None:
+@given(scores=st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=12))
+def test_auc_is_that_of_mann_whitney(scores: list[tuple[float, float]]) -> None:
+    gold, shuffled = map(list, zip(*scores, strict=True))
+    groups = [str(number) for number in range(len(scores))]
     expected = mannwhitneyu(gold, shuffled).statistic / (len(gold) * len(shuffled))
-    assert judge_auc(gold, shuffled) == pytest.approx(expected, abs=1e-12)
-    assert judge_auc(gold, shuffled) == pytest.approx(1 - judge_auc(shuffled, gold), abs=1e-12)
+    assert measure_judge(gold, shuffled, groups, seed=0, draws=2).auc == pytest.approx(expected, abs=1e-12)
+    assert measure_judge(shuffled, gold, groups, seed=0, draws=2).auc == pytest.approx(1 - expected, abs=1e-12)
 
 
 def test_auc_counts_ties_half() -> None:
-    assert judge_auc([3.0, 2.0], [2.0, 1.0]) == 0.875
-    assert judge_auc([1.0], [1.0]) == 0.5
+    assert measure_judge([3.0, 2.0], [2.0, 1.0], ["a", "b"], seed=0).auc == 0.875
+    assert measure_judge([1.0], [1.0], ["a"], seed=0).auc == 0.5
 
 
-@pytest.mark.parametrize(("gold", "shuffled"), [([], [1.0]), ([1.0], []), ([1.0, float("nan")], [1.0])])
+@pytest.mark.parametrize(("gold", "shuffled"), [([], []), ([float("nan")], [1.0])])
 def test_auc_needs_scores(gold: list[float], shuffled: list[float]) -> None:
     with pytest.raises(ValueError, match="score"):
-        judge_auc(gold, shuffled)
+        measure_judge(gold, shuffled, ["a"] * len(gold), seed=0)
 
 
 def test_interval_is_that_of_repeated_contexts() -> None:
@@ -43,7 +45,7 @@ def test_interval_is_that_of_repeated_contexts() -> None:
     groups = ["a"] * 4 + ["b"] * 2 + ["c"] * 3 + ["d"]
     gold = [chance.choice([1.0, 2.0, 3.0, 4.0]) for _ in groups]
     shuffled = [chance.choice([0.0, 1.0, 2.0, 3.0]) for _ in groups]
-    found = judge_check(gold, shuffled, groups, seed=5, draws=200)
+    found = measure_judge(gold, shuffled, groups, seed=5, draws=200)
     draw = np.random.default_rng(derive_seed(5, "bootstrap of the judge check"))
     drawn = []
     for weights in draw.multinomial(4, np.full(4, 0.25), size=200):
@@ -52,7 +54,7 @@ def test_interval_is_that_of_repeated_contexts() -> None:
         foreign = [score for score, group in zip(shuffled, groups, strict=True) for _ in range(times[group])]
         drawn.append(mannwhitneyu(good, foreign).statistic / len(good) ** 2)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-12)
-    assert (found.auc, found.pairs, found.dialogues) == (judge_auc(gold, shuffled), 10, 4)
+    assert (found.pairs, found.dialogues) == (10, 4)
 
 
 def test_interval_covers_the_truth() -> None:
@@ -63,15 +65,15 @@ def test_interval_covers_the_truth() -> None:
         draw = np.random.default_rng(trial)
         shared = np.repeat(draw.normal(size=(2, 40)), 3, axis=1)
         gold, shuffled = (shared + draw.normal(size=(2, 120))).tolist()
-        found = judge_check(gold, shuffled, groups, seed=trial, draws=400)
+        found = measure_judge(gold, shuffled, groups, seed=trial, draws=400)
         covered += found.low <= 0.5 <= found.high
     assert 85 <= covered <= 100
 
 
 def test_one_dialogue_says_nothing_about_others() -> None:
-    assert judge_check([1.0, 2.0], [0.0, 0.5], ["a", "a"], seed=0) == JudgeCheck(1.0, 0.0, 1.0, 2, 1)
+    assert measure_judge([1.0, 2.0], [0.0, 0.5], ["a", "a"], seed=0) == JudgeCheck(1.0, 0.0, 1.0, 2, 1)
     with pytest.raises(ValueError, match="of 1 contexts"):
-        judge_check([1.0, 2.0], [0.0, 0.5], ["a"], seed=0)
+        measure_judge([1.0, 2.0], [0.0, 0.5], ["a"], seed=0)
 
 
 def test_trust() -> None:
@@ -95,8 +97,8 @@ def talk(name: str, decisions: int, *, opening: bool = False) -> Dialogue:
 @settings(deadline=None)
 def test_contexts(sizes: list[int], count: int, seed: int) -> None:
     dialogues = [talk(str(number), size, opening=number % 2 == 0) for number, size in enumerate(sizes)]
-    pairs = check_pairs(dialogues, count, seed)
-    assert pairs == check_pairs(dialogues, count, seed)
+    pairs = draw_check_pairs(dialogues, count, seed)
+    assert pairs == draw_check_pairs(dialogues, count, seed)
     rest = sum(sizes) - max(sizes)
     possible = min(sum(sizes), 2 * rest)  # no more of one dialogue than of all others
     assert min(count, possible) - 1 <= len(pairs) <= count
@@ -114,16 +116,16 @@ def test_contexts(sizes: list[int], count: int, seed: int) -> None:
 
 
 def test_contexts_come_from_many_dialogues() -> None:
-    pairs = check_pairs([talk(str(number), 5) for number in range(10)], 10, 0)
+    pairs = draw_check_pairs([talk(str(number), 5) for number in range(10)], 10, 0)
     assert Counter(pair.tree_id for pair in pairs) == Counter({str(number): 1 for number in range(10)})
-    assert pairs != check_pairs([talk(str(number), 5) for number in range(10)], 10, 1)
+    assert pairs != draw_check_pairs([talk(str(number), 5) for number in range(10)], 10, 1)
 
 
 def test_dialogues_of_one_tree_share_their_contexts() -> None:
     same = [talk("a", 2), talk("a", 3)]
     with pytest.raises(UserError, match="fewer than two dialogues"):
-        check_pairs(same, 4, 0)
-    pairs = check_pairs([*same, talk("b", 9)], 100, 0)
+        draw_check_pairs(same, 4, 0)
+    pairs = draw_check_pairs([*same, talk("b", 9)], 100, 0)
     assert Counter(pair.tree_id for pair in pairs) == {"a": 3, "b": 3}
     with pytest.raises(UserError, match="1 gold replies"):
-        check_pairs([talk("a", 1), talk("b", 1)], 1, 0)
+        draw_check_pairs([talk("a", 1), talk("b", 1)], 1, 0)

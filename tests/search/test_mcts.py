@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esc_lab.config.search import MCTSConfig
 from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.search.mcts import Search, SeedDecision
-from esc_lab.search.settings import SearchSettings
 from esc_lab.search.tree import Node, Tree, puct
 from tests.search.oracle import START, Oracle, run
 
@@ -49,7 +49,7 @@ class Plain:
 class Sequential:
     """The published search, one call after another, as the paper's code orders it."""
 
-    def __init__(self, constants: SearchSettings, oracle: Oracle) -> None:
+    def __init__(self, constants: MCTSConfig, oracle: Oracle) -> None:
         self.constants, self.oracle = constants, oracle
         self.root = Plain(None, "", 1.0)
         self.ended = 0
@@ -112,14 +112,14 @@ class Sequential:
 
     def run(self) -> int:
         iterations = 0
-        while iterations < self.constants.most_iterations:
+        while iterations < self.constants.max_iterations:
             leaf = self.root
             while leaf.children:
                 leaf = max(leaf.children, key=self.value)
             if leaf.parent and leaf.text is None:
                 self.reach(leaf)
-            enough = iterations >= self.constants.enough_iterations and self.ended >= self.constants.enough_ended
-            if not leaf.end and (enough or self.ended >= self.constants.most_ended):
+            enough = iterations >= self.constants.min_iterations and self.ended >= self.constants.min_ended
+            if not leaf.end and (enough or self.ended >= self.constants.max_ended):
                 break
             target = leaf
             if not leaf.end:
@@ -158,8 +158,10 @@ def assert_equal(tree: Tree, number: int, plain: Plain) -> None:
 def test_one_leaf_at_a_time_is_the_published_search(
     seed: int, c: float, planted: bool, ending: float, limits: tuple[int, int, int, int]
 ) -> None:
-    least, ended, most_ended, most = limits
-    constants = SearchSettings(c, least, ended, most_ended, most)
+    min_iterations, min_ended, max_ended, max_iterations = limits
+    constants = MCTSConfig(
+        c=c, min_iterations=min_iterations, min_ended=min_ended, max_ended=max_ended, max_iterations=max_iterations
+    )
     oracle = Oracle(NAMES, seed, ending=ending)
     search = run(Search(constants, START, NAMES, SEED if planted else ()), oracle)
     plain = Sequential(constants, oracle)
@@ -180,8 +182,8 @@ def test_one_leaf_at_a_time_is_the_published_search(
 def test_the_order_of_results_changes_nothing(
     seed: int, in_flight: int, missing: float, policy: str, order: random.Random
 ) -> None:
-    constants = SearchSettings(
-        enough_iterations=15, most_ended=6, most_iterations=25, in_flight=in_flight, policy=policy, candidates=3
+    constants = MCTSConfig(
+        min_iterations=15, max_ended=6, max_iterations=25, in_flight=in_flight, policy=policy, candidates=3
     )  # type: ignore[arg-type]
     oracle = Oracle(NAMES, seed, missing)
     in_order = run(Search(constants, START, NAMES, SEED), oracle)
@@ -192,7 +194,7 @@ def test_the_order_of_results_changes_nothing(
 @given(seed=st.integers(0, 10_000), in_flight=st.integers(1, 5), stop=st.integers(5, 200), planted=st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_a_saved_search_goes_on_to_the_same_tree(seed: int, in_flight: int, stop: int, planted: bool) -> None:
-    constants = SearchSettings(enough_iterations=15, most_ended=6, most_iterations=20, in_flight=in_flight)
+    constants = MCTSConfig(min_iterations=15, max_ended=6, max_iterations=20, in_flight=in_flight)
     oracle = Oracle(NAMES, seed, 0.1)
     seed_path = SEED if planted else ()
     whole = run(Search(constants, START, NAMES, seed_path), oracle)
@@ -203,19 +205,19 @@ def test_a_saved_search_goes_on_to_the_same_tree(seed: int, in_flight: int, stop
             break
         search.tell(calls[0], oracle.result(calls.pop(0)))
         calls += search.ask()
-    loaded = Search.of(json.loads(json.dumps(search.state())))
+    loaded = Search.from_state(json.loads(json.dumps(search.state())), constants)
     assert run(loaded, oracle).tree.state() == whole.tree.state()
 
 
 def test_a_seeded_tree_of_the_paper_stops_after_100_iterations_and_the_ended_leaves_selected_then() -> None:
     for seed in range(4):
-        tree = run(Search(SearchSettings(), START, NAMES, SEED), Oracle(NAMES, seed, ending=0.05)).tree
+        tree = run(Search(MCTSConfig(), START, NAMES, SEED), Oracle(NAMES, seed, ending=0.05)).tree
         again = sum(node.scorings - 1 for node in tree.nodes if node.ended and node.scorings)
         assert 100 <= tree.iterations <= 100 + again + 1
 
 
 def test_missing_results_invent_nothing() -> None:
-    constants = SearchSettings(enough_iterations=60, most_ended=60, most_iterations=60)
+    constants = MCTSConfig(min_iterations=60, max_ended=60, max_iterations=60)
     tree = run(Search(constants, START, NAMES), Oracle(NAMES, 1, missing=0.3)).tree
     nodes = tree.nodes
     assert any(node.lost for node in nodes)
@@ -233,14 +235,14 @@ def test_without_any_text_the_search_ends() -> None:
         def reply(self, *_: object) -> None:
             return None
 
-    tree = run(Search(SearchSettings(), START, NAMES), Silent(NAMES)).tree
+    tree = run(Search(MCTSConfig(), START, NAMES), Silent(NAMES)).tree
     assert all(node.lost for node in tree.nodes[1:])
     assert tree.iterations == len(tree.nodes) - 1  # the simulated child, then each of its siblings
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_which_replies_are_judged(own: bool) -> None:
-    constants = SearchSettings(enough_iterations=3, enough_ended=0, judge_own_turn=own, rollout_rounds=4)
+    constants = MCTSConfig(min_iterations=3, min_ended=0, judge_own_turn=own, rollout_rounds=4)
     oracle = Oracle(NAMES, 1, ending=0.0)
     search = Search(constants, START, NAMES)
     talks = []
@@ -257,7 +259,7 @@ def test_which_replies_are_judged(own: bool) -> None:
 
 
 def test_a_leaf_in_flight_counts_as_a_bad_visit_and_is_not_selected_again() -> None:
-    constants = SearchSettings(in_flight=4)
+    constants = MCTSConfig(in_flight=4)
     oracle = Oracle(NAMES, 6, ending=0.0)
     search = Search(constants, START, NAMES)
     calls = search.ask()
@@ -272,7 +274,7 @@ def test_a_leaf_in_flight_counts_as_a_bad_visit_and_is_not_selected_again() -> N
 
 
 def test_extension_gives_siblings_texts_and_one_rollout() -> None:
-    constants = SearchSettings(enough_iterations=5, enough_ended=0)
+    constants = MCTSConfig(min_iterations=5, min_ended=0)
     oracle = Oracle(NAMES, 2)
     search = run(Search(constants, START, NAMES), oracle)
     before = {number: replace(node) for number, node in enumerate(search.tree.nodes)}
@@ -289,8 +291,8 @@ def test_extension_gives_siblings_texts_and_one_rollout() -> None:
 
 
 def test_best_of_n_tries_the_most_probable_and_follows_the_best() -> None:
-    constants = SearchSettings(policy="best_of_n", candidates=2, enough_iterations=30, enough_ended=99, most_ended=99,
-                               most_iterations=30)  # fmt: skip
+    constants = MCTSConfig(policy="best_of_n", candidates=2, min_iterations=30, min_ended=99, max_ended=99,
+                               max_iterations=30)  # fmt: skip
     tree = run(Search(constants, START, NAMES), Oracle(NAMES, 4, ending=0.2)).tree
     for node in tree.nodes:
         tried = [tree.nodes[child] for child in node.children if tree.nodes[child].visits]
@@ -303,9 +305,9 @@ def test_best_of_n_tries_the_most_probable_and_follows_the_best() -> None:
 
 
 def test_random_search_asks_no_strategist_and_spreads_over_the_strategies() -> None:
-    constants = SearchSettings(policy="random", enough_iterations=80, enough_ended=0, most_ended=99, seed=7)
+    constants = MCTSConfig(policy="random", min_iterations=80, min_ended=0, max_ended=99)
     oracle = Oracle(NAMES, 4, ending=0.2)
-    tree = run(Search(constants, START, NAMES), oracle).tree
+    tree = run(Search(constants, START, NAMES, seed=7), oracle).tree
     assert "rate" not in oracle.kinds
     visits = [tree.nodes[child].visits for child in tree.nodes[0].children]
     assert min(visits) > 8

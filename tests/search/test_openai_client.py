@@ -13,18 +13,21 @@ import time
 import traceback
 import urllib.request
 from email.utils import formatdate
+from typing import get_args
 from urllib.error import HTTPError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esc_lab.config.search import EndpointConfig
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
 from esc_lab.search.clients.openai import OpenAIClient
-from esc_lab.search.clients.responses import Retries, retry_after_s
+from esc_lab.search.clients.responses import Passing, parse_retry_after
 from esc_lab.search.requests import Answer, Request
 from tests.search.endpoint import Endpoint
+from tests.search.virtual_time import run as virtual_run
 
 KEY = "sk-recognisable-0123456789"
 SCHEMA = {"type": "object", "properties": {"rating": {"type": "integer"}}, "required": ["rating"]}
@@ -68,11 +71,9 @@ def _key(monkeypatch):
     monkeypatch.setenv("KEY_OF_TEST", KEY)
 
 
-def client_of(url: str, **options) -> OpenAIClient:
-    return OpenAIClient(
-        "gpt-test",
-        **{"base_url": url, "key_variable": "KEY_OF_TEST", "timeout_s": 0.2, "backoff_s": 0.002, **options},
-    )
+def client_of(url: str | None, *, connections: int = 64, backoff_s: float = 0.5, **options) -> OpenAIClient:
+    options = {"model": "gpt-test", "base_url": url, "key_variable": "KEY_OF_TEST", **options}
+    return OpenAIClient(EndpointConfig(**options), connections=connections, backoff_s=backoff_s)
 
 
 def ask(*faults: str | None, request: Request = REQUEST, calls: int = 1, options=None, **server):
@@ -89,7 +90,7 @@ def ask(*faults: str | None, request: Request = REQUEST, calls: int = 1, options
             finally:
                 await client.close()
 
-    return asyncio.run(run())
+    return virtual_run(run())
 
 
 def error_of(*faults: str | None, **options) -> UserError:
@@ -99,7 +100,7 @@ def error_of(*faults: str | None, **options) -> UserError:
 
 
 def counted(client: OpenAIClient) -> dict[str, int]:
-    return {name: count for name, count in vars(client.retries).items() if count}
+    return dict(client.retries)
 
 
 def test_request_on_the_wire():
@@ -186,7 +187,7 @@ def test_bodies_that_are_no_completion():
         "<html>",
         "\udcff",
     )
-    (answer,), client, _ = ask(*(f"body:{body}" for body in bodies), options={"attempts": 20, "backoff_s": 1e-5})
+    (answer,), client, _ = ask(*(f"body:{body}" for body in bodies), options={"attempts": 20})
     assert answer.text == "That sounds hard."
     assert counted(client) == {"malformed": len(bodies)}
 
@@ -210,7 +211,7 @@ def test_attempts_are_used_up(fault):
             assert url in str(caught.value)
             assert counted(client) == {PASSING[fault]: 2}
 
-    asyncio.run(run())
+    virtual_run(run())
 
 
 def test_nobody_listens():
@@ -226,10 +227,10 @@ def test_nobody_listens():
                 await client.close()
 
         with pytest.raises(UserError, match="2 attempts; the last problem: ConnectionRefusedError") as caught:
-            asyncio.run(run())
+            virtual_run(run())
     assert url in str(caught.value)
     assert "resume" in str(caught.value)
-    assert client.retries == Retries(connection_errors=2)
+    assert counted(client) == {"connection_errors": 2}
 
 
 @pytest.mark.parametrize(("fault", "said"), FATAL.items())
@@ -245,7 +246,7 @@ def test_what_will_not_pass_stops_at_once(fault, said):
             assert url in str(caught.value)
             assert len(endpoint.requests) == 1
 
-    asyncio.run(run())
+    virtual_run(run())
 
 
 def test_wrong_key_names_the_variable():
@@ -260,7 +261,7 @@ def test_url_without_v1():
                 await client.answer(REQUEST)
             await client.close()
 
-    asyncio.run(run())
+    virtual_run(run())
 
 
 def test_long_messages_are_cut():
@@ -288,7 +289,7 @@ def test_the_key_is_never_shown(caplog, capfd):
                     errors.append(error)
             await client.close()
 
-    asyncio.run(run())
+    virtual_run(run())
     assert len(errors) == len(PASSING) + len(FATAL)
     assert "/v1/chat/completions" in caplog.text
     for error in errors:
@@ -302,7 +303,7 @@ def test_the_key_is_never_shown(caplog, capfd):
 def test_no_key(monkeypatch):
     monkeypatch.delenv("KEY_OF_TEST")
     with pytest.raises(UserError, match="environment variable KEY_OF_TEST"):
-        OpenAIClient("gpt-test", key_variable="KEY_OF_TEST")
+        client_of(None)
     _, _, endpoint = ask()
     assert endpoint.requests[0].authorization == "Bearer none"
 
@@ -317,7 +318,7 @@ def test_unusable_key(monkeypatch, key):
 
 def test_default_endpoints(monkeypatch):
     def url() -> str:
-        return OpenAIClient("gpt-test", key_variable="KEY_OF_TEST").identity["base_url"]
+        return client_of(None).identity["base_url"]
 
     assert url() == "https://api.openai.com/v1"
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
@@ -341,7 +342,7 @@ def test_login_in_the_url_is_sent_and_not_shown(fault, caplog):
             assert endpoint.requests[0].authorization == "Basic dXNlcjpwQHNzd29yZA=="
             return "\n".join(shown)
 
-    shown = asyncio.run(run()) + caplog.text
+    shown = virtual_run(run()) + caplog.text
     for secret in ("p%40ssword", "p@ssword", "dXNlcjpwQHNzd29yZA=="):
         assert secret not in shown
 
@@ -394,14 +395,14 @@ def test_rate_limit_pauses_all_calls(headers):
             client = client_of(url)
             first = asyncio.create_task(client.answer(REQUEST))
             await limited.wait()
-            while not client.retries.rate_limited:
+            while not client.retries["rate_limited"]:
                 await asyncio.sleep(0.001)
             others = [client.answer(REQUEST) for _ in range(3)]
             await asyncio.gather(first, *others)
             await client.close()
             return [received.at for received in endpoint.requests]
 
-    first, *others = asyncio.run(run())
+    first, *others = virtual_run(run())
     assert len(others) == 4
     assert min(others) - first >= 0.299
 
@@ -425,7 +426,7 @@ def test_busy_endpoint_is_no_failing_endpoint():
                 await client.answer(other)
 
         async with Endpoint(faults=fault, retry_after={}) as url:
-            client = client_of(url, backoff_s=1e-7)
+            client = client_of(url, backoff_s=1e-9)
             others = [asyncio.create_task(go_on()) for _ in range(4)]
             answer = await client.answer(REQUEST)
             for task in others:
@@ -434,7 +435,7 @@ def test_busy_endpoint_is_no_failing_endpoint():
             await client.close()
             return answer, client
 
-    answer, client = asyncio.run(run())
+    answer, client = virtual_run(run())
     assert answer.text == "That sounds hard."
     assert counted(client) == {"rate_limited": 20}
 
@@ -442,7 +443,7 @@ def test_busy_endpoint_is_no_failing_endpoint():
 def test_connections_are_limited_and_waiting_for_one_is_not_timed():
     async def run():
         async with (endpoint := Endpoint(latency_s=0.05)) as url:
-            client = client_of(url, connections=4, timeout_s=0.15)
+            client = client_of(url, connections=4, timeout=0.15)
             await asyncio.gather(*(client.answer(REQUEST) for _ in range(24)))
             open_before = endpoint.connections
             await client.close()
@@ -450,7 +451,7 @@ def test_connections_are_limited_and_waiting_for_one_is_not_timed():
                 await asyncio.sleep(0.001)
             return open_before, endpoint.most_at_once, len(endpoint.requests), client
 
-    open_before, most, requests, client = asyncio.run(run())
+    open_before, most, requests, client = virtual_run(run())
     assert (open_before, most, requests) == (4, 4, 24)
     assert counted(client) == {}
 
@@ -459,7 +460,7 @@ def test_client_goes_on_after_a_call_was_cancelled():
     async def run():
         fault = lambda number, body: "timeout" if number == 0 else None  # noqa: E731
         async with (endpoint := Endpoint(faults=fault)) as url:
-            client = client_of(url, timeout_s=60, connections=1)
+            client = client_of(url, connections=1)
             call = asyncio.create_task(client.answer(REQUEST))
             while not endpoint.requests:
                 await asyncio.sleep(0.001)
@@ -470,7 +471,7 @@ def test_client_goes_on_after_a_call_was_cancelled():
             await client.close()
             return answer
 
-    assert asyncio.run(run()).text == "That sounds hard."
+    assert virtual_run(run()).text == "That sounds hard."
 
 
 def test_three_of_ten_requests_fail_in_every_way():
@@ -487,18 +488,18 @@ def test_three_of_ten_requests_fail_in_every_way():
             await client.close()
             return answers, client, endpoint
 
-    answers, client, endpoint = asyncio.run(run())
+    answers, client, endpoint = virtual_run(run())
     right = sum(answer.text == str(seed) for seed, answer in enumerate(answers))
     odd = sum(bool(answer.refusal) or answer.text in ("", '{"strategy": "Affirm') for answer in answers)
     odd += sum("Telepathy" in answer.text for answer in answers)
     assert right + odd == 120
-    assert len(endpoint.requests) == 120 + sum(vars(client.retries).values())
-    assert set(counted(client)) == set(vars(Retries()))
+    assert len(endpoint.requests) == 120 + client.retries.total()
+    assert set(counted(client)) == set(get_args(Passing))
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.sampled_from(["retry-after", "retry-after-ms"]))
 def test_waits_are_capped(seconds, header):
-    wait = retry_after_s({header: str(seconds)})
+    wait = parse_retry_after({header: str(seconds)})
     assert 0 <= wait <= 60
     if not math.isnan(seconds):
         asked = seconds if header == "retry-after" else seconds / 1000
@@ -506,10 +507,10 @@ def test_waits_are_capped(seconds, header):
 
 
 def test_wait_until_a_date():
-    assert 25 < retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}) <= 30
-    assert retry_after_s({"retry-after": formatdate(time.time() - 30, usegmt=True)}) == 0
-    assert retry_after_s({"retry-after": "soon"}) == 0
-    assert retry_after_s({}) == 0
+    assert 25 < parse_retry_after({"retry-after": formatdate(time.time() + 30, usegmt=True)}) <= 30
+    assert parse_retry_after({"retry-after": formatdate(time.time() - 30, usegmt=True)}) == 0
+    assert parse_retry_after({"retry-after": "soon"}) == 0
+    assert parse_retry_after({}) == 0
 
 
 def test_missing_package(monkeypatch):

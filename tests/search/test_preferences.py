@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esc_lab.config.search import PreferenceConfig
 from esc_lab.data.corpora import read_dialogues, write_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
-from esc_lab.search.preferences import PreferenceRule, find_preferences, to_extend
-from esc_lab.search.statistics import search_statistics
+from esc_lab.search.preferences import find_extensions, find_preferences
+from esc_lab.search.statistics import compute_statistics
 from esc_lab.search.tree import Tree
 from tests.search.hand_made import AFF, CP, EV, NAMES, RNT, SI, START, add, hand_made, make
 
@@ -68,7 +69,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_of_the_rule(name: str, tree: Tree) -> None:
     options, leaves, rejected = CASES[name]
-    found = find_preferences(tree, PreferenceRule(**options))
+    found = find_preferences(tree, PreferenceConfig(**options))
     assert found.leaves == leaves
     assert found.rejected == rejected
     assert list(found.rejected) == sorted(rejected)
@@ -76,14 +77,14 @@ def test_every_case_of_the_rule(name: str, tree: Tree) -> None:
 
 
 def test_limits_that_were_used(tree: Tree) -> None:
-    found = find_preferences(tree, PreferenceRule(threshold="quantile", preferred_min=0.8, rejected_max=0.25))
+    found = find_preferences(tree, PreferenceConfig(threshold="quantile", preferred_min=0.8, rejected_max=0.25))
     assert (found.preferred_min, found.rejected_max) == (pytest.approx(0.78), 0.49)
-    found = find_preferences(tree, PreferenceRule(preferred_min=0.1, rejected_max=-0.1))
+    found = find_preferences(tree, PreferenceConfig(preferred_min=0.1, rejected_max=-0.1))
     assert (found.preferred_min, found.rejected_max) == (0.1, -0.1)
 
 
 def test_quantiles_of_nothing_and_of_one(tree: Tree) -> None:
-    rule = PreferenceRule(threshold="quantile", preferred_min=0.9, rejected_max=0.9)
+    rule = PreferenceConfig(threshold="quantile", preferred_min=0.9, rejected_max=0.9)
     for number in (9, 11, 12, 14, 15):
         tree.nodes[number].ended = False
     found = find_preferences(tree, rule)
@@ -103,21 +104,21 @@ def test_quantiles_of_nothing_and_of_one(tree: Tree) -> None:
 def test_a_seed_that_the_judge_dislikes(tree: Tree) -> None:
     """Under the published limits the planted value counts and may be used up; a quantile lets the seed pass."""
     tree.nodes[8].visits, tree.nodes[8].value = 115, (100 - 45) / 115
-    assert 8 not in find_preferences(tree, PreferenceRule()).leaves
-    assert 8 in find_preferences(tree, PreferenceRule(threshold="quantile", preferred_min=1.0)).leaves
+    assert 8 not in find_preferences(tree, PreferenceConfig()).leaves
+    assert 8 in find_preferences(tree, PreferenceConfig(threshold="quantile", preferred_min=1.0)).leaves
 
 
 def test_a_seed_that_does_not_end_needs_judgements_to_be_rejected(tree: Tree) -> None:
     tree.nodes[8].ended = False
     tree.nodes[1].visits, tree.nodes[1].value = 100, 0.0  # as if the seed were planted with 0
-    assert 1 not in find_preferences(tree, PreferenceRule(rejected_max=0.5)).rejected[2]
+    assert 1 not in find_preferences(tree, PreferenceConfig(rejected_max=0.5)).rejected[2]
     tree.nodes[1].visits = 101
-    assert find_preferences(tree, PreferenceRule(rejected_max=0.5)).rejected[2] == (1, 3)
+    assert find_preferences(tree, PreferenceConfig(rejected_max=0.5)).rejected[2] == (1, 3)
 
 
 def test_equally_many_visits_are_not_lower(tree: Tree) -> None:
     tree.nodes[7].visits = 6  # as many as node 2; the seed's first reply was judged 4 times
-    rule = PreferenceRule(value="max_n", preferred_min=4, rejected_max=6, lower=True)
+    rule = PreferenceConfig(value="max_n", preferred_min=4, rejected_max=6, lower=True)
     rejected = find_preferences(tree, rule).rejected
     assert (rejected[1], rejected[2]) == ((3,), (3,))
 
@@ -125,16 +126,16 @@ def test_equally_many_visits_are_not_lower(tree: Tree) -> None:
 @pytest.mark.parametrize("name", ["preferred_min", "rejected_max"])
 def test_a_quantile_is_a_share(name: str) -> None:
     with pytest.raises(UserError, match=f"{name}=1.5 is not a quantile"):
-        PreferenceRule(threshold="quantile", **{name: 1.5})
+        find_preferences(Tree(START), PreferenceConfig(threshold="quantile", **{name: 1.5}))
 
 
-def test_what_is_to_extend(tree: Tree) -> None:
-    assert to_extend(tree, find_preferences(tree, PreferenceRule())) == [16]
-    assert to_extend(tree, find_preferences(tree, PreferenceRule(rejected_max=-3))) == [4, 10, 16]
+def test_what_is_find_extensions(tree: Tree) -> None:
+    assert find_extensions(tree, find_preferences(tree, PreferenceConfig())) == [16]
+    assert find_extensions(tree, find_preferences(tree, PreferenceConfig(rejected_max=-3))) == [4, 10, 16]
 
 
 def test_dialogues_hold_only_what_was_judged(tree: Tree) -> None:
-    seed, short, long = make(tree, PreferenceRule())
+    seed, short, long = make(tree, PreferenceConfig())
 
     def reply(number: int, strategy: str, value: float | None, visits: int) -> Reply:
         return Reply(f"reply {number}", (strategy,), value, visits)
@@ -161,7 +162,11 @@ def test_dialogues_hold_only_what_was_judged(tree: Tree) -> None:
         Turn("supporter", reply(15, RNT, 0.75, 4)),
     )
     assert [dialogue.meta for dialogue in (seed, short, long)] == [
-        {"from": "x", "search": {"seed_turns": turns}} for turns in ([2, 4], [], [])
+        {
+            "seed_dialogue": Dialogue((), "cso", "t", "Shop.", problem="Work", meta={"of": "the seed"}).id,
+            "search": {"seed_turns": turns},
+        }
+        for turns in ([2, 4], [], [])
     ]
     assert {(d.tree_id, d.inventory, d.situation, d.problem) for d in (seed, short, long)} == {
         ("t", "cso", "Shop.", "Work")
@@ -171,17 +176,17 @@ def test_dialogues_hold_only_what_was_judged(tree: Tree) -> None:
 def test_values_are_free_of_rounding_noise(tree: Tree) -> None:
     for _ in range(7):
         tree.back_up(8, 0.3)
-    assert tree.nodes[8].judged[1] != 0.3
-    assert make(tree, PreferenceRule())[0].turns[4].reply == Reply("reply 8", (SI,), 0.3, 7)
+    assert tree.nodes[8].judgement[1] != 0.3
+    assert make(tree, PreferenceConfig())[0].turns[4].reply == Reply("reply 8", (SI,), 0.3, 7)
 
 
 # Values and quantiles are such that every interpolation is exact.
 VALUES = st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0])
 
 
-def rules(threshold: str, limits: list[float]) -> st.SearchStrategy[PreferenceRule]:
+def rules(threshold: str, limits: list[float]) -> st.SearchStrategy[PreferenceConfig]:
     return st.builds(
-        PreferenceRule,
+        PreferenceConfig,
         value=st.sampled_from(["max_q", "max_n"]),
         threshold=st.just(threshold),
         preferred_min=st.sampled_from(limits),
@@ -239,7 +244,7 @@ def exact_quantile(values: list[float], q: float) -> float | None:
     return float(below + (above - below) * (position - math.floor(position)))
 
 
-def read_rule(tree: Tree, rule: PreferenceRule) -> tuple[set[int], dict[int, set[int]]]:
+def read_rule(tree: Tree, rule: PreferenceConfig) -> tuple[set[int], dict[int, set[int]]]:
     """Preferred leaves and what is rejected beside each preferred decision, straight from the words of the rule."""
     nodes: list[Decision] = tree.state()["nodes"]
     measure = {"max_q": "value", "max_n": "visits"}[rule.value]
@@ -288,13 +293,13 @@ def below(node: Decision, preferred: Decision, measure: str) -> bool:
 
 @given(tree=trees(), rule=RULES)
 @settings(max_examples=300, deadline=None)
-def test_rule_on_random_trees(tree: Tree, rule: PreferenceRule) -> None:
+def test_rule_on_random_trees(tree: Tree, rule: PreferenceConfig) -> None:
     found = find_preferences(tree, rule)
     leaves, rejected = read_rule(tree, rule)
     assert set(found.leaves) == leaves
     assert {number: set(others) for number, others in found.rejected.items()} == rejected
     if rule.lower and rule.value == "max_q":
-        assert search_statistics(make(tree, rule), [tree], NAMES).pairs_inverted == 0
+        assert compute_statistics(make(tree, rule), [tree], NAMES).pairs_inverted == 0
 
 
 Pair = tuple[tuple[tuple[str, Reply], ...], Reply, Reply]
@@ -325,7 +330,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(tree=trees(), rule=RULES)
 @settings(max_examples=60, deadline=None)
-def test_files_hold_the_same(tree: Tree, rule: PreferenceRule, path: Path) -> None:
+def test_files_hold_the_same(tree: Tree, rule: PreferenceConfig, path: Path) -> None:
     rule = replace(rule, preferred_visits=1, preferred_min=0.0)  # so that there are some
     made = make(tree, rule)
     if not made:
@@ -333,7 +338,7 @@ def test_files_hold_the_same(tree: Tree, rule: PreferenceRule, path: Path) -> No
     assert write_dialogues(made, path, "jsonl") == {}
     assert read_dialogues(path) == made
     pairs = pairs_of(made)
-    assert len(pairs) == search_statistics(made, [tree], NAMES).pairs
+    assert len(pairs) == compute_statistics(made, [tree], NAMES).pairs
     if pairs:
         write_dialogues(made, path, "esc_pro_pairs")
         assert pairs_of(read_dialogues(path)) == pairs

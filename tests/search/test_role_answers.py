@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from esc_lab.data.strategies import load_inventory
-from esc_lab.search.role_answers import UnusableError, better, ends, expected, message, ratings, scores
+from esc_lab.search.role_answers import (
+    UnusableError,
+    ends_conversation,
+    parse_message,
+    parse_preference,
+    parse_ratings,
+    parse_scores,
+)
 
 CSO, ESCONV = load_inventory("cso"), load_inventory("esconv")
 AXES = ("empathy", "information", "humanoid", "strategy")
@@ -67,27 +73,29 @@ def unusable(read, *arguments, **options) -> UnusableError:
     ],
 )
 def test_ratings_in_every_form(text: str) -> None:
-    found = ratings(text, CSO)
+    found = parse_ratings(text, CSO)
     assert found == RATED
     assert list(found) == list(RATED)  # in the order of the completion
 
 
 def test_the_first_line_of_a_numbered_list_is_not_taken_for_the_number_of_its_heading() -> None:
     lines = "\n".join(f"{number}. {name}: {value:.0f}" for number, (name, value) in enumerate(RATED.items(), 1))
-    assert ratings(f"Ratings:\n{lines}", CSO) == RATED
+    assert parse_ratings(f"Ratings:\n{lines}", CSO) == RATED
 
 
 def test_spellings_and_strategies_that_were_not_rated() -> None:
-    found = ratings('{"validation": 3, "Reframing negative thoughts": 10, "AVOID JUDGEMENT & CRITICISM": 0.5}', CSO)
+    found = parse_ratings(
+        '{"validation": 3, "Reframing negative thoughts": 10, "AVOID JUDGEMENT & CRITICISM": 0.5}', CSO
+    )
     assert found == {"Emotional Validation": 3, "Reframe Negative Thoughts": 10, "Avoid Judgment and Criticism": 0.5}
-    assert ratings('{"questions": 2}', ESCONV) == {"Question": 2}
+    assert parse_ratings('{"questions": 2}', ESCONV) == {"Question": 2}
 
 
 def test_names_outside_the_inventory_leave_the_rest() -> None:
-    error = unusable(ratings, '{"Telepathy": 9, "Share Information": 4, "\\ud800": 3}', CSO)
+    error = unusable(parse_ratings, '{"Telepathy": 9, "Share Information": 4, "\\ud800": 3}', CSO)
     assert error.partly == {"Share Information": 4}
     assert str(error) == f"'Telepathy', '\\ud800': no such strategy; use {', '.join(CSO.names)}"
-    assert unusable(ratings, '{"Telepathy": 9}', CSO).partly is None
+    assert unusable(parse_ratings, '{"Telepathy": 9}', CSO).partly is None
 
 
 @pytest.mark.parametrize(
@@ -108,21 +116,21 @@ def test_names_outside_the_inventory_leave_the_rest() -> None:
     ],
 )
 def test_what_is_no_rating(value: str, why: str) -> None:
-    error = unusable(ratings, f'{{"Share Information": 4, "Affirmation": {value}}}', CSO)
+    error = unusable(parse_ratings, f'{{"Share Information": 4, "Affirmation": {value}}}', CSO)
     assert error.partly == {"Share Information": 4}
     assert why in str(error)
     assert len(str(error)) < 200
-    alone = unusable(ratings, f'{{"Affirmation": {value}}}', CSO)
+    alone = unusable(parse_ratings, f'{{"Affirmation": {value}}}', CSO)
     assert alone.partly is None
     others = ", ".join(f'"{axis}": 1' for axis in AXES[1:])
-    assert "'empathy'" in str(unusable(scores, f'{{"empathy": {value.replace("11", "4.5")}, {others}}}', AXES))
+    assert "'empathy'" in str(unusable(parse_scores, f'{{"empathy": {value.replace("11", "4.5")}, {others}}}', AXES))
 
 
 @pytest.mark.parametrize(
     "text", ["", "   ", "I would use Affirmation.", "{", '{"Affirmation": 7', "{}", "[7, 8]", "Affirmation:", "7"]
 )
 def test_what_cannot_be_read_at_all(text: str) -> None:
-    for read, names in ((ratings, CSO), (scores, AXES)):
+    for read, names in ((parse_ratings, CSO), (parse_scores, AXES)):
         error = unusable(read, text, names)
         assert (str(error), error.partly) == ("there is no JSON object with a number for each name in it", None)
 
@@ -130,9 +138,12 @@ def test_what_cannot_be_read_at_all(text: str) -> None:
 def test_endless_brackets_and_blanks() -> None:
     # Does not come back for minutes where the time grows with the square of the length.
     for text in ('{"a":' * 5000, "{" * 5000, "[" * 5000, '{"a":[' * 3000 + "1" + "]}" * 3000):
-        unusable(ratings, text, CSO)
+        unusable(parse_ratings, text, CSO)
     for text in (" " * 20000, "a" + " " * 20000, "\n" * 20000, "user" + " " * 20000 + "x", "- " * 20000, "." * 20000):
-        for read in (lambda text: ratings(text, CSO), lambda text: message(f"{text}\n", "seeker", CSO, cut_off=True)):
+        for read in (
+            lambda text: parse_ratings(text, CSO),
+            lambda text: parse_message(f"{text}\n", "seeker", CSO, cut_off=True),
+        ):
             try:
                 read(text)
             except UnusableError:
@@ -152,14 +163,14 @@ def test_endless_brackets_and_blanks() -> None:
     ],
 )
 def test_scores_in_every_form(text: str) -> None:
-    found = scores(text, AXES)
+    found = parse_scores(text, AXES)
     assert found == SCORED
     assert tuple(found) == AXES
 
 
 def test_scores_that_are_missing_are_named() -> None:
     text = json.dumps({**SCORED, "humanoid": 5, "strategy": "good"})
-    error = unusable(scores, text, (*AXES, "tact"))
+    error = unusable(parse_scores, text, (*AXES, "tact"))
     assert str(error) == "'humanoid' is 5, which is not from 0 to 4; 'strategy' has no number; no score for tact"
 
 
@@ -198,7 +209,7 @@ SAID = "I hear you. That must be hard."
     ],
 )
 def test_messages_without_what_is_around_them(text: str) -> None:
-    assert message(text, "supporter", CSO) == SAID
+    assert parse_message(text, "supporter", CSO) == SAID
 
 
 @pytest.mark.parametrize(
@@ -220,26 +231,28 @@ def test_messages_without_what_is_around_them(text: str) -> None:
     ],
 )
 def test_messages_that_stay_as_they_are(text: str) -> None:
-    assert message(text, "supporter", CSO) == text
+    assert parse_message(text, "supporter", CSO) == text
 
 
 def test_a_strategy_in_brackets_is_a_label_only_in_its_inventory() -> None:
-    assert message("(Question) How so?", "supporter", ESCONV) == "How so?"
-    assert message("(Question) How so?", "supporter", CSO) == "(Question) How so?"
+    assert parse_message("(Question) How so?", "supporter", ESCONV) == "How so?"
+    assert parse_message("(Question) How so?", "supporter", CSO) == "(Question) How so?"
 
 
 def test_the_other_sides_words_are_no_message() -> None:
-    assert "not the supporter's message" in str(unusable(message, f"Seeker: {SAID}", "supporter", CSO))
-    assert "not the seeker's message" in str(unusable(message, f"**Supporter (Affirmation):** {SAID}", "seeker", CSO))
-    assert message(f"seeker: {SAID}", "seeker", CSO) == SAID
-    assert message(f"user: {SAID}", "seeker", CSO) == message(f"assistant: {SAID}", "seeker", CSO) == SAID
+    assert "not the supporter's message" in str(unusable(parse_message, f"Seeker: {SAID}", "supporter", CSO))
+    assert "not the seeker's message" in str(
+        unusable(parse_message, f"**Supporter (Affirmation):** {SAID}", "seeker", CSO)
+    )
+    assert parse_message(f"seeker: {SAID}", "seeker", CSO) == SAID
+    assert parse_message(f"user: {SAID}", "seeker", CSO) == parse_message(f"assistant: {SAID}", "seeker", CSO) == SAID
 
 
 @pytest.mark.parametrize(
     "text", ["", " \n", "...", '""', "**", "“”", "—", "\u200b", "Supporter:", "(Affirmation)", "—\nSeeker: Hi."]
 )
 def test_no_message(text: str) -> None:
-    assert str(unusable(message, text, "supporter", CSO)) == "there is no message in it"
+    assert str(unusable(parse_message, text, "supporter", CSO)) == "there is no message in it"
 
 
 @pytest.mark.parametrize(
@@ -256,24 +269,24 @@ def test_no_message(text: str) -> None:
     ],
 )
 def test_a_message_that_was_cut_off_ends_with_its_last_whole_sentence(text: str, whole: str) -> None:
-    assert message(text, "supporter", CSO, cut_off=True) == whole
+    assert parse_message(text, "supporter", CSO, cut_off=True) == whole
 
 
 @pytest.mark.parametrize("text", ["[END]", "[end]", "Thanks, bye. [END]", "[ END ]", "END", '"END."', "**[END]**"])
 def test_the_seeker_ends_the_talk(text: str) -> None:
-    assert ends(text)
+    assert ends_conversation(text)
 
 
 @pytest.mark.parametrize("text", ["", "In the end I left.", "The end", "Endless.", "[ENDED]", "end it"])
 def test_the_seeker_goes_on(text: str) -> None:
-    assert not ends(text)
+    assert not ends_conversation(text)
 
 
 @given(TEXTS)
 @example('{"\\ud800": 7}')
 @example('{"Affirmation": ' + "9" * 400 + "}")
 def test_whatever_is_written_is_read_or_refused(text: str) -> None:
-    for read, names, most in ((ratings, CSO, 10), (scores, AXES, 4)):
+    for read, names, most in ((parse_ratings, CSO, 10), (parse_scores, AXES, 4)):
         try:
             values, why = read(text, names), ""
         except UnusableError as error:
@@ -285,22 +298,14 @@ def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     for side in ("supporter", "seeker"):
         for cut_off in (False, True):
             try:
-                said = message(text, side, CSO, cut_off=cut_off)
+                said = parse_message(text, side, CSO, cut_off=cut_off)
             except UnusableError as error:
                 str(error).encode()
                 continue
             assert said == said.strip() != ""
             # Nothing is made up: what is said stands in the text.
             assert said in text
-    ends(text)
-
-
-@given(st.lists(st.floats(-30, 0), min_size=1, max_size=11))
-def test_expected_value(weights: list[float]) -> None:
-    probabilities = [math.exp(weight) for weight in weights]
-    log_probs = [math.log(value / sum(probabilities)) for value in probabilities]
-    brute = sum(index * value for index, value in enumerate(probabilities)) / sum(probabilities)
-    assert expected(log_probs, range(len(weights))) == pytest.approx(brute, rel=1e-9, abs=1e-12)
+    ends_conversation(text)
 
 
 # --- which of two messages is better
@@ -314,11 +319,11 @@ def test_expected_value(weights: list[float]) -> None:
     ],
 )  # fmt: skip
 def test_the_better_message(text: str, named: str) -> None:
-    assert better(text) == named
+    assert parse_preference(text) == named
 
 
 @pytest.mark.parametrize(
     "text", ["", "Both are good.", '{"better": "C"}', "better: A, better: B", "A better answer", "AB"]
 )
 def test_no_better_message(text: str) -> None:
-    assert "A or B" in str(unusable(better, text))
+    assert "A or B" in str(unusable(parse_preference, text))

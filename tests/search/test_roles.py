@@ -15,21 +15,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esc_lab.config.search import ROLES
+from esc_lab.config.search import ROLES, LLMConfig, MCTSConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.data.strategies import Inventory, Strategy, load_inventory
 from esc_lab.search import role_prompts, roles
-from esc_lab.search.iteration import Answered, Call
+from esc_lab.search.iteration import Call, SeekerTurn
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import Answer, Request
-from esc_lab.search.role_prompts import Axis, Case
-from esc_lab.search.roles import Roles, RoleSettings, prompts_fingerprint
-from esc_lab.search.settings import SearchSettings
+from esc_lab.search.role_prompts import Axis, SeekerProfile
+from esc_lab.search.roles import Roles, fingerprint_prompts
 from tests.search.endpoint_roles import play
 
 CSO, ESCONV = load_inventory("cso"), load_inventory("esconv")
 AXES = (Axis("empathy", 0.1, "whether it feels"), Axis("tact", 0.2, "how tactful"), Axis("strategy", 0.7, "how apt"))
-CASE = Case("They closed the shop.", "sadness", "job crisis")
+SEEKER = SeekerProfile("They closed the shop.", "sadness", "job crisis")
 TALK = (
     Turn("supporter", Reply("Hello there.")),
     Turn("seeker", Reply("I lost\nmy job.")),
@@ -55,9 +54,16 @@ class Asked:
         return Answer(answer) if isinstance(answer, str) else answer
 
 
-def roles_of(asked: Asked, *, scores: bool = False, inventory: Inventory = CSO, **options) -> Roles:
-    played = dict.fromkeys(ROLES, RoleSettings(scores=scores, temperature=0.8, top_p=0.9, max_tokens=40))
-    return Roles(inventory, CASE, played, AXES, asked, Counter(), **options)
+def roles_of(
+    asked: Asked, *, scores: bool = False, inventory: Inventory = CSO, discourage: bool = False, seed: int = 0
+) -> Roles:
+    llm = LLMConfig()
+    for role in ROLES:
+        played = getattr(llm, role)
+        played.temperature, played.top_p, played.max_tokens = 0.8, 0.9, 40
+    llm.judge.axes = {axis.name: {"weight": axis.weight, "rubric": axis.rubric} for axis in AXES}
+    llm.strategist.discourage = discourage
+    return Roles(inventory, SEEKER, llm, ROLES if scores else (), asked, Counter(), seed)
 
 
 def prompt(request: Request) -> str:
@@ -131,7 +137,7 @@ def test_who_knows_what(scores: bool) -> None:
 
 
 def test_a_seeker_of_whom_nothing_is_known() -> None:
-    for case, about in ((Case(""), ""), (Case("", problem="work"), "\nWhat it is about: work.")):
+    for case, about in ((SeekerProfile(""), ""), (SeekerProfile("", problem="work"), "\nWhat it is about: work.")):
         system = role_prompts.seeker_messages(case, TALK, "Go.")[0].content
         assert system.partition("never play the supporter.")[2] == about
 
@@ -145,7 +151,7 @@ def test_turns_cannot_be_forged_in_the_transcript() -> None:
 def test_the_judge_sees_no_opening() -> None:
     asked = Asked(anything)
     played = roles_of(asked)
-    search = Search(SearchSettings(most_iterations=3), TALK[:2], CSO.names)
+    search = Search(MCTSConfig(max_iterations=3), TALK[:2], CSO.names)
 
     async def run() -> None:
         waiting = search.ask()
@@ -172,7 +178,7 @@ def test_results_are_what_the_search_takes() -> None:
     rated, text, answered, score = asyncio.run(results())
     assert list(rated) == list(CSO.names)
     assert text.endswith(".")
-    assert answered == Answered(answered.text, answered.text == "")
+    assert answered == SeekerTurn(answered.text, answered.text == "")
     said = json.loads(anything(asked.requests[3]).text.strip("`json\n"))
     assert score == pytest.approx(0.1 * said["empathy"] + 0.2 * said["tact"] + 0.7 * said["strategy"], abs=1e-12)
 
@@ -227,7 +233,8 @@ def test_no_request_is_made_twice_for_one_result() -> None:
 def test_after_the_last_attempt_a_result_is_missing(attempts: int) -> None:
     asked = Asked(lambda _: Answer("*"))
     played = roles_of(asked)
-    played.settings = dict.fromkeys(ROLES, RoleSettings(attempts=attempts))
+    for role in ROLES:
+        getattr(played.llm, role).attempts = attempts
 
     async def results() -> list:
         reply = Turn("supporter", Reply("Go on.", ("Affirmation",)))
@@ -266,7 +273,7 @@ def test_a_message_of_the_other_side_is_asked_for_again() -> None:
     assert asyncio.run(roles_of(asked).reply(TALK, "Affirmation")) == "I hear you."
     assert "not the supporter's message" in asked.requests[1].messages[-1].content
     asked = Asked(["Supporter: I hear you.", "seeker: I am sad."])
-    assert asyncio.run(roles_of(asked).answer(TALK[:5])) == Answered("I am sad.", False)
+    assert asyncio.run(roles_of(asked).answer(TALK[:5])) == SeekerTurn("I am sad.", False)
 
 
 @pytest.mark.parametrize(("inventory", "planning"), [(CSO, "Collaborative Planning"), (ESCONV, "Question")])
@@ -322,12 +329,12 @@ def test_the_seeker_ends_with_the_probability_that_it_is_given(probability: floa
         return Answer("I will [END] it.")  # is no marker here
 
     def ended(seed: int, samples: int = 400) -> list[bool]:
-        async def all_samples() -> list[Answered | None]:
+        async def all_samples() -> list[SeekerTurn | None]:
             played = roles_of(Asked(answer), scores=True, seed=seed)
             return [await played.answer(TALK[:5], sample) for sample in range(samples)]
 
         found = asyncio.run(all_samples())
-        assert all(said in (Answered("", True), Answered("I will [END] it.", False)) for said in found)
+        assert all(said in (SeekerTurn("", True), SeekerTurn("I will [END] it.", False)) for said in found)
         return [said is not None and said.ended for said in found]
 
     assert ended(3) == ended(3)
@@ -339,9 +346,9 @@ def test_the_seeker_ends_with_the_probability_that_it_is_given(probability: floa
 
 def test_the_seeker_ends_with_the_marker() -> None:
     for text, answered in (
-        ("[END]", Answered("", True)),
-        ("Bye. [end]", Answered("", True)),
-        ("I hear [", Answered("I hear [", False)),
+        ("[END]", SeekerTurn("", True)),
+        ("Bye. [end]", SeekerTurn("", True)),
+        ("I hear [", SeekerTurn("I hear [", False)),
     ):
         asked = Asked([text])
         played = roles_of(asked)
@@ -375,7 +382,7 @@ def test_seeds_differ_between_prompts_samples_roles_and_runs() -> None:
 
 def test_the_fingerprint_covers_all_words_of_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     def of(inventory: Inventory = CSO, axes: Sequence[Axis] = AXES, discourage: bool = False) -> str:
-        return prompts_fingerprint(inventory, axes, discourage=discourage)
+        return fingerprint_prompts(inventory, axes, StrategistConfig(discourage=discourage))
 
     reworded = Inventory("cso", (*CSO.strategies[:7], Strategy("Share Information", "Tell facts.")))
     found = [

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esc_lab.config.search import MCTSConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.search.mcts import Search, SeedDecision
-from esc_lab.search.seed_dialogue import seed_dialogue
-from esc_lab.search.settings import SearchSettings
+from esc_lab.search.seed_dialogue import build_seed
 from esc_lab.search.tree import SEED_VALUE
 from tests.search.oracle import Oracle, run
 
@@ -34,7 +34,7 @@ def texts(turns) -> list[str]:
 
 
 def test_a_dialogue_that_opens_and_ends_with_the_seeker() -> None:
-    seed = seed_dialogue(
+    seed = build_seed(
         dialogue("seeker: a", "supporter (Question): b", "seeker: c", "supporter (Others): d", "seeker: e")
     )
     assert texts(seed.start) == ["a"]
@@ -44,7 +44,7 @@ def test_a_dialogue_that_opens_and_ends_with_the_seeker() -> None:
 
 
 def test_the_supporters_opening_is_context_and_its_end_has_no_answer() -> None:
-    seed = seed_dialogue(dialogue("supporter (Others): a", "seeker: b", "supporter (Question): c", "seeker: d",
+    seed = build_seed(dialogue("supporter (Others): a", "seeker: b", "supporter (Question): c", "seeker: d",
                                   "supporter (Affirmation): e"))  # fmt: skip
     assert texts(seed.start) == ["a", "b"]
     assert seed.start[0].reply.strategies == ("Others",)
@@ -53,7 +53,7 @@ def test_the_supporters_opening_is_context_and_its_end_has_no_answer() -> None:
 
 
 def test_consecutive_turns_are_joined() -> None:
-    seed = seed_dialogue(
+    seed = build_seed(
         dialogue("supporter: a", "supporter (Others): b", "seeker: c", "seeker: d", "supporter: e",
                  "supporter (Question, Others): f", "supporter (Affirmation, Question): g", "seeker: h", "seeker: i")
     )  # fmt: skip
@@ -66,17 +66,17 @@ def test_consecutive_turns_are_joined() -> None:
 
 def test_a_reply_without_a_strategy_cuts_the_path() -> None:
     turns = ["seeker: a", "supporter (Question): b", "seeker: c", "supporter: d", "seeker: e", "supporter (Others): f"]
-    seed = seed_dialogue(dialogue(*turns))
+    seed = build_seed(dialogue(*turns))
     assert seed.path == (SeedDecision("Question", "b", "c"),)
     assert not seed.ended
     assert texts(seed.dialogue.turns) == list("abcdef")  # the whole seed is kept beside it
     for few in (["seeker: a"], ["seeker: a", "supporter: b", "seeker: c"], ["supporter (Others): a", "seeker: b"]):
-        seed = seed_dialogue(dialogue(*few))
+        seed = build_seed(dialogue(*few))
         assert (seed.path, seed.ended) == ((), False)
 
 
 def test_of_several_strategies_the_first_is_the_decision() -> None:
-    seed = seed_dialogue(dialogue("seeker: a", "supporter (Others, Question): b", "supporter (Question): c"))
+    seed = build_seed(dialogue("seeker: a", "supporter (Others, Question): b", "supporter (Question): c"))
     assert seed.path == (SeedDecision("Others", "b\nc", ""),)
 
 
@@ -84,7 +84,7 @@ def test_of_several_strategies_the_first_is_the_decision() -> None:
 def test_without_a_seeker_there_is_nothing_to_search(turns: list[str]) -> None:
     seed = dialogue(*turns)
     with pytest.raises(UserError, match=r"seed dialogue \w+: the seeker says nothing\. Fix: leave it out"):
-        seed_dialogue(seed)
+        build_seed(seed)
 
 
 TURNS = st.lists(
@@ -97,7 +97,7 @@ def test_start_and_path_are_the_beginning_of_the_dialogue(turns: list[str]) -> N
     given_dialogue = dialogue(*turns)
     if not any(turn.startswith("seeker") for turn in turns):
         return
-    seed = seed_dialogue(given_dialogue)
+    seed = build_seed(given_dialogue)
     told = texts(seed.start)
     assert seed.start[-1].speaker == "seeker"
     for decision in seed.path:
@@ -106,7 +106,7 @@ def test_start_and_path_are_the_beginning_of_the_dialogue(turns: list[str]) -> N
     assert said.startswith("\n".join(told))
     assert seed.ended == (said == "\n".join(told) and bool(seed.path))
     # The search takes it as it is.
-    constants = SearchSettings(enough_iterations=0, enough_ended=0)
+    constants = MCTSConfig(min_iterations=0, min_ended=0)
     tree = run(Search(constants, seed.start, NAMES, seed.path, seed.ended), Oracle(NAMES)).tree
     planted = [node for node in tree.nodes[1:] if node.seed]
     assert [(node.strategy, node.text, node.answer) for node in planted] == [tuple(vars(d).values()) for d in seed.path]

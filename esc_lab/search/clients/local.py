@@ -14,21 +14,24 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, Task
 from esc_lab.models.generate import Sampling
-from esc_lab.models.load import LoadedModel
+from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.prompts import Message, Prompt
 from esc_lab.search.requests import Answer, Question, Request
 from esc_lab.tokens.encode import ChatEncoder, IntArray
 from esc_lab.tokens.trie import shared_prefix
+from esc_lab.training.reference import model_identity
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,18 @@ _LEAST = 1e-30
 class _Job:
     request: Request
     answer: Future[Answer]
+
+
+def build_client(cfg: Config, role: str) -> LocalClient:
+    """The client of a role with a model that is loaded here: `llm.local.model`, or the role's own."""
+    played, model = getattr(cfg.llm, role), cfg.llm.local.model
+    if played.model:
+        model = replace(model, name=Path(played.model).name, source="directory", path=played.model, revision=None)
+    checkpoint = Path(played.checkpoint) if played.checkpoint else None
+    loaded = load_model(model, Path(cfg.cache_dir), checkpoint=checkpoint)
+    name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
+    limits = EngineLimits(batch=cfg.llm.local.batch)
+    return LocalClient(loaded, name, identity=model_identity(loaded.model), limits=limits)
 
 
 class LocalClient:
@@ -60,6 +75,7 @@ class LocalClient:
     """
 
     scores = True
+    retries: Mapping[str, int] = {}
 
     def __init__(
         self,

@@ -1,7 +1,10 @@
 """Any endpoint with OpenAI's chat completions, through the official SDK: keys, retries, rate limits, refusals.
 
 What may pass is tried again after a wait that grows (exponential backoff with full jitter) and honours `Retry-After`.
-What will not pass (wrong key, unknown model, a request that the endpoint refuses) stops at once with a `UserError`.
+The SDK's own retries are off: they do not count what went wrong, ask again for what will not pass (a used-up account),
+do not ask again where a response is no chat completion, give up on a call while the endpoint answers others, and let
+all others run into the same rate limit. What will not pass (wrong key, unknown model, a request that the endpoint
+refuses) stops at once with a `UserError`.
 """
 
 from __future__ import annotations
@@ -11,19 +14,22 @@ import base64
 import logging
 import os
 import random
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from esc_lab.config import Config
 from esc_lab.config.endpoint import split_login
+from esc_lab.config.search import EndpointConfig
 from esc_lab.errors import UserError
 from esc_lab.search.clients.responses import (
     LONGEST_WAIT_S,
     Problem,
-    Retries,
-    end,
-    passing,
+    classify_status,
+    describe_refusal,
+    parse_retry_after,
     read_completion,
-    retry_after_s,
 )
 from esc_lab.search.requests import Answer, Request
 
@@ -34,28 +40,26 @@ if TYPE_CHECKING:
 _FILTER_CODES = ("content_filter", "content_policy_violation")
 
 
+def build_client(cfg: Config, role: str) -> OpenAIClient:
+    """The client of a role at an endpoint; model and URL of the role go before those of `llm.openai`."""
+    played, endpoint = getattr(cfg.llm, role), cfg.llm.openai
+    endpoint = replace(endpoint, model=played.model or endpoint.model, base_url=played.base_url or endpoint.base_url)
+    return OpenAIClient(endpoint, connections=cfg.search.concurrency)
+
+
 class OpenAIClient:
     """A client of an OpenAI-compatible endpoint, for use in one event loop.
 
     Args:
-        model: name of the model.
-        base_url: URL up to `/v1`; None for that of `OPENAI_BASE_URL`, else OpenAI's own. A login in it
-            (`http://user:password@host/v1`) is sent in place of the key and never shown.
-        key_variable: environment variable that holds the key. Other servers than OpenAI's may do without.
-        timeout_s: seconds after which a silent endpoint is given up.
-        attempts: how often a call is tried before it fails for good. A 429 counts only if no other call of this client
-            was answered since the last try: the endpoint is well then, and the call only waits for its turn.
+        endpoint: names the model, and the URL up to `/v1`: None for that of `OPENAI_BASE_URL`, else OpenAI's own. A
+            login in it (`http://user:password@host/v1`) is sent in place of the key and never shown. Other servers
+            than OpenAI's may do without a key. A 429 counts as one of the `attempts` only if no other call of this
+            client was answered since the last try: the endpoint is well then, and the call only waits for its turn.
         connections: most connections at once; more calls wait for a free one, without being timed.
-        structured: send the schema of a request, for endpoints that can hold a model to it.
-        seeds: send the seed of a request.
-        token_limit: the field that carries the longest reply, `max_tokens`, or `max_completion_tokens` for newer models
-            of OpenAI.
-        price_in, price_out: US dollars per million tokens that are read and written.
         backoff_s: longest wait before the second attempt; doubles with each further one, up to 60 s.
 
     Attributes:
-        identity: see `Client`.
-        retries: attempts that failed in a way that may pass, by kind.
+        identity, retries: see `Client`.
 
     Raises:
         UserError: the SDK is not installed, there is no usable key, or `base_url` is no URL.
@@ -63,40 +67,23 @@ class OpenAIClient:
 
     scores = False
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        key_variable: str = "OPENAI_API_KEY",
-        timeout_s: float = 60.0,
-        attempts: int = 8,
-        connections: int = 64,
-        structured: bool = True,
-        seeds: bool = True,
-        token_limit: str = "max_tokens",
-        price_in: float = 0.0,
-        price_out: float = 0.0,
-        backoff_s: float = 0.5,
-    ) -> None:
-        url = base_url or os.environ.get("OPENAI_BASE_URL")
-        self._url, login = split_login(base_url)
-        key = _key(key_variable, needed=url is None)
+    def __init__(self, endpoint: EndpointConfig, *, connections: int = 64, backoff_s: float = 0.5) -> None:
+        url = endpoint.base_url or os.environ.get("OPENAI_BASE_URL")
+        self._url, login = split_login(endpoint.base_url)
+        key = _key(endpoint.key_variable, needed=url is None)
         self.identity: Mapping[str, Any] = {
             "kind": "openai",
             "base_url": self._url,
-            "model": model,
-            "structured": structured,
-            "seeds": seeds,
-            "token_limit": token_limit,
+            "model": endpoint.model,
+            "structured": endpoint.structured,
+            "seeds": endpoint.seeds,
+            "token_limit": endpoint.token_limit,
         }
-        self.retries = Retries()
-        self._model, self._structured, self._seeds, self._token_limit = model, structured, seeds, token_limit
-        self._attempts, self._timeout_s, self._backoff_s = attempts, timeout_s, backoff_s
-        self._prices, self._key_variable = (price_in, price_out), key_variable
+        self.retries: Counter[str] = Counter()
+        self._endpoint, self._model, self._backoff_s = endpoint, endpoint.model or "", backoff_s
         encoded = base64.b64encode(":".join(login).encode()).decode()
         self._secrets = [secret for secret in (key, encoded, *login) if secret]
-        self._client = _connect(self._url, key or "none", login, timeout_s, connections)
+        self._client = _connect(self._url, key or "none", login, endpoint.timeout, connections)
         self._answered = 0
         self._open_at = 0.0  # no call is sent before this time of the event loop's clock
 
@@ -106,18 +93,18 @@ class OpenAIClient:
         failures = tries = 0
         answered = self._answered
         while True:
-            await self._gate()
+            await self._wait_for_limit()
             outcome = await self._attempt(body)
             if isinstance(outcome, Answer):
                 self._answered += 1
                 return outcome
             if isinstance(outcome, UserError):
                 raise outcome
-            self.retries.count(outcome.kind)
+            self.retries[outcome.kind] += 1
             tries += 1
             failures += outcome.kind != "rate_limited" or self._answered == answered
             answered = self._answered
-            if failures >= self._attempts:
+            if failures >= self._endpoint.attempts:
                 raise UserError(
                     f"no answer of '{self._model}' after {tries} attempts; the last problem: {outcome.text}",
                     where=self._url,
@@ -135,13 +122,13 @@ class OpenAIClient:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-            self._token_limit: request.max_tokens,
+            self._endpoint.token_limit: request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
         }
-        if self._seeds:
+        if self._endpoint.seeds:
             body["seed"] = request.seed
-        if self._structured and request.schema is not None:
+        if self._endpoint.structured and request.schema is not None:
             schema = {"name": request.role, "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
@@ -156,34 +143,34 @@ class OpenAIClient:
             # `chat.completions.create` sends the same, after 2 ms of walking through the types of all messages.
             response = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
         except openai.APIStatusError as error:
-            return self._refused(error)
+            return self._read_error(error)
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             cause = _first_cause(error)
             if isinstance(cause, TimeoutError):
-                return Problem("timeouts", f"no answer within {self._timeout_s:g} s")
+                return Problem("timeouts", f"no answer within {self._endpoint.timeout:g} s")
             return Problem("connection_errors", self._one_line(f"{type(cause).__name__} {cause}"))
         try:
-            return read_completion(response.content, *self._prices)
+            return read_completion(response.content, self._endpoint.price_in, self._endpoint.price_out)
         except ValueError:
             said = self._one_line(response.content.decode(errors="replace"))
             return Problem("malformed", f"the response is no chat completion: {said}")
 
-    def _refused(self, error: openai.APIStatusError) -> Answer | Problem | UserError:
-        """What a status other than 2xx leads to."""
+    def _read_error(self, error: openai.APIStatusError) -> Answer | Problem | UserError:
+        """What an answer with a status other than 2xx stands for."""
         status, code, body = error.status_code, error.code, error.body
         said = self._one_line(str(body.get("message") or body) if isinstance(body, dict) else error.message)
         if status == 400 and code in _FILTER_CODES:
             return Answer(refusal=said)
-        problem = passing(status, code, said, retry_after_s(error.response.headers))
+        problem = classify_status(status, code, said, parse_retry_after(error.response.headers))
         if problem is None:
-            message, fix = end(status, code, said, self._model, self._key_variable)
+            message, fix = describe_refusal(status, code, said, self._model, self._endpoint.key_variable)
             return UserError(message, where=self._url, fix=fix)
         if problem.kind == "rate_limited":
             # The limit is that of the account: other calls would only be refused too.
             self._open_at = max(self._open_at, asyncio.get_running_loop().time() + problem.retry_after)
         return problem
 
-    async def _gate(self) -> None:
+    async def _wait_for_limit(self) -> None:
         while (wait := self._open_at - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(wait)
 

@@ -7,12 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from esc_lab.config import Config
 from esc_lab.errors import UserError
+from esc_lab.search.journal import read_journal_config
 from esc_lab.search.requests import Answer, Request
 
 
+def build_client(cfg: Config, role: str) -> ReplayClient:
+    """The client of a role whose recording is a journal of a search."""
+    recording = Path(getattr(cfg.llm, role).recording or "")
+    try:
+        recorded = read_journal_config(recording)["roles"][role]
+        return ReplayClient(recording, identity=recorded["client"], scores=recorded["scores"])
+    except (OSError, KeyError, TypeError) as error:
+        fix = "name a trees/*.journal.jsonl of a search"
+        raise UserError("no journal of a search", where=f"llm.{role}.recording={recording}", fix=fix) from error
+
+
 class ReplayClient:
-    """A client that answers what was recorded of another client.
+    """A client that answers with the recorded answers of another client.
 
     Args:
         recording: answers by `Request.key`; or a JSONL file with `{"key": ..., "answer": {...}}` in its lines, where
@@ -22,6 +35,8 @@ class ReplayClient:
     Raises:
         UserError: the file cannot be read, a line is broken, or a key has two different answers.
     """
+
+    retries: Mapping[str, int] = {}
 
     def __init__(
         self, recording: Path | Mapping[str, Answer], *, identity: Mapping[str, Any], scores: bool = False
@@ -62,7 +77,7 @@ def _read(path: Path) -> dict[str, Answer]:
             record = json.loads(line)
             if "key" not in record:
                 continue
-            key, answer = record["key"], Answer.of(record["answer"])
+            key, answer = record["key"], Answer.from_json(record["answer"])
         except (ValueError, KeyError, TypeError) as error:
             if last and isinstance(error, ValueError):
                 continue  # the writer was stopped within this line

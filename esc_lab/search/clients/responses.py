@@ -13,23 +13,9 @@ from esc_lab.search.requests import Answer
 
 LONGEST_WAIT_S = 60.0
 
+# How an attempt can fail in a way that may pass: 429; 5xx and 409; no answer in time, and 408; a connection that could
+# not be made or was lost; a response that is no chat completion.
 Passing = Literal["rate_limited", "server_errors", "timeouts", "connection_errors", "malformed"]
-
-
-@dataclass
-class Retries:
-    """How many attempts failed in a way that may pass: 429; 5xx and 409; no answer in time, and 408; a connection that
-    could not be made or was lost; a response that is no chat completion.
-    """
-
-    rate_limited: int = 0
-    server_errors: int = 0
-    timeouts: int = 0
-    connection_errors: int = 0
-    malformed: int = 0
-
-    def count(self, kind: Passing) -> None:
-        setattr(self, kind, getattr(self, kind) + 1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +55,7 @@ def read_completion(content: bytes, price_in: float = 0.0, price_out: float = 0.
     )
 
 
-def passing(status: int, code: str | None, said: str, retry_after: float) -> Problem | None:
+def classify_status(status: int, code: str | None, said: str, retry_after: float) -> Problem | None:
     """The problem that a status other than 2xx stands for, or None where asking again will not help.
 
     Args:
@@ -86,7 +72,7 @@ def passing(status: int, code: str | None, said: str, retry_after: float) -> Pro
     return None
 
 
-def end(status: int, code: str | None, said: str, model: str, key_variable: str) -> tuple[str, str]:
+def describe_refusal(status: int, code: str | None, said: str, model: str, key_variable: str) -> tuple[str, str]:
     """What a status says that will not pass, and what to do about it."""
     if status == 401:  # without the message: endpoints quote parts of the key in it
         return "the endpoint does not accept the key (401)", f"set {key_variable} to a key of this endpoint"
@@ -97,17 +83,17 @@ def end(status: int, code: str | None, said: str, model: str, key_variable: str)
     if status in (402, 429):
         return f"the account is used up ({status}): {said}", "top it up, then go on with resume"
     if code == "context_length_exceeded" or "context length" in said.lower():
-        return f"the talk is too long for '{model}' ({status}): {said}", "choose a model with a longer context"
+        return f"the conversation is too long for '{model}' ({status}): {said}", "choose a model with a longer context"
     fix = "change what it names; `structured`, `seeds` and `token_limit` say which fields are sent"
     return f"the endpoint refuses the request ({status}): {said}", fix
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float:
+def parse_retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that `retry-after-ms`, or `retry-after` as seconds or a date, ask to wait, in [0, 60]; 0 for none.
 
-    >>> retry_after_s({"retry-after": "2.5"})
+    >>> parse_retry_after({"retry-after": "2.5"})
     2.5
-    >>> retry_after_s({"retry-after-ms": "20"})
+    >>> parse_retry_after({"retry-after-ms": "20"})
     0.02
     """
     text = headers.get("retry-after", "0")

@@ -1,0 +1,188 @@
+"""One search from all seed dialogues: journals, the roles of each tree, the check of the judge, and the result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from esc_lab.artifacts import fingerprint
+from esc_lab.config import Config
+from esc_lab.config.search import ROLES
+from esc_lab.data.strategies import build_inventory
+from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES
+from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
+from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.journal import Journal
+from esc_lab.search.judge_check import TRUSTED_AUC, JudgeCheck, check_judge
+from esc_lab.search.mcts import Search
+from esc_lab.search.preferences import find_extensions, find_preferences
+from esc_lab.search.progress import SearchProgress
+from esc_lab.search.resume import take_over_journals
+from esc_lab.search.role_prompts import SeekerProfile
+from esc_lab.search.roles import Roles, build_axes, describe_role, fingerprint_prompts
+from esc_lab.search.seed_dialogue import SeedDialogue
+from esc_lab.search.tree import Tree
+from esc_lab.tracking.run import log_curve
+
+log = logging.getLogger(__name__)
+JUDGE_CHECK = "judge_check"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The trees of a search, and what they took.
+
+    Attributes:
+        seeds, trees: seed dialogues, and the tree of each.
+        unfinished: how many trees are not finished.
+        stopped: the budget that was spent before they were.
+        judge: the check of the judge, if there was one.
+        calls: what clients did: costs, retries, models, dates.
+        counts: answers of roles that were unusable, refused or missing; decisions without texts.
+        prompts: hash of the prompts.
+        seconds: the search took.
+    """
+
+    seeds: Sequence[SeedDialogue]
+    trees: Sequence[Tree]
+    unfinished: int
+    stopped: BudgetError | None
+    judge: JudgeCheck | None
+    calls: Calls
+    counts: Counter[str]
+    prompts: str
+    seconds: float
+
+    def metrics(self) -> dict[str, float]:
+        """Flat, under `search/`."""
+        spent = self.calls.spent
+        metrics = {
+            "search/seconds": self.seconds,
+            "search/calls": float(spent.calls),
+            "search/calls_per_s": spent.made / self.seconds,
+            "search/prompt_tokens": float(spent.prompt_tokens),
+            "search/completion_tokens": float(spent.completion_tokens),
+            "search/cost": spent.cost,
+            "search/from_cache": float(spent.from_cache),
+            "search/unfinished_trees": float(self.unfinished),
+        }
+        metrics |= {f"search/{name}": float(count) for name, count in self.counts.items()}
+        metrics |= {f"search/retries/{kind}": float(count) for kind, count in self.calls.retries.items()}
+        if self.judge:
+            metrics["search/judge_auc"] = self.judge.auc
+        return metrics
+
+
+class SearchSession:
+    """Searches from all seeds, with the journals of a run directory."""
+
+    def __init__(self, cfg: Config, seeds: Sequence[SeedDialogue], calls: Calls) -> None:
+        self.cfg, self.seeds, self.calls = cfg, seeds, calls
+        self.inventory = build_inventory(cfg.inventory)
+        self.prompts = fingerprint_prompts(self.inventory, build_axes(cfg.llm.judge), cfg.llm.strategist)
+        self.directory = Path(cfg.run_dir) / TREES
+
+    async def search(self) -> SearchResult:
+        """Check the judge, then search all trees."""
+        started = time.time()
+        names = [seed.dialogue.id for seed in self.seeds]
+        names += [JUDGE_CHECK] if self.cfg.search.judge_check else []
+        configs = {name: self._journal_config(name) for name in names}
+        take_over_journals(self.cfg, self.directory, configs)
+        journals = {
+            name: self.calls.open_journal(self.directory / f"{name}{JOURNAL_SUFFIX}", config)
+            for name, config in configs.items()
+        }
+        trees = [self._tree_search(seed, journals[seed.dialogue.id]) for seed in self.seeds]
+        counts: Counter[str] = Counter()
+        judge = await self._check_judge(journals[JUDGE_CHECK], counts) if JUDGE_CHECK in journals else None
+        progress = SearchProgress(trees, self.calls)
+        showing = asyncio.create_task(progress.show())
+        try:
+            stopped = await search_trees(trees, self.cfg.search.trees, self._save)
+        finally:
+            showing.cancel()
+        log_curve(progress.point())
+        log.info("%s", progress.state())
+        return SearchResult(
+            seeds=self.seeds,
+            trees=[tree.search.tree for tree in trees],
+            unfinished=sum(not tree.finished for tree in trees),
+            stopped=stopped,
+            judge=judge,
+            calls=self.calls,
+            counts=sum((tree.roles.counts for tree in trees), counts),
+            prompts=self.prompts,
+            seconds=time.time() - started,
+        )
+
+    def _journal_config(self, name: str) -> dict[str, Any]:
+        """Everything that the calls in a journal depend on beside their own content."""
+        cfg = self.cfg
+        constants = {key: value for key, value in asdict(cfg.mcts).items() if key not in ("name", "preferences")}
+        return {
+            "seed_dialogue": None if name == JUDGE_CHECK else name,
+            "seed": cfg.search.seed,
+            "inventory": self.inventory.name,
+            "search": {**constants, "seed": cfg.search.seed},
+            "roles": {role: describe_role(getattr(cfg.llm, role), self.calls.clients[role]) for role in ROLES},
+            "axes": [asdict(axis) for axis in build_axes(cfg.llm.judge)],
+            "prompts": self.prompts,
+        }
+
+    def _tree_fingerprint(self, name: str) -> str:
+        """Of what a finished tree depends on: what its calls do, and the rule where it is extended."""
+        rule = self.cfg.mcts.preferences
+        return fingerprint([self._journal_config(name), asdict(rule) if rule.extend_rejected else None])
+
+    def _tree_search(self, seed: SeedDialogue, journal: Journal) -> TreeSearch:
+        name, settings, counts = seed.dialogue.id, self.cfg.mcts, Counter[str]()
+        dialogue = seed.dialogue
+        roles = self._roles(SeekerProfile(dialogue.situation, dialogue.emotion, dialogue.problem), journal, counts)
+        earlier = load_tree(self.directory / f"{name}.json", self._tree_fingerprint(name), settings)
+        if earlier is not None:
+            counts.update(earlier[1])
+            return TreeSearch(name, earlier[0], roles, journal, finished=True)
+        strategies = self.inventory.names
+        search = Search(settings, seed.start, strategies, seed.path, seed.ended, self.cfg.search.seed)
+        return TreeSearch(name, search, roles, journal, self._extend if settings.preferences.extend_rejected else None)
+
+    def _extend(self, search: Search) -> list[int]:
+        return find_extensions(search.tree, find_preferences(search.tree, self.cfg.mcts.preferences))
+
+    def _save(self, tree: TreeSearch) -> None:
+        save_tree(tree, self.directory, self._tree_fingerprint(tree.name))
+
+    def _roles(self, seeker: SeekerProfile, journal: Journal, counts: Counter[str]) -> Roles:
+        send = partial(self.calls.send, journal)
+        return Roles(self.inventory, seeker, self.cfg.llm, self.calls.scoring, send, counts, self.cfg.search.seed)
+
+    async def _check_judge(self, journal: Journal, counts: Counter[str]) -> JudgeCheck | None:
+        """Whether the judge tells the gold replies from shuffled ones; None if that cannot be said."""
+        dialogues, replies = [seed.dialogue for seed in self.seeds], self.cfg.search.judge_check
+        if len({dialogue.tree_id for dialogue in dialogues}) < 2:
+            log.warning("the judge is not checked: that takes two seed dialogues")
+            return None
+        log.info("checking the judge on up to %d gold replies and as many shuffled ones", replies)
+        roles = self._roles(SeekerProfile(""), journal, counts)
+        try:
+            check = await check_judge(roles.score, dialogues, replies, self.cfg.search.seed)
+        except BudgetError:
+            return None  # it stops the search too, which says so
+        if check is None:
+            log.warning("the judge is not checked: it gave no usable score")
+            return None
+        log.log(
+            logging.INFO if check.trusted else logging.WARNING,
+            "judge: AUC %.2f [%.2f, %.2f] between gold and shuffled replies (%d contexts)%s",
+            check.auc, check.low, check.high, check.pairs,
+            "" if check.trusted else f"; below {TRUSTED_AUC}: its values say little about good replies",
+        )  # fmt: skip
+        return check
