@@ -21,10 +21,7 @@ class DataConfig:
         MISSING, "file, or directory with train/valid/test files; null = the sample corpus", path=True, method=False
     )
     format: str = item(
-        "auto",
-        "record format; auto looks at the first record",
-        choices=("auto", *FORMATS),
-        method=False,
+        "auto", "record format; auto looks at the first record", choices=("auto", *FORMATS), method=False
     )
     licence: str | None = item(
         None, "licence of the corpus, for data cards; null = not stated", affects=looks("search")

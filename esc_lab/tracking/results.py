@@ -34,7 +34,7 @@ Charts = Iterator[tuple[str, Any]]  # name in W&B -> table, chart or page
 def log_results(run: Run, cfg: Config) -> None:
     """Log what the run directory holds. What W&B does not take is told, and the rest is logged."""
     directory = Path(cfg.run_dir)
-    for charts in (_replies, _strategies, _attention, _slopes, _comparison, _judgements, _media):
+    for charts in (_replies, _strategies, _attention, _tables, _media):
         with warn_on_failure(f"{charts.__name__.strip('_')}: not logged"):
             found = dict(charts(directory))
             if found:
@@ -49,7 +49,7 @@ def log_results(run: Run, cfg: Config) -> None:
 
 def _replies(directory: Path) -> Charts:
     """The first replies of an evaluation, each with what was asked for and what was found in it."""
-    lines = (line for line in _read_lines(directory / layout.PREDICTIONS) if line.get("reply") is not None)
+    lines = (line for line in _read_rows(directory / layout.PREDICTIONS) if line.get("reply") is not None)
     rows = []
     for line in islice(lines, _ROWS):
         shown = {name: "" if line[name] is None else line[name] for name in _REPLY_COLUMNS}
@@ -115,29 +115,14 @@ def _attention(directory: Path) -> Charts:
     yield "sra/by_strategy", wandb.plot.bar(_table(["strategy", *columns], rows), "strategy", _SRA[0], title=title)
 
 
-def _slopes(directory: Path) -> Charts:
-    """What trainings learned of planted preferences: a row for each training."""
-    rows = _read_json(directory / layout.SLOPES)
-    if rows:
-        columns = [name for name in rows[0] if name != "strategies"]
-        yield "slopes", _table(columns, [[row[name] for name in columns] for row in rows])
-
-
-def _comparison(directory: Path) -> Charts:
-    """The comparison's table: a row for each model and method."""
-    path = directory / layout.COMPARISON_CSV
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            columns, *rows = csv.reader(file)
-        yield "comparison", _table(columns, [[_number(cell) for cell in row] for row in rows])
-
-
-def _judgements(directory: Path) -> Charts:
-    """The first judgements of an LLM judge."""
-    lines = list(islice(_read_lines(directory / layout.JUDGEMENTS), _ROWS))
-    if lines:
-        columns = list(dict.fromkeys(name for line in lines for name in line))
-        yield "judgements", _table(columns, [[_plain(line.get(name)) for name in columns] for line in lines])
+def _tables(directory: Path) -> Charts:
+    """Planted preferences (a row for each training), the first judgements, the comparison (a row for each cell)."""
+    files = {"slopes": layout.SLOPES, "judgements": layout.JUDGEMENTS, "comparison": layout.COMPARISON_CSV}
+    for name, file in files.items():
+        rows = list(islice(_read_rows(directory / file), _ROWS if file == layout.JUDGEMENTS else None))
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        if rows:
+            yield name, _table(columns, [[_plain(row.get(column)) for column in columns] for row in rows])
 
 
 def _media(directory: Path) -> Charts:
@@ -167,10 +152,15 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _read_lines(path: Path) -> Iterator[Any]:
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a list in JSON, of JSON lines or of CSV; none if there is no such file."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            yield from ({name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file))
+        else:
+            yield from json.load(file) if path.suffix == ".json" else map(json.loads, file)
 
 
 def _finite(value: float) -> float | None:
