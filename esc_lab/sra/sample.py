@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from esc_lab.errors import UserError
+from esc_lab.evaluation.predictions import read_predictions
+from esc_lab.metrics.attention import span_measures
+from esc_lab.runs.layout import PREDICTIONS
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.intervals import FloatArray, IntArray
 
@@ -77,16 +82,35 @@ class ReplySample(ClusterSample):
         self.values = measure_columns(replies)
 
 
+def read_measured_replies(directory: Path, run: str, measure: str) -> list[MeasuredReply]:
+    """The replies of an evaluation that SRA was measured on.
+
+    Args:
+        run: what they are compared by.
+        measure: definition and span, e.g. `paper/name`.
+
+    Raises:
+        UserError: there are none, or the predictions cannot be read.
+    """
+    replies = [
+        MeasuredReply(
+            run=run, dialogue=p.dialogue, turn=p.turn, strategy=str(p.followed), **p.sra[measure], adheres=p.adheres,
+            sample=p.sample,
+        )
+        for p in read_predictions(directory / PREDICTIONS)
+        if p.sra
+    ]  # fmt: skip
+    if not replies:
+        fix = "see sra/skipped_... in its metrics.json; raise evaluate.generation.decisions"
+        raise UserError("no reply could be measured", where=str(directory), fix=fix)
+    return replies
+
+
 def measure_columns(replies: Sequence[MeasuredReply]) -> dict[str, FloatArray]:
     """Each measure, and `adherence` (0 or 1), as [n]; nan where there is no control or no judgement."""
     sra, control, relative = np.array([(reply.sra, reply.control, reply.relative) for reply in replies]).T
-    return {
-        "sra": sra,
-        "log_sra": np.log(sra),
-        "sham_net": np.log(sra) - np.log(control),
-        "log_relative": np.log(relative),
-        "adherence": np.array([math.nan if r.adheres is None else float(r.adheres) for r in replies]),
-    }
+    adherence = np.array([math.nan if reply.adheres is None else float(reply.adheres) for reply in replies])
+    return {**span_measures(sra, control, relative), "adherence": adherence}
 
 
 def number_labels(labels: Sequence[str]) -> tuple[list[str], IntArray]:

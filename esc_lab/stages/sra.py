@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.config.prompt import fill_layouts
-from esc_lab.errors import UserError
-from esc_lab.evaluation.predictions import read_predictions
 from esc_lab.report import sra_report
 from esc_lab.report.attention_files import HEADS
-from esc_lab.runs.layout import PREDICTIONS
-from esc_lab.sra.sample import MeasuredReply, ReplySample
+from esc_lab.sra.sample import MeasuredReply, ReplySample, read_measured_replies
 from esc_lab.stages.run_stage import run_substage
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MeasuredRun:
-    """Replies of an evaluation that SRA was measured on, with the attention of each head [replies, layers, heads]."""
-
-    replies: list[MeasuredReply]
-    heads: npt.NDArray[np.float32]
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -40,14 +25,19 @@ def run(cfg: Config) -> dict[str, float]:
     Raises:
         UserError: no reply of an evaluation could be measured, or what the evaluations raise.
     """
-    root = Path(cfg.run_dir)
+    root, study = Path(cfg.run_dir), cfg.sra.study
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
-    found = [_measured(directory, label, cfg) for label, directory in _STUDIES[cfg.sra.study](cfg, root)]
-    replies = [reply for one in found for reply in one.replies]
-    if cfg.sra.study == "heads":
-        report = sra_report.heads(replies, np.concatenate([one.heads for one in found]), root, seed=cfg.seed)
+    measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
+    replies: list[MeasuredReply] = []
+    attention = []  # of each head [replies, layers, heads]
+    for label, directory in _STUDIES[study](cfg, root):
+        replies += read_measured_replies(directory, label, measure)
+        if study == "heads":
+            attention.append(load_file(directory / HEADS)["heads"])
+    if study == "heads":
+        report = sra_report.heads(replies, np.concatenate(attention), root, seed=cfg.seed)
     else:
-        report = sra_report.STUDIES[cfg.sra.study](ReplySample(replies, cfg.sra.draws, cfg.seed), root)
+        report = sra_report.STUDIES[study](ReplySample(replies, cfg.sra.draws, cfg.seed), root)
     write_atomic(root / "study.json", json.dumps(report.results, indent=1))
     write_atomic(root / "study.md", report.markdown)
     return report.metrics
@@ -55,17 +45,17 @@ def run(cfg: Config) -> dict[str, float]:
 
 def _templates(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
     for template in cfg.sra.templates:
-        yield _evaluated(_with_template(cfg, template), template, root / template)
+        yield _evaluate(_set_template(cfg, template), template, root / template)
 
 
 def _finetuned(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
     """The model before and after fine-tuning on replies to prompts that name their strategy."""
     (template,) = cfg.sra.templates
-    cfg = _with_template(cfg, template)
-    yield _evaluated(cfg, "base", root / "base")
+    cfg = _set_template(cfg, template)
+    yield _evaluate(cfg, "base", root / "base")
     training = replace(cfg, stage="sft", checkpoint=None, init_from=cfg.checkpoint)
     run_substage(training, root / "sft")
-    yield _evaluated(replace(cfg, checkpoint=str(root / "sft")), "SFT", root / "evaluate_sft")
+    yield _evaluate(replace(cfg, checkpoint=str(root / "sft")), "SFT", root / "evaluate_sft")
 
 
 def _lengths(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
@@ -76,7 +66,7 @@ def _lengths(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
             step = replace(cfg.evaluate, history_turns=length, min_turns=longest)
             label = f"{template}, {length}"
             directory = root / f"{template}_{length}"
-            yield _evaluated(replace(_with_template(cfg, template), evaluate=step), label, directory)
+            yield _evaluate(replace(_set_template(cfg, template), evaluate=step), label, directory)
 
 
 _STUDIES: dict[str, Callable[[Config, Path], Iterator[tuple[str, Path]]]] = {
@@ -88,7 +78,7 @@ _STUDIES: dict[str, Callable[[Config, Path], Iterator[tuple[str, Path]]]] = {
 }
 
 
-def _with_template(cfg: Config, template: str) -> Config:
+def _set_template(cfg: Config, template: str) -> Config:
     """Train and evaluate under a template; supporter turns of the history do not carry their strategies there."""
     train, shown = (
         replace(settings, template=template, history_labels=False) for settings in (cfg.prompt.train, cfg.prompt.eval)
@@ -98,23 +88,6 @@ def _with_template(cfg: Config, template: str) -> Config:
     return replace(cfg, prompt=prompt)
 
 
-def _evaluated(cfg: Config, label: str, directory: Path) -> tuple[str, Path]:
+def _evaluate(cfg: Config, label: str, directory: Path) -> tuple[str, Path]:
     run_substage(replace(cfg, stage="evaluate", init_from=None, resume=None), directory)
     return label, directory
-
-
-def _measured(directory: Path, label: str, cfg: Config) -> MeasuredRun:
-    """The measured replies of an evaluation, by the definition and span that are asked for."""
-    measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
-    replies = [
-        MeasuredReply(
-            run=label, dialogue=p.dialogue, turn=p.turn, strategy=str(p.followed), **p.sra[measure], adheres=p.adheres,
-            sample=p.sample,
-        )
-        for p in read_predictions(directory / PREDICTIONS)
-        if p.sra
-    ]  # fmt: skip
-    if not replies:
-        fix = "see sra/skipped_... in its metrics.json; raise evaluate.generation.decisions"
-        raise UserError("no reply could be measured", where=str(directory), fix=fix)
-    return MeasuredRun(replies, load_file(directory / HEADS)["heads"])
