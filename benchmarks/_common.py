@@ -6,7 +6,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from esc_lab.config import DataConfig, TemplateConfig
+from esc_lab.config import DataConfig, PromptConfig
+from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.model import ModelConfig
 from esc_lab.data.corpora import ReadReport
 from esc_lab.data.strategies import load_inventory
@@ -31,14 +32,8 @@ def load_smollm2(cache: Path, dtype: str) -> tuple[ModelConfig, LoadedModel]:
 
 def sample_module(loaded: LoadedModel, row_tokens: int) -> ESCDataModule:
     """The sample corpus under the `cso` template."""
-    data = DataConfig(name="sample", path=None, format="jsonl", proportions={"train": 0.7, "val": 0.1, "test": 0.2})
+    shares = {"train": 0.7, "val": 0.1, "test": 0.2}
+    data = DataConfig(name="sample", path=None, format="jsonl", proportions=shares, row_tokens=row_tokens)
     splits = read_splits(data, "esconv", ReadReport())
-    template = TemplateConfig()
-    return ESCDataModule(
-        splits,
-        loaded.encoder,
-        load_inventory("esconv"),
-        train_prompt=template,
-        eval_prompt=template,
-        row_tokens=row_tokens,
-    )
+    inventory = load_inventory("esconv")
+    return ESCDataModule(splits, loaded.encoder, inventory, data=data, prompt=PromptConfig(), evaluate=EvaluateConfig())

@@ -13,8 +13,8 @@ from _cso_pairs import esc_pro_shaped
 from _trl_dpo import model_settings
 from torch import Tensor
 
-from esc_lab.config import TemplateConfig
-from esc_lab.config.training import AdapterConfig
+from esc_lab.config import DataConfig, TemplateConfig
+from esc_lab.config.training import AdapterConfig, ObjectiveConfig
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.forward import base_model
@@ -22,19 +22,19 @@ from esc_lab.models.load import LoadedModel, add_adapter, load_model
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.tokens import PackedRow
-from esc_lab.training.datamodule import ESCDataModule
-from esc_lab.training.preference_split import PreferenceSettings
+from esc_lab.training.preference_steps import PreferenceSteps
+from esc_lab.training.steps import StepDataModule, TurnEncoder
 
 ROW_TOKENS = 4096
 CACHE = Path(".cache")
 
 
-class InOrder(ESCDataModule):
+class InOrder(PreferenceSteps):
     """Pairs in their order, epoch after epoch."""
 
     def plan_epoch(self, epoch: int) -> list[list[int]]:
-        size = self.steps.settings.step_pairs
-        pairs = list(range(len(self.steps.found["train"].comparisons)))
+        size = self.data.step_pairs
+        pairs = list(range(len(self.preferences["train"].comparisons)))
         return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
@@ -45,20 +45,15 @@ def seconds_since(started: float) -> float:
     return time.perf_counter() - started
 
 
-def tree_module(loaded: LoadedModel, dialogue: Dialogue, step_pairs: int) -> InOrder:
-    """The dialogue as the only training data."""
-    template = TemplateConfig()
-    data = InOrder(
+def tree_module(loaded: LoadedModel, dialogue: Dialogue, step_pairs: int) -> tuple[StepDataModule, InOrder]:
+    """The dialogue as the only training data, and its steps."""
+    splits, turns = (
         {"train": [dialogue]},
-        loaded.encoder,
-        load_inventory("cso"),
-        train_prompt=template,
-        eval_prompt=template,
-        row_tokens=ROW_TOKENS,
-        preferences=PreferenceSettings(step_pairs=step_pairs),
+        TurnEncoder(loaded.encoder, load_inventory("cso"), TemplateConfig(), ROW_TOKENS),
     )
-    data.setup("fit")
-    return data
+    steps = InOrder(splits, turns, DataConfig(step_pairs=step_pairs), ObjectiveConfig(), seed=1)
+    steps.setup()
+    return StepDataModule(splits, steps), steps
 
 
 def trained(model: Any) -> dict[str, Any]:
@@ -76,8 +71,8 @@ class Passes:
 
     def row(self, turns: int, rejected: int) -> PackedRow:
         """The tree of all pairs of a dialogue."""
-        data = tree_module(self.loaded, esc_pro_shaped(turns, rejected), 10_000)
-        (row,) = data.step_batch(range(len(data.steps.found["train"].comparisons))).rows
+        _, steps = tree_module(self.loaded, esc_pro_shaped(turns, rejected), 10_000)
+        (row,) = steps.step_batch(range(len(steps.preferences["train"].comparisons))).rows
         return row.row
 
     def seconds(self, row: PackedRow, runs: int) -> tuple[float, float]:

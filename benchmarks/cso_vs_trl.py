@@ -76,8 +76,8 @@ def run_tree(
     """The esc-lab side of `run_dpo`: reference log-probabilities first, then the steps."""
     settings = model_settings(model, dtype)
     loaded = load_model(settings, CACHE)
-    data = tree_module(loaded, dialogue, pairs_per_step)
-    split = data.steps.found["train"]
+    data, in_order = tree_module(loaded, dialogue, pairs_per_step)
+    split = in_order.preferences["train"]
     run = TrlRun()
 
     def train() -> None:

@@ -20,7 +20,9 @@ from esc_lab.data.corpora import ReadReport, sample_path
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import load_encoder
 from esc_lab.tokens import pack_rows
-from esc_lab.training.datamodule import ESCDataModule, read_splits
+from esc_lab.training.datamodule import read_splits
+from esc_lab.training.sft import SFTSteps
+from esc_lab.training.steps import TurnEncoder
 
 ROW_TOKENS = 2048
 
@@ -37,18 +39,10 @@ def main() -> None:
             data = DataConfig(name="sample", path=str(repeated_sample(Path(folder) / "sample.jsonl")), format="jsonl")
         started = time.perf_counter()
         splits = read_splits(data, "esconv", ReadReport())
-        template = TemplateConfig()
-        module = ESCDataModule(
-            splits,
-            encoder,
-            load_inventory("esconv"),
-            train_prompt=template,
-            eval_prompt=template,
-            row_tokens=ROW_TOKENS,
-        )
+        steps = SFTSteps(splits, TurnEncoder(encoder, load_inventory("esconv"), TemplateConfig(), ROW_TOKENS), data, 1)
         dialogues = rows = tokens = 0
         for split, found in splits.items():
-            sequences = module.steps.encode_split(split)
+            sequences = steps.encode_split(split)
             packed = pack_rows([sequences_of for _, sequences_of in sequences], ROW_TOKENS)
             dialogues, rows, tokens = dialogues + len(found), rows + len(packed), tokens + sum(map(len, packed))
         seconds = time.perf_counter() - started

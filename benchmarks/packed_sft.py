@@ -70,7 +70,7 @@ def rows_of(loaded, tokens: int):
     """Rows of up to `tokens` tokens from the training split."""
     data = sample_module(loaded, row_tokens=tokens)
     data.setup("fit")
-    return [row for numbers in data.plan_epoch(0) for row in data.step_batch(numbers).rows]
+    return [row for numbers in data.steps.plan_epoch(0) for row in data.steps.step_batch(numbers).rows]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import find_run, read_config
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.cso import pair_rewards
-from esc_lab.training.cso_data import PreferenceSteps
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.objectives import objective_of
-from esc_lab.training.preference_split import FloatArray, PreferenceSettings, PreferenceSplit
+from esc_lab.training.preference_split import FloatArray, PreferenceSplit
+from esc_lab.training.preference_steps import PreferenceSteps
 from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
 from esc_lab.training.reply_log_probs import PairLogProbs
 
@@ -57,11 +58,10 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     if not build_layout(cfg.prompt.eval).chooses_strategy or cfg.prompt.inference != "direct":
         return {}
     name = f"{cfg.evaluate.split} pairs"
-    steps = PreferenceSteps(
-        {name: data.splits.get(cfg.evaluate.split, [])}, loaded.encoder, data.inventory, cfg.prompt.eval, {},
-        PreferenceSettings(), row_tokens=data.row_tokens, seed=cfg.seed,
-    )  # fmt: skip
-    split = steps.encode_split(name)
+    turns, pairs = replace(data.evaluated_turns, reports={}), ObjectiveConfig()
+    split = PreferenceSteps(
+        {name: data.splits.get(cfg.evaluate.split, [])}, turns, cfg.data, pairs, cfg.seed
+    ).encode_split(name)
     if not len(split.comparisons):
         return {}
     policy = label_and_text_log_probs(loaded.model, split, data.row_tokens)

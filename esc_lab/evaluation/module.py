@@ -24,7 +24,7 @@ from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.prompts import build_layout
-from esc_lab.scorers.classifier import StrategyClassifier, chosen
+from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.tokens import ReplyTokens, TokenSequence, encode_labels, pack_rows
 from esc_lab.tokens.encode import IntArray
@@ -174,7 +174,7 @@ class EvaluationModule(pl.LightningModule):
         texts = [(prediction, prediction.gold_reply if self.reads_gold else prediction.reply) for prediction in replied]
         asked = [(prediction, text) for prediction, text in texts if text is not None]
         scores: Any = self.classifier.predict([text for _, text in asked], row_tokens=self.row_tokens)
-        for (prediction, _), number in zip(asked, chosen(scores).tolist(), strict=True):
+        for (prediction, _), number in zip(asked, choose_strategies(scores).tolist(), strict=True):
             prediction.judged = self.inventory.names[number] if number >= 0 else None
             prediction.adheres = prediction.judged == prediction.followed
 

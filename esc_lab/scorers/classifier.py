@@ -72,15 +72,15 @@ class StrategyClassifier:
         encoded, _ = self.encode([bare[number] for number in worded])
         probabilities = torch.zeros(len(bare), len(self.inventory))
         for batch in batches_by_length([len(ids) for ids in encoded], row_tokens):
-            found = self.logits([encoded[number] for number in batch]).softmax(-1)
-            probabilities[[worded[number] for number in batch]] = found.cpu()
+            scores = self.logits([encoded[number] for number in batch]).softmax(-1)
+            probabilities[[worded[number] for number in batch]] = scores.cpu()
         return probabilities
 
 
-def chosen(probabilities: Tensor) -> Tensor:
+def choose_strategies(probabilities: Tensor) -> Tensor:
     """The most probable strategy [N] of each row of `StrategyClassifier.predict`; -1 where the row is all zeros.
 
-    >>> chosen(torch.tensor([[0.2, 0.8], [0.0, 0.0]]))
+    >>> choose_strategies(torch.tensor([[0.2, 0.8], [0.0, 0.0]]))
     tensor([ 1, -1])
     """
     return torch.where(probabilities.sum(-1) > 0, probabilities.argmax(-1), -1)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Dialogue
@@ -19,8 +17,10 @@ from esc_lab.errors import UserError
 from esc_lab.scorers.adherence import LabelledReply, ReplyReport, labelled_replies
 from esc_lab.scorers.classifier import StrategyClassifier, batches_by_length
 from esc_lab.seeds import derive_seed
-from esc_lab.training.datamodule import StepLoader
 from esc_lab.training.module import TrainingModule
+from esc_lab.training.steps import equal_parts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class ReplyStep:
     dialogues: tuple[str, ...]
 
 
-class ReplyData(pl.LightningDataModule):
-    """Labelled replies of `train` and `val` as optimizer steps and batches. `test` is only collected.
+class ReplySteps:
+    """Labelled replies of `train` and `val` as optimizer steps and validation batches. `test` is only collected.
 
     Attributes:
         examples: replies of each split.
         reports: what became of the utterances of each split.
-        cut: replies of each encoded split that were too long and are read only in part.
+        cut: replies of each split that were too long and are read only in part.
 
     Args:
         splits: dialogues of `train`, `val`, `test`; missing splits are empty.
-        batch: replies in one optimizer step.
+        step_replies: replies in one optimizer step.
         row_tokens: budget of one forward pass in padded tokens.
         seed: the run's seed.
 
@@ -62,17 +62,16 @@ class ReplyData(pl.LightningDataModule):
         splits: Mapping[str, Sequence[Dialogue]],
         classifier: StrategyClassifier,
         *,
-        batch: int,
+        step_replies: int,
         row_tokens: int,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.splits, self.batch, self.row_tokens, self.seed = splits, batch, row_tokens, seed
+        self.step_replies, self.row_tokens, self.seed = step_replies, row_tokens, seed
+        self.strategies = classifier.inventory.names
         self.examples: dict[str, list[LabelledReply]] = {}
         self.reports: dict[str, ReplyReport] = {}
         for split in ("train", "val", "test"):
-            dialogues = splits.get(split, ())
-            self.examples[split], self.reports[split] = labelled_replies(dialogues, classifier.inventory)
+            self.examples[split], self.reports[split] = labelled_replies(splits.get(split, ()), classifier.inventory)
         if not self.examples["train"]:
             raise UserError("the train split has no reply with a strategy", fix="check the data and its split")
         self._encoded: dict[str, list[tuple[int, ...]]] = {}
@@ -80,41 +79,48 @@ class ReplyData(pl.LightningDataModule):
         for split, examples in self.examples.items():
             self._encoded[split], self.cut[split] = classifier.encode([example.text for example in examples])
 
+    def setup(self) -> None:
+        """Log what the replies are, and which strategies the classifier cannot learn or be scored on."""
+        for split, report in self.reports.items():
+            counts = ", ".join(f"{value} {name}" for name, value in asdict(report).items())
+            log.info("%s: %s, %d cut", split, counts, self.cut[split])
+        present = {example.strategy for example in self.examples["train"]}
+        absent = [name for number, name in enumerate(self.strategies) if number not in present]
+        if absent:
+            log.warning("no reply to learn these strategies from: %s", ", ".join(absent))
+        if not self.examples["test"]:
+            log.warning("the test split has no labelled reply, so nobody will know how far to trust the classifier")
+
+    def counts(self) -> dict[str, float]:
+        """What became of the utterances, by split."""
+        counts = {f"{split}_cut": float(value) for split, value in self.cut.items()}
+        for split, report in self.reports.items():
+            counts |= {f"{split}_{name}": float(value) for name, value in asdict(report).items()}
+        return counts
+
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.examples["train"]) // self.batch)
+        return -(-len(self.examples["train"]) // self.step_replies)
 
     def plan_epoch(self, epoch: int) -> list[list[int]]:
         """Training replies (by number) of each optimizer step of an epoch, from (seed, epoch) alone."""
         draw = np.random.default_rng(derive_seed(self.seed, "classifier epoch", epoch))
-        order = draw.permutation(len(self.examples["train"]))
-        return [[int(number) for number in part] for part in np.array_split(order, self.steps_per_epoch)]
+        return equal_parts(draw.permutation(len(self.examples["train"])), self.step_replies)
 
     def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> ReplyStep:
         """The forward passes of an optimizer step, on one process."""
         dialogues = dict.fromkeys(self.examples["train"][number].dialogue for number in numbers)
         return ReplyStep(tuple(self._batches("train", numbers)), tuple(dialogues))
 
+    def validation(self) -> list[ReplyBatch]:
+        """The forward passes over the validation split."""
+        return list(self._batches("val", range(len(self.examples["val"]))))
+
     def _batches(self, split: str, numbers: Sequence[int]) -> Iterator[ReplyBatch]:
         replies, examples = self._encoded[split], self.examples[split]
         for batch in batches_by_length([len(replies[number]) for number in numbers], self.row_tokens):
-            chosen = [numbers[position] for position in batch]
-            yield ReplyBatch(tuple(replies[n] for n in chosen), tuple(examples[n].strategy for n in chosen))
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Batches stay plain numbers; the classifier makes its tensors where its weights are."""
-        return batch
-
-    def train_dataloader(self) -> StepLoader:
-        return StepLoader(self)  # type: ignore[arg-type]  # all that it asks for is here too
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        batches: Any = list(self._batches("val", range(len(self.examples["val"]))))
-        return DataLoader(batches, batch_size=None, collate_fn=_as_is)
-
-
-def _as_is(item: Any) -> Any:
-    return item
+            members = [numbers[position] for position in batch]
+            yield ReplyBatch(tuple(replies[n] for n in members), tuple(examples[n].strategy for n in members))
 
 
 class ClassifierModule(TrainingModule):

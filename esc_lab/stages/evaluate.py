@@ -23,8 +23,8 @@ from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.stages.classifier import stored_classifier
-from esc_lab.training.datamodule import ESCDataModule
-from esc_lab.training.trainer import build_data, build_trainer, data_metrics, prepare
+from esc_lab.training.datamodule import ESCDataModule, build_data, data_metrics
+from esc_lab.training.trainer import build_trainer, prepare
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from esc_lab.config.training import ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.training.cso_data import PreferenceBatch
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.objectives import apply_settings, objective_of
 from esc_lab.training.preference_split import PreferenceRow
+from esc_lab.training.preference_steps import PreferenceBatch
 from esc_lab.training.reference import LiveReference
 from esc_lab.training.reply_log_probs import PairLogProbs, ReplyLogProbs, value_gap_margin, weighted_log_prob
 

@@ -1,21 +1,19 @@
-"""One Lightning data module for training and evaluation: dialogues in, packed optimizer steps and decisions out.
-
-A training batch is all rows of one optimizer step. Which dialogues a step holds follows from (seed, epoch) alone, so
-the order survives a restart and does not depend on accumulation or the number of processes.
-"""
+"""The data module of training and evaluation: dialogues in, optimizer steps and decisions out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from esc_lab.config import DataConfig, TemplateConfig
+from esc_lab.config import Config, DataConfig, PromptConfig
+from esc_lab.config.evaluate import EvaluateConfig
+from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.corpora import (
     ReadReport,
     proportional_split,
@@ -25,14 +23,16 @@ from esc_lab.data.corpora import (
     seed_fraction,
 )
 from esc_lab.data.dialogue import Dialogue, merge_turns
-from esc_lab.data.strategies import Inventory
+from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
-from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_split
-from esc_lab.tokens.supporter_turns import build_examples
-from esc_lab.training.cso_data import PreferenceBatch, PreferenceSteps
-from esc_lab.training.negatives import NegativesReport
-from esc_lab.training.preference_split import PreferenceSettings
-from esc_lab.training.sft_data import SFTSteps, StepBatch
+from esc_lab.models.load import LoadedModel
+from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence
+from esc_lab.training.negatives import NegativesReport, write_negatives
+from esc_lab.training.preference_steps import PreferenceSteps
+from esc_lab.training.sft import SFTSteps
+from esc_lab.training.steps import StepDataModule, Steps, TurnEncoder, load_batches
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -87,25 +87,21 @@ def read_splits(
     }
 
 
-class ESCDataModule(pl.LightningDataModule):
-    """Dialogues as optimizer steps (`train`), rows (`val`) and decisions (`test`).
+class ESCDataModule(StepDataModule):
+    """Dialogues as optimizer steps (`train`), validation batches (`val`) and decisions (of the evaluated split).
 
     Args:
         splits: dialogues of `train`, `val`, `test`; missing splits are empty.
-        encoder: the model's chat encoder.
-        inventory: the strategies.
-        train_prompt, eval_prompt: prompt template and options of each side.
-        inference: prompting baseline of the evaluation prompts.
-        row_tokens: budget of one packed row; also the longest sequence.
-        step_dialogues: dialogues in one optimizer step.
+        data: its `row_tokens` are the budget of one packed row and the longest sequence.
+        evaluate: which decisions of which split are evaluated, and how many come together in one batch, at least.
+        objective: train on preferences (CSO) in place of all replies (SFT).
         seed: the run's seed.
-        strategy_weights: loss weight of replies by strategy; 1 for the others.
-        preferences: train on preferences (CSO) in place of all replies (SFT).
-        score_opening: supporter turns before the first seeker turn are decisions too (evaluation).
-        min_turns, history_turns: which decisions are evaluated and how much of their history is shown, as in
-            `build_examples`.
-        decisions_together: decisions in one evaluation batch, at least, except in the last.
+
+    Attributes:
+        reports: what encoding did, by split.
         read_report: what reading the dialogues counted.
+        negatives: what was counted where the model wrote the rejected replies, by split.
+        decisions: of the evaluated split, in batches.
     """
 
     def __init__(
@@ -114,44 +110,25 @@ class ESCDataModule(pl.LightningDataModule):
         encoder: ChatEncoder,
         inventory: Inventory,
         *,
-        train_prompt: TemplateConfig,
-        eval_prompt: TemplateConfig,
-        inference: str = "direct",
-        row_tokens: int = 2048,
-        step_dialogues: int = 8,
+        data: DataConfig,
+        prompt: PromptConfig,
+        evaluate: EvaluateConfig,
+        objective: ObjectiveConfig | None = None,
         seed: int = 1,
-        strategy_weights: Mapping[str, float] | None = None,
-        preferences: PreferenceSettings | None = None,
-        score_opening: bool = False,
-        min_turns: int = 0,
-        history_turns: int | None = None,
-        eval_split: str = "test",
-        decisions_together: int = 16,
-        read_report: ReadReport | None = None,
     ) -> None:
-        super().__init__()
-        self.splits = splits
-        self.encoder, self.inventory = encoder, inventory
-        self.train_prompt, self.eval_prompt, self.inference = train_prompt, eval_prompt, inference
-        self.row_tokens = row_tokens
-        self.eval_split, self.decisions_together = eval_split, decisions_together
-        self._evaluated = partial(
-            build_examples, inventory=inventory, settings=eval_prompt, inference=inference,
-            score_opening=score_opening, min_turns=min_turns, history_turns=history_turns,
-        )  # fmt: skip
-        self.read_report = read_report or ReadReport()
-        self.reports: dict[str, EncodeReport] = {}
-        self.steps: SFTSteps | PreferenceSteps
-        if preferences is None:
-            self.steps = SFTSteps(
-                splits, encoder, inventory, train_prompt, self.reports, row_tokens=row_tokens, seed=seed,
-                step_dialogues=step_dialogues, strategy_weights=strategy_weights,
-            )  # fmt: skip
+        turns = TurnEncoder(encoder, inventory, prompt.train, data.row_tokens)
+        steps: Steps
+        if objective is None:
+            steps = SFTSteps(splits, turns, data, seed)
         else:
-            self.steps = PreferenceSteps(
-                splits, encoder, inventory, train_prompt, self.reports, preferences, row_tokens=row_tokens, seed=seed
-            )
-        self.written: dict[str, NegativesReport] = {}  # of rejected replies that the model wrote, by split
+            steps = PreferenceSteps(splits, turns, data, objective, seed)
+        super().__init__(splits, steps)
+        self.encoder, self.inventory, self.row_tokens = encoder, inventory, data.row_tokens
+        self.evaluate, self.inference, self.eval_split = evaluate, prompt.inference, evaluate.split
+        self.evaluated_turns = replace(turns, prompt=prompt.eval)
+        self.reports: dict[str, EncodeReport] = turns.reports
+        self.read_report = ReadReport()
+        self.negatives: dict[str, NegativesReport] = {}
         self.decisions: list[list[Decision]] = []
 
     def setup(self, stage: str) -> None:
@@ -160,82 +137,85 @@ class ESCDataModule(pl.LightningDataModule):
         Raises:
             UserError: there is nothing to train on or to evaluate, or an example exceeds the budget.
         """
-        if stage == "fit":
-            self.steps.setup()
+        super().setup(stage)
         if stage == "test" and not self.decisions:
-            self.decisions = self._encoded_decisions()
+            self.decisions = self._encode_decisions()
 
-    def _encoded_decisions(self) -> list[list[Decision]]:
-        dialogues = list(self.splits.get(self.eval_split, ()))
-        examples = [self._evaluated(dialogue) for dialogue in dialogues]
-        if not any(examples):
-            raise UserError(
-                f"the {self.eval_split} split has no decision to evaluate", fix="check the data and its split"
+    def _encode_decisions(self) -> list[list[Decision]]:
+        split, settings = self.eval_split, self.evaluate
+        dialogues = self.splits.get(split, ())
+        examples = [
+            self.evaluated_turns.examples(
+                dialogue, inference=self.inference, score_opening=settings.score_opening,
+                min_turns=settings.min_turns, history_turns=settings.history_turns,
             )
-        sequences = encode_split(self.encoder, self.eval_split, examples, self.row_tokens, self.reports)
-        groups: list[list[Decision]] = []
-        for dialogue, wanted, found in zip(dialogues, examples, sequences, strict=True):
-            by_key = {example.key: example for example in wanted}
+            for dialogue in dialogues
+        ]  # fmt: skip
+        if not any(examples):
+            raise UserError(f"the {split} split has no decision to evaluate", fix="check the data and its split")
+        batches: list[list[Decision]] = []
+        for dialogue, own, sequences in zip(
+            dialogues, examples, self.evaluated_turns.encode(split, examples), strict=True
+        ):
+            by_key = {example.key: example for example in own}
             decisions = []
-            for sequence in found:
+            for sequence in sequences:
                 for reply in sequence.replies:
                     example = by_key[reply.key].from_turn(reply.first_turn, self.encoder)
                     turn, place = reply.key.turn, (reply.start, reply.end)
                     decisions.append(Decision(dialogue, turn, example, sequence, *place, example.first_turn))
-            if groups and len(groups[-1]) < self.decisions_together:
-                groups[-1] += decisions
+            if batches and len(batches[-1]) < settings.generation.batch:
+                batches[-1] += decisions
             elif decisions:
-                groups.append(decisions)
-        return groups
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.steps.steps_per_epoch
-
-    def plan_epoch(self, epoch: int) -> list[list[int]]:
-        """What each optimizer step of an epoch holds (numbers of dialogues or of pairs), from (seed, epoch) alone."""
-        return self.steps.plan_epoch(epoch)
-
-    def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> StepBatch | PreferenceBatch:
-        """The packed rows of an optimizer step. With several processes each takes every `world`-th row."""
-        return self.steps.step_batch(numbers, rank, world)
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Batches stay numpy arrays; models move what they need."""
-        return batch
-
-    def train_dataloader(self) -> StepLoader:
-        return StepLoader(self)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return _one_by_one(self.steps.validation)
+                batches.append(decisions)
+        return batches
 
     def test_dataloader(self) -> DataLoader[list[Decision]]:
-        return _one_by_one(self.decisions)
+        return load_batches(self.decisions)
 
 
-def _one_by_one(items: list[Any]) -> DataLoader[Any]:
-    """A data loader that hands out the items as they are: each is a batch already."""
-    return DataLoader(items, batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
+def load_splits(cfg: Config, inventory: Inventory) -> tuple[dict[str, list[Dialogue]], ReadReport]:
+    """Dialogues of each split of the corpus, with what reading them changed in the log."""
+    report = ReadReport()
+    splits = read_splits(cfg.data, inventory, report, cfg.config_dirs)
+    sizes = ", ".join(f"{len(dialogues)} {name}" for name, dialogues in splits.items())
+    log.info("%s: %s; %s", cfg.data.name, sizes, report.line())
+    return splits, report
 
 
-def _as_is(item: Any) -> Any:
-    return item
+def build_data(cfg: Config, loaded: LoadedModel, objective: ObjectiveConfig | None = None) -> ESCDataModule:
+    """The data module; reads and splits the corpus, reports what reading changed.
+
+    Args:
+        objective: train on preferences; where `data.negatives` asks for it, the model writes the rejected replies.
+    """
+    inventory = build_inventory(cfg.inventory)
+    splits, report = load_splits(cfg, inventory)
+    settings = replace(cfg.data, row_tokens=min(cfg.data.row_tokens, loaded.context_tokens))
+    turns = TurnEncoder(loaded.encoder, inventory, cfg.prompt.train, settings.row_tokens)
+    negatives: dict[str, NegativesReport] = {}
+    if objective is not None and settings.negatives != "recorded":
+        for split in ("train", "val"):
+            splits[split], negatives[split] = write_negatives(
+                loaded, splits.get(split, []), turns, settings, cfg.seed, Path(cfg.cache_dir)
+            )
+            counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in asdict(negatives[split]).items())
+            log.info("%s, rejected replies by the model: %s", split, counts)
+    data = ESCDataModule(
+        splits, loaded.encoder, inventory,
+        data=settings, prompt=cfg.prompt, evaluate=cfg.evaluate, objective=objective, seed=cfg.seed,
+    )  # fmt: skip
+    data.read_report, data.negatives = report, negatives
+    return data
 
 
-class StepLoader:
-    """Optimizer steps of the trainer's current epoch, as an iterable that Lightning takes for a data loader."""
-
-    def __init__(self, data: ESCDataModule) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return self.data.steps_per_epoch
-
-    def __iter__(self) -> Iterator[StepBatch | PreferenceBatch]:
-        trainer = self.data.trainer
-        epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
-        # A batch is an optimizer step, so the step counter says how many of this epoch a resumed run has behind it.
-        done = trainer.global_step - epoch * int(trainer.num_training_batches) if trainer else 0
-        for numbers in self.data.plan_epoch(epoch)[done:]:
-            yield self.data.step_batch(numbers, rank, world)
+def data_metrics(data: ESCDataModule) -> dict[str, float]:
+    """What reading and encoding counted, with what they dropped or cut, as `data/...` metrics."""
+    reports: list[tuple[str, Any]] = [("", data.read_report)]
+    reports += [(f"{split}_", report) for split, report in data.reports.items()]
+    if isinstance(data.steps, PreferenceSteps):
+        reports += [(f"{split}_", report) for split, report in data.steps.counts.items()]
+    reports += [(f"{split}_negatives_", report) for split, report in data.negatives.items()]
+    return {
+        f"data/{prefix}{name}": float(value) for prefix, report in reports for name, value in asdict(report).items()
+    }

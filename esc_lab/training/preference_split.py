@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import PackedRow, TokenSequence, pack_rows
 from esc_lab.tokens.encode import IntArray
+from esc_lab.training.objectives import objective_of
 from esc_lab.training.preference_turns import PreferenceTurn
 
 FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class PreferenceSettings:
-    """What a step compares.
-
-    Attributes:
-        step_pairs: comparisons in one optimizer step.
-        unpaired: replies one by one (KTO) instead of pairs.
-        value_margin: keep only pairs whose replies are both judged, the chosen one not below the rejected one.
-    """
-
-    step_pairs: int = 32
-    unpaired: bool = False
-    value_margin: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +49,11 @@ class PreferenceRow:
 class PreferenceSplit:
     """The preference turns of a split, and everything that may be compared in it.
 
+    Args:
+        trees: the preference turns of each tree.
+        objective: takes pairs or single replies; with a value margin only pairs whose replies are both judged, the
+            chosen one not below the rejected one.
+
     Attributes:
         turns: by tree, depth first.
         comparisons: [C, 3] turn, chosen and rejected reply; of single replies turn and twice the reply.
@@ -70,22 +62,18 @@ class PreferenceSplit:
         reference: [replies, 2], set once the reference log-probabilities are known.
     """
 
-    def __init__(self, trees: Sequence[Sequence[PreferenceTurn]], settings: PreferenceSettings) -> None:
+    def __init__(self, trees: Sequence[Sequence[PreferenceTurn]], objective: ObjectiveConfig) -> None:
         self.turns = [turn for tree in trees for turn in tree]
-        if settings.unpaired:
-            _mismatch(self.turns)
+        if objective_of(objective).single_replies:
+            _add_mismatched(self.turns)
         sizes = [len(turn.replies) for turn in self.turns]
         self.first_reply = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        comparisons, membership = [], []
-        number = 0
-        for index, tree in enumerate(trees):
-            for turn in tree:
-                for first, second in _comparisons(turn, settings):
-                    comparisons.append((number, first, second))
-                    membership.append(index)
-                number += 1
+        members = [tree for tree, turns in enumerate(trees) for _ in turns]
+        comparisons = [
+            (number, *pair) for number, turn in enumerate(self.turns) for pair in _comparisons(turn, objective)
+        ]
         self.comparisons = np.array(comparisons, dtype=np.int64).reshape(-1, 3)
-        self.tree = np.array(membership, dtype=np.int64)
+        self.tree = np.array(members, dtype=np.int64)[self.comparisons[:, 0]]
         self.place = {
             reply.replies[0].key: (number, index)
             for number, turn in enumerate(self.turns)
@@ -108,8 +96,12 @@ class PreferenceSplit:
                 digest.update(sequence.input_ids.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def row(self, packed: PackedRow, comparisons: IntArray) -> PreferenceRow:
-        """A packed row of replies of this split, with those of the comparisons whose turn is in it."""
+    def row(self, packed: PackedRow, comparisons: Mapping[int, Sequence[tuple[int, int, int, int]]]) -> PreferenceRow:
+        """A packed row of replies of this split with what is compared in it.
+
+        Args:
+            comparisons: by turn, from `by_turn`; those of other turns are left out.
+        """
         places = [self.place[key] for keys in packed.keys for key in keys]
         reply_of = np.repeat(np.arange(len(packed.keys)), [len(keys) for keys in packed.keys])
         index = dict(zip(places, reply_of.tolist(), strict=True))
@@ -118,37 +110,43 @@ class PreferenceSplit:
         labels = np.array([self.turns[turn].label_tokens[reply] for turn, reply in places], dtype=np.int64)[first]
         starts = np.concatenate([[0], np.cumsum(np.bincount(packed.reply, minlength=len(labels)))[:-1]])
         within = np.arange(len(packed.reply)) - starts[packed.reply]
-        turns = {turn for turn, _ in places}
-        here = [(int(turn), int(a), int(b)) for turn, a, b in comparisons if int(turn) in turns]
-        values = [(self.turns[turn].values[a], self.turns[turn].values[b]) for turn, a, b in here]
+        here = sorted(entry for turn in {turn for turn, _ in places} for entry in comparisons.get(turn, ()))
+        values = [(self.turns[turn].values[a], self.turns[turn].values[b]) for _, turn, a, b in here]
         return PreferenceRow(
             packed,
             within < labels[packed.reply],
             numbers,
             reply_of,
             None if self.reference is None else self.reference[numbers[first]],
-            np.array([index[turn, a] for turn, a, _ in here], dtype=np.int64),
-            np.array([index[turn, b] for turn, _, b in here], dtype=np.int64),
+            np.array([index[turn, a] for _, turn, a, _ in here], dtype=np.int64),
+            np.array([index[turn, b] for _, turn, _, b in here], dtype=np.int64),
             np.array(values, dtype=np.float32).reshape(-1, 2),
-            np.array([self.turns[turn].desirable[a] for turn, a, _ in here], dtype=np.bool_),
+            np.array([self.turns[turn].desirable[a] for _, turn, a, _ in here], dtype=np.bool_),
         )
 
     def reference_rows(self, row_tokens: int) -> list[PreferenceRow]:
         """Rows that hold every reply of the split once, with nothing to compare."""
         longest = max(len(sequence.input_ids) for sequence in self.sequences)
-        rows = pack_rows([self.sequences], max(row_tokens, longest))
-        return [self.row(packed, self.comparisons[:0]) for packed in rows]
+        return [self.row(packed, {}) for packed in pack_rows([self.sequences], max(row_tokens, longest))]
 
 
-def _comparisons(turn: PreferenceTurn, settings: PreferenceSettings) -> list[tuple[int, int]]:
-    if settings.unpaired:
+def by_turn(comparisons: IntArray) -> dict[int, list[tuple[int, int, int, int]]]:
+    """Comparisons [C, 3] by their turn: (place among them, turn, chosen, rejected)."""
+    turns: dict[int, list[tuple[int, int, int, int]]] = {}
+    for place, (turn, chosen, rejected) in enumerate(comparisons.tolist()):
+        turns.setdefault(turn, []).append((place, turn, chosen, rejected))
+    return turns
+
+
+def _comparisons(turn: PreferenceTurn, objective: ObjectiveConfig) -> list[tuple[int, int]]:
+    if objective_of(objective).single_replies:
         return [(reply, reply) for reply in turn.desirable]
-    if settings.value_margin:
+    if objective.value_margin:
         return [(a, b) for a, b in turn.pairs if turn.values[a] >= turn.values[b]]  # NaN compares as false
     return turn.pairs
 
 
-def _mismatch(turns: Sequence[PreferenceTurn]) -> None:
+def _add_mismatched(turns: Sequence[PreferenceTurn]) -> None:
     """Give every turn the first reply of another one, in an order that depends on the number of turns only.
 
     Raises:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
 
-from esc_lab.config import TemplateConfig
 from esc_lab.data.corpora import unpaired_dialogues
 from esc_lab.data.dialogue import Dialogue
-from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message, build_layout, reply_content
-from esc_lab.tokens import (
-    ChatEncoder,
-    EncodeReport,
-    Example,
-    ReplyTokens,
-    TokenSequence,
-    encode_examples,
-    encode_labels,
-)
-from esc_lab.tokens.supporter_turns import ReplyKey, build_examples, find_reply
+from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples, encode_labels
+from esc_lab.tokens.supporter_turns import ReplyKey, find_reply
+from esc_lab.training.steps import TurnEncoder
 
 # A chat template may put tokens around a reply that its text alone does not have.
 _AROUND_A_REPLY = 8
@@ -51,6 +42,15 @@ class PreferenceReport:
     desirable: int = 0
     undesirable: int = 0
 
+    def count(self, turn: PreferenceTurn) -> None:
+        self.turns += 1
+        self.pairs += len(turn.pairs)
+        for chosen, rejected in turn.pairs:
+            self.unjudged_pairs += bool(np.isnan(turn.values[chosen] + turn.values[rejected]))
+            self.inverted_pairs += turn.values[chosen] < turn.values[rejected]
+        self.desirable += sum(turn.desirable.values())
+        self.undesirable += len(turn.desirable) - sum(turn.desirable.values())
+
 
 @dataclass
 class PreferenceTurn:
@@ -74,8 +74,8 @@ class PreferenceTurn:
 
     def add(self, sequence: TokenSequence, label_tokens: int, value: float | None) -> int:
         """Index of the reply; one that is there already is not added again."""
-        for number, known in enumerate(self.replies):
-            if np.array_equal(known.input_ids, sequence.input_ids):
+        for number, reply in enumerate(self.replies):
+            if np.array_equal(reply.input_ids, sequence.input_ids):
                 return number
         self.replies.append(sequence)
         self.label_tokens.append(label_tokens)
@@ -96,33 +96,21 @@ class PreferenceTurn:
 
 
 class PreferenceEncoder:
-    """Makes the preference turns of search trees.
+    """Makes the preference turns of a split's search trees.
 
     Args:
-        encoded, report: counts to add to.
-        row_tokens: budget of a row; the replies of a turn fit into it together with their prompt.
-        unpaired: for objectives that take replies one by one; then turns without a rejected reply, and rejected
+        turns: its `row_tokens` are the budget for all replies of a turn together with their prompt.
+        report: counts to add to.
+        single_replies: for objectives that take replies one by one; then turns without a rejected reply, and rejected
             replies without a chosen one, count as well.
     """
 
-    def __init__(
-        self,
-        encoder: ChatEncoder,
-        inventory: Inventory,
-        prompt: TemplateConfig,
-        encoded: EncodeReport,
-        report: PreferenceReport,
-        *,
-        row_tokens: int,
-        unpaired: bool = False,
-    ) -> None:
-        self.encoder, self.inventory, self.prompt = encoder, inventory, prompt
-        self.layout = build_layout(prompt)
-        self.encoded, self.report = encoded, report
-        self.row_tokens, self.unpaired = row_tokens, unpaired
+    def __init__(self, turns: TurnEncoder, split: str, report: PreferenceReport, *, single_replies: bool) -> None:
+        self.turns, self.encoded, self.report, self.single_replies = turns, turns.report(split), report, single_replies
+        self._layout = build_layout(turns.prompt)
         self._label_tokens: dict[str, int] = {}
 
-    def tree(self, dialogues: Sequence[Dialogue]) -> list[PreferenceTurn]:
+    def encode_tree(self, dialogues: Sequence[Dialogue]) -> list[PreferenceTurn]:
         """The preference turns of the dialogues of one tree, in depth-first order.
 
         Raises:
@@ -130,51 +118,36 @@ class PreferenceEncoder:
         """
         turns: dict[bytes, PreferenceTurn] = {}
         for dialogue in dialogues:
-            examples = [
-                example
-                for example in build_examples(dialogue, self.inventory, self.prompt)
-                if self.unpaired or dialogue.turns[example.key.turn].rejected
-            ]
+            examples = self.turns.examples(dialogue)
+            if not self.single_replies:
+                examples = [example for example in examples if dialogue.turns[example.key.turn].rejected]
             self._add(turns, dialogue, examples, desirable=True)
-            for alone in unpaired_dialogues(dialogue) if self.unpaired else ():
-                examples = build_examples(alone, self.inventory, self.prompt)[-1:]
-                self._add(turns, alone, examples, desirable=False)
-        found = [turns[prompt] for prompt in sorted(turns) if self.unpaired or turns[prompt].pairs]
-        self._count(found)
-        return found
-
-    def _count(self, turns: Sequence[PreferenceTurn]) -> None:
-        report = self.report
-        report.turns += len(turns)
-        for turn in turns:
-            report.pairs += len(turn.pairs)
-            for chosen, rejected in turn.pairs:
-                report.unjudged_pairs += bool(np.isnan(turn.values[chosen] + turn.values[rejected]))
-                report.inverted_pairs += turn.values[chosen] < turn.values[rejected]
-            report.desirable += sum(turn.desirable.values())
-            report.undesirable += len(turn.desirable) - sum(turn.desirable.values())
+            for alone in unpaired_dialogues(dialogue) if self.single_replies else ():
+                self._add(turns, alone, self.turns.examples(alone)[-1:], desirable=False)
+        kept = [turns[prompt] for prompt in sorted(turns) if self.single_replies or turns[prompt].pairs]
+        for turn in kept:
+            self.report.count(turn)
+        return kept
 
     def _add(
-        self,
-        turns: dict[bytes, PreferenceTurn],
-        dialogue: Dialogue,
-        examples: Sequence[Example],
-        *,
-        desirable: bool,
+        self, turns: dict[bytes, PreferenceTurn], dialogue: Dialogue, examples: Sequence[Example], *, desirable: bool
     ) -> None:
         """Add a dialogue's replies and pairs to the turns of its tree."""
         if not examples:
             return
-        given = self._given(dialogue, examples)
-        rejected = self._rejected(dialogue, examples, given)
+        if not self._label_tokens:
+            labels = encode_labels(self.turns.encoder, self.turns.inventory, examples[0].prompt)
+            self._label_tokens = dict(zip(self.turns.inventory.names, map(len, labels), strict=True))
+        gold = self._encode_gold(dialogue, examples)
+        rejected = self._encode_rejected(dialogue, examples, gold)
         for example in examples:
-            sequence, _ = given[example.key]
+            sequence = gold[example.key]
             prompt = sequence.input_ids[: sequence.replies[0].start]
             turn = turns.setdefault(prompt.astype(">i8").tobytes(), PreferenceTurn())
-            chosen = turn.add(sequence, *self._describe(dialogue, example))
+            chosen = turn.add(sequence, *self._describe(dialogue, example.key))
             turn.desirable.setdefault(chosen, desirable)
-            for other, alternative in rejected.get(example.key, ()):
-                index = turn.add(other, *self._describe(dialogue, alternative))
+            for other in rejected.get(example.key, ()):
+                index = turn.add(other, *self._describe(dialogue, other.replies[0].key))
                 if index == chosen:
                     self.report.equal_pairs_dropped += 1
                 elif (chosen, index) in turn.pairs:
@@ -183,52 +156,44 @@ class PreferenceEncoder:
                     turn.pairs.append((chosen, index))
                     turn.desirable.setdefault(index, False)
 
-    def _given(self, dialogue: Dialogue, examples: Sequence[Example]) -> dict[ReplyKey, tuple[TokenSequence, int]]:
-        """Each chosen reply as the end of its sequence, and the turn that its history starts with."""
-        alternatives = {
-            example.key: [self._content(dialogue, key) for key in _rejected_keys(dialogue, example)]
-            for example in examples
-        }
-        texts = list(chain.from_iterable(alternatives.values()))
-        tokens = iter(self.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
-        room = max(sum(len(next(tokens)) + _AROUND_A_REPLY for _ in contents) for contents in alternatives.values())
-        (sequences,) = encode_examples(self.encoder, [examples], self.row_tokens - room, self.encoded)
+    def _encode_gold(self, dialogue: Dialogue, examples: Sequence[Example]) -> dict[ReplyKey, TokenSequence]:
+        """Each turn's own reply as the end of a sequence that leaves room for the rejected ones beside it."""
+        contents = [[self._content(dialogue, key) for key in _rejected_keys(dialogue, example)] for example in examples]
+        texts = list(chain.from_iterable(contents))
+        tokens = iter(self.turns.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+        room = max(sum(len(next(tokens)) + _AROUND_A_REPLY for _ in replies) for replies in contents)
+        (sequences,) = encode_examples(self.turns.encoder, [examples], self.turns.row_tokens - room, self.encoded)
         return {
-            reply.key: (
-                TokenSequence(sequence.input_ids[: reply.end], (ReplyTokens(reply.key, reply.start, reply.end),)),
-                reply.first_turn,
-            )
+            reply.key: TokenSequence(sequence.input_ids[: reply.end], (replace(reply, spans=()),))
             for sequence in sequences
             for reply in sequence.replies
         }
 
-    def _rejected(
-        self, dialogue: Dialogue, examples: Sequence[Example], given: Mapping[ReplyKey, tuple[TokenSequence, int]]
-    ) -> dict[ReplyKey, list[tuple[TokenSequence, ReplyKey]]]:
-        """The rejected replies of each turn after the same (perhaps shortened) history as its chosen one."""
+    def _encode_rejected(
+        self, dialogue: Dialogue, examples: Sequence[Example], gold: Mapping[ReplyKey, TokenSequence]
+    ) -> dict[ReplyKey, list[TokenSequence]]:
+        """The rejected replies of each turn after the same (perhaps shortened) history as its own reply."""
+        encoder = self.turns.encoder
         chats, keys = [], []
         for example in examples:
-            prompt = self.encoder.adapt(example.from_turn(given[example.key][1], self.encoder).prompt)
+            first_turn = gold[example.key].replies[0].first_turn
+            prompt = encoder.adapt(example.from_turn(first_turn, encoder).prompt)
             for key in _rejected_keys(dialogue, example):
                 chats.append(([*prompt.messages, Message("assistant", self._content(dialogue, key))], ()))
                 keys.append((example.key, key))
-        found: dict[ReplyKey, list[tuple[TokenSequence, ReplyKey]]] = {}
-        for (owner, key), (messages, _), chat in zip(keys, chats, self.encoder.encode_many(chats), strict=True):
+        rejected: dict[ReplyKey, list[TokenSequence]] = {}
+        for (turn, key), (messages, _), chat in zip(keys, chats, encoder.encode_many(chats), strict=True):
             start, end = chat.replies[len(messages) - 1]
-            sequence = TokenSequence(chat.input_ids[:end], (ReplyTokens(key, start, end),))
-            found.setdefault(owner, []).append((sequence, key))
-        return found
+            rejected.setdefault(turn, []).append(TokenSequence(chat.input_ids[:end], (ReplyTokens(key, start, end),)))
+        return rejected
 
     def _content(self, dialogue: Dialogue, key: ReplyKey) -> str:
         reply = find_reply(dialogue, key)
-        return reply_content(build_layout(self.prompt), reply.text, reply.strategies)
+        return reply_content(self._layout, reply.text, reply.strategies)
 
-    def _describe(self, dialogue: Dialogue, example: Example | ReplyKey) -> tuple[int, float | None]:
+    def _describe(self, dialogue: Dialogue, key: ReplyKey) -> tuple[int, float | None]:
         """Label tokens and search value of a reply."""
-        reply = find_reply(dialogue, example.key if isinstance(example, Example) else example)
-        if isinstance(example, Example) and not self._label_tokens:
-            labels = encode_labels(self.encoder, self.inventory, example.prompt)
-            self._label_tokens = dict(zip(self.inventory.names, map(len, labels), strict=True))
+        reply = find_reply(dialogue, key)
         return self._label_tokens[reply.strategies[0]] if reply.strategies else 0, reply.value
 
 

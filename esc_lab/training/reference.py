@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ def label_and_text_log_probs(model: Any, split: PreferenceSplit, row_tokens: int
         whole, _ = weighted_log_prob(values, reply, is_label, len(row.row.keys), 1.0)
         found[row.numbers] = torch.stack([whole - text, text], dim=1).numpy()[row.reply_of]
     return found
+
+
+def precompute_reference(
+    model: Any, splits: Iterable[PreferenceSplit], identity: dict[str, str], row_tokens: int, root: Path
+) -> None:
+    """Give each split the reference log-probabilities of its replies, those of the model before training."""
+    for split in splits:
+        compute = partial(label_and_text_log_probs, model, split, row_tokens)
+        split.reference = stored_log_probs(split, identity, compute, root)
 
 
 def stored_log_probs(

@@ -1,16 +1,118 @@
-"""Supervised fine-tuning on all supporter turns of a dialogue in one pass."""
+"""Supervised fine-tuning on all supporter turns of a dialogue in one pass: optimizer steps, and their loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from esc_lab.config import DataConfig
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.errors import UserError
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.tokens import PackedRow
+from esc_lab.seeds import derive_seed
+from esc_lab.tokens import PackedRow, TokenSequence, pack_rows
+from esc_lab.tokens.supporter_turns import find_reply
 from esc_lab.training.module import TrainingModule
-from esc_lab.training.sft_data import StepBatch
+from esc_lab.training.steps import TurnEncoder, equal_parts
+
+
+@dataclass(frozen=True)
+class SFTBatch:
+    """Everything that one optimizer step sees.
+
+    Attributes:
+        rows: packed rows of this process.
+        weights: for each row the loss weight of each reply, [replies].
+        total_weight: sum over all reply tokens of the step, over all processes, of their weight; 1 if all weigh 0.
+        dialogues: ids of the step's dialogues.
+    """
+
+    rows: tuple[PackedRow, ...]
+    weights: tuple[npt.NDArray[np.float32], ...]
+    total_weight: float
+    dialogues: tuple[str, ...]
+
+
+class SFTSteps:
+    """Dialogues as optimizer steps and validation rows.
+
+    Args:
+        data: its `step_dialogues` and `strategy_weights`.
+        seed: the run's seed.
+    """
+
+    def __init__(
+        self, splits: Mapping[str, Sequence[Dialogue]], turns: TurnEncoder, data: DataConfig, seed: int
+    ) -> None:
+        self.splits, self.turns, self.data, self.seed = splits, turns, data, seed
+        self._training: list[tuple[Dialogue, list[TokenSequence]]] = []
+        self._validation: list[PackedRow] = []
+
+    def setup(self) -> None:
+        """Encode the training and validation dialogues, once.
+
+        Raises:
+            UserError: there is nothing to train on, or an example exceeds the budget.
+        """
+        if self._training:
+            return
+        self._training = self.encode_split("train")
+        validation = self.encode_split("val") if self.splits.get("val") else []
+        self._validation = pack_rows([[s for _, sequences in validation for s in sequences]], self.turns.row_tokens)
+
+    def encode_split(self, split: str) -> list[tuple[Dialogue, list[TokenSequence]]]:
+        """Dialogues of a split with their sequences, those without any strategy left out."""
+        dialogues = list(self.splits.get(split, ()))
+        examples = [self.turns.examples(dialogue) for dialogue in dialogues]
+        if not any(examples):
+            raise UserError(
+                f"the {split} split has no supporter turn with a strategy", fix="check the data and its split"
+            )
+        encoded = self.turns.encode(split, examples)
+        return [(dialogue, sequences) for dialogue, sequences in zip(dialogues, encoded, strict=True) if sequences]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self._training) // self.data.step_dialogues)
+
+    def plan_epoch(self, epoch: int) -> list[list[int]]:
+        """Training dialogues (by number) of each optimizer step of an epoch, from (seed, epoch) alone."""
+        order = np.random.default_rng(derive_seed(self.seed, "epoch", epoch)).permutation(len(self._training))
+        return equal_parts(order, self.data.step_dialogues)
+
+    def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> SFTBatch:
+        """The packed rows of an optimizer step. Dialogues of a step share one trie: their system message is common.
+
+        With several processes each takes every `world`-th row; one that would have none repeats a row at weight zero,
+        so that all of them take part in the gradient exchange.
+        """
+        members = [self._training[number] for number in numbers]
+        dialogues = {dialogue.id: dialogue for dialogue, _ in members}
+        rows = pack_rows([[s for _, sequences in members for s in sequences]], self.turns.row_tokens)
+        weights = [self._reply_weights(row, dialogues) for row in rows]
+        total = sum(float(weight[row.reply].sum()) for row, weight in zip(rows, weights, strict=True))
+        mine = list(range(rank, len(rows), world))
+        if not mine:
+            mine, weights = [0], [np.zeros_like(weights[0])]
+        return SFTBatch(
+            tuple(rows[number] for number in mine),
+            tuple(weights[number] for number in mine),
+            total or 1.0,
+            tuple(dialogues),
+        )
+
+    def validation(self) -> list[PackedRow]:
+        """Rows that hold every reply of the validation split once."""
+        return self._validation
+
+    def _reply_weights(self, row: PackedRow, dialogues: Mapping[str, Dialogue]) -> npt.NDArray[np.float32]:
+        strategies = [find_reply(dialogues[key.dialogue], key).strategies[0] for key, *_ in row.keys]
+        return np.array([self.data.strategy_weights.get(name, 1.0) for name in strategies], dtype=np.float32)
 
 
 class SFTModule(TrainingModule):
@@ -21,12 +123,12 @@ class SFTModule(TrainingModule):
     tokens, unweighted.
     """
 
-    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+    def training_step(self, batch: SFTBatch, batch_idx: int) -> None:
         tokens = sum(len(row) for row in batch.rows)
         loss = self.optimize(self._losses(batch), len(batch.rows), tokens, batch.dialogues)
         self.log("train/loss", loss, prog_bar=True, reduce_fx="sum", sync_dist=True)
 
-    def _losses(self, batch: StepBatch) -> Iterator[Tensor]:
+    def _losses(self, batch: SFTBatch) -> Iterator[Tensor]:
         for row, weights in zip(batch.rows, batch.weights, strict=True):
             log_probs = reply_log_probs(self.model, row)
             weight = torch.from_numpy(weights[row.reply]).to(log_probs.device)

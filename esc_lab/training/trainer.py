@@ -1,4 +1,4 @@
-"""The parts of a run, made from its configuration: data, trainer, logger."""
+"""The Lightning trainer of a run, with its loggers, callbacks and progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
-from esc_lab.data.corpora import ReadReport
-from esc_lab.data.strategies import build_inventory
 from esc_lab.environment import first_process
 from esc_lab.errors import UserError
-from esc_lab.models.generate import Sampling
-from esc_lab.models.load import LoadedModel
 from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from esc_lab.training.cso_data import PreferenceSteps, preference_counts
-from esc_lab.training.datamodule import ESCDataModule, read_splits
-from esc_lab.training.negatives import NegativesReport, with_negatives
-from esc_lab.training.preference_split import PreferenceSettings
 
 log = logging.getLogger(__name__)
 
@@ -59,71 +50,6 @@ def prepare(cfg: Config) -> None:
     environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     environment["threads"] = torch.get_num_threads()
     write_atomic(path, json.dumps(environment, indent=2))
-
-
-def build_data(cfg: Config, loaded: LoadedModel, preferences: PreferenceSettings | None = None) -> ESCDataModule:
-    """The data module; reads and splits the corpus, reports what reading changed.
-
-    Args:
-        preferences: train on preferences; where `data.negatives` asks for it, the model writes the rejected replies.
-    """
-    report = ReadReport()
-    inventory = build_inventory(cfg.inventory)
-    splits = read_splits(cfg.data, inventory, report, cfg.config_dirs)
-    log.info(
-        "%s: %s; %s", cfg.data.name, ", ".join(f"{len(found)} {name}" for name, found in splits.items()), report.line()
-    )
-    row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
-    written: dict[str, NegativesReport] = {}
-    if preferences is not None and cfg.data.negatives != "recorded":
-        for split in ("train", "val"):
-            splits[split], written[split] = with_negatives(
-                loaded,
-                inventory,
-                splits.get(split, []),
-                cfg.prompt.train,
-                kind=cfg.data.negatives,
-                per_turn=cfg.data.negatives_per_turn,
-                sampling=Sampling(cfg.data.negatives_tokens, cfg.data.negatives_temperature),
-                seed=cfg.seed,
-                row_tokens=row_tokens,
-                root=Path(cfg.cache_dir),
-            )
-            counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in asdict(written[split]).items())
-            log.info("%s, rejected replies by the model: %s", split, counts)
-    data = ESCDataModule(
-        splits,
-        loaded.encoder,
-        inventory,
-        train_prompt=cfg.prompt.train,
-        eval_prompt=cfg.prompt.eval,
-        inference=cfg.prompt.inference,
-        row_tokens=row_tokens,
-        step_dialogues=cfg.data.step_dialogues,
-        seed=cfg.seed,
-        strategy_weights=cfg.data.strategy_weights,
-        preferences=preferences,
-        score_opening=cfg.evaluate.score_opening,
-        min_turns=cfg.evaluate.min_turns,
-        history_turns=cfg.evaluate.history_turns,
-        eval_split=cfg.evaluate.split,
-        decisions_together=cfg.evaluate.generation.batch,
-        read_report=report,
-    )
-    data.written = written
-    return data
-
-
-def data_metrics(data: ESCDataModule) -> dict[str, float]:
-    """What reading and encoding counted, with what they dropped or cut, as `data/...` metrics."""
-    counts = asdict(data.read_report)
-    for split, report in data.reports.items():
-        counts |= {f"{split}_{name}": value for name, value in asdict(report).items()}
-    if isinstance(data.steps, PreferenceSteps):
-        counts |= preference_counts(data.steps)
-    for split, negatives in data.written.items():
-        counts |= {f"{split}_negatives_{name}": value for name, value in asdict(negatives).items()}
-    return {f"data/{name}": float(value) for name, value in counts.items()}
 
 
 def _loggers(cfg: Config) -> list[Logger]:
@@ -204,7 +130,7 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
     )
 
 
-def train(cfg: Config, trainer: pl.Trainer, module: pl.LightningModule, data: ESCDataModule) -> None:
+def train(cfg: Config, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
     """Train, from where the run `cfg.resume` stopped if there is one.
 
     Raises:

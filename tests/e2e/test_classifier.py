@@ -15,7 +15,7 @@ from esc_lab.config import DataConfig
 from esc_lab.data.corpora import ReadReport
 from esc_lab.data.strategies import load_inventory
 from esc_lab.scorers.adherence import labelled_replies
-from esc_lab.scorers.classifier import chosen
+from esc_lab.scorers.classifier import choose_strategies
 from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule
 from esc_lab.training.datamodule import read_splits
@@ -88,7 +88,7 @@ def test_what_it_saved_has_the_accuracy_that_it_says(learnt, corpus):
     )  # fmt: skip
     examples, _ = labelled_replies(read_splits(settings, "esconv", ReadReport())["test"], ESCONV)
     loaded = load_classifier(learnt.path, ESCONV, CACHE)
-    predicted = chosen(loaded.predict([example.text for example in examples])).tolist()
+    predicted = choose_strategies(loaded.predict([example.text for example in examples])).tolist()
     right = sum(found == example.strategy for found, example in zip(predicted, examples, strict=True))
     assert right / len(examples) == loaded.accuracy == learnt.metrics["classifier/accuracy"]
     files = {path.name for path in (learnt.path / "classifier").iterdir()}

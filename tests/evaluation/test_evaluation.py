@@ -20,8 +20,8 @@ from esc_lab.evaluation.predictions import Prediction, measure_texts
 from esc_lab.evaluation.summary import print_strategies
 from esc_lab.prompts import Message
 from esc_lab.tokens.supporter_turns import build_examples
-from esc_lab.training.datamodule import ESCDataModule
 from tests.comparison import synthetic
+from tests.training.modules import data_module
 
 INVENTORY = load_inventory("esconv")
 
@@ -31,9 +31,7 @@ def evaluated(loaded, dialogues, *, template="cso", inference="direct", generati
     shown = TemplateConfig(template=template, history_labels=template == "cso")
     prompt = PromptConfig(train=shown, eval=shown, inference=inference)
     settings = EvaluateConfig(generation=generation or GenerationConfig(enabled=False), **more)
-    data = ESCDataModule(
-        {"test": dialogues}, loaded.encoder, INVENTORY, train_prompt=shown, eval_prompt=shown, inference=inference
-    )
+    data = data_module({"test": dialogues}, loaded.encoder, prompt=prompt, evaluate=settings)
     data.setup("test")
     module = EvaluationModule(loaded, INVENTORY, prompt, settings, seed=1, reply_for=chosen)
     with torch.no_grad():
@@ -64,7 +62,7 @@ def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, 
     loaded, dialogue = tiny_models(family), sample_dialogues[0]
     evaluation, data = evaluated(loaded, [dialogue])
     predictions = evaluation.predictions
-    examples = build_examples(dialogue, INVENTORY, data.eval_prompt)
+    examples = build_examples(dialogue, INVENTORY, data.evaluated_turns.prompt)
     assert [prediction.turn for prediction in predictions] == [example.key.turn for example in examples]
     for prediction, example in list(zip(predictions, examples, strict=True))[::3]:
         messages = loaded.encoder.adapt(example.prompt).messages

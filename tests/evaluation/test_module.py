@@ -26,9 +26,9 @@ from esc_lab.models.load import load_model
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.prompts import Message, build_prompt, load_layout
 from esc_lab.tokens import encode_labels
-from esc_lab.training.datamodule import ESCDataModule
 from tests.comparison.synthetic import summary
 from tests.conftest import CACHE, LAYOUTS, model_config
+from tests.training.modules import data_module
 
 INVENTORY = load_inventory("esconv")
 PROMPTED = [name for name, layout in LAYOUTS.items() if not layout.chooses_strategy]
@@ -38,9 +38,7 @@ def decisions_of(loaded, dialogues, template):
     """Decision groups of dialogues, the prompt settings, and what writes and measures replies."""
     shown = TemplateConfig(template=template, history_labels=template == "cso")
     prompt = PromptConfig(train=shown, eval=shown)
-    data = ESCDataModule(
-        {"test": dialogues}, loaded.encoder, INVENTORY, train_prompt=shown, eval_prompt=shown, row_tokens=2048
-    )
+    data = data_module({"test": dialogues}, loaded.encoder, prompt=prompt)
     data.setup("test")
     settings = EvaluateConfig(generation=GenerationConfig(max_new_tokens=6))
     return data.decisions, prompt, PromptedReplies(loaded, INVENTORY, prompt, settings, seed=1)

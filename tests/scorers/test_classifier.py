@@ -18,9 +18,9 @@ from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.sources import model_location
-from esc_lab.scorers.classifier import batches_by_length, chosen
+from esc_lab.scorers.classifier import batches_by_length, choose_strategies
 from esc_lab.scorers.classifier_files import NOTE, load_classifier, new_classifier, save_classifier
-from esc_lab.scorers.classifier_training import ClassifierModule, ReplyData
+from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps
 from tests.conftest import CACHE, model_config
 
 ESCONV = load_inventory("esconv")
@@ -78,7 +78,7 @@ def test_a_reply_without_a_word_follows_no_strategy():
     classifier, _ = made()
     probabilities = classifier.predict(["", "What happened?", "(Question)"])
     assert (probabilities.sum(1) > 0.5).tolist() == [False, True, False]
-    assert chosen(probabilities).tolist()[::2] == [-1, -1]
+    assert choose_strategies(probabilities).tolist()[::2] == [-1, -1]
     assert classifier.predict([]).shape == (0, 8)
 
 
@@ -108,7 +108,7 @@ def test_the_loss_is_the_mean_over_replies_whatever_the_batches():
     expected = cross_entropy(scores, torch.arange(5)).detach()
     module = ClassifierModule(classifier, OptimizerConfig(), SchedulerConfig(), 1.0, 1)
     for row_tokens in (1, 40, 10_000):
-        data = ReplyData(splits, classifier, batch=5, row_tokens=row_tokens, seed=1)
+        data = ReplySteps(splits, classifier, step_replies=5, row_tokens=row_tokens, seed=1)
         (numbers,) = data.plan_epoch(0)
         step = data.step_batch(numbers)
         loss = sum(module._loss(batch) for batch in step.batches).detach() / 5
@@ -117,7 +117,7 @@ def test_the_loss_is_the_mean_over_replies_whatever_the_batches():
 
 def test_every_epoch_sees_every_reply_once_in_an_order_of_its_own(sample_dialogues):
     classifier, _ = made()
-    data = ReplyData({"train": sample_dialogues}, classifier, batch=16, row_tokens=2048, seed=1)
+    data = ReplySteps({"train": sample_dialogues}, classifier, step_replies=16, row_tokens=2048, seed=1)
     epochs = [data.plan_epoch(epoch) for epoch in (0, 1, 0)]
     assert epochs[0] == epochs[2] != epochs[1]
     for plan in epochs:

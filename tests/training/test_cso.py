@@ -8,11 +8,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from esc_lab.config import TemplateConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
@@ -20,28 +18,21 @@ from esc_lab.errors import UserError
 from esc_lab.models.load import add_adapter
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from esc_lab.training.cso import CSOModule
-from esc_lab.training.datamodule import ESCDataModule
-from esc_lab.training.preference_split import PreferenceSettings
 from esc_lab.training.reference import LiveReference, label_and_text_log_probs, model_identity, stored_log_probs
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import one_and_two_processes
+from tests.training.modules import data_module, one_step_trainer
 
 RATE = 0.05
 BETA = 0.1
 ESCONV = load_inventory("esconv")
 
 
-def data_module(encoder, dialogues, *, row_tokens=2048, validation=(), **settings):
-    template = TemplateConfig()
-    data = ESCDataModule(
-        {"train": dialogues, "val": list(validation)},
-        encoder,
-        ESCONV,
-        train_prompt=template,
-        eval_prompt=template,
-        row_tokens=row_tokens,
-        preferences=PreferenceSettings(**{"step_pairs": 1000, **settings}),
-    )
+def preference_data(encoder, dialogues, *, validation=(), objective=None, **settings):
+    """A data module of preferences that is ready to train, by default all of them in one step."""
+    objective = ObjectiveConfig(**(objective or {}))
+    splits = {"train": dialogues, "val": list(validation)}
+    data = data_module(splits, encoder, objective=objective, **{"step_pairs": 1000, **settings})
     data.setup("fit")
     return data
 
@@ -83,7 +74,7 @@ def perturbed(model):
 
 def step(policy, reference, data, tmp_path, objective, batch_numbers=None):
     """Parameters after one plain SGD step over all comparisons, and the logged values."""
-    for split in data.steps.found.values():
+    for split in data.steps.preferences.values():
         split.reference = None
     module = CSOModule(
         policy,
@@ -94,11 +85,7 @@ def step(policy, reference, data, tmp_path, objective, batch_numbers=None):
         1,
         reference,
     )
-    trainer = pl.Trainer(
-        max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-        limit_val_batches=0,
-    )  # fmt: skip
+    trainer = one_step_trainer(tmp_path)
     trainer.fit(module, datamodule=data)
     return dict(policy.named_parameters()), trainer.callback_metrics
 
@@ -136,9 +123,9 @@ def test_step_is_the_mean_over_all_pairs(tiny_models, family, sample_dialogues, 
     torch.stack(losses).mean().backward()
     assert len(losses) == 10
     for row_tokens in (1100, 4096):
-        data = data_module(loaded.encoder, dialogues, row_tokens=row_tokens)
+        data = preference_data(loaded.encoder, dialogues, row_tokens=row_tokens)
         after, logged = step(copy.deepcopy(brute), Frozen(loaded.model), data, tmp_path, ObjectiveConfig(beta=BETA))
-        rows = data.step_batch(range(len(losses))).rows
+        rows = data.steps.step_batch(range(len(losses))).rows
         assert (len(rows) > 1) == (row_tokens == 1100)
         assert sum(len(row.chosen) for row in rows) == len(losses)
         assert float(logged["train/loss"]) == pytest.approx(float(torch.stack(losses).mean().detach()), abs=1e-5)
@@ -178,7 +165,7 @@ def test_objectives_get_the_right_log_probs(tiny_models, sample_dialogues, tmp_p
                 case _:
                     loss = F.relu(1 - objective.beta * (w - r_w - v + r_v))
             expected.append(loss)
-    data = data_module(loaded.encoder, dialogues)
+    data = preference_data(loaded.encoder, dialogues)
     _, logged = step(policy, Frozen(loaded.model), data, tmp_path, objective)
     assert float(logged["train/loss"]) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
 
@@ -186,8 +173,8 @@ def test_objectives_get_the_right_log_probs(tiny_models, sample_dialogues, tmp_p
 def test_kto_uses_every_reply_and_mismatched_ones(tiny_models, sample_dialogues, tmp_path):
     loaded, dialogues = tiny_models("llama"), sample_dialogues[:2]
     policy = perturbed(loaded.model)
-    data = data_module(loaded.encoder, dialogues, unpaired=True)
-    split = data.steps.found["train"]
+    data = preference_data(loaded.encoder, dialogues, objective={"name": "kto"})
+    split = data.steps.preferences["train"]
     replies = {}
     mismatched = []
     with torch.no_grad():
@@ -222,12 +209,15 @@ def test_kto_takes_rejected_replies_that_stand_alone(tiny_models, sample_dialogu
         {"role": "assistant", "content": "(Information) Sleep is overrated."},
     ]
     lonely = replace(dialogue, meta={"unpaired_rejected": [history]})
-    plain, more = (data_module(loaded.encoder, [d], unpaired=True).steps.found["train"] for d in (dialogue, lonely))
+    plain, more = (
+        preference_data(loaded.encoder, [d], objective={"name": "kto"}).steps.preferences["train"]
+        for d in (dialogue, lonely)
+    )
     assert len(more.comparisons) == len(plain.comparisons) + 1
     (turn,) = [t for t in more.turns if "overrated" in loaded.encoder.decode(t.replies[0].input_ids)]
     assert turn.desirable == {0: False}
     assert turn.mismatched == 1
-    pairs = data_module(loaded.encoder, [lonely]).steps.found["train"]
+    pairs = preference_data(loaded.encoder, [lonely]).steps.preferences["train"]
     assert len(pairs.comparisons) == sum(len(turn.rejected) for turn in dialogue.turns)
 
 
@@ -235,16 +225,16 @@ def test_a_pair_that_dialogues_of_a_tree_share_counts_once(tiny_models, sample_d
     loaded, dialogue = tiny_models("llama"), sample_dialogues[0]
     cut = max(number for number, turn in enumerate(dialogue.turns) if turn.rejected)
     other = replace(dialogue, turns=dialogue.turns[:cut], meta={"copy": 1})
-    alone = data_module(loaded.encoder, [dialogue]).steps
-    both = data_module(loaded.encoder, [dialogue, other]).steps
-    assert both.found["train"].comparisons.tolist() == alone.found["train"].comparisons.tolist()
+    alone = preference_data(loaded.encoder, [dialogue]).steps
+    both = preference_data(loaded.encoder, [dialogue, other]).steps
+    assert both.preferences["train"].comparisons.tolist() == alone.preferences["train"].comparisons.tolist()
     pairs = sum(len(turn.rejected) for turn in other.turns)
-    assert both.counted["train"].shared_pairs == pairs > 0
+    assert both.counts["train"].shared_pairs == pairs > 0
 
 
 @pytest.mark.parametrize("row_tokens", [1100, 4096])
-@pytest.mark.parametrize("unpaired", [False, True])
-def test_trees_that_begin_alike_count_each_on_its_own(tiny_models, sample_dialogues, tmp_path, unpaired, row_tokens):
+@pytest.mark.parametrize("name", ["cso", "kto"])
+def test_trees_that_begin_alike_count_each_on_its_own(tiny_models, sample_dialogues, tmp_path, name, row_tokens):
     """Equal replies of different trees are one reply of a row, but every pair and every mismatched reply counts."""
     loaded, dialogue = tiny_models("llama"), sample_dialogues[0]
     turns = tuple(
@@ -254,22 +244,21 @@ def test_trees_that_begin_alike_count_each_on_its_own(tiny_models, sample_dialog
         for turn in dialogue.turns
     )
     again = replace(dialogue, turns=turns, tree_id="another", meta={"copy": 1})
-    data = data_module(loaded.encoder, [dialogue, again], row_tokens=row_tokens, unpaired=unpaired)
-    split = data.steps.found["train"]
-    batch = data.step_batch(range(len(split.comparisons)))
-    once = data_module(loaded.encoder, [dialogue], row_tokens=row_tokens, unpaired=unpaired)
-    assert len(split.comparisons) == 2 * len(once.steps.found["train"].comparisons)
+    data = preference_data(loaded.encoder, [dialogue, again], row_tokens=row_tokens, objective={"name": name})
+    split = data.steps.preferences["train"]
+    batch = data.steps.step_batch(range(len(split.comparisons)))
+    once = preference_data(loaded.encoder, [dialogue], row_tokens=row_tokens, objective={"name": name})
+    assert len(split.comparisons) == 2 * len(once.steps.preferences["train"].comparisons)
     assert sum(len(row.chosen) for row in batch.rows) == len(split.comparisons)
     assert any(len(keys) > 1 for row in batch.rows for keys in row.row.keys)
     before = label_and_text_log_probs(loaded.model, split, row_tokens).sum(axis=1)
     assert not np.isnan(before).any()
     policy = perturbed(loaded.model)
     after = label_and_text_log_probs(policy, split, row_tokens).sum(axis=1)
-    objective = ObjectiveConfig(name="kto" if unpaired else "cso")
-    _, logged = step(policy, Frozen(loaded.model), data, tmp_path, objective)
+    _, logged = step(policy, Frozen(loaded.model), data, tmp_path, ObjectiveConfig(name=name))
     first = split.first_reply[split.comparisons[:, 0]]
     ratios = (after - before).astype(np.float64)
-    if unpaired:
+    if name == "kto":
         others = split.first_reply[:-1] + [turn.mismatched for turn in split.turns]
         assert float(logged["train/kl_mismatched"]) == pytest.approx(max(ratios[others].mean(), 0), abs=1e-4)
         assert float(logged["train/kl"]) == pytest.approx(ratios[first + split.comparisons[:, 1]].mean(), abs=1e-4)
@@ -291,14 +280,14 @@ def test_equal_pairs_and_values(tiny_models, sample_dialogues):
     changed = replace(turn, reply=chosen, rejected=(*rejected, chosen))
     turns = tuple(replace(t, rejected=()) if n != number else changed for n, t in enumerate(dialogue.turns))
     dialogues = [replace(dialogue, turns=turns)]
-    plain = data_module(loaded.encoder, dialogues).steps
-    report = plain.counted["train"]
+    plain = preference_data(loaded.encoder, dialogues).steps
+    report = plain.counts["train"]
     assert (report.equal_pairs_dropped, report.pairs, report.unjudged_pairs, report.inverted_pairs) == (1, 4, 1, 1)
-    margin = data_module(loaded.encoder, dialogues, value_margin=True).steps
-    assert len(plain.found["train"].comparisons) == 4
-    assert margin.found["train"].comparisons[:, 1:].tolist() == [[0, 1], [0, 2]]
+    margin = preference_data(loaded.encoder, dialogues, objective={"value_margin": 1.0}).steps
+    assert len(plain.preferences["train"].comparisons) == 4
+    assert margin.preferences["train"].comparisons[:, 1:].tolist() == [[0, 1], [0, 2]]
     with pytest.raises(UserError, match=r"none of .* pairs has a value gap"):
-        data_module(loaded.encoder, sample_dialogues[:2], value_margin=True)
+        preference_data(loaded.encoder, sample_dialogues[:2], objective={"value_margin": 1.0})
 
 
 def test_nothing_to_prefer(tiny_models, sample_dialogues):
@@ -307,40 +296,42 @@ def test_nothing_to_prefer(tiny_models, sample_dialogues):
         for dialogue in sample_dialogues[:2]
     ]
     with pytest.raises(UserError, match=r"nothing to prefer.*gold_contrast"):
-        data_module(tiny_models("llama").encoder, bare)
+        preference_data(tiny_models("llama").encoder, bare)
 
 
 def test_long_histories_are_shortened_alike(tiny_models, sample_dialogues):
     """Chosen and rejected replies follow the same, shortened, prompt, and a turn fits into a row."""
     loaded = tiny_models("llama")
-    data = data_module(loaded.encoder, sample_dialogues[:2], row_tokens=900)
+    data = preference_data(loaded.encoder, sample_dialogues[:2], row_tokens=900)
     assert data.reports["train"].truncated_examples
-    for turn in data.steps.found["train"].turns:
+    for turn in data.steps.preferences["train"].turns:
         prompts = {sequence.input_ids[: sequence.replies[0].start].tobytes() for sequence in turn.replies}
         assert len(prompts) == 1
-    assert all(len(row.row) <= 900 for row in data.step_batch(range(10)).rows)
+    assert all(len(row.row) <= 900 for row in data.steps.step_batch(range(10)).rows)
 
 
 def test_steps_hold_equal_numbers_of_pairs_and_whole_epochs(tiny_models, sample_dialogues):
-    data = data_module(tiny_models("llama").encoder, sample_dialogues[:6], step_pairs=8)
-    total = len(data.steps.found["train"].comparisons)
-    plans = [data.plan_epoch(epoch) for epoch in range(2)]
+    data = preference_data(tiny_models("llama").encoder, sample_dialogues[:6], step_pairs=8)
+    total = len(data.steps.preferences["train"].comparisons)
+    plans = [data.steps.plan_epoch(epoch) for epoch in range(2)]
     for plan in plans:
         assert sorted(number for part in plan for number in part) == list(range(total))
         assert {len(part) for part in plan} <= {total // len(plan), total // len(plan) + 1}
         assert max(map(len, plan)) <= 8
     assert plans[0] != plans[1]
-    assert plans == [data_module(data.encoder, sample_dialogues[:6], step_pairs=8).plan_epoch(e) for e in range(2)]
+    assert plans == [
+        preference_data(data.encoder, sample_dialogues[:6], step_pairs=8).steps.plan_epoch(e) for e in range(2)
+    ]
 
 
 def test_rows_are_shared_out_among_processes(tiny_models, sample_dialogues):
-    data = data_module(tiny_models("llama").encoder, sample_dialogues[:4], row_tokens=1200)
-    numbers = data.plan_epoch(0)[0]
-    whole = data.step_batch(numbers)
-    parts = [data.step_batch(numbers, rank, 2) for rank in range(2)]
+    data = preference_data(tiny_models("llama").encoder, sample_dialogues[:4], row_tokens=1200)
+    numbers = data.steps.plan_epoch(0)[0]
+    whole = data.steps.step_batch(numbers)
+    parts = [data.steps.step_batch(numbers, rank, 2) for rank in range(2)]
     assert sum(len(row.chosen) for part in parts for row in part.rows) == whole.comparisons == len(numbers)
     assert all(part.comparisons == whole.comparisons for part in parts)
-    many = [data.step_batch(numbers[:2], rank, 3) for rank in range(3)]
+    many = [data.steps.step_batch(numbers[:2], rank, 3) for rank in range(3)]
     assert [sum(len(row.chosen) for row in part.rows) for part in many] == [2, 0, 0]
     assert all(part.rows for part in many)
 
@@ -351,8 +342,8 @@ def test_live_reference_is_the_starting_point(sample_dialogues, tmp_path, kind):
 
     settings = model_config("tiny_llama")
     loaded = load_model(settings, CACHE)
-    data = data_module(loaded.encoder, sample_dialogues[:1])
-    split = data.steps.found["train"]
+    data = preference_data(loaded.encoder, sample_dialogues[:1])
+    split = data.steps.preferences["train"]
     if kind == "lora from checkpoint":
         first = add_adapter(loaded, AdapterConfig(dropout=0.5), settings)
         with torch.no_grad():
@@ -383,8 +374,8 @@ def test_live_reference_is_the_starting_point(sample_dialogues, tmp_path, kind):
 
 def test_stored_reference_is_reused_and_never_stale(tiny_models, sample_dialogues, tmp_path):
     loaded = tiny_models("llama")
-    split = data_module(loaded.encoder, sample_dialogues[:1]).steps.found["train"]
-    other = data_module(loaded.encoder, sample_dialogues[1:2]).steps.found["train"]
+    split = preference_data(loaded.encoder, sample_dialogues[:1]).steps.preferences["train"]
+    other = preference_data(loaded.encoder, sample_dialogues[1:2]).steps.preferences["train"]
     identity = model_identity(loaded.model)
     asked = []
 

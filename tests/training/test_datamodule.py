@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from esc_lab.config import TemplateConfig
+from esc_lab.config import PromptConfig, TemplateConfig
+from esc_lab.config.evaluate import EvaluateConfig, GenerationConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from esc_lab.tokens.supporter_turns import ReplyKey, build_examples
-from esc_lab.training.datamodule import ESCDataModule
 from tests.conftest import CACHE, model_config
+from tests.training.modules import data_module
 
 ESCONV = load_inventory("esconv")
 CSO = TemplateConfig()
@@ -42,8 +43,8 @@ def module(encoders, dialogues):
     """`module(train dialogues, **settings)` -> a data module that is ready to train."""
 
     def make(train, family="llama", **settings):
-        settings = {"train_prompt": CSO, "eval_prompt": CSO, "row_tokens": 1500, "step_dialogues": 4, **settings}
-        data = ESCDataModule({"train": train, "val": dialogues[-2:]}, encoders(family), ESCONV, **settings)
+        settings = {"row_tokens": 1500, "step_dialogues": 4, **settings}
+        data = data_module({"train": train, "val": dialogues[-2:]}, encoders(family), **settings)
         data.setup("fit")
         return data
 
@@ -62,9 +63,9 @@ def decisions_of(dialogue):
 def test_an_epoch_takes_every_dialogue_once_in_steps_of_equal_size(module, dialogues):
     for count, step, steps in ((11, 4, 3), (12, 4, 3), (3, 8, 1), (5, 1, 5)):
         data = module(dialogues[:count], step_dialogues=step)
-        assert data.steps_per_epoch == steps
+        assert data.steps.steps_per_epoch == steps
         for epoch in range(3):
-            plan = data.plan_epoch(epoch)
+            plan = data.steps.plan_epoch(epoch)
             assert sorted(number for numbers in plan for number in numbers) == list(range(count))
             sizes = [len(numbers) for numbers in plan]
             assert len(sizes) == steps
@@ -74,12 +75,12 @@ def test_an_epoch_takes_every_dialogue_once_in_steps_of_equal_size(module, dialo
 
 def test_the_plan_depends_on_seed_and_epoch_alone(module, dialogues):
     data = module(dialogues[:11])
-    plans = [data.plan_epoch(epoch) for epoch in range(4)]
+    plans = [data.steps.plan_epoch(epoch) for epoch in range(4)]
     other = module(dialogues[:11], row_tokens=3000, strategy_weights={"Question": 2.0})
     np.random.seed(7)
-    data.step_batch(plans[0][0])
-    assert [other.plan_epoch(epoch) for epoch in (3, 2, 1, 0)] == plans[::-1]
-    seeds = [module(dialogues[:11], seed=seed).plan_epoch(0) for seed in (1, 2, 3)]
+    data.steps.step_batch(plans[0][0])
+    assert [other.steps.plan_epoch(epoch) for epoch in (3, 2, 1, 0)] == plans[::-1]
+    seeds = [module(dialogues[:11], seed=seed).steps.plan_epoch(0) for seed in (1, 2, 3)]
     distinct = {str(plan) for plan in (*plans, *seeds)}
     assert len(distinct) == 4 + 2  # seed 1, epoch 0 is in both
 
@@ -89,9 +90,9 @@ def test_the_loader_walks_through_the_plan(module, dialogues):
     loader = data.train_dataloader()
     batches = list(loader)
     assert len(loader) == len(batches) == 3
-    for batch, numbers in zip(batches, data.plan_epoch(0), strict=True):
+    for batch, numbers in zip(batches, data.steps.plan_epoch(0), strict=True):
         assert batch.dialogues == tuple(dialogues[number].id for number in numbers)
-        expected = data.step_batch(numbers)
+        expected = data.steps.step_batch(numbers)
         assert [row.keys for row in batch.rows] == [row.keys for row in expected.rows]
 
 
@@ -112,7 +113,7 @@ def reply_tokens(encoder, dialogue, turn):
 def test_a_step_holds_every_reply_of_its_dialogues_once(module, encoders, dialogues, family):
     weights = {"Question": 3.0, "Others": 0.0}
     data = module(dialogues[:4], family, strategy_weights=weights)
-    batch = data.step_batch([2, 0, 3])
+    batch = data.steps.step_batch([2, 0, 3])
     chosen = [dialogues[2], dialogues[0], dialogues[3]]
     assert batch.dialogues == tuple(dialogue.id for dialogue in chosen)
     expected = {ReplyKey(dialogue.id, turn) for dialogue in chosen for turn in decisions_of(dialogue)}
@@ -136,9 +137,9 @@ def test_a_step_holds_every_reply_of_its_dialogues_once(module, encoders, dialog
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_processes_share_the_rows(module, dialogues, world):
     data = module(dialogues[:3], strategy_weights={"Question": 0.5})
-    whole = data.step_batch([0, 1, 2])
+    whole = data.steps.step_batch([0, 1, 2])
     assert 2 <= len(whole.rows) < 7
-    parts = [data.step_batch([0, 1, 2], rank, world) for rank in range(world)]
+    parts = [data.steps.step_batch([0, 1, 2], rank, world) for rank in range(world)]
     assert {part.total_weight for part in parts} == {whole.total_weight}
     seen = Counter()
     summed = 0.0
@@ -159,7 +160,7 @@ def test_total_weight_does_not_depend_on_the_row_budget(module, dialogues):
     trunk = dialogues[0]
     branch = replace(trunk, turns=(*trunk.turns[:-1], Turn("supporter", Reply("Take care.", ("Others",)))))
     assert trunk.turns[-1].speaker == "supporter"
-    batches = [module([trunk, branch], row_tokens=budget).step_batch([0, 1]) for budget in (1200, 1500, 6000)]
+    batches = [module([trunk, branch], row_tokens=budget).steps.step_batch([0, 1]) for budget in (1200, 1500, 6000)]
     assert len({len(batch.rows) for batch in batches}) > 1
     assert len({batch.total_weight for batch in batches}) == 1
     for batch in batches:
@@ -169,13 +170,13 @@ def test_total_weight_does_not_depend_on_the_row_budget(module, dialogues):
 
 def test_a_step_without_weight_divides_by_one(module, dialogues):
     data = module(dialogues[:1], strategy_weights=dict.fromkeys(ESCONV.names, 0.0))
-    assert data.step_batch([0]).total_weight == 1.0
+    assert data.steps.step_batch([0]).total_weight == 1.0
 
 
 def test_the_dialogues_of_a_step_share_their_system_message(module, dialogues):
     data = module(dialogues[:2], row_tokens=6000)
-    (row,) = data.step_batch([0, 1]).rows
-    (one,), (other,) = data.step_batch([0]).rows, data.step_batch([1]).rows
+    (row,) = data.steps.step_batch([0, 1]).rows
+    (one,), (other,) = data.steps.step_batch([0]).rows, data.steps.step_batch([1]).rows
     prompt = build_prompt(load_layout("cso"), ESCONV, dialogues[0], 1, history_labels=True)
     system = data.encoder.encode(prompt.messages[:1]).input_ids
     assert len(row) <= len(one) + len(other) - len(system)
@@ -205,16 +206,16 @@ def test_setting_up_again_encodes_nothing(module, dialogues):
 def test_dialogues_without_a_labelled_turn(encoders, module, dialogues):
     bare = Dialogue((Turn("seeker", Reply("Hi.")), Turn("supporter", Reply("Hello."))), "esconv")
     opening = Dialogue((Turn("supporter", Reply("Hello.", ("Others",))), Turn("seeker", Reply("Hi."))), "esconv")
-    assert module([bare, dialogues[0], opening]).plan_epoch(0) == [[0]]
+    assert module([bare, dialogues[0], opening]).steps.plan_epoch(0) == [[0]]
     with pytest.raises(UserError, match="the train split has no supporter turn with a strategy"):
         module([bare, opening])
     with pytest.raises(UserError, match="the train split has no supporter turn"):
         module([])
     for split in ([], [bare, opening]):
-        data = ESCDataModule({"test": split}, encoders("llama"), ESCONV, train_prompt=CSO, eval_prompt=CSO)
+        data = data_module({"test": split}, encoders("llama"))
         with pytest.raises(UserError, match="the test split has no decision"):
             data.setup("test")
-    alone = ESCDataModule({"train": dialogues[:1]}, encoders("llama"), ESCONV, train_prompt=CSO, eval_prompt=CSO)
+    alone = data_module({"train": dialogues[:1]}, encoders("llama"))
     alone.setup("fit")
     assert list(alone.val_dataloader()) == []
 
@@ -227,9 +228,9 @@ def test_unmerged_replies_are_trained_each(encoders):
         Turn("supporter", Reply("d", ("Others",))),
     )
     dialogue = Dialogue(turns, "esconv")
-    data = ESCDataModule({"train": [dialogue]}, encoders("gemma2"), ESCONV, train_prompt=CSO, eval_prompt=CSO)
+    data = data_module({"train": [dialogue]}, encoders("gemma2"))
     data.setup("fit")
-    (row,) = data.step_batch([0]).rows
+    (row,) = data.steps.step_batch([0]).rows
     assert sorted(key.turn for (key,) in row.keys) == [1, 3]
 
 
@@ -267,16 +268,9 @@ def test_examples_follow_the_prompt_settings(module, dialogues):
 def test_decisions_carry_their_prompts(encoders, dialogues, template, family, budget):
     """The prompt of a decision is what its sequence holds, also where the history was cut."""
     encoder = encoders(family)
-    data = ESCDataModule(
-        {"val": dialogues[3:7]},
-        encoder,
-        ESCONV,
-        train_prompt=CSO,
-        eval_prompt=TemplateConfig(template=template),
-        row_tokens=budget,
-        eval_split="val",
-        decisions_together=8,
-    )
+    prompt = PromptConfig(eval=TemplateConfig(template=template))
+    evaluate = EvaluateConfig(split="val", generation=GenerationConfig(batch=8))
+    data = data_module({"val": dialogues[3:7]}, encoder, prompt=prompt, evaluate=evaluate, row_tokens=budget)
     data.setup("test")
     groups = list(data.test_dataloader())
     found = [decision for group in groups for decision in group]
@@ -300,13 +294,8 @@ def test_decisions_carry_their_prompts(encoders, dialogues, template, family, bu
 def test_openings_are_decisions_on_demand(encoders, dialogues):
     dialogue = next(dialogue for dialogue in dialogues if dialogue.turns[0].speaker == "supporter")
     for score_opening in (False, True):
-        data = ESCDataModule(
-            {"test": [dialogue]},
-            encoders("llama"),
-            ESCONV,
-            train_prompt=CSO,
-            eval_prompt=CSO,
-            score_opening=score_opening,
+        data = data_module(
+            {"test": [dialogue]}, encoders("llama"), evaluate=EvaluateConfig(score_opening=score_opening)
         )
         data.setup("test")
         turns = [decision.turn for group in data.decisions for decision in group]

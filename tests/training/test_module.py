@@ -6,32 +6,22 @@ import copy
 import math
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
 
-from esc_lab.config import TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
-from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.sft import SFTModule
+from tests.training.modules import data_module, one_step_trainer
 
 
 def one_step(loaded, dialogues, tmp_path, clip, scale=None):
     """Length of the update of an SGD step with rate 1, and the gradient norm in the log."""
     model = copy.deepcopy(loaded.model).requires_grad_(True)
-    data = ESCDataModule(
-        {"train": dialogues}, loaded.encoder, load_inventory("esconv"),
-        train_prompt=TemplateConfig(), eval_prompt=TemplateConfig(),
-    )  # fmt: skip
+    data = data_module({"train": dialogues}, loaded.encoder)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
     module = SFTModule(model, OptimizerConfig(name="sgd", lr=1.0), SchedulerConfig("constant", warmup=0), clip, seed=1)
-    trainer = pl.Trainer(
-        max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
-        plugins=[MixedPrecision("16-mixed", "cpu", scaler)] if scaler else None,
-    )  # fmt: skip
+    trainer = one_step_trainer(tmp_path, plugins=[MixedPrecision("16-mixed", "cpu", scaler)] if scaler else None)
     trainer.fit(module, datamodule=data)
     before = dict(loaded.model.named_parameters())
     moved = sum(float((after.detach() - before[name]).square().sum()) for name, after in model.named_parameters())

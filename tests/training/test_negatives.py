@@ -10,33 +10,45 @@ import numpy as np
 import pytest
 import torch
 
-from esc_lab.config import TemplateConfig
+from esc_lab.config import DataConfig, TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
 from esc_lab.prompts import Message
-from esc_lab.training.datamodule import ESCDataModule
-from esc_lab.training.negatives import NegativesReport, with_negatives
+from esc_lab.training.negatives import NegativesReport, write_negatives
 from esc_lab.training.reference import model_identity
+from esc_lab.training.steps import TurnEncoder
+from tests.training.modules import data_module
 
 INVENTORY = load_inventory("esconv")
-PROMPT = TemplateConfig()
 GREEDY = Sampling(6)
 
 
-def negatives(loaded, dialogues, root, *, kind="gold_contrast", per_turn=2, sampling=GREEDY, seed=1, **more):
-    settings = {"row_tokens": 2048, "root": root, **more}
-    return with_negatives(
-        loaded, INVENTORY, dialogues, PROMPT, kind=kind, per_turn=per_turn, sampling=sampling, seed=seed, **settings
-    )
+def negatives(
+    loaded,
+    dialogues,
+    root,
+    *,
+    kind="gold_contrast",
+    per_turn=2,
+    sampling=GREEDY,
+    seed=1,
+    template="cso",
+    row_tokens=2048,
+    **more,
+):
+    data = DataConfig(
+        negatives=kind, negatives_per_turn=per_turn, negatives_tokens=sampling.max_new_tokens,
+        negatives_temperature=sampling.temperature,
+    )  # fmt: skip
+    turns = TurnEncoder(loaded.encoder, INVENTORY, TemplateConfig(template), row_tokens)
+    return write_negatives(loaded, dialogues, turns, data, seed, root, **more)
 
 
 def decisions(loaded, dialogue, row_tokens=2048):
     """The decisions as evaluation sees them."""
-    data = ESCDataModule(
-        {"test": [dialogue]}, loaded.encoder, INVENTORY, train_prompt=PROMPT, eval_prompt=PROMPT, row_tokens=row_tokens
-    )
+    data = data_module({"test": [dialogue]}, loaded.encoder, row_tokens=row_tokens)
     data.setup("test")
     return [decision for group in data.decisions for decision in group]
 
@@ -165,7 +177,7 @@ def test_replies_do_not_depend_on_those_beside_them(tiny_models, sample_dialogue
     loaded, sampling = tiny_models("gemma2"), Sampling(4, temperature=1.0)
     dialogues = sample_dialogues[:2]
     together, _ = negatives(loaded, dialogues, tmp_path / "a", sampling=sampling)
-    alone, _ = negatives(loaded, dialogues, tmp_path / "b", sampling=sampling, replies_together=1)
+    alone, _ = negatives(loaded, dialogues, tmp_path / "b", sampling=sampling, parallel_replies=1)
     assert alone == together
     other, _ = negatives(loaded, dialogues, tmp_path / "a", sampling=sampling, seed=2)
     assert other != together
@@ -263,7 +275,4 @@ def test_settings_that_cannot_work(tiny_models, tmp_path):
     with pytest.raises(ValueError, match="recorded"):
         negatives(loaded, [dialogue], tmp_path, kind="recorded")
     with pytest.raises(UserError, match=r"prompt\.train\.template=standard: the prompt names the strategy"):
-        with_negatives(
-            loaded, INVENTORY, [dialogue], TemplateConfig(template="standard"), kind="random", per_turn=1,
-            sampling=GREEDY, seed=1, row_tokens=2048, root=tmp_path,
-        )  # fmt: skip
+        negatives(loaded, [dialogue], tmp_path, kind="random", per_turn=1, template="standard")

@@ -8,43 +8,25 @@ import sys
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from esc_lab.config import TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
-from esc_lab.data.strategies import load_inventory
 from esc_lab.tokens.supporter_turns import build_examples
-from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.sft import SFTModule
 from tests.e2e.conftest import one_and_two_processes
+from tests.training.modules import data_module, one_step_trainer
 
 RATE = 0.5
-
-
-def data_module(encoder, dialogues, **options):
-    template = TemplateConfig()
-    return ESCDataModule(
-        {"train": dialogues, "val": dialogues[:1]},
-        encoder,
-        load_inventory("esconv"),
-        train_prompt=template,
-        eval_prompt=template,
-        step_dialogues=len(dialogues),
-        **options,
-    )
 
 
 def trained_step(loaded, dialogues, tmp_path, **options):
     """Parameters after one plain SGD step on all dialogues at once, and the data module."""
     model = copy.deepcopy(loaded.model).requires_grad_(True)
-    data = data_module(loaded.encoder, dialogues, **options)
+    splits = {"train": dialogues, "val": dialogues[:1]}
+    data = data_module(splits, loaded.encoder, step_dialogues=len(dialogues), **options)
     module = SFTModule(model, OptimizerConfig(name="sgd", lr=RATE), SchedulerConfig("constant", warmup=0), 0.0, seed=1)
-    trainer = pl.Trainer(
-        max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
-    )  # fmt: skip
-    trainer.fit(module, datamodule=data)
+    one_step_trainer(tmp_path).fit(module, datamodule=data)
     return dict(model.named_parameters()), data
 
 
@@ -53,7 +35,7 @@ def brute_force_gradients(loaded, dialogues, data, weights=None):
     model = copy.deepcopy(loaded.model).requires_grad_(True)
     loss, total = torch.zeros(()), 0.0
     for dialogue in dialogues:
-        for example in build_examples(dialogue, data.inventory, data.train_prompt):
+        for example in build_examples(dialogue, data.inventory, TemplateConfig()):
             prompt = loaded.encoder.adapt(example.prompt)
             chat = loaded.encoder.encode([*prompt.messages, example.messages[-1]])
             start, end = chat.replies[len(prompt.messages)]
@@ -73,7 +55,7 @@ def test_step_is_the_mean_over_all_reply_tokens(tiny_models, family, sample_dial
     expected = None
     for row_tokens, rows in ((900, 3), (4096, 1)):
         after, data = trained_step(loaded, dialogues, tmp_path, row_tokens=row_tokens)
-        assert len(data.step_batch([0, 1, 2]).rows) == rows
+        assert len(data.steps.step_batch([0, 1, 2]).rows) == rows
         expected = expected or brute_force_gradients(loaded, dialogues, data)
         for name, before in loaded.model.named_parameters():
             step = (before - after[name]) / RATE

@@ -6,20 +6,25 @@ an order of trees that follows from (seed, epoch); so the pairs of a tree stay t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
-from esc_lab.config import TemplateConfig
+from esc_lab.config import DataConfig
+from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.dialogue import Dialogue
-from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
-from esc_lab.tokens import ChatEncoder, EncodeReport, pack_units
+from esc_lab.tokens import pack_units
 from esc_lab.tokens.encode import IntArray
-from esc_lab.training.preference_split import PreferenceRow, PreferenceSettings, PreferenceSplit
+from esc_lab.training.objectives import objective_of
+from esc_lab.training.preference_split import PreferenceRow, PreferenceSplit, by_turn
 from esc_lab.training.preference_turns import PreferenceEncoder, PreferenceReport
+from esc_lab.training.steps import TurnEncoder, equal_parts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,30 +55,26 @@ class PreferenceSteps:
     """Search trees as optimizer steps and validation batches.
 
     Args:
-        reports: gets an encoding report for each split.
-        settings: what a step compares.
+        data: its `step_pairs`.
+        seed: the run's seed.
 
     Attributes:
-        found: the preference turns of `train` and `val`.
-        counted: for each split what it offers and what was dropped.
+        preferences: of `train` and `val`.
+        counts: for each split what it offers and what was dropped.
     """
 
     def __init__(
         self,
         splits: Mapping[str, Sequence[Dialogue]],
-        encoder: ChatEncoder,
-        inventory: Inventory,
-        prompt: TemplateConfig,
-        reports: dict[str, EncodeReport],
-        settings: PreferenceSettings,
-        *,
-        row_tokens: int,
+        turns: TurnEncoder,
+        data: DataConfig,
+        objective: ObjectiveConfig,
         seed: int,
     ) -> None:
-        self.splits, self.encoder, self.inventory, self.prompt = splits, encoder, inventory, prompt
-        self.reports, self.settings, self.row_tokens, self.seed = reports, settings, row_tokens, seed
-        self.found: dict[str, PreferenceSplit] = {}
-        self.counted: dict[str, PreferenceReport] = {}
+        self.splits, self.turns, self.data, self.objective, self.seed = splits, turns, data, objective, seed
+        self.single_replies = objective_of(objective).single_replies
+        self.preferences: dict[str, PreferenceSplit] = {}
+        self.counts: dict[str, PreferenceReport] = {}
 
     def setup(self) -> None:
         """Encode the training and validation dialogues, once.
@@ -81,33 +82,44 @@ class PreferenceSteps:
         Raises:
             UserError: there is nothing to compare in the training dialogues, or a turn exceeds the budget.
         """
-        if self.found:
+        if self.preferences:
             return
         train = self.encode_split("train")
         if not len(train.comparisons):
             raise self._nothing_to_compare()
-        self.found["train"] = train
+        self.preferences["train"] = train
         validation = self.encode_split("val")
         if len(validation.comparisons):
-            self.found["val"] = validation
+            self.preferences["val"] = validation
+        self._log_counts()
 
     def encode_split(self, split: str) -> PreferenceSplit:
-        encoded = self.reports.setdefault(split, EncodeReport())
-        report = self.counted.setdefault(split, PreferenceReport())
         trees: dict[str, list[Dialogue]] = {}
         for dialogue in self.splits.get(split, ()):
             trees.setdefault(dialogue.tree_id, []).append(dialogue)
-        turns = PreferenceEncoder(
-            self.encoder, self.inventory, self.prompt, encoded, report,
-            row_tokens=self.row_tokens, unpaired=self.settings.unpaired,
-        )  # fmt: skip
-        found = PreferenceSplit([turns.tree(dialogues) for dialogues in trees.values()], self.settings)
-        encoded.warn(split)
-        return found
+        report = self.counts.setdefault(split, PreferenceReport())
+        encoder = PreferenceEncoder(self.turns, split, report, single_replies=self.single_replies)
+        preferences = PreferenceSplit([encoder.encode_tree(tree) for tree in trees.values()], self.objective)
+        self.turns.report(split).warn(split)
+        return preferences
+
+    def _log_counts(self) -> None:
+        for split, report in self.counts.items():
+            shared = f", {report.shared_pairs} shared by dialogues of a tree" if report.shared_pairs else ""
+            log.info("%s: %d pairs at %d turns%s", split, report.pairs, report.turns, shared)
+            if report.equal_pairs_dropped:
+                log.warning(
+                    "%s: %d pairs dropped, rejected reply equal to the chosen one", split, report.equal_pairs_dropped
+                )
+            if self.objective.value_margin and report.unjudged_pairs + report.inverted_pairs:
+                log.warning(
+                    "%s: %d pairs without search values and %d with the chosen value below the other left out",
+                    split, report.unjudged_pairs, report.inverted_pairs,
+                )  # fmt: skip
 
     def _nothing_to_compare(self) -> UserError:
-        report = self.counted["train"]
-        if self.settings.value_margin and report.pairs:
+        report = self.counts["train"]
+        if self.objective.value_margin and report.pairs:
             counts = f"{report.unjudged_pairs} unjudged, {report.inverted_pairs} with the chosen value below the other"
             return UserError(
                 f"none of {report.pairs} pairs has a value gap ({counts})", fix="set objective.value_margin=0"
@@ -120,14 +132,13 @@ class PreferenceSteps:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.found["train"].comparisons) // self.settings.step_pairs)
+        return -(-len(self.preferences["train"].comparisons) // self.data.step_pairs)
 
     def plan_epoch(self, epoch: int) -> list[list[int]]:
         """Comparisons (by number) of each optimizer step of an epoch, from (seed, epoch) alone."""
-        tree = self.found["train"].tree
+        tree = self.preferences["train"].tree
         rank = np.random.default_rng(derive_seed(self.seed, "epoch", epoch)).permutation(int(tree.max()) + 1)
-        order = np.argsort(rank[tree], kind="stable")
-        return [[int(number) for number in part] for part in np.array_split(order, self.steps_per_epoch)]
+        return equal_parts(np.argsort(rank[tree], kind="stable"), self.data.step_pairs)
 
     def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> PreferenceBatch:
         """The packed rows of an optimizer step; with several processes each takes every `world`-th row.
@@ -135,33 +146,32 @@ class PreferenceSteps:
         A process that would have none repeats a row without comparisons, so that all of them take part in the gradient
         exchange.
         """
-        return self._batch(self.found["train"], np.array(numbers, dtype=np.int64), rank, world)
+        return self._batch(self.preferences["train"], np.array(numbers, dtype=np.int64), rank, world)
 
-    @property
     def validation(self) -> list[PreferenceBatch]:
         """All comparisons of the validation split as one batch, for every process."""
-        split = self.found.get("val")
+        split = self.preferences.get("val")
         return [] if split is None else [self._batch(split, np.arange(len(split.comparisons)))]
 
     def _batch(self, split: PreferenceSplit, numbers: IntArray, rank: int = 0, world: int = 1) -> PreferenceBatch:
-        comparisons = split.comparisons[numbers]
-        used: dict[int, set[int]] = {}
-        separate = desirable = 0
-        for turn, first, second in comparisons.tolist():
-            used.setdefault(turn, set()).update((first, second))
-            separate += sum(len(split.turns[turn].replies[reply].input_ids) for reply in {first, second})
-            desirable += split.turns[turn].desirable[first]
-        units = [[split.turns[turn].replies[reply] for reply in sorted(replies)] for turn, replies in used.items()]
-        packed = pack_units(units, self.row_tokens)
+        comparisons = by_turn(split.comparisons[numbers])
+        units, separate, desirable = [], 0, 0
+        for number, entries in comparisons.items():
+            turn = split.turns[number]
+            units.append([turn.replies[reply] for reply in sorted({reply for *_, a, b in entries for reply in (a, b)})])
+            separate += sum(len(turn.replies[reply].input_ids) for *_, a, b in entries for reply in {a, b})
+            desirable += sum(turn.desirable[a] for _, _, a, _ in entries)
+        packed = pack_units(units, self.turns.row_tokens)
         rows = [split.row(row, comparisons) for row in packed[rank::world]]
-        others = self._mismatched_rows(split, sorted(used)) if self.settings.unpaired else []
+        mismatched = self._mismatched_rows(split, sorted(comparisons)) if self.single_replies else []
+        chosen = desirable if self.single_replies else len(numbers)
         return PreferenceBatch(
-            tuple(rows or [split.row(packed[0], comparisons[:0])]),
-            tuple(others[rank::world]),
-            len(comparisons),
-            desirable if self.settings.unpaired else len(comparisons),
-            len(comparisons) - (desirable if self.settings.unpaired else 0),
-            sum(map(len, packed)) + sum(len(other.row) for other in others),
+            tuple(rows or [split.row(packed[0], {})]),
+            tuple(mismatched[rank::world]),
+            len(numbers),
+            chosen,
+            len(numbers) - chosen if self.single_replies else len(numbers),
+            sum(map(len, packed)) + sum(len(row.row) for row in mismatched),
             separate,
             tuple(dict.fromkeys(reply.replies[0].key.dialogue for unit in units for reply in unit)),
         )
@@ -169,14 +179,4 @@ class PreferenceSteps:
     def _mismatched_rows(self, split: PreferenceSplit, turns: Sequence[int]) -> list[PreferenceRow]:
         units = [[split.turns[number].replies[split.turns[number].mismatched or 0]] for number in turns]
         longest = max(len(unit[0].input_ids) for unit in units)
-        packed = pack_units(units, max(self.row_tokens, longest))
-        return [split.row(row, split.comparisons[:0]) for row in packed]
-
-
-def preference_counts(steps: PreferenceSteps) -> dict[str, float]:
-    """What each split offers and what was dropped."""
-    return {
-        f"{split}_{name}": float(value)
-        for split, report in steps.counted.items()
-        for name, value in asdict(report).items()
-    }
+        return [split.row(row, {}) for row in pack_units(units, max(self.turns.row_tokens, longest))]

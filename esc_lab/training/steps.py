@@ -1,0 +1,134 @@
+"""Optimizer steps as training data: which examples a step holds, and how Lightning walks through the steps.
+
+A training batch is all rows of one optimizer step. What a step holds follows from (seed, epoch) alone, so the order
+survives a restart and does not depend on accumulation or the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from esc_lab.config import TemplateConfig
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import Inventory
+from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_split
+from esc_lab.tokens.encode import IntArray
+from esc_lab.tokens.supporter_turns import build_examples
+
+
+@dataclass(frozen=True)
+class TurnEncoder:
+    """Encodes the supporter turns of dialogues under one prompt.
+
+    Attributes:
+        row_tokens: longest sequence, and budget of one packed row.
+        reports: what encoding did, by split.
+    """
+
+    encoder: ChatEncoder
+    inventory: Inventory
+    prompt: TemplateConfig
+    row_tokens: int
+    reports: dict[str, EncodeReport] = field(default_factory=dict)
+
+    def examples(self, dialogue: Dialogue, **options: Any) -> list[Example]:
+        """The dialogue's supporter turns with a strategy; options as in `build_examples`."""
+        return build_examples(dialogue, self.inventory, self.prompt, **options)
+
+    def report(self, split: str) -> EncodeReport:
+        return self.reports.setdefault(split, EncodeReport())
+
+    def encode(self, split: str, groups: Sequence[Sequence[Example]]) -> list[list[TokenSequence]]:
+        """The examples of each group as token sequences; shortened histories are counted and logged.
+
+        Raises:
+            UserError: an example exceeds the budget.
+        """
+        return encode_split(self.encoder, split, groups, self.row_tokens, self.reports)
+
+
+class Steps(Protocol):
+    """The optimizer steps of a training, and its validation batches."""
+
+    def setup(self) -> None:
+        """Encode the training and validation dialogues, once."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def plan_epoch(self, epoch: int) -> list[list[int]]:
+        """The numbers of what each optimizer step of an epoch holds, from (seed, epoch) alone."""
+
+    def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> Any:
+        """The rows of an optimizer step on one of several processes; every process gets one row at least."""
+
+    def validation(self) -> Sequence[Any]:
+        """Batches of the validation split, for every process."""
+
+
+def equal_parts(order: IntArray, size: int) -> list[list[int]]:
+    """The numbers in parts of at most `size`, of equal size up to one: the last is no remainder with a noisy gradient.
+
+    >>> equal_parts(np.arange(5), 4)
+    [[0, 1, 2], [3, 4]]
+    """
+    return [part.tolist() for part in np.array_split(order, -(-len(order) // size))]
+
+
+class StepDataModule(pl.LightningDataModule):
+    """Optimizer steps as a Lightning data module.
+
+    Args:
+        splits: dialogues of `train`, `val`, `test`; missing splits are empty.
+    """
+
+    def __init__(self, splits: Mapping[str, Sequence[Dialogue]], steps: Steps) -> None:
+        super().__init__()
+        self.splits, self.steps = splits, steps
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.steps.setup()
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Batches stay as they are; models move what they need."""
+        return batch
+
+    def train_dataloader(self) -> StepLoader:
+        return StepLoader(self)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return load_batches(self.steps.validation())
+
+
+class StepLoader:
+    """Optimizer steps of the trainer's current epoch, as an iterable that Lightning takes for a data loader."""
+
+    def __init__(self, data: StepDataModule) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return self.data.steps.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        trainer, steps = self.data.trainer, self.data.steps
+        epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
+        # A batch is an optimizer step, so the step counter says how many of this epoch a resumed run has done.
+        done = trainer.global_step - epoch * int(trainer.num_training_batches) if trainer else 0
+        for numbers in steps.plan_epoch(epoch)[done:]:
+            yield steps.step_batch(numbers, rank, world)
+
+
+def load_batches(batches: Sequence[Any]) -> DataLoader[Any]:
+    """A data loader that hands out the batches as they are."""
+    return DataLoader(list(batches), batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
