@@ -79,9 +79,7 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if settings.trainer.devices not in ("auto", "1"):
             words = list(HydraConfig.get().overrides.task)
-            return run_in_process(
-                words if settings.stage in config.RESUMED else manifest.without_resume(words), directory
-            )
+            return run_in_process(words if settings.stage in config.RESUMED else manifest.drop_resume(words), directory)
         settings.trainer.devices = "1"
     return run_stage(settings)
 
@@ -97,7 +95,7 @@ def _metric_to_optimize(name: str | None, metrics: dict[str, float]) -> float | 
 def _finished_before(cfg: DictConfig, hydra_config: Any) -> manifest.Job | None:
     """With `resume=auto`: this job, if it was done earlier in this multirun."""
     overrides = list(hydra_config.overrides.task)
-    before = manifest.finished(Path(hydra_config.sweep.dir), overrides) if cfg.resume == "auto" else None
+    before = manifest.find_finished_job(Path(hydra_config.sweep.dir), overrides) if cfg.resume == "auto" else None
     if before:
         log.info("job %d: done before, in %s", hydra_config.job.num, before.directory)
     return before
@@ -110,7 +108,7 @@ def _note_job(hydra_config: Any, outcome: dict[str, Any]) -> None:
         "overrides": list(hydra_config.overrides.task),
         "directory": hydra_config.runtime.output_dir,
     }
-    manifest.note(Path(hydra_config.sweep.dir), job | outcome)
+    manifest.append_record(Path(hydra_config.sweep.dir), job | outcome)
 
 
 def main() -> int:

@@ -16,9 +16,10 @@ from rich.table import Table
 
 from esc_lab.cli.compositions import compose_config, one_line, quote
 from esc_lab.cli.overrides import expand_multirun
+from esc_lab.config import place_names
 from esc_lab.errors import UserError
 from esc_lab.runs import manifest
-from esc_lab.runs.layout import LOG, METRICS
+from esc_lab.runs.layout import LOG, MANIFEST, METRICS
 from esc_lab.terminal import console
 
 RUN_PY = Path(__file__).parents[2] / "run.py"
@@ -39,24 +40,24 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     jobs, common = expand_multirun(words)
     directory = Path(hydra.sweep.dir)
     if "resume=auto" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):
-        before = manifest.earlier(directory.parent, words)
+        before = manifest.find_multirun(directory.parent, words)
         print(f"resume=auto: {f'going on with {before}' if before else 'no such multirun before'}", file=sys.stderr)
         directory = before or directory
     sys.argv.append(f"hydra.sweep.dir={quote(str(directory))}")
     if common:  # a job's directory is named by what sets it apart from the others
-        excluded = [*hydra.job.config.override_dirname.exclude_keys, "resume", *common]
+        excluded = sorted({*place_names(), *common})
         sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quote, excluded))}]")
-    manifest.begin(directory, words, common)
+    manifest.write_overrides(directory, words, common)
     failure: Exception | None = None
     try:
         start()
     except Exception as error:  # of the launcher: a job's own are in the manifest
         failure = error
-    started = manifest.jobs(directory)
+    started = manifest.read_jobs(directory)
     print_jobs(started, jobs, cfg.optimize_metric)
     failed = sum(job.status not in manifest.DONE for job in started)
     total = max(len(started), len(jobs))
-    print(f"{failed} of {total} jobs failed; {directory / manifest.MANIFEST} lists them all", file=sys.stderr)
+    print(f"{failed} of {total} jobs failed; {directory / MANIFEST} lists them all", file=sys.stderr)
     if isinstance(failure, BrokenProcessPool):
         raise UserError("a job's process died: killed, or out of memory", fix=_RESUME_FIX)
     if isinstance(failure, RuntimeError):

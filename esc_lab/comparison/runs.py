@@ -16,9 +16,9 @@ import yaml
 from esc_lab.artifacts import file_fingerprint
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import METRICS
-from esc_lab.runs.layout import Settings, read_config
+from esc_lab.runs.layout import MANIFEST, Settings, read_config
 from esc_lab.runs.lineage import Method, find_distinguishing_settings, read_method
-from esc_lab.runs.manifest import DONE, MANIFEST, jobs
+from esc_lab.runs.manifest import DONE, read_jobs
 
 _FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
 _STEPS = ("evaluate_base", "evaluate_sft", "evaluate_cso")  # of a pipeline, in the order in which it takes them
@@ -145,7 +145,7 @@ def _run_directories(directory: Path) -> list[Path]:
 
 def _jobs(directory: Path) -> list[Path]:
     """Directories of the jobs of a multirun."""
-    started = jobs(directory)
+    started = read_jobs(directory)
     unfinished = [job for job in started if job.status not in DONE]
     if unfinished:
         errors = "; ".join(f"{' '.join(job.overrides)}: {job.error or 'it did not finish'}" for job in unfinished[:5])

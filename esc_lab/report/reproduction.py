@@ -13,7 +13,7 @@ from esc_lab.comparison.runs import Cell, Run, shorten_names
 from esc_lab.config import keys
 from esc_lab.runs.identity import flatten
 from esc_lab.runs.layout import read_config
-from esc_lab.runs.manifest import words_of
+from esc_lab.runs.manifest import read_overrides
 from esc_lab.runs.reuse import STORED
 
 # Where a run wrote to and what it logged to, and settings of other stages: not what it did.
@@ -83,9 +83,9 @@ def _by_multirun(commands: Sequence[Command]) -> Iterator[Command]:
     together: dict[Path, list[Command]] = {}
     for one in commands:
         parent = one.directory.absolute().parent
-        together.setdefault(one.directory if words_of(parent) is None else parent, []).append(one)
+        together.setdefault(one.directory if read_overrides(parent) is None else parent, []).append(one)
     for directory, jobs in together.items():
-        words = words_of(directory)
+        words = read_overrides(directory)
         if words is None or len(jobs) < 2:
             yield from jobs
         else:

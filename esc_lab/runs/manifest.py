@@ -1,4 +1,4 @@
-"""A multirun: its jobs as its manifest tells them, and which of them an earlier one has done.
+"""A multirun: what it was started with, what became of its jobs, and which of them an earlier one has done.
 
 The manifest has a line of JSON when a job starts and one when it ends, so that a job whose process died shows up too.
 """
@@ -14,11 +14,10 @@ from typing import Any
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import place_names
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import MANIFEST as MANIFEST
-from esc_lab.runs.layout import METRICS
+from esc_lab.runs.layout import MANIFEST, METRICS
 
 DONE = ("done", "reused")
-_WORDS = "multirun.json"
+_OVERRIDES = "multirun.json"
 # Hydra's own settings that change no result.
 _HYDRA_ASIDE = ("hydra.launcher", "hydra/launcher", "hydra.sweep.", "hydra.sweeper.n_trials", "hydra.verbose")
 
@@ -48,19 +47,19 @@ class Job:
     stages: Mapping[str, bool] | None = None
 
 
-def note(directory: Path, job: Mapping[str, Any]) -> None:
+def append_record(directory: Path, job: Mapping[str, Any]) -> None:
     """Append a record to the manifest of a multirun, in one write so that jobs do not mix."""
     with (directory / MANIFEST).open("ab", buffering=0) as file:
         file.write(f"{json.dumps(job)}\n".encode())
 
 
-def jobs(directory: Path) -> list[Job]:
+def read_jobs(directory: Path) -> list[Job]:
     """The jobs of a multirun that were started, by number. One that was started again counts as it ended last.
 
     Raises:
         UserError: a line of the manifest is no record of a job.
     """
-    path, found = directory / MANIFEST, dict[tuple[str, ...], Job]()
+    path, latest = directory / MANIFEST, dict[tuple[str, ...], Job]()
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
         try:
             record = json.loads(line)
@@ -68,57 +67,59 @@ def jobs(directory: Path) -> list[Job]:
             place = place if place.exists() else directory / place.name  # the multirun may have been moved
             known = {key: record[key] for key in ("error", "seconds", "metrics", "stages") if key in record}
             words = tuple(record["overrides"])
-            key = tuple(sorted(without_resume(words)))  # the words of a multirun may change places, and so its numbers
-            found[key] = Job(record["job"], words, place, record["status"], **known)
+            key = tuple(sorted(drop_resume(words)))  # the words of a multirun may change places, and so its numbers
+            latest[key] = Job(record["job"], words, place, record["status"], **known)
         except (ValueError, KeyError, TypeError) as error:
-            fix = "mend the line, or name the run directories one by one"
+            fix = "correct the line, or name the run directories one by one"
             raise UserError("not the record of a job", where=f"{path}:{number}", fix=fix) from error
-    return sorted(found.values(), key=lambda job: job.number)
+    return sorted(latest.values(), key=lambda job: job.number)
 
 
-def finished(directory: Path, overrides: Sequence[str]) -> Job | None:
+def find_finished_job(directory: Path, overrides: Sequence[str]) -> Job | None:
     """The job with these overrides (`resume=` aside), if the multirun has done it and its results are still there."""
-    for job in jobs(directory):
-        same = sorted(without_resume(job.overrides)) == sorted(without_resume(overrides))
+    for job in read_jobs(directory):
+        same = sorted(drop_resume(job.overrides)) == sorted(drop_resume(overrides))
         if same and job.status in DONE and (job.directory / METRICS).exists():
             return job
     return None
 
 
-def begin(directory: Path, words: Sequence[str], common: Sequence[str] = ()) -> None:
-    """Note what a multirun is started with, for `earlier` and `words_of`, and the keys that its jobs have in common."""
+def write_overrides(directory: Path, overrides: Sequence[str], common: Sequence[str] = ()) -> None:
+    """Keep what a multirun is started with, and the keys that its jobs have in common."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(directory / _WORDS, json.dumps({"words": _telling(words), "common": [*common]}))
+    write_atomic(directory / _OVERRIDES, json.dumps({"words": _drop_places(overrides), "common": [*common]}))
 
 
 def read_job_overrides(directory: Path) -> list[str] | None:
     """The overrides that set a job apart in its multirun, by its run directory; None for a run of its own."""
-    path = directory.absolute().parent / _WORDS
+    path = directory.absolute().parent / _OVERRIDES
     if not path.exists():
         return None
     common = {"resume", *json.loads(path.read_text(encoding="utf-8")).get("common", ())}
-    overrides = next((job.overrides for job in jobs(path.parent) if job.directory.name == directory.name), ())
+    overrides = next((job.overrides for job in read_jobs(path.parent) if job.directory.name == directory.name), ())
     return [word for word in overrides if word.partition("=")[0].lstrip("+") not in common]
 
 
-def words_of(directory: Path) -> list[str] | None:
+def read_overrides(directory: Path) -> list[str] | None:
     """The overrides that a multirun was started with, less those that change no result; None if it is none."""
-    path = directory / _WORDS
+    path = directory / _OVERRIDES
     return json.loads(path.read_text(encoding="utf-8"))["words"] if path.exists() else None
 
 
-def earlier(root: Path, words: Sequence[str]) -> Path | None:
-    """The newest multirun below `root` that was started with these words, those that change no result aside."""
-    paths = root.glob(f"*/{_WORDS}")
-    found = [path for path in paths if sorted(_telling(words_of(path.parent) or [])) == sorted(_telling(words))]
-    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+def find_multirun(root: Path, overrides: Sequence[str]) -> Path | None:
+    """The newest multirun below `root` that was started with these overrides, those that change no result aside."""
+    paths = root.glob(f"*/{_OVERRIDES}")
+    wanted = sorted(_drop_places(overrides))
+    same = [path for path in paths if sorted(_drop_places(read_overrides(path.parent) or [])) == wanted]
+    return max(same, key=lambda path: path.stat().st_mtime).parent if same else None
 
 
-def _telling(words: Sequence[str]) -> list[str]:
-    keys = {word: word.lstrip("+~").partition("=")[0] for word in words}
-    return [word for word, key in keys.items() if key not in place_names() and not key.startswith(_HYDRA_ASIDE)]
+def _drop_places(overrides: Sequence[str]) -> list[str]:
+    """The overrides that a result depends on."""
+    keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
+    return [text for text, key in keys.items() if key not in place_names() and not key.startswith(_HYDRA_ASIDE)]
 
 
-def without_resume(overrides: Sequence[str]) -> list[str]:
+def drop_resume(overrides: Sequence[str]) -> list[str]:
     """Overrides that say what a job is: `resume=` only says how it is run."""
     return [word for word in overrides if not word.startswith("resume=")]

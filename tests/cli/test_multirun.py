@@ -12,7 +12,7 @@ def test_the_table_has_every_job(tmp_path, capsys):
     record(tmp_path, 1, "failed", error="loss is [nan]", seconds=1.0)
     record(tmp_path, 2, "running")
     planned = [["stage=sft", f"seed={number}"] for number in range(4)]
-    print_jobs(manifest.jobs(tmp_path), planned, "Q")
+    print_jobs(manifest.read_jobs(tmp_path), planned, "Q")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
     assert cells == [

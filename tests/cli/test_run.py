@@ -153,7 +153,7 @@ def test_a_multirun_without_failures(tmp_path, good):
     )
     assert done.returncode == 0, done.stderr
     assert "0 of 2 jobs failed; here, = there/manifest.jsonl" in done.stderr
-    assert [job.status for job in multirun.jobs(tmp_path / "here, = there")] == ["done", "done"]
+    assert [job.status for job in multirun.read_jobs(tmp_path / "here, = there")] == ["done", "done"]
 
 
 def test_resume_runs_what_is_missing(tmp_path, good, broken):
@@ -167,8 +167,8 @@ def test_resume_runs_what_is_missing(tmp_path, good, broken):
     second = start(*words, "resume=auto", "hydra.launcher.n_jobs=2", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert list((tmp_path / "outputs" / "multirun").iterdir()) == [directory]
-    assert [job.status for job in multirun.jobs(directory)] == ["done"] * 4
-    assert [(job.metrics or {})["tiny-llama base (cso)/strategy/Q"] for job in multirun.jobs(directory)] == [
+    assert [job.status for job in multirun.read_jobs(directory)] == ["done"] * 4
+    assert [(job.metrics or {})["tiny-llama base (cso)/strategy/Q"] for job in multirun.read_jobs(directory)] == [
         0.25, 0.25, 0.5, 0.5,
     ]  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in written} == written  # these were left as they are
@@ -189,7 +189,7 @@ def test_a_job_whose_process_is_killed(tmp_path, good, broken):
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         while not (manifests := list(tmp_path.glob("outputs/multirun/*/manifest.jsonl"))) or {
-            (job.number, job.status) for job in multirun.jobs(manifests[0].parent)
+            (job.number, job.status) for job in multirun.read_jobs(manifests[0].parent)
         } != {(0, "done"), (1, "running")}:
             assert process.poll() is None
             time.sleep(0.05)

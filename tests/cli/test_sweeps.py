@@ -165,7 +165,7 @@ def test_a_search_of_two_trials(tmp_path):
     (found,) = tmp_path.glob("multirun/*/optimization_results.yaml")
     best = yaml.safe_load(found.read_text())
     assert 0.01 <= best["best_params"]["objective.beta"] <= 1.0
-    done = multirun.jobs(found.parent)
+    done = multirun.read_jobs(found.parent)
     assert [job.status for job in done] == ["done", "done"]
     assert len({job.overrides for job in done}) == 2
     assert max((job.metrics or {})["cso/strategy/Q"] for job in done) == best["best_value"]
@@ -201,11 +201,11 @@ def test_a_search_goes_on_after_failed_trials(tmp_path):
     words += ("hydra/sweeper=bayes", "compare.baseline=choice(base,absent)", "resume=auto")
     words += ("optimize_metric='tiny-llama base (cso)/strategy/Q'", f"hydra.sweep.dir={tmp_path}/study")
     first = execute(tmp_path, *words, "optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_trials=4")
-    before = multirun.jobs(tmp_path / "study")
+    before = multirun.read_jobs(tmp_path / "study")
     assert first.status == 1
     assert {job.status for job in before} == {"done", "failed"}, first.errors
     again = execute(tmp_path, *words, "optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_trials=6")
-    after = multirun.jobs(tmp_path / "study")
+    after = multirun.read_jobs(tmp_path / "study")
     assert [job.overrides for job in after][:4] == [job.overrides for job in before]
     assert len(after) == 6
     assert again.errors.count("done before") == sum(job.status == "done" for job in before)
@@ -220,7 +220,7 @@ def test_jobs_of_the_local_launcher(tmp_path):
     )
     assert "1 of 2 jobs failed" in done.stderr
     (directory,) = tmp_path.glob("outputs/multirun/*")
-    assert [job.status for job in multirun.jobs(directory)] == ["done", "failed"]
+    assert [job.status for job in multirun.read_jobs(directory)] == ["done", "failed"]
 
 
 def test_the_slurm_launcher_composes():

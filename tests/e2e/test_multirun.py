@@ -29,7 +29,7 @@ def start(root: Path, output: str, *own: str) -> subprocess.CompletedProcess[str
 
 def found(root: Path, output: str) -> tuple[Path, list[multirun.Job]]:
     (directory,) = (root / output / "multirun").iterdir()
-    return directory, multirun.jobs(directory)
+    return directory, multirun.read_jobs(directory)
 
 
 def test_a_sweep_and_the_same_sweep_again(tmp_path):

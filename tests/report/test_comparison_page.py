@@ -348,7 +348,7 @@ def test_a_diverged_model_and_odd_line_ends(tmp_path):
 def test_jobs_of_a_multirun_stand_under_its_command(show, tmp_path):
     found = compute_comparison(write_runs(tmp_path, DIALOGUES[:4], seeds=(1, 2)), draws=20)
     words = ["stage=evaluate", "model=tiny,other", "seed=1,2", "data.limit={test: 3}"]
-    multirun.begin(tmp_path, [*words, "resume=auto", "hydra.launcher.n_jobs=2"])
+    multirun.write_overrides(tmp_path, [*words, "resume=auto", "hydra.launcher.n_jobs=2"])
     page = show(write_comparison_page(found, [], tmp_path / "compare" / "report.html"))
     commands = page.locator(".commands code")
     assert shlex.split(commands.first.inner_text()) == ["python", "run.py", "-m", *words]

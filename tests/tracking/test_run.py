@@ -150,11 +150,11 @@ def test_a_multirun_names_its_jobs_by_what_varies(tmp_path):
     directory = tmp_path / "2026-11-22_sweep" / "3_job"
     cfg = configured(directory, "stage=cso", "objective=ipo", "seed=2")
     asked = ["stage=cso", "model=tiny_llama", "objective=ipo,dpo", "seed=range(1,4)", "data.path=/some/a.json,/b.json"]
-    manifest.begin(directory.parent, asked, common=["stage", "model"])
+    manifest.write_overrides(directory.parent, asked, common=["stage", "model"])
     task = ["stage=cso", "model=tiny_llama", "objective=ipo", "seed=2", "data.path=/some/where/d.json"]
     task.append("optimizer.lr=0.1")  # chosen by a sweeper of its own
     record = {"job": 3, "overrides": task, "directory": str(directory), "status": "running"}
-    manifest.note(directory.parent, record)
+    manifest.append_record(directory.parent, record)
     with wandb_run(cfg):
         pass
     run = offline(directory)
