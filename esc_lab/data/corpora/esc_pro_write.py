@@ -20,21 +20,9 @@ from esc_lab.data.corpora.esc_pro import as_message, tree_id
 from esc_lab.data.corpora.esc_pro_tree import Seed
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 
-_RESERVED = frozenset(
-    (
-        "scene",
-        "description",
-        "messages",
-        "chosen",
-        "reject",
-        "rejected",
-        "label",
-        "format",
-        "turns",
-        "dialog",
-        "content",
-    )
-)
+_RESERVED = {
+    "scene", "description", "messages", "chosen", "reject", "rejected", "label", "format", "turns", "dialog", "content",
+}  # fmt: skip
 
 Written = tuple[list[dict[str, Any]], Counter[str]]
 

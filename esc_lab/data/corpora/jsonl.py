@@ -54,7 +54,7 @@ def lines(dialogues: Iterable[Dialogue], inventory: Inventory | None = None) -> 
     written = []
     for number, dialogue in enumerate(dialogues, start=1):
         where = f"dialogue {number} to write"
-        line = as_line(_as_json(dialogue), where)
+        line = as_line(_dialogue_as_json(dialogue), where)
         reading = Reading(ReadReport(), "jsonl", inventory=inventory)
         again = _dialogue(Record(json.loads(line), where), reading)
         reading.finish()
@@ -86,7 +86,7 @@ def _dialogue(record: Record, reading: Reading) -> Dialogue:
         situation=situation,
         emotion=optional(data, "emotion", str, where) or "",
         problem=optional(data, "problem", str, where) or "",
-        meta=optional(data, "meta", dict, where),
+        meta=optional(data, "meta", dict, where) or {},
     )
 
 
@@ -120,32 +120,16 @@ def _reply(data: Mapping[str, Any], inventory: Inventory, reading: Reading, wher
     return Reply(text, reading.labels(names, inventory, where), value, visits)
 
 
-def _as_json(dialogue: Dialogue) -> dict[str, Any]:
-    return {
-        "format": SCHEMA,
-        "tree_id": dialogue.tree_id,
-        "inventory": dialogue.inventory,
-        "situation": dialogue.situation,
-        "emotion": dialogue.emotion,
-        "problem": dialogue.problem,
-        "turns": [_turn_as_json(turn) for turn in dialogue.turns],
-        "meta": dict(dialogue.meta),
-    }
-
-
-def _turn_as_json(turn: Turn) -> dict[str, Any]:
-    data = {"speaker": turn.speaker, **_reply_as_json(turn.reply)}
-    if turn.rejected:
-        data["rejected"] = [_reply_as_json(reply) for reply in turn.rejected]
-    return data
+def _dialogue_as_json(dialogue: Dialogue) -> dict[str, Any]:
+    turns = []
+    for turn in dialogue.turns:
+        turns.append({"speaker": turn.speaker, **_reply_as_json(turn.reply)})
+        if turn.rejected:
+            turns[-1]["rejected"] = [_reply_as_json(reply) for reply in turn.rejected]
+    content = {key: getattr(dialogue, key) for key in _DIALOGUE_KEYS if key != "format"}
+    return {"format": SCHEMA, **content, "turns": turns, "meta": dict(dialogue.meta)}
 
 
 def _reply_as_json(reply: Reply) -> dict[str, Any]:
-    data: dict[str, Any] = {"text": reply.text}
-    if reply.strategies:
-        data["strategies"] = list(reply.strategies)
-    if reply.value is not None:
-        data["value"] = reply.value
-    if reply.visits is not None:
-        data["visits"] = reply.visits
-    return data
+    """Its fields, without those that say nothing."""
+    return {key: value for key in _REPLY_KEYS if (value := getattr(reply, key)) not in (None, ())}

@@ -90,7 +90,6 @@ class Reading:
         self._inventory = self._load(inventory) if isinstance(inventory, str) else inventory
         self._mapping = self._load(mapping) if isinstance(mapping, str) else mapping
         self._mappings: dict[str, Mapping[str, str | None]] = {}
-        self._canonical: dict[tuple[str, str], str | None] = {}  # None: unknown
         self._unknown: list[tuple[str, Inventory, str]] = []  # (label, inventory, where)
 
     def inventory(self, stated: str | None, where: str) -> Inventory:
@@ -115,15 +114,17 @@ class Reading:
 
         Unknown labels are remembered for `finish`.
         """
-        names: list[str] = []
+        names: list[str | None] = []
         for label in filter(str.strip, raw):
-            name = self._normalized(label, inventory, where)
-            if name is not None and self._mapping:
+            if not inventory.knows(label):
+                self._unknown.append((label, inventory, where))
+                continue
+            name: str | None = normalize_label(label, inventory)
+            if name and self._mapping:
                 name = map_label(name, self._mappings[inventory.name])
                 self.report.labels_mapped_away += name is None
-            if name is not None:
-                names.append(name)
-        return tuple(dict.fromkeys(names))
+            names.append(name)
+        return tuple(dict.fromkeys(filter(None, names)))
 
     def _load(self, name: str, where: str | None = None) -> Inventory:
         if name not in self._inventories:
@@ -163,19 +164,8 @@ class Reading:
             raise UserError("the message is empty", where=where, fix="write its text or remove it")
         return text
 
-    def dialogue(
-        self,
-        turns: Sequence[Turn],
-        inventory: Inventory,
-        where: str,
-        *,
-        tree_id: str,
-        situation: str = "",
-        emotion: str = "",
-        problem: str = "",
-        meta: Mapping[str, Any] | None = None,
-    ) -> Dialogue:
-        """The dialogue of these turns, whose labels were read as `inventory`.
+    def dialogue(self, turns: Sequence[Turn], inventory: Inventory, where: str, **content: Any) -> Dialogue:
+        """The dialogue of these turns, whose labels were read as `inventory`, with its other `content`.
 
         Raises:
             UserError: there are no turns, or none of the supporter's.
@@ -184,15 +174,7 @@ class Reading:
             raise UserError("the dialogue has no turns", where=where, fix="add its messages or remove the record")
         if all(turn.speaker == "seeker" for turn in turns):
             raise UserError("the dialogue has no supporter turn", where=where, fix="add one or remove the record")
-        return Dialogue(
-            turns=tuple(turns),
-            inventory=(self._mapping or inventory).name,
-            tree_id=tree_id,
-            situation=situation,
-            emotion=emotion,
-            problem=problem,
-            meta=dict(meta or {}),
-        )
+        return Dialogue(tuple(turns), (self._mapping or inventory).name, **content)
 
     def finish(self) -> None:
         """Raise one UserError for all labels that no inventory entry or spelling matched."""
@@ -209,14 +191,6 @@ class Reading:
             fix = "correct the labels in the file"
             fix += f", or read it with an inventory that knows them: {', '.join(knowing)}" if knowing else ""
             raise UserError(f"{error}{more}{others}{')' if more else ''}", where=where, fix=fix) from error
-
-    def _normalized(self, label: str, inventory: Inventory, where: str) -> str | None:
-        key = (inventory.name, label)
-        if key not in self._canonical:
-            self._canonical[key] = normalize_label(label, inventory) if inventory.knows(label) else None
-        if self._canonical[key] is None:
-            self._unknown.append((label, inventory, where))
-        return self._canonical[key]
 
 
 def seed_id(*parts: str) -> str:
