@@ -160,8 +160,8 @@ def test_the_automatic_judge_is_trained_once(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("experiment=sra_templates", "sra.templates=[c1_hf,c2_hf]"), "'c2_hf' is not one of"),
-        (("experiment=sra_templates", "sra.templates=[cso]"), "'cso' is not one of"),
+        (("experiment=sra_templates", "sra.templates=[c1_hf,c2_hf]"), "sra.templates: unknown prompt 'c2_hf'"),
+        (("experiment=sra_templates", "sra.templates=[cso]"), "sra.templates: 'cso' names no strategy"),
         (("experiment=sra_finetuned", "sra.templates=[standard,c1_hf]"), "compares under one template"),
         (("experiment=sra_lengths", "sra.lengths=[0,2]"), "numbers of turns"),
         (("experiment=sra_templates", "prompt.inference=cot"), "not one answer"),
