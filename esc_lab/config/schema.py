@@ -150,6 +150,7 @@ class Config:
     config_dirs: list[str] = item(
         [], "directories of your own with options of groups, searched before conf/", affects=PLACE
     )
+    allow: list[str] = item([], "packages of your own whose classes `_target_` may name", affects=PLACE)
     run_dir: str = item("", "this run's directory; set by run.py", affects=PLACE)
 
 

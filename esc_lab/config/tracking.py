@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from esc_lab.config.item import item
 
@@ -14,6 +15,9 @@ class LoggerConfig:
     entity: str | None = item(None, "W&B team or user")
     mode: str = item("offline", "W&B mode; offline needs no account, `wandb sync` uploads later",
                      choices=("offline", "online", "disabled"))  # fmt: skip
+    extra: dict[str, Any] = item(
+        {}, "more loggers of a training's curves, by a name of yours: {_target_: package.module.Class, argument: value}"
+    )
     group: str | None = item(
         None, "W&B group; null = the experiment, else the directory of the multirun or pipeline that the run is part of"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TRAINING, item
 
@@ -99,3 +100,8 @@ class TrainerConfig:
         within=COUNT,
         affects=SPEED,
     )
+    extra: dict[str, Any] = item({}, "more arguments of Lightning's Trainer, by their names there", affects=TRAINING)
+    callbacks: dict[str, Any] = item(
+        {}, "callbacks of a training, by a name of yours: {_target_: package.module.Class, argument: value}",
+        affects=TRAINING,
+    )  # fmt: skip

@@ -26,6 +26,7 @@ from esc_lab.errors import UserError
 from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from esc_lab.training.instantiate import instantiate_all
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _loggers(cfg: Config) -> list[Logger]:
     loggers: list[Logger] = [CSVLogger(cfg.run_dir, name="", version="")]
     if cfg.logger.name == "wandb" and (current_run() or not first_process()):
         loggers.append(WandbLogger(experiment=current_run(), save_dir=cfg.run_dir, project=cfg.logger.project))
-    return loggers
+    return loggers + instantiate_all(cfg.logger.extra, Logger, allow=cfg.allow, where="logger.extra")  # type: ignore[type-abstract]
 
 
 def build_trainer(cfg: Config, *, training: bool, validation: bool = False) -> pl.Trainer:
@@ -79,8 +80,8 @@ def build_trainer(cfg: Config, *, training: bool, validation: bool = False) -> p
         where = f"trainer.accelerator={settings.accelerator}, trainer.devices={settings.devices}, "
         raise UserError(
             str(error).strip().splitlines()[0].rstrip("."),
-            where=f"{where}trainer.strategy={settings.strategy}",
-            fix="leave them at auto, or see Lightning's Trainer",
+            where=f"{where}trainer.strategy={settings.strategy}, trainer.extra={settings.extra}",
+            fix="leave them as they are by default, or see Lightning's Trainer",
         ) from error
 
 
@@ -104,13 +105,15 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
             callbacks.append(EarlyStopping("val/loss", patience=settings.patience, check_on_train_epoch_end=False))
     if training and not settings.fast_dev_run:
         callbacks.append(LastCheckpoint(Path(cfg.run_dir) / CHECKPOINT, settings.save_every))
+    if training:
+        callbacks += instantiate_all(settings.callbacks, Callback, allow=cfg.allow, where="trainer.callbacks")
     interval = settings.validate_every
-    return pl.Trainer(
+    arguments: dict[str, Any] = dict(
         default_root_dir=cfg.run_dir,
         accelerator=settings.accelerator,
         devices=_devices(settings.devices) if training else 1,
         strategy=settings.strategy if training else "auto",
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=settings.precision,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
         val_check_interval=interval if interval <= 1 else int(interval),
@@ -128,6 +131,10 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         num_sanity_val_steps=0,
         inference_mode=True,
     )
+    if twice := arguments.keys() & settings.extra.keys():
+        fix = "use trainer's own keys for them: `python run.py --help trainer`"
+        raise UserError(f"set by esc-lab: {', '.join(sorted(twice))}", where="trainer.extra", fix=fix)
+    return pl.Trainer(**arguments, **(settings.extra if training else {}))
 
 
 def train(cfg: Config, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:

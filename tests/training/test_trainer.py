@@ -1,0 +1,49 @@
+"""What a configuration gives Lightning's Trainer besides esc-lab's own settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.loggers import CSVLogger
+
+from esc_lab import config
+from esc_lab.cli.compositions import CONF
+from esc_lab.config import Config
+from esc_lab.errors import UserError
+from esc_lab.training.trainer import build_trainer
+
+
+def configured(root: Path, *overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["stage=sft", "model=tiny_llama", "logger=none", *overrides])
+    return replace(config.typed(cfg), run_dir=str(root))
+
+
+def test_extra_arguments_callbacks_and_loggers_reach_the_trainer(tmp_path):
+    cfg = configured(
+        tmp_path,
+        "logger=csv",
+        "trainer.extra={overfit_batches: 3}",
+        "trainer.callbacks.rate._target_=pytorch_lightning.callbacks.LearningRateMonitor",
+        "logger.extra.more={_target_: pytorch_lightning.loggers.CSVLogger, save_dir: more}",
+    )
+    trainer = build_trainer(cfg, training=True)
+    assert trainer.overfit_batches == 3
+    assert any(isinstance(callback, LearningRateMonitor) for callback in trainer.callbacks)
+    assert [type(logger) for logger in trainer.loggers] == [CSVLogger, CSVLogger]
+    evaluation = build_trainer(cfg, training=False)
+    assert not any(isinstance(callback, LearningRateMonitor) for callback in evaluation.callbacks)
+    assert evaluation.overfit_batches == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [("{max_epochs: 2}", "set by esc-lab: max_epochs"), ("{max_epoch: 2}", "unexpected keyword argument 'max_epoch'")],
+)
+def test_arguments_that_lightning_does_not_get(extra, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        build_trainer(configured(tmp_path, f"trainer.extra={extra}"), training=True)
