@@ -52,8 +52,8 @@ def run(cfg: Config) -> dict[str, float]:
     _write_pages(cfg, result, preferences)
     dialogues = [
         dialogue
-        for seed, tree, found in zip(seeds, result.trees, preferences, strict=True)
-        for dialogue in extract_dialogues(tree, found, seed.dialogue)
+        for seed, tree, choice in zip(seeds, result.trees, preferences, strict=True)
+        for dialogue in extract_dialogues(tree, choice, seed.dialogue)
     ]
     statistics = compute_statistics(dialogues, result.trees, inventory.names)
     require_pairs(result, rule, statistics)
@@ -84,7 +84,7 @@ def _build_seeds(cfg: Config, splits: Mapping[str, Sequence[Dialogue]]) -> list[
 def _write_pages(cfg: Config, result: SearchResult, preferences: Sequence[Preferences]) -> None:
     """A page for each of the first `search.pages` trees."""
     trees = list(zip(result.seeds, result.trees, preferences, strict=True))[: cfg.search.pages]
-    for number, (seed, tree, found) in enumerate(trees, start=1):
+    for number, (seed, tree, choice) in enumerate(trees, start=1):
         dialogue = seed.dialogue
         page = tree_page(
             tree,
@@ -94,8 +94,8 @@ def _write_pages(cfg: Config, result: SearchResult, preferences: Sequence[Prefer
             c=cfg.mcts.c,
             emotion=dialogue.emotion,
             problem=dialogue.problem,
-            preferred=found.preferred,
-            rejected=found.rejected,
+            preferred=choice.preferred,
+            rejected=choice.rejected,
         )
         write_atomic(Path(cfg.run_dir) / TREES / f"{dialogue.id}.html", page)
 

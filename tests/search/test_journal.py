@@ -279,3 +279,13 @@ def test_the_configuration_of_what_is_no_journal(tmp_path: Path) -> None:
     for content in (b"", b"\n", b"\xff\n", b"[]\n", b"{}\n", b'{"format"'):
         (tmp_path / "j").write_bytes(content)
         assert read_journal_config(tmp_path / "j") is None
+
+
+def test_keys_that_were_renamed_since_are_the_same(tmp_path: Path) -> None:
+    old = {"seed": 1, "search": {"c": 1.0, "enough_iterations": 100, "most_ended": 25}}
+    new = {"seed": 1, "search": {"c": 1.0, "min_iterations": 100, "max_ended": 25}}
+    Journal(tmp_path / "j", old).add("a", REQUEST, ANSWERS["a"])
+    assert Journal(tmp_path / "j", new).answers == {"a": ANSWERS["a"]}
+    new["search"] = {"c": 1.0, "min_iterations": 50, "max_ended": 25}
+    with pytest.raises(UserError, match=r"search\.min_iterations was 100, is 50"):
+        Journal(tmp_path / "j", new)

@@ -15,7 +15,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.engine import EngineLimits
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts import Message, Prompt
-from esc_lab.search.clients.local import LocalClient, normalized, option_ids
+from esc_lab.search.clients.local import LocalClient, encode_options, normalize_options
 from esc_lab.search.requests import Answer, Question, Request
 from tests.conftest import CACHE, model_config
 
@@ -127,8 +127,8 @@ def test_a_longer_option_is_not_counted_for_a_shorter_one():
     options = [np.array(ids) for ids in ([1], [1, 0], [1, 0, 5], [2])]
     log_probs = [np.log(values) for values in ([0.5], [0.5, 0.8], [0.5, 0.8, 0.25], [0.3])]
     masses = np.array([0.1, 0.3, 0.1, 0.3])
-    np.testing.assert_allclose(np.exp(normalized(options, log_probs)), masses / masses.sum())
-    certain = normalized(options[:2], [np.log([0.5]), np.log([0.5, 1.0])])
+    np.testing.assert_allclose(np.exp(normalize_options(options, log_probs)), masses / masses.sum())
+    certain = normalize_options(options[:2], [np.log([0.5]), np.log([0.5, 1.0])])
     assert np.isfinite(certain).all()
     np.testing.assert_allclose(np.exp(certain), [0, 1], atol=1e-12)
 
@@ -140,7 +140,7 @@ def test_options_are_tokens_as_the_model_writes_them(tiny_models, family):
     for encoder in encoders:
         prompt = encoder.adapt(Prompt(messages(3, "Rate it.")))
         for question in (NUMBERS, END, Question("", "Providing Suggestions: ", ("0", "10"))):
-            found, shared = option_ids(encoder, question)
+            found, shared = encode_options(encoder, question)
             for ids, option in zip(found, question.options, strict=True):
                 chat = encoder.encode((*prompt.messages, Message("assistant", question.lead + option)))
                 start, end = chat.replies[len(prompt.messages)]

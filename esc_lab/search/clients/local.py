@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # An idle model begins when no new request has come for so many seconds.
 _PAUSE = 0.002
 # Probabilities below this one count as this one: JSON has no infinite logarithms.
-_LEAST = 1e-30
+_MIN_PROBABILITY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class LocalClient:
         encoder = loaded.encoder
         special = [token.content for token in encoder.tokenizer.added_tokens_decoder.values() if token.special]
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
-        self._options = lru_cache(maxsize=256)(lambda question: option_ids(encoder, question))
+        self._options = lru_cache(maxsize=256)(lambda question: encode_options(encoder, question))
         stop = frozenset({encoder.end_of_turn, encoder.tokenizer.eos_token_id})
         self._engine = Engine(loaded.model, stop, limits)
         self._jobs: dict[Task, _Job] = {}
@@ -182,12 +182,12 @@ class LocalClient:
 
     def _plain(self, message: Message) -> Message:
         """The message without special tokens, which would end a turn or begin another."""
-        content, found = message.content, 1
-        while found:  # what is left may come together to another one
-            content, found = self._special.subn("", content)
-            if found and not self.specials_removed:
+        content, removed = message.content, 1
+        while removed:  # what is left may come together to another special token
+            content, removed = self._special.subn("", content)
+            if removed and not self.specials_removed:
                 log.warning("special tokens are taken out of messages to %s", self._name)
-            self.specials_removed += found
+            self.specials_removed += removed
         return Message(message.role, content)
 
     def _check(self, request: Request, task: Task, reply: int) -> None:
@@ -210,25 +210,27 @@ class LocalClient:
         log_probs, values = [], iter(task.log_probs)
         for question in request.questions:
             ids, first = self._options(question)
-            found = normalized([option[first:] for option in ids], [next(values) for _ in ids])
-            log_probs.append(tuple(found.tolist()))
+            scores = normalize_options([option[first:] for option in ids], [next(values) for _ in ids])
+            log_probs.append(tuple(scores.tolist()))
         return Answer(log_probs=tuple(log_probs), model=self._name, prompt_tokens=len(task.prompt))
 
 
-def option_ids(encoder: ChatEncoder, question: Question) -> tuple[list[IntArray], int]:
+def encode_options(encoder: ChatEncoder, question: Question) -> tuple[list[IntArray], int]:
     """Tokens of lead and option, for each option, as the model would write them; and how many they all begin with."""
     texts = [question.lead + option for option in question.options]
     # Tokens of a reply do not depend on the messages before it.
     chats = [((Message("user", "-"), Message("assistant", text)), ()) for text in texts]
-    found = []
+    options = []
     for chat in encoder.encode_many(chats):
         start, end = chat.replies[1]
-        found.append(chat.input_ids[start : end - 1])  # without the end of the turn
-    shortest = min(map(len, found))
-    return found, min([shortest - 1, *(shared_prefix(found[0], ids) for ids in found)])
+        options.append(chat.input_ids[start : end - 1])  # without the end of the turn
+    shortest = min(map(len, options))
+    return options, min([shortest - 1, *(shared_prefix(options[0], ids) for ids in options)])
 
 
-def normalized(options: Sequence[IntArray], log_probs: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+def normalize_options(
+    options: Sequence[IntArray], log_probs: Sequence[npt.NDArray[np.float64]]
+) -> npt.NDArray[np.float64]:
     """Log-probability of each option, normalised over the options.
 
     An option that others go on from counts as written where none of these follows.
@@ -238,7 +240,7 @@ def normalized(options: Sequence[IntArray], log_probs: Sequence[npt.NDArray[np.f
         log_probs: of its tokens, each after those before it.
     """
     tokens = [tuple(ids.tolist()) for ids in options]
-    found = []
+    sums = []
     for ids, values in zip(tokens, log_probs, strict=True):
         end = len(ids)
         longer = {
@@ -246,8 +248,8 @@ def normalized(options: Sequence[IntArray], log_probs: Sequence[npt.NDArray[np.f
             for other, of in zip(tokens, log_probs, strict=True)
             if len(other) > end and other[:end] == ids
         }
-        found.append(values.sum() + np.log(max(1.0 - sum(longer.values()), _LEAST)))
-    scores = np.maximum(np.array(found), np.max(found) + np.log(_LEAST))
+        sums.append(values.sum() + np.log(max(1.0 - sum(longer.values()), _MIN_PROBABILITY)))
+    scores = np.maximum(np.array(sums), np.max(sums) + np.log(_MIN_PROBABILITY))
     return np.asarray(scores - np.logaddexp.reduce(scores), dtype=np.float64)
 
 
