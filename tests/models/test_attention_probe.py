@@ -96,10 +96,10 @@ def tree_case(seed=0, trunk=90):
 
 
 @pytest.mark.parametrize("chunk", [1, 2**24])
-def test_tree_masses_equal_separate_sequences(tiny_models, family, chunk, monkeypatch):
+def test_tree_masses_equal_separate_sequences(exact_models, family, chunk, monkeypatch):
     # The tiny Gemmas have a window of 64 tokens, less than the trunk.
     monkeypatch.setattr(attention_probe, "CHUNK_WEIGHTS", chunk)
-    model = tiny_models(family).model
+    model = exact_models(family)
     sequences, spans = tree_case()
     found, rows = probed_tree(model, sequences, spans)
     full = [attention(model, sequence) for sequence in sequences]
@@ -108,9 +108,9 @@ def test_tree_masses_equal_separate_sequences(tiny_models, family, chunk, monkey
     assert found.tokens is None
 
 
-def test_several_trees_in_one_packed_row(tiny_models):
+def test_several_trees_in_one_packed_row(exact_models):
     """Spans are positions in the reply's own sequence, wherever its tree lies in the row."""
-    model = tiny_models("gemma3").model
+    model = exact_models("gemma3")
     trees = [
         [
             TokenSequence(sequence, (ReplyTokens((seed, n), len(sequence) - 3, len(sequence)),))
@@ -133,9 +133,9 @@ def test_several_trees_in_one_packed_row(tiny_models):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
-def test_generation_equals_teacher_forcing(tiny_models, family, temperature):
+def test_generation_equals_teacher_forcing(exact_models, family, temperature):
     """Every token of the replies, of different lengths, from prompts that share prefixes and pass the window."""
-    model = tiny_models(family).model
+    model = exact_models(family)
     prompts, spans = tree_case(21, trunk=70)
     prompts, spans = [*prompts, prompts[0]], [*spans, random_spans(np.random.default_rng(5), len(prompts[0]))]
     seeds, sampling = list(range(len(prompts))), Sampling(10, temperature)
@@ -156,8 +156,8 @@ def test_generation_equals_teacher_forcing(tiny_models, family, temperature):
     assert found.visible.T.tolist() == [visible_keys(model, position) for _, position in rows]
 
 
-def test_definitions_step_by_step(tiny_models, family):
-    model = tiny_models(family).model
+def test_definitions_step_by_step(exact_models, family):
+    model = exact_models(family)
     prompt = random_sequences(4, trunk=80)[0]
     span = np.arange(30, 37)
     probe = AttentionProbe([[span]])
@@ -179,8 +179,8 @@ def test_definitions_step_by_step(tiny_models, family):
     np.testing.assert_allclose(row_attention(found, "reference").mean(), torch.stack(reference).mean(), rtol=1e-5)
 
 
-def test_spans_that_hold_the_null_token_or_nothing(tiny_models):
-    model = tiny_models("llama").model
+def test_spans_that_hold_the_null_token_or_nothing(exact_models):
+    model = exact_models("llama")
     sequence = random_sequences(4, trunk=20)[0]
     whole, empty = np.arange(17), np.empty(0, dtype=np.int64)
     found, _ = probed_tree(model, [sequence], [[whole, whole[1:], empty]])
@@ -194,9 +194,9 @@ def test_spans_that_hold_the_null_token_or_nothing(tiny_models):
     assert row_attention(found, "reference")[:, 2].isnan().all()
 
 
-def test_uniform_attention_in_closed_form(tiny_models):
+def test_uniform_attention_in_closed_form(exact_models):
     """Queries of zero look at all visible keys alike."""
-    model = copy.deepcopy(tiny_models("llama").model)
+    model = copy.deepcopy(exact_models("llama"))
     for name, parameter in model.named_parameters():
         if "q_proj" in name:
             parameter.data.zero_()
@@ -216,14 +216,14 @@ def test_bfloat16(tiny_models, family):
         weights = attention(model, sequences[branch])[:, :, position]
         expected = torch.stack([weights[..., span].sum(-1) for span in spans[branch]], dim=-1)
         difference = (found.mass[:, :, number] - expected).abs()
-        # Later layers see hidden states that the two kernels have rounded differently.
-        assert difference[0].max() < 2e-2
+        # The two kernels round differently, by 2**-8 of each product; later layers see other hidden states.
+        assert difference[0].max() < 5e-2
         assert difference.mean(dim=1).max() < 5e-2
         assert (found.mass[:, :, number] - expected).mean(dim=(0, 1)).abs().max() < 2e-2
 
 
-def test_adapter_is_measured_too(tiny_models):
-    base = copy.deepcopy(tiny_models("qwen2").model)
+def test_adapter_is_measured_too(exact_models):
+    base = copy.deepcopy(exact_models("qwen2"))
     sequences, spans = tree_case(3)
     without, _ = probed_tree(base, sequences, spans)
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")).eval()
@@ -238,8 +238,8 @@ def test_adapter_is_measured_too(tiny_models):
     check_probe(model)
 
 
-def test_kept_tokens(tiny_models, family):
-    model = tiny_models(family).model
+def test_kept_tokens(exact_models, family):
+    model = exact_models(family)
     prompts, spans = tree_case(9, trunk=70)
     found, rows = probed_tree(model, prompts, spans, keep_tokens=True)
     probe = AttentionProbe(spans, keep_tokens=True)
@@ -256,9 +256,9 @@ def test_kept_tokens(tiny_models, family):
             assert float(row.sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_left_padded_batch(tiny_models, family):
+def test_left_padded_batch(exact_models, family):
     """A plain teacher-forced pass: each entry as its own sequence, without its padding."""
-    model = tiny_models(family).model
+    model = exact_models(family)
     sequences = [random_sequences(seed, trunk=length)[0] for seed, length in ((1, 80), (2, 68), (3, 75))]
     padding = torch.zeros(3, 80, dtype=torch.long)
     ids = torch.zeros(3, 80, dtype=torch.long)
@@ -291,8 +291,8 @@ def test_beside_flex_attention(tiny_models, family, monkeypatch):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(6, 60), st.integers(1, 4))
-def test_spans_that_cover_a_path_hold_all_attention(tiny_models, seed, trunk, pieces):
-    model = tiny_models("gemma2").model
+def test_spans_that_cover_a_path_hold_all_attention(exact_models, seed, trunk, pieces):
+    model = exact_models("gemma2")
     sequences = random_sequences(seed, trunk=trunk, vocabulary=4)
     tree = build_tree(sequences)
     parts = [np.array_split(np.arange(len(sequence)), pieces) for sequence in sequences]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -48,9 +46,9 @@ def growing_prompts(seed: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("limits", LIMITS)
-def test_writing_and_scoring_at_once(tiny_models, family, limits, monkeypatch):
+def test_writing_and_scoring_at_once(exact_models, family, limits, monkeypatch):
     monkeypatch.setattr(slots, "BLOCK", 32)
-    model = tiny_models(family).model
+    model = exact_models(family)
     prompts = growing_prompts(5)
     writings = [ReplyTask(prompt, Sampling(6), 0) for prompt in prompts]
     tails = [sequence[:4] for sequence in random_sequences(8, trunk=3, branches=2)]
@@ -62,20 +60,19 @@ def test_writing_and_scoring_at_once(tiny_models, family, limits, monkeypatch):
     assert engine.idle
     for task in writings:
         assert task.reply == expected_reply(model, task.prompt, 6)
-    exact = copy.deepcopy(model).double()
     for task in scorings:
         for ids, first, found in zip(tails, task.first, task.log_probs, strict=True):
             with torch.no_grad():
                 whole = torch.from_numpy(np.concatenate([task.prompt, ids]))
-                kept = exact(whole[None], logits_to_keep=len(ids) + 1)
+                kept = model(whole[None], logits_to_keep=len(ids) + 1)
                 logits = torch.log_softmax(kept.logits[0, :-1], dim=-1)
             values = logits[torch.arange(len(ids)), torch.from_numpy(ids)].numpy()
             np.testing.assert_allclose(found, values[first:], atol=2e-5)
 
 
-def test_many_tasks_with_one_prompt(tiny_models):
+def test_many_tasks_with_one_prompt(exact_models):
     """More than a region has room for."""
-    model, prompt = tiny_models("llama").model, random_sequences(2, trunk=30)[0]
+    model, prompt = exact_models("llama"), random_sequences(2, trunk=30)[0]
     writings = [ReplyTask(prompt, Sampling(4), seed) for seed in range(15)]
     scorings = [ScoreTask(prompt, [np.arange(start, start + 9) for start in (0, 20)], [0, 0]) for _ in range(15)]
     run(Engine(model, NEVER), [*writings, *scorings])
@@ -102,8 +99,8 @@ def test_what_was_computed_is_not_computed_again(tiny_models):
     assert computed == [51, 11, 30]  # the last token of a prompt is not kept
 
 
-def test_a_reply_depends_on_its_own_seed_only(tiny_models):
-    model = tiny_models("qwen2").model
+def test_a_reply_depends_on_its_own_seed_only(exact_models):
+    model = exact_models("qwen2")
     prompts = growing_prompts(3)
     samplings = [Sampling(8, temperature=0.7 + 0.1 * (number % 4), top_p=0.9) for number in range(len(prompts))]
     together = [ReplyTask(*task) for task in zip(prompts, samplings, range(len(prompts)), strict=True)]
@@ -117,8 +114,8 @@ def test_a_reply_depends_on_its_own_seed_only(tiny_models):
     assert again.reply != together[0].reply
 
 
-def test_stop_tokens_and_dropped_tasks(tiny_models):
-    model = tiny_models("gemma2").model
+def test_stop_tokens_and_dropped_tasks(exact_models):
+    model = exact_models("gemma2")
     prompts = growing_prompts(1)[:4]
     free = [expected_reply(model, prompt, 8) for prompt in prompts]
     stop = free[1][3]

@@ -13,9 +13,9 @@ NEVER = frozenset({-1})
 
 
 @pytest.mark.parametrize("length", [12, 40])
-def test_greedy_equals_transformers_one_prompt_at_a_time(tiny_models, family, length):
+def test_greedy_equals_transformers_one_prompt_at_a_time(exact_models, family, length):
     # Prompts reach past the tiny Gemmas' window of 64, and the replies move it on.
-    model = tiny_models(family).model
+    model = exact_models(family)
     prompts = random_sequences(21, trunk=70)
     found = generate(model, prompts, NEVER, Sampling(length), [0] * len(prompts))
     for prompt, reply in zip(prompts, found, strict=True):
@@ -26,8 +26,8 @@ def test_greedy_equals_transformers_one_prompt_at_a_time(tiny_models, family, le
         assert reply == expected[0, len(prompt) :].tolist()
 
 
-def test_a_reply_depends_on_its_own_seed_only(tiny_models):
-    model = tiny_models("llama").model
+def test_a_reply_depends_on_its_own_seed_only(exact_models):
+    model = exact_models("llama")
     prompts = random_sequences(3, trunk=30)
     sampling = Sampling(10, temperature=1.0, top_p=0.9)
     together = generate(model, prompts, NEVER, sampling, list(range(len(prompts))))
@@ -36,8 +36,8 @@ def test_a_reply_depends_on_its_own_seed_only(tiny_models):
     assert generate(model, prompts[:1], NEVER, sampling, [99])[0] != together[0]
 
 
-def test_stop_tokens_end_single_branches(tiny_models):
-    model = tiny_models("qwen2").model
+def test_stop_tokens_end_single_branches(exact_models):
+    model = exact_models("qwen2")
     prompts = random_sequences(8, trunk=30)
     free = generate(model, prompts, NEVER, Sampling(12), [0] * len(prompts))
     stop = free[1][4]
@@ -46,8 +46,8 @@ def test_stop_tokens_end_single_branches(tiny_models):
         assert reply == (unbounded[: unbounded.index(stop)] if stop in unbounded else unbounded)
 
 
-def test_equal_prompts_are_separate_replies(tiny_models):
-    model = tiny_models("gemma2").model
+def test_equal_prompts_are_separate_replies(exact_models):
+    model = exact_models("gemma2")
     prompt = random_sequences(1, trunk=20)[0]
     found = generate(model, [prompt, prompt], NEVER, Sampling(8, temperature=1.5), [1, 2])
     assert found[0] != found[1]

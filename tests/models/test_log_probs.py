@@ -30,7 +30,7 @@ def one_at_a_time(model, sequences):
     """key -> log-probability of the reply, by the model's own forward on one sequence at a time."""
     found = {}
     for sequence in sequences:
-        logits = model(input_ids=torch.from_numpy(sequence.input_ids)[None]).logits[0].float()
+        logits = model(input_ids=torch.from_numpy(sequence.input_ids)[None]).logits[0]
         steps = torch.log_softmax(logits, dim=-1)
         for reply in sequence.replies:
             targets = torch.from_numpy(sequence.input_ids[reply.start : reply.end])
@@ -39,9 +39,9 @@ def one_at_a_time(model, sequences):
 
 
 @pytest.mark.parametrize("budget", [140, 4096])
-def test_packed_loss_and_gradients_equal_one_at_a_time(tiny_models, family, budget, monkeypatch):
+def test_packed_loss_and_gradients_equal_one_at_a_time(exact_models, family, budget, monkeypatch):
     monkeypatch.setattr(log_probs, "CHUNK_LOGITS", 1024 * 5)  # several chunks even here
-    model = copy.deepcopy(tiny_models(family).model).requires_grad_(True)
+    model = copy.deepcopy(exact_models(family)).requires_grad_(True)
     sequences = with_replies(random_sequences(11, trunk=100))
     expected = one_at_a_time(model, sequences)
     tokens = sum(reply.end - reply.start for sequence in sequences for reply in sequence.replies)
@@ -102,11 +102,11 @@ def test_logits_of_the_whole_row_never_exist(tiny_models, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_gradient_checkpointing_changes_nothing(tiny_models, name):
+def test_gradient_checkpointing_changes_nothing(exact_models, name):
     (row,) = pack_rows([with_replies(random_sequences(4))], 4096)
     gradients = []
     for checkpointing in (False, True):
-        model = copy.deepcopy(tiny_models(name).model).requires_grad_(True).train()
+        model = copy.deepcopy(exact_models(name)).requires_grad_(True).train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         reply_log_probs(model, row).sum().backward()

@@ -30,10 +30,10 @@ def random_sequences(seed: int, trunk: int = 90, branches: int = 4, vocabulary: 
 
 
 @pytest.mark.parametrize("block", [7, 64, 256])
-def test_tree_logits_equal_separate_sequences(tiny_models, family, block, monkeypatch):
+def test_tree_logits_equal_separate_sequences(exact_models, family, block, monkeypatch):
     # The tiny Gemmas have a window of 64 tokens, less than the trunk.
     monkeypatch.setattr(tree_attention, "BLOCK", block)
-    model = tiny_models(family).model
+    model = exact_models(family)
     sequences = random_sequences(seed=block)
     tree = build_tree(sequences)
     with torch.no_grad():
@@ -44,9 +44,9 @@ def test_tree_logits_equal_separate_sequences(tiny_models, family, block, monkey
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
-def test_windows_matter_here(tiny_models, monkeypatch):
+def test_windows_matter_here(exact_models, monkeypatch):
     """The comparison above could fail on sliding windows: without them the logits are others."""
-    model = tiny_models("gemma3").model
+    model = exact_models("gemma3")
     assert layer_windows(model) == {"full_attention": None, "sliding_attention": 64}
     sequence = random_sequences(0)[0]
     positions, leave = np.arange(len(sequence)), np.full(len(sequence), len(sequence))
@@ -112,9 +112,9 @@ def test_attention_function_equals_brute_force(softcap, flex):
             torch.testing.assert_close(found[0, node, head], expected, **tolerance)
 
 
-def test_padded_batches_still_get_their_mask(tiny_models, family):
+def test_padded_batches_still_get_their_mask(exact_models, family):
     """The registered function must not lose the padding mask of ordinary calls."""
-    model = tiny_models(family).model
+    model = exact_models(family)
     ids = torch.from_numpy(random_sequences(5)[0][:20])[None]
     padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), ids], dim=1)
     mask = torch.cat([torch.zeros(1, 5, dtype=torch.long), torch.ones_like(ids)], dim=1)
