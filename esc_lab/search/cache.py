@@ -32,25 +32,25 @@ class RequestCache:
                 self._file.execute("PRAGMA journal_mode=WAL")
                 self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
+            raise self._error(error) from error
 
     def get(self, key: str) -> Answer | None:
         try:
             row = self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
             return Answer.from_json(json.loads(row[0])) if row else None
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-            raise self._unusable(error) from error
+            raise self._error(error) from error
 
     def put(self, key: str, answer: Answer) -> None:
         text = json.dumps(vars(answer), ensure_ascii=False)
         try:
             self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
         except sqlite3.Error as error:
-            raise self._unusable(error) from error
+            raise self._error(error) from error
 
     def close(self) -> None:
         self._file.close()
 
-    def _unusable(self, error: Exception) -> UserError:
+    def _error(self, error: Exception) -> UserError:
         fix = "make room, delete the file, or use search.cache=false; the journals of the run hold its answers"
         return UserError(f"the request cache does not work: {error}", where=str(self.path), fix=fix)

@@ -187,7 +187,7 @@ class Calls:
                     raise self._fatal
                 self._check_budget()
                 call.begun = True
-                answer = _encodable(await client.answer(request))
+                answer = _replace_surrogates(await client.answer(request))
         except BudgetError:
             raise
         except UserError as error:
@@ -258,7 +258,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _encodable(answer: Answer) -> Answer:
+def _replace_surrogates(answer: Answer) -> Answer:
     """Half surrogate pairs, which no file, hash or tokenizer takes, become question marks."""
     try:
         f"{answer.text}{answer.refusal}{answer.model}".encode()

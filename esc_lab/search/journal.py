@@ -49,10 +49,10 @@ class Journal:
         self._unsynced = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._opened():
+            with self._open():
                 pass
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable_error(error) from error
         self._read()
 
     def add(self, key: str, request: Request, answer: Answer, *, cached: bool = False) -> None:
@@ -77,13 +77,13 @@ class Journal:
         if self._unsynced:
             self._unsynced = False
             try:
-                with self._opened() as file:
+                with self._open() as file:
                     os.fsync(file)
             except OSError as error:
-                raise self._unwritable(error) from error
+                raise self._unwritable_error(error) from error
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _open(self) -> Iterator[int]:
         """The file, for one thing to do: there may be more journals than a process may have open files."""
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -103,7 +103,7 @@ class Journal:
     def _write(self, record: Mapping[str, Any]) -> None:
         line = f"{json.dumps(record, ensure_ascii=False)}\n".encode()
         try:
-            with self._opened() as file:
+            with self._open() as file:
                 end = os.fstat(file).st_size
                 try:
                     while line:  # a disk that becomes full takes what fits, and refuses the rest
@@ -113,7 +113,7 @@ class Journal:
                         os.ftruncate(file, end)
                     raise
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable_error(error) from error
         self._unsynced = True
 
     def _read(self) -> None:
@@ -123,7 +123,7 @@ class Journal:
         if whole:
             self._check_header(self._record(whole[0], 1))
         elif not torn.startswith(_BEGINNING[: len(torn)]):
-            raise self._foreign()
+            raise self._foreign_error()
         if torn:  # the process ended while it was writing this line
             os.truncate(self.path, sum(len(line) + 1 for line in whole))
         if not whole:
@@ -136,11 +136,11 @@ class Journal:
                 answer = Answer.from_json(record["answer"])
                 self._note(record["key"], record["at"], record["role"], answer, record["cached"])
             except (KeyError, TypeError) as error:
-                raise self._damaged(number) from error
+                raise self._damaged_error(number) from error
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
         if header.get("format") != FORMAT or not isinstance(header.get("config"), dict):
-            raise self._foreign()
+            raise self._foreign_error()
         old, new = journal_settings(header["config"]), journal_settings(self.config)
         differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if differing:
@@ -155,19 +155,19 @@ class Journal:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise self._damaged(number) from error
+            raise self._damaged_error(number) from error
         if not isinstance(record, dict):
-            raise self._damaged(number)
+            raise self._damaged_error(number)
         return record
 
-    def _foreign(self) -> UserError:
+    def _foreign_error(self) -> UserError:
         return UserError("not a journal of this version", where=str(self.path), fix="use another run directory")
 
-    def _damaged(self, number: int) -> UserError:
+    def _damaged_error(self, number: int) -> UserError:
         fix = "take the line out if it is damaged; its call is then made again"
         return UserError("not a line of a journal", where=f"{self.path}:{number}", fix=fix)
 
-    def _unwritable(self, error: OSError) -> UserError:
+    def _unwritable_error(self, error: OSError) -> UserError:
         fix = "make room or choose another place; resume=<run directory> goes on from here"
         return UserError(f"cannot write: {error.strerror}", where=str(self.path), fix=fix)
 

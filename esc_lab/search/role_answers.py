@@ -54,7 +54,7 @@ def parse_numbers(text: str, best: int) -> tuple[dict[str, float], dict[str, str
     Raises:
         UnusableError: there is no such thing in the text.
     """
-    named = _object(text)
+    named = _find_object(text)
     if named is None:
         named = {name.strip(): value for name, value in _LINE.findall(text)}
     if not named:
@@ -62,7 +62,7 @@ def parse_numbers(text: str, best: int) -> tuple[dict[str, float], dict[str, str
     values: dict[str, float] = {}
     wrong: dict[str, str] = {}
     for name, value in named.items():
-        number = _number(value)
+        number = _parse_number(value)
         if number is None:
             wrong[name] = f"{name[:40]!r} has no number"
         elif not 0 <= number <= best:  # nor is NaN
@@ -83,7 +83,7 @@ def parse_ratings(text: str, inventory: Inventory) -> dict[str, float]:
     known: dict[str, float] = {}
     unknown = []
     for name, value in values.items():
-        strategy = _strategy(name, inventory)
+        strategy = _find_strategy(name, inventory)
         if strategy is None:
             unknown.append(repr(name[:40]))
         else:
@@ -141,9 +141,9 @@ def parse_message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bo
     following = _NEXT_ROLE.search(said)
     said = said[: following.start()] if following else said
     label = _LABEL.match(said)
-    if label and _strategy(label[1] or label[2], inventory):
+    if label and _find_strategy(label[1] or label[2], inventory):
         said = said[label.end() :]
-    said = _unwrapped(said.strip())
+    said = _unwrap(said.strip())
     ends = [match.end() for match in _SENTENCE_END.finditer(said)]
     if cut_off and ends and not following:
         said = said[: ends[-1]].rstrip()
@@ -158,14 +158,14 @@ def ends_conversation(text: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _strategy(label: str, inventory: Inventory) -> str | None:
+def _find_strategy(label: str, inventory: Inventory) -> str | None:
     try:
         return normalize_label(label, inventory)
     except UnknownStrategyError:
         return None
 
 
-def _unwrapped(said: str) -> str:
+def _unwrap(said: str) -> str:
     """Without quotation marks or asterisks around the whole; those around a part of it stay."""
     before = None
     while said != before:
@@ -177,7 +177,7 @@ def _unwrapped(said: str) -> str:
     return said
 
 
-def _number(value: Any) -> float | None:
+def _parse_number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     try:
@@ -188,7 +188,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _object(text: str) -> Mapping[str, Any] | None:
+def _find_object(text: str) -> Mapping[str, Any] | None:
     """The first JSON object with a number in a text, be it in a code block, among words or in another object."""
     decoder = json.JSONDecoder()
     first: Mapping[str, Any] | None = None
@@ -198,7 +198,7 @@ def _object(text: str) -> Mapping[str, Any] | None:
             value, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
-        if any(_number(number) is not None for number in value.values()):
+        if any(_parse_number(number) is not None for number in value.values()):
             return value
         first = first or value
     return first

@@ -211,6 +211,12 @@ def test_an_error_of_the_model_reaches_all_under_way_and_the_client_goes_on(tiny
     assert again == answers(LocalClient(loaded, "tiny"), asked)
 
 
+async def begun(client: LocalClient) -> None:
+    """Until the model has requests to work on."""
+    while not client._jobs:
+        await asyncio.sleep(0.001)
+
+
 def test_a_caller_that_gives_up_does_not_disturb_others(tiny_models):
     loaded = tiny_models("gemma2")
     first, second, *_ = requests()
@@ -219,7 +225,7 @@ def test_a_caller_that_gives_up_does_not_disturb_others(tiny_models):
     async def run() -> Answer:
         given_up = asyncio.create_task(client.answer(replace(second, max_tokens=3000)))
         kept = asyncio.create_task(client.answer(first))
-        await asyncio.sleep(0.1)
+        await begun(client)
         given_up.cancel()
         answer = await kept
         with pytest.raises(asyncio.CancelledError):
@@ -235,7 +241,7 @@ def test_closing_ends_the_thread_and_cancels_what_waits(tiny_models):
 
     async def run() -> None:
         waiting = asyncio.create_task(client.answer(replace(requests()[1], max_tokens=3000)))
-        await asyncio.sleep(0.05)
+        await begun(client)
         await client.close()
         with pytest.raises(asyncio.CancelledError):
             await waiting
