@@ -34,15 +34,16 @@ class JudgingConfig:
     rubric: bool = item(True, "score each reply on the axes of llm.judge.axes")
     pairwise: bool = item(True, "compare each reply with the baseline's, in both orders")
     check: int = item(
-        40, "given replies that each judge has to tell from shuffled ones of other dialogues", within=(2, float("inf"))
+        40, "gold replies that each judge has to tell from shuffled ones of other dialogues", within=(2, float("inf"))
     )
-    least_auc: float = item(
+    min_auc: float = item(
         0.6,
         "share of these that a judge has to get right (AUC of the rubric, share of pairs), with a 95 % interval above "
         "one half",
         within=(0.5, 1),
     )
     force: bool = item(
-        False, "judge although the judge failed that check, or judged the search that a run was trained on; it is told"
+        False,
+        "judge although it failed that check, or judged the search that a run was trained on; the results say so",
     )
     draws: int = item(2000, "bootstrap draws of dialogues", within=COUNT)

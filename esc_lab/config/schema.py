@@ -65,6 +65,7 @@ RENAMED: Mapping[str, str] = {
     "mcts.most_ended": "mcts.max_ended",
     "mcts.most_iterations": "mcts.max_iterations",
     # judge, compare
+    "judge.least_auc": "judge.min_auc",
     # all others
 }
 

@@ -16,52 +16,14 @@ from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.formats import markdown_table
 from esc_lab.comparison.record import replace_nan
 from esc_lab.config import Config
-from esc_lab.judging.gate import Gate
 from esc_lab.judging.inputs import JudgeInputs
-from esc_lab.judging.pairwise import Pair, PairwiseResult, pairwise_result
-from esc_lab.judging.rubric import OVERALL, RubricResult, Scores, rubric_result
-from esc_lab.search.calls import Spent
+from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric
+from esc_lab.judging.session import JudgeAnswers
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import turn_score
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
 from esc_lab.terminal import console
-
-JUDGE = "judge"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the judge said, and what it took.
-
-    Attributes:
-        gates: how the judges did on gold and shuffled replies.
-        forced: reasons not to believe them that were overruled.
-        scores: of each run's replies, by label, in the order of the decisions; empty without a rubric.
-        pairs: of each run but the baseline, likewise.
-        axes: of the rubric.
-        settings: how the judge was asked: client, sampling, attempts.
-        prompts: hash of the prompts.
-        models: as the endpoint names them.
-        dates: of the first and the last call.
-        counts: answers that were unusable, refused or missing.
-        retries: calls of an endpoint that failed in a way that may pass, by kind.
-        seconds: the judging took.
-    """
-
-    gates: Sequence[Gate]
-    forced: Sequence[str]
-    scores: Mapping[str, Sequence[Scores | None]]
-    pairs: Mapping[str, Sequence[Pair]]
-    axes: Sequence[Axis]
-    settings: Mapping[str, Any]
-    prompts: str
-    models: Sequence[str]
-    dates: tuple[str, str]
-    counts: Mapping[str, int]
-    spent: Spent
-    retries: Mapping[str, int]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -72,41 +34,41 @@ class _Results:
     pairwise: Mapping[str, PairwiseResult]
 
 
-def write_judged(cfg: Config, inputs: JudgeInputs, judged: Judged) -> dict[str, float]:
+def write_results(cfg: Config, inputs: JudgeInputs, answers: JudgeAnswers) -> dict[str, float]:
     """Write everything into the run directory, and the table to the terminal; gives the metrics."""
     directory = Path(cfg.run_dir)
     sample = ClusterSample(inputs.trees, cfg.judge.draws, cfg.seed)
     results = _Results(
-        {label: rubric_result(scores, judged.axes, sample) for label, scores in judged.scores.items()},
-        {label: pairwise_result(pairs, sample) for label, pairs in judged.pairs.items()},
+        {label: summarize_rubric(scores, answers.axes, sample) for label, scores in answers.scores.items()},
+        {label: summarize_pairs(pairs, sample) for label, pairs in answers.pairs.items()},
     )
-    lines = [json.dumps(line, ensure_ascii=False) for line in _lines(inputs, judged)]
+    lines = [json.dumps(line, ensure_ascii=False) for line in _lines(inputs, answers)]
     write_atomic(directory / "judgements.jsonl", "\n".join(lines))
-    record = {**_record(inputs, judged, results), "clusters": sample.clusters, "draws": cfg.judge.draws}
+    record = {**_record(inputs, answers, results), "clusters": sample.clusters, "draws": cfg.judge.draws}
     write_atomic(directory / "judge.json", json.dumps(replace_nan(record), indent=1, allow_nan=False))
-    heads, rows = _table(inputs, judged.axes, results)
-    notes = _notes(cfg, inputs, judged)
+    heads, rows = _table(inputs, answers.axes, results)
+    notes = _notes(cfg, inputs, answers)
     bullets = "\n".join(f"- {note}" for note in notes)
     write_atomic(directory / "judge.md", f"{markdown_table(heads, rows)}\n\n{bullets}")
     _print(heads, rows, notes)
-    return _metrics(judged, results)
+    return _metrics(answers, results)
 
 
-def _lines(inputs: JudgeInputs, judged: Judged) -> Iterator[dict[str, Any]]:
+def _lines(inputs: JudgeInputs, answers: JudgeAnswers) -> Iterator[dict[str, Any]]:
     """A line for each scored reply and each pair."""
     replies = {run.label: run.replies for run in inputs.runs}
-    sampling = {name: judged.settings[name] for name in ("temperature", "top_p", "max_tokens")}
-    asked = {"model": judged.settings["client"]["model"], **sampling, "seed": inputs.seed}
-    for label, run_scores in judged.scores.items():
+    sampling = {name: answers.settings[name] for name in ("temperature", "top_p", "max_tokens")}
+    asked = {"model": answers.settings["client"]["model"], **sampling, "seed": inputs.seed}
+    for label, run_scores in answers.scores.items():
         for key, scores in zip(inputs.keys, run_scores, strict=True):
             reply = replies[label][key]
             yield {
                 "kind": "rubric", "run": label, "dialogue": key[0], "tree": reply.tree, "turn": key[1],
-                "scores": scores, OVERALL: None if scores is None else turn_score(dict(scores), judged.axes),
+                "scores": scores, OVERALL: None if scores is None else turn_score(dict(scores), answers.axes),
                 "reply": reply.text, "strategy": reply.strategy, "reply_sampling": reply.sampling,
                 "judge_sampling": asked,
             }  # fmt: skip
-    for label, pairs in judged.pairs.items():
+    for label, pairs in answers.pairs.items():
         for key, pair in zip(inputs.keys, pairs, strict=True):
             reply = replies[label][key]
             yield {
@@ -117,13 +79,13 @@ def _lines(inputs: JudgeInputs, judged: Judged) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def _record(inputs: JudgeInputs, judged: Judged, results: _Results) -> dict[str, Any]:
+def _record(inputs: JudgeInputs, answers: JudgeAnswers, results: _Results) -> dict[str, Any]:
     """What judge.json holds, but for the numbers of the bootstrap."""
     return {
-        "judge": {**judged.settings, "models": judged.models, "prompts": judged.prompts, "dates": judged.dates},
-        "axes": [asdict(axis) for axis in judged.axes],
-        "gates": [{**asdict(gate), "passed": gate.passed} for gate in judged.gates],
-        "forced": list(judged.forced),
+        "judge": {**answers.settings, "models": answers.models, "prompts": answers.prompts, "dates": answers.dates},
+        "axes": [asdict(axis) for axis in answers.axes],
+        "gates": [{**asdict(gate), "passed": gate.passed} for gate in answers.gates],
+        "forced": list(answers.forced),
         "remarks": list(inputs.remarks),
         "test_set": inputs.test_set,
         "decisions": len(inputs.keys),
@@ -141,21 +103,21 @@ def _record(inputs: JudgeInputs, judged: Judged, results: _Results) -> dict[str,
             }
             for run in inputs.runs
         ],
-        "calls": asdict(judged.spent),
-        "counts": dict(judged.counts),
+        "calls": asdict(answers.spent),
+        "counts": dict(answers.counts),
     }
 
 
-def _metrics(judged: Judged, results: _Results) -> dict[str, float]:
-    spent = judged.spent
+def _metrics(answers: JudgeAnswers, results: _Results) -> dict[str, float]:
+    spent = answers.spent
     metrics = {
-        "judge/forced": bool(judged.forced), "judge/seconds": judged.seconds, "judge/calls": spent.calls,
+        "judge/forced": bool(answers.forced), "judge/seconds": answers.seconds, "judge/calls": spent.calls,
         "judge/from_cache": spent.from_cache, "judge/prompt_tokens": spent.prompt_tokens,
         "judge/completion_tokens": spent.completion_tokens, "judge/cost": spent.cost,
     }  # fmt: skip
-    metrics |= judged.counts
-    metrics |= {f"judge/retries/{kind}": count for kind, count in judged.retries.items()}
-    for gate in judged.gates:
+    metrics |= answers.counts
+    metrics |= {f"judge/retries/{kind}": count for kind, count in answers.retries.items()}
+    for gate in answers.gates:
         name = "auc" if gate.judge == "rubric" else "share"
         values = {name: gate.value, "low": gate.low, "high": gate.high, "contexts": gate.contexts}
         metrics |= {f"gate/{gate.judge}/{key}": value for key, value in values.items()}
@@ -189,23 +151,23 @@ def _table(inputs: JudgeInputs, axes: Sequence[Axis], results: _Results) -> tupl
     return heads, rows
 
 
-def _notes(cfg: Config, inputs: JudgeInputs, judged: Judged) -> list[str]:
-    weights = ", ".join(f"{axis.weight:g} {axis.name}" for axis in judged.axes)
-    spent = judged.spent
-    notes = [f"FORCED, do not rely on these numbers: {reason}." for reason in judged.forced]
+def _notes(cfg: Config, inputs: JudgeInputs, answers: JudgeAnswers) -> list[str]:
+    weights = ", ".join(f"{axis.weight:g} {axis.name}" for axis in answers.axes)
+    spent = answers.spent
+    notes = [f"FORCED, do not rely on these numbers: {reason}." for reason in answers.forced]
     notes += [
-        f"Judge: {', '.join(judged.models) or inputs.judge}. {len(inputs.keys)} of {inputs.with_replies} decisions "
+        f"Judge: {', '.join(answers.models) or inputs.judge}. {len(inputs.keys)} of {inputs.with_replies} decisions "
         f"with a reply in every run; 95 % intervals from {cfg.judge.draws:,} bootstrap draws of dialogues."
     ]
-    notes += [f"{gate.text[0].upper()}{gate.text[1:]}." for gate in judged.gates]
-    if judged.scores:
+    notes += [f"{gate.text[0].upper()}{gate.text[1:]}." for gate in answers.gates]
+    if answers.scores:
         notes.append(f"Scores from 0 to 4; {OVERALL} = {weights}.")
-    if judged.pairs:
+    if answers.pairs:
         notes.append(
             f"Win rate against {inputs.baseline.label}: both orders are asked, a mismatch is a tie and counts half; at "
             "equal length: after Dubois et al. 2024; consistency: share of pairs on which both orders agree."
         )
-    missing = judged.counts.get("judge/missing", 0)
+    missing = answers.counts.get("judge/missing", 0)
     notes += [f"{missing} questions had no usable answer and are left out."] if missing else []
     notes += [f"{remark[0].upper()}{remark[1:]}." for remark in inputs.remarks]
     cost = f", ${spent.cost:.2f}" if spent.cost else ""

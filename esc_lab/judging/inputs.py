@@ -16,7 +16,7 @@ from esc_lab.data.corpora import ReadReport, read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
-from esc_lab.judging.replies import WrittenReply, check_context, drawn, history_of, read_replies
+from esc_lab.judging.replies import WrittenReply, build_history, check_context, draw_decisions, read_replies
 from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import read_config
@@ -28,7 +28,7 @@ DIALOGUES = "dialogues.jsonl"
 
 
 @dataclass(frozen=True)
-class JudgedRun:
+class EvaluatedRun:
     """An evaluation: its label (model, method, template, and the seed where there are several) and its replies."""
 
     label: str
@@ -49,12 +49,12 @@ class JudgeInputs:
         test_set: identity of the test set, as in comparisons.
         seed: what they were drawn with.
         judge: the model that judges.
-        same: why the judge must not judge: sentences on runs whose training data it judged.
+        conflicts: why the judge must not judge: sentences on runs whose training data it judged.
         remarks: sentences on what stands out.
     """
 
-    runs: Sequence[JudgedRun]
-    baseline: JudgedRun
+    runs: Sequence[EvaluatedRun]
+    baseline: EvaluatedRun
     inventory: Inventory
     dialogues: Mapping[str, Dialogue]
     keys: Sequence[Key]
@@ -62,13 +62,13 @@ class JudgeInputs:
     test_set: str
     seed: int
     judge: JudgeModel
-    same: Sequence[str]
+    conflicts: Sequence[str]
     remarks: Sequence[str]
 
     @property
-    def others(self) -> list[JudgedRun]:
+    def candidates(self) -> list[EvaluatedRun]:
         """The runs that are compared with the baseline."""
-        return [one for one in self.runs if one is not self.baseline]
+        return [run for run in self.runs if run is not self.baseline]
 
     @property
     def trees(self) -> list[str]:
@@ -76,10 +76,10 @@ class JudgeInputs:
         return [self.baseline.replies[key].tree for key in self.keys]
 
     def history(self, key: Key) -> tuple[Turn, ...]:
-        return history_of(self.dialogues[key[0]], key[1])
+        return build_history(self.dialogues[key[0]], key[1])
 
 
-def judge_inputs(cfg: Config) -> JudgeInputs:
+def read_inputs(cfg: Config) -> JudgeInputs:
     """Read everything.
 
     Raises:
@@ -95,31 +95,31 @@ def judge_inputs(cfg: Config) -> JudgeInputs:
     check_cells(cells, ["text/rouge_l"])
     test = load_predictions(runs, ())[runs[0].directory].test
     labels = {run.directory: cell.run_name(run) for cell in cells for run in cell.runs}
-    judged = [JudgedRun(labels[run.directory], run, _replies(run)) for run in runs]
+    judged = [EvaluatedRun(labels[run.directory], run, _replies(run)) for run in runs]
     inventory = build_inventory(runs[0].config["inventory"], cfg.config_dirs)
     dialogues = _dialogues(runs, inventory, cfg.config_dirs)
     for run in judged:
         check_context(dialogues, run.replies, str(run.run.directory))
     shared, few = _shared_decisions(judged, test.keys)
     judge = judge_model(asdict(cfg))
-    same, lineage = _lineage(judged, judge)
+    conflicts, lineage = _check_lineage(judged, judge)
     evaluated = {dialogue for dialogue, _ in test.keys}
     return JudgeInputs(
         runs=judged,
         baseline=_baseline(judged, cfg.judge.baseline),
         inventory=inventory,
         dialogues={name: dialogue for name, dialogue in dialogues.items() if name in evaluated},
-        keys=drawn(shared, cfg.judge.decisions, cfg.seed),
+        keys=draw_decisions(shared, cfg.judge.decisions, cfg.seed),
         with_replies=len(shared),
         test_set=test.identity,
         seed=cfg.seed,
         judge=judge,
-        same=same,
+        conflicts=conflicts,
         remarks=[*remarks, *few, *lineage],
     )
 
 
-def _shared_decisions(runs: Sequence[JudgedRun], keys: Sequence[Key]) -> tuple[list[Key], list[str]]:
+def _shared_decisions(runs: Sequence[EvaluatedRun], keys: Sequence[Key]) -> tuple[list[Key], list[str]]:
     """The decisions with a reply in every run, and a remark if that is few of them.
 
     Raises:
@@ -159,7 +159,7 @@ def _dialogues(runs: Sequence[Run], inventory: Inventory, config_dirs: Sequence[
     return {dialogue.id: dialogue for dialogue in splits.get(config["evaluate"]["split"], ())}
 
 
-def _baseline(runs: Sequence[JudgedRun], asked: str | None) -> JudgedRun:
+def _baseline(runs: Sequence[EvaluatedRun], asked: str | None) -> EvaluatedRun:
     if asked is None:
         return runs[0]
     for one in runs:
@@ -169,7 +169,7 @@ def _baseline(runs: Sequence[JudgedRun], asked: str | None) -> JudgedRun:
     raise UserError(f"no judged run '{asked}'{nearest(asked, names)}", where="judge.baseline", fix=", ".join(names))
 
 
-def _lineage(runs: Sequence[JudgedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:
+def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:
     """Sentences on runs whose training data the judge judged, and on what else stands out in how they were made."""
     same, remarks = [], []
     for one in runs:

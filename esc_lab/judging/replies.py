@@ -23,7 +23,7 @@ class WrittenReply:
     Attributes:
         text: as it was written, stripped; may be empty.
         strategy: the one that it was to follow or that it names; None if it names none.
-        gold_reply: the reply that was given there.
+        gold_reply: the corpus' own reply there.
         tree: of the dialogue.
         sampling: how it was drawn.
     """
@@ -54,16 +54,16 @@ def read_replies(path: Path) -> dict[Key, WrittenReply]:
     return replies
 
 
-def drawn(keys: Iterable[Key], count: int | None, seed: int) -> list[Key]:
+def draw_decisions(keys: Iterable[Key], count: int | None, seed: int) -> list[Key]:
     """The decisions to judge, sorted: all, or `count` of them. A larger count has those of a smaller one among its."""
     order = sorted(keys, key=lambda key: (derive_seed(seed, "decisions to judge", *key), key))
     return sorted(order[:count])
 
 
-def history_of(dialogue: Dialogue, turn: int) -> tuple[Turn, ...]:
+def build_history(dialogue: Dialogue, turn: int) -> tuple[Turn, ...]:
     """The turns before a reply, as the judge sees them: without rejected replies and an opening by the supporter."""
-    turns = [Turn(one.speaker, one.reply) for one in dialogue.turns[:turn]]
-    first = next((index for index, one in enumerate(turns) if one.speaker == "seeker"), 0)
+    turns = [Turn(before.speaker, before.reply) for before in dialogue.turns[:turn]]
+    first = next((number for number, before in enumerate(turns) if before.speaker == "seeker"), 0)
     return tuple(turns[first:])
 
 
@@ -73,13 +73,13 @@ def check_context(dialogues: Mapping[str, Dialogue], replies: Mapping[Key, Writt
     Raises:
         UserError: a dialogue is missing, or has another reply at a decision.
     """
-    wrong = [key for key, reply in replies.items() if _given(dialogues.get(key[0]), key[1]) != reply.gold_reply]
+    wrong = [key for key, reply in replies.items() if _gold_reply(dialogues.get(key[0]), key[1]) != reply.gold_reply]
     if wrong:
         fix = "evaluate again, which keeps the dialogues beside the predictions; or put the corpus back where it was"
         message = f"the dialogues of {len(wrong)} of {len(replies)} replies are not those that were evaluated"
         raise UserError(message, where=where, fix=fix)
 
 
-def _given(dialogue: Dialogue | None, turn: int) -> str | None:
+def _gold_reply(dialogue: Dialogue | None, turn: int) -> str | None:
     turns: Sequence[Turn] = dialogue.turns if dialogue else ()
     return turns[turn].reply.text if turn < len(turns) else None

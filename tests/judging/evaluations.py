@@ -9,7 +9,7 @@ from typing import Any
 from esc_lab.data.corpora import read_dialogues, sample_path, write_dialogues
 from esc_lab.data.dialogue import Dialogue, merge_turns
 from esc_lab.evaluation.predictions import Prediction
-from esc_lab.judging.replies import history_of
+from esc_lab.judging.replies import build_history
 from esc_lab.search.role_prompts import transcript
 from tests.comparison.synthetic import write_evaluation
 
@@ -53,7 +53,7 @@ def evaluation(
 def knowing(dialogues: Sequence[Dialogue]) -> Callable[[str, str], float]:
     """The worth of a message to somebody who knows the given replies: 1, of foreign ones 0, of others as they say."""
     given = {
-        transcript(history_of(d, turn), labels=True): " ".join(d.turns[turn].reply.text.split())
+        transcript(build_history(d, turn), labels=True): " ".join(d.turns[turn].reply.text.split())
         for d in dialogues
         for turn in d.decisions()
     }

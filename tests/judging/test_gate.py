@@ -7,13 +7,13 @@ import math
 
 import pytest
 
-from esc_lab.judging.gate import Gate, pairwise_gate, rubric_gate
-from esc_lab.judging.pairwise import Pair
-from esc_lab.judging.replies import history_of
+from esc_lab.judging.gate import Gate, check_pairwise, check_rubric
+from esc_lab.judging.replies import build_history
+from esc_lab.judging.results import Pair
 from tests.judging.evaluations import decisions, sample
 
 DIALOGUES = sample(6)
-GIVEN = {history_of(d, turn): d.turns[turn].reply.text for d, turn in decisions(DIALOGUES)}
+GIVEN = {build_history(d, turn): d.turns[turn].reply.text for d, turn in decisions(DIALOGUES)}
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ def shares(prefers) -> Gate:
     async def compare(history, one, other):
         return Pair(float(prefers(history, one, other)), 1 - float(prefers(history, other, one)), 0)
 
-    return asyncio.run(pairwise_gate(compare, DIALOGUES, 30, 0.6, 1))
+    return asyncio.run(check_pairwise(compare, DIALOGUES, 30, 0.6, 1))
 
 
 def test_a_judge_that_knows_the_given_replies_passes():
     gate = shares(lambda history, one, other: one.reply.text == GIVEN.get(history))
     assert (gate.value, gate.low, gate.contexts, gate.dialogues) == (1, 1, 30, 6)
     assert gate.passed
-    assert gate.text == "pairwise judge: share 1.00 [1.00, 1.00] of given preferred to shuffled replies (30 contexts)"
+    assert gate.text == "pairwise judge: share 1.00 [1.00, 1.00] of gold preferred to shuffled replies (30 contexts)"
 
 
 def test_judges_of_position_and_of_length_do_not():
@@ -55,8 +55,8 @@ def test_a_judge_without_answers_does_not():
     async def score(history):
         return None
 
-    pairwise = asyncio.run(pairwise_gate(compare, DIALOGUES, 4, 0.6, 1))
-    rubric = asyncio.run(rubric_gate(score, DIALOGUES, 4, 0.6, 1))
+    pairwise = asyncio.run(check_pairwise(compare, DIALOGUES, 4, 0.6, 1))
+    rubric = asyncio.run(check_rubric(score, DIALOGUES, 4, 0.6, 1))
     for gate in (pairwise, rubric):
         assert not gate.passed
         assert gate.text == f"{gate.judge} judge: no usable answer"
@@ -66,6 +66,6 @@ def test_rubric_gate_is_the_check_of_the_search():
     async def score(history):
         return float(history[-1].reply.text == GIVEN.get(tuple(history[:-1])))
 
-    gate = asyncio.run(rubric_gate(score, DIALOGUES, 20, 0.6, 1))
+    gate = asyncio.run(check_rubric(score, DIALOGUES, 20, 0.6, 1))
     assert (gate.value, gate.low, gate.passed) == (1, 1, True)
     assert gate.text.startswith("rubric judge: AUC 1.00")

@@ -9,7 +9,7 @@ import pytest
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
-from esc_lab.judging.replies import NOTHING, check_context, drawn, history_of, read_replies
+from esc_lab.judging.replies import NOTHING, build_history, check_context, draw_decisions, read_replies
 from tests.comparison.synthetic import predictions
 from tests.judging.evaluations import evaluation, sample
 
@@ -47,11 +47,11 @@ def test_what_is_no_prediction_is_told_with_its_line(tmp_path):
 
 def test_drawn_decisions_are_nested_and_depend_on_the_seed():
     keys = [(f"d{n % 7}", n) for n in range(40)]
-    few, more = drawn(keys, 10, 1), drawn(keys[::-1], 20, 1)
+    few, more = draw_decisions(keys, 10, 1), draw_decisions(keys[::-1], 20, 1)
     assert len(few) == 10
     assert set(few) < set(more)
-    assert drawn(keys, 10, 2) != few
-    assert drawn(keys, None, 1) == sorted(keys) == drawn(keys, 99, 1)
+    assert draw_decisions(keys, 10, 2) != few
+    assert draw_decisions(keys, None, 1) == sorted(keys) == draw_decisions(keys, 99, 1)
 
 
 def test_history_has_no_opening_and_no_rejected_replies():
@@ -61,8 +61,8 @@ def test_history_has_no_opening_and_no_rejected_replies():
         Turn("supporter", Reply("I see.")),
     )  # fmt: skip
     dialogue = Dialogue(turns, "esconv")
-    assert history_of(dialogue, 4) == (turns[1], Turn("supporter", Reply("Why?", ("Question",))), turns[3])
-    assert history_of(dialogue, 0) == ()
+    assert build_history(dialogue, 4) == (turns[1], Turn("supporter", Reply("Why?", ("Question",))), turns[3])
+    assert build_history(dialogue, 0) == ()
 
 
 def test_other_dialogues_are_refused(tmp_path):

@@ -1,16 +1,46 @@
-"""Pairs of replies to one decision: which is better, asked in both orders, and the win rate of a run."""
+"""What judgements say of a run: rubric scores, and pairs asked in both orders with the win rate, with intervals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
+from esc_lab.search.role_prompts import Axis
+from esc_lab.search.roles import turn_score
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.intervals import Interval, percentile_interval
 from esc_lab.statistics.length_control import length_controlled_win_rate
+
+OVERALL = "overall"
+Scores: TypeAlias = Mapping[str, float]  # of a reply, by axis
+
+
+@dataclass(frozen=True)
+class RubricResult:
+    """Rubric scores of a run.
+
+    Attributes:
+        means: of each axis and of the weighted mean over the axes (`overall`), from 0 to 4.
+        replies: that were scored.
+        missing: replies that the judge gave no usable score.
+    """
+
+    means: Mapping[str, Interval]
+    replies: int
+    missing: int
+
+
+def summarize_rubric(scores: Sequence[Scores | None], axes: Sequence[Axis], sample: ClusterSample) -> RubricResult:
+    """The result from the scores [decisions] of a run's replies; None where the judge gave none."""
+    columns = {axis.name: [math.nan if reply is None else reply[axis.name] for reply in scores] for axis in axes}
+    columns[OVERALL] = [math.nan if reply is None else turn_score(dict(reply), axes) for reply in scores]
+    missing = sum(reply is None for reply in scores)
+    means = {name: sample.mean(np.array(values)) for name, values in columns.items()}
+    return RubricResult(means, len(scores) - missing, missing)
 
 
 @dataclass(frozen=True)
@@ -74,7 +104,7 @@ class PairwiseResult:
     missing: int
 
 
-def pairwise_result(pairs: Sequence[Pair], sample: ClusterSample) -> PairwiseResult:
+def summarize_pairs(pairs: Sequence[Pair], sample: ClusterSample) -> PairwiseResult:
     """The result from the pairs [decisions]."""
     outcome = np.array([math.nan if pair.outcome is None else pair.outcome for pair in pairs])
     agreeing = np.array([math.nan if pair.consistent is None else float(pair.consistent) for pair in pairs])

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from esc_lab.judging.pairwise import Pair, pairwise_result
-from esc_lab.judging.rubric import rubric_result
+from esc_lab.judging.results import Pair, summarize_pairs, summarize_rubric
 from esc_lab.search.role_prompts import Axis
 from esc_lab.statistics.bootstrap import ClusterSample
 
@@ -33,7 +32,7 @@ def test_identical_replies_are_a_tie_that_says_nothing_of_consistency():
 
 def test_result_counts_and_leaves_out_what_is_missing():
     pairs = [Pair(1, 1, 5), Pair(1, 1, 0), Pair(0, 0, -9), Pair(1, 0, 2), Pair(None, 1, 8), Pair(None, None, 0, True)]
-    found = pairwise_result(pairs, ClusterSample(list("aabbcc"), 500, 1))
+    found = summarize_pairs(pairs, ClusterSample(list("aabbcc"), 500, 1))
     assert (found.wins, found.ties, found.losses, found.identical, found.missing) == (2, 2, 1, 1, 1)
     assert found.win_rate.value == pytest.approx((2 + 2 / 2) / 5)
     assert found.consistency.value == pytest.approx(3 / 4)
@@ -46,7 +45,7 @@ def test_interval_at_equal_length():
     draw = np.random.default_rng(4)
     trees = [f"d{n % 12}" for n in range(60)]
     won = draw.integers(0, 2, size=60)
-    alike = pairwise_result([Pair(one, one, 3) for one in won], ClusterSample(trees, 300, 1))
+    alike = summarize_pairs([Pair(one, one, 3) for one in won], ClusterSample(trees, 300, 1))
     assert alike.length_controlled.value == pytest.approx(alike.win_rate.value)
     assert alike.length_controlled.low == pytest.approx(alike.win_rate.low)
     assert alike.length_controlled.high == pytest.approx(alike.win_rate.high)
@@ -54,7 +53,7 @@ def test_interval_at_equal_length():
 
 
 def test_nothing_known_is_not_a_number():
-    found = pairwise_result([Pair(None, None, 1), Pair(None, 1, 2)], ClusterSample(["a", "b"], 50, 1))
+    found = summarize_pairs([Pair(None, None, 1), Pair(None, 1, 2)], ClusterSample(["a", "b"], 50, 1))
     assert math.isnan(found.win_rate.value)
     assert math.isnan(found.length_controlled.value)
     assert math.isnan(found.consistency.value)
@@ -62,7 +61,7 @@ def test_nothing_known_is_not_a_number():
 
 
 def test_one_dialogue_has_no_interval():
-    found = pairwise_result([Pair(1, 1, 1), Pair(0, 0, 2)], ClusterSample(["a", "a"], 50, 1))
+    found = summarize_pairs([Pair(1, 1, 1), Pair(0, 0, 2)], ClusterSample(["a", "a"], 50, 1))
     assert found.win_rate.value == 0.5
     assert math.isnan(found.win_rate.low)
     assert math.isnan(found.length_controlled.low)
@@ -71,7 +70,7 @@ def test_one_dialogue_has_no_interval():
 def test_rubric_means():
     axes = [Axis("warmth", 0.25, "x"), Axis("strategy", 0.75, "y")]
     scores = [{"warmth": 4.0, "strategy": 2.0}, None, {"warmth": 0.0, "strategy": 4.0}]
-    found = rubric_result(scores, axes, ClusterSample(["a", "b", "c"], 200, 1))
+    found = summarize_rubric(scores, axes, ClusterSample(["a", "b", "c"], 200, 1))
     assert {name: one.value for name, one in found.means.items()} == {"warmth": 2, "strategy": 3, "overall": 2.75}
     assert (found.replies, found.missing) == (2, 1)
     assert (found.means["overall"].low, found.means["overall"].high) == (2.5, 3)

@@ -1,0 +1,213 @@
+"""A judge at work: the calls, the check that it has to pass, the scores and pairs of all decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from esc_lab.artifacts import fingerprint
+from esc_lab.config import Config
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.strategies import Inventory
+from esc_lab.errors import UserError
+from esc_lab.judging.gate import Gate, check_pairwise, check_rubric
+from esc_lab.judging.inputs import EvaluatedRun, JudgeInputs
+from esc_lab.judging.results import Pair, Scores
+from esc_lab.metrics.prediction_table import Key
+from esc_lab.runs.layout import JUDGE_JOURNAL
+from esc_lab.search import role_prompts
+from esc_lab.search.calls import BudgetError, Calls, Spent
+from esc_lab.search.resume import take_over_journals
+from esc_lab.search.role_prompts import Axis, SeekerProfile
+from esc_lab.search.roles import Roles, build_axes, describe_role
+from esc_lab.terminal import show_progress
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+JUDGE = "judge"
+
+
+@dataclass(frozen=True)
+class JudgeAnswers:
+    """What the judge said, and what it took.
+
+    Attributes:
+        gates: how the judges did on gold and shuffled replies.
+        forced: reasons not to believe them that were overruled.
+        scores: of each run's replies, by label, in the order of the decisions; empty without a rubric.
+        pairs: of each run but the baseline, likewise.
+        axes: of the rubric.
+        settings: how the judge was asked: client, sampling, attempts.
+        prompts: hash of the prompts.
+        models: as the endpoint names them.
+        dates: of the first and the last call.
+        counts: answers that were unusable, refused or missing.
+        retries: calls of an endpoint that failed in a way that may pass, by kind.
+        seconds: the judging took.
+    """
+
+    gates: Sequence[Gate]
+    forced: Sequence[str]
+    scores: Mapping[str, Sequence[Scores | None]]
+    pairs: Mapping[str, Sequence[Pair]]
+    axes: Sequence[Axis]
+    settings: Mapping[str, Any]
+    prompts: str
+    models: Sequence[str]
+    dates: tuple[str, str]
+    counts: Mapping[str, int]
+    spent: Spent
+    retries: Mapping[str, int]
+    seconds: float
+
+
+class JudgeSession:
+    """One judge, and all that it is asked."""
+
+    def __init__(self, cfg: Config, inputs: JudgeInputs, calls: Calls) -> None:
+        self.cfg, self.inputs, self.calls = cfg, inputs, calls
+        self.axes = build_axes(cfg.llm.judge)
+        self.counts: Counter[str] = Counter()
+        # Everything that the calls depend on beside their own content.
+        self.config: dict[str, Any] = {
+            "seed": cfg.seed,
+            "inventory": inputs.inventory.name,
+            "roles": {JUDGE: describe_role(cfg.llm.judge, calls.clients[JUDGE])},
+            "axes": [asdict(axis) for axis in self.axes],
+            "prompts": fingerprint_prompts(inputs.inventory, self.axes),
+        }
+
+    async def judge(self) -> JudgeAnswers:
+        """Check the judges, then have them judge.
+
+        Raises:
+            UserError: a judge fails its check and is not forced, an answer cannot be had, or the budget is spent.
+        """
+        cfg, inputs, started = self.cfg, self.inputs, time.time()
+        take_over_journals(cfg, Path(cfg.run_dir), {JUDGE: self.config})
+        journal = self.calls.open_journal(Path(cfg.run_dir) / JUDGE_JOURNAL, self.config)
+        send = partial(self.calls.send, journal)
+        self.roles = Roles(
+            inputs.inventory, SeekerProfile(""), cfg.llm, self.calls.scoring, send, self.counts, cfg.seed
+        )
+        gates = await self._check()
+        failures = check_gates(gates, cfg.judge.force)
+        scored = inputs.runs if cfg.judge.rubric else []
+        paired = inputs.candidates if cfg.judge.pairwise else []
+        questions: list[Awaitable[Any]] = [self._score(run, key) for run in scored for key in inputs.keys]
+        questions += [self._pair(run, key) for run in paired for key in inputs.keys]
+        answers = iter(await gather_with_progress(questions, self._state))
+        return JudgeAnswers(
+            gates=gates,
+            forced=[*inputs.conflicts, *failures],
+            scores={run.label: [next(answers) for _ in inputs.keys] for run in scored},
+            pairs={run.label: [next(answers) for _ in inputs.keys] for run in paired},
+            axes=self.axes,
+            settings=self.config["roles"][JUDGE],
+            prompts=self.config["prompts"],
+            models=self.calls.models(JUDGE),
+            dates=self.calls.dates,
+            counts=self.counts,
+            spent=self.calls.spent,
+            retries=self.calls.retries,
+            seconds=time.time() - started,
+        )
+
+    async def _check(self) -> list[Gate]:
+        """How the judges do on gold and shuffled replies; empty where there are not two dialogues to exchange."""
+        settings, seed = self.cfg.judge, self.cfg.seed
+        dialogues = [self.inputs.dialogues[name] for name in sorted(self.inputs.dialogues)]
+        if len({dialogue.tree_id for dialogue in dialogues if any(dialogue.decisions())}) < 2:
+            return []
+        gates = []
+        if settings.rubric:
+            gates.append(await check_rubric(self.roles.score, dialogues, settings.check, settings.min_auc, seed))
+        if settings.pairwise and self.inputs.candidates:
+            gates.append(await check_pairwise(self._compare, dialogues, settings.check, settings.min_auc, seed))
+        for gate in gates:
+            log.log(logging.INFO if gate.passed else logging.WARNING, "%s", gate.text)
+        return gates
+
+    async def _compare(self, history: Sequence[Turn], reply: Turn, other: Turn) -> Pair:
+        """Both orders of two replies; identical ones are not asked."""
+        texts = [" ".join(turn.reply.text.split()) for turn in (reply, other)]
+        difference = len(reply.reply.text) - len(other.reply.text)
+        if texts[0] == texts[1]:
+            return Pair(None, None, difference, identical=True)
+        first = await self.roles.prefer(history, *texts)
+        second = await self.roles.prefer(history, *reversed(texts))
+        return Pair(first, None if second is None else 1 - second, difference)
+
+    async def _score(self, run: EvaluatedRun, key: Key) -> Scores | None:
+        return await self.roles.judge([*self.inputs.history(key), run.replies[key].turn])
+
+    async def _pair(self, run: EvaluatedRun, key: Key) -> Pair:
+        reply, other = run.replies[key], self.inputs.baseline.replies[key]
+        pair = await self._compare(self.inputs.history(key), reply.turn, other.turn)
+        return replace(pair, difference=len(reply.text) - len(other.text))  # an empty one is shown in words
+
+    def _state(self) -> str:
+        spent = self.calls.spent
+        cost = f", ${spent.cost:.2f}" if spent.cost else ""
+        return f"{spent.calls} calls, {spent.tokens / 1000:.0f}k tokens{cost}"
+
+
+def check_gates(gates: Sequence[Gate], force: bool) -> list[str]:
+    """Why judges should not be believed: sentences on the gates that were not passed; empty gates: no check was made.
+
+    Raises:
+        UserError: there are reasons, and the judge is not forced.
+    """
+    failures = [
+        f"{gate.text}; it takes {gate.min_value:g} and an interval above 0.5" for gate in gates if not gate.passed
+    ]
+    if not gates:
+        failures = ["the judges cannot be checked: that takes two dialogues"]
+    if failures and not force:
+        some = "; judge.rubric=false or judge.pairwise=false leaves one out" if len(failures) != len(gates) else ""
+        fix = f"a larger model as judge{some}; judge.force=true judges all the same, and says so"
+        raise UserError("; ".join(failures), where="judge", fix=fix)
+    return failures
+
+
+async def gather_with_progress(questions: Sequence[Awaitable[T]], state: Callable[[], str]) -> list[T]:
+    """The answers to all questions, in their order, all asked at the same time.
+
+    Args:
+        state: what there is to say beside how much is done.
+
+    Raises:
+        UserError: the first error. What was under way when a budget was spent is waited for: it is paid for.
+    """
+    tasks = [asyncio.ensure_future(question) for question in questions]
+    try:
+        with show_progress("judging", len(tasks)) as update:
+            for number, task in enumerate(asyncio.as_completed(tasks), 1):
+                await task
+                update(number, state)
+    except BudgetError:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    finally:
+        for open_task in tasks:
+            open_task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]
+
+
+def fingerprint_prompts(inventory: Inventory, axes: Sequence[Axis]) -> str:
+    """Hash of all words of the judge's prompts, on a fixed conversation."""
+    history = (Turn("seeker", Reply("First.")), Turn("supporter", Reply("Second.", inventory.names[:1])))
+    requests = []
+    for json in (False, True):
+        requests.append(role_prompts.judge_request(axes, json=json))
+        requests.append(role_prompts.prefer_request(axes, "Third.", "Fourth.", json=json))
+    messages = role_prompts.support_messages(inventory, history, "\n".join(requests))
+    return fingerprint([message.content for message in messages])
