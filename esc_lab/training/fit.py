@@ -12,7 +12,7 @@ import torch
 from esc_lab.config import Config
 from esc_lab.models.load import LoadedModel, add_adapter, save_trained
 from esc_lab.training.datamodule import ESCDataModule, data_metrics
-from esc_lab.training.module import TrainingModule
+from esc_lab.training.module import TrainingModule, leave_process_group
 from esc_lab.training.steps import StepDataModule
 from esc_lab.training.trainer import build_trainer, train
 
@@ -45,7 +45,7 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
         target = save_trained(loaded, cfg.model, Path(cfg.run_dir))
         best_loss = f"; best validation loss {metrics['val/loss']:.4f}" if "val/loss" in metrics else ""
         log.info("saved %s%s", target, best_loss)
-    module.trainer.strategy.barrier()  # no process tells of the end before the weights are there
+    leave_process_group(module.trainer)  # no process reports the end before the weights are there
     return metrics
 
 

@@ -7,7 +7,8 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
@@ -35,6 +36,23 @@ def _return_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
         if trim:
             trim(0)
+
+
+def leave_process_group(trainer: pl.Trainer) -> None:
+    """The end of several processes' common work; on one process nothing.
+
+    Gloo aborts a process whose peers end before it lets go of them: the first process does so, the others wait for it.
+    """
+    if trainer.world_size == 1:
+        return
+    store = torch.distributed.distributed_c10d._get_default_store()
+    torch.distributed.barrier()
+    if trainer.is_global_zero:
+        torch.distributed.destroy_process_group()
+        store.set("first process has left", "")
+    else:
+        with suppress(RuntimeError):  # it has ended already
+            store.wait(["first process has left"], timedelta(minutes=5))
 
 
 class TrainingModule(pl.LightningModule):
@@ -113,26 +131,17 @@ class TrainingModule(pl.LightningModule):
         finite = math.isfinite(loss) and (self._scaler is not None or math.isfinite(norm))
         if self.trainer.strategy.reduce_boolean_decision(finite):
             return
-        if self.trainer.world_size > 1:
-            self._leave_others()
+        leave_process_group(self.trainer)
         if not self.trainer.is_global_zero:
             raise SystemExit  # the first process tells
         callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
-        last = next((found for found in callbacks if isinstance(found, LastCheckpoint)), None)
+        last = next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
         saved = last.describe() if last else "there is none"
         raise UserError(
             f"loss {loss:g}, gradient norm {norm:g}; the step was not taken. Last checkpoint: {saved}",
             where=f"optimizer step {self.trainer.global_step + 1}, dialogues {', '.join(dialogues)}",
             fix="lower optimizer.lr or trainer.gradient_clip, or compute in float32 (model.dtype, trainer.precision)",
         )
-
-    def _leave_others(self) -> None:
-        """Gloo aborts a process whose peers end before it lets go of them: the first process does, the others wait."""
-        torch.distributed.barrier()
-        if self.trainer.is_global_zero:
-            torch.distributed.destroy_process_group()
-        else:
-            time.sleep(1)
 
     def _no_sync(self) -> Any:
         strategy_model: Any = self.trainer.strategy.model
@@ -155,17 +164,13 @@ class TrainingModule(pl.LightningModule):
                 weight_decay=settings.weight_decay,
             )
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        cycles = (
-            {"num_cycles": self.scheduler_settings.cycles}
-            if self.scheduler_settings.name == "cosine_restarts"
-            else None
-        )
+        restarts = self.scheduler_settings.name == "cosine_restarts"
         schedule = get_scheduler(
             _SCHEDULES[self.scheduler_settings.name],
             optimizer,
             num_warmup_steps=round(self.scheduler_settings.warmup * steps),
             num_training_steps=steps,
-            scheduler_specific_kwargs=cycles,
+            scheduler_specific_kwargs={"num_cycles": self.scheduler_settings.cycles} if restarts else None,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

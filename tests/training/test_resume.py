@@ -147,12 +147,18 @@ def test_resumed_training_is_the_uninterrupted_one(watch, tmp_path, case):
     assert chain == [None, *(str(tmp_path / f"parts/sft/{number:02d}") for number in range(len(crashes)))]
 
 
-def test_best_weights_and_patience_survive(watch, tmp_path):
+def test_best_weights_and_patience_survive(watch, tmp_path, monkeypatch):
     """The third validation is the best; training stops when three more have not been better."""
-    rate = ("optimizer.lr=10", "scheduler.name=constant", "scheduler.warmup=0")
-    words = ("trainer.max_epochs=9", "trainer.patience=3", *rate)
+    planted = dict(zip(range(3, 28, 3), (5.0, 4.0, 3.0, 3.5, 6.0, 3.25, 1.0, 1.0, 1.0), strict=True))  # by step
+
+    def validate(self):
+        self.log("val/loss", planted[self.trainer.global_step])
+
+    monkeypatch.setattr(SFTModule, "on_validation_epoch_end", validate)
+    words = ("trainer.max_epochs=9", "trainer.patience=3")
     whole = run(tmp_path / "whole", *words)
     assert whole.metrics["train/steps"] == 18
+    assert whole.metrics["val/loss"] == 3
     expected = watch.take()
     first = stopped(watch, 10, crash, tmp_path / "parts", *words)
     best = (first.path / "checkpoints" / "best.ckpt").read_bytes()

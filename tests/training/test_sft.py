@@ -22,7 +22,7 @@ RATE = 0.5
 
 def trained_step(loaded, dialogues, tmp_path, **options):
     """Parameters after one plain SGD step on all dialogues at once, and the data module."""
-    model = copy.deepcopy(loaded.model).requires_grad_(True)
+    model = copy.deepcopy(loaded.model).double().requires_grad_(True)
     splits = {"train": dialogues, "val": dialogues[:1]}
     data = data_module(splits, loaded.encoder, step_dialogues=len(dialogues), **options)
     module = SFTModule(model, OptimizerConfig(name="sgd", lr=RATE), SchedulerConfig("constant", warmup=0), 0.0, seed=1)
@@ -32,7 +32,7 @@ def trained_step(loaded, dialogues, tmp_path, **options):
 
 def brute_force_gradients(loaded, dialogues, data, weights=None):
     """Gradient of the weighted mean token loss, by the model's own forward on one example at a time."""
-    model = copy.deepcopy(loaded.model).requires_grad_(True)
+    model = copy.deepcopy(loaded.model).double().requires_grad_(True)
     loss, total = torch.zeros(()), 0.0
     for dialogue in dialogues:
         for example in build_examples(dialogue, data.inventory, TemplateConfig()):
@@ -42,7 +42,7 @@ def brute_force_gradients(loaded, dialogues, data, weights=None):
             weight = (weights or {}).get(dialogue.turns[example.key.turn].reply.strategies[0], 1.0)
             ids = torch.from_numpy(chat.input_ids[:end])
             logits = model(input_ids=ids[None], logits_to_keep=end - start + 1).logits[0]
-            steps = torch.log_softmax(logits[:-1].float(), dim=-1)
+            steps = torch.log_softmax(logits[:-1], dim=-1)
             loss = loss - weight * steps.gather(1, ids[start:end, None]).sum()
             total += weight * (end - start)
     (loss / total).backward()
