@@ -20,6 +20,7 @@ from statistics import mean, median
 import torch
 from _common import load_smollm2
 
+from esc_lab.config.search import LLMConfig
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import load_inventory
@@ -28,25 +29,12 @@ from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.prompts import Prompt
 from esc_lab.search.clients.local import LocalClient
 from esc_lab.search.requests import Question, Request
-from esc_lab.search.role_prompts import (
-    Axis,
-    SeekerProfile,
-    answer_request,
-    judge_request,
-    rate_request,
-    reply_request,
-    seeker_messages,
-    support_messages,
-)
+from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
 
 KINDS = ("strategist", "supporter", "seeker", "judge")
 INVENTORY = load_inventory("esconv")
-AXES = [
-    Axis("empathy", 0.1, "how well it grasps what the seeker feels and why, and answers that"),
-    Axis("information", 0.1, "how sound and useful its suggestions or facts are, where any are called for"),
-    Axis("humanoid", 0.1, "how much it sounds like a person who cares, and not like a machine or a form"),
-    Axis("strategy", 0.7, "how well its strategy suits what the seeker needs now, and how well it is done"),
-]
+PROMPTS = build_role_prompts(INVENTORY, LLMConfig())
+AXES = PROMPTS.axes
 
 
 def main() -> None:
@@ -90,12 +78,12 @@ def requests_of(number: int, trees: int) -> list[Request]:
         reply = dialogue.turns[turn].reply
         before, after = dialogue.turns[:turn], dialogue.turns[: turn + 1]
         case = SeekerProfile(dialogue.situation, dialogue.emotion, dialogue.problem)
-        said = reply_request(INVENTORY, reply.strategies[0])
+        said = PROMPTS.reply_request(reply.strategies[0])
         requests += [
-            rated("strategist", before, rate_request(INVENTORY, json=False, discourage=False), INVENTORY.names, 10),
-            text("supporter", support_messages(INVENTORY, before, said), 48),
-            text("seeker", seeker_messages(case, after, answer_request(marker=True)), 32),
-            rated("judge", after, judge_request(AXES, json=False), [axis.name for axis in AXES], 4),
+            rated("strategist", before, PROMPTS.rate_request(json=False, discourage=False), INVENTORY.names, 10),
+            text("supporter", PROMPTS.support_messages(before, said), 48),
+            text("seeker", PROMPTS.seeker_messages(case, after, PROMPTS.answer_request(marker=True)), 32),
+            rated("judge", after, PROMPTS.judge_request(json=False), [axis.name for axis in AXES], 4),
         ]
     return requests
 
@@ -107,7 +95,7 @@ def text(role: str, messages, max_tokens: int) -> Request:
 def rated(role: str, history: Sequence[Turn], asked: str, names: Sequence[str], most: int) -> Request:
     options = tuple(map(str, range(most + 1)))
     questions = tuple(Question(name, f"{name}: ", options) for name in names)
-    return Request(role, support_messages(INVENTORY, history, asked), questions, temperature=0.0)
+    return Request(role, PROMPTS.support_messages(history, asked), questions, temperature=0.0)
 
 
 def plain(loaded: LoadedModel, request: Request) -> int:
@@ -115,8 +103,8 @@ def plain(loaded: LoadedModel, request: Request) -> int:
     if request.questions:
         names = [question.name for question in request.questions]
         rate = request.role == "strategist"
-        asked = rate_request(INVENTORY, json=True, discourage=False) if rate else judge_request(AXES, json=True)
-        short = rate_request(INVENTORY, json=False, discourage=False) if rate else judge_request(AXES, json=False)
+        asked = PROMPTS.rate_request(json=True, discourage=False) if rate else PROMPTS.judge_request(json=True)
+        short = PROMPTS.rate_request(json=False, discourage=False) if rate else PROMPTS.judge_request(json=False)
         message = request.messages[-1]
         message = replace(message, content=message.content.removesuffix(short) + asked)
         # As long as the JSON object: names, numbers and punctuation.

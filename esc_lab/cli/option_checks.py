@@ -9,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from esc_lab.config.files import option_files
 from esc_lab.config.prompt import PromptConfig, TemplateConfig, find_layout
-from esc_lab.data.strategies import build_inventory, load_inventory
+from esc_lab.config.search import LLMConfig
+from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
 from esc_lab.errors import UserError
 from esc_lab.prompts import Layout, build_layout
+from esc_lab.search.role_prompts import build_role_prompts
 
 Section = dict[str, Any]
 
@@ -20,7 +22,7 @@ def option_problems(cfg: DictConfig) -> list[str]:
     """Problems of the sections that a composed configuration has from files; each names its file."""
     plain: Section = OmegaConf.to_container(cfg, throw_on_missing=False)  # type: ignore[assignment]
     found = []
-    checks: tuple[Callable[[Section], None], ...] = (_check_inventory, _check_prompts)
+    checks: tuple[Callable[[Section], None], ...] = (_check_inventory, _check_prompts, _check_roles)
     for check in checks:
         try:
             check(plain)
@@ -65,6 +67,12 @@ def _check_prompts(cfg: Section) -> None:
     for name in cfg["sra"]["templates"]:
         if _layout(cfg, "sra.templates", name).chooses_strategy:
             raise UserError(f"'{name}' names no strategy", where="sra.templates", fix="use layouts that name it")
+
+
+def _check_roles(cfg: Section) -> None:
+    llm = LLMConfig(wording=cfg["llm"]["wording"])
+    llm.judge.axes = cfg["llm"]["judge"]["axes"]
+    build_role_prompts(Inventory("", ()), llm)
 
 
 def _layout(cfg: Section, key: str, name: str) -> Layout:

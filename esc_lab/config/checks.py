@@ -33,8 +33,14 @@ def unknown_key(name: str) -> str | None:
     if name in known or name in sections:
         return None
     parents = [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
-    if any(parent in known and known[parent].free for parent in parents):
-        return None
+    for parent in parents:
+        if parent in known and known[parent].free:
+            return None
+        if parent in known and isinstance(known[parent].default, list):
+            if name.removeprefix(f"{parent}.").split(".")[0].isdigit():
+                return None
+            fix = f"Fix: count its items from 0, as in {parent}.0, or give all of it"
+            return f"'{name}': {parent} is a list ({known[parent].doc}). {fix}"
     section = name.split(".")[0]
     topic = f" {section}" if section in sections else ""
     if name in RENAMED:

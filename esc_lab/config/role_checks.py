@@ -26,13 +26,6 @@ def role_problems(cfg: DictConfig, roles: Sequence[str]) -> list[str]:
         played = cfg.llm[role]
         if played.client == "local" and played.model and not os.path.exists(Path(played.model) / "config.json"):
             found.append(f"llm.{role}.model={played.model}: no model directory (it has no config.json)")
-    axes = cfg.llm.judge.axes
-    if not axes or any(set(axis) != {"weight", "rubric"} for axis in axes.values()):
-        found.append("llm.judge.axes: each axis needs weight and rubric, such as {empathy: {weight: 1, rubric: ...}}")
-    elif abs(sum(axis.weight for axis in axes.values()) - 1) > 1e-6 or min(axis.weight for axis in axes.values()) < 0:
-        weights = ", ".join(f"{name} {axis.weight:g}" for name, axis in axes.items())
-        fix = "Fix: change them; `~llm.judge.axes.NAME` drops one"
-        found.append(f"llm.judge.axes: the weights are {weights}; they have to sum to 1. {fix}")
     return found
 
 

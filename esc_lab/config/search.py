@@ -12,23 +12,6 @@ from esc_lab.config.model import ModelConfig
 
 ROLES = ("strategist", "supporter", "seeker", "judge")
 
-AXES: dict[str, Any] = {
-    "empathy": {"weight": 0.1, "rubric": "how well it grasps what the seeker feels and why, and answers that"},
-    "information": {
-        "weight": 0.1,
-        "rubric": "how sound and useful its suggestions or facts are, where any are called for",
-    },
-    "humanoid": {
-        "weight": 0.1,
-        "rubric": "how much it sounds like a person who cares, and not like a machine or a form",
-    },
-    "strategy": {
-        "weight": 0.7,
-        "rubric": "how well its strategy suits what the seeker needs now, and how well it is done",
-    },
-}
-
-
 # Who can play a role -> what it is. A client is a module of `esc_lab.search.clients` with this name.
 CLIENTS = {
     "local": "a model that is loaded here",
@@ -111,7 +94,7 @@ class StrategistConfig(RoleConfig):
 
 @dataclass
 class JudgeConfig(RoleConfig):
-    axes: dict[str, Any] = item(AXES, "what it scores from 0 to 4: name -> {weight, rubric}; weights sum to 1")
+    axes: list[Any] = item([], "what it scores from 0 to 4: {name, weight, rubric}, weights sum to 1 (group roles)")
 
 
 @dataclass
@@ -144,6 +127,7 @@ class LocalConfig:
 @dataclass
 class LLMConfig:
     name: str = item(MISSING, "short name, used in run names", affects=LOOKS)
+    wording: dict[str, Any] = item({}, "texts of the prompts of all roles, with {slots} (group roles)")
     strategist: StrategistConfig = section(StrategistConfig, results("search"))
     supporter: RoleConfig = section(RoleConfig, results("search"))
     seeker: RoleConfig = section(RoleConfig, results("search"))

@@ -15,18 +15,16 @@ from typing import Any, TypeVar
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
 from esc_lab.data.dialogue import Reply, Turn
-from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.judging.gate import Gate, check_pairwise, check_rubric
 from esc_lab.judging.inputs import EvaluatedRun, JudgeInputs
 from esc_lab.judging.results import Pair, Scores
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import JUDGE_JOURNAL
-from esc_lab.search import role_prompts
 from esc_lab.search.calls import BudgetError, Calls, Spent
 from esc_lab.search.resume import take_over_journals
-from esc_lab.search.role_prompts import Axis, SeekerProfile
-from esc_lab.search.roles import Roles, build_axes, describe_role
+from esc_lab.search.role_prompts import Axis, RolePrompts, SeekerProfile, build_role_prompts
+from esc_lab.search.roles import Roles, describe_role
 from esc_lab.terminal import show_progress
 
 log = logging.getLogger(__name__)
@@ -73,7 +71,8 @@ class JudgeSession:
 
     def __init__(self, cfg: Config, inputs: JudgeInputs, calls: Calls) -> None:
         self.cfg, self.inputs, self.calls = cfg, inputs, calls
-        self.axes = build_axes(cfg.llm.judge)
+        prompts = build_role_prompts(inputs.inventory, cfg.llm)
+        self.axes = prompts.axes
         self.counts: Counter[str] = Counter()
         # Everything that the calls depend on beside their own content.
         self.config: dict[str, Any] = {
@@ -81,7 +80,7 @@ class JudgeSession:
             "inventory": inputs.inventory.name,
             "roles": {JUDGE: describe_role(cfg.llm.judge, calls.clients[JUDGE])},
             "axes": [asdict(axis) for axis in self.axes],
-            "prompts": fingerprint_prompts(inputs.inventory, self.axes),
+            "prompts": fingerprint_prompts(prompts),
         }
 
     async def judge(self) -> JudgeAnswers:
@@ -202,12 +201,12 @@ async def gather_with_progress(questions: Sequence[Awaitable[T]], state: Callabl
     return [task.result() for task in tasks]
 
 
-def fingerprint_prompts(inventory: Inventory, axes: Sequence[Axis]) -> str:
+def fingerprint_prompts(prompts: RolePrompts) -> str:
     """Hash of all words of the judge's prompts, on a fixed conversation."""
-    history = (Turn("seeker", Reply("First.")), Turn("supporter", Reply("Second.", inventory.names[:1])))
+    history = (Turn("seeker", Reply("First.")), Turn("supporter", Reply("Second.", prompts.inventory.names[:1])))
     requests = []
     for json in (False, True):
-        requests.append(role_prompts.judge_request(axes, json=json))
-        requests.append(role_prompts.prefer_request(axes, "Third.", "Fourth.", json=json))
-    messages = role_prompts.support_messages(inventory, history, "\n".join(requests))
+        requests.append(prompts.judge_request(json=json))
+        requests.append(prompts.prefer_request("Third.", "Fourth.", json=json))
+    messages = prompts.support_messages(history, "\n".join(requests))
     return fingerprint([message.content for message in messages])

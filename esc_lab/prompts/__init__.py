@@ -4,6 +4,7 @@ from esc_lab.prompts.chat import Message, Prompt, Role, build_prompt, history_me
 from esc_lab.prompts.layouts import Baseline, Layout, build_layout, load_layout
 from esc_lab.prompts.replies import label_text, parse_reply, reply_content
 from esc_lab.prompts.spans import Span, SpanKind
+from esc_lab.prompts.wording import check_wording, slots
 
 __all__ = [
     "Baseline",
@@ -15,10 +16,12 @@ __all__ = [
     "SpanKind",
     "build_layout",
     "build_prompt",
+    "check_wording",
     "history_messages",
     "label_text",
     "load_layout",
     "parse_reply",
     "reply_content",
+    "slots",
     "without_system_role",
 ]

@@ -11,36 +11,31 @@ directories (docs/prompts.md). The published ones, facts and names after the CSO
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from esc_lab.config.prompt import TemplateConfig, find_layout
 from esc_lab.data.fields import check_keys, check_type, optional, require
 from esc_lab.errors import UserError, nearest
+from esc_lab.prompts.wording import check_wording, slots
 
 # Parts of a system message; `choice` lists the inventory, `instruction` names one strategy.
 PARTS = ("role", "situation", "history", "choice", "instruction", "inference")
-# Texts of a wording: the slots that each must have, and those that it may have.
-SLOTS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
-    name: (frozenset(must), frozenset(may))
-    for name, must, may in (
-        ("role", (), ()),
-        ("situation", ("situation",), ()),
-        ("history", ("messages",), ()),
-        ("choice", ("strategies",), ()),
-        ("listed_strategy", ("name", "definition"), ()),
-        ("instruction", ("strategy",), ("neutral",)),
-        ("strategy", ("name", "definition"), ()),
-        ("neutral", ("phrase",), ()),
-        ("neutral_phrase", (), ()),
-        ("example", ("exchanges",), ()),
-        ("opening", ("opening",), ()),
-        ("pause", (), ()),
-        ("start", (), ()),
-    )
+SLOTS = {
+    "role": slots(),
+    "situation": slots("situation"),
+    "history": slots("messages"),
+    "choice": slots("strategies"),
+    "listed_strategy": slots("name", "definition"),
+    "instruction": slots("strategy", optional=("neutral",)),
+    "strategy": slots("name", "definition"),
+    "neutral": slots("phrase"),
+    "neutral_phrase": slots(),
+    "example": slots("exchanges"),
+    "opening": slots("opening"),
+    "pause": slots(),
+    "start": slots(),
 }
 
 
@@ -130,24 +125,8 @@ def build_layout(settings: TemplateConfig, config_dirs: Sequence[str | Path] = (
     baselines = {
         key: _baseline(value, f"prompt.baselines.{key}") for key, value in (data.get("baselines") or {}).items()
     }
-    wording = _check_wording(require(data, "wording", dict, where), f"{where}, wording")
+    wording = check_wording(require(data, "wording", dict, where), SLOTS, f"{where}, wording")
     return Layout(name, system, count, wording, baselines or {"direct": Baseline()})
-
-
-def _check_wording(wording: Mapping[str, Any], where: str) -> Mapping[str, str]:
-    check_keys(wording, SLOTS, where)
-    for name, (must, may) in SLOTS.items():
-        text = require(wording, name, str, where)
-        try:
-            slots = {slot for _, slot, _, _ in string.Formatter().parse(text) if slot is not None}
-        except ValueError as error:
-            raise UserError(f"'{name}': {error}", where=where, fix="write {{ and }} for braces") from error
-        for slot in slots - must - may:
-            fix = f"it has {', '.join(sorted(must | may)) or 'no slots'}; write {{{{ and }}}} for braces"
-            raise UserError(f"'{name}' has the unknown slot {{{slot}}}", where=where, fix=fix)
-        for slot in must - slots:
-            raise UserError(f"'{name}' lacks the slot {{{slot}}}", where=where, fix="write where it belongs")
-    return wording
 
 
 def _baseline(value: object, where: str) -> Baseline:

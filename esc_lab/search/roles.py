@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from esc_lab.artifacts import fingerprint
-from esc_lab.config.search import JudgeConfig, LLMConfig, RoleConfig, StrategistConfig
+from esc_lab.config.search import LLMConfig, RoleConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message
@@ -30,7 +30,7 @@ from esc_lab.search.role_answers import (
     parse_ratings,
     parse_scores,
 )
-from esc_lab.search.role_prompts import Axis, SeekerProfile
+from esc_lab.search.role_prompts import Axis, RolePrompts, SeekerProfile, build_role_prompts
 from esc_lab.seeds import derive_seed
 
 T = TypeVar("T")
@@ -60,7 +60,8 @@ class Roles:
         seed: int = 0,
     ) -> None:
         self.inventory, self.seeker, self.llm, self.scoring = inventory, seeker, llm, frozenset(scoring)
-        self.axes = build_axes(llm.judge)
+        self.prompts = build_role_prompts(inventory, llm)
+        self.axes = self.prompts.axes
         self.counts, self.seed = counts, seed
         self._send = send
 
@@ -77,16 +78,16 @@ class Roles:
     async def rate(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
         """The strategist's rating of each strategy, 0 to 10. Strategies that were not rated are left out."""
         scores, discourage = "strategist" in self.scoring, self.llm.strategist.discourage
-        asked = role_prompts.rate_request(self.inventory, json=not scores, discourage=discourage)
-        request = self._request("strategist", role_prompts.support_messages(self.inventory, history, asked), sample)
+        asked = self.prompts.rate_request(json=not scores, discourage=discourage)
+        request = self._request("strategist", self.prompts.support_messages(history, asked), sample)
         return await self._numbers(
             request, self.inventory.names, BEST_RATING, lambda text: parse_ratings(text, self.inventory)
         )
 
     async def reply(self, history: Sequence[Turn], strategy: str, sample: int = 0) -> str | None:
         """The supporter's message with a strategy."""
-        asked = role_prompts.reply_request(self.inventory, strategy)
-        request = self._request("supporter", role_prompts.support_messages(self.inventory, history, asked), sample)
+        asked = self.prompts.reply_request(strategy)
+        request = self._request("supporter", self.prompts.support_messages(history, asked), sample)
         return await self._parsed(request, lambda answer: self._message(answer, request))
 
     async def answer(self, history: Sequence[Turn], sample: int = 0) -> SeekerTurn | None:
@@ -96,14 +97,14 @@ class Roles:
         """
         scores = "seeker" in self.scoring
         if scores:
-            messages = role_prompts.seeker_messages(self.seeker, history, role_prompts.end_request())
+            messages = self.prompts.seeker_messages(self.seeker, history, self.prompts.end_request())
             question = Question("end", "", ("ends", "continues"))
             answer = await self._send(replace(self._request("seeker", messages, 0), questions=(question,)))
             draw = np.random.default_rng(self._seed("seeker ends", messages, sample))
             if draw.random() < np.exp(answer.log_probs[0][0]):
                 return SeekerTurn("", True)
-        asked = role_prompts.answer_request(marker=not scores)
-        request = self._request("seeker", role_prompts.seeker_messages(self.seeker, history, asked), sample)
+        asked = self.prompts.answer_request(marker=not scores)
+        request = self._request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample)
 
         def parse(answer: Answer) -> SeekerTurn:
             if not scores and ends_conversation(answer.text):
@@ -115,8 +116,8 @@ class Roles:
     async def judge(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
         """The judge's score of the last reply on each axis, 0 to 4."""
         names = [axis.name for axis in self.axes]
-        asked = role_prompts.judge_request(self.axes, json="judge" not in self.scoring)
-        request = self._request("judge", role_prompts.support_messages(self.inventory, history, asked), sample)
+        asked = self.prompts.judge_request(json="judge" not in self.scoring)
+        request = self._request("judge", self.prompts.support_messages(history, asked), sample)
         return await self._numbers(request, names, BEST_SCORE, lambda text: parse_scores(text, names))
 
     async def score(self, history: Sequence[Turn], sample: int = 0) -> float | None:
@@ -130,8 +131,8 @@ class Roles:
         The messages are shown without strategy labels, as a seeker sees them.
         """
         scores = "judge" in self.scoring
-        asked = role_prompts.prefer_request(self.axes, first, second, json=not scores)
-        messages = role_prompts.support_messages(self.inventory, history, asked)
+        asked = self.prompts.prefer_request(first, second, json=not scores)
+        messages = self.prompts.support_messages(history, asked)
         if scores:
             question = Question("better", "better: ", ("A", "B"))
             answer = await self._send(replace(self._request("judge", messages, 0), questions=(question,)))
@@ -192,17 +193,12 @@ class Roles:
             except UnusableError as error:
                 self.counts[f"{request.role}/unusable"] += 1
                 partly = error.partly or partly
-                request = _again(request, answer, error)
+                request = _again(request, answer, self.prompts.correction(error))
         if partly is not None:
             self.counts[f"{request.role}/partly"] += 1
             return partly
         self.counts[f"{request.role}/missing"] += 1
         return None
-
-
-def build_axes(judge: JudgeConfig) -> tuple[Axis, ...]:
-    """The axes on which the judge scores; their weights sum to 1."""
-    return tuple(Axis(name, **axis) for name, axis in judge.axes.items())
 
 
 def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:
@@ -216,34 +212,33 @@ def turn_score(scores: dict[str, float], axes: Sequence[Axis]) -> float:
     return sum(axis.weight * scores[axis.name] for axis in axes)
 
 
-def fingerprint_prompts(inventory: Inventory, axes: Sequence[Axis], strategist: StrategistConfig) -> str:
+def fingerprint_prompts(prompts: RolePrompts, strategist: StrategistConfig) -> str:
     """Hash of all words of the prompts, on a fixed conversation."""
     history = (
         Turn("seeker", Reply("First.")),
-        Turn("supporter", Reply("Second.", inventory.names[:1])),
+        Turn("supporter", Reply("Second.", prompts.inventory.names[:1])),
         Turn("seeker", Reply("Third.")),
     )
-    asked = [role_prompts.reply_request(inventory, name) for name in inventory.names]
+    asked = [prompts.reply_request(name) for name in prompts.inventory.names]
     for flag in (False, True):
         asked += [
-            role_prompts.rate_request(inventory, json=flag, discourage=strategist.discourage),
-            role_prompts.judge_request(axes, json=flag),
-            role_prompts.answer_request(marker=flag),
+            prompts.rate_request(json=flag, discourage=strategist.discourage),
+            prompts.judge_request(json=flag),
+            prompts.answer_request(marker=flag),
         ]
     seeker = SeekerProfile("Situation.", "Emotion.", "Problem.")
     messages = [
-        *role_prompts.support_messages(inventory, history, "\n".join(asked)),
-        *role_prompts.seeker_messages(seeker, history, role_prompts.end_request()),
+        *prompts.support_messages(history, "\n".join(asked)),
+        *prompts.seeker_messages(seeker, history, prompts.end_request()),
     ]
-    request = _again(Request("supporter", tuple(messages)), Answer(), UnusableError("Error."))
+    request = _again(Request("supporter", tuple(messages)), Answer(), prompts.correction("Error."))
     return fingerprint([message.content for message in request.messages])
 
 
-def _again(request: Request, answer: Answer, error: UnusableError) -> Request:
+def _again(request: Request, answer: Answer, correction: str) -> Request:
     """The request with an unusable answer to it, and what is wrong with that.
 
     Earlier ones stay: a request that was made before would get the answer that it got before.
     """
     shown = answer.text.strip()[:400] or "(nothing)"
-    correction = Message("user", f"This cannot be used: {error}. Answer again, in the form that was asked for.")
-    return replace(request, messages=(*request.messages, Message("assistant", shown), correction))
+    return replace(request, messages=(*request.messages, Message("assistant", shown), Message("user", correction)))

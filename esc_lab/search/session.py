@@ -25,8 +25,8 @@ from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import SearchProgress
 from esc_lab.search.resume import take_over_journals
-from esc_lab.search.role_prompts import SeekerProfile
-from esc_lab.search.roles import Roles, build_axes, describe_role, fingerprint_prompts
+from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
+from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.tree import Tree
 from esc_lab.tracking.run import log_curve
@@ -86,7 +86,8 @@ class SearchSession:
     def __init__(self, cfg: Config, seeds: Sequence[SeedDialogue], calls: Calls) -> None:
         self.cfg, self.seeds, self.calls = cfg, seeds, calls
         self.inventory = build_inventory(cfg.inventory)
-        self.prompts = fingerprint_prompts(self.inventory, build_axes(cfg.llm.judge), cfg.llm.strategist)
+        prompts = build_role_prompts(self.inventory, cfg.llm)
+        self.axes, self.prompts = prompts.axes, fingerprint_prompts(prompts, cfg.llm.strategist)
         self.directory = Path(cfg.run_dir) / TREES
 
     async def search(self) -> SearchResult:
@@ -133,7 +134,7 @@ class SearchSession:
             "inventory": self.inventory.name,
             "search": {**constants, "seed": cfg.search.seed},
             "roles": {role: describe_role(getattr(cfg.llm, role), self.calls.clients[role]) for role in ROLES},
-            "axes": [asdict(axis) for axis in build_axes(cfg.llm.judge)],
+            "axes": [asdict(axis) for axis in self.axes],
             "prompts": self.prompts,
         }
 

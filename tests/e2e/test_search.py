@@ -250,7 +250,7 @@ def test_wrong_settings(command):
     """All that can be told at once is told at once, with the way out."""
     outcome = command(
         "stage=search", "llm.strategist.client=openai", "llm.supporter.client=replay", "llm.seeker.model=absent",
-        "llm.judge.axes.empathy.weight=0.2", "mcts.preferences.threshold=quantile", "mcts.preferences.preferred_min=2",
+        "llm.judge.axes.0.weight=0.2", "mcts.preferences.threshold=quantile", "mcts.preferences.preferred_min=2",
         "data.negatives=gold_contrast", "mcts.policy=pcut",
     )  # fmt: skip
     assert outcome.status == 1

@@ -20,7 +20,6 @@ from hydra import compose, initialize_config_dir
 
 from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config, typed
-from esc_lab.config.search import AXES
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.stages.run_stage import run_stage
 from tests.e2e.conftest import LIMITS, execute
@@ -138,7 +137,11 @@ class Failing:
 
 def fair(body: dict) -> str:
     """As `play`, but the judge gives everything 3 points."""
-    return json.dumps(dict.fromkeys(AXES, 3)) if role(body) == "judge" else play(body)
+    return (
+        json.dumps(dict.fromkeys(("empathy", "information", "humanoid", "strategy"), 3))
+        if role(body) == "judge"
+        else play(body)
+    )
 
 
 def key_is_nowhere(place: Path, *outcomes) -> None:

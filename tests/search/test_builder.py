@@ -34,10 +34,10 @@ from tests.search.endpoint_roles import play
 from tests.search.virtual_time import run as run_test
 
 INVENTORY = load_inventory("cso")
-AXES = {
-    "empathy": {"weight": 0.3, "rubric": "whether it feels"},
-    "strategy": {"weight": 0.7, "rubric": "how apt it is"},
-}
+AXES = [
+    {"name": "empathy", "weight": 0.3, "rubric": "whether it feels"},
+    {"name": "strategy", "weight": 0.7, "rubric": "how apt it is"},
+]
 START = (Turn("supporter", Reply("Hello.")), Turn("seeker", Reply("I lost my job.")))
 SEED = (
     SeedDecision("Affirmation", "You did well there.", "They did not think so."),
