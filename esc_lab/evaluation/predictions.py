@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,7 +31,7 @@ from esc_lab.runs.layout import PAIRS
 _FIX = "evaluate the run again"
 
 
-@dataclass
+@dataclass(slots=True)
 class Prediction:
     """What was measured for one decision, under one prompt, with one reply: a line of `predictions.jsonl`.
 
@@ -126,28 +126,33 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     write_atomic(path, "\n".join(json.dumps(asdict(prediction), ensure_ascii=False) for prediction in predictions))
 
 
-def read_predictions(path: Path) -> list[Prediction]:
-    """The predictions in a file, in its order. Keys that are not known are left out, optional ones may be missing.
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """The predictions in a file, one after another. Keys that are not known are left out, optional ones may be missing.
 
     Raises:
         UserError: the file cannot be read or is empty, or a line is not a prediction.
     """
-    predictions: list[Prediction] = []
+    count = 0
     try:
         for line in path.read_bytes().splitlines():
-            row = json.loads(line)
-            if missing := _REQUIRED - row.keys():
-                raise ValueError(f"without {', '.join(sorted(missing))}")
-            prediction = Prediction(**{name: row[name] for name in _FIELDS & row.keys()})
-            if prediction.distribution and prediction.chosen is None:  # of an older file
-                prediction.chosen = most_probable(prediction.distribution)
-            predictions.append(prediction)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        message, where = f"not a prediction: {type(error).__name__} {error}", f"{path}:{len(predictions) + 1}"
-        raise UserError(message, where=where, fix=_FIX) from error
-    if not predictions:
+            yield _parse(json.loads(line))
+            count += 1
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        message = f"not a prediction: {type(error).__name__} {error}"
+        raise UserError(message, where=f"{path}:{count + 1}", fix=_FIX) from error
+    if not count:
         raise UserError("there are no predictions", where=str(path), fix=_FIX)
-    return predictions
+
+
+def _parse(row: dict[str, Any]) -> Prediction:
+    if row.keys() != _FIELDS:  # of an older or a newer file
+        if missing := _REQUIRED - row.keys():
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+        row = {name: row[name] for name in _FIELDS & row.keys()}
+    prediction = Prediction(**row)
+    if prediction.distribution and prediction.chosen is None:
+        prediction.chosen = most_probable(prediction.distribution)
+    return prediction
 
 
 def read_table(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) -> PredictionTable:
@@ -163,9 +168,8 @@ def read_table(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) 
         UserError: a file cannot be read, a line is not a prediction or is there twice, or a strategy is not in the
             inventory.
     """
-    predictions = read_predictions(path)
     rows = _Rows(strategies, sra, texts=texts)
-    for prediction in predictions:
+    for prediction in read_predictions(path):  # not all at once: there may be many
         try:
             rows.add(prediction)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -175,6 +179,7 @@ def read_table(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) 
     return rows.table(test, _read_pairs(path.with_name(PAIRS), test))
 
 
+_NO_SPAN, _NO_BLEU = (math.nan,) * 3, (math.nan,) * len(BLEU_COUNTS)
 _Decision: TypeAlias = tuple[tuple[int, ...], str, str, str]  # gold strategies, tree, problem, emotion
 
 
@@ -186,6 +191,7 @@ class _Rows:
         self.replies = metrics_of_replies() if texts else {}
         self.texts = texts
         self.classes = {name: number for number, name in enumerate(strategies)}
+        self.no_choice = [math.nan] * len(strategies)
         self.decisions: dict[Key, _Decision] = {}
         self.prompts: set[tuple[Key, str | None, int]] = set()
         self.decision: list[Key] = []
@@ -215,7 +221,7 @@ class _Rows:
         self.prompts.add((key, p.prompted, p.sample))
         self.decisions[key] = (gold, p.tree, p.problem, p.emotion)
         self.choices.append((p.sample, prompted, chosen, written))
-        self.distributions.append([p.distribution.get(name, math.nan) for name in self.classes])
+        self.distributions.append([p.distribution[name] for name in self.classes] if p.distribution else self.no_choice)
         self.decision.append(key)
         if p.sampling and not self.sampling:
             self.sampling = {name: float(p.sampling[name]) for name in ("temperature", "top_p", "max_new_tokens")}
@@ -229,8 +235,8 @@ class _Rows:
             p.tokens if p.tokens > 0 else math.nan,
             math.nan if p.label_mass is None else p.label_mass,
             math.nan if p.adheres is None else float(p.adheres),
-            *(span[name] if span else math.nan for name in ("sra", "control", "relative")),
-            *(p.bleu or (math.nan,) * len(BLEU_COUNTS)),
+            *((span["sra"], span["control"], span["relative"]) if span else _NO_SPAN),
+            *(p.bleu or _NO_BLEU),
         )
 
     def _texts(self, p: Prediction) -> tuple[float, ...]:
@@ -240,7 +246,8 @@ class _Rows:
         words = split_words(p.reply)
         self.words += [self.vocabulary.setdefault(word, len(self.vocabulary)) for word in words]
         self.word_rows += [len(self.decision)] * len(words)
-        values = [p.values[n] if n in p.values else of(p.reply, p.gold_reply) for n, of in self.replies.items()]
+        known = p.values
+        values = [known[n] if n in known else of(p.reply, p.gold_reply) for n, of in self.replies.items()]
         return (float(len(words)), *values)
 
     def test_set(self) -> TestSet:

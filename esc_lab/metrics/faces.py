@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from esc_lab.metrics import strategy_choice
 from esc_lab.metrics.attention import DEFINITIONS, KINDS, ReplySRA, span_measures
-from esc_lab.metrics.metric import Value
 from esc_lab.metrics.prediction_table import FloatArray
 
 
@@ -36,7 +35,6 @@ class StrategyConfusion(torchmetrics.Metric):
     full_state_update = False
     is_differentiable = False
     confusion: Tensor
-    definitions: ClassVar[Mapping[str, Value]] = {}
 
     def __init__(self, classes: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -69,10 +67,6 @@ class StrategyConfusion(torchmetrics.Metric):
         rows = torch.where(preds < 0, n, preds.long())
         cells = torch.bincount(rows * n + target.long(), minlength=(n + 1) * n)
         self.confusion = self.confusion + cells.view(n + 1, n)
-
-    def compute(self) -> dict[str, Tensor]:
-        counts = self.counts()
-        return {name: self._tensor(value(counts)) for name, value in self.definitions.items()}
 
     def counts(self) -> FloatArray:
         """The confusion counts as float64, [n_classes + 1, n_classes].
@@ -128,16 +122,20 @@ class StrategyProficiency(StrategyConfusion):
     """
 
     higher_is_better = True
-    definitions: ClassVar[Mapping[str, Value]] = {
-        "macro_f1": strategy_choice.macro_f1,
-        "macro_f1_inventory": strategy_choice.macro_f1_inventory,
-        "weighted_f1": strategy_choice.weighted_f1,
-        "accuracy": strategy_choice.accuracy,
-        "n": strategy_choice.decisions,
-        "classes_predicted": strategy_choice.classes_predicted,
-        "classes_gold": strategy_choice.classes_gold,
-        "unparsable": strategy_choice.unparsable,
-    }
+
+    def compute(self) -> dict[str, Tensor]:
+        margins = strategy_choice.count_margins(self.counts())
+        values = {
+            "macro_f1": strategy_choice.macro_f1,
+            "macro_f1_inventory": strategy_choice.macro_f1_inventory,
+            "weighted_f1": strategy_choice.weighted_f1,
+            "accuracy": strategy_choice.accuracy,
+            "n": strategy_choice.decisions,
+            "classes_predicted": strategy_choice.classes_predicted,
+            "classes_gold": strategy_choice.classes_gold,
+            "unparsable": strategy_choice.unparsable,
+        }
+        return {name: self._tensor(value(margins)) for name, value in values.items()}
 
     def per_class(self) -> dict[str, Tensor]:
         """`precision`, `recall`, `f1`, `support` (gold) and `predicted` of every class: [n_classes] each, float64.
@@ -201,13 +199,18 @@ class PreferenceBias(StrategyConfusion):
     """
 
     higher_is_better = False
-    definitions: ClassVar[Mapping[str, Value]] = {
-        "bias": strategy_choice.bias,
-        "n": lambda counts: strategy_choice.decisions(counts[:-1]),
-        "classes_predicted": strategy_choice.classes_predicted,
-        "unparsable": strategy_choice.unparsable,
-        "guard": strategy_choice.guard,
-    }
+
+    def compute(self) -> dict[str, Tensor]:
+        counts = self.counts()
+        margins = strategy_choice.count_margins(counts)
+        values = {
+            "bias": strategy_choice.bias(counts[:-1]),
+            "n": counts[:-1].sum(),
+            "classes_predicted": strategy_choice.classes_predicted(margins),
+            "unparsable": strategy_choice.unparsable(margins),
+            "guard": strategy_choice.guard(counts[:-1]),
+        }
+        return {name: self._tensor(value) for name, value in values.items()}
 
     @property
     def preference(self) -> Tensor:

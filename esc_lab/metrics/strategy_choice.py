@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,76 +38,79 @@ def count_choices(table: PredictionTable, keep: BoolArray, choice: str) -> Float
     return counts.reshape(classes + 1, classes, test.clusters).astype(np.float32)
 
 
-def f1_scores(counts: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """F1, predictions and gold decisions of each class [classes, ...] from counts [classes + 1, classes, ...].
+def count_margins(counts: FloatArray) -> FloatArray:
+    """Hits, predictions and gold decisions of each class [3, classes, ...], of counts [classes + 1, classes, ...]."""
+    return np.stack([np.einsum("ii...->i...", counts[:-1]), counts[:-1].sum(1), counts.sum(0)])
 
-    F1 = 2 hits / (predicted + gold), 0 where that has no denominator.
-    """
-    predicted, gold = counts[:-1].sum(1), counts.sum(0)
-    return 2 * _hits(counts) / np.maximum(predicted + gold, 1), predicted, gold
+
+def f1_scores(margins: FloatArray) -> FloatArray:
+    """F1 = 2 hits / (predicted + gold) of each class [classes, ...], 0 where that has no denominator."""
+    hits, predicted, gold = margins
+    return np.asarray(2 * hits / np.maximum(predicted + gold, 1))
 
 
 def class_scores(counts: FloatArray) -> dict[str, FloatArray]:
-    """`precision`, `recall`, `f1`, `support` (gold decisions) and `predicted` of each class [classes, ...]."""
-    f1, predicted, gold = f1_scores(counts)
-    hits = _hits(counts)
+    """`precision`, `recall`, `f1`, `support` (gold decisions) and `predicted` of each class [classes, ...].
+
+    Of counts [classes + 1, classes, ...].
+    """
+    hits, predicted, gold = margins = count_margins(counts)
     # Counts are whole numbers, so the maximum changes only denominators of 0, where the hits are 0 too.
     precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(gold, 1)
-    return {"precision": precision, "recall": recall, "f1": f1, "support": gold, "predicted": predicted}
+    scores = {"precision": precision, "recall": recall, "f1": f1_scores(margins)}
+    return {**scores, "support": gold, "predicted": predicted}
 
 
-def macro_f1(counts: FloatArray) -> FloatArray:
+def macro_f1(margins: FloatArray) -> FloatArray:
     """Q: mean F1 of the classes that occur in gold or prediction."""
-    scores, predicted, gold = f1_scores(counts)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(scores.sum(0) / (predicted + gold > 0).sum(0))
+    _, predicted, gold = margins
+    return mean(np.stack([f1_scores(margins).sum(0), (predicted + gold > 0).sum(0)]))
 
 
-def macro_f1_inventory(counts: FloatArray) -> FloatArray:
+def macro_f1_inventory(margins: FloatArray) -> FloatArray:
     """Mean F1 of all classes; one that occurs nowhere counts 0."""
-    return np.asarray(f1_scores(counts)[0].mean(0))
+    return np.asarray(f1_scores(margins).mean(0))
 
 
-def weighted_f1(counts: FloatArray) -> FloatArray:
+def weighted_f1(margins: FloatArray) -> FloatArray:
     """Q_W: mean F1 of the classes, weighted by their gold decisions."""
-    scores, _, gold = f1_scores(counts)
-    with np.errstate(invalid="ignore"):
-        return np.asarray((scores * gold).sum(0) / gold.sum(0))
+    return mean(np.stack([(f1_scores(margins) * margins[2]).sum(0), decisions(margins)]))
 
 
-def accuracy(counts: FloatArray) -> FloatArray:
+def accuracy(margins: FloatArray) -> FloatArray:
     """Hits / n."""
-    return mean(np.stack([_hits(counts).sum(0), decisions(counts)]))
+    return mean(np.stack([margins[0].sum(0), decisions(margins)]))
 
 
-def decisions(counts: FloatArray) -> FloatArray:
-    """n: decisions, the unparsable ones included."""
-    return np.asarray(counts.sum((0, 1)))
-
-
-def classes_predicted(counts: FloatArray) -> FloatArray:
-    """Number of classes that are predicted at least once."""
-    return np.asarray((counts[:-1].sum(1) > 0).sum(0))
-
-
-def classes_gold(counts: FloatArray) -> FloatArray:
-    """Number of classes that are gold at least once."""
-    return np.asarray((counts.sum(0) > 0).sum(0))
-
-
-def unparsable(counts: FloatArray) -> FloatArray:
+def unparsable(margins: FloatArray) -> FloatArray:
     """Share of the n predictions that name no strategy."""
-    return mean(np.stack([counts[-1].sum(0), decisions(counts)]))
+    n = decisions(margins)
+    return mean(np.stack([n - margins[1].sum(0), n]))
 
 
-def bias(counts: FloatArray) -> FloatArray:
-    """B: standard deviation of the preferences over the classes."""
-    return np.asarray(strategy_preference(counts[:-1])[0].std(0))
+def decisions(margins: FloatArray) -> FloatArray:
+    """n: decisions, the unparsable ones included."""
+    return np.asarray(margins[2].sum(0))
 
 
-def guard(counts: FloatArray) -> FloatArray:
-    """1 where the guard of the preferences acted, else 0."""
-    return strategy_preference(counts[:-1])[1].astype(np.float64)
+def classes_predicted(margins: FloatArray) -> FloatArray:
+    """Number of classes that are predicted at least once."""
+    return np.asarray((margins[1] > 0).sum(0))
+
+
+def classes_gold(margins: FloatArray) -> FloatArray:
+    """Number of classes that are gold at least once."""
+    return np.asarray((margins[2] > 0).sum(0))
+
+
+def bias(errors: FloatArray) -> FloatArray:
+    """B: standard deviation of the preferences over the classes, of counts [classes, classes, ...]."""
+    return np.asarray(strategy_preference(errors)[0].std(0))
+
+
+def guard(errors: FloatArray) -> FloatArray:
+    """1 where the guard of the preferences acted, else 0; of counts [classes, classes, ...]."""
+    return strategy_preference(errors)[1].astype(np.float64)
 
 
 def strategy_preference(counts: FloatArray) -> tuple[FloatArray, BoolArray]:
@@ -169,19 +171,19 @@ def _iterate(errors: FloatArray) -> FloatArray:
     return np.asarray(p)
 
 
-def _hits(counts: FloatArray) -> FloatArray:
-    return np.asarray(np.einsum("ii...->i...", counts[:-1]))
+def _choice(group: str, value: Value, *, errors: bool = False) -> Definition:
+    """The definition of a function of margins, or of the counts of parsable predictions, over the clusters."""
 
+    def sums(table: PredictionTable, keep: BoolArray) -> FloatArray:
+        counts = count_choices(table, keep, CHOICES[group])
+        counts = counts[:-1] if errors else count_margins(counts)
+        return counts.reshape(-1, counts.shape[-1])
 
-def _sum_choices(choice: str, table: PredictionTable, keep: BoolArray) -> FloatArray:
-    counts = count_choices(table, keep, choice)
-    return counts.reshape(-1, counts.shape[-1])
+    def of_totals(totals: FloatArray) -> FloatArray:
+        classes = math.isqrt(len(totals)) if errors else len(totals) // 3
+        return value(totals.reshape(-1, classes, *totals.shape[1:]))
 
-
-def _of_totals(value: Value, totals: FloatArray) -> FloatArray:
-    """A function of counts [classes + 1, classes, ...], of totals [(classes + 1) * classes, ...]."""
-    classes = math.isqrt(len(totals))
-    return value(totals.reshape(classes + 1, classes, *totals.shape[1:]))
+    return Definition(sums, of_totals)
 
 
 def _sum_agreement(table: PredictionTable, keep: BoolArray) -> FloatArray:
@@ -219,11 +221,10 @@ def _distance(totals: FloatArray) -> FloatArray:
 
 def _metrics(group: str, meanings: dict[str, str]) -> Iterator[Metric]:
     suffix = "" if group == "strategy" else " gen"
-    sums = partial(_sum_choices, CHOICES[group])
 
     def metric(name: str, heading: str, value: Value, better: bool | None = None, **settings: Any) -> Metric:
         settings = {"count": f"{group}/n", "meaning": meanings.get(name, ""), **settings}
-        definition = Definition(sums, partial(_of_totals, value))
+        definition = _choice(group, value, errors=value in (bias, guard))
         return Metric(f"{group}/{name}", heading, better, definition, **settings)
 
     first = group == "strategy"

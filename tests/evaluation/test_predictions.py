@@ -91,7 +91,7 @@ def test_lines_are_read_as_they_were_written(tmp_path):
         row.chosen = max(row.distribution, key=row.distribution.get) if row.distribution else None
     path = tmp_path / "rows.jsonl"
     write_predictions(path, rows)
-    assert read_predictions(path) == rows
+    assert list(read_predictions(path)) == rows
     # A line of older code has neither `chosen` nor `values`; one of newer code may have more.
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:

@@ -122,10 +122,10 @@ def test_attention_and_agreement_by_brute_force(tmp_path):
 
 
 def test_nothing_to_compute_from_is_nan():
-    assert np.isnan(macro_f1(np.zeros((4, 3, 1)))).all()
-    assert np.isnan(weighted_f1(np.zeros((4, 3, 1)))).all()
+    assert np.isnan(macro_f1(np.zeros((3, 4, 1)))).all()
+    assert np.isnan(weighted_f1(np.zeros((3, 4, 1)))).all()
     assert np.isnan(perplexity(np.zeros((2, 1)))).all()
-    assert bias(np.zeros((4, 3, 1))).tolist() == [0]  # no errors, no preference
+    assert bias(np.zeros((3, 3, 1))).tolist() == [0]  # no errors, no preference
 
 
 def test_perplexity_weighs_tokens_alike():

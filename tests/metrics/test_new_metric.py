@@ -37,7 +37,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_it_is_in_predictions_and_metrics(runs):
-    lines = read_predictions(runs[0] / "predictions.jsonl")
+    lines = list(read_predictions(runs[0] / "predictions.jsonl"))
     assert {line.values["text/asks"] for line in lines} == {0.0, 1.0}
     metrics = json.loads((runs[0] / "metrics.json").read_text())
     assert metrics["text/asks"] == pytest.approx(np.mean(["what" in line.reply for line in lines]))
@@ -61,7 +61,7 @@ def test_comparisons_have_its_column_with_interval_test_and_groups(runs, tmp_pat
 
 def test_it_depends_on_how_replies_were_drawn(runs, tmp_path):
     generation = {"temperature": 0.5, "top_p": 1.0, "max_new_tokens": 10, "decisions": None, "samples": 1}
-    rows = read_predictions(runs[1] / "predictions.jsonl")
+    rows = list(read_predictions(runs[1] / "predictions.jsonl"))
     warm = write_evaluation(tmp_path / "warm", rows, model__name="warm", evaluate__generation=generation)
     with pytest.raises(UserError, match=r"evaluate.generation.max_new_tokens differs: .*metrics without text/\.\.\."):
         compute_comparison([runs[0], warm], metrics=["text/asks"])

@@ -12,12 +12,12 @@ from scipy import stats
 from esc_lab.metrics.metric import mean
 from esc_lab.statistics.bootstrap import Draws
 from esc_lab.statistics.permutation import holm, permutation_p
-from tests.statistics.samples import bias, choice_sums, choices, macro_f1, plain_macro_f1
+from tests.statistics.samples import bias, choices, error_sums, f1_sums, macro_f1, plain_macro_f1
 
 
 def test_exact_p_is_that_of_all_swaps():
     predicted, gold = choices(clusters=5, runs=4, seed=3)
-    sums = choice_sums(predicted, gold)
+    sums = f1_sums(predicted, gold)
     first, second = [0, 1], [2, 3]
     statistics = []
     for swapped in itertools.product((False, True), repeat=5):
@@ -52,17 +52,17 @@ def test_exact_p_is_scipys():
     assert permutation_p(*apart, mean, Draws(30, 99, seed=0)) == pytest.approx(1 / 100)
 
 
-@pytest.mark.parametrize("value", [macro_f1, bias])
-def test_equal_sides_have_p_1(value):
-    found = choice_sums(*choices(clusters=30, runs=2))
+@pytest.mark.parametrize(("sums", "value"), [(f1_sums, macro_f1), (error_sums, bias)])
+def test_equal_sides_have_p_1(sums, value):
+    found = sums(*choices(clusters=30, runs=2))
     assert permutation_p(found, found, value, Draws(30, 200, seed=0)) == 1
     assert permutation_p(found, found[::-1], value, Draws(30, 200, seed=0)) == 1  # the same runs in another order
 
 
-@pytest.mark.parametrize("value", [macro_f1, bias])
-def test_p_is_even_where_nothing_differs(value):
+@pytest.mark.parametrize(("sums", "value"), [(f1_sums, macro_f1), (error_sums, bias)])
+def test_p_is_even_where_nothing_differs(sums, value):
     draws = Draws(12, 199, seed=1)
-    found = [permutation_p(*np.split(choice_sums(*choices(12, 2, seed=seed)), 2), value, draws) for seed in range(200)]
+    found = [permutation_p(*np.split(sums(*choices(12, 2, seed=seed)), 2), value, draws) for seed in range(200)]
     assert stats.kstest(found, "uniform").pvalue > 0.001
     assert np.mean(np.array(found) <= 0.1) == pytest.approx(0.1, abs=0.06)
 
