@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from esc_lab.artifacts import read_yaml
+from esc_lab.config.files import read_option
+from esc_lab.config.prompt import find_layout
 from esc_lab.config.schema import RENAMED
+from esc_lab.errors import UserError
 
 Settings: TypeAlias = Mapping[str, Any]  # a configuration as nested dictionaries
 
@@ -65,7 +69,26 @@ def _read_config(path: Path, _: int) -> Settings:
     if not isinstance(config, dict):
         raise ValueError(f"{CONFIG} holds no configuration")
     rename_keys(config)
+    fill_options(config)
     return config
+
+
+def fill_options(config: dict[str, Any]) -> None:
+    """Give a configuration of older code what it only named: the shipped inventory, layouts and words (in place)."""
+    sections = (config.get(name) for name in ("inventory", "prompt", "llm"))
+    inventory, prompt, llm = (section if isinstance(section, dict) else {} for section in sections)
+    with contextlib.suppress(UserError, KeyError):  # whoever needs what is not there says so
+        if inventory and not inventory.get("strategies"):
+            inventory |= read_option("inventory", inventory["name"])
+        for side in ("train", "eval"):
+            if side in prompt and not prompt[side].get("layout"):
+                layout = find_layout(prompt[side]["template"])
+                prompt[side]["layout"] = layout if side == "eval" else {**layout, "baselines": {}}
+        if llm and "wording" not in llm:
+            llm["wording"] = read_option("roles", "default")["wording"]
+    axes = llm.get("judge", {}).get("axes")
+    if isinstance(axes, dict):
+        llm["judge"]["axes"] = [{"name": name, **axis} for name, axis in axes.items()]
 
 
 def rename_keys(config: dict[str, Any]) -> None:

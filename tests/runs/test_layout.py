@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import asdict
+
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
-from esc_lab.config import checks, keys
+from esc_lab.cli import overrides  # noqa: F401 (the resolvers of conf/config.yaml)
+from esc_lab.config import checks, keys, typed
+from esc_lab.config.files import CONF
 from esc_lab.config.schema import RENAMED
 from esc_lab.runs import layout
 
@@ -36,6 +42,24 @@ def test_an_old_configuration_has_the_names_of_today(tmp_path, renamed):
     }
     (tmp_path / "config.yaml").write_text("evaluate: none\n")
     assert layout.read_config(tmp_path) == {"evaluate": "none"}
+
+
+def test_an_old_configuration_has_the_options_that_it_named(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        settings = asdict(typed(compose("config", ["stage=sft", "inventory=cso", "prompt=c1_hf"])))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert layout.read_config(tmp_path) == settings
+    old = deepcopy(settings)
+    old["inventory"] = {"name": "cso"}
+    old["prompt"] = {side: {"template": "c1_hf"} for side in ("train", "eval")}
+    del old["llm"]["wording"]
+    old["llm"]["judge"]["axes"] = {axis.pop("name"): axis for axis in old["llm"]["judge"]["axes"]}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.yaml").write_text(yaml.safe_dump(old))
+    found = layout.read_config(tmp_path / "old")
+    assert (found["inventory"], found["llm"]) == (settings["inventory"], settings["llm"])
+    for side in ("train", "eval"):
+        assert found["prompt"][side]["layout"] == settings["prompt"][side]["layout"]
 
 
 def test_an_old_name_is_refused_with_the_new_one(renamed):
