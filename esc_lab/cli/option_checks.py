@@ -10,10 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from esc_lab.config.files import option_files
 from esc_lab.config.prompt import PromptConfig, TemplateConfig, find_layout
 from esc_lab.config.search import LLMConfig
+from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
 from esc_lab.errors import UserError
 from esc_lab.prompts import Layout, build_layout
 from esc_lab.search.role_prompts import build_role_prompts
+from esc_lab.training.objectives import OBJECTIVES, objective_of
 
 Section = dict[str, Any]
 
@@ -22,7 +24,7 @@ def option_problems(cfg: DictConfig) -> list[str]:
     """Problems of the sections that a composed configuration has from files; each names its file."""
     plain: Section = OmegaConf.to_container(cfg, throw_on_missing=False)  # type: ignore[assignment]
     found = []
-    checks: tuple[Callable[[Section], None], ...] = (_check_inventory, _check_prompts, _check_roles)
+    checks: tuple[Callable[[Section], None], ...] = (_check_inventory, _check_prompts, _check_roles, _check_objective)
     for check in checks:
         try:
             check(plain)
@@ -42,6 +44,12 @@ def _check_inventory(cfg: Section) -> None:
     for source in inventory.mappings:
         if source in files:
             inventory.mapping_from(load_inventory(source, config_dirs))
+
+
+def _check_objective(cfg: Section) -> None:
+    section = cfg["objective"]
+    if cfg["stage"] in ("cso", "pipeline") and section["name"] in OBJECTIVES:  # others are no choice of the key
+        objective_of(ObjectiveConfig(name=section["name"], value_margin=section["value_margin"]))
 
 
 def _check_prompts(cfg: Section) -> None:

@@ -121,8 +121,6 @@ def _combined(cfg: DictConfig) -> list[str]:
         found.append("stage=export needs a trained model. Fix: add checkpoint=<run directory of an sft run>")
     if stage in ("sft", "cso") and cfg.checkpoint is not None:
         found.append(f"checkpoint={cfg.checkpoint}: stage={stage} trains. Fix: start from it with init_from=")
-    if stage in ("cso", "pipeline"):
-        found += _cso_problems(cfg)
     if stage == "search" or (stage == "pipeline" and "search" in cfg.pipeline.stages):
         found += _search_problems(cfg)
     if stage == "pipeline":
@@ -144,16 +142,6 @@ def _combined(cfg: DictConfig) -> list[str]:
             found.append(f"{name}={path}: cannot be written to. Fix: choose another place")
     if len(cfg.optimizer.betas) != 2:
         found.append(f"optimizer.betas={cfg.optimizer.betas}: two numbers are needed, such as [0.9,0.999]")
-    return found
-
-
-def _cso_problems(cfg: DictConfig) -> list[str]:
-    found = []
-    if cfg.objective.value_margin and cfg.objective.name not in ("cso", "dpo"):
-        found.append(
-            f"objective.value_margin={cfg.objective.value_margin}: {cfg.objective.name} has no margin. "
-            "Fix: objective=cso, or objective.value_margin=0"
-        )
     return found
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from esc_lab.config.files import option_files
 from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TRAINING, item
 
 
@@ -23,7 +24,7 @@ class ObjectiveConfig:
     name: str = item(
         "cso",
         "loss of stage=cso (esc_lab/training/objectives.py has the formulas)",
-        choices=("cso", "dpo", "ipo", "hinge", "simpo", "orpo", "kto"),
+        choices=tuple(option_files("objective")),
     )
     beta: float = item(0.1, "scale of the reward: log-ratio to the reference, for simpo mean log-probability",
                        within=(1e-9, math.inf))  # fmt: skip
