@@ -21,6 +21,7 @@ from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.table import Table
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.records import find_metric
+from esc_lab.runs.layout import COMPARISON_CSV
 
 log = logging.getLogger(__name__)
 _LONG_COLUMNS = (
@@ -54,7 +55,7 @@ def write_comparison(comparison: ComparisonResult, table: Table, figures: Sequen
     write_atomic(out / "comparison.tex", format_latex(table, "Comparison of models and methods."))
     write_atomic(out / "comparison.json", json.dumps({**record, "figures": names}, indent=1, allow_nan=False))
     write_long_table(comparison, out / "runs")
-    write_wide_table(comparison, out / "comparison.csv")
+    write_wide_table(comparison, out / COMPARISON_CSV)
 
 
 def write_long_table(comparison: ComparisonResult, path: Path) -> None:

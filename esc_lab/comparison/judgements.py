@@ -20,7 +20,7 @@ from esc_lab.artifacts import file_fingerprint
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.errors import UserError
 from esc_lab.metrics.prediction_table import Key, PredictionTable
-from esc_lab.runs.layout import read_config
+from esc_lab.runs.layout import JUDGE_RESULT, JUDGEMENTS, read_config
 from esc_lab.statistics.intervals import Interval
 
 OVERALL = "judge/overall"
@@ -89,9 +89,9 @@ def read_judgements(directory: Path) -> Judgements:
         UserError: it holds no finished run of the judge.
     """
     try:
-        record = json.loads((directory / "judge.json").read_text(encoding="utf-8"))
+        record = json.loads((directory / JUDGE_RESULT).read_text(encoding="utf-8"))
         overall: dict[str, dict[Key, float]] = {}
-        for line in map(json.loads, (directory / "judgements.jsonl").read_bytes().splitlines()):
+        for line in map(json.loads, (directory / JUDGEMENTS).read_bytes().splitlines()):
             if line["kind"] == "rubric" and line["overall"] is not None:
                 overall.setdefault(line["run"], {})[line["dialogue"], line["turn"]] = float(line["overall"])
         replies = {

@@ -16,7 +16,7 @@ import yaml
 from esc_lab.artifacts import file_fingerprint
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import METRICS
-from esc_lab.runs.layout import MANIFEST, Settings, read_config
+from esc_lab.runs.layout import CONFIG, ENVIRONMENT, MANIFEST, PREDICTIONS, Settings, read_config
 from esc_lab.runs.lineage import Method, find_distinguishing_settings, read_method
 from esc_lab.runs.manifest import DONE, read_jobs
 
@@ -55,7 +55,7 @@ class Run:
     @property
     def predictions(self) -> Path | None:
         """The file with its predictions; None of a training, or if there is none."""
-        path = self.directory / "predictions.jsonl"
+        path = self.directory / PREDICTIONS
         return path if self.evaluation and path.exists() else None
 
 
@@ -168,7 +168,7 @@ def _read_run(directory: Path) -> Run:
         raise UserError(message, where=str(directory), fix=_FIX) from error
     if not any(name in metrics for name, metric in METRICS.items() if metric.shown):
         raise UserError("none of its metrics can be compared", where=str(directory), fix=_FIX)
-    environment = directory / "environment.json"
+    environment = directory / ENVIRONMENT
     known = json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {}
     return Run(directory, model, template, inventory, method, method.name, config, metrics, known)
 
@@ -176,7 +176,7 @@ def _read_run(directory: Path) -> Run:
 def _read_metrics(directory: Path) -> dict[str, float]:
     """The metrics of a run that came to its end."""
     path = directory / "metrics.json"
-    if (directory / "config.yaml").exists() and not path.exists():
+    if (directory / CONFIG).exists() and not path.exists():
         message = "no finished run: it has no metrics.json, so it crashed or is not done yet"
         raise UserError(message, where=str(directory), fix="finish it (see its run.log), or leave it out")
     try:

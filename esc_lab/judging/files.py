@@ -15,10 +15,10 @@ from rich.table import Table
 from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.formats import markdown_table
 from esc_lab.comparison.record import replace_nan
-from esc_lab.config import Config
 from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric
-from esc_lab.judging.session import JudgeAnswers
+from esc_lab.judging.session import JUDGE, JudgeAnswers, JudgeSession
+from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, PREDICTIONS
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import turn_score
 from esc_lab.statistics.bootstrap import ClusterSample
@@ -34,37 +34,39 @@ class _Results:
     pairwise: Mapping[str, PairwiseResult]
 
 
-def write_results(cfg: Config, inputs: JudgeInputs, answers: JudgeAnswers) -> dict[str, float]:
+def write_results(session: JudgeSession, answers: JudgeAnswers) -> dict[str, float]:
     """Write everything into the run directory, and the table to the terminal; gives the metrics."""
+    cfg, inputs = session.cfg, session.inputs
     directory = Path(cfg.run_dir)
     sample = ClusterSample(inputs.trees, cfg.judge.draws, cfg.seed)
     results = _Results(
-        {label: summarize_rubric(scores, answers.axes, sample) for label, scores in answers.scores.items()},
+        {label: summarize_rubric(scores, session.axes, sample) for label, scores in answers.scores.items()},
         {label: summarize_pairs(pairs, sample) for label, pairs in answers.pairs.items()},
     )
-    lines = [json.dumps(line, ensure_ascii=False) for line in _lines(inputs, answers)]
-    write_atomic(directory / "judgements.jsonl", "\n".join(lines))
-    record = {**_record(inputs, answers, results), "clusters": sample.clusters, "draws": cfg.judge.draws}
-    write_atomic(directory / "judge.json", json.dumps(replace_nan(record), indent=1, allow_nan=False))
-    heads, rows = _table(inputs, answers.axes, results)
-    notes = _notes(cfg, inputs, answers)
+    lines = [json.dumps(line, ensure_ascii=False) for line in _lines(session, answers)]
+    write_atomic(directory / JUDGEMENTS, "\n".join(lines))
+    record = {**_record(session, answers, results), "clusters": sample.clusters, "draws": cfg.judge.draws}
+    write_atomic(directory / JUDGE_RESULT, json.dumps(replace_nan(record), indent=1, allow_nan=False))
+    heads, rows = _table(inputs, session.axes, results)
+    notes = _notes(session, answers)
     bullets = "\n".join(f"- {note}" for note in notes)
-    write_atomic(directory / "judge.md", f"{markdown_table(heads, rows)}\n\n{bullets}")
+    write_atomic(directory / JUDGE_TABLE, f"{markdown_table(heads, rows)}\n\n{bullets}")
     _print(heads, rows, notes)
-    return _metrics(answers, results)
+    return _metrics(session, answers, results)
 
 
-def _lines(inputs: JudgeInputs, answers: JudgeAnswers) -> Iterator[dict[str, Any]]:
+def _lines(session: JudgeSession, answers: JudgeAnswers) -> Iterator[dict[str, Any]]:
     """A line for each scored reply and each pair."""
+    inputs = session.inputs
     replies = {run.label: run.replies for run in inputs.runs}
-    sampling = {name: answers.settings[name] for name in ("temperature", "top_p", "max_tokens")}
-    asked = {"model": answers.settings["client"]["model"], **sampling, "seed": inputs.seed}
+    sampling = {name: session.settings[name] for name in ("temperature", "top_p", "max_tokens")}
+    asked = {"model": session.settings["client"]["model"], **sampling, "seed": inputs.seed}
     for label, run_scores in answers.scores.items():
         for key, scores in zip(inputs.keys, run_scores, strict=True):
             reply = replies[label][key]
             yield {
                 "kind": "rubric", "run": label, "dialogue": key[0], "tree": reply.tree, "turn": key[1],
-                "scores": scores, OVERALL: None if scores is None else turn_score(dict(scores), answers.axes),
+                "scores": scores, OVERALL: None if scores is None else turn_score(dict(scores), session.axes),
                 "reply": reply.text, "strategy": reply.strategy, "reply_sampling": reply.sampling,
                 "judge_sampling": asked,
             }  # fmt: skip
@@ -79,11 +81,13 @@ def _lines(inputs: JudgeInputs, answers: JudgeAnswers) -> Iterator[dict[str, Any
             }  # fmt: skip
 
 
-def _record(inputs: JudgeInputs, answers: JudgeAnswers, results: _Results) -> dict[str, Any]:
+def _record(session: JudgeSession, answers: JudgeAnswers, results: _Results) -> dict[str, Any]:
     """What judge.json holds, but for the numbers of the bootstrap."""
+    inputs, calls = session.inputs, session.calls
+    known = {"models": calls.models(JUDGE), "prompts": session.config["prompts"], "dates": calls.dates}
     return {
-        "judge": {**answers.settings, "models": answers.models, "prompts": answers.prompts, "dates": answers.dates},
-        "axes": [asdict(axis) for axis in answers.axes],
+        "judge": {**session.settings, **known},
+        "axes": [asdict(axis) for axis in session.axes],
         "gates": [{**asdict(gate), "passed": gate.passed} for gate in answers.gates],
         "forced": list(answers.forced),
         "remarks": list(inputs.remarks),
@@ -97,26 +101,26 @@ def _record(inputs: JudgeInputs, answers: JudgeAnswers, results: _Results) -> di
             {
                 "label": run.label,
                 "directory": str(run.run.directory),
-                "predictions": file_fingerprint(run.run.directory / "predictions.jsonl"),
+                "predictions": file_fingerprint(run.run.directory / PREDICTIONS),
                 "rubric": asdict(results.rubric[run.label]) if run.label in results.rubric else None,
                 "pairwise": asdict(results.pairwise[run.label]) if run.label in results.pairwise else None,
             }
             for run in inputs.runs
         ],
-        "calls": asdict(answers.spent),
-        "counts": dict(answers.counts),
+        "calls": asdict(calls.spent),
+        "counts": dict(session.counts),
     }
 
 
-def _metrics(answers: JudgeAnswers, results: _Results) -> dict[str, float]:
-    spent = answers.spent
+def _metrics(session: JudgeSession, answers: JudgeAnswers, results: _Results) -> dict[str, float]:
+    spent = session.calls.spent
     metrics = {
         "judge/forced": bool(answers.forced), "judge/seconds": answers.seconds, "judge/calls": spent.calls,
         "judge/from_cache": spent.from_cache, "judge/prompt_tokens": spent.prompt_tokens,
         "judge/completion_tokens": spent.completion_tokens, "judge/cost": spent.cost,
     }  # fmt: skip
-    metrics |= answers.counts
-    metrics |= {f"judge/retries/{kind}": count for kind, count in answers.retries.items()}
+    metrics |= session.counts
+    metrics |= {f"judge/retries/{kind}": count for kind, count in session.calls.retries.items()}
     for gate in answers.gates:
         name = "auc" if gate.judge == "rubric" else "share"
         values = {name: gate.value, "low": gate.low, "high": gate.high, "contexts": gate.contexts}
@@ -151,12 +155,14 @@ def _table(inputs: JudgeInputs, axes: Sequence[Axis], results: _Results) -> tupl
     return heads, rows
 
 
-def _notes(cfg: Config, inputs: JudgeInputs, answers: JudgeAnswers) -> list[str]:
-    weights = ", ".join(f"{axis.weight:g} {axis.name}" for axis in answers.axes)
-    spent = answers.spent
+def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
+    cfg, inputs = session.cfg, session.inputs
+    models = ", ".join(session.calls.models(JUDGE)) or inputs.judge
+    weights = ", ".join(f"{axis.weight:g} {axis.name}" for axis in session.axes)
+    spent = session.calls.spent
     notes = [f"FORCED, do not rely on these numbers: {reason}." for reason in answers.forced]
     notes += [
-        f"Judge: {', '.join(answers.models) or inputs.judge}. {len(inputs.keys)} of {inputs.with_replies} decisions "
+        f"Judge: {models}. {len(inputs.keys)} of {inputs.with_replies} decisions "
         f"with a reply in every run; 95 % intervals from {cfg.judge.draws:,} bootstrap draws of dialogues."
     ]
     notes += [f"{gate.text[0].upper()}{gate.text[1:]}." for gate in answers.gates]
@@ -167,7 +173,7 @@ def _notes(cfg: Config, inputs: JudgeInputs, answers: JudgeAnswers) -> list[str]
             f"Win rate against {inputs.baseline.label}: both orders are asked, a mismatch is a tie and counts half; at "
             "equal length: after Dubois et al. 2024; consistency: share of pairs on which both orders agree."
         )
-    missing = answers.counts.get("judge/missing", 0)
+    missing = session.counts.get("judge/missing", 0)
     notes += [f"{missing} questions had no usable answer and are left out."] if missing else []
     notes += [f"{remark[0].upper()}{remark[1:]}." for remark in inputs.remarks]
     cost = f", ${spent.cost:.2f}" if spent.cost else ""

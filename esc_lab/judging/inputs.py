@@ -19,12 +19,11 @@ from esc_lab.errors import UserError, nearest
 from esc_lab.judging.replies import WrittenReply, build_history, check_context, draw_decisions, read_replies
 from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
 from esc_lab.metrics.prediction_table import Key
-from esc_lab.runs.layout import read_config
+from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, read_config
 from esc_lab.runs.lineage import find_searches
 from esc_lab.training.datamodule import read_splits
 
 log = logging.getLogger(__name__)
-DIALOGUES = "dialogues.jsonl"
 
 
 @dataclass(frozen=True)
@@ -95,18 +94,18 @@ def read_inputs(cfg: Config) -> JudgeInputs:
     check_cells(cells, ["text/rouge_l"])
     test = load_predictions(runs, ())[runs[0].directory].test
     labels = {run.directory: cell.run_name(run) for cell in cells for run in cell.runs}
-    judged = [EvaluatedRun(labels[run.directory], run, _replies(run)) for run in runs]
+    judged = [EvaluatedRun(labels[run.directory], run, _read_replies(run)) for run in runs]
     inventory = build_inventory(runs[0].config["inventory"], cfg.config_dirs)
-    dialogues = _dialogues(runs, inventory, cfg.config_dirs)
+    dialogues = _read_dialogues(runs, inventory, cfg.config_dirs)
     for run in judged:
         check_context(dialogues, run.replies, str(run.run.directory))
-    shared, few = _shared_decisions(judged, test.keys)
+    shared, few = _find_shared_decisions(judged, test.keys)
     judge = judge_model(asdict(cfg))
     conflicts, lineage = _check_lineage(judged, judge)
     evaluated = {dialogue for dialogue, _ in test.keys}
     return JudgeInputs(
         runs=judged,
-        baseline=_baseline(judged, cfg.judge.baseline),
+        baseline=_choose_baseline(judged, cfg.judge.baseline),
         inventory=inventory,
         dialogues={name: dialogue for name, dialogue in dialogues.items() if name in evaluated},
         keys=draw_decisions(shared, cfg.judge.decisions, cfg.seed),
@@ -119,7 +118,7 @@ def read_inputs(cfg: Config) -> JudgeInputs:
     )
 
 
-def _shared_decisions(runs: Sequence[EvaluatedRun], keys: Sequence[Key]) -> tuple[list[Key], list[str]]:
+def _find_shared_decisions(runs: Sequence[EvaluatedRun], keys: Sequence[Key]) -> tuple[list[Key], list[str]]:
     """The decisions with a reply in every run, and a remark if that is few of them.
 
     Raises:
@@ -136,16 +135,16 @@ def _shared_decisions(runs: Sequence[EvaluatedRun], keys: Sequence[Key]) -> tupl
     return shared, [f"{remark}; their evaluations chose different ones"]
 
 
-def _replies(run: Run) -> dict[Key, WrittenReply]:
-    path = run.directory / "predictions.jsonl"
-    found = read_replies(path)
-    if not found:
+def _read_replies(run: Run) -> dict[Key, WrittenReply]:
+    path = run.directory / PREDICTIONS
+    replies = read_replies(path)
+    if not replies:
         fix = "evaluate with evaluate.generation.enabled=true"
         raise UserError("there is no written reply", where=str(path), fix=fix)
-    return found
+    return replies
 
 
-def _dialogues(runs: Sequence[Run], inventory: Inventory, config_dirs: Sequence[str]) -> dict[str, Dialogue]:
+def _read_dialogues(runs: Sequence[Run], inventory: Inventory, config_dirs: Sequence[str]) -> dict[str, Dialogue]:
     """The evaluated dialogues by id: those that an evaluation left, else those of its corpus."""
     for run in runs:
         if (run.directory / DIALOGUES).exists():
@@ -159,34 +158,32 @@ def _dialogues(runs: Sequence[Run], inventory: Inventory, config_dirs: Sequence[
     return {dialogue.id: dialogue for dialogue in splits.get(config["evaluate"]["split"], ())}
 
 
-def _baseline(runs: Sequence[EvaluatedRun], asked: str | None) -> EvaluatedRun:
+def _choose_baseline(runs: Sequence[EvaluatedRun], asked: str | None) -> EvaluatedRun:
     if asked is None:
         return runs[0]
-    for one in runs:
-        if one.label == asked or one.run.directory.resolve() == Path(asked).resolve():
-            return one
-    names = [one.label for one in runs]
+    for evaluated in runs:
+        if evaluated.label == asked or evaluated.run.directory.resolve() == Path(asked).resolve():
+            return evaluated
+    names = [evaluated.label for evaluated in runs]
     raise UserError(f"no judged run '{asked}'{nearest(asked, names)}", where="judge.baseline", fix=", ".join(names))
 
 
 def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:
     """Sentences on runs whose training data the judge judged, and on what else stands out in how they were made."""
-    same, remarks = [], []
-    for one in runs:
-        searches, lost = find_searches(one.run.directory)
+    conflicts, remarks = [], []
+    for label, run in ((evaluated.label, evaluated.run) for evaluated in runs):
+        searches, lost = find_searches(run.directory)
         for search in searches:
             try:
                 other = judge_model(read_config(search))
             except (KeyError, TypeError, OSError) as error:
-                remarks.append(f"{search}, which {one.label} was trained on, does not say who judged it ({error!r})")
+                remarks.append(f"{search}, which {label} was trained on, does not say who judged it ({error!r})")
                 continue
             if judge.same(other):
-                same.append(f"{judge} judged the search {search}, on whose data {one.label} was trained")
+                conflicts.append(f"{judge} judged the search {search}, on whose data {label} was trained")
         if lost:
-            remarks.append(
-                f"the training behind {one.label} is gone ({', '.join(lost)}): whether the judge had a part in it is "
-                "not known"
-            )
-        if judge.names & model_names(one.run.config["model"]):
-            remarks.append(f"the judge is the model that {one.label} is made of; models favour their own words")
-    return same, remarks
+            gone = f"the training behind {label} is gone ({', '.join(lost)})"
+            remarks.append(f"{gone}: whether the judge had a part in it is not known")
+        if judge.names & model_names(run.config["model"]):
+            remarks.append(f"the judge is the model that {label} is made of; models favour their own words")
+    return conflicts, remarks

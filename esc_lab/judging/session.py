@@ -21,9 +21,9 @@ from esc_lab.judging.inputs import EvaluatedRun, JudgeInputs
 from esc_lab.judging.results import Pair, Scores
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import JUDGE_JOURNAL
-from esc_lab.search.calls import BudgetError, Calls, Spent
+from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.resume import take_over_journals
-from esc_lab.search.role_prompts import Axis, RolePrompts, SeekerProfile, build_role_prompts
+from esc_lab.search.role_prompts import RolePrompts, SeekerProfile, build_role_prompts
 from esc_lab.search.roles import Roles, describe_role
 from esc_lab.terminal import show_progress
 
@@ -34,20 +34,13 @@ JUDGE = "judge"
 
 @dataclass(frozen=True)
 class JudgeAnswers:
-    """What the judge said, and what it took.
+    """What the judge said.
 
     Attributes:
         gates: how the judges did on gold and shuffled replies.
         forced: reasons not to believe them that were overruled.
         scores: of each run's replies, by label, in the order of the decisions; empty without a rubric.
         pairs: of each run but the baseline, likewise.
-        axes: of the rubric.
-        settings: how the judge was asked: client, sampling, attempts.
-        prompts: hash of the prompts.
-        models: as the endpoint names them.
-        dates: of the first and the last call.
-        counts: answers that were unusable, refused or missing.
-        retries: calls of an endpoint that failed in a way that may pass, by kind.
         seconds: the judging took.
     """
 
@@ -55,30 +48,29 @@ class JudgeAnswers:
     forced: Sequence[str]
     scores: Mapping[str, Sequence[Scores | None]]
     pairs: Mapping[str, Sequence[Pair]]
-    axes: Sequence[Axis]
-    settings: Mapping[str, Any]
-    prompts: str
-    models: Sequence[str]
-    dates: tuple[str, str]
-    counts: Mapping[str, int]
-    spent: Spent
-    retries: Mapping[str, int]
     seconds: float
 
 
 class JudgeSession:
-    """One judge, and all that it is asked."""
+    """One judge, and all that it is asked.
+
+    Attributes:
+        axes: of the rubric.
+        config: everything that the calls depend on beside their own content.
+        settings: of that, how the judge is asked: client, sampling, attempts.
+        counts: answers that were unusable, refused or missing.
+    """
 
     def __init__(self, cfg: Config, inputs: JudgeInputs, calls: Calls) -> None:
         self.cfg, self.inputs, self.calls = cfg, inputs, calls
         prompts = build_role_prompts(inputs.inventory, cfg.llm)
         self.axes = prompts.axes
         self.counts: Counter[str] = Counter()
-        # Everything that the calls depend on beside their own content.
+        self.settings = describe_role(cfg.llm.judge, calls.clients[JUDGE])
         self.config: dict[str, Any] = {
             "seed": cfg.seed,
             "inventory": inputs.inventory.name,
-            "roles": {JUDGE: describe_role(cfg.llm.judge, calls.clients[JUDGE])},
+            "roles": {JUDGE: self.settings},
             "axes": [asdict(axis) for axis in self.axes],
             "prompts": fingerprint_prompts(prompts),
         }
@@ -108,14 +100,6 @@ class JudgeSession:
             forced=[*inputs.conflicts, *failures],
             scores={run.label: [next(answers) for _ in inputs.keys] for run in scored},
             pairs={run.label: [next(answers) for _ in inputs.keys] for run in paired},
-            axes=self.axes,
-            settings=self.config["roles"][JUDGE],
-            prompts=self.config["prompts"],
-            models=self.calls.models(JUDGE),
-            dates=self.calls.dates,
-            counts=self.counts,
-            spent=self.calls.spent,
-            retries=self.calls.retries,
             seconds=time.time() - started,
         )
 

@@ -27,8 +27,9 @@ def run(cfg: Config) -> dict[str, float]:
     _check_roles(cfg, inputs)
     calls = open_calls(cfg, (JUDGE,))
     log.info("judging %d decisions of %d runs", len(inputs.keys), len(inputs.runs))
-    answers = calls.run(JudgeSession(cfg, inputs, calls).judge(), cfg.run_dir)
-    return write_results(cfg, inputs, answers)
+    session = JudgeSession(cfg, inputs, calls)
+    answers = calls.run(session.judge(), cfg.run_dir)
+    return write_results(session, answers)
 
 
 def _check_roles(cfg: Config, inputs: JudgeInputs) -> None:
