@@ -21,7 +21,7 @@ from tests.conftest import CACHE, ROOT
 
 # A search of seconds by a tiny model, which `model` does not choose.
 SEARCH = (
-    "model@llm.local.model=tiny_llama", "mcts=quick", "mcts.enough_iterations=4", "mcts.most_iterations=5",
+    "model@llm.local.model=tiny_llama", "mcts=quick", "mcts.min_iterations=4", "mcts.max_iterations=5",
     "search.judge_check=2", "search.cache=false", "llm.supporter.max_tokens=6", "llm.seeker.max_tokens=6",
 )  # fmt: skip
 LIMITS = "data.limit={train: 4, val: 2, test: 2}"
