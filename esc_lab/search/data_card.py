@@ -15,10 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from esc_lab.config import Config
 from esc_lab.config.search import PreferenceConfig
-from esc_lab.search.judge_check import LEVEL, TRUSTED_AUC
+from esc_lab.search.judge_check import TRUSTED_AUC
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
+from esc_lab.statistics.intervals import LEVEL
 
 NOT_STATED = "not stated"
 # The hub's names for how many records there are: the first number that is too many, and the name.

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
+from esc_lab.statistics.bootstrap import ClusterSample
+from esc_lab.statistics.intervals import FloatArray, Interval, percentile_interval
 
 TRUSTED_AUC = 0.6
-LEVEL = 0.95  # of the interval
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class CheckPair(NamedTuple):
@@ -104,7 +102,7 @@ def _sizes(available: Sequence[int], count: int) -> tuple[list[int], int]:
 def measure_judge(
     gold: Sequence[float], shuffled: Sequence[float], dialogues: Sequence[str], *, seed: int, draws: int = 2000
 ) -> JudgeCheck:
-    """AUC of contexts whose two replies were both scored, with a percentile interval (`LEVEL`).
+    """AUC of contexts whose two replies were both scored, with a 95 % percentile interval.
 
     It is the probability that the score of a gold reply is above that of a shuffled one, ties counted half. Any gold
     score is compared with any shuffled one (Mann-Whitney), not only within a context. The bootstrap draws dialogues,
@@ -123,16 +121,14 @@ def measure_judge(
     if not len(gold) == len(shuffled) == len(dialogues):
         raise ValueError(f"{len(gold)} gold and {len(shuffled)} shuffled scores of {len(dialogues)} contexts")
     above = _above(gold, shuffled)
-    names, group = np.unique(np.asarray(dialogues), return_inverse=True)
-    low, high = 0.0, 1.0
-    if len(names) > 1:
-        member = np.eye(len(names))[group]  # [n, dialogues]
-        wins, sizes = member.T @ above @ member, member.sum(axis=0)
-        draw = np.random.default_rng(derive_seed(seed, "bootstrap of the judge check"))
-        weights = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(np.float64)
+    sample = ClusterSample(dialogues, draws, seed)
+    interval = Interval(float(above.mean()), 0.0, 1.0)
+    if sample.clusters > 1:
+        member = np.eye(sample.clusters)[sample.cluster]  # [n, dialogues]
+        wins, sizes, weights = member.T @ above @ member, member.sum(axis=0), sample.weights[1:]
         drawn = ((weights @ wins) * weights).sum(axis=1) / (weights @ sizes) ** 2
-        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return JudgeCheck(float(above.mean()), low, high, len(gold), len(names))
+        interval = percentile_interval(interval.value, drawn)
+    return JudgeCheck(interval.value, interval.low, interval.high, len(gold), sample.clusters)
 
 
 async def check_judge(

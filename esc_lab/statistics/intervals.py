@@ -13,6 +13,8 @@ FloatArray: TypeAlias = npt.NDArray[Any]  # float64 or float32
 IntArray: TypeAlias = npt.NDArray[np.intp]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
+LEVEL = 0.95  # of all intervals
+_PERCENTILES = (2.5, 97.5)
 _Z = 1.96  # of the normal distribution
 
 
@@ -42,7 +44,7 @@ def percentile_interval(value: float, draws: FloatArray) -> Interval:
     known = draws[~np.isnan(draws)]
     if math.isnan(value) or not len(known):
         return Interval(float(value), math.nan, math.nan)
-    low, high = np.percentile(known, (2.5, 97.5))
+    low, high = np.percentile(known, _PERCENTILES)
     return Interval(float(value), float(low), float(high))
 
 

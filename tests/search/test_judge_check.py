@@ -14,7 +14,7 @@ from scipy.stats import mannwhitneyu
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.search.judge_check import JudgeCheck, draw_check_pairs, measure_judge
-from esc_lab.seeds import derive_seed
+from esc_lab.statistics.bootstrap import draw_weights
 
 SCORES = st.sampled_from([0.0, 0.1, 1.5, 2.0, 3.9, 4.0])
 
@@ -46,9 +46,8 @@ def test_interval_is_that_of_repeated_contexts() -> None:
     gold = [chance.choice([1.0, 2.0, 3.0, 4.0]) for _ in groups]
     shuffled = [chance.choice([0.0, 1.0, 2.0, 3.0]) for _ in groups]
     found = measure_judge(gold, shuffled, groups, seed=5, draws=200)
-    draw = np.random.default_rng(derive_seed(5, "bootstrap of the judge check"))
     drawn = []
-    for weights in draw.multinomial(4, np.full(4, 0.25), size=200):
+    for weights in draw_weights(4, 200, seed=5):
         times = dict(zip("abcd", weights.tolist(), strict=True))
         good = [score for score, group in zip(gold, groups, strict=True) for _ in range(times[group])]
         foreign = [score for score, group in zip(shuffled, groups, strict=True) for _ in range(times[group])]
