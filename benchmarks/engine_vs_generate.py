@@ -26,8 +26,8 @@ from esc_lab.models.engine import Engine, ReplyTask, ScoreTask, Task
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import reply_log_probs
-from esc_lab.prompts.layouts import Prompt
-from esc_lab.search.clients.local import option_ids
+from esc_lab.prompts import Prompt
+from esc_lab.search.clients.local import encode_options
 from esc_lab.search.requests import Request
 from esc_lab.tokens import ReplyTokens, TokenSequence, pack_units
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--branches", type=int, default=4, help="of each tree, at the same time")
     options = parser.parse_args()
     _, loaded = load_smollm2(Path(".cache"), "bfloat16")
-    stop = frozenset({loaded.encoder.end_of_turn})
+    stop = loaded.encoder.stop_tokens
     engine, ratios = Engine(loaded.model, stop), []
     for number in range(options.rounds):
         seconds = {}
@@ -77,7 +77,7 @@ def task_of(loaded: LoadedModel, request: Request, branch: int) -> Task:
     prompt = encoder.encode_prompt(encoder.adapt(Prompt(tuple(messages)))).input_ids
     if not request.questions:
         return ReplyTask(prompt, Sampling(request.max_tokens, request.temperature, request.top_p), branch)
-    options = [option_ids(encoder, question) for question in request.questions]
+    options = [encode_options(encoder, question) for question in request.questions]
     return ScoreTask(prompt, [ids for many, _ in options for ids in many], [n for many, n in options for _ in many])
 
 

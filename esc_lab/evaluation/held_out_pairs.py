@@ -17,7 +17,7 @@ from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.config import Config, typed
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
-from esc_lab.models.load import LoadedModel, checkpoint_parts, load_model
+from esc_lab.models.load import LoadedModel, find_checkpoint, load_model
 from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import find_run, read_config
 from esc_lab.tokens.encode import IntArray
@@ -143,7 +143,7 @@ def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSpl
     init_from = Path(note["init_from"]) if note["init_from"] else None
 
     def compute() -> FloatArray:
-        adapter, weights = checkpoint_parts(cfg.model, init_from)
+        adapter, weights = find_checkpoint(cfg.model, init_from)
         if _fingerprints(adapter or weights) != note["files"]:
             raise UserError("it has changed since the training that started from it", where=str(init_from))
         if weights or not isinstance(loaded.model, PeftModel):

@@ -107,7 +107,7 @@ class PromptedReplies:
         for reply, chat in zip(asked, encoded, strict=True):
             reply.prompt_ids, reply.spans = chat.input_ids, chat.spans
         probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measures else None
-        stop = frozenset({self.encoder.end_of_turn, self.encoder.tokenizer.eos_token_id})
+        stop = self.encoder.stop_tokens
         prompts = [chat.input_ids for chat in encoded]
         replies = generate(self.loaded.model, prompts, stop, self.sampling, seeds, probe=probe)
         for reply, ids in zip(asked, replies, strict=True):

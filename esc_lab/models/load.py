@@ -16,7 +16,7 @@ from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
 from esc_lab.models.checks import check_tree_attention
-from esc_lab.models.sources import model_location
+from esc_lab.models.sources import locate_model
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.runs.layout import BASE_MODEL
 from esc_lab.tokens import ChatEncoder
@@ -40,7 +40,7 @@ class LoadedModel:
 
 def load_encoder(model: ModelConfig, cache: Path) -> ChatEncoder:
     """The chat encoder of a model: its tokenizer with the model's chat template, or the configured one."""
-    location = model_location(model, cache)
+    location = locate_model(model, cache)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -65,8 +65,8 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
             attention does not agree with separate sequences on this model.
     """
     encoder = load_encoder(model, cache)
-    adapter, weights = checkpoint_parts(model, checkpoint)
-    location = str(weights) if weights else model_location(model, cache)
+    adapter, weights = find_checkpoint(model, checkpoint)
+    location = str(weights) if weights else locate_model(model, cache)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, model.dtype)
     quantized = _quantization(model, dtype)
@@ -95,7 +95,7 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
 
 
 def check_trainable(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig) -> None:
-    """Whether the model can be trained in this way, told before anything long is done with it.
+    """Whether the model can be trained in this way, checked before anything long is done with it.
 
     Raises:
         UserError: full fine-tuning of quantised weights or of an adapter, or a new adapter on weights of a checkpoint.
@@ -164,7 +164,7 @@ def _identity(model: ModelConfig) -> dict[str, Any]:
     return {key: settings[key] for key in ("name", "source", "path", "revision", "shape")}
 
 
-def checkpoint_parts(model: ModelConfig, checkpoint: Path | None) -> tuple[Path | None, Path | None]:
+def find_checkpoint(model: ModelConfig, checkpoint: Path | None) -> tuple[Path | None, Path | None]:
     """The directory of the adapter, or of the whole model, that a checkpoint holds.
 
     Raises:

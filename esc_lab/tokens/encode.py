@@ -93,6 +93,11 @@ class ChatEncoder:
         self._lead = 0  # blanks that the template writes between the generation prompt and a reply
         self.prefix_stable = self._check()
 
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Ids that end what a model writes: the end of a turn, and of the text."""
+        return frozenset({self.end_of_turn, self.tokenizer.eos_token_id})
+
     def adapt(self, prompt: Prompt) -> Prompt:
         """The prompt as this template can render it (a system message only where there is a system role)."""
         has_system = prompt.messages[0].role == "system"

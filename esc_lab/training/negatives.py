@@ -153,7 +153,7 @@ class _Writer:
     @property
     def stop(self) -> frozenset[int]:
         encoder = self.turns.encoder
-        return frozenset({encoder.end_of_turn, encoder.tokenizer.eos_token_id})
+        return encoder.stop_tokens
 
     @property
     def sampling(self) -> Sampling:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from esc_lab.data.corpora import read_dialogues
-from esc_lab.models.sources import model_location
+from esc_lab.models.sources import locate_model
 from tests.conftest import CACHE, model_config
 from tests.search.endpoint_roles import journalled
 
@@ -34,7 +34,7 @@ SEED = {
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[tuple[str, str]]:
     """URL of a server, and the name of its model."""
-    model = model_location(model_config("smollm2_135m"), CACHE)
+    model = locate_model(model_config("smollm2_135m"), CACHE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

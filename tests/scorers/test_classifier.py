@@ -17,7 +17,7 @@ from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerCon
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.models.sources import model_location
+from esc_lab.models.sources import locate_model
 from esc_lab.scorers.classifier import batches_by_length, choose_strategies
 from esc_lab.scorers.classifier_files import NOTE, load_classifier, new_classifier, save_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps
@@ -232,7 +232,7 @@ def test_a_note_cannot_ask_for_foreign_code(saved, tmp_path):
     file = copied(saved, tmp_path) / NOTE
     note = json.loads(file.read_text())
     note["model"]["trust_remote_code"] = True
-    base = shutil.copytree(model_location(model_config("tiny_llama"), CACHE), tmp_path / "base")
+    base = shutil.copytree(locate_model(model_config("tiny_llama"), CACHE), tmp_path / "base")
     settings = json.loads((base / "config.json").read_text())
     settings |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
     (base / "config.json").write_text(json.dumps(settings))
@@ -264,7 +264,7 @@ def test_damaged_or_incomplete_weights(saved, tmp_path):
         load_classifier(adapter, ESCONV, CACHE)
     names = dict(enumerate(ESCONV.names))
     config = model_config("tiny_llama")
-    base = AutoModelForCausalLM.from_pretrained(model_location(config, CACHE))
+    base = AutoModelForCausalLM.from_pretrained(locate_model(config, CACHE))
     base.config.id2label, base.config.label2id = names, {name: number for number, name in names.items()}
     base.save_pretrained(tmp_path / "lm")
     made()[0].tokenizer.save_pretrained(tmp_path / "lm")
@@ -273,7 +273,7 @@ def test_damaged_or_incomplete_weights(saved, tmp_path):
 
 
 def test_a_base_model_in_a_directory_is_found_from_anywhere(tmp_path, monkeypatch):
-    shutil.copytree(model_location(model_config("tiny_llama"), CACHE), tmp_path / "base")
+    shutil.copytree(locate_model(model_config("tiny_llama"), CACHE), tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     classifier, config = made("llama", "source=directory", "path=base")
     save_classifier(classifier, config, tmp_path / "run", None)

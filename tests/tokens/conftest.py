@@ -9,7 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import esc_lab.models
-from esc_lab.models.sources import random_model
+from esc_lab.models.sources import make_random_model
 from esc_lab.tokens import ChatEncoder
 from tests.conftest import CACHE
 
@@ -67,7 +67,7 @@ FAMILIES = ("chatml", "gemma", "gemma3", "llama2", "llama3", "qwen")
 @pytest.fixture(scope="session")
 def tokenizer_with():
     """`tokenizer_with(template text)` -> a tokenizer of its own with that chat template."""
-    location = random_model(_SHAPE, "<|im_end|>", CACHE)
+    location = make_random_model(_SHAPE, "<|im_end|>", CACHE)
 
     def make(template):
         tokenizer = AutoTokenizer.from_pretrained(location)

@@ -93,7 +93,7 @@ class LocalClient:
         special = [token.content for token in encoder.tokenizer.added_tokens_decoder.values() if token.special]
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
         self._options = lru_cache(maxsize=256)(lambda question: encode_options(encoder, question))
-        stop = frozenset({encoder.end_of_turn, encoder.tokenizer.eos_token_id})
+        stop = encoder.stop_tokens
         self._engine = Engine(loaded.model, stop, limits)
         self._jobs: dict[Task, _Job] = {}
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
