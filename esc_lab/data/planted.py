@@ -29,8 +29,8 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Words to make dialogues of, without regard to what answers what."""
+class MessagePool:
+    """Messages to make dialogues of, without regard to what answers what."""
 
     seeker: tuple[str, ...]
     supporter: tuple[str, ...]
@@ -51,23 +51,23 @@ class Slope:
     correlation: float
 
 
-def texts_of(dialogues: Sequence[Dialogue]) -> Texts:
+def collect_messages(dialogues: Sequence[Dialogue]) -> MessagePool:
     """The short messages of dialogues; long ones would cost time and teach nothing."""
     turns = [turn for dialogue in dialogues for turn in dialogue.turns if len(turn.reply.text) <= LONGEST]
-    return Texts(
+    return MessagePool(
         tuple(turn.reply.text for turn in turns if turn.speaker == "seeker"),
         tuple(turn.reply.text for turn in turns if turn.speaker == "supporter"),
     )
 
 
-def planted_utilities(inventory: Inventory, seed: int) -> FloatArray:
+def draw_utilities(inventory: Inventory, seed: int) -> FloatArray:
     """Utility [K] of each strategy: evenly spaced, in an order drawn from the seed."""
     draw = np.random.default_rng(derive_seed(seed, "planted utilities"))
     return draw.permutation(np.linspace(-SPREAD, SPREAD, len(inventory)))
 
 
-def planted_dialogues(
-    inventory: Inventory, utilities: FloatArray, pairs: int, texts: Texts, seed: int, order: Order = "planted"
+def draw_dialogues(
+    inventory: Inventory, utilities: FloatArray, pairs: int, texts: MessagePool, seed: int, order: Order = "planted"
 ) -> list[Dialogue]:
     """Dialogues with one preference pair at each of their supporter turns, at most `TURNS` of them.
 
@@ -93,7 +93,7 @@ def planted_dialogues(
     return dialogues
 
 
-def pairs_slope(dialogues: Sequence[Dialogue], inventory: Inventory, utilities: FloatArray) -> float:
+def fit_pairs_slope(dialogues: Sequence[Dialogue], inventory: Inventory, utilities: FloatArray) -> float:
     """What a finite sample of pairs says: slope of its fitted Bradley-Terry utilities over the planted ones.
 
     A policy with the same log-ratios at every turn that minimises DPO's loss on these pairs has this slope over beta.
@@ -112,7 +112,7 @@ def pairs_slope(dialogues: Sequence[Dialogue], inventory: Inventory, utilities: 
     return float(fitted @ x / (x @ x))
 
 
-def utility_slope(log_ratios: FloatArray, utilities: FloatArray) -> Slope:
+def fit_slope(log_ratios: FloatArray, utilities: FloatArray) -> Slope:
     """Slope of log-ratios of policy and reference [turns, K] over utilities [K]."""
     x = utilities - utilities.mean()
     y = log_ratios - log_ratios.mean(axis=1, keepdims=True)

@@ -18,13 +18,13 @@ from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.planted import (
     ORDERS,
     FloatArray,
+    MessagePool,
     Slope,
-    Texts,
-    pairs_slope,
-    planted_dialogues,
-    planted_utilities,
-    texts_of,
-    utility_slope,
+    collect_messages,
+    draw_dialogues,
+    draw_utilities,
+    fit_pairs_slope,
+    fit_slope,
 )
 from esc_lab.data.strategies import build_inventory
 from esc_lab.models.load import load_model
@@ -32,8 +32,8 @@ from esc_lab.models.log_probs import label_log_probs
 from esc_lab.runs.layout import DIALOGUES, SLOPES
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.terminal import console
-from esc_lab.tokens import EncodeReport, encode_examples, encode_labels
-from esc_lab.tokens.supporter_turns import build_examples
+from esc_lab.tokens import encode_labels
+from esc_lab.training.steps import TurnEncoder
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
@@ -43,42 +43,40 @@ def run(cfg: Config) -> dict[str, float]:
     """Train on each order of the pairs with each seed; slopes.json and the runs of the trainings are left behind."""
     prepare(cfg)
     root, inventory = Path(cfg.run_dir), build_inventory(cfg.inventory)
-    training, held_out = _texts()
+    training, held_out = _split_messages()
     slopes: dict[str, list[Slope]] = {order: [] for order in ORDERS}
-    told: dict[str, list[float]] = {order: [] for order in ORDERS}
-    found = []
+    of_pairs: dict[str, list[float]] = {order: [] for order in ORDERS}
+    records = []
     for seed in range(cfg.seed, cfg.seed + cfg.planted.seeds):
-        utilities = planted_utilities(inventory, seed)
-        turns = planted_dialogues(inventory, utilities, cfg.planted.held_out, held_out, seed, "shuffled")
+        utilities = draw_utilities(inventory, seed)
+        turns = draw_dialogues(inventory, utilities, cfg.planted.held_out, held_out, seed, "shuffled")
         before = _label_log_probs(cfg, Path(cfg.init_from) if cfg.init_from else None, turns)
         for order in ORDERS:
             directory = root / f"{order}_{seed}"
-            dialogues = planted_dialogues(inventory, utilities, cfg.planted.pairs, training, seed, order)
+            dialogues = draw_dialogues(inventory, utilities, cfg.planted.pairs, training, seed, order)
             run_substage(_training(cfg, dialogues, seed, directory), directory)
             log_ratios = _label_log_probs(cfg, directory, turns) - before
-            slope = utility_slope(log_ratios, utilities)
+            slope, pairs = fit_slope(log_ratios, utilities), fit_pairs_slope(dialogues, inventory, utilities)
             slopes[order].append(slope)
-            told[order].append(pairs_slope(dialogues, inventory, utilities))
+            of_pairs[order].append(pairs)
             learned = (log_ratios - log_ratios.mean(axis=1, keepdims=True)).mean(axis=0)
-            by_strategy = {
+            strategies = {
                 name: {"utility": float(utility), "log_ratio": float(value)}
                 for name, utility, value in zip(inventory.names, utilities, learned, strict=True)
             }
-            found.append(
-                {"order": order, "seed": seed, **asdict(slope), "pairs": told[order][-1], "strategies": by_strategy}
-            )
+            records.append({"order": order, "seed": seed, **asdict(slope), "pairs": pairs, "strategies": strategies})
             log.info("%s, seed %d: slope %.3f (standard error %.3f)", order, seed, slope.slope, slope.error)
-    write_atomic(root / SLOPES, json.dumps(found, indent=1))
-    metrics = _metrics(slopes, told, cfg.objective.beta)
+    write_atomic(root / SLOPES, json.dumps(records, indent=1))
+    metrics = _metrics(slopes, of_pairs, cfg.objective.beta)
     _print(slopes, metrics, cfg)
     return metrics
 
 
-def _texts() -> tuple[Texts, Texts]:
-    """Words for the training, and words of other dialogues for the held-out turns."""
+def _split_messages() -> tuple[MessagePool, MessagePool]:
+    """Messages for the training, and those of other dialogues for the held-out turns."""
     dialogues = read_dialogues(sample_path())
     cut = 2 * len(dialogues) // 3
-    return texts_of(dialogues[:cut]), texts_of(dialogues[cut:])
+    return collect_messages(dialogues[:cut]), collect_messages(dialogues[cut:])
 
 
 def _training(cfg: Config, dialogues: Sequence[Dialogue], seed: int, directory: Path) -> Config:
@@ -96,30 +94,29 @@ def _training(cfg: Config, dialogues: Sequence[Dialogue], seed: int, directory: 
 def _label_log_probs(cfg: Config, checkpoint: Path | None, dialogues: Sequence[Dialogue]) -> FloatArray:
     """Log-probability [turns, K] of each label at the supporter turns, under the base model or a checkpoint of it."""
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
-    inventory = build_inventory(cfg.inventory)
     row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
-    groups = [build_examples(dialogue, inventory, cfg.prompt.train) for dialogue in dialogues]
-    labels = encode_labels(loaded.encoder, inventory, groups[0][0].prompt)
-    room = sum(map(len, labels))
-    encoded = encode_examples(loaded.encoder, groups, row_tokens - room, EncodeReport())
+    turns = TurnEncoder(loaded.encoder, build_inventory(cfg.inventory), cfg.prompt.train, row_tokens)
+    groups = [turns.examples(dialogue) for dialogue in dialogues]
+    labels = encode_labels(turns.encoder, turns.inventory, groups[0][0].prompt)
+    encoded = replace(turns, row_tokens=row_tokens - sum(map(len, labels))).encode("held-out turns", groups)
     prompts = [
-        sequence.input_ids[: reply.start] for found in encoded for sequence in found for reply in sequence.replies
+        sequence.input_ids[: reply.start] for group in encoded for sequence in group for reply in sequence.replies
     ]
     return label_log_probs(loaded.model.eval(), prompts, labels, row_tokens)
 
 
 def _metrics(
-    slopes: Mapping[str, Sequence[Slope]], told: Mapping[str, Sequence[float]], beta: float
+    slopes: Mapping[str, Sequence[Slope]], of_pairs: Mapping[str, Sequence[float]], beta: float
 ) -> dict[str, float]:
     """Means and deviations over seeds; at the optimum of the training `slope_times_beta` would be `pairs_slope`."""
     metrics = {}
-    for order, found in slopes.items():
-        values = np.array([each.slope for each in found])
+    for order, of_order in slopes.items():
+        values = np.array([each.slope for each in of_order])
         metrics[f"{order}/slope"] = float(values.mean())
         metrics[f"{order}/slope_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
         metrics[f"{order}/slope_times_beta"] = float(values.mean() * beta)
-        metrics[f"{order}/pairs_slope"] = float(np.mean(told[order]))
-        metrics[f"{order}/correlation"] = float(np.mean([each.correlation for each in found]))
+        metrics[f"{order}/pairs_slope"] = float(np.mean(of_pairs[order]))
+        metrics[f"{order}/correlation"] = float(np.mean([each.correlation for each in of_order]))
     return metrics
 
 
@@ -135,9 +132,11 @@ def _print(slopes: Mapping[str, Sequence[Slope]], metrics: Mapping[str, float], 
         table.add_column(f"seed {cfg.seed + number}", justify="right")
     for heading in ("mean", "x beta", "in the pairs", "correlation"):
         table.add_column(heading, justify="right")
-    for order, found in slopes.items():
+    for order, of_order in slopes.items():
         means = [metrics[f"{order}/{name}"] for name in ("slope", "slope_times_beta", "pairs_slope", "correlation")]
         table.add_row(
-            order, *(f"{each.slope:+.2f} ± {each.error:.2f}" for each in found), *(f"{value:+.2f}" for value in means)
+            order,
+            *(f"{each.slope:+.2f} ± {each.error:.2f}" for each in of_order),
+            *(f"{value:+.2f}" for value in means),
         )
     console().print(table)

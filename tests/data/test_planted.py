@@ -11,11 +11,11 @@ import torch
 from esc_lab.data.planted import (
     ORDERS,
     SPREAD,
-    pairs_slope,
-    planted_dialogues,
-    planted_utilities,
-    texts_of,
-    utility_slope,
+    collect_messages,
+    draw_dialogues,
+    draw_utilities,
+    fit_pairs_slope,
+    fit_slope,
 )
 from esc_lab.data.strategies import load_inventory
 from tests.e2e.conftest import execute
@@ -34,16 +34,16 @@ def pairs(dialogues):
 
 
 def test_utilities_are_a_permutation_that_the_seed_decides():
-    first, again, other = (planted_utilities(ESCONV, seed) for seed in (1, 1, 2))
+    first, again, other = (draw_utilities(ESCONV, seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert sorted(first) == pytest.approx(np.linspace(-SPREAD, SPREAD, len(ESCONV)))
 
 
 def test_preferences_follow_bradley_and_terry(sample_dialogues):
-    utilities = dict(zip(ESCONV.names, planted_utilities(ESCONV, 3), strict=True))
-    texts = texts_of(sample_dialogues)
-    dialogues = planted_dialogues(ESCONV, np.array(list(utilities.values())), 30_000, texts, 3)
+    utilities = dict(zip(ESCONV.names, draw_utilities(ESCONV, 3), strict=True))
+    texts = collect_messages(sample_dialogues)
+    dialogues = draw_dialogues(ESCONV, np.array(list(utilities.values())), 30_000, texts, 3)
     wins = Counter(pairs(dialogues))
     assert sum(wins.values()) == 30_000
     for number, a in enumerate(ESCONV.names):
@@ -54,8 +54,8 @@ def test_preferences_follow_bradley_and_terry(sample_dialogues):
 
 
 def test_orders_differ_in_what_is_preferred_only(sample_dialogues):
-    utilities, texts = planted_utilities(ESCONV, 1), texts_of(sample_dialogues)
-    made = {order: planted_dialogues(ESCONV, utilities, 100, texts, 1, order) for order in ORDERS}
+    utilities, texts = draw_utilities(ESCONV, 1), collect_messages(sample_dialogues)
+    made = {order: draw_dialogues(ESCONV, utilities, 100, texts, 1, order) for order in ORDERS}
     assert [len(dialogue.turns) // 2 for dialogue in made["planted"]] == [3] * 33 + [1]
     planted, swapped, shuffled = (pairs(made[order]) for order in ORDERS)
     assert swapped == [(b, a) for a, b in planted]
@@ -70,7 +70,7 @@ def test_slope_is_that_of_least_squares_with_a_constant_for_each_turn():
     draw = np.random.default_rng(0)
     utilities = draw.normal(size=8)
     ratios = 3 * utilities + draw.normal(size=(40, 1)) + 0.5 * draw.normal(size=(40, 8))
-    found = utility_slope(ratios, utilities)
+    found = fit_slope(ratios, utilities)
     design = np.concatenate([np.tile(utilities, 40)[:, None], np.kron(np.eye(40), np.ones((8, 1)))], axis=1)
     expected = np.linalg.lstsq(design, ratios.ravel(), rcond=None)[0][0]
     assert found.slope == pytest.approx(expected, rel=1e-9)
@@ -81,11 +81,11 @@ def test_slope_is_that_of_least_squares_with_a_constant_for_each_turn():
 
 def test_what_the_pairs_say(sample_dialogues):
     """The fitted utilities of many pairs are the planted ones, and those that a general optimiser finds."""
-    utilities, texts = planted_utilities(ESCONV, 2), texts_of(sample_dialogues)
-    assert pairs_slope(planted_dialogues(ESCONV, utilities, 20_000, texts, 2), ESCONV, utilities) == pytest.approx(
+    utilities, texts = draw_utilities(ESCONV, 2), collect_messages(sample_dialogues)
+    assert fit_pairs_slope(draw_dialogues(ESCONV, utilities, 20_000, texts, 2), ESCONV, utilities) == pytest.approx(
         1, abs=0.05
     )
-    few = planted_dialogues(ESCONV, utilities, 60, texts, 2)
+    few = draw_dialogues(ESCONV, utilities, 60, texts, 2)
     outcomes = [(ESCONV.index(a), ESCONV.index(b)) for a, b in pairs(few)]
     fitted = torch.zeros(len(ESCONV), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([fitted], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
@@ -98,7 +98,7 @@ def test_what_the_pairs_say(sample_dialogues):
 
     optimizer.step(loss)
     expected = np.polyfit(utilities, fitted.detach().numpy(), 1)[0]
-    assert pairs_slope(few, ESCONV, utilities) == pytest.approx(expected, abs=1e-3)
+    assert fit_pairs_slope(few, ESCONV, utilities) == pytest.approx(expected, abs=1e-3)
 
 
 def test_cso_learns_what_its_pairs_say(tmp_path):
