@@ -19,7 +19,7 @@ from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel, find_checkpoint, load_model
 from esc_lab.prompts import build_layout
-from esc_lab.runs.layout import find_run, read_config
+from esc_lab.runs.layout import PAIRS, REFERENCE, find_run, read_config
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.cso import pair_rewards
 from esc_lab.training.datamodule import ESCDataModule
@@ -30,8 +30,6 @@ from esc_lab.training.reference import LiveReference, label_and_text_log_probs, 
 from esc_lab.training.reply_log_probs import PairLogProbs
 
 log = logging.getLogger(__name__)
-_NOTE = "reference.json"
-PAIRS = "pairs.jsonl"
 
 
 def note_reference(cfg: Config, loaded: LoadedModel, identity: dict[str, str]) -> None:
@@ -42,7 +40,7 @@ def note_reference(cfg: Config, loaded: LoadedModel, identity: dict[str, str]) -
         "init_from": str(Path(cfg.init_from).absolute()) if cfg.init_from else None,
         "files": _fingerprints(loaded.adapter or loaded.weights),
     }
-    write_atomic(Path(cfg.run_dir) / _NOTE, json.dumps(note, indent=2))
+    write_atomic(Path(cfg.run_dir) / REFERENCE, json.dumps(note, indent=2))
 
 
 def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) -> dict[str, float]:
@@ -139,7 +137,7 @@ def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSpl
     Raises:
         UserError: the model that the training started from has changed or is gone.
     """
-    note = json.loads((run / _NOTE).read_text(encoding="utf-8"))
+    note = json.loads((run / REFERENCE).read_text(encoding="utf-8"))
     init_from = Path(note["init_from"]) if note["init_from"] else None
 
     def compute() -> FloatArray:

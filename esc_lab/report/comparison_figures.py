@@ -20,6 +20,7 @@ from esc_lab.comparison.table import Table
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.report.figures import Point, Spot, curves, scatter
 from esc_lab.report.panels import confusion_matrices, preference_bars, training_curves
+from esc_lab.runs.layout import CURVES
 from esc_lab.statistics.intervals import Interval
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def _training(model: str, cells: Sequence[Cell], directory: Path) -> Iterator[Ta
     for kind, methods in runs.items():
         for method, directories in methods.items():
             for column, name in (("train/loss", method), ("val/loss", f"{method}, validation")):
-                found = [curve for run in directories if (curve := read_curve(run / "metrics.csv", column))]
+                found = [curve for run in directories if (curve := read_curve(run / CURVES, column))]
                 if found:
                     kinds.setdefault(kind, {})[name] = found
     panels = {

@@ -18,6 +18,7 @@ from esc_lab.report.inline_figures import inline_svg
 from esc_lab.report.page import render_page
 from esc_lab.report.reproduction import Command, commands, differing, source_runs, versions
 from esc_lab.report.summary import summary, title_of
+from esc_lab.runs.layout import TREES
 
 MAX_OPEN_FIGURES = 4  # of a kind, shown without being asked for
 # Beginnings of the figures' file names -> heading, and what a reader has to know.
@@ -151,7 +152,7 @@ def _browser_notes(browser: dict[str, Any] | None) -> list[str]:
 def _reproduction(comparison: ComparisonResult, directory: Path) -> dict[str, Any]:
     """Commands, settings that differ, versions, and links to the pages of search trees."""
     lines, without = commands(comparison.cells)
-    folders = dict.fromkeys(place / "trees" for run in comparison.runs for place in source_runs(run))
+    folders = dict.fromkeys(place / TREES for run in comparison.runs for place in source_runs(run))
     # Each once: runs that share a search have a copy each.
     by_content = {file_fingerprint(tree): tree for folder in folders for tree in folder.glob("*.html")}
     trees = sorted(by_content.values(), key=lambda tree: tree.stem)

@@ -18,10 +18,10 @@ from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.predictions import Prediction, read_predictions
 from esc_lab.report.page import short_labels
 from esc_lab.report.reproduction import run_names, source_runs
+from esc_lab.runs.layout import DIALOGUES, TREES
 
 MOST_RUNS = 12  # side by side
 MOST_CHARACTERS = 7_000_000
-DIALOGUES = "dialogues.jsonl"
 
 _Key = tuple[str, int]
 
@@ -167,7 +167,7 @@ def _read_dialogues(runs: Sequence[Run], wanted: set[str]) -> dict[str, Dialogue
 
 def _trees(runs: Sequence[Run], directory: Path) -> dict[str, str]:
     """Links to the pages of search trees behind the runs, by the id of the dialogue that each was grown from."""
-    folders = dict.fromkeys(place / "trees" for run in runs for place in source_runs(run))
+    folders = dict.fromkeys(place / TREES for run in runs for place in source_runs(run))
     return {page.stem: link(page, directory) for folder in folders for page in sorted(folder.glob("*.html"))}
 
 

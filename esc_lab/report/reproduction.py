@@ -12,7 +12,7 @@ from esc_lab.artifacts import read_yaml
 from esc_lab.comparison.runs import Cell, Run, shorten_names
 from esc_lab.config import keys
 from esc_lab.runs.identity import flatten
-from esc_lab.runs.layout import read_config
+from esc_lab.runs.layout import CONFIG, TREES, read_config
 from esc_lab.runs.manifest import read_overrides
 from esc_lab.runs.reuse import STORED
 
@@ -52,7 +52,7 @@ def source_runs(run: Run) -> list[Path]:
     data = run.config.get("data", {}).get("path") if run.directory == found[0] else _data_path(found[0])
     search = Path(data).parent if data else None
     for place in (search, run.directory.absolute().parent / search.name) if search else ():
-        if (place / "trees").is_dir() or (place / "esc_pro").is_dir():
+        if (place / TREES).is_dir() or (place / "esc_pro").is_dir():
             return [place, *found]
     return found
 
@@ -153,7 +153,7 @@ def _data_path(directory: Path) -> str | None:
 
 
 def _config(directory: Path) -> Mapping[str, Any]:
-    return read_config(directory) if (directory / "config.yaml").exists() else {}
+    return read_config(directory) if (directory / CONFIG).exists() else {}
 
 
 def _aside(key: str) -> bool:

@@ -15,6 +15,7 @@ from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 from esc_lab.data.corpora import ReadReport
 from esc_lab.data.strategies import build_inventory
+from esc_lab.runs.layout import STRATEGIES
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier
 from esc_lab.scorers.classifier_scores import print_scores, score_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps
@@ -98,7 +99,7 @@ def run(cfg: Config) -> dict[str, float]:
     if steps.examples["test"]:
         scores, rows = score_classifier(classifier, steps.examples["train"], steps.examples["test"], row_tokens)
         metrics |= scores
-        write_atomic(directory / "strategies.json", json.dumps(rows, indent=1))
+        write_atomic(directory / STRATEGIES, json.dumps(rows, indent=1))
         print_scores(f"{cfg.model.name}: strategies of held-out replies of {cfg.data.name}", metrics, rows)
     log.info("saved %s", save_classifier(classifier, cfg.model, directory, metrics.get("classifier/accuracy")))
     return metrics

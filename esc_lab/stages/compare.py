@@ -12,6 +12,7 @@ from esc_lab.comparison.table import build_table
 from esc_lab.config import Config
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import write_comparison_page
+from esc_lab.runs.layout import FIGURES, REPORT
 from esc_lab.terminal import console
 from esc_lab.tracking.project import download_evaluations
 
@@ -32,8 +33,8 @@ def run(cfg: Config) -> dict[str, float]:
         runs, baseline=asked.baseline, primary=asked.primary, metrics=asked.metrics, draws=asked.draws, seed=cfg.seed
     )
     table = build_table(comparison)
-    figures = draw_comparison(comparison, table, directory / "figures")
+    figures = draw_comparison(comparison, table, directory / FIGURES)
     write_comparison(comparison, table, figures, directory)
     print_table(table, console())
-    log.info("report: %s", write_comparison_page(comparison, figures, directory / "report.html"))
+    log.info("report: %s", write_comparison_page(comparison, figures, directory / REPORT))
     return comparison.metrics

@@ -19,6 +19,7 @@ from esc_lab.evaluation.summary import print_strategies, summarize
 from esc_lab.models.checks import check_probe
 from esc_lab.models.load import load_model
 from esc_lab.report.attention_files import write_attention
+from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, STRATEGIES
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
@@ -44,7 +45,7 @@ def run(cfg: Config) -> dict[str, float]:
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     data.setup("test")
-    write_dialogues(data.splits[data.eval_split], directory / "dialogues.jsonl", inventory=inventory)
+    write_dialogues(data.splits[data.eval_split], directory / DIALOGUES, inventory=inventory)
     module = EvaluationModule(
         loaded, inventory, cfg.prompt, cfg.evaluate, seed=cfg.seed, row_tokens=data.row_tokens,
         reply_for=_draw_decisions(data, cfg.evaluate.generation.decisions), classifier=classifier,
@@ -53,9 +54,9 @@ def run(cfg: Config) -> dict[str, float]:
         check_probe(loaded.model)
     started = time.time()
     build_trainer(cfg, training=False).test(module, datamodule=data, verbose=False)
-    write_predictions(directory / "predictions.jsonl", module.predictions)
+    write_predictions(directory / PREDICTIONS, module.predictions)
     measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
-    table = read_table(directory / "predictions.jsonl", inventory.names, sra=measure, texts=True)
+    table = read_table(directory / PREDICTIONS, inventory.names, sra=measure, texts=True)
     metrics, strategies = summarize(table)
     metrics |= preference_metrics(cfg, loaded, data)
     if classifier and classifier.accuracy is not None:
@@ -64,7 +65,7 @@ def run(cfg: Config) -> dict[str, float]:
     metrics |= data_metrics(data)
     if module.measured:
         write_attention(cfg, loaded, module.measured)
-    write_atomic(directory / "strategies.json", json.dumps(strategies, indent=1))
+    write_atomic(directory / STRATEGIES, json.dumps(strategies, indent=1))
     for group, of_group in strategies.items():
         print_strategies(f"{cfg.model.name}: {group}", of_group, metrics, group)
     return metrics
