@@ -17,10 +17,10 @@ from _common import smollm2
 
 from esc_lab.config import DataConfig, TemplateConfig
 from esc_lab.data.corpora import ReadReport, sample_path
+from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import load_encoder
 from esc_lab.tokens import pack_rows
-from esc_lab.training.datamodule import read_splits
 from esc_lab.training.sft import SFTSteps
 from esc_lab.training.steps import TurnEncoder
 

@@ -14,6 +14,7 @@ from esc_lab.comparison.runs import Run, group_cells, read_runs
 from esc_lab.config import Config, DataConfig
 from esc_lab.data.corpora import ReadReport, read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
+from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
 from esc_lab.judging.replies import WrittenReply, build_history, check_context, draw_decisions, read_replies
@@ -21,7 +22,6 @@ from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, read_config
 from esc_lab.runs.lineage import find_searches
-from esc_lab.training.datamodule import read_splits
 
 log = logging.getLogger(__name__)
 

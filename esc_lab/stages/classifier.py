@@ -14,6 +14,7 @@ from esc_lab.config.evaluate import ClassifierConfig
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 from esc_lab.data.corpora import ReadReport
+from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.runs.layout import STRATEGIES
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier
@@ -21,7 +22,7 @@ from esc_lab.scorers.classifier_scores import print_scores, score_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps
 from esc_lab.seeds import EVALUATION_SEED
 from esc_lab.stages.run_stage import run_substage
-from esc_lab.training.datamodule import load_splits, read_splits
+from esc_lab.training.datamodule import load_splits
 from esc_lab.training.fit import fit_best, start_training
 from esc_lab.training.steps import StepDataModule
 from esc_lab.training.trainer import prepare

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from esc_lab.config import Config
 from esc_lab.evaluation.held_out_pairs import note_reference
+from esc_lab.models.identity import model_identity
 from esc_lab.models.load import check_trainable, load_model
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.datamodule import build_data
 from esc_lab.training.fit import fit, prepare_model
 from esc_lab.training.objectives import objective_of
 from esc_lab.training.preference_steps import PreferenceSteps
-from esc_lab.training.reference import LiveReference, model_identity, precompute_reference
+from esc_lab.training.reference import LiveReference, precompute_reference
 from esc_lab.training.trainer import prepare
 
 

@@ -13,6 +13,7 @@ from esc_lab.config import Config
 from esc_lab.config.search import ROLES
 from esc_lab.data.corpora import ReadReport
 from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.environment import git_commit
 from esc_lab.errors import UserError
@@ -26,7 +27,6 @@ from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
 from esc_lab.search.session import SearchResult, SearchSession
 from esc_lab.search.statistics import SearchStatistics, compute_statistics
 from esc_lab.terminal import console
-from esc_lab.training.datamodule import read_splits
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)

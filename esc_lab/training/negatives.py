@@ -28,6 +28,7 @@ from esc_lab.config import DataConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling, generate
+from esc_lab.models.identity import model_identity
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import label_log_probs
 from esc_lab.prompts import build_layout
@@ -36,7 +37,6 @@ from esc_lab.terminal import track_progress
 from esc_lab.tokens import Example, encode_labels
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.supporter_turns import find_reply
-from esc_lab.training.reference import model_identity
 from esc_lab.training.steps import TurnEncoder
 
 log = logging.getLogger(__name__)

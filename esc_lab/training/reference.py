@@ -7,7 +7,6 @@ so every run that shares them reads the same file, and none reads a wrong one.
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,30 +19,15 @@ import torch
 from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 
-from esc_lab.artifacts import cached, fingerprint
+from esc_lab.artifacts import cached
 from esc_lab.errors import UserError
-from esc_lab.models.forward import base_model
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.terminal import track_progress
 from esc_lab.training.preference_split import FloatArray, PreferenceSplit
 from esc_lab.training.reply_log_probs import weighted_log_prob
 
 log = logging.getLogger(__name__)
-_NOT_IDENTITY = ("_name_or_path", "transformers_version", "use_cache")  # they do not change what is computed
 _KIND = "reference_log_probs_v2"
-
-
-def model_identity(model: Any) -> dict[str, str]:
-    """What log-probabilities depend on: a hash of all weights (names, types, values), and one of the configuration."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    config = base_model(model).config.to_dict()
-    adapters = model.peft_config if isinstance(model, PeftModel) else {}
-    scaling = {name: str(adapter.to_dict().get("lora_alpha")) for name, adapter in adapters.items()}
-    described = {key: str(value) for key, value in config.items() if key not in _NOT_IDENTITY}
-    return {"weights": digest.hexdigest(), "config": fingerprint([described, scaling])}
 
 
 @torch.no_grad()

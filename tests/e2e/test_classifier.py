@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from esc_lab.cli.help import help_text
 from esc_lab.config import DataConfig
 from esc_lab.data.corpora import ReadReport
+from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import load_inventory
 from esc_lab.scorers.adherence import labelled_replies
 from esc_lab.scorers.classifier import choose_strategies
 from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule
-from esc_lab.training.datamodule import read_splits
 from tests.conftest import CACHE
 from tests.e2e.conftest import execute
 from tests.e2e.test_bad_input import complaint

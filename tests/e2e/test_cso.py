@@ -60,7 +60,7 @@ def held_out_pairs():
     """The pairs of the test split as the command line sees them: the limits keep two dialogues of it."""
     from esc_lab.config import DataConfig
     from esc_lab.data.corpora import ReadReport
-    from esc_lab.training.datamodule import read_splits
+    from esc_lab.data.read_splits import read_splits
 
     data = DataConfig(name="sample", path=None, proportions={"train": 0.7, "val": 0.1, "test": 0.2}, limit={"test": 2})
     for dialogue in read_splits(data, "esconv", ReadReport())["test"]:

@@ -21,9 +21,9 @@ from esc_lab.cli.compositions import CONF
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import Config, DataConfig, typed
 from esc_lab.data.corpora import ReadReport
+from esc_lab.data.read_splits import read_splits
 from esc_lab.errors import UserError
 from esc_lab.stages.run_stage import run_stage
-from esc_lab.training.datamodule import read_splits
 from tests.comparison.synthetic import settings, write_run
 from tests.e2e.test_search_faults import PROCESSES
 from tests.judging.evaluations import evaluation, knowing, sample

@@ -1,4 +1,4 @@
-"""Splits as the data module takes them: read, mapped onto the inventory, limited, merged."""
+"""Splits as trainings take them: read, mapped onto the inventory, limited, merged."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 from esc_lab.config import DataConfig
 from esc_lab.data.corpora import ReadReport, proportional_split, sample_path, write_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
+from esc_lab.data.read_splits import read_splits
 from esc_lab.errors import UserError
-from esc_lab.training.datamodule import read_splits
 
 
 def data_config(path, **settings):
