@@ -68,22 +68,12 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     sums = policy.sum(axis=1)
     metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
     run = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
-    settings = read_config(run) if run else {}
     rewards = None
-    if run and settings["stage"] == "cso":
-        rewards = _rewards(
-            cfg,
-            loaded,
-            run,
-            typed(OmegaConf.create(dict(settings))).objective,
-            split,
-            (chosen, rejected),
-            policy,
-            data.row_tokens,
-        )
+    if run and read_config(run)["stage"] == "cso":
+        rewards = _rewards(cfg, loaded, run, split, (chosen, rejected), policy, data.row_tokens)
     if rewards is not None:
         good, bad = rewards
-        metrics |= {"reward_accuracy": float((good > bad).float().mean()), "margin": float((good - bad).mean())}
+        metrics |= {"reward_accuracy": float((good > bad).double().mean()), "margin": float((good - bad).mean())}
     _write_pairs(Path(cfg.run_dir) / PAIRS, split, np.stack([sums[chosen], sums[rejected]], axis=1), rewards)
     return {f"preference/{key}": value for key, value in metrics.items()}
 
@@ -103,19 +93,18 @@ def _rewards(
     cfg: Config,
     loaded: LoadedModel,
     run: Path,
-    objective: ObjectiveConfig,
     split: PreferenceSplit,
     pairs: tuple[IntArray, IntArray],
     policy: FloatArray,
     row_tokens: int,
 ) -> list[Tensor] | None:
     """Rewards [pairs] of both sides by the objective of a training run; None if its reference is gone."""
-    reference = None
+    objective, reference = typed(OmegaConf.create(dict(read_config(run)))).objective, None
     if objective_of(objective).needs_reference:
         try:
             reference = _reference(cfg, loaded, run, split, row_tokens)
         except (UserError, OSError) as error:
-            log.warning("rewards of held-out pairs left out, their reference is not to be had: %s", error)
+            log.warning("rewards of held-out pairs left out, their reference is gone: %s", error)
             return None
 
     def weighted(values: FloatArray) -> list[Tensor]:
@@ -125,10 +114,8 @@ def _rewards(
     labels = np.concatenate([turn.label_tokens for turn in split.turns])
     lengths = np.array([len(reply.input_ids) - reply.replies[0].start for reply in split.sequences])
     tokens = np.stack([labels, lengths - labels], axis=1).astype(np.float32)
-    compared = PairLogProbs(
-        *weighted(policy), *weighted(tokens), *(weighted(reference) if reference is not None else ())
-    )
-    return list(pair_rewards(objective, compared))
+    of_reference = () if reference is None else weighted(reference)
+    return list(pair_rewards(objective, PairLogProbs(*weighted(policy), *weighted(tokens), *of_reference)))
 
 
 def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSplit, row_tokens: int) -> FloatArray:
