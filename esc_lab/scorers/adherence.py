@@ -1,6 +1,6 @@
 """Replies as a judge of strategy adherence sees them: bare text that does not say which strategy it follows.
 
-Whether a reply follows the strategy it was told to follow is judged by a classifier of replies
+Whether a reply follows the strategy of its prompt is judged by a classifier of replies
 (`esc_lab.scorers.classifier`), never by the model that wrote it. A reply that names its strategy would give the answer
 away, in training as well as in judging, so both go through `bare_reply`.
 """
@@ -57,7 +57,7 @@ def labelled_replies(dialogues: Iterable[Dialogue], inventory: Inventory) -> tup
     Raises:
         ValueError: a strategy is not in the inventory.
     """
-    found, report = [], ReplyReport()
+    examples, report = [], ReplyReport()
     for dialogue in dialogues:
         for turn in dialogue.turns:
             if turn.speaker != "supporter":
@@ -71,8 +71,8 @@ def labelled_replies(dialogues: Iterable[Dialogue], inventory: Inventory) -> tup
                 continue
             report.replies += 1
             report.stripped += text != _tidy(turn.reply.text)
-            found.append(LabelledReply(text, inventory.index(turn.reply.strategies[0]), dialogue.id))
-    return found, report
+            examples.append(LabelledReply(text, inventory.index(turn.reply.strategies[0]), dialogue.id))
+    return examples, report
 
 
 def bare_reply(text: str, inventory: Inventory) -> str:

@@ -121,8 +121,8 @@ def write_negatives(
             replies = [each for part in track_progress(parts, "rejected replies") for each in writer.write(part)]
         write_atomic(directory / "replies.json", json.dumps(replies, ensure_ascii=False, indent=1))
 
-    directory, stored = cached(root, _ARTIFACT, {**model_identity(loaded.model), **writer.inputs(places)}, build)
-    if stored:
+    directory, reused = cached(root, _ARTIFACT, {**model_identity(loaded.model), **writer.inputs(places)}, build)
+    if reused:
         log.info("rejected replies from %s", directory)
     written = json.loads((directory / "replies.json").read_text(encoding="utf-8"))
     report.not_enough_strategies = sum(data.negatives_per_turn - len(replies) for replies in written)

@@ -37,15 +37,15 @@ def label_and_text_log_probs(model: Any, split: PreferenceSplit, row_tokens: int
     Args:
         row_tokens: budget of a packed row; does not change the values.
     """
-    found = np.full((len(split.sequences), 2), np.nan, dtype=np.float32)
+    log_probs = np.full((len(split.sequences), 2), np.nan, dtype=np.float32)
     for row in track_progress(split.reference_rows(row_tokens), "log-probabilities"):
         values = reply_log_probs(model, row.row)
         reply, is_label = torch.from_numpy(row.row.reply), torch.from_numpy(row.is_label)
         values = values.cpu()
         text, _ = weighted_log_prob(values, reply, is_label, len(row.row.keys), 0.0)
         whole, _ = weighted_log_prob(values, reply, is_label, len(row.row.keys), 1.0)
-        found[row.numbers] = torch.stack([whole - text, text], dim=1).numpy()[row.reply_of]
-    return found
+        log_probs[row.numbers] = torch.stack([whole - text, text], dim=1).numpy()[row.reply_of]
+    return log_probs
 
 
 def precompute_reference(
@@ -82,8 +82,8 @@ def stored_log_probs(
             )
         save_file({"log_probs": values}, directory / "log_probs.safetensors")
 
-    directory, found = cached(root, _KIND, {**identity, "replies": split.content}, build)
-    if found:
+    directory, reused = cached(root, _KIND, {**identity, "replies": split.content}, build)
+    if reused:
         log.info("reference log-probabilities from %s", directory)
     values: FloatArray = load_file(directory / "log_probs.safetensors")["log_probs"]
     return values

@@ -33,7 +33,7 @@ TEXTS = (
 )
 
 
-def made(family: str = "llama", *overrides: str, kind: str = "lora", reply_tokens: int = 64):
+def build_classifier(family: str = "llama", *overrides: str, kind: str = "lora", reply_tokens: int = 64):
     """A classifier whose adapter and head are no longer those of the beginning."""
     config = model_config(f"tiny_{family}", *overrides)
     adapter = AdapterConfig(kind=kind)
@@ -49,14 +49,14 @@ def made(family: str = "llama", *overrides: str, kind: str = "lora", reply_token
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A saved classifier: its directory and what it predicts."""
-    classifier, config = made()
+    classifier, config = build_classifier()
     path = tmp_path_factory.mktemp("classifier")
     save_classifier(classifier, config, path, 0.625)
     return path, classifier.predict(TEXTS)
 
 
 def test_padding_and_batches_do_not_change_probabilities(family):
-    classifier, _ = made(family)
+    classifier, _ = build_classifier(family)
     together = classifier.predict(TEXTS)
     assert together.shape == (5, 8)
     assert together.sum(1).tolist() == pytest.approx([1] * 5, abs=1e-5)
@@ -67,7 +67,7 @@ def test_padding_and_batches_do_not_change_probabilities(family):
 
 
 def test_scores_are_those_of_transformers_on_one_reply():
-    classifier, _ = made()
+    classifier, _ = build_classifier()
     ids = classifier.tokenizer("What happened?", return_tensors="pt")
     with torch.no_grad():
         expected = classifier.model.eval()(**ids).logits.softmax(-1)
@@ -75,7 +75,7 @@ def test_scores_are_those_of_transformers_on_one_reply():
 
 
 def test_a_reply_without_a_word_follows_no_strategy():
-    classifier, _ = made()
+    classifier, _ = build_classifier()
     probabilities = classifier.predict(["", "What happened?", "(Question)"])
     assert (probabilities.sum(1) > 0.5).tolist() == [False, True, False]
     assert choose_strategies(probabilities).tolist()[::2] == [-1, -1]
@@ -83,7 +83,7 @@ def test_a_reply_without_a_word_follows_no_strategy():
 
 
 def test_long_replies_are_cut_and_counted():
-    classifier, _ = made(reply_tokens=8)
+    classifier, _ = build_classifier(reply_tokens=8)
     encoded, cut = classifier.encode(TEXTS)
     assert cut == sum(len(classifier.tokenizer(text)["input_ids"]) > 8 for text in TEXTS) == 2
     assert max(map(len, encoded)) == 8
@@ -101,7 +101,7 @@ def test_batches_hold_every_item_once_within_the_budget(lengths, tokens):
 
 
 def test_the_loss_is_the_mean_over_replies_whatever_the_batches():
-    classifier, _ = made()
+    classifier, _ = build_classifier()
     turns = (*(Turn("supporter", Reply(text, (ESCONV.names[n],))) for n, text in enumerate(TEXTS)),)
     splits = {"train": [Dialogue(turns, "esconv")]}
     scores = torch.stack([classifier.logits([classifier.encode([text])[0][0]])[0] for text in TEXTS])
@@ -116,7 +116,7 @@ def test_the_loss_is_the_mean_over_replies_whatever_the_batches():
 
 
 def test_every_epoch_sees_every_reply_once_in_an_order_of_its_own(sample_dialogues):
-    classifier, _ = made()
+    classifier, _ = build_classifier()
     data = ReplySteps({"train": sample_dialogues}, classifier, step_replies=16, row_tokens=2048, seed=1)
     epochs = [data.plan_epoch(epoch) for epoch in (0, 1, 0)]
     assert epochs[0] == epochs[2] != epochs[1]
@@ -148,7 +148,7 @@ def test_saved_and_loaded_again(saved):
 
 @pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", "lora"), ("float32", "full")])
 def test_other_kinds_of_weights(tmp_path, dtype, kind):
-    classifier, config = made("llama", f"dtype={dtype}", kind=kind)
+    classifier, config = build_classifier("llama", f"dtype={dtype}", kind=kind)
     expected = classifier.predict(TEXTS)
     head = next(p for name, p in classifier.model.named_parameters() if "score" in name and p.requires_grad)
     assert head.dtype == expected.dtype == torch.float32
@@ -160,7 +160,7 @@ def test_other_kinds_of_weights(tmp_path, dtype, kind):
 
 def foreign(path, labels, family="bert"):
     """A sequence classification model that this package did not make."""
-    tokenizer = made()[0].tokenizer
+    tokenizer = build_classifier()[0].tokenizer
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     settings = AutoConfig.for_model(
         family, **sizes, vocab_size=len(tokenizer), max_position_embeddings=512,
@@ -267,7 +267,7 @@ def test_damaged_or_incomplete_weights(saved, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(locate_model(config, CACHE))
     base.config.id2label, base.config.label2id = names, {name: number for number, name in names.items()}
     base.save_pretrained(tmp_path / "lm")
-    made()[0].tokenizer.save_pretrained(tmp_path / "lm")
+    build_classifier()[0].tokenizer.save_pretrained(tmp_path / "lm")
     with pytest.raises(UserError, match=r"weights are missing: score\.weight"):
         load_classifier(tmp_path / "lm", ESCONV, CACHE)
 
@@ -275,7 +275,7 @@ def test_damaged_or_incomplete_weights(saved, tmp_path):
 def test_a_base_model_in_a_directory_is_found_from_anywhere(tmp_path, monkeypatch):
     shutil.copytree(locate_model(model_config("tiny_llama"), CACHE), tmp_path / "base")
     monkeypatch.chdir(tmp_path)
-    classifier, config = made("llama", "source=directory", "path=base")
+    classifier, config = build_classifier("llama", "source=directory", "path=base")
     save_classifier(classifier, config, tmp_path / "run", None)
     monkeypatch.chdir("/")
     found = load_classifier(tmp_path / "run", ESCONV, CACHE)
