@@ -88,7 +88,7 @@ class Roles:
         """The supporter's message with a strategy."""
         asked = self.prompts.reply_request(strategy)
         request = self._request("supporter", self.prompts.support_messages(history, asked), sample)
-        return await self._parsed(request, lambda answer: self._message(answer, request))
+        return await self._ask_until_usable(request, lambda answer: self._message(answer, request))
 
     async def answer(self, history: Sequence[Turn], sample: int = 0) -> SeekerTurn | None:
         """The seeker's answer, or that it ends the conversation.
@@ -111,7 +111,7 @@ class Roles:
                 return SeekerTurn("", True)
             return SeekerTurn(self._message(answer, request), False)
 
-        return await self._parsed(request, parse)
+        return await self._ask_until_usable(request, parse)
 
     async def judge(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
         """The judge's score of the last reply on each axis, 0 to 4."""
@@ -138,7 +138,7 @@ class Roles:
             answer = await self._send(replace(self._request("judge", messages, 0), questions=(question,)))
             return float(np.exp(answer.log_probs[0][0]))
         request = self._request("judge", messages, 0, role_prompts.prefer_schema())
-        return await self._parsed(request, lambda answer: float(parse_preference(answer.text) == "A"))
+        return await self._ask_until_usable(request, lambda answer: float(parse_preference(answer.text) == "A"))
 
     def _seed(self, role: str, messages: Sequence[Message], sample: int) -> int:
         """Of a draw: different for different prompts, the same for the same one. 31 bits, which endpoints take."""
@@ -168,7 +168,7 @@ class Roles:
         """Each name's number, 0 to `best`: its expected value where the client scores, else what the answer says."""
         if request.role not in self.scoring:
             request = replace(request, schema=role_prompts.ratings_schema(names, best))
-            return await self._parsed(request, lambda answer: parse(answer.text))
+            return await self._ask_until_usable(request, lambda answer: parse(answer.text))
         options = tuple(str(number) for number in range(best + 1))
         questions = tuple(Question(name, f"{name}: ", options) for name in names)
         # Nothing is drawn.
@@ -180,7 +180,7 @@ class Roles:
         ]
         return dict(zip(names, values, strict=True))
 
-    async def _parsed(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
+    async def _ask_until_usable(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
         """What a completion says, asking again with the error where it cannot be used."""
         partly: T | None = None
         for _ in range(getattr(self.llm, request.role).attempts):
@@ -193,7 +193,7 @@ class Roles:
             except UnusableError as error:
                 self.counts[f"{request.role}/unusable"] += 1
                 partly = error.partly or partly
-                request = _again(request, answer, self.prompts.correction(error))
+                request = _add_correction(request, answer, self.prompts.correction(error))
         if partly is not None:
             self.counts[f"{request.role}/partly"] += 1
             return partly
@@ -231,11 +231,11 @@ def fingerprint_prompts(prompts: RolePrompts, strategist: StrategistConfig) -> s
         *prompts.support_messages(history, "\n".join(asked)),
         *prompts.seeker_messages(seeker, history, prompts.end_request()),
     ]
-    request = _again(Request("supporter", tuple(messages)), Answer(), prompts.correction("Error."))
+    request = _add_correction(Request("supporter", tuple(messages)), Answer(), prompts.correction("Error."))
     return fingerprint([message.content for message in request.messages])
 
 
-def _again(request: Request, answer: Answer, correction: str) -> Request:
+def _add_correction(request: Request, answer: Answer, correction: str) -> Request:
     """The request with an unusable answer to it, and what is wrong with that.
 
     Earlier ones stay: a request that was made before would get the answer that it got before.
