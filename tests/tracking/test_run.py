@@ -15,7 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import run as entry_point  # registers the schema
+from esc_lab.cli.compositions import CONF  # which registers the schema
 from esc_lab.config import Config, typed
 from esc_lab.runs import manifest
 from esc_lab.stages.run_stage import run_stage
@@ -31,7 +31,7 @@ SECRETS = {"WANDB_API_KEY": "local0123456789abcdef0123456789abcdef01234", "OPENA
 
 def configured(directory: Path, *words: str) -> Config:
     """The configuration of a run in `directory`, written there as every run does."""
-    with initialize_config_dir(str(entry_point.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = typed(compose("config", ["model=tiny_llama", "logger=wandb", *words]))
     cfg.run_dir = str(directory)
     directory.mkdir(parents=True, exist_ok=True)
