@@ -32,7 +32,7 @@ def renamed(monkeypatch):
 
 def test_an_old_configuration_has_the_names_of_today(tmp_path, renamed):
     old = {"stage": "sft", "evaluate": {"least": 3, "replies": "first"}, "old": {"seed": 2}, "tag": ["a"], "seed": 1}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old, sort_keys=False))
     assert layout.read_config(tmp_path) == {
         "stage": "sft",
         "evaluate": {"history_turns": 3, "replies": "gold"},
@@ -55,7 +55,7 @@ def test_an_old_configuration_has_the_options_that_it_named(tmp_path):
     del old["llm"]["wording"]
     old["llm"]["judge"]["axes"] = {axis.pop("name"): axis for axis in old["llm"]["judge"]["axes"]}
     (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "config.yaml").write_text(yaml.safe_dump(old))
+    (tmp_path / "old" / "config.yaml").write_text(yaml.safe_dump(old, sort_keys=False))
     found = layout.read_config(tmp_path / "old")
     assert (found["inventory"], found["llm"]) == (settings["inventory"], settings["llm"])
     for side in ("train", "eval"):
