@@ -83,8 +83,8 @@ def _page(cfg: Config, loaded: LoadedModel, reply: PromptedReply) -> str:
     rows = np.arange(len(reply.prompt_ids) - 1, len(ids) - 1)
     probe.watch_tree(tree, np.zeros_like(rows), rows, loaded.model.device)
     tree_hidden_states(loaded.model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
-    found = probe.result().tokens
-    assert found is not None
+    attention = probe.result().tokens
+    assert attention is not None
     assert reply.sra is not None
     strategy = str(prediction.followed)
     spans = [
@@ -109,7 +109,7 @@ def _page(cfg: Config, loaded: LoadedModel, reply: PromptedReply) -> str:
         title=f"Where {cfg.model.name} looks while it replies",
         prompt=texts[: len(reply.prompt_ids)],
         reply=texts[len(reply.prompt_ids) :],
-        attention=[row.tolist() for row in found],
+        attention=[row.tolist() for row in attention],
         spans=spans,
         facts=facts,
     )

@@ -55,27 +55,29 @@ def _scatters(comparison: ComparisonResult, table: Table, directory: Path) -> It
     if len(models) == 1:
         together = spots
     elif sum(map(len, spots.values())) <= _LABELS:
-        together = {"": {f"{model} {label}": spot for model, found in spots.items() for label, spot in found.items()}}
+        together = {
+            "": {f"{model} {label}": spot for model, labelled in spots.items() for label, spot in labelled.items()}
+        }
     else:
         together = spots
-    for model, found in together.items():
-        if len(found) > 1:
+    for model, labelled in together.items():
+        if len(labelled) > 1:
             path = directory / ("q_against_b" if len(together) == 1 else f"q_against_b_{_slug(model)}")
             title = f"{model}: proficiency against preference bias" if model else "Proficiency against preference bias"
             labels = {"x_label": "preference bias B", "y_label": "Q", "note": "best: upper left"}
-            yield partial(scatter, found, path, title=title, **labels)
+            yield partial(scatter, labelled, path, title=title, **labels)
 
 
 def _choices(comparison: ComparisonResult, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
     tables = {label: comparison.strategies[name] for name, label in names.items() if name in comparison.strategies}
     for number, part in enumerate(_batched(list(tables.items()), _TOGETHER)):
         path = directory / f"preference_{_slug(model)}{_number(number)}"
-        bars = {label: one.preference for label, one in part}
+        bars = {label: table.preference for label, table in part}
         title = f"{model}: preference for each strategy"
         yield partial(preference_bars, bars, part[0][1].strategies, path, title=title)
     for number, part in enumerate(_batched(list(tables.items()), _PANELS)):
         path = directory / f"confusion_{_slug(model)}{_number(number)}"
-        counts = {label: one.confusion for label, one in part}
+        counts = {label: table.confusion for label, table in part}
         title = f"{model}: predicted strategies, given the gold one"
         yield partial(confusion_matrices, counts, part[0][1].strategies, path, title=title)
 
@@ -86,10 +88,10 @@ def _depths(comparison: ComparisonResult, model: str, names: Mapping[str, str], 
         if metric.endswith("/accuracy") and metric.replace("accuracy", "Q") in headings:
             continue  # it tells the same
         series: dict[str, list[Point]] = {}
-        for one in comparison.groups:
-            if one.group.kind == "depth" and one.metric == metric and one.cell in names:
-                series.setdefault(names[one.cell], []).append(
-                    _point(one.group.depth, one.interval, one.group.decisions)
+        for row in comparison.groups:
+            if row.group.kind == "depth" and row.metric == metric and row.cell in names:
+                series.setdefault(names[row.cell], []).append(
+                    _point(row.group.depth, row.interval, row.group.decisions)
                 )
         for number, part in enumerate(_batched(list(series.items()), _TOGETHER)):
             path = directory / f"depth_{_slug(metric)}_{_slug(model)}{_number(number)}"
@@ -109,9 +111,9 @@ def _training(model: str, cells: Sequence[Cell], directory: Path) -> Iterator[Ta
     for kind, methods in runs.items():
         for method, directories in methods.items():
             for column, name in (("train/loss", method), ("val/loss", f"{method}, validation")):
-                found = [curve for run in directories if (curve := read_curve(run / CURVES, column))]
-                if found:
-                    kinds.setdefault(kind, {})[name] = found
+                seeds = [curve for run in directories if (curve := read_curve(run / CURVES, column))]
+                if seeds:
+                    kinds.setdefault(kind, {})[name] = seeds
     panels = {
         f"{kind} {number}": dict(part)
         for kind, curves in kinds.items()
@@ -140,8 +142,8 @@ def _spot(comparison: ComparisonResult, cell: Cell) -> Spot | None:
     return Spot(x.value, x.low, x.high, y.value, y.low, y.high)
 
 
-def _point(depth: float, found: Interval, n: int) -> Point:
-    return Point(depth, found.value, found.low, found.high, n)
+def _point(depth: float, interval: Interval, n: int) -> Point:
+    return Point(depth, interval.value, interval.low, interval.high, n)
 
 
 def _batched(items: list[T], most: int) -> list[list[T]]:

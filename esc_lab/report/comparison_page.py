@@ -49,7 +49,7 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
     """Write the page; its links to search trees and heat maps are relative to where it lies.
 
     Args:
-        comparison: what was found.
+        comparison: the result to show.
         figures: files that `draw_comparison` drew; of a PNG the SVG beside it is taken.
         path: the HTML file.
 
@@ -109,19 +109,19 @@ def _facts(comparison: ComparisonResult) -> dict[str, str]:
 
 def _numbers(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
     """What the script draws: the record, with names for readers, less what the page says elsewhere."""
-    found = build_record(comparison, [])
+    record = build_record(comparison, [])
     labels = {cell.name: table.label(cell) for cell in comparison.cells}
     several = len(table.by_model()) > 1
     columns = [
-        {**one, "meaning": column.explanation, "arrow": column.arrow}
-        for one, column in zip(found["columns"], comparison.columns, strict=True)
+        {**values, "meaning": column.explanation, "arrow": column.arrow}
+        for values, column in zip(record["columns"], comparison.columns, strict=True)
     ]
     cells = []
-    for cell in found["cells"]:
+    for cell in record["cells"]:
         label = f"{cell['model']} {labels[cell['name']]}" if several else labels[cell["name"]]
         cells.append({name: cell[name] for name in ("name", "metrics", "strategies")} | {"label": label})
     wanted = ("columns", "cells", "groups", "left_out", "primary")
-    return {name: found[name] for name in wanted} | {"columns": columns, "cells": cells}
+    return {name: record[name] for name in wanted} | {"columns": columns, "cells": cells}
 
 
 def _figure_kinds(paths: Sequence[Path]) -> list[dict[str, Any]]:

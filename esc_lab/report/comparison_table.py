@@ -85,9 +85,9 @@ def describe_estimate(estimate: Estimate, column: Metric) -> str:
     return _minus("; ".join(parts))
 
 
-def ends_text(found: Interval, decimals: int) -> str:
+def ends_text(interval: Interval, decimals: int) -> str:
     """`0.12 to 0.34`; empty where there is no interval."""
-    return "" if math.isnan(found.low) else _minus(f"{found.low:.{decimals}f} to {found.high:.{decimals}f}")
+    return "" if math.isnan(interval.low) else _minus(f"{interval.low:.{decimals}f} to {interval.high:.{decimals}f}")
 
 
 def _minus(text: str) -> str:

@@ -47,22 +47,22 @@ def browser_data(comparison: ComparisonResult, directory: Path) -> dict[str, Any
     if comparison.test is None or not runs:
         return None
     strategies, names = comparison.test.strategies, run_names(comparison.cells)
-    found = _Decisions(strategies)
+    decisions = _Decisions(strategies)
     shown: list[dict[str, Any]] = []
     size = 0
     for run in runs:
         if shown and size * (len(shown) + 1) / len(shown) > MOST_CHARACTERS:
             left_out.append(names[run.directory])
             continue
-        columns = found.add(run, directory)
+        columns = decisions.add(run, directory)
         cell = next(cell for cell in comparison.cells if run in cell.runs)
         shown.append({"name": names[run.directory], "model": cell.model, "cell": cell.name, **columns})
         size += len(json.dumps(columns, separators=(",", ":")))
-    known = _read_dialogues(runs, {dialogue for dialogue, _ in found.decisions})
+    known = _read_dialogues(runs, {dialogue for dialogue, _ in decisions.decisions})
     return {
         "strategies": list(strategies),
         "codes": short_labels(strategies),
-        **found.described(known, _trees(runs, directory)),
+        **decisions.describe(known, _trees(runs, directory)),
         "runs": shown,
         "left_out": left_out,
         "context": bool(known),
@@ -99,11 +99,11 @@ class _Decisions:
     def add(self, run: Run, directory: Path) -> dict[str, list[Any]]:
         assert run.predictions is not None
         maps = _heat_maps(run, directory)
-        found: dict[str, list[Any]] = {}
+        columns: dict[str, list[Any]] = {}
         for prediction in read_predictions(run.predictions):
             for name, value in self._row(prediction, maps).items():
-                found.setdefault(name, []).append(value)
-        return {name: values for name, values in found.items() if any(value is not None for value in values)}
+                columns.setdefault(name, []).append(value)
+        return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
     def _row(self, p: Prediction, maps: Mapping[tuple[str, int, str | None], str]) -> dict[str, Any]:
         key = (p.dialogue, p.turn)
@@ -134,15 +134,15 @@ class _Decisions:
     def _text(self, text: str) -> int:
         return self.texts.setdefault(text, len(self.texts))
 
-    def described(self, known: Mapping[str, Dialogue], trees: Mapping[str, str]) -> dict[str, Any]:
+    def describe(self, known: Mapping[str, Dialogue], trees: Mapping[str, str]) -> dict[str, Any]:
         order = {name: number for number, name in enumerate(self.about)}
         dialogues = []
         for name, (problem, emotion) in self.about.items():
-            one = known.get(name)
-            turns = [self._turn(turn) for turn in one.turns] if one else []
+            dialogue = known.get(name)
+            turns = [self._turn(turn) for turn in dialogue.turns] if dialogue else []
             about = {"id": name, "problem": problem, "emotion": emotion, "turns": turns}
-            tree = trees.get(name) or (trees.get(str(one.meta.get("seed_dialogue"))) if one else None)
-            dialogues.append({**about, "situation": one.situation if one else "", "tree": tree})
+            tree = trees.get(name) or (trees.get(str(dialogue.meta.get("seed_dialogue"))) if dialogue else None)
+            dialogues.append({**about, "situation": dialogue.situation if dialogue else "", "tree": tree})
         decisions = [[order[dialogue], turn, gold, reply] for dialogue, turn, gold, reply in self.rows]
         return {"dialogues": dialogues, "decisions": decisions, "texts": [*self.texts]}
 
@@ -155,14 +155,14 @@ class _Decisions:
 
 def _read_dialogues(runs: Sequence[Run], wanted: set[str]) -> dict[str, Dialogue]:
     """The evaluated dialogues, from the first runs that left them."""
-    found: dict[str, Dialogue] = {}
+    dialogues_by_id: dict[str, Dialogue] = {}
     for run in runs:
         path = run.directory / DIALOGUES
-        if path.exists() and not wanted <= found.keys():
+        if path.exists() and not wanted <= dialogues_by_id.keys():
             inventory = build_inventory(run.config["inventory"], where=str(run.directory))
             dialogues = read_dialogues(path, "jsonl", inventory=inventory)
-            found |= {dialogue.id: dialogue for dialogue in dialogues if dialogue.id in wanted}
-    return found
+            dialogues_by_id |= {dialogue.id: dialogue for dialogue in dialogues if dialogue.id in wanted}
+    return dialogues_by_id
 
 
 def _trees(runs: Sequence[Run], directory: Path) -> dict[str, str]:

@@ -47,9 +47,9 @@ def preference_bars(
         height = 0.8 / len(preferences)
         figure, axes = _figure(WIDTH, 1.2 + len(strategies) * max(0.3, 0.13 * len(preferences)), title)
         bars = []
-        for index, found in enumerate(preferences.values()):
+        for index, intervals in enumerate(preferences.values()):
             place = np.arange(len(strategies)) - 0.4 + (index + 0.5) * height
-            values, low, high = np.array([(one.value, one.low, one.high) for one in found]).T
+            values, low, high = np.array([(interval.value, interval.low, interval.high) for interval in intervals]).T
             bars.append(axes.barh(place, values, height * 0.92, color=COLOURS[index])[0])
             axes.hlines(place, low, high, colors="#333333", linewidth=0.8)
         axes.axvline(1, color="#777777", linewidth=0.8, linestyle=":")
@@ -74,7 +74,7 @@ def confusion_matrices(
     """
     if not counts:
         raise ValueError("no confusion counts to draw")
-    unparsable = any(one[-1].any() for one in counts.values())
+    unparsable = any(matrix[-1].any() for matrix in counts.values())
     names = [*strategies, *(["(unparsable)"] if unparsable else [])]
     down, across = _grid(len(counts))
     size = 0.26 * len(strategies)
@@ -86,8 +86,8 @@ def confusion_matrices(
         panels = figure.subplots(down, across, sharey=True, squeeze=False)
         figure.suptitle(textwrap.fill(title, 56), x=0.01, ha="left", fontsize=9.5)
         image = None
-        for axes, (method, found) in zip(panels.flat, counts.items(), strict=False):
-            image = _confusion_panel(axes, found if unparsable else found[:-1], method)
+        for axes, (method, matrix) in zip(panels.flat, counts.items(), strict=False):
+            image = _confusion_panel(axes, matrix if unparsable else matrix[:-1], method)
         for axes in panels.flat[len(counts) :]:  # an empty place keeps its labels, for the column above
             axes.set(xlim=panels[0, 0].get_xlim())
             axes.spines[:].set_visible(False)
@@ -173,8 +173,8 @@ def _mean_curve(seeds: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatAr
     shared = seeds[0][0]
     for steps, _ in seeds[1:]:
         shared = np.intersect1d(shared, steps)
-    values = [dict(zip(steps.tolist(), found.tolist(), strict=True)) for steps, found in seeds]
-    return shared, np.array([np.mean([one[step] for one in values]) for step in shared.tolist()])
+    values = [dict(zip(steps.tolist(), losses.tolist(), strict=True)) for steps, losses in seeds]
+    return shared, np.array([np.mean([seed[step] for seed in values]) for step in shared.tolist()])
 
 
 def _grid(panels: int) -> tuple[int, int]:

@@ -46,15 +46,15 @@ def run_names(cells: Sequence[Cell]) -> dict[Path, str]:
 
 def source_runs(run: Run) -> list[Path]:
     """The directories that a run's result comes from, the first step first: search, training, the run itself."""
-    found = [run.directory]
+    steps = [run.directory]
     if run.method.training and run.method.training != run.directory:
-        found.insert(0, run.method.training)
-    data = run.config.get("data", {}).get("path") if run.directory == found[0] else _data_path(found[0])
+        steps.insert(0, run.method.training)
+    data = run.config.get("data", {}).get("path") if run.directory == steps[0] else _data_path(steps[0])
     search = Path(data).parent if data else None
     for place in (search, run.directory.absolute().parent / search.name) if search else ():
         if (place / TREES).is_dir() or (place / "esc_pro").is_dir():
-            return [place, *found]
-    return found
+            return [place, *steps]
+    return steps
 
 
 def commands(cells: Sequence[Cell]) -> tuple[list[Command], list[str]]:
@@ -68,22 +68,22 @@ def commands(cells: Sequence[Cell]) -> tuple[list[Command], list[str]]:
     for cell in cells:
         for run in cell.runs:
             name = names[run.directory]
-            known = [one for directory in source_runs(run) if (one := _command(directory))]
+            known = [command for directory in source_runs(run) if (command := _command(directory))]
             for directory, line in known:
                 lines[directory] = line
                 runs.setdefault(directory, {})[name] = None
             if not known:
                 without.append(name)
-    found = [Command(line, directory, tuple(runs[directory])) for directory, line in lines.items()]
-    return list(_by_multirun(found)), without
+    listed = [Command(line, directory, tuple(runs[directory])) for directory, line in lines.items()]
+    return list(_by_multirun(listed)), without
 
 
 def _by_multirun(commands: Sequence[Command]) -> Iterator[Command]:
     """The jobs of a multirun together, at the place of the first of them; all others where they are."""
     together: dict[Path, list[Command]] = {}
-    for one in commands:
-        parent = one.directory.absolute().parent
-        together.setdefault(one.directory if read_overrides(parent) is None else parent, []).append(one)
+    for command in commands:
+        parent = command.directory.absolute().parent
+        together.setdefault(command.directory if read_overrides(parent) is None else parent, []).append(command)
     for directory, jobs in together.items():
         words = read_overrides(directory)
         if words is None or len(jobs) < 2:
@@ -104,16 +104,16 @@ def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
     for cell in cells:
         settings.append({})
         for run in cell.runs:
-            found = flatten(run.config)
+            flat = flatten(run.config)
             if run.method.training and run.method.training != run.directory:
-                found |= {f"training: {key}": value for key, value in flatten(_config(run.method.training)).items()}
-            for key, value in found.items():
+                flat |= {f"training: {key}": value for key, value in flatten(_config(run.method.training)).items()}
+            for key, value in flat.items():
                 if not _aside(key):
                     settings[-1].setdefault(key, {})[str(value)] = None
-    values = [{key: _together(list(several)) for key, several in one.items()} for one in settings]
-    keys = dict.fromkeys(key for one in values for key in one)
-    differ = [key for key in keys if len({one[key] for one in values if key in one}) > 1]
-    return list(shorten_names(cells).values()), {key: [one.get(key, "") for one in values] for key in differ}
+    values = [{key: _together(list(several)) for key, several in cell.items()} for cell in settings]
+    keys = dict.fromkeys(key for cell in values for key in cell)
+    differ = [key for key in keys if len({cell[key] for cell in values if key in cell}) > 1]
+    return list(shorten_names(cells).values()), {key: [cell.get(key, "") for cell in values] for key in differ}
 
 
 def _together(values: Sequence[str]) -> str:
@@ -127,10 +127,10 @@ def versions(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
     by_environment: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for directory, name in run_names(cells).items():
         run = next(run for cell in cells for run in cell.runs if run.directory == directory)
-        told = dict(run.environment)
-        packages = told.pop("packages", {})
-        found = {**told, **(packages if isinstance(packages, Mapping) else {})}
-        by_environment.setdefault(tuple((key, str(value)) for key, value in found.items()), []).append(name)
+        rest = dict(run.environment)
+        packages = rest.pop("packages", {})
+        environment = {**rest, **(packages if isinstance(packages, Mapping) else {})}
+        by_environment.setdefault(tuple((key, str(value)) for key, value in environment.items()), []).append(name)
     tables = [dict(environment) for environment in by_environment]
     keys = dict.fromkeys(key for table in tables for key in table)
     heads = ["all runs" if len(by_environment) == 1 else ", ".join(names) for names in by_environment.values()]

@@ -1,4 +1,4 @@
-"""What a comparison found, in a few sentences."""
+"""The results of a comparison in a few sentences."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def title_of(comparison: ComparisonResult) -> str:
 def summary(comparison: ComparisonResult, table: Table) -> list[str]:
     """What was compared, over what, and for each model which run is best on the primary metric and how surely."""
     evaluated = [cell for cell in comparison.cells if cell.evaluation]
-    test, found = comparison.test, []
+    test, sentences = comparison.test, []
     if test:
         seeds = max((len(cell.runs) for cell in evaluated), default=1)
         each = f", each with {seeds} seeds" if seeds > 1 else ""
         variants = f"{_count(len(evaluated), 'variant')} of {_count(len(table.by_model()), 'model')}{each}"
-        found.append(
+        sentences.append(
             f"{variants}, judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at "
             f"which a supporter answers and has to choose one of {len(test.strategies)} support strategies."
         )
     column = next((column for column in comparison.columns if column.name == comparison.primary), None)
     if column is None or column.higher_is_better is None:
-        return [*found, "The primary metric was not measured, so nothing is called best."]
+        return [*sentences, "The primary metric was not measured, so nothing is called best."]
     for model, rows in table.by_model().items():
         cells = [cell for cell, _ in rows if _known(comparison, cell, column)]
         if len(cells) > 1:
             alone = len(table.by_model()) == 1
-            found.append(_best(comparison, cells, column, table, "" if alone else f"{model}: "))
+            sentences.append(_best(comparison, cells, column, table, "" if alone else f"{model}: "))
     if len(table.by_model()) == len(evaluated) > 1:
-        found.append(_best(comparison, evaluated, column, table, ""))
-    return [*found, f"{column.heading} is the primary metric. {column.explanation}"]
+        sentences.append(_best(comparison, evaluated, column, table, ""))
+    return [*sentences, f"{column.heading} is the primary metric. {column.explanation}"]
 
 
 def _best(comparison: ComparisonResult, cells: Sequence[Cell], column: Metric, table: Table, start: str) -> str:
@@ -66,16 +66,16 @@ def _best(comparison: ComparisonResult, cells: Sequence[Cell], column: Metric, t
         baseline = next(cell for cell in comparison.cells if cell.name == estimate.difference.baseline)
         other = table.label(baseline) if baseline.model == best.model else f"{baseline.model} {table.label(baseline)}"
         return f"{text}; {_against(estimate.difference, column, other)}."
-    others = [
-        one
+    differences = [
+        difference
         for cell in known
-        if (one := comparison.estimates[cell.name, column.name].difference) and one.baseline == best.name
+        if (difference := comparison.estimates[cell.name, column.name].difference) and difference.baseline == best.name
     ]
-    sure = sum(one.corrected < 0.05 for one in others)
-    if not others:
+    sure = sum(difference.corrected < 0.05 for difference in differences)
+    if not differences:
         return f"{text}."
     worse = f"{sure or 'none'} {'is' if sure == 1 else 'are'} significantly worse"
-    return f"{text}. It is the baseline; of {_count(len(others), 'other')}, {worse}."
+    return f"{text}. It is the baseline; of {_count(len(differences), 'other')}, {worse}."
 
 
 def _against(difference: Difference, column: Metric, baseline: str) -> str:
@@ -90,8 +90,8 @@ def _against(difference: Difference, column: Metric, baseline: str) -> str:
 
 
 def _known(comparison: ComparisonResult, cell: Cell, column: Metric) -> bool:
-    found = comparison.estimates.get((cell.name, column.name))
-    return found is not None and not math.isnan(found.interval.value)
+    estimate = comparison.estimates.get((cell.name, column.name))
+    return estimate is not None and not math.isnan(estimate.interval.value)
 
 
 def _count(number: int, noun: str) -> str:
