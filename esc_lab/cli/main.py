@@ -1,7 +1,7 @@
 """The command `python run.py`: composes the configuration, checks it, and runs the stage, or the jobs of a multirun.
 
 Checks run on a first composition, before Hydra makes any directory and before torch is imported. A job that fails in a
-multirun is run_stage in the multirun's manifest and does not stop the others.
+multirun is noted in the multirun's manifest and does not stop the others.
 
 Exit status: 0 if all went well; 1 if the configuration is wrong, the run failed, or any job of a multirun failed (like
 `make -k`); 2 for an option that Hydra's own parser refuses.
@@ -42,7 +42,7 @@ log = logging.getLogger("run")
 def run_job(cfg: DictConfig) -> float | None:
     """One job: run the stage in its run directory, write what every stage writes, return `optimize_metric`.
 
-    A failure is logged, to run.log too; it ends a single run with status 1. In a multirun it is run_stage, and the job
+    A failure is logged, to run.log too; it ends a single run with status 1. In a multirun it is noted, and the job
     returns None, which Optuna's sweeper takes for a failed trial; a NaN would end the study.
     """
     hydra_config = HydraConfig.get()

@@ -149,7 +149,7 @@ class Config:
         "${oc.env:ESC_LAB_CACHE,.cache}", "directory of converted models and other reusable results", affects=PLACE
     )
     config_dirs: list[str] = item(
-        [], "directories of your own with options of groups, searched before conf/", affects=PLACE
+        [], "directories of your own with options of groups, searched besides conf/ (--config-dir)", affects=PLACE
     )
     allow: list[str] = item([], "packages of your own whose classes `_target_` may name", affects=PLACE)
     run_dir: str = item("", "this run's directory; set by run.py", affects=PLACE)

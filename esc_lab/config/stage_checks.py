@@ -1,0 +1,173 @@
+"""What stages need of a configuration: problems that take more than one key to see, or a look at the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from esc_lab.config.schema import RESUMED
+from esc_lab.config.search import ROLES
+
+
+def stage_problems(cfg: DictConfig) -> Iterator[str]:
+    """What is wrong with the settings of the stage that is to run."""
+    stage = OmegaConf.select(cfg, "stage")
+    for check in _CHECKS.get(stage, ()):
+        yield from check(cfg)
+    if cfg.resume is not None:
+        yield from _check_resume(cfg)
+
+
+def _refuse(cfg: DictConfig, key: str, reason: str, fix: str) -> str:
+    value = OmegaConf.select(cfg, key)
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}: {reason}. Fix: {fix}"
+
+
+def _check_compare(cfg: DictConfig) -> Iterator[str]:
+    if not cfg.compare.runs and not cfg.compare.wandb:
+        fix = "add compare.runs=[outputs/...,outputs/...], or compare.wandb=entity/project"
+        yield f"stage=compare needs run directories. Fix: {fix}"
+    for run in cfg.compare.runs:
+        if not any(Path(run, name).exists() for name in ("config.yaml", "manifest.jsonl")):
+            fix = "name directories of finished runs or multiruns"
+            yield f"compare.runs: {run} holds no config.yaml and no manifest.jsonl: it is no run. Fix: {fix}"
+
+
+def _check_export(cfg: DictConfig) -> Iterator[str]:
+    if cfg.checkpoint is None:
+        yield "stage=export needs a trained model. Fix: add checkpoint=<run directory of an sft run>"
+
+
+def _check_training(cfg: DictConfig) -> Iterator[str]:
+    if cfg.checkpoint is not None:
+        yield _refuse(cfg, "checkpoint", f"stage={cfg.stage} trains", "start from it with init_from=")
+
+
+def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
+    stages = list(cfg.pipeline.stages)
+    if "search" in stages:
+        yield from _check_search(cfg)
+    if stages != [name for name in ("search", "sft", "cso") if name in stages]:
+        yield f"pipeline.stages={stages}: choose of search, sft, cso, in this order"
+    if cfg.trainer.devices not in ("auto", "1"):
+        fix = "run stage=sft on several, then stage=evaluate"
+        yield _refuse(cfg, "trainer.devices", "stage=pipeline runs on one device", fix)
+    yield from _check_evaluation(cfg)
+
+
+def _check_search(cfg: DictConfig) -> Iterator[str]:
+    yield from _check_roles(cfg, ROLES)
+    rule = cfg.mcts.preferences
+    if rule.threshold == "quantile" and not (0 <= rule.preferred_min <= 1 and 0 <= rule.rejected_max <= 1):
+        limits = f"preferred_min={rule.preferred_min}, rejected_max={rule.rejected_max}"
+        fix = "threshold=absolute, or other limits"
+        yield f"mcts.preferences: quantiles are from 0 to 1; {limits}. Fix: {fix}"
+    if cfg.data.negatives != "recorded":
+        yield _refuse(cfg, "data.negatives", "the search finds the rejected replies", "leave it out")
+
+
+def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
+    """Who plays these roles."""
+    unnamed = [role for role in roles if cfg.llm[role].client == "openai" and not cfg.llm[role].model]
+    if unnamed and not cfg.llm.openai.model:
+        yield f"llm.openai.model: no name of a model for {', '.join(unnamed)}. Fix: llm.openai.model=NAME"
+    silent = [role for role in roles if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]
+    if silent:
+        more = "; with llm=replay that of the strategist is for all" if "strategist" in silent else ""
+        fix = f"llm.{silent[0]}.recording=FILE{more}"
+        yield f"client=replay: no recording for {', '.join(silent)}. Fix: {fix}"
+    for role in roles:
+        model = cfg.llm[role].model
+        if cfg.llm[role].client == "local" and model and not Path(model, "config.json").exists():
+            yield f"llm.{role}.model={model}: no model directory (it has no config.json)"
+
+
+def _check_judge(cfg: DictConfig) -> Iterator[str]:
+    settings = cfg.judge
+    if not settings.runs:
+        yield "stage=judge needs run directories of evaluations. Fix: add judge.runs=[outputs/...,outputs/...]"
+    for run in settings.runs:
+        if not Path(run).is_dir():
+            yield f"judge.runs: {run}: no such directory. Fix: name run directories of stage=evaluate"
+    if not (settings.rubric or settings.pairwise):
+        yield "judge.rubric=false and judge.pairwise=false: nothing is judged. Fix: leave one of them out"
+    yield from _check_roles(cfg, ("judge",))
+
+
+def _check_classifier(cfg: DictConfig) -> Iterator[str]:
+    for name in ("checkpoint", "init_from"):
+        if cfg[name] is not None:
+            reason = "a classifier starts from a base model, so that it judges all runs alike"
+            fix = "leave it out, or name the directory of an exported model with model=directory"
+            yield _refuse(cfg, name, reason, fix)
+    if cfg.model.quantization:
+        reason = "a classifier is trained on weights that are not quantised"
+        yield _refuse(cfg, "model.quantization", reason, "model.quantization=null")
+    if cfg.model.trust_remote_code:
+        reason = "a classifier runs no code that ships with a model"
+        yield _refuse(cfg, "model.trust_remote_code", reason, "choose another model, or leave it at false")
+    if cfg.data.strategy_weights:
+        yield "data.strategy_weights: stage=classifier weighs all replies alike. Fix: leave it out"
+    if cfg.trainer.devices not in ("auto", "1"):
+        yield _refuse(cfg, "trainer.devices", "stage=classifier runs on one device", "leave it out")
+
+
+def _check_evaluation(cfg: DictConfig) -> Iterator[str]:
+    classifier, generation = cfg.evaluate.classifier, cfg.evaluate.generation
+    if classifier not in (None, "auto") and not Path(classifier).is_dir():
+        yield _refuse(cfg, "evaluate.classifier", "no such directory", "name a run of stage=classifier, or use auto")
+    if generation.samples > 1:
+        key = "evaluate.generation.samples"
+        if cfg.evaluate.replies == "gold" or not generation.enabled:
+            yield _refuse(cfg, key, "no reply is written", "leave it out")
+        elif generation.temperature == 0:
+            fix = "evaluate.generation.temperature=0.7, or leave samples out"
+            yield _refuse(cfg, key, "at temperature 0 all samples are the same reply", fix)
+
+
+def _check_sra(cfg: DictConfig) -> Iterator[str]:
+    study = cfg.sra
+    if not study.templates:
+        yield "sra.templates is empty. Fix: name one or more"
+    if study.study == "finetuned" and len(study.templates) > 1:
+        yield "sra.study=finetuned compares under one template. Fix: sra.templates=[standard]"
+    if study.study == "lengths" and not all(length >= 1 for length in study.lengths or [0]):
+        yield f"sra.lengths={study.lengths}: numbers of turns are needed, such as [1,5,9]"
+    if not cfg.evaluate.sra.enabled:
+        yield _refuse(cfg, "evaluate.sra.enabled", "stage=sra measures it", "leave it out")
+    if cfg.evaluate.replies == "generated" and not cfg.evaluate.generation.enabled:
+        yield _refuse(cfg, "evaluate.generation.enabled", "no replies", "leave it out, or evaluate.replies=gold")
+
+
+def _check_resume(cfg: DictConfig) -> Iterator[str]:
+    if cfg.stage not in RESUMED:
+        yield _refuse(cfg, "resume", f"stage={cfg.stage} trains nothing", "leave it out")
+    if cfg.trainer.fast_dev_run:
+        yield _refuse(cfg, "resume", "a dry run goes on from nothing", "trainer.fast_dev_run=false")
+    places = {"search": ["trees/*.journal.jsonl"], "judge": ["judge.journal.jsonl"]}.get(
+        cfg.stage, ["checkpoints/last.ckpt"]
+    )
+    if cfg.stage == "pipeline":
+        places = [f"{step}{place}" for step in ("", "*/") for place in ("trees/*.journal.jsonl", *places)]
+    if cfg.resume != "auto" and not any(True for place in places for _ in Path(cfg.resume).glob(place)):
+        reason = (
+            f"no {' or '.join(places)} there: not such a run, or a training that has finished or did not come to its "
+            "first checkpoint"
+        )
+        yield _refuse(cfg, "resume", reason, "resume=auto, or name another run directory")
+
+
+_CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
+    "sft": (_check_training,),
+    "cso": (_check_training,),
+    "classifier": (_check_classifier,),
+    "search": (_check_search,),
+    "pipeline": (_check_pipeline,),
+    "evaluate": (_check_evaluation,),
+    "sra": (_check_evaluation, _check_sra),
+    "judge": (_check_judge,),
+    "compare": (_check_compare,),
+    "export": (_check_export,),
+}
