@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from esc_lab.cli.compositions import use_config_dirs
 from esc_lab.cli.overrides import check
 from tests.conftest import ROOT
+from tests.e2e.test_own_configs import write_own_configs
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 _INLINE = re.compile(r"`python run\.py ([^`]+)`")
@@ -39,6 +41,16 @@ def places(tmp_path_factory) -> Path:
         text = "".join(f"{json.dumps(esconv_record(record))}\n" for record in part)
         (_made(root / "DIR") / f"{name}.txt").write_text(text)
     shutil.copy(ROOT / "esc_lab/data/corpora/sample.jsonl", root / "FILE")
+    write_own_configs(root / "DIR")
+    options = {
+        "experiment/NAME": "# @package _global_\ndefaults: [{override /stage: sft}]\n",
+        "model/NAME": "name: NAME\npath: NAME\n",
+    }
+    options["prompt/mine"] = yaml_block("prompts.md", "train: {template: mine")
+    options["trainer/mine"] = yaml_block("own-configs.md", "extra: {")
+    options["wording/mine"] = (ROOT / "conf/wording/default.yaml").read_text()
+    for name, text in options.items():
+        (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
     for stage in ("sft", "cso", "evaluate", "search", "judge", "multirun", "pipeline", "classifier", "sra"):
         for run in ("RUN", "RUN1", "RUN2"):
             directory = _made(root / "outputs" / stage / run)
@@ -46,6 +58,12 @@ def places(tmp_path_factory) -> Path:
             _made(directory / "adapter")
             _made(directory / "esc_pro")
     return root
+
+
+def yaml_block(page: str, start: str) -> str:
+    """A file as a page shows it."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
+    return next(block for block in blocks if start in block)
 
 
 def esconv_record(record: dict) -> dict:
@@ -70,9 +88,13 @@ def test_command_composes(page, arguments, places, monkeypatch):
     options = {"-m", "--multirun", "--cfg", "job", "--help"}
     if "--help" in words:
         return
-    overrides = [word for word in words if word not in options]
+    directory = words[words.index("--config-dir") + 1] if "--config-dir" in words else None
+    overrides = [word for word in words if word not in {*options, "--config-dir", directory}]
     assert all("=" in word for word in overrides), page
-    check(overrides, multirun="-m" in words)
+    try:
+        check(use_config_dirs(overrides, directory), multirun="-m" in words)
+    finally:
+        use_config_dirs([])
 
 
 def test_pages_have_commands():
@@ -86,8 +108,8 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("arguments", [a for _, a in commands() if "--help" in a or a.startswith("--cfg")])
-def test_command_that_only_tells_runs(arguments, tmp_path):
-    result = run(*shlex.split(arguments), cwd=tmp_path)
+def test_command_that_only_tells_runs(arguments, places):
+    result = run(*shlex.split(arguments), cwd=places)
     assert result.returncode == 0, result.stderr
     assert result.stdout
 

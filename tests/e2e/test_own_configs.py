@@ -42,7 +42,10 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("own")
+    return write_own_configs(tmp_path_factory.mktemp("own"))
+
+
+def write_own_configs(root: Path) -> Path:
     model = OmegaConf.load(ROOT / "conf/model/tiny_llama.yaml")
     model.name = "own_llama"
     for name, text in {**FILES, "model/own_llama.yaml": OmegaConf.to_yaml(model)}.items():
