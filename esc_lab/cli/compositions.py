@@ -56,7 +56,6 @@ class ConfigDirs(SearchPathPlugin):
 OmegaConf.register_new_resolver("short_hash", _short_hash, replace=True)
 OmegaConf.register_new_resolver("override_name", override_name, replace=True)
 ConfigStore.instance().store(name="schema", node=config.schema())
-Plugins.instance().register(ConfigDirs)
 
 
 def use_config_dirs(words: Sequence[str], option: str | None = None) -> list[str]:
@@ -91,6 +90,9 @@ def use_config_dirs(words: Sequence[str], option: str | None = None) -> list[str
                 raise UserError(f"{directory / file} has the same name", where=str(path / file), fix="rename it")
         known |= dict.fromkeys(own, path)
     ConfigDirs.paths = paths
+    Plugins.instance().register(
+        ConfigDirs
+    )  # again: a launcher that runs jobs in this process sets Hydra's plugins up anew
     return [*others, f"config_dirs=[{','.join(quote(str(path)) for path in paths)}]"] if paths else others
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
 from esc_lab.cli.compositions import CONF, use_config_dirs
@@ -126,6 +127,11 @@ def test_directories_that_cannot_be_used(tmp_path, own):
     assert complaint(same).startswith(f"{same}/model/tiny_llama.yaml: {CONF}/model/tiny_llama.yaml has the same name")
     other = write(tmp_path / "other", {"model/mine": MODEL})
     assert f"{own}/model/mine.yaml has the same name" in complaint(own, f"config_dirs=['{other}']")
+
+
+def test_they_are_searched_after_a_multirun_in_the_same_process(own):
+    Singleton.set_state(Singleton.get_state())  # as Hydra's launchers do for each job
+    check(use_config_dirs(["stage=sft", "model=mine"], str(own)))
 
 
 def test_jobs_of_a_multirun_keep_them(tmp_path, own):
