@@ -244,7 +244,7 @@ def test_budget(command, undisturbed):
 
 
 def test_full_disk(command, tmp_path, undisturbed):
-    """No file may become larger than 16 KB: the journals cannot take all calls."""
+    """No file may become larger than 20 KB: the journals cannot take all calls."""
     with Endpoint(play).running() as url:
         process = PROCESSES.Process(target=_with_small_files, args=(tmp_path / "full", *words(url)))
         process.start()
@@ -261,5 +261,5 @@ def test_full_disk(command, tmp_path, undisturbed):
 
 def _with_small_files(directory: Path, *call: str) -> None:
     directory.mkdir()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     raise SystemExit(execute(directory, *call).status)
