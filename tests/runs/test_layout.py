@@ -68,7 +68,7 @@ def test_an_old_name_is_refused_with_the_new_one(renamed):
         "unknown config key 'evaluate.least'; it is 'evaluate.history_turns' now. Fix: write evaluate.history_turns=..."
     )
     key = KEYS["evaluate.replies"]
-    assert "; it is evaluate.replies=gold now" in checks._value_problems(key, "first")[0]
+    assert "; it is evaluate.replies=gold now" in str(checks._value_problem(key, "first"))
 
 
 def test_new_names_are_keys_and_old_ones_are_not():
