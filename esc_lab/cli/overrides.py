@@ -172,7 +172,7 @@ def _single_jobs(overrides: Sequence[Override]) -> list[list[str]]:
 
 
 def _job_problems(words: Sequence[str]) -> list[str]:
-    """What is wrong with one composition. Values that cannot be composed at all are told apart one by one."""
+    """What is wrong with one composition. Values that cannot be composed are named each by itself."""
     try:
         cfg = compose_config(*words).cfg
         return problems(cfg) + option_problems(cfg)

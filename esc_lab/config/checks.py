@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, told before anything heavy is imported.
+"""What is wrong with a configuration, said before anything heavy is imported.
 
 Hydra checks types; `problems` finds what it lets through: unknown keys added with `+`, values outside a choice or a
 range, missing values and absent paths, all at once. This module imports neither torch nor Hydra.

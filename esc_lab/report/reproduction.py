@@ -17,7 +17,7 @@ from esc_lab.runs.manifest import read_overrides
 from esc_lab.runs.reuse import STORED
 
 # Where a run wrote to and what it logged to, and settings of other stages: not what it did.
-_ASIDE = {
+_UNSHOWN_KEYS = {
     key.name
     for key in keys()
     if key.affects.kind == "place" or (key.affects.stages and key.affects.stages.isdisjoint(STORED))
@@ -157,4 +157,4 @@ def _config(directory: Path) -> Mapping[str, Any]:
 
 
 def _aside(key: str) -> bool:
-    return key.removeprefix("training: ") in _ASIDE
+    return key.removeprefix("training: ") in _UNSHOWN_KEYS

@@ -19,7 +19,7 @@ from esc_lab.runs.layout import MANIFEST, METRICS
 DONE = ("done", "reused")
 _OVERRIDES = "multirun.json"
 # Hydra's own settings that change no result.
-_HYDRA_ASIDE = ("hydra.launcher", "hydra/launcher", "hydra.sweep.", "hydra.sweeper.n_trials", "hydra.verbose")
+_HYDRA_NEUTRAL = ("hydra.launcher", "hydra/launcher", "hydra.sweep.", "hydra.sweeper.n_trials", "hydra.verbose")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def find_multirun(root: Path, overrides: Sequence[str]) -> Path | None:
 def _drop_places(overrides: Sequence[str]) -> list[str]:
     """The overrides that a result depends on."""
     keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
-    return [text for text, key in keys.items() if key not in place_names() and not key.startswith(_HYDRA_ASIDE)]
+    return [text for text, key in keys.items() if key not in place_names() and not key.startswith(_HYDRA_NEUTRAL)]
 
 
 def drop_resume(overrides: Sequence[str]) -> list[str]:

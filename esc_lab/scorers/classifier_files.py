@@ -22,6 +22,7 @@ from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
 from esc_lab.errors import UserError
 from esc_lab.models.sources import locate_model
+from esc_lab.runs.layout import CLASSIFIER
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.seeds import derive_seed
 
@@ -77,7 +78,7 @@ def save_classifier(
         model: settings of the base model.
         accuracy: on held-out replies, in [0, 1].
     """
-    target = directory / "classifier"
+    target = directory / CLASSIFIER
     classifier.model.save_pretrained(str(target))
     if not isinstance(classifier.model, PeftModel):
         classifier.tokenizer.save_pretrained(target)
@@ -102,7 +103,7 @@ def load_classifier(path: Path, inventory: Inventory, cache: Path) -> StrategyCl
     Raises:
         UserError: files are missing or broken, or the classes are not the strategies of the inventory.
     """
-    directory = path / "classifier" if (path / "classifier").is_dir() else path
+    directory = path / CLASSIFIER if (path / CLASSIFIER).is_dir() else path
     adapter = (directory / "adapter_config.json").exists()
     _check_files(directory, adapter=adapter)
     note = _read_note(directory / NOTE) if (directory / NOTE).exists() else None

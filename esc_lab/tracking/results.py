@@ -32,7 +32,7 @@ Charts = Iterator[tuple[str, Any]]  # name in W&B -> table, chart or page
 
 
 def log_results(run: Run, cfg: Config) -> None:
-    """Log what the run directory holds. What W&B does not take is told, and the rest is logged."""
+    """Log what the run directory holds. What W&B does not take is a warning, and the rest is logged."""
     directory = Path(cfg.run_dir)
     for charts in (_replies, _strategies, _attention, _tables, _media):
         with warn_on_failure(f"{charts.__name__.strip('_')}: not logged"):

@@ -22,7 +22,7 @@ def instantiate(section: Mapping[str, Any], kind: type[T], *, allow: Sequence[st
         where: the configuration key, for messages.
 
     Raises:
-        UserError: no `_target_`, a package that is not allowed, no such class, arguments that it refuses, or an object
+        UserError: no `_target_`, a package that is not allowed, no such class, arguments that it refuses, or a class
             of another kind.
     """
     if problem := target_problem(section, allow):
@@ -35,13 +35,12 @@ def instantiate(section: Mapping[str, Any], kind: type[T], *, allow: Sequence[st
     except (ImportError, AttributeError) as error:
         fix = "check the name; a module of your own has to be installed, or on PYTHONPATH"
         raise UserError(f"{target}: {error}", where=where, fix=fix) from error
+    if not (isinstance(cls, type) and issubclass(cls, kind)):  # asked before any of its code runs
+        raise UserError(f"{target} is no {kind.__name__}", where=where, fix=f"name a subclass of {kind.__name__}")
     try:
-        value = cls(**arguments)
+        return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"{target}: {error}", where=where, fix="see the arguments of the class") from error
-    if not isinstance(value, kind):
-        raise UserError(f"{target} is no {kind.__name__}", where=where, fix=f"name a subclass of {kind.__name__}")
-    return value
 
 
 def instantiate_all(sections: Mapping[str, Any], kind: type[T], *, allow: Sequence[str], where: str) -> list[T]:

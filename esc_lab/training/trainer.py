@@ -54,10 +54,10 @@ def prepare(cfg: Config) -> None:
 
 
 def _loggers(cfg: Config) -> list[Logger]:
-    """The loggers of a training's curves: metrics.csv, and the W&B run of the stage."""
-    if cfg.logger.name == "none" or cfg.trainer.fast_dev_run:
+    """The loggers of a training's curves: metrics.csv, the W&B run of the stage, and those of the user's own."""
+    if cfg.trainer.fast_dev_run:
         return []
-    loggers: list[Logger] = [CSVLogger(cfg.run_dir, name="", version="")]
+    loggers: list[Logger] = [] if cfg.logger.name == "none" else [CSVLogger(cfg.run_dir, name="", version="")]
     if cfg.logger.name == "wandb" and (current_run() or not first_process()):
         loggers.append(WandbLogger(experiment=current_run(), save_dir=cfg.run_dir, project=cfg.logger.project))
     return loggers + instantiate_all(cfg.logger.extra, Logger, allow=cfg.allow, where="logger.extra")  # type: ignore[type-abstract]

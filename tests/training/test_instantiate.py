@@ -44,6 +44,7 @@ def test_a_module_of_the_users_own_has_to_be_allowed(tmp_path, monkeypatch):
         ({"_target_": "pytorch_lightning.callbacks.NoSuch"}, "NoSuch"),
         ({"_target_": MONITOR, "intervall": 1}, "intervall"),
         ({"_target_": "pytorch_lightning.LightningDataModule"}, "is no Callback"),
+        ({"_target_": "pytorch_lightning.seed_everything", "seed": 1}, "is no Callback"),
     ],
 )
 def test_what_is_refused(section, message):

@@ -35,6 +35,8 @@ def test_extra_arguments_callbacks_and_loggers_reach_the_trainer(tmp_path):
     assert trainer.overfit_batches == 3
     assert any(isinstance(callback, LearningRateMonitor) for callback in trainer.callbacks)
     assert [type(logger) for logger in trainer.loggers] == [CSVLogger, CSVLogger]
+    extra_alone = replace(cfg, logger=replace(cfg.logger, name="none"))
+    assert [type(logger) for logger in build_trainer(extra_alone, training=True).loggers] == [CSVLogger]
     evaluation = build_trainer(cfg, training=False)
     assert not any(isinstance(callback, LearningRateMonitor) for callback in evaluation.callbacks)
     assert evaluation.overfit_batches == 0
