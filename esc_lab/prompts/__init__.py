@@ -1,10 +1,18 @@
 """Prompts of the supporter: layouts and their words, chat messages with spans, and what replies look like."""
 
-from esc_lab.prompts.chat import Message, Prompt, Role, build_prompt, history_messages, without_system_role
+from esc_lab.prompts.chat import (
+    Message,
+    Prompt,
+    Role,
+    build_prompt,
+    history_messages,
+    label_text,
+    parse_reply,
+    reply_content,
+    without_system_role,
+)
 from esc_lab.prompts.layouts import Baseline, Layout, build_layout, load_layout
-from esc_lab.prompts.replies import label_text, parse_reply, reply_content
-from esc_lab.prompts.spans import Span, SpanKind
-from esc_lab.prompts.wording import check_wording, slots
+from esc_lab.prompts.wording import Span, check_wording
 
 __all__ = [
     "Baseline",
@@ -13,7 +21,6 @@ __all__ = [
     "Prompt",
     "Role",
     "Span",
-    "SpanKind",
     "build_layout",
     "build_prompt",
     "check_wording",
@@ -22,6 +29,5 @@ __all__ = [
     "load_layout",
     "parse_reply",
     "reply_content",
-    "slots",
     "without_system_role",
 ]

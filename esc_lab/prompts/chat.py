@@ -1,4 +1,4 @@
-"""Prompts: a dialogue up to a supporter turn, and perhaps a strategy, become chat messages with marked spans.
+"""Prompts and replies: a dialogue up to a supporter turn, and perhaps a strategy, as messages with marked spans.
 
 They know neither tokens nor models. Messages after the system message always alternate, start with the seeker (`user`)
 and end with the seeker. Four rules make it so, the same for every model:
@@ -11,15 +11,15 @@ and end with the seeker. Four rules make it so, the same for every model:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.data.strategies import Inventory
+from esc_lab.data.strategies import MAX_NAME, Inventory, UnknownStrategyError, normalize_label
 from esc_lab.prompts.layouts import Layout
-from esc_lab.prompts.replies import label_text, reply_content
-from esc_lab.prompts.spans import MarkedText, Span, fill, join, mark_neutral, mark_strategy
+from esc_lab.prompts.wording import MarkedText, Span, fill, join, mark_neutral, mark_strategy
 
 Role = Literal["system", "user", "assistant"]
 _SPEAKERS: Mapping[str, str] = {"user": "seeker", "assistant": "supporter"}
@@ -63,19 +63,21 @@ def build_prompt(
     Raises:
         ValueError: the layout needs a strategy and none is given.
     """
-    if strategy is None and not layout.chooses_strategy:
-        raise ValueError(f"template '{layout.name}' needs a strategy")
-    chat = history_messages(dialogue.turns[start:turn], layout.wording, labels=history_labels)
+    words = layout.wording
+    chat = history_messages(dialogue.turns[start:turn], words, labels=history_labels)
     kept = chat if layout.chat_messages is None else chat[-layout.chat_messages :]
     older = chat[: len(chat) - len(kept)]
-    words = layout.wording
     parts = {"role": MarkedText(words["role"]), "inference": _baseline_text(layout, inventory, inference)}
     if situation and dialogue.situation:
         parts["situation"] = fill(words["situation"], situation=dialogue.situation)
     if older:
-        parts["history"] = fill(words["history"], messages=_transcript(older))
-    if strategy is None or layout.chooses_strategy:
-        parts["choice"] = _choice(words, inventory)
+        quoted = "\n".join(f"{_SPEAKERS[message.role]}: {message.content}" for message in older)
+        parts["history"] = fill(words["history"], messages=quoted)
+    if layout.chooses_strategy:
+        listed = [mark_strategy(words["listed_strategy"], each.name, each.definition) for each in inventory.strategies]
+        parts["choice"] = fill(words["choice"], strategies=join("\n", listed))
+    elif strategy is None:
+        raise ValueError(f"template '{layout.name}' needs a strategy")
     else:
         text = mark_strategy(words["strategy"], strategy, inventory.definition(strategy))
         neutral = mark_neutral(words["neutral"], words["neutral_phrase"])
@@ -122,15 +124,36 @@ def without_system_role(prompt: Prompt) -> Prompt:
     return Prompt((Message("user", head + first.content), *rest), spans)
 
 
-def _choice(words: Mapping[str, str], inventory: Inventory) -> MarkedText:
-    listed = [
-        mark_strategy(words["listed_strategy"], strategy.name, strategy.definition) for strategy in inventory.strategies
-    ]
-    return fill(words["choice"], strategies=join("\n", listed))
+def label_text(strategy: str) -> str:
+    """The label as models write it: the complete label whose probability is the strategy's."""
+    return f"({strategy})"
 
 
-def _transcript(messages: Sequence[Message]) -> str:
-    return "\n".join(f"{_SPEAKERS[message.role]}: {message.content}" for message in messages)
+def reply_content(layout: Layout, text: str, strategies: Sequence[str]) -> str:
+    """What the model is to write: `(<strategy>) <text>` where it chooses the strategy, the first of several.
+
+    Where it does not, or the reply has none, its text alone.
+    """
+    return f"{label_text(strategies[0])} {text}" if layout.chooses_strategy and strategies else text
+
+
+def parse_reply(content: str, inventory: Inventory, reply_marker: str | None = None) -> tuple[str | None, str]:
+    """Strategy and text of what a model wrote; with a marker, of what follows it.
+
+    The strategy is None where there is no leading label or it is not in the inventory under any known spelling. The
+    text is without the label and without a role prefix such as `supporter:`.
+    """
+    if reply_marker:
+        content = content.rpartition(reply_marker)[2]
+    text = re.sub(r"^\s*(assistant|supporter)\s*:\s*", "", content, flags=re.IGNORECASE).strip()
+    match = re.match(rf"[(\[]([^()\[\]\n]{{1,{MAX_NAME}}})[)\]]:?\s*", text)
+    if match is None:
+        return None, text
+    try:
+        strategy = normalize_label(match.group(1), inventory)
+    except UnknownStrategyError:
+        strategy = None
+    return strategy, text[match.end() :].strip()
 
 
 def _baseline_text(layout: Layout, inventory: Inventory, name: str) -> MarkedText:

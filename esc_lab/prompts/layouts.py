@@ -18,24 +18,25 @@ from pathlib import Path
 from esc_lab.config.prompt import TemplateConfig, find_layout
 from esc_lab.data.fields import check_keys, check_type, optional, require
 from esc_lab.errors import UserError, nearest
-from esc_lab.prompts.wording import check_wording, slots
+from esc_lab.prompts.wording import check_wording
 
 # Parts of a system message; `choice` lists the inventory, `instruction` names one strategy.
 PARTS = ("role", "situation", "history", "choice", "instruction", "inference")
+# Slots of each text (see `check_wording`).
 SLOTS = {
-    "role": slots(),
-    "situation": slots("situation"),
-    "history": slots("messages"),
-    "choice": slots("strategies"),
-    "listed_strategy": slots("name", "definition"),
-    "instruction": slots("strategy", optional=("neutral",)),
-    "strategy": slots("name", "definition"),
-    "neutral": slots("phrase"),
-    "neutral_phrase": slots(),
-    "example": slots("exchanges"),
-    "opening": slots("opening"),
-    "pause": slots(),
-    "start": slots(),
+    "role": "",
+    "situation": "situation",
+    "history": "messages",
+    "choice": "strategies",
+    "listed_strategy": "name definition",
+    "instruction": "strategy neutral?",
+    "strategy": "name definition",
+    "neutral": "phrase",
+    "neutral_phrase": "",
+    "example": "exchanges",
+    "opening": "opening",
+    "pause": "",
+    "start": "",
 }
 
 
@@ -44,10 +45,9 @@ class Baseline:
     """A prompting baseline: text added to the system message, and follow-up requests after the model's answers.
 
     Attributes:
-        system: added to the system message.
-        follow_ups: requests after the model's answers; the last answer counts.
+        follow_ups: the last answer counts.
         reply_marker: only what follows it in the answer is the reply.
-        example: the inventory's worked exchange is added to the system message.
+        example: the inventory's worked exchange is added to the system message, too.
     """
 
     system: str = ""
@@ -69,7 +69,6 @@ class Layout:
         system: parts of the system message, of `PARTS`, in order.
         chat_messages: how many of the last messages stay chat turns; None = all.
         wording: text of each of `SLOTS`.
-        baselines: prompting baselines by name.
     """
 
     name: str
@@ -92,11 +91,7 @@ class Layout:
 
 
 def load_layout(name: str, config_dirs: Sequence[str | Path] = ()) -> Layout:
-    """The layout of a name, in the words of `conf/wording/default.yaml`.
-
-    Raises:
-        UserError: there is none, or something is wrong in it.
-    """
+    """The layout of a name, in the words of `conf/wording/default.yaml`; raises what `build_layout` does."""
     return build_layout(TemplateConfig(template=name), config_dirs)
 
 

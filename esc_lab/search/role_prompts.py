@@ -18,35 +18,36 @@ from esc_lab.data.dialogue import Turn
 from esc_lab.data.fields import check_keys, check_type, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts import Message, check_wording, slots
+from esc_lab.prompts import Message, check_wording
 
 END = "[END]"
 
+# Slots of each text (see `check_wording`).
 SLOTS = {
-    "supporter_system": slots("strategies"),
-    "listed_strategy": slots("name", "definition"),
-    "seeker_system": slots("profile"),
-    "seeker_situation": slots("situation"),
-    "seeker_problem": slots("problem"),
-    "seeker_emotion": slots("emotion"),
-    "conversation": slots("history", "request"),
-    "rate": slots(),
-    "rate_form": slots(),
-    "discourage_repeating": slots(),
-    "discourage_favourite": slots("strategy"),
-    "favourite": slots(),
-    "reply": slots("strategy", "definition"),
-    "answer": slots(),
-    "answer_end": slots("end"),
-    "answer_form": slots(),
-    "ends": slots(),
-    "judge": slots("rubric", "form"),
-    "judge_form": slots(),
-    "axis": slots("name", "rubric"),
-    "prefer": slots("first", "second", "rubric", "form"),
-    "prefer_form": slots(),
-    "json_form": slots("object"),
-    "correction": slots("error"),
+    "supporter_system": "strategies",
+    "listed_strategy": "name definition",
+    "seeker_system": "profile",
+    "seeker_situation": "situation",
+    "seeker_problem": "problem",
+    "seeker_emotion": "emotion",
+    "conversation": "history request",
+    "rate": "",
+    "rate_form": "",
+    "discourage_repeating": "",
+    "discourage_favourite": "strategy",
+    "favourite": "",
+    "reply": "strategy definition",
+    "answer": "",
+    "answer_end": "end",
+    "answer_form": "",
+    "ends": "",
+    "judge": "rubric form",
+    "judge_form": "",
+    "axis": "name rubric",
+    "prefer": "first second rubric form",
+    "prefer_form": "",
+    "json_form": "object",
+    "correction": "error",
 }
 
 
