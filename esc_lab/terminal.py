@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.table import Table
 
 log = logging.getLogger(__name__)
 LINE_EVERY_S = 30.0
@@ -32,6 +34,26 @@ def console() -> Console:
     """Standard output; as wide as a table needs where it is not a terminal, so that logs are not cut."""
     found = Console()
     return found if found.is_terminal else Console(width=160)
+
+
+def print_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str = "",
+    notes: Sequence[str] = (),
+) -> None:
+    """A table of plain texts, the first column to the left and the others to the right, and notes below it."""
+    screen = console()
+    table = Table(title=escape(title), caption=escape(caption), show_header=any(heads))
+    for number, head in enumerate(heads):
+        table.add_column(escape(head), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    screen.print(table)
+    for note in notes:
+        screen.print(f"- {note}", highlight=False, markup=False, style="dim")
 
 
 @contextmanager

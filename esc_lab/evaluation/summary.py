@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from esc_lab.metrics.prediction_table import NOT_ASKED, SAMPLING, PredictionTable
 from esc_lab.metrics.records import METRICS
 from esc_lab.metrics.strategy_choice import CHOICES, class_scores, count_choices, strategy_preference
-from esc_lab.terminal import console
+from esc_lab.terminal import print_table
 
 
 def summarize(table: PredictionTable) -> tuple[dict[str, float], dict[str, Any]]:
@@ -64,11 +62,10 @@ def print_strategies(title: str, table: Mapping[str, Any], metrics: Mapping[str,
     caption += "  (the guard of B acted)" if metrics[f"{group}/B_guard"] else ""
     if group == "generated":
         caption += "\n" + "  ".join(f"{name} {metrics[f'generation/{name}']:g}" for name in SAMPLING)
-    grid = Table(title=escape(title), caption=caption)
-    grid.add_column("strategy")
     columns = {"precision": 3, "recall": 3, "f1": 3, "support": 0, "predicted": 0, "preference": 2}
-    for name in columns:
-        grid.add_column({"f1": "F1", "support": "gold"}.get(name, name), justify="right")
-    for row in table["per_strategy"]:
-        grid.add_row(row["strategy"], *(f"{row[name]:.{decimals}f}" for name, decimals in columns.items()))
-    console().print(grid)
+    heads = ["strategy", *({"f1": "F1", "support": "gold"}.get(name, name) for name in columns)]
+    rows = [
+        [row["strategy"], *(f"{row[name]:.{decimals}f}" for name, decimals in columns.items())]
+        for row in table["per_strategy"]
+    ]
+    print_table(title, heads, rows, caption=caption)

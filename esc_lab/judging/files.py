@@ -9,9 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.formats import markdown_table
 from esc_lab.comparison.record import replace_nan
@@ -23,7 +20,7 @@ from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import turn_score
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
-from esc_lab.terminal import console
+from esc_lab.terminal import print_table
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def write_results(session: JudgeSession, answers: JudgeAnswers) -> dict[str, flo
     notes = _notes(session, answers)
     bullets = "\n".join(f"- {note}" for note in notes)
     write_atomic(directory / JUDGE_TABLE, f"{markdown_table(heads, rows)}\n\n{bullets}")
-    _print(heads, rows, notes)
+    print_table("judgements", heads, rows, notes=notes)
     return _metrics(session, answers, results)
 
 
@@ -179,15 +176,3 @@ def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
     cost = f", ${spent.cost:.2f}" if spent.cost else ""
     notes.append(f"{spent.calls} calls ({spent.from_cache} more from the cache), {spent.tokens:,} tokens{cost}.")
     return notes
-
-
-def _print(heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
-    table = Table(title="judgements")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    screen = console()
-    screen.print(table)
-    for note in notes:
-        screen.print(f"- {note}", highlight=False, markup=False, style="dim")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
+from esc_lab.comparison.formats import markdown_table
 from esc_lab.report.figures import Point, Spot, curves, head_map, scatter
 from esc_lab.sra.heads import leave_heads_out, relate_heads, score_top_heads
 from esc_lab.sra.relations import (
@@ -24,7 +24,7 @@ from esc_lab.sra.relations import (
 )
 from esc_lab.sra.sample import MeasuredReply, ReplySample
 from esc_lab.statistics.intervals import Interval
-from esc_lab.terminal import console
+from esc_lab.terminal import console, print_table
 
 LOG_SRA, SHAM_NET, ADHERENCE = "mean log SRA", "sham-net log SRA", "adherence"
 # Published for Llama-2-7b-chat and Llama-3-8B-Instruct (arXiv 2402.10453): most attention with the shortest chat.
@@ -54,12 +54,7 @@ class Report:
     def add(self, heading: str, columns: Row, rows: list[Row]) -> None:
         """Keep a table, and print it."""
         self.tables[heading] = (columns, rows)
-        table = Table(title=heading)
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in rows:
-            table.add_row(*row)
-        console().print(table)
+        print_table(heading, columns, rows)
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -67,10 +62,7 @@ class Report:
 
     @property
     def markdown(self) -> str:
-        parts = []
-        for heading, (columns, rows) in self.tables.items():
-            lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
-            parts.append(f"## {heading}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts = [f"## {heading}\n\n{markdown_table(*table)}" for heading, table in self.tables.items()]
         parts.append("\n".join(f"- {line}" for line in self.lines))
         return "\n\n".join(parts)
 

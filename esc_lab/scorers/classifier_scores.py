@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.markup import escape
-from rich.table import Table
 
 from esc_lab.metrics import StrategyProficiency
 from esc_lab.scorers.adherence import LabelledReply
 from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
-from esc_lab.terminal import console
+from esc_lab.terminal import print_table
 
 _METRICS = {
     "accuracy": "accuracy", "Q": "macro_f1", "Q_W": "weighted_f1", "n": "n", "classes_predicted": "classes_predicted",
@@ -48,16 +46,15 @@ def score_classifier(
 
 def print_scores(title: str, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
     """The metrics and rows of `score_classifier` as a table."""
-    table = Table(
-        title=escape(title),
-        caption=f"accuracy {metrics['classifier/accuracy']:.3f} (most frequent strategy "
+    caption = (
+        f"accuracy {metrics['classifier/accuracy']:.3f} (most frequent strategy "
         f"{metrics['classifier/majority_accuracy']:.3f})  Q {metrics['classifier/Q']:.3f}  "
-        f"n {metrics['classifier/n']:.0f}",
+        f"n {metrics['classifier/n']:.0f}"
     )
-    table.add_column("strategy")
-    for heading in ("precision", "recall", "F1", "gold", "predicted"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        scores = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
-        table.add_row(row["strategy"], *scores, *(f"{row[key]:.0f}" for key in ("support", "predicted")))
-    console().print(table)
+    decimals = {"precision": 3, "recall": 3, "f1": 3, "support": 0, "predicted": 0}
+    print_table(
+        title,
+        ["strategy", "precision", "recall", "F1", "gold", "predicted"],
+        [[row["strategy"], *(f"{row[key]:.{digits}f}" for key, digits in decimals.items())] for row in rows],
+        caption=caption,
+    )

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
@@ -31,7 +30,7 @@ from esc_lab.models.load import load_model
 from esc_lab.models.log_probs import label_log_probs
 from esc_lab.runs.layout import DIALOGUES, SLOPES
 from esc_lab.stages.run_stage import run_substage
-from esc_lab.terminal import console
+from esc_lab.terminal import print_table
 from esc_lab.tokens import encode_labels
 from esc_lab.training.steps import TurnEncoder
 from esc_lab.training.trainer import prepare
@@ -122,21 +121,18 @@ def _metrics(
 
 def _print(slopes: Mapping[str, Sequence[Slope]], metrics: Mapping[str, float], cfg: Config) -> None:
     settings = cfg.planted
-    table = Table(
-        title=f"{cfg.model.name}: slope of log-ratios to the reference over planted utilities",
+    names = {"slope": "mean", "slope_times_beta": "x beta", "pairs_slope": "in the pairs", "correlation": "correlation"}
+    print_table(
+        f"{cfg.model.name}: slope of log-ratios to the reference over planted utilities",
+        ["pairs", *(f"seed {cfg.seed + number}" for number in range(settings.seeds)), *names.values()],
+        [
+            [
+                order,
+                *(f"{each.slope:+.2f} ± {each.error:.2f}" for each in of_order),
+                *(f"{metrics[f'{order}/{name}']:+.2f}" for name in names),
+            ]
+            for order, of_order in slopes.items()
+        ],
         caption=f"{settings.pairs} pairs, {settings.held_out} held-out turns, beta {cfg.objective.beta:g}; "
         "the optimum on these pairs has slope x beta as in the pairs",
     )
-    table.add_column("pairs")
-    for number in range(settings.seeds):
-        table.add_column(f"seed {cfg.seed + number}", justify="right")
-    for heading in ("mean", "x beta", "in the pairs", "correlation"):
-        table.add_column(heading, justify="right")
-    for order, of_order in slopes.items():
-        means = [metrics[f"{order}/{name}"] for name in ("slope", "slope_times_beta", "pairs_slope", "correlation")]
-        table.add_row(
-            order,
-            *(f"{each.slope:+.2f} ± {each.error:.2f}" for each in of_order),
-            *(f"{value:+.2f}" for value in means),
-        )
-    console().print(table)

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.config.search import ROLES
@@ -26,7 +24,7 @@ from esc_lab.search.preferences import Preferences, extract_dialogues, find_pref
 from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
 from esc_lab.search.session import SearchResult, SearchSession
 from esc_lab.search.statistics import SearchStatistics, compute_statistics
-from esc_lab.terminal import console
+from esc_lab.terminal import print_table
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
@@ -101,19 +99,7 @@ def _write_pages(cfg: Config, result: SearchResult, preferences: Sequence[Prefer
 
 
 def _print(statistics: SearchStatistics) -> None:
-    screen = console()
-    table = Table(title="What the search found", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for row in statistics.table():
-        table.add_row(*row)
-    screen.print(table)
-    table = Table("strategy", title="Strategies of its replies")
-    for heading in ("preferred", "rejected"):
-        table.add_column(heading, justify="right")
-    for cells in statistics.strategy_table():
-        table.add_row(*cells)
-    screen.print(table)
-    screen.print(
-        f"chosen replies: {statistics.preferred_found} found by the search, {statistics.preferred_seed} of the seeds"
-    )
+    print_table("What the search found", ("", ""), statistics.table())
+    by_source = f"{statistics.preferred_found} found by the search, {statistics.preferred_seed} of the seeds"
+    heads = ("strategy", "preferred", "rejected")
+    print_table("Strategies of its replies", heads, statistics.strategy_table(), notes=[f"chosen replies: {by_source}"])
