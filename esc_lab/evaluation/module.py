@@ -22,11 +22,11 @@ from esc_lab.evaluation.predictions import Prediction, measure_texts, most_proba
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.models.load import LoadedModel
-from esc_lab.models.log_probs import reply_log_probs
+from esc_lab.models.log_probs import join_reply, score_rows
 from esc_lab.prompts import build_layout
 from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
-from esc_lab.tokens import ReplyTokens, TokenSequence, encode_labels, pack_rows
+from esc_lab.tokens import encode_labels, pack_rows
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.datamodule import Decision
 
@@ -35,17 +35,12 @@ class EvaluationModule(pl.LightningModule):
     """Scores decisions in `test_step`, and leaves one prediction for each decision, prompt and sample.
 
     Args:
-        loaded: model and encoder.
-        inventory: the strategies.
         prompt: evaluation template, what it shows, and the prompting baseline.
-        settings: what is evaluated.
-        seed: the run's seed.
         row_tokens: budget of one forward pass.
         reply_for: (dialogue id, turn) of the decisions that get replies; None = all.
         classifier: judges whether replies follow their strategy; None = nobody does.
 
     Attributes:
-        predictions: one for each decision, prompt and sample.
         replied: decisions and prompts with a reply, written or gold.
     """
 
@@ -104,7 +99,8 @@ class EvaluationModule(pl.LightningModule):
         self.predictions += [reply.prediction for replies in asked for reply in replies]
 
     def on_test_epoch_end(self) -> None:
-        self._judge_adherence()
+        if self.classifier is not None:
+            self._judge_adherence(self.classifier)
         measure_texts(self.predictions)
 
     def _strategies(self, decision: Decision) -> list[str | None]:
@@ -129,18 +125,10 @@ class EvaluationModule(pl.LightningModule):
     def _blank(self, decision: Decision, strategy: str | None, sample: int) -> Prediction:
         dialogue, reply = decision.dialogue, decision.dialogue.turns[decision.turn].reply
         return Prediction(
-            dialogue=dialogue.id,
-            tree=dialogue.tree_id,
-            turn=decision.turn,
-            problem=dialogue.problem,
-            emotion=dialogue.emotion,
-            gold=list(reply.strategies),
-            gold_reply=reply.text,
-            prompted=strategy,
-            template=self.template.name,
-            history=decision.turn - decision.first_turn,
-            sample=sample,
-        )
+            dialogue=dialogue.id, tree=dialogue.tree_id, turn=decision.turn, problem=dialogue.problem,
+            emotion=dialogue.emotion, gold=list(reply.strategies), gold_reply=reply.text, prompted=strategy,
+            template=self.template.name, history=decision.turn - decision.first_turn, sample=sample,
+        )  # fmt: skip
 
     def _score(self, asked: Sequence[PromptedReply]) -> None:
         """How likely the gold replies and all labels are.
@@ -166,14 +154,12 @@ class EvaluationModule(pl.LightningModule):
                 prediction.distribution = dict(zip(self.inventory.names, shares, strict=True))
                 prediction.chosen = most_probable(prediction.distribution)
 
-    def _judge_adherence(self) -> None:
+    def _judge_adherence(self, classifier: StrategyClassifier) -> None:
         """Let the classifier judge all replies at once."""
-        if self.classifier is None:
-            return
         replied = [reply.prediction for reply in self.replied if reply.prediction.followed]
         texts = [(prediction, prediction.gold_reply if self.reads_gold else prediction.reply) for prediction in replied]
         asked = [(prediction, text) for prediction, text in texts if text is not None]
-        scores: Any = self.classifier.predict([text for _, text in asked], row_tokens=self.row_tokens)
+        scores: Any = classifier.predict([text for _, text in asked], row_tokens=self.row_tokens)
         for (prediction, _), number in zip(asked, choose_strategies(scores).tolist(), strict=True):
             prediction.judged = self.inventory.names[number] if number >= 0 else None
             prediction.adheres = prediction.judged == prediction.followed
@@ -192,23 +178,17 @@ def score_replies(
     """
     sequences = []
     for number, decision in enumerate(decisions):
-        ids, start, end = decision.sequence.input_ids, decision.start, decision.end
-        sequences.append(TokenSequence(ids[:end], (ReplyTokens((number, -1), start, end),)))
-        for choice, label in enumerate(labels):
-            key = ReplyTokens((number, choice), start, start + len(label))
-            sequences.append(TokenSequence(np.concatenate([ids[:start], label]), (key,)))
-    replies: list[FloatArray] = [np.empty(0)] * len(decisions)
+        ids, start = decision.sequence.input_ids, decision.start
+        replies = enumerate([*labels, ids[start : decision.end]])
+        sequences += [join_reply(ids[:start], reply, (number, choice)) for choice, reply in replies]
+    gold: list[FloatArray] = [np.empty(0)] * len(decisions)
     choices = np.full((len(decisions), len(labels)), -np.inf)
-    for row in pack_rows([sequences], row_tokens + 32) if sequences else ():
-        values = reply_log_probs(model, row).double().cpu().numpy()
-        for index, keys in enumerate(row.keys):
-            tokens = values[row.reply == index]
-            for number, choice in keys:
-                if choice < 0:
-                    replies[number] = tokens
-                else:
-                    choices[number, choice] = tokens.sum()
-    return replies, choices
+    for (number, choice), tokens in score_rows(model, pack_rows([sequences], row_tokens + 32)):
+        if choice == len(labels):
+            gold[number] = tokens
+        else:
+            choices[number, choice] = tokens.sum()
+    return gold, choices
 
 
 def _join(groups: Sequence[list[PromptedReply]], size: int) -> Iterator[list[PromptedReply]]:

@@ -12,19 +12,20 @@ from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
 from esc_lab.evaluation.predictions import Prediction
-from esc_lab.evaluation.reply_attention import Column, UnmeasurableError, reply_sra, span_columns
-from esc_lab.metrics.attention import ReplySRA
-from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.metrics.attention import DEFINITIONS, KINDS, ReplySRA, SpanSRA
+from esc_lab.models.attention_probe import AttentionProbe, SpanAttention, head_attention
 from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
-from esc_lab.models.span_attention import SpanAttention
 from esc_lab.prompts import Message, Prompt, build_layout, build_prompt, parse_reply, reply_content
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import EncodedChat, ReplyTokens, TokenSequence, TokenSpan, build_tree
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import split_units
 from esc_lab.training.datamodule import Decision
+
+# A span of the prompt by kind and strategy; a control has no strategy.
+Column = tuple[str, str | None]
 
 
 @dataclass
@@ -44,6 +45,10 @@ class PromptedReply:
     reply_ids: Sequence[int] = ()
     spans: tuple[TokenSpan, ...] = ()
     sra: ReplySRA | None = None
+
+
+class UnmeasurableError(Exception):
+    """A reply whose SRA does not exist; the message is the reason, a few words that are counted."""
 
 
 class PromptedReplies:
@@ -77,18 +82,17 @@ class PromptedReplies:
         fitting = [number for number, chat in enumerate(encoded) if len(chat.input_ids) <= room]
         for number in set(range(len(asked))) - set(fitting):
             asked[number].prediction.unmeasured = "prompt too long"
-        if fitting:
-            self._answer(
-                [asked[number] for number in fitting],
-                [chats[number] for number in fitting],
-                [encoded[number] for number in fitting],
-            )
-
-    def _answer(self, asked: list[PromptedReply], chats: list[Prompt], encoded: list[EncodedChat]) -> None:
+        if not fitting:
+            return
+        asked, chats = [asked[number] for number in fitting], [chats[number] for number in fitting]
+        encoded = [encoded[number] for number in fitting]
         attention = self._generate(asked, encoded, 0)
         texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
         for number, follow_up in enumerate(self.baseline.follow_ups, 1):
-            chats = [_continued(chat, text, follow_up) for chat, text in zip(chats, texts, strict=True)]
+            chats = [
+                Prompt((*chat.messages, Message("assistant", text or "..."), Message("user", follow_up)), chat.spans)
+                for chat, text in zip(chats, texts, strict=True)
+            ]
             self._generate(asked, [self.encoder.encode_prompt(chat) for chat in chats], number)
             texts = [self.encoder.decode(reply.reply_ids) for reply in asked]
         for reply, text in zip(asked, texts, strict=True):
@@ -103,22 +107,19 @@ class PromptedReplies:
         self, asked: Sequence[PromptedReply], encoded: Sequence[EncodedChat], request: int
     ) -> SpanAttention | None:
         """One answer to each prompt, and its attention where that is measured; `request` counts the follow-ups."""
-        seeds = [self._seed(reply, request) for reply in asked]
+        seeds = []
         for reply, chat in zip(asked, encoded, strict=True):
+            decision, sample = reply.decision, reply.prediction.sample
+            purpose = ["generation", decision.dialogue.id, decision.turn, request]
+            # Sample 0 is the reply of a run without further samples.
+            seeds.append(derive_seed(self.seed, *purpose, *([sample] if sample else [])))
             reply.prompt_ids, reply.spans = chat.input_ids, chat.spans
         probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measures else None
-        stop = self.encoder.stop_tokens
-        prompts = [chat.input_ids for chat in encoded]
+        prompts, stop = [chat.input_ids for chat in encoded], self.encoder.stop_tokens
         replies = generate(self.loaded.model, prompts, stop, self.sampling, seeds, probe=probe)
         for reply, ids in zip(asked, replies, strict=True):
             reply.reply_ids = ids
         return probe.result() if probe else None
-
-    def _seed(self, reply: PromptedReply, request: int) -> int:
-        decision, sample = reply.decision, reply.prediction.sample
-        purpose = ["generation", decision.dialogue.id, decision.turn, request]
-        # Sample 0 is the reply of a run without further samples.
-        return derive_seed(self.seed, *purpose, *([sample] if sample else []))
 
     @torch.no_grad()
     def read_gold(self, asked: Sequence[PromptedReply], row_tokens: int) -> None:
@@ -152,16 +153,10 @@ class PromptedReplies:
     def _prompt(self, reply: PromptedReply) -> Prompt:
         decision, settings = reply.decision, self.prompt
         prompt = build_prompt(
-            self.layout,
-            self.inventory,
-            decision.dialogue,
-            decision.turn,
-            reply.prediction.prompted,
-            history_labels=settings.history_labels,
-            situation=settings.situation,
-            inference=self.inference,
+            self.layout, self.inventory, decision.dialogue, decision.turn, reply.prediction.prompted,
+            history_labels=settings.history_labels, situation=settings.situation, inference=self.inference,
             start=decision.first_turn,
-        )
+        )  # fmt: skip
         return self.encoder.adapt(prompt)
 
     def _label_tokens(self, reply: PromptedReply) -> int:
@@ -189,5 +184,56 @@ class PromptedReplies:
                 }
 
 
-def _continued(chat: Prompt, answer: str, request: str) -> Prompt:
-    return Prompt((*chat.messages, Message("assistant", answer or "..."), Message("user", request)), chat.spans)
+def span_columns(spans: Sequence[TokenSpan]) -> dict[Column, IntArray]:
+    """Token positions of the strategy spans of a prompt and of their controls, in an order that templates share.
+
+    A control is as many tokens of the neutral text as the strategy span has, from its own quoted phrase on; fewer if
+    the text ends before that.
+    """
+    columns: dict[Column, IntArray] = {
+        (span.span.kind, span.span.strategy): np.arange(span.start, span.end)
+        for span in spans
+        if span.span.kind in KINDS
+    }
+    neutral = {span.span.kind: span for span in spans if span.span.strategy is None}
+    if neutral:
+        for kind, strategy in list(columns):
+            start = neutral["neutral_name" if kind == "name" else "neutral_quoted"].start
+            length = len(columns[kind, strategy])
+            columns[kind, None] = np.arange(start, min(start + length, neutral["neutral"].end))
+    return columns
+
+
+def reply_sra(attention: SpanAttention, columns: Sequence[Column], strategy: str) -> ReplySRA:
+    """SRA of a reply by both definitions, on each kind of span that its prompt has for the strategy.
+
+    Args:
+        attention: of the reply's rows, one span for each column.
+        columns: what the spans are: keys of `span_columns`.
+        strategy: which the reply was told to follow, or which it names.
+
+    Raises:
+        UnmeasurableError: there is no row, a span has no token, or no attention falls on it.
+    """
+    if not len(attention.branch):
+        raise UnmeasurableError("empty reply")
+    measured = {}
+    for definition in DEFINITIONS:
+        by_head = head_attention(attention, definition)
+        keys = (attention.visible - int(definition == "reference")).double()[:, None, :, None]
+        relative = (by_head * keys).mean(dim=(0, 1, 2))
+        values = by_head.mean(dim=(0, 1, 2))
+        for kind in dict.fromkeys(kind for kind, _ in columns):
+            target = columns.index((kind, strategy))
+            controls = [n for n, (other, name) in enumerate(columns) if other == kind and name != strategy]
+            if not (attention.length[0, [target, *controls]] > 0).all():
+                raise UnmeasurableError("span without tokens")
+            if not (values[[target, *controls]] > 0).all():
+                raise UnmeasurableError("no attention on a span")
+            measured[f"{definition}/{kind}"] = SpanSRA(
+                float(values[target]),
+                float(values[controls].log().mean().exp()),
+                float(relative[target]),
+                by_head[..., target].mean(dim=2).float().numpy(),
+            )
+    return measured

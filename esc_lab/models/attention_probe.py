@@ -1,9 +1,9 @@
-"""How much attention chosen queries give to spans of their sequence, measured while a fast kernel computes the output.
+"""How much attention chosen queries give to spans of their sequence, and Strategy-Relevant Attention from that.
 
-The kernels return no attention weights. The probe computes them again from the queries and keys of a layer, for the
-probed rows only, sums them over the spans at once, and keeps the sums. A probed row is a query that predicts a token of
-a reply. Whatever the layout of the pass (token tree, key-value cache of branches that get longer, padded batch), the
-keys that a row sees under full attention are, in order, its own sequence: spans are given as positions in it.
+The fast kernels that compute the output return no attention weights. The probe computes them again from the queries and
+keys of a layer, for the probed rows only, and keeps their sums over the spans. A probed row is a query that predicts a
+token of a reply. Whatever the layout of the pass (token tree, key-value cache of branches that get longer, padded
+batch), the keys that a row sees under full attention are, in order, its own sequence: spans are positions in it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esc_lab.models.span_attention import SpanAttention, join
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import PackedRow
 from esc_lab.tokens.trie import TokenTree
@@ -27,12 +26,78 @@ CHUNK_WEIGHTS = 2**22
 _NOT_OBSERVED = "no attention was observed: run the model with probe= and token_tree attention"
 
 
+@dataclass(frozen=True)
+class SpanAttention:
+    """Attention of the probed rows on their spans, on the CPU. Rows are ordered by branch, then as they were watched.
+
+    Attributes:
+        mass: [layers, heads, rows, spans] attention summed over each span.
+        null: [layers, heads, rows] attention on the first token of the row's own sequence.
+        visible: [layers, rows] number of keys that the row sees in the layer, the row's own included.
+        length: [rows, spans] number of tokens of each span.
+        holds_null: [rows, spans] whether the span contains the first token of the sequence.
+        branch: [rows] branch (reply) that the row belongs to.
+        tokens: for each row its attention on each token of its own sequence up to itself, mean over layers and heads;
+            None unless the probe keeps tokens.
+    """
+
+    mass: Tensor
+    null: Tensor
+    visible: Tensor
+    length: Tensor
+    holds_null: Tensor
+    branch: Tensor
+    tokens: tuple[Tensor, ...] | None
+
+    def of(self, rows: Tensor) -> SpanAttention:
+        """These rows alone."""
+        tokens = None if self.tokens is None else tuple(self.tokens[row] for row in rows.tolist())
+        return SpanAttention(
+            self.mass[:, :, rows], self.null[:, :, rows], self.visible[:, rows], self.length[rows],
+            self.holds_null[rows], self.branch[rows], tokens,
+        )  # fmt: skip
+
+
+def _join(parts: Sequence[SpanAttention]) -> SpanAttention:
+    """The rows of all parts, by branch."""
+    keep_tokens = parts[0].tokens is not None
+    whole = SpanAttention(
+        mass=torch.cat([part.mass for part in parts], dim=2),
+        null=torch.cat([part.null for part in parts], dim=2),
+        visible=torch.cat([part.visible for part in parts], dim=1),
+        length=torch.cat([part.length for part in parts]),
+        holds_null=torch.cat([part.holds_null for part in parts]),
+        branch=torch.cat([part.branch for part in parts]),
+        tokens=tuple(row for part in parts for row in part.tokens or ()) if keep_tokens else None,
+    )
+    return whole.of(whole.branch.argsort(stable=True))
+
+
+def head_attention(attention: SpanAttention, definition: str) -> Tensor:
+    """SRA of each layer, head and row, [layers, heads, rows, spans] in float64; nan for an empty span.
+
+    The mean over layers and heads is the SRA of a row, the mean of that over the rows of a reply is the reply's.
+
+    Args:
+        definition: `paper`, eq. 5 of arXiv 2402.10453: attention per token of the span. `reference`, the paper's
+            published code: in each layer the heads' mean row loses its first entry (null attention) and is scaled to
+            sum 1. A row that sees nothing but the first token counts as zero.
+    """
+    mass = attention.mass.double()
+    if definition == "reference":
+        null = attention.null.double()
+        rest = 1 - null.mean(dim=1)[:, None, :, None]
+        mass = torch.where(rest > 0, (mass - null[..., None] * attention.holds_null) / rest, 0.0)
+    elif definition != "paper":
+        raise ValueError(f"no definition '{definition}' of SRA: paper or reference")
+    return mass / attention.length
+
+
 class AttentionProbe:
     """Watches rows of one or more forward passes: `watch` the rows, run the model with `probe=` this, read `result`.
 
     Args:
-        spans: for each branch its spans, each the positions of its tokens in the branch's own sequence. All branches
-            have the same number of spans; an empty one has mass 0.
+        spans: for each branch its spans, equally many, each the positions of its tokens; an empty one has mass 0.
         keep_tokens: also keep the mean attention on each token of the row's sequence.
 
     Raises:
@@ -122,7 +187,7 @@ class AttentionProbe:
             now.queries[number] = query[0].index_select(1, now.query)
             self._layers[number] = _Layer(key[0], scaling, softcap, window)
             return
-        now.queries[number] = None
+        now.queries[number] = query.new_empty(0)
         entries = torch.tensor(now.batch or [0] * len(now.branch))
         for entry in entries.unique().tolist():
             rows = (entries == entry).nonzero()[:, 0].to(query.device)
@@ -139,11 +204,13 @@ class AttentionProbe:
         self._parts += [now.rows.result() for now in passes if now.rows is not None]
         if layers:
             keys = passes[-1].visible.shape[1]
-            visible = [now.visible[now.kept.to(now.visible.device)] for now in passes]
+            kept = [now.kept.to(now.visible.device) for now in passes]
+            visible = [now.visible[own] for now, own in zip(passes, kept, strict=True)]
             padded = [torch.nn.functional.pad(part, (0, keys - part.shape[1])) for part in visible]
             rows = self._rows(torch.cat([now.branch[now.kept] for now in passes]), torch.cat(padded))
             for number, layer in layers.items():
-                rows.measure(number, torch.cat([now.kept_queries(number) for now in passes], dim=1), layer)
+                queries = [now.queries[number].index_select(1, own) for now, own in zip(passes, kept, strict=True)]
+                rows.measure(number, torch.cat(queries, dim=1), layer)
             self._parts.append(rows.result())
 
     def result(self) -> SpanAttention:
@@ -151,7 +218,7 @@ class AttentionProbe:
         self.settle()
         if not self._parts:
             raise ValueError(_NOT_OBSERVED)
-        return join(self._parts)
+        return _join(self._parts)
 
     def _rows(self, branch: Tensor, visible: Tensor) -> _Rows:
         rank = visible.cumsum(dim=1)
@@ -171,12 +238,7 @@ class _Pass:
     batch: Sequence[int] | None
     rows: _Rows | None  # None of a cached pass
     kept: Tensor  # rows that count
-    queries: dict[int, Tensor | None] = field(default_factory=dict)  # layer -> [heads, R, dim] still to be measured
-
-    def kept_queries(self, layer: int) -> Tensor:
-        queries = self.queries[layer]
-        assert queries is not None
-        return queries.index_select(1, self.kept.to(queries.device))
+    queries: dict[int, Tensor] = field(default_factory=dict)  # layer -> [heads, R, dim] still to be measured, or empty
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Every pass computes what there is to compute: the next token of each reply that is being written, new prompts, and
 continuations that are only scored. A prompt that begins like an earlier one starts from the keys and values kept of
-that (`prefix_cache`); prompts that are worked on at the same time share the slots of their common beginning
+that (`slots.PrefixIndex`); prompts that are worked on at the same time share the slots of their common beginning
 (`slots.BranchGroup`). What is answered to a prompt does not depend on the others, up to rounding.
 """
 
@@ -20,8 +20,7 @@ from torch import Tensor
 from esc_lab.models.forward import base_model, head_logits
 from esc_lab.models.generate import Sampling, draw
 from esc_lab.models.log_probs import token_log_probs
-from esc_lab.models.prefix_cache import PrefixIndex
-from esc_lab.models.slots import BranchGroup, KeyValueSlots, find_start, run_pass
+from esc_lab.models.slots import BranchGroup, KeyValueSlots, PrefixIndex, find_start, run_pass
 from esc_lab.tokens.encode import IntArray
 
 

@@ -1,7 +1,8 @@
-"""Tokenizers, models and adapters, ready to use."""
+"""Tokenizers, models and adapters, ready to use; checkpoints of them, and what tells models apart."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,17 +12,19 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import fingerprint, write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
 from esc_lab.models.checks import check_tree_attention
+from esc_lab.models.forward import base_model
 from esc_lab.models.sources import locate_model
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.runs.layout import BASE_MODEL
 from esc_lab.tokens import ChatEncoder
 
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
+_NOT_IDENTITY = ("_name_or_path", "transformers_version", "use_cache")  # they do not change what is computed
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class LoadedModel:
 
 
 def load_encoder(model: ModelConfig, cache: Path) -> ChatEncoder:
-    """The chat encoder of a model: its tokenizer with the model's chat template, or the configured one."""
+    """A model's tokenizer with its own chat template, or the configured one."""
     location = locate_model(model, cache)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -184,6 +187,19 @@ def find_checkpoint(model: ModelConfig, checkpoint: Path | None) -> tuple[Path |
                     )
                 return (candidate, None) if kind == "adapter" else (None, candidate)
     raise UserError("no trained adapter/ or model/ in it", where=str(checkpoint), fix="name a finished training run")
+
+
+def model_identity(model: Any) -> dict[str, str]:
+    """What log-probabilities depend on: a hash of all weights, and one of the configuration."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    config = base_model(model).config.to_dict()
+    adapters = model.peft_config if isinstance(model, PeftModel) else {}
+    scaling = {name: str(adapter.to_dict().get("lora_alpha")) for name, adapter in adapters.items()}
+    described = {key: str(value) for key, value in config.items() if key not in _NOT_IDENTITY}
+    return {"weights": digest.hexdigest(), "config": fingerprint([described, scaling])}
 
 
 def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
+from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import ReplyTokens, TokenSequence
 from esc_lab.tokens.packing import PackedRow, pack_units
@@ -125,34 +125,33 @@ class _TokenLogProbs(torch.autograd.Function):
         return hidden_gradient, weight_gradient, None, None, None
 
 
-def reply_sums(values: Tensor, row: PackedRow) -> Tensor:
-    """Sum of token values [N] for each reply of the row: [replies]."""
-    reply = torch.from_numpy(row.reply).to(values.device)
-    return torch.zeros(len(row.keys), dtype=values.dtype, device=values.device).index_add(0, reply, values)
-
-
 @torch.no_grad()
-def label_log_probs(
-    model: Any, prompts: Sequence[IntArray], labels: Sequence[IntArray], row_tokens: int
-) -> npt.NDArray[np.float64]:
-    """Log-probability [prompts, labels] of each complete label after each prompt.
+def score_rows(model: Any, rows: Iterable[PackedRow]) -> Iterator[tuple[Any, FloatArray]]:
+    """The key of every reply in the rows with the log-probabilities [tokens] of its tokens, in float64."""
+    for row in rows:
+        values = reply_log_probs(model, row).double().cpu().numpy()
+        for number, keys in enumerate(row.keys):
+            tokens = values[row.reply == number]
+            yield from ((key, tokens) for key in keys)
+
+
+def label_log_probs(model: Any, prompts: Sequence[IntArray], labels: Sequence[IntArray], row_tokens: int) -> FloatArray:
+    """Log-probability [prompts, labels] of each complete label after each prompt, all given as token ids.
 
     Args:
-        prompts, labels: token ids.
         row_tokens: budget of a packed row; a prompt with all labels has to fit.
     """
     units = [
-        [_scored(prompt, label, (n, choice)) for choice, label in enumerate(labels)] for n, prompt in enumerate(prompts)
+        [join_reply(prompt, label, (n, choice)) for choice, label in enumerate(labels)]
+        for n, prompt in enumerate(prompts)
     ]
     scores = np.full((len(prompts), len(labels)), np.nan)
-    for row in pack_units(units, row_tokens):
-        values = reply_sums(reply_log_probs(model, row).double(), row).cpu().numpy()
-        for keys, value in zip(row.keys, values, strict=True):
-            for key in keys:
-                scores[key] = value
+    for key, tokens in score_rows(model, pack_units(units, row_tokens)):
+        scores[key] = tokens.sum()
     return scores
 
 
-def _scored(prompt: IntArray, label: IntArray, key: tuple[int, int]) -> TokenSequence:
-    ids = np.concatenate([prompt, label])
+def join_reply(prompt: IntArray, reply: IntArray, key: Any) -> TokenSequence:
+    """Prompt and reply as a sequence whose end is the reply."""
+    ids = np.concatenate([prompt, reply])
     return TokenSequence(ids, (ReplyTokens(key, len(prompt), len(ids)),))

@@ -1,4 +1,4 @@
-"""Keys and values in slots: a cache that is written in place, and groups of branches that share a beginning in it.
+"""Keys and values in slots: a cache that is written in place, groups of branches in it, and where earlier prompts are.
 
 A group is a run of neighbouring slots, so that attention reads its keys where they are. Its branches are paths through
 it, the slots of their tokens in order; what several of them share is there once. The queries of a pass attend to the
@@ -20,6 +20,8 @@ from esc_lab.models.forward import hidden_states, layer_windows
 from esc_lab.models.tree_attention import BLOCK, QueryBlock, additive
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.trie import shared_prefix
+
+_ROOT = -1
 
 
 class KeyValueSlots(DynamicCache):
@@ -53,7 +55,6 @@ class KeyValueSlots(DynamicCache):
         return keys[:, :, : self._end], values[:, :, : self._end]
 
     def copy(self, source: IntArray, target: IntArray) -> None:
-        """Copy slots of all layers."""
         if len(source) == 0:
             return
         self._end = max(self._end, int(target.max()) + 1)
@@ -187,3 +188,71 @@ def find_start(groups: Sequence[BranchGroup], width: int, first: int, end: int) 
             break
         start = group.start + group.width
     return start if start + width <= end else None
+
+
+class PrefixIndex:
+    """Which of `size` slots hold the tokens of earlier prompts: a trie over slots, found again by their tokens.
+
+    A node is a slot, its parent the slot of the token before it. What was not used for longest is forgotten first.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._slot_of: dict[tuple[int, int], int] = {}  # (parent slot, token) -> slot
+        self._entry: list[tuple[int, int]] = [(_ROOT, 0)] * size
+        self._free = list(range(size))[::-1]
+        self._last_use = np.zeros(size, dtype=np.int64)  # when; a parent never earlier than its children
+        self._now = 0
+
+    def tick(self) -> None:
+        """What is found or added from now on is kept until the next tick."""
+        self._now += 1
+
+    def find(self, ids: IntArray) -> IntArray:
+        """Slots of the longest known prefix."""
+        path = []
+        parent = _ROOT
+        for token in ids.tolist():
+            slot = self._slot_of.get((parent, token))
+            if slot is None:
+                break
+            path.append(slot)
+            parent = slot
+        slots = np.array(path, dtype=np.int64)
+        self._last_use[slots] = self._now
+        return slots
+
+    def add(self, ids: IntArray) -> tuple[int, IntArray]:
+        """Take in a sequence, as far as there is room.
+
+        Returns:
+            How many of its tokens were known, and the slots of those after them.
+        """
+        known = self.find(ids)
+        missing = len(ids) - len(known)
+        if missing > len(self._free):
+            self._forget(missing - len(self._free))
+        parent = int(known[-1]) if len(known) else _ROOT
+        slots = []
+        for token in ids[len(known) :].tolist():
+            if not self._free:
+                break
+            slot = self._free.pop()
+            self._slot_of[parent, token] = slot
+            self._entry[slot] = (parent, token)
+            slots.append(slot)
+            parent = slot
+        added = np.array(slots, dtype=np.int64)
+        self._last_use[added] = self._now
+        return len(known), added
+
+    def _forget(self, count: int) -> None:
+        """Free `count` slots or an eighth of all, but none that was used in this tick."""
+        taken = np.fromiter(self._slot_of.values(), dtype=np.int64, count=len(self._slot_of))
+        if len(taken) == 0:
+            return
+        when = self._last_use[taken]
+        rank = min(max(count, len(self._entry) // 8), len(taken)) - 1
+        limit = min(int(np.partition(when, rank)[rank]), self._now - 1)
+        for slot in taken[when <= limit].tolist():
+            del self._slot_of[self._entry[slot]]
+            self._free.append(slot)

@@ -17,8 +17,7 @@ from torch import Tensor
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.data.strategies import build_inventory
-from esc_lab.evaluation.prompted_replies import PromptedReply
-from esc_lab.evaluation.reply_attention import span_columns
+from esc_lab.evaluation.prompted_replies import PromptedReply, span_columns
 from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import tree_hidden_states

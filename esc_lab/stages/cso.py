@@ -7,8 +7,7 @@ from pathlib import Path
 
 from esc_lab.config import Config
 from esc_lab.evaluation.held_out_pairs import note_reference
-from esc_lab.models.identity import model_identity
-from esc_lab.models.load import check_trainable, load_model
+from esc_lab.models.load import check_trainable, load_model, model_identity
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.datamodule import build_data
 from esc_lab.training.fit import fit, prepare_model

@@ -28,8 +28,7 @@ from esc_lab.config import DataConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling, generate
-from esc_lab.models.identity import model_identity
-from esc_lab.models.load import LoadedModel
+from esc_lab.models.load import LoadedModel, model_identity
 from esc_lab.models.log_probs import label_log_probs
 from esc_lab.prompts import build_layout
 from esc_lab.seeds import derive_seed

@@ -14,10 +14,11 @@ from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.dialogue import merge_turns
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.evaluation import module, prompted_replies
+from esc_lab.evaluation import prompted_replies
 from esc_lab.evaluation.module import EvaluationModule
 from esc_lab.evaluation.predictions import Prediction, measure_texts
 from esc_lab.evaluation.summary import print_strategies
+from esc_lab.models import log_probs
 from esc_lab.prompts import Message
 from esc_lab.tokens.supporter_turns import build_examples
 from tests.comparison import synthetic
@@ -183,6 +184,6 @@ def test_what_is_no_log_probability_stops_the_evaluation(tiny_models, sample_dia
     def scores(model, row):
         return torch.full((int(row.reply.shape[0]),), wrong)
 
-    monkeypatch.setattr(module, "reply_log_probs", scores)
+    monkeypatch.setattr(log_probs, "reply_log_probs", scores)
     with pytest.raises(UserError, match=r"dialogue \w+, turn \d+: the gold reply has log-probability .*: no number"):
         evaluated(tiny_models("llama"), sample_dialogues[:1])

@@ -17,8 +17,13 @@ from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.module import EvaluationModule
 from esc_lab.evaluation.predictions import Prediction
-from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
-from esc_lab.evaluation.reply_attention import UnmeasurableError, reply_sra, span_columns
+from esc_lab.evaluation.prompted_replies import (
+    PromptedReplies,
+    PromptedReply,
+    UnmeasurableError,
+    reply_sra,
+    span_columns,
+)
 from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.metrics.attention import DEFINITIONS, KINDS
 from esc_lab.models.attention_probe import AttentionProbe

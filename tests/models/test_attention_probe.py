@@ -14,11 +14,10 @@ from peft import LoraConfig, get_peft_model
 
 from esc_lab.errors import UserError
 from esc_lab.models import attention_probe, tree_attention
-from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.attention_probe import AttentionProbe, head_attention
 from esc_lab.models.checks import check_probe
 from esc_lab.models.forward import base_model, layer_windows, tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
-from esc_lab.models.span_attention import head_attention
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.tokens import ReplyTokens, TokenSequence, build_tree, pack_rows
 from tests.models.test_tree_attention import random_sequences

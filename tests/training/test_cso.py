@@ -15,8 +15,7 @@ from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerCon
 from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.models.identity import model_identity
-from esc_lab.models.load import add_adapter
+from esc_lab.models.load import add_adapter, model_identity
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs

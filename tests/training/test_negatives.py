@@ -15,7 +15,7 @@ from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.generate import Sampling
-from esc_lab.models.identity import model_identity
+from esc_lab.models.load import model_identity
 from esc_lab.prompts import Message
 from esc_lab.training.negatives import NegativesReport, write_negatives
 from esc_lab.training.steps import TurnEncoder

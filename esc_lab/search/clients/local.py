@@ -26,8 +26,7 @@ from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, Task
 from esc_lab.models.generate import Sampling
-from esc_lab.models.identity import model_identity
-from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.models.load import LoadedModel, load_model, model_identity
 from esc_lab.prompts import Message, Prompt
 from esc_lab.search.requests import Answer, Question, Request
 from esc_lab.tokens.encode import ChatEncoder, IntArray

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esc_lab.models.prefix_cache import PrefixIndex
+from esc_lab.models.slots import PrefixIndex
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=20)
 
