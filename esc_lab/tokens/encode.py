@@ -29,8 +29,6 @@ IntArray = npt.NDArray[np.int64]
 # Private-use characters that no corpus has, around the number of the message.
 _MARK = "\ue0f1{}\ue0f2"
 
-_OTHER_TEMPLATE = "set model.chat_template to a bundled template or a file"
-
 
 @dataclass(frozen=True)
 class TokenSpan:
@@ -46,9 +44,9 @@ class EncodedChat:
     """A chat as tokens.
 
     Attributes:
-        input_ids: [T] token ids.
+        input_ids: [T].
         replies: message index -> (start, end) tokens of each assistant message, end-of-turn token included.
-        spans: token ranges of the prompt's spans.
+        spans: those of the prompt.
         turn_starts: [messages] first token of each message's content.
     """
 
@@ -59,11 +57,7 @@ class EncodedChat:
 
 
 class ChatEncoder:
-    """Encodes chats with a tokenizer's chat template.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer with a chat template.
-        name: what error messages call it.
+    """Encodes chats with the chat template of a fast Hugging Face tokenizer, which error messages call `name`.
 
     Attributes:
         system_role: whether the template takes a system message.
@@ -79,9 +73,8 @@ class ChatEncoder:
         self.tokenizer = tokenizer
         self._name = name
         if not tokenizer.is_fast:
-            raise UserError(
-                "no fast tokenizer, so no character offsets", where=self._name, fix="use a model with tokenizer.json"
-            )
+            fix = "use a model with tokenizer.json"
+            raise UserError("no fast tokenizer, so no character offsets", where=name, fix=fix)
         if not tokenizer.chat_template:
             raise self._unusable("the tokenizer has no chat template")
         special = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -150,7 +143,7 @@ class ChatEncoder:
         return text
 
     def _unusable(self, message: str) -> UserError:
-        return UserError(message, where=self._name, fix=_OTHER_TEMPLATE)
+        return UserError(message, where=self._name, fix="set model.chat_template to a bundled template or a file")
 
     def _lay_out(self, messages: Sequence[Message], *, generation: bool = False) -> tuple[str, list[int]]:
         """The rendered text and the character offset of each message's content in it.
@@ -181,20 +174,18 @@ class ChatEncoder:
         begins, ends = offsets[:, 0], offsets[:, 1]
         if (np.diff(begins) < 0).any() or (np.diff(ends) < 0).any():
             raise UserError("the tokenizer's character offsets are out of order", fix="use another tokenizer")
-        turn_starts = np.searchsorted(ends, np.array(starts), side="right")
+
+        def run(message: int, start: int, end: int) -> tuple[int, int]:
+            first, last = starts[message] + start, starts[message] + end
+            return int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(begins, last, side="left"))
+
         replies = {}
         for number, message in enumerate(messages):
             if message.role == "assistant":
-                first = int(np.searchsorted(ends, starts[number] - self._lead, side="right"))
-                last = int(np.searchsorted(begins, starts[number] + len(message.content), side="left"))
+                first, last = run(number, -self._lead, len(message.content))
                 replies[number] = (first, self._end_of_reply(ids, last))
-        located = []
-        for span in spans:
-            at = starts[span.message]
-            first = int(np.searchsorted(ends, at + span.start, side="right"))
-            last = int(np.searchsorted(begins, at + span.end, side="left"))
-            located.append(TokenSpan(span, first, last))
-        return EncodedChat(ids, replies, tuple(located), turn_starts)
+        located = tuple(TokenSpan(span, *run(span.message, span.start, span.end)) for span in spans)
+        return EncodedChat(ids, replies, located, np.searchsorted(ends, np.array(starts), side="right"))
 
     def _end_of_reply(self, ids: IntArray, last: int) -> int:
         """One past the end-of-turn token that follows the reply's text."""

@@ -1,8 +1,8 @@
-"""Training and scoring examples of a dialogue as few token sequences.
+"""Supporter turns of a dialogue as examples, and these as few token sequences for training and scoring.
 
-An example is a prompt and a reply. Where the chat of one example continues in the next (as under the `cso` template,
-where a dialogue is one chat), a single sequence carries both replies. What cannot be seen from the messages, such as
-two strategies under one history, the trie finds later.
+Where the chat of one example continues in the next (as under the `cso` template, where a dialogue is one chat), a
+single sequence carries both replies. What cannot be seen from the messages, such as two strategies under one history,
+the trie finds later.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from esc_lab.config import TemplateConfig
+from esc_lab.data.dialogue import Dialogue, Reply
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts import Message, Prompt
+from esc_lab.prompts import Message, Prompt, build_layout, build_prompt, reply_content
 from esc_lab.tokens.encode import ChatEncoder, EncodedChat, IntArray, TokenSpan
 
 log = logging.getLogger(__name__)
@@ -24,8 +28,6 @@ class Example:
     """A prompt and the reply to it.
 
     Attributes:
-        prompt: the full prompt.
-        reply: what the assistant writes.
         key: the caller's own name for the example.
         starts: turns of the dialogue that a shortened history may start with, ascending.
         shortened: `shortened(start=turn)` is the prompt whose history starts with that turn.
@@ -90,6 +92,74 @@ class EncodeReport:
             )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ReplyKey:
+    """A reply of a split: dialogue id, turn index, and 0 for the gold reply or n for the n-th rejected one."""
+
+    dialogue: str
+    turn: int
+    alternative: int = 0
+
+    def __str__(self) -> str:
+        which = f", rejected reply {self.alternative}" if self.alternative else ""
+        return f"dialogue {self.dialogue}, turn {self.turn + 1}{which}"
+
+
+def find_reply(dialogue: Dialogue, key: ReplyKey) -> Reply:
+    turn = dialogue.turns[key.turn]
+    return turn.rejected[key.alternative - 1] if key.alternative else turn.reply
+
+
+def build_examples(
+    dialogue: Dialogue,
+    inventory: Inventory,
+    settings: TemplateConfig,
+    *,
+    inference: str = "direct",
+    score_opening: bool = False,
+    min_turns: int = 0,
+    history_turns: int | None = None,
+) -> list[Example]:
+    """One example for each supporter decision that has a strategy: its prompt and its gold reply.
+
+    Args:
+        min_turns: leave out decisions with fewer turns before them.
+        history_turns: the prompts show at most this many of the last turns, from where the seeker begins to speak.
+    """
+    layout = build_layout(settings)
+    examples = []
+    for turn in dialogue.decisions(score_opening=score_opening):
+        reply = dialogue.turns[turn].reply
+        if not reply.strategies or turn < min_turns:
+            continue
+        prompt = partial(
+            build_prompt,
+            layout,
+            inventory,
+            dialogue,
+            turn,
+            reply.strategies[0],
+            history_labels=settings.history_labels,
+            situation=settings.situation,
+            inference=inference,
+        )
+        # Where a seeker begins to speak, after the first turn.
+        sides = [before.speaker for before in dialogue.turns[:turn]]
+        starts = tuple(i for i in range(1, turn) if (sides[i - 1], sides[i]) == ("supporter", "seeker"))
+        first = 0 if history_turns is None else next((s for s in (0, *starts) if turn - s <= history_turns), starts[-1])
+        examples.append(
+            Example(
+                prompt(start=first),
+                reply_content(layout, reply.text, reply.strategies),
+                ReplyKey(dialogue.id, turn),
+                tuple(start for start in starts if start > first),
+                prompt,
+                first,
+            )
+        )
+    return examples
+
+
 def encode_examples(
     encoder: ChatEncoder, groups: Sequence[Sequence[Example]], max_tokens: int, report: EncodeReport
 ) -> list[list[TokenSequence]]:
@@ -114,20 +184,6 @@ def encode_examples(
         report.encoded_tokens += sum(len(sequence.input_ids) for sequence in sequences)
         result[number] += sequences
     return result
-
-
-def encode_split(
-    encoder: ChatEncoder,
-    split: str,
-    groups: Sequence[Sequence[Example]],
-    max_tokens: int,
-    reports: dict[str, EncodeReport],
-) -> list[list[TokenSequence]]:
-    """`encode_examples` that adds to the split's report and logs how many histories were shortened."""
-    report = reports.setdefault(split, EncodeReport())
-    sequences = encode_examples(encoder, groups, max_tokens, report)
-    report.warn(split)
-    return sequences
 
 
 def _chains(encoder: ChatEncoder, group: Sequence[Example]) -> list[list[Example]]:

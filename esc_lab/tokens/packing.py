@@ -17,7 +17,7 @@ import numpy as np
 from esc_lab.errors import UserError
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import ReplyTokens, TokenSequence
-from esc_lab.tokens.trie import TokenTree, build_tree, shared_prefix
+from esc_lab.tokens.trie import TokenTree, build_tree, depth_first_key, shared_prefix
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,13 @@ class PackedRow:
 def split_units(units: Sequence[Sequence[TokenSequence]], budget: int) -> list[list[TokenSequence]]:
     """Groups of sequences whose tries have at most `budget` nodes each, in depth-first order of the whole trie.
 
-    Args:
-        units: sequences that have to stay in one group.
+    The sequences of a unit stay in one group.
 
     Raises:
         UserError: a single unit exceeds the budget.
     """
     groups: list[list[TokenSequence]] = []
-    for unit in sorted(units, key=lambda unit: min(map(_depth_first, unit))):
+    for unit in sorted(units, key=lambda unit: min(depth_first_key(sequence.input_ids) for sequence in unit)):
         size = _trie_size(unit)
         if size > budget:
             keys = ", ".join(str(reply.key) for sequence in unit for reply in sequence.replies)
@@ -86,11 +85,9 @@ def pack_trees(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def pack_rows(trees: Sequence[Sequence[TokenSequence]], budget: int) -> list[PackedRow]:
-    """Rows of at most `budget` tokens that hold every reply of the given trees once.
+    """Rows of at most `budget` tokens that hold every reply of the given trees (sequences of each) once.
 
-    Args:
-        trees: for each tree its sequences; a tree above the budget is split.
-        budget: tokens per row.
+    A tree above the budget is split.
     """
     parts = [
         part for tree in trees for part in split_units([(sequence,) for sequence in _each_reply_once(tree)], budget)
@@ -112,13 +109,9 @@ def pack_units(units: Sequence[Sequence[TokenSequence]], budget: int) -> list[Pa
     return [_row([(build_tree([sequence.input_ids for sequence in group]), group)]) for group in groups]
 
 
-def _depth_first(sequence: TokenSequence) -> bytes:
-    return sequence.input_ids.astype(">i8").tobytes()
-
-
 def _trie_size(sequences: Sequence[TokenSequence]) -> int:
     """Nodes of the trie of the sequences."""
-    ordered = [sequence.input_ids for sequence in sorted(sequences, key=_depth_first)]
+    ordered = sorted((sequence.input_ids for sequence in sequences), key=depth_first_key)
     shared = sum(shared_prefix(first, second) for first, second in pairwise(ordered))
     return sum(map(len, ordered)) - shared
 
@@ -127,7 +120,7 @@ def _each_reply_once(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
     """The sequences with equal replies after equal histories gathered on the first of them, each cut after its last."""
     gathered: dict[bytes, tuple[IntArray, list[ReplyTokens]]] = {}
     place_of: dict[bytes, list[ReplyTokens]] = {}
-    for sequence in sorted(sequences, key=_depth_first):
+    for sequence in sorted(sequences, key=lambda sequence: depth_first_key(sequence.input_ids)):
         ids = sequence.input_ids
         _, own = gathered.setdefault(ids.tobytes(), (ids, []))
         for reply in sequence.replies:

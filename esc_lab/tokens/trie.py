@@ -42,18 +42,22 @@ def shared_prefix(first: IntArray, second: IntArray) -> int:
     return int(different[0]) if len(different) else length
 
 
+def depth_first_key(ids: IntArray) -> bytes:
+    """Sequences in the order of these keys are the leaves of their trie in depth-first order."""
+    return ids.astype(">i8").tobytes()
+
+
 def build_tree(sequences: Sequence[IntArray]) -> TokenTree:
     """The trie of non-empty token sequences. Equal prefixes become one path; equal sequences share all their nodes.
 
-    Sorted sequences are the leaves of the trie in depth-first order, and each adds the nodes after its shared prefix
-    with the one before it.
+    In depth-first order each adds the nodes after its shared prefix with the one before it.
 
     Raises:
         ValueError: there is no sequence, or one is empty.
     """
     if not sequences or any(len(sequence) == 0 for sequence in sequences):
         raise ValueError("a token tree needs sequences of one token or more")
-    order = sorted(range(len(sequences)), key=lambda number: sequences[number].astype(">i8").tobytes())
+    order = sorted(range(len(sequences)), key=lambda number: depth_first_key(sequences[number]))
     empty = np.empty(0, dtype=np.int64)
     ids, positions, parents = [], [], []
     paths = [empty] * len(sequences)

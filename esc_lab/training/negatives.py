@@ -35,7 +35,7 @@ from esc_lab.seeds import derive_seed
 from esc_lab.terminal import track_progress
 from esc_lab.tokens import Example, encode_labels
 from esc_lab.tokens.encode import IntArray
-from esc_lab.tokens.supporter_turns import find_reply
+from esc_lab.tokens.examples import find_reply
 from esc_lab.training.steps import TurnEncoder
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from esc_lab.data.corpora import unpaired_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.prompts import Message, build_layout, reply_content
 from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples, encode_labels
-from esc_lab.tokens.supporter_turns import ReplyKey, find_reply
+from esc_lab.tokens.examples import ReplyKey, find_reply
 from esc_lab.training.steps import TurnEncoder
 
 # A chat template may put tokens around a reply that its text alone does not have.

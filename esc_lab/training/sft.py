@@ -16,7 +16,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import PackedRow, TokenSequence, pack_rows
-from esc_lab.tokens.supporter_turns import find_reply
+from esc_lab.tokens.examples import find_reply
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.steps import TurnEncoder, equal_parts
 

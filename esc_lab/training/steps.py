@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
-from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_split
+from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_examples
 from esc_lab.tokens.encode import IntArray
-from esc_lab.tokens.supporter_turns import build_examples
+from esc_lab.tokens.examples import build_examples
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ class TurnEncoder:
         Raises:
             UserError: an example exceeds the budget.
         """
-        return encode_split(self.encoder, split, groups, self.row_tokens, self.reports)
+        report = self.report(split)
+        sequences = encode_examples(self.encoder, groups, self.row_tokens, report)
+        report.warn(split)
+        return sequences
 
 
 class Steps(Protocol):

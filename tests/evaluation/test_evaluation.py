@@ -20,7 +20,7 @@ from esc_lab.evaluation.predictions import Prediction, measure_texts
 from esc_lab.evaluation.summary import print_strategies
 from esc_lab.models import log_probs
 from esc_lab.prompts import Message
-from esc_lab.tokens.supporter_turns import build_examples
+from esc_lab.tokens.examples import build_examples
 from tests.comparison import synthetic
 from tests.training.modules import data_module
 

@@ -13,7 +13,7 @@ from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
-from esc_lab.tokens.supporter_turns import ReplyKey, build_examples
+from esc_lab.tokens.examples import ReplyKey, build_examples
 from tests.conftest import CACHE, model_config
 from tests.training.modules import data_module
 

@@ -12,7 +12,7 @@ import torch
 
 from esc_lab.config import TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
-from esc_lab.tokens.supporter_turns import build_examples
+from esc_lab.tokens.examples import build_examples
 from esc_lab.training.sft import SFTModule
 from tests.e2e.conftest import one_and_two_processes
 from tests.training.modules import data_module, one_step_trainer
