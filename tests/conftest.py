@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 
 from esc_lab.config.files import option_files
@@ -19,8 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# The same examples on every machine, however slow it is.
+settings.register_profile("anywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("anywhere")
+
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("ESC_LAB_CACHE", ROOT / ".cache"))
+HANGS_S = 1800  # a process that takes longer hangs: no machine is that slow
 INVENTORIES = {name: load_inventory(name) for name in option_files("inventory")}
 LAYOUTS = {name: load_layout(name) for name in option_files("prompt")}
 FAMILIES = ("llama", "qwen2", "gemma2", "gemma3")

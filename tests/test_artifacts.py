@@ -162,9 +162,10 @@ def test_two_processes_build_once(tmp_path):
     builders = [SPAWN.Process(target=build_slowly, args=(tmp_path, results)) for _ in range(2)]
     for builder in builders:
         builder.start()
-    found = [results.get(timeout=60) for _ in builders]
     for builder in builders:
         builder.join()
+        assert builder.exitcode == 0
+    found = [results.get() for _ in builders]
     assert found[0][0] == found[1][0]
     assert (tmp_path / "builds").read_text() == "one\n"
     assert sorted(there for _, there in found) == [False, True]

@@ -131,7 +131,7 @@ def test_a_strange_key_of_a_section_shows_what_the_section_has():
 
 
 @given(st.sampled_from(sorted(KEYS)), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_one_slip_of_the_finger_names_the_key(name, data):
     """One letter left out of the last part of a long enough key."""
     start = name.rfind(".") + 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
 
-relaxed = settings(deadline=None, max_examples=80)
+relaxed = settings(max_examples=80)
 replies = st.builds(
     Reply,
     st.sampled_from(["Hi.", "Why?", "🙂"]),

@@ -18,7 +18,7 @@ from esc_lab.data.strategies import (
 from esc_lab.errors import UserError
 from tests.conftest import INVENTORIES
 
-relaxed = settings(deadline=None, max_examples=100)
+relaxed = settings(max_examples=100)
 INVENTORY_NAMES = st.sampled_from(list(INVENTORIES.items()))
 MAPPINGS = [(source, target.name) for target in INVENTORIES.values() for source in target.mappings]
 

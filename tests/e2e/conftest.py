@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import CACHE, ROOT
+from tests.conftest import CACHE, HANGS_S, ROOT
 
 # A search of seconds by a tiny model, which `model` does not choose.
 SEARCH = (
@@ -92,7 +92,7 @@ def one_and_two_processes(directory: Path, *words: str) -> list[dict[str, torch.
     outcome = execute(directory / "one", *words)
     assert outcome.status == 0, outcome.errors
     two = ("trainer.strategy=ddp", "trainer.devices=2", f"output_root={directory}/two", f"cache_dir={CACHE}")
-    subprocess.run([sys.executable, "run.py", *words, *two], cwd=ROOT, check=True, timeout=300)
+    subprocess.run([sys.executable, "run.py", *words, *two], cwd=ROOT, check=True, timeout=HANGS_S)
     files = [next(directory.glob(f"{name}/*/*/model/model.safetensors")) for name in ("one", "two")]
     return [load_file(file) for file in files]
 

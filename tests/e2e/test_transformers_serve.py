@@ -16,7 +16,7 @@ import pytest
 
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.models.sources import locate_model
-from tests.conftest import CACHE, model_config
+from tests.conftest import CACHE, HANGS_S, model_config
 from tests.search.endpoint_roles import journalled
 
 SEED = {
@@ -55,16 +55,16 @@ def served(tmp_path_factory) -> Iterator[tuple[str, str]]:
             server.wait()
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path, longest_s: float = 180) -> None:
-    end = time.monotonic() + longest_s
+def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + HANGS_S
     while time.monotonic() < end:
         assert server.poll() is None, log.read_text()
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            with urllib.request.urlopen(url, timeout=HANGS_S):
                 return
         except OSError:
             time.sleep(0.2)
-    raise AssertionError(f"no server after {longest_s} s: {log.read_text()}")
+    raise AssertionError(f"no server after {HANGS_S} s: {log.read_text()}")
 
 
 def test_search(command, served, tmp_path):
@@ -78,7 +78,7 @@ def test_search(command, served, tmp_path):
         "stage=search", "data=jsonl", f"data.path={tmp_path}/seed.jsonl",
         "data.proportions={train: 1, val: 0, test: 0}", "llm=openai",
         f"llm.openai.base_url={url}", f"llm.openai.model={model}", "llm.openai.structured=false",
-        "llm.openai.timeout=120", "search.concurrency=1", "search.cache=false",
+        f"llm.openai.timeout={HANGS_S}", "search.concurrency=1", "search.cache=false",
         *(f"llm.{role}.max_tokens=16" for role in ("strategist", "supporter", "seeker", "judge")),
         "llm.strategist.attempts=1", "llm.judge.attempts=1", "mcts.preferences.rejected_visits=0",
         "mcts.min_iterations=1", "mcts.max_iterations=2", "mcts.rollout_rounds=0",

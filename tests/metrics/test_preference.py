@@ -18,7 +18,7 @@ tables = st.integers(2, 8).flatmap(lambda n: st.lists(st.lists(counts, min_size=
 dense_tables = st.integers(2, 8).flatmap(
     lambda n: st.lists(st.lists(st.integers(5, 50), min_size=n, max_size=n), min_size=n, max_size=n)
 )
-relaxed = settings(deadline=None, max_examples=60)
+relaxed = settings(max_examples=60)
 
 
 def published(w):

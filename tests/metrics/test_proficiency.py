@@ -10,7 +10,7 @@ from esc_lab.metrics import StrategyProficiency
 
 NAMES = ["Question", "Information", "Self-disclosure", "Others"]
 decisions = st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 3)), min_size=1, max_size=40)
-relaxed = settings(deadline=None, max_examples=60)
+relaxed = settings(max_examples=60)
 
 
 def proficiency(pairs):

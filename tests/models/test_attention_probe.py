@@ -288,7 +288,7 @@ def test_beside_flex_attention(tiny_models, family, monkeypatch):
     assert_rows_equal(found, rows, sequences, spans, full, CLOSE)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(6, 60), st.integers(1, 4))
 def test_spans_that_cover_a_path_hold_all_attention(exact_models, seed, trunk, pieces):
     model = exact_models("gemma2")

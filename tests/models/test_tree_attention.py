@@ -62,7 +62,7 @@ def test_windows_matter_here(exact_models, monkeypatch):
     assert difference[64:].max() > 1e-3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 50), st.sampled_from([None, 5, 20]), st.sampled_from([3, 8, 64]))
 def test_blocks_allow_exactly_the_ancestors(seed, trunk, window, block):
     tree = build_tree(random_sequences(seed, trunk=trunk + 1, vocabulary=3))

@@ -33,7 +33,7 @@ WORDING = LAYOUTS["cso"].wording
 PAUSE, START = WORDING["pause"], WORDING["start"]
 
 SPEAKERS = ("seeker", "supporter")
-relaxed = settings(deadline=None, max_examples=60)
+relaxed = settings(max_examples=60)
 speakers = st.lists(st.sampled_from(SPEAKERS), max_size=14)
 inventories = st.sampled_from(list(INVENTORIES.values()))
 templates = st.sampled_from(list(LAYOUTS.values()))

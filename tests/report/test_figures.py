@@ -179,7 +179,7 @@ def test_labels_stay_beside_their_points_where_there_is_room():
     assert not figure.artists  # so no line leads to any
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(80, 520), st.integers(80, 320)), min_size=1, max_size=7))
 def test_seven_labels_are_always_placed_apart(anchors):
     """Even on one spot, given a frame with room for them."""

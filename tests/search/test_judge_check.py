@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
@@ -93,7 +93,6 @@ def talk(name: str, decisions: int, *, opening: bool = False) -> Dialogue:
     count=st.integers(2, 30),
     seed=st.integers(0, 9),
 )
-@settings(deadline=None)
 def test_contexts(sizes: list[int], count: int, seed: int) -> None:
     dialogues = [talk(str(number), size, opening=number % 2 == 0) for number, size in enumerate(sizes)]
     pairs = draw_check_pairs(dialogues, count, seed)

@@ -154,7 +154,7 @@ def assert_equal(tree: Tree, number: int, plain: Plain) -> None:
     ending=st.sampled_from([0.02, 0.3, 0.9]),
     limits=st.tuples(st.integers(0, 20), st.integers(0, 3), st.integers(1, 6), st.integers(1, 40)),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_one_leaf_at_a_time_is_the_published_search(
     seed: int, c: float, planted: bool, ending: float, limits: tuple[int, int, int, int]
 ) -> None:
@@ -178,7 +178,7 @@ def test_one_leaf_at_a_time_is_the_published_search(
     policy=st.sampled_from(["puct", "random", "best_of_n"]),
     order=st.randoms(use_true_random=False),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_order_of_results_changes_nothing(
     seed: int, in_flight: int, missing: float, policy: str, order: random.Random
 ) -> None:
@@ -192,7 +192,7 @@ def test_the_order_of_results_changes_nothing(
 
 
 @given(seed=st.integers(0, 10_000), in_flight=st.integers(1, 5), stop=st.integers(5, 200), planted=st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_saved_search_goes_on_to_the_same_tree(seed: int, in_flight: int, stop: int, planted: bool) -> None:
     constants = MCTSConfig(min_iterations=15, max_ended=6, max_iterations=20, in_flight=in_flight)
     oracle = Oracle(NAMES, seed, 0.1)

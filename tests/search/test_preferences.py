@@ -292,7 +292,7 @@ def below(node: Decision, preferred: Decision, measure: str) -> bool:
 
 
 @given(tree=trees(), rule=RULES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_rule_on_random_trees(tree: Tree, rule: PreferenceConfig) -> None:
     found = find_preferences(tree, rule)
     leaves, rejected = read_rule(tree, rule)
@@ -329,7 +329,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(tree=trees(), rule=RULES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_files_hold_the_same(tree: Tree, rule: PreferenceConfig, path: Path) -> None:
     rule = replace(rule, preferred_visits=1, preferred_min=0.0)  # so that there are some
     made = make(tree, rule)

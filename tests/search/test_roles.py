@@ -292,7 +292,7 @@ def test_the_published_nudge_is_an_option(inventory: Inventory) -> None:
 
 
 @given(st.lists(st.lists(st.floats(-8, 8), min_size=11, max_size=11), min_size=8, max_size=8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_expected_ratings_and_scores(logits: list[list[float]]) -> None:
     def answer(request: Request) -> Answer:
         rows = []

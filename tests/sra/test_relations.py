@@ -374,7 +374,7 @@ def test_depth_bins_are_merged_until_they_hold_three():
 
 
 @given(seed=st.integers(0, 1000), width=st.integers(1, 12), name=st.sampled_from(COLUMNS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_depth_bins_lose_no_reply(seed, width, name):
     replies = random_replies(seed, n=60)
     for run, bins in bin_by_depth(ReplySample(replies, 5), name, width).items():
@@ -445,7 +445,7 @@ def test_paired_difference_refuses_what_cannot_be_paired():
 
 
 @given(seed=st.integers(0, 1000), factor=st.floats(0.01, 100))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_order_and_unit_of_attention_do_not_matter(seed, factor):
     replies = random_replies(seed, n=80)
     order = np.random.default_rng(seed).permutation(len(replies))

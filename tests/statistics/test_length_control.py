@@ -61,7 +61,7 @@ outcomes = st.lists(st.tuples(st.sampled_from([0, 0.5, 1]), st.integers(-500, 50
 
 
 @given(outcomes)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_always_a_share_and_symmetric(pairs):
     outcome, difference = np.array(pairs, dtype=float).T
     every = np.ones((1, len(pairs)))
@@ -74,7 +74,7 @@ def test_always_a_share_and_symmetric(pairs):
 
 
 @given(outcomes)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_equal_lengths_give_the_win_rate(pairs):
     outcome = np.array([one for one, _ in pairs], dtype=float)
     (rate,), (phi,) = length_controlled_win_rate(outcome, np.full(len(pairs), 7.0), np.ones((1, len(pairs))))

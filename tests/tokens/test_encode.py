@@ -34,7 +34,7 @@ contents = st.one_of(
     st.sampled_from(HARD),
     st.text(st.sampled_from("aA1 .,:()\"'\n-…äß🙂😢語"), min_size=1, max_size=12).map(str.strip).filter(bool),
 )
-few = settings(deadline=None, max_examples=12)
+few = settings(max_examples=12)
 SYSTEM = "Be a kind supporter: ask, listen.\n\n- Question: ask."
 
 

@@ -15,7 +15,7 @@ from esc_lab.tokens import EncodeReport, Example, build_tree, encode_examples
 
 ESCONV = load_inventory("esconv")
 UNLIMITED = 100_000
-few = settings(deadline=None, max_examples=15)
+few = settings(max_examples=15)
 
 
 def history_starts(dialogue, turn):

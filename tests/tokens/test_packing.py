@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from esc_lab.errors import UserError
 from esc_lab.tokens import ReplyTokens, TokenSequence, pack_rows, pack_trees, pack_units, split_units
 
-relaxed = settings(deadline=None, max_examples=150)
+relaxed = settings(max_examples=150)
 LONGEST = 8
 
 

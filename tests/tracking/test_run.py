@@ -21,7 +21,7 @@ from esc_lab.runs import manifest
 from esc_lab.stages.run_stage import run_stage
 from esc_lab.tracking.results import log_results
 from esc_lab.tracking.run import current_run, log_curve, wandb_run
-from tests.conftest import ROOT
+from tests.conftest import HANGS_S, ROOT
 from tests.tracking.wandb_files import OfflineRun, read_offline_run
 from tests.tracking.wandb_server import serving
 
@@ -295,7 +295,7 @@ def test_sync_uploads_each_version_once_and_records_who_used_it(tmp_path, monkey
 def sync(run: OfflineRun, address: str) -> None:
     environment = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": "x" * 40}
     command = [sys.executable, "-m", "wandb", "sync", str(run.path.parent)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import ArtifactRecord, Record
 
+from tests.conftest import HANGS_S
+
 _HEADER, _BLOCK, _PIECE = 7, 32768, 7  # bytes: of the file, of a block, of what precedes a piece of a record
 
 
@@ -41,7 +43,8 @@ class OfflineRun:
 def read_offline_run(directory: Path) -> OfflineRun:
     """The finished run in an `offline-run-...` directory. W&B's own process writes the end a moment after `finish`."""
     (path,) = directory.glob("run-*.wandb")
-    for _ in range(1000):
+    end = time.monotonic() + HANGS_S
+    while time.monotonic() < end:
         found = list(records(path))
         if any(record.WhichOneof("record_type") == "exit" for record in found):
             break

@@ -104,7 +104,7 @@ def plain(name, row, options, margin=0.0) -> float:
     raise AssertionError(name)
 
 
-many = settings(max_examples=40, deadline=None)
+many = settings(max_examples=40)
 log_probs = st.floats(-300, -0.01)
 row = st.tuples(log_probs, log_probs, st.integers(1, 60), st.integers(1, 60), log_probs, log_probs)
 

@@ -23,7 +23,7 @@ from esc_lab.runs.resume import count_steps
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.sft import SFTModule
-from tests.conftest import CACHE, ROOT
+from tests.conftest import CACHE, HANGS_S, ROOT
 from tests.e2e.conftest import SEARCH, Outcome, execute
 
 SHORT = CACHE / "tests" / "short.jsonl"
@@ -235,7 +235,7 @@ sys.exit(run.main())
 def test_killed_while_it_writes_a_checkpoint(watch, tmp_path):
     words = [*WORDS, "model=tiny_llama", "logger=csv", f"cache_dir={CACHE}", "reuse=false", "trainer.max_epochs=2"]
     program = [sys.executable, "-c", KILLED.format(root=str(ROOT)), *words, f"hydra.run.dir={tmp_path}/parts/sft/00"]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == -signal.SIGKILL, done.stderr
     (checkpoint,) = (tmp_path / "parts").rglob("last.ckpt")
     assert count_steps(checkpoint) == 3
@@ -301,7 +301,7 @@ def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path):
         "data.row_tokens=600",
         "trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == 1
     assert done.stderr.count("error: optimizer step 2, dialogues") == 1
     assert not list(tmp_path.rglob("metrics.json"))

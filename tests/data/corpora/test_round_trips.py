@@ -86,7 +86,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(dialogues=st.lists(ANY, min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_own_format_is_exact(dialogues: list[Dialogue], path: Path) -> None:
     assert write_dialogues(dialogues, path) == {}
     again = read_dialogues(path)
@@ -98,7 +98,7 @@ META = st.dictionaries(st.sampled_from(["iter", "source", "unpaired_rejected"]),
 
 
 @given(dialogues=st.lists(seeded(FULL_TEXTS, META), min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_esc_pro_dialogues_are_exact(dialogues: list[Dialogue], path: Path) -> None:
     assert write_dialogues(dialogues, path, "esc_pro_dialogues") == {}
     assert read_dialogues(path) == dialogues
@@ -117,7 +117,7 @@ def pairs_of(dialogues: list[Dialogue]) -> set[Pair]:
 
 
 @given(dialogues=COLLIDING)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_esc_pro_pairs_keep_the_set_of_pairs(dialogues: list[Dialogue], path: Path) -> None:
     pairs = pairs_of(dialogues)
     if not pairs:
@@ -151,7 +151,7 @@ def labelled(dialogues: list[Dialogue]) -> set[tuple[Any, Reply, bool]]:
 
 
 @given(dialogues=COLLIDING)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_esc_pro_kto_keeps_the_set_of_labelled_replies(dialogues: list[Dialogue], path: Path) -> None:
     expected = labelled(dialogues)
     if not expected:

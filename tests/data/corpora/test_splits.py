@@ -28,7 +28,7 @@ SHARES = st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(any)
 
 
 @given(trees=st.lists(st.integers(0, 30), min_size=1, max_size=60), weights=SHARES, seed=st.integers(0, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_proportional_split(trees: list[int], weights: list[int], seed: int) -> None:
     dialogues, total = dialogues_of(trees), len(set(trees))
     proportions = {f"split {index}": weight / sum(weights) for index, weight in enumerate(weights)}
@@ -82,7 +82,7 @@ def test_wrong_proportions(proportions: dict[str, float]) -> None:
     fractions=st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)).map(sorted),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_fractions_are_nested_whole_trees(trees: list[int], fractions: list[float], seed: int) -> None:
     dialogues, total = dialogues_of(trees), len(set(trees))
     small, large = (seed_fraction(dialogues, fraction, seed) for fraction in fractions)
