@@ -48,7 +48,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{dialogues} dialogues, {rows} rows, {tokens} tokens, {seconds:.1f} s")
-    print(f"peak memory {memory:.2f} GB (goal < 1.5)")
+    print(f"data_peak_memory: {memory:.2f} GB (goal < 1.5 GB)")
     print(f"data_dialogues_per_s: {dialogues / seconds:.0f} (goal >= 100)")
 
 

@@ -55,13 +55,13 @@ def main() -> None:
     Console().print(table)
     rate = ours.calls_per_s(left=CONNECTIONS // IN_FLIGHT)
     ideal = CONNECTIONS / LATENCY_S
-    print(f"computed for a call, HTTP client included: {1000 * ours.cpu_seconds / len(ours.finished):.2f} ms")
-    print(f"share of the ideal {ideal:.0f} calls/s: {rate / ideal:.3f} (goal >= 0.90)")
-    print(f"faster than the published schedule: {_faster(ours, published):.2f}x (goal >= 5x)")
-    print(f"faster, one tree: {_faster(tree, sequential):.2f}x (goal >= 3.5x)")
-    print(f"own time for a call: {1000 * instant.seconds / len(instant.finished):.3f} ms (goal < 1 ms)")
-    print(f"journals' share of the run: {ours.journal_seconds / ours.seconds:.3f} (goal < 0.05)")
-    print(f"tree of 200 iterations: {_tree_mib():.1f} MiB (goal < 50 MB)")
+    print(f"computed for a call, HTTP client included {1000 * ours.cpu_seconds / len(ours.finished):.2f} ms")
+    print(f"search_share_of_ideal_rate: {rate / ideal:.3f} of {ideal:.0f} calls/s (goal >= 0.90)")
+    print(f"search_vs_published_schedule: {_faster(ours, published):.2f}x (goal >= 5x)")
+    print(f"search_one_tree_vs_sequential: {_faster(tree, sequential):.2f}x (goal >= 3.5x)")
+    print(f"search_own_time_per_call: {1000 * instant.seconds / len(instant.finished):.3f} ms (goal < 1 ms)")
+    print(f"search_journal_share: {ours.journal_seconds / ours.seconds:.3f} (goal < 0.05)")
+    print(f"search_tree_memory: {_tree_mib():.1f} MiB (goal < 50 MiB)")
 
 
 def _row(found: Measured) -> list[str]:

@@ -96,8 +96,9 @@ def _data_problems(cfg: DictConfig) -> Iterator[str]:
         wrong = {split: value for split, value in data[name].items() if split not in SPLITS or value < 0}
         if wrong:
             yield f"data.{name}={wrong}: give numbers from 0 for {', '.join(SPLITS)}"
-    if abs(sum(data.proportions.values()) - 1) > 1e-6:
-        yield f"data.proportions={data.proportions}: train, val and test have to add up to 1; give all three"
+    shares = data.proportions.values()
+    if min(shares, default=0) >= 0 and abs(sum(shares) - 1) > 1e-6:
+        yield f"data.proportions={data.proportions}: train, val and test have to add up to 1; one left out gets none"
     strategies = [strategy.name for strategy in cfg.inventory.strategies if "name" in strategy]
     for name in (name for name in data.strategy_weights if name not in strategies):
         yield f"data.strategy_weights: no strategy '{name}' in {cfg.inventory.name}{nearest(name, strategies)}"

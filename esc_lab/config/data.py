@@ -35,7 +35,9 @@ class DataConfig:
         measures=TEST_SET,
     )
     proportions: dict[str, float] = item(
-        {"train": 0.8, "val": 0.1, "test": 0.1}, "share of the trees in each split", measures=TEST_SET
+        {"train": 0.8, "val": 0.1, "test": 0.1},
+        "share of the trees in each split; one left out gets none",
+        measures=TEST_SET,
     )
     split_seed: int = item(0, "seed of the proportional split, apart from the run's seed", measures=TEST_SET)
     limit: dict[str, int] = item({}, "keep the first n dialogues of a split, e.g. {test: 20}", measures=TEST_SET)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -171,19 +172,39 @@ def place_names() -> frozenset[str]:
     return frozenset(name for name in kinds if name and kinds[name] == {PLACE.kind})
 
 
+class ReplacedMapping(DictConfig):
+    """A mapping that the next one takes the place of, as OmegaConf has it for lists, and does not join."""
+
+    def _merge_with(self, *others: Any) -> None:
+        for other in others:
+            self.clear()
+            super()._merge_with(other)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DictConfig:
+        return _replaced(super().__deepcopy__(memo))
+
+
+def _replaced(mapping: DictConfig) -> DictConfig:
+    object.__setattr__(mapping, "__class__", ReplacedMapping)
+    return mapping
+
+
 def schema() -> DictConfig:
-    """The schema as a config in which the keys of free dicts, and only those, may be added."""
+    """The schema as a config in which the keys of free dicts, and only those, may be added.
+
+    A free dict that a file or a word of the command line gives replaces the one before it; `KEY.NAME=value` changes one
+    entry.
+    """
     node: DictConfig = OmegaConf.structured(Config)
     for key in keys():
         if key.free:
-            OmegaConf.set_struct(OmegaConf.select(node, key.name), False)
+            OmegaConf.set_struct(_replaced(OmegaConf.select(node, key.name)), False)
     return node
 
 
 def typed(cfg: DictConfig) -> Config:
     """The composed configuration as plain dataclasses, all interpolations resolved."""
-    plain = OmegaConf.merge(OmegaConf.structured(Config), cfg)
-    value = OmegaConf.to_object(plain)
+    value = OmegaConf.to_object(OmegaConf.merge(schema(), cfg))
     assert isinstance(value, Config)
     fill_layouts(value.prompt, value.config_dirs)
     return value

@@ -40,7 +40,7 @@ def read_splits(
     if published:
         splits = {name: read(file) for name, file in published_split(path).items()}
     else:
-        splits = proportional_split(read(path), dict(data.proportions), data.split_seed)
+        splits = proportional_split(read(path), dict.fromkeys(SPLITS, 0.0) | data.proportions, data.split_seed)
     if data.seed_fraction < 1 and "train" in splits:
         splits["train"] = seed_fraction(splits["train"], data.seed_fraction, data.split_seed)
     for name, count in data.limit.items():

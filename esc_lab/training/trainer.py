@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.environment import first_process
-from esc_lab.errors import UserError
+from esc_lab.errors import UserError, nearest
 from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
@@ -60,7 +61,14 @@ def _loggers(cfg: Config) -> list[Logger]:
     loggers: list[Logger] = [] if cfg.logger.name == "none" else [CSVLogger(cfg.run_dir, name="", version="")]
     if cfg.logger.name == "wandb" and (current_run() or not first_process()):
         loggers.append(WandbLogger(experiment=current_run(), save_dir=cfg.run_dir, project=cfg.logger.project))
-    return loggers + instantiate_all(cfg.logger.extra, Logger, allow=cfg.allow, where="logger.extra")  # type: ignore[type-abstract]
+    own = {name: _put_below(cfg.run_dir, section) for name, section in cfg.logger.extra.items()}
+    return loggers + instantiate_all(own, Logger, allow=cfg.allow, where="logger.extra")  # type: ignore[type-abstract]
+
+
+def _put_below(directory: str, section: Any) -> Any:
+    """The section of a logger, a relative `save_dir` of it below the run directory."""
+    place = section.get("save_dir") if isinstance(section, dict) else None
+    return {**section, "save_dir": str(Path(directory, place))} if place and "://" not in place else section
 
 
 def build_trainer(cfg: Config, *, training: bool, validation: bool = False) -> pl.Trainer:
@@ -134,6 +142,10 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
     if twice := arguments.keys() & settings.extra.keys():
         fix = "use trainer's own keys for them: `python run.py --help trainer`"
         raise UserError(f"set by esc-lab: {', '.join(sorted(twice))}", where="trainer.extra", fix=fix)
+    known = inspect.signature(pl.Trainer).parameters
+    if unknown := next((name for name in settings.extra if name not in known), None):
+        fix = "see the arguments of Lightning's Trainer"
+        raise UserError(f"Trainer has no argument '{unknown}'{nearest(unknown, known)}", where="trainer.extra", fix=fix)
     return pl.Trainer(**arguments, **(settings.extra if training else {}))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from esc_lab import config
-from esc_lab.cli.compositions import CONF, groups
+from esc_lab.cli.compositions import CONF, ConfigDirs, groups, use_config_dirs
 from esc_lab.cli.help import help_text
-from esc_lab.cli.overrides import check
+from esc_lab.cli.overrides import check, translate_python_dict
 from esc_lab.config import item as config_item
 from esc_lab.config.checks import problems
 from esc_lab.config.evaluate import GenerationConfig
@@ -256,13 +257,62 @@ def test_everything_wrong_is_told_together(tmp_path):
         ["model.name='a, b=c [d]'", 'logger.project="quoted"', "logger.group=with\\ space", "data.limit.test=5"],
         ["data.limit={train: 4, val: 2, test: 2}", "data.proportions={train: 1, val: 0, test: 0}", "tags=[a,b]"],
         ["data={limit: {train: 4}}", "data.strategy_weights={Question: 2.0, Self-disclosure: 0.5}", "experiment=demo"],
-        ["model=tiny_llama.yaml", "model.shape={rope_theta: 500}", "+model.shape.more=1", "++trainer.max_epochs=2"],
+        ["model=tiny_llama.yaml", "model.shape.rope_theta=500", "+model.shape.more=1", "++trainer.max_epochs=2"],
         ["~trainer", "~logger=wandb", "hydra.verbose=true", "hydra.launcher.n_jobs=2", "+hydra.job.env_set.A=b"],
         ["hydra/launcher=basic", "hydra.run.dir=/tmp/x", "evaluate.generation.decisions=null", "checkpoint=null"],
     ],
 )
 def test_right_words(words):
     check(["stage=sft", *words])
+
+
+@pytest.mark.parametrize(
+    ("word", "translated"),
+    [
+        ("trainer={'max_epochs': 2}", "trainer={max_epochs: 2}"),
+        ("data={'limit': {'train': 4}, 'path': None, 'merge': 'first'}",
+         "data={limit: {train: 4}, path: null, merge: 'first'}"),
+        ("logger={'tags': ['a', True]}", "logger={tags: ['a', true]}"),
+        ("trainer={max_epochs: 2}", "trainer={max_epochs: 2}"),
+        ("tags=[a,b]", "tags=[a,b]"),
+    ],
+)  # fmt: skip
+def test_dictionaries_of_python_are_translated(word, translated):
+    """As a requeued agent of W&B sends them."""
+    assert translate_python_dict(word) == translated
+
+
+def test_the_run_directory_is_not_set_by_its_key():
+    assert "run_dir=place: run.py sets it. Fix: hydra.run.dir=DIR" in complaint("run_dir=place")
+
+
+def test_mappings_replace_what_was_given_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(ConfigDirs, "paths", ())
+    free = [key.name for key in KEYS.values() if key.free]
+    (tmp_path / "experiment").mkdir()
+    written = OmegaConf.create({})
+    for key in free:
+        OmegaConf.update(written, key, {"own": 1})
+    text = f"# @package _global_\n{OmegaConf.to_yaml(written)}"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    words = use_config_dirs(["experiment=mine", "model=tiny_llama"], str(tmp_path))
+
+    def values(*more: str) -> list[Any]:
+        cfg = composed(*words, *more)
+        return [OmegaConf.select(cfg, key) for key in free]
+
+    assert values() == [{"own": 1}] * len(free)
+    assert values(*(f"{key}={{other: 2}}" for key in free)) == [{"other": 2}] * len(free)
+    assert values(*(f"{key}={{}}" for key in free)) == [{}] * len(free)
+    assert values(*(f"{key}.other=2" for key in free)) == [{"own": 1, "other": 2}] * len(free)
+    assert composed("experiment=mine", "data={limit: {other: 2}}").data.limit == {"other": 2}
+
+
+def test_proportions_on_the_command_line_are_the_whole_of_them():
+    cfg = composed("data.proportions={train: 0.9, test: 0.1}")
+    assert problems(cfg) == []
+    assert config.typed(cfg).data.proportions == {"train": 0.9, "test": 0.1}
+    assert config.typed(composed("data=jsonl", "data.path=x")).data.proportions["train"] == 0.8
 
 
 def test_paths_are_checked_from_the_working_directory(tmp_path, monkeypatch):

@@ -26,6 +26,11 @@ def test_sample_corpus_by_proportion(sample_dialogues):
     assert limited["test"] == [merge_turns(dialogue, "set") for dialogue in splits["test"][:2]]
 
 
+def test_a_split_without_a_share_is_empty():
+    splits = read_splits(data_config(None, proportions={"test": 1.0}), "esconv", ReadReport())
+    assert {name: len(dialogues) for name, dialogues in splits.items()} == {"train": 0, "val": 0, "test": 60}
+
+
 def test_unknown_split_in_limit():
     with pytest.raises(UserError, match=r"data.limit: no split 'dev'.*train, val, test"):
         read_splits(data_config(None, limit={"dev": 2}), "esconv", ReadReport())
