@@ -22,7 +22,7 @@ from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.load import LoadedModel
-from esc_lab.report.figures import head_map
+from esc_lab.report.figures import draw_figure, head_map
 from esc_lab.report.heat_map import heat_map_page
 from esc_lab.runs.layout import ATTENTION
 from esc_lab.tokens import build_tree
@@ -58,7 +58,8 @@ def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[Prompte
     write_atomic(directory / ATTENTION, json.dumps(content, indent=1))
     save_file({"heads": heads}, directory / HEADS)
     title = f"{cfg.model.name}: attention on the strategy"
-    head_map(np.log(metric.heads.numpy()), directory / "sra_heads", title=title, colour_label="log SRA")
+    values = np.log(metric.heads.numpy())
+    draw_figure(directory / "sra_heads", head_map, values, title=title, colour_label="log SRA")
     _heat_maps(cfg, loaded, measured)
 
 

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -18,13 +17,20 @@ from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Table
 from esc_lab.metrics.prediction_table import FloatArray
-from esc_lab.report.figures import Point, Spot, curves, scatter
-from esc_lab.report.panels import confusion_matrices, preference_bars, training_curves
+from esc_lab.report.figures import (
+    Point,
+    confusion_matrices,
+    curves,
+    draw_figure,
+    preference_bars,
+    training_curves,
+)
+from esc_lab.report.scatter import scatter
 from esc_lab.runs.layout import CURVES
 from esc_lab.statistics.intervals import Interval
 
 T = TypeVar("T")
-Task: TypeAlias = Callable[[], tuple[Path, Path]]  # draws a figure: PNG and SVG
+Task: TypeAlias = Callable[[], Path]  # draws a figure
 
 _TOGETHER = 8  # methods that one panel tells apart by colour
 _LABELS = 10  # labels that one scatter plot has room for
@@ -42,44 +48,41 @@ def draw_comparison(comparison: ComparisonResult, table: Table, directory: Path)
         names = {cell.name: table.label(cell) for cell, _ in rows}
         tasks += [*_choices(comparison, model, names, directory), *_depths(comparison, model, names, directory)]
         tasks += _training(model, [cell for cell, _ in rows], directory)
-    return [png for png, _ in parallel_map([*tasks, *_scatters(comparison, table, directory)])]
+    return parallel_map([*tasks, *_scatters(comparison, table, directory)])
 
 
 def _scatters(comparison: ComparisonResult, table: Table, directory: Path) -> Iterator[Task]:
     """Q against B: all cells together, or if their labels would crowd a figure for each model."""
     models = table.by_model()
     spots = {
-        model: {table.label(cell): spot for cell, _ in rows if (spot := _spot(comparison, cell))}
+        model: {table.label(cell): spot for cell, _ in rows if (spot := _q_against_b(comparison, cell))}
         for model, rows in models.items()
     }
-    if len(models) == 1:
-        together = spots
-    elif sum(map(len, spots.values())) <= _LABELS:
-        together = {
+    if len(models) > 1 and sum(map(len, spots.values())) <= _LABELS:
+        spots = {
             "": {f"{model} {label}": spot for model, labelled in spots.items() for label, spot in labelled.items()}
         }
-    else:
-        together = spots
-    for model, labelled in together.items():
+    for model, labelled in spots.items():
         if len(labelled) > 1:
-            path = directory / ("q_against_b" if len(together) == 1 else f"q_against_b_{_slug(model)}")
+            path = directory / ("q_against_b" if len(spots) == 1 else f"q_against_b_{_slug(model)}")
             title = f"{model}: proficiency against preference bias" if model else "Proficiency against preference bias"
             labels = {"x_label": "preference bias B", "y_label": "Q", "note": "best: upper left"}
-            yield partial(scatter, labelled, path, title=title, **labels)
+            yield partial(draw_figure, path, scatter, labelled, title=title, **labels)
 
 
 def _choices(comparison: ComparisonResult, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
     tables = {label: comparison.strategies[name] for name, label in names.items() if name in comparison.strategies}
-    for number, part in enumerate(_batched(list(tables.items()), _TOGETHER)):
-        path = directory / f"preference_{_slug(model)}{_number(number)}"
-        bars = {label: table.preference for label, table in part}
+    strategies = comparison.test.strategies if comparison.test else ()
+    for number, part in _batched(tables, _TOGETHER):
+        path = directory / f"preference_{_slug(model)}{number}"
+        bars = {label: table.preference for label, table in part.items()}
         title = f"{model}: preference for each strategy"
-        yield partial(preference_bars, bars, part[0][1].strategies, path, title=title)
-    for number, part in enumerate(_batched(list(tables.items()), _PANELS)):
-        path = directory / f"confusion_{_slug(model)}{_number(number)}"
-        counts = {label: table.confusion for label, table in part}
+        yield partial(draw_figure, path, preference_bars, bars, strategies, title=title)
+    for number, part in _batched(tables, _PANELS):
+        path = directory / f"confusion_{_slug(model)}{number}"
+        counts = {label: table.confusion for label, table in part.items()}
         title = f"{model}: predicted strategies, given the gold one"
-        yield partial(confusion_matrices, counts, part[0][1].strategies, path, title=title)
+        yield partial(draw_figure, path, confusion_matrices, counts, strategies, title=title)
 
 
 def _depths(comparison: ComparisonResult, model: str, names: Mapping[str, str], directory: Path) -> Iterator[Task]:
@@ -90,38 +93,30 @@ def _depths(comparison: ComparisonResult, model: str, names: Mapping[str, str], 
         series: dict[str, list[Point]] = {}
         for row in comparison.groups:
             if row.group.kind == "depth" and row.metric == metric and row.cell in names:
-                series.setdefault(names[row.cell], []).append(
-                    _point(row.group.depth, row.interval, row.group.decisions)
-                )
-        for number, part in enumerate(_batched(list(series.items()), _TOGETHER)):
-            path = directory / f"depth_{_slug(metric)}_{_slug(model)}{_number(number)}"
+                point = Point(row.group.depth, row.interval, row.group.decisions)
+                series.setdefault(names[row.cell], []).append(point)
+        for number, part in _batched(series, _TOGETHER):
+            path = directory / f"depth_{_slug(metric)}_{_slug(model)}{number}"
             labels = {"x_label": "turns before the reply", "y_label": heading}
-            yield partial(curves, dict(part), path, title=f"{model}: {heading} by depth", **labels)
+            yield partial(draw_figure, path, curves, part, title=f"{model}: {heading} by depth", **labels)
 
 
 def _training(model: str, cells: Sequence[Cell], directory: Path) -> Iterator[Task]:
     """Loss over the steps of the trainings behind the cells that left a metrics.csv."""
-    runs: dict[str, dict[str, dict[Path, None]]] = {}
+    trainings: dict[str, dict[Path, None]] = {}
     for cell in cells:
-        for run in cell.runs:
-            if run.method.training:
-                method = cell.method.replace(" training", "")
-                runs.setdefault(method.split()[0], {}).setdefault(method, {})[run.method.training] = None
+        places = dict.fromkeys(run.method.training for run in cell.runs if run.method.training)
+        trainings.setdefault(cell.method.replace(" training", ""), {}).update(places)
     kinds: dict[str, dict[str, list[tuple[FloatArray, FloatArray]]]] = {}
-    for kind, methods in runs.items():
-        for method, directories in methods.items():
-            for column, name in (("train/loss", method), ("val/loss", f"{method}, validation")):
-                seeds = [curve for run in directories if (curve := read_curve(run / CURVES, column))]
-                if seeds:
-                    kinds.setdefault(kind, {})[name] = seeds
-    panels = {
-        f"{kind} {number}": dict(part)
-        for kind, curves in kinds.items()
-        for number, part in enumerate(_batched(list(curves.items()), _TOGETHER))
-    }
+    for method, directories in trainings.items():
+        for column, name in (("train/loss", method), ("val/loss", f"{method}, validation")):
+            seeds = [curve for run in directories if (curve := read_curve(run / CURVES, column))]
+            if seeds:
+                kinds.setdefault(method.split()[0], {})[name] = seeds
+    panels = {kind + number: part for kind, methods in kinds.items() for number, part in _batched(methods, _TOGETHER)}
     if panels:
         path = directory / f"training_{_slug(model)}"
-        yield partial(training_curves, panels, path, y_label="loss", title=f"{model}: training")
+        yield partial(draw_figure, path, training_curves, panels, y_label="loss", title=f"{model}: training")
 
 
 def read_curve(path: Path, column: str) -> tuple[FloatArray, FloatArray] | None:
@@ -130,32 +125,25 @@ def read_curve(path: Path, column: str) -> tuple[FloatArray, FloatArray] | None:
         return None
     with path.open(encoding="utf-8", newline="") as file:
         points = [(float(row["step"]), float(row[column])) for row in csv.DictReader(file) if row.get(column)]
-    last = dict(points)  # a resumed training may have written a step twice
-    return (np.array(sorted(last)), np.array([last[step] for step in sorted(last)])) if last else None
+    last = sorted(dict(points).items())  # a resumed training may have written a step twice
+    return (np.array([step for step, _ in last]), np.array([value for _, value in last])) if last else None
 
 
-def _spot(comparison: ComparisonResult, cell: Cell) -> Spot | None:
+def _q_against_b(comparison: ComparisonResult, cell: Cell) -> tuple[Interval, Interval] | None:
+    """B and Q of a cell that has both."""
     q, b = (comparison.estimates.get((cell.name, f"strategy/{metric}")) for metric in ("Q", "B"))
     if q is None or b is None or math.isnan(q.interval.value + b.interval.value):
         return None
-    x, y = b.interval, q.interval
-    return Spot(x.value, x.low, x.high, y.value, y.low, y.high)
+    return b.interval, q.interval
 
 
-def _point(depth: float, interval: Interval, n: int) -> Point:
-    return Point(depth, interval.value, interval.low, interval.high, n)
-
-
-def _batched(items: list[T], most: int) -> list[list[T]]:
-    """Parts of nearly the same size, `most` at most."""
+def _batched(items: Mapping[str, T], most: int) -> Iterator[tuple[str, dict[str, T]]]:
+    """Parts of nearly the same size, `most` at most, with what their files' names end in."""
     parts = max(1, math.ceil(len(items) / most))
-    ends = [round(len(items) * number / parts) for number in range(parts + 1)]
-    return [items[start:end] for start, end in pairwise(ends) if end > start]
+    for number, names in enumerate(np.array_split(list(items), parts)):
+        if len(names):
+            yield f"_{number + 1}" if number else "", {str(name): items[name] for name in names}
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
-def _number(number: int) -> str:
-    return f"_{number + 1}" if number else ""

@@ -1,27 +1,32 @@
-"""Figures of a report, as PNG and SVG. Pure drawing: no pyplot, and matplotlib's settings are left as they were."""
+"""Figures of a report, as PNG and SVG: curves, maps of attention heads, bars of preferences, confusion matrices.
+
+Pure drawing: no pyplot, and matplotlib's settings are left as they were.
+"""
 
 from __future__ import annotations
 
 import io
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.report.label_placement import Array, overlap, place_labels, thin_boxes
+from esc_lab.statistics.intervals import BoolArray, FloatArray, Interval
+
+P = ParamSpec("P")
 
 # Nothing of the user's own matplotlibrc reaches a figure. `_`, `$` and `^` in run names are plain characters. Text
 # stays text in the SVG, in whatever sans-serif font the reader has.
@@ -43,91 +48,63 @@ STYLE: dict[str, Any] = {
 }
 # Okabe and Ito's colours for all kinds of colour vision, with brown for their yellow, which is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A4B12")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-LINES = ("-", "--", "-.", ":")
-WIDTH = 4.6  # inches: at a column of 3.4 inches the smallest text is 6 pt
-DPI = 150
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+_LINES = ("-", "--", "-.", ":")
+_WIDTH = 4.6  # inches: at a column of 3.4 inches the smallest text is 6 pt
+_MOST = len(COLOURS)  # methods that one figure tells apart by colour
 
 
-@dataclass(frozen=True)
-class Point:
-    """A point of a curve: `low` to `high` is its interval (nan: none), `n` how many observations it is the mean of."""
+class Point(NamedTuple):
+    """A point of a curve: the mean of `n` observations at x, and its interval."""
 
     x: float
-    y: float
-    low: float
-    high: float
+    y: Interval
     n: int
 
 
-@dataclass(frozen=True)
-class Spot:
-    """A point with intervals in both directions, as bounds in the units of the axes (nan: none)."""
+def draw_figure(path: Path, plot: Callable[P, Figure], *args: P.args, **kwargs: P.kwargs) -> Path:
+    """Draw `plot(...)`, a function of this module or of `esc_lab.report.scatter`.
 
-    x: float
-    x_low: float
-    x_high: float
-    y: float
-    y_low: float
-    y_high: float
-
-
-def curves(
-    series: Mapping[str, Sequence[Point]], path: Path, *, x_label: str, y_label: str, title: str = ""
-) -> tuple[Path, Path]:
-    """Lines with shaded intervals; the area of a marker grows with its n. Points without a y leave a gap.
+    Args:
+        path: where to write, without suffix.
 
     Returns:
-        The files written, `<path>.png` and `<path>.svg`.
+        The PNG file; an SVG lies beside it.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
+    png, svg = (path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg"))
+    text, data = io.StringIO(), io.BytesIO()
+    with style.context(STYLE, after_reset=True):
+        figure = plot(*args, **kwargs)
+        engine = figure.get_layout_engine()
+        if engine is not None:  # the layout is worked out once, and not for each file anew
+            engine.execute(figure)
+            figure.set_layout_engine("none")
+        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(data, format="png")
+    write_atomic(svg, text.getvalue())
+    write_atomic(png, data.getvalue())
+    return png
+
+
+def curves(series: Mapping[str, Sequence[Point]], *, x_label: str, y_label: str, title: str = "") -> Figure:
+    """Lines with shaded intervals; the area of a marker grows with its n. Points without a y leave a gap.
 
     Raises:
         ValueError: there is no series.
-        UserError: the files cannot be written.
     """
-    with style.context(STYLE, after_reset=True):
-        return save_figure(_curves_figure(series, x_label, y_label, title), path)
-
-
-def scatter(
-    points: Mapping[str, Spot], path: Path, *, x_label: str, y_label: str, title: str = "", note: str = ""
-) -> tuple[Path, Path]:
-    """Labelled points with error bars in both directions, and a note in the emptiest corner.
-
-    Points without an x or a y are named in the note. Returns and raises as `curves` does.
-    """
-    with style.context(STYLE, after_reset=True):
-        return save_figure(_scatter_figure(points, x_label, y_label, title, note), path)
-
-
-def head_map(values: Any, path: Path, *, title: str, colour_label: str, diverging: bool = False) -> tuple[Path, Path]:
-    """Heat map of one value for each attention head, layer 0 at the top as in the order of computation.
-
-    Args:
-        values: floats [layers, heads]; heads without a finite value are grey.
-        path: where to write, without suffix.
-        title: says what is shown.
-        colour_label: label of the colour bar, with the unit.
-        diverging: two hues around 0, for differences.
-
-    Returns and raises as `curves` does; `ValueError` also for an array that is not two-dimensional.
-    """
-    with style.context(STYLE, after_reset=True):
-        return save_figure(_head_figure(np.asarray(values, dtype=float), title, colour_label, diverging), path)
-
-
-def _curves_figure(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, title: str) -> Figure:
     if not series:
         raise ValueError("no series to draw")
-    labels = [textwrap.fill(name, 48) for name in series]
-    longest = max(len(line) for label in labels for line in label.splitlines() or [""])
-    columns = max(1, min(len(labels), 62 // (longest + 6)))
-    figure, axes = _axes(2.9 + 0.17 * math.ceil(len(labels) / columns), x_label, y_label, title)
-    shown = [point for points in series.values() for point in points if math.isfinite(point.y)]
+    labels, columns = _legend_labels(series)
+    figure, axes = new_axes(2.9 + 0.17 * math.ceil(len(labels) / columns), title, x_label, y_label)
+    shown = [point for points in series.values() for point in points if math.isfinite(point.y.value)]
     most = max((point.n for point in shown), default=1) or 1
     handles = []
     for index, points in enumerate(series.values()):
-        look: dict[str, Any] = {"color": COLOURS[index % 8], "marker": MARKERS[index % 8]}
-        line: dict[str, Any] = {"linestyle": LINES[(index + index // 8) % 4], "linewidth": 1.3}
+        look: dict[str, Any] = {"color": COLOURS[index % _MOST], "marker": _MARKERS[index % _MOST]}
+        line: dict[str, Any] = {"linestyle": _LINES[(index + index // _MOST) % 4], "linewidth": 1.3}
         _draw_curve(axes, points, look, line, most)
         handles.append(Line2D([], [], markersize=4.5, **look, **line))
     if all(float(point.x).is_integer() for point in shown):
@@ -140,7 +117,8 @@ def _curves_figure(series: Mapping[str, Sequence[Point]], x_label: str, y_label:
 
 def _draw_curve(axes: Axes, points: Sequence[Point], look: dict[str, Any], line: dict[str, Any], most: int) -> None:
     ordered = sorted(points, key=lambda point: point.x)
-    x, y, low, high, n = (np.array([getattr(p, name) for p in ordered], float) for name in Point.__annotations__)
+    rows = [(point.x, point.y.value, point.y.low, point.y.high, point.n) for point in ordered]
+    x, y, low, high, n = np.array(rows, float).reshape(-1, 5).T
     low, high = (np.where(np.isfinite(y), bound, np.nan) for bound in (low, high))
     axes.plot(x, y, color=look["color"], zorder=3, **line)
     axes.scatter(x, y, s=6 + 26 * n / most, linewidths=0, zorder=3, **look)
@@ -149,95 +127,27 @@ def _draw_curve(axes: Axes, points: Sequence[Point], look: dict[str, Any], line:
     axes.vlines(x[lonely], low[lonely], high[lonely], colors=look["color"], linewidth=1, alpha=0.5)
 
 
-def _lonely(present: Array) -> Array:
-    """Which entries are present without a present neighbour; [n] bools in and out."""
+def _lonely(present: BoolArray) -> BoolArray:
+    """Which entries [n] are present without a present neighbour."""
     padded = np.pad(present, 1)
     return np.asarray(present & ~padded[:-2] & ~padded[2:])
 
 
-def _scatter_figure(points: Mapping[str, Spot], x_label: str, y_label: str, title: str, note: str) -> Figure:
-    shown = {name: spot for name, spot in points.items() if math.isfinite(spot.x) and math.isfinite(spot.y)}
-    missing = ", ".join(name for name in points if name not in shown)
-    if not shown:
-        raise ValueError("no point has both an x and a y")
-    figure, axes = _axes(3.6, x_label, y_label, title)
-    columns = ([getattr(spot, name) for spot in shown.values()] for name in Spot.__annotations__)
-    x, x_low, x_high, y, y_low, y_high = (np.array(column, float) for column in columns)
-    bars: dict[str, Any] = {"colors": COLOURS[0], "linewidth": 0.9, "alpha": 0.45}
-    wide, high = np.isfinite(x_low) & np.isfinite(x_high), np.isfinite(y_low) & np.isfinite(y_high)
-    axes.hlines(y[wide], x_low[wide], x_high[wide], **bars)
-    axes.vlines(x[high], y_low[high], y_high[high], **bars)
-    axes.scatter(x, y, s=22, color=COLOURS[0], zorder=3, linewidths=0)
-    axes.margins(0.09)
-    axes.locator_params(axis="x", nbins=7)
-    texts = [figure.text(0.5, 0.5, textwrap.fill(name, 24), fontsize=8, ha="center", va="center") for name in shown]
+def head_map(values: Any, *, title: str, colour_label: str, diverging: bool = False) -> Figure:
+    """Heat map of one value for each attention head, layer 0 at the top as in the order of computation.
 
-    figure.draw_without_rendering()  # settles the layout; labels are then placed in what is final
-    figure.set_layout_engine("none")
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-    transform = axes.transData.transform
-    anchors = transform(np.stack([x, y], 1))
-    lines = np.concatenate(
-        [
-            thin_boxes(transform(np.stack([x_low, y], 1)[wide]), transform(np.stack([x_high, y], 1)[wide])),
-            thin_boxes(transform(np.stack([x, y_low], 1)[high]), transform(np.stack([x, y_high], 1)[high])),
-        ]
-    )
-    solid = np.concatenate([anchors - 7, anchors + 7], 1)
-    words = f"{note}\nnot drawn: {missing}" if missing else note
-    if words:
-        solid = np.vstack([solid, _write_note(axes, words, solid, lines)])
-    frame = np.array(axes.bbox.extents)
-    sizes = np.array([text.get_window_extent().size for text in texts])
-    _draw_labels(figure, texts, anchors, place_labels(anchors, sizes, solid, lines, frame), sizes)
-    return figure
+    Args:
+        values: floats [layers, heads]; heads without a finite value are grey.
+        colour_label: with the unit.
+        diverging: two hues around 0, for differences.
 
-
-def _write_note(axes: Axes, words: str, solid: Array, lines: Array) -> Array:
-    """Writes the note where it covers least; returns its box."""
-    text = axes.text(0, 0, _wrap(words, 46), transform=axes.transAxes, fontsize=8, color="#333333")
-    best: tuple[float, tuple[float, float], Array] | None = None
-    for corner in ((0.98, 0.03), (0.02, 0.97), (0.98, 0.97), (0.02, 0.03)):
-        _to_corner(text, corner)
-        box = np.array(text.get_window_extent().padded(4).extents)
-        cost = float(10 * overlap(box, solid).sum() + overlap(box, lines).sum())
-        if best is None or cost < best[0]:
-            best = cost, corner, box
-    assert best is not None
-    _to_corner(text, best[1])
-    return best[2]
-
-
-def _to_corner(text: Text, corner: tuple[float, float]) -> None:
-    x, y = corner
-    text.set(position=corner, ha="right" if x > 0.5 else "left", va="top" if y > 0.5 else "bottom")
-    text.set_multialignment("right" if x > 0.5 else "left")
-
-
-def _draw_labels(
-    figure: Figure,
-    texts: Sequence[Text],
-    anchors: Array,
-    centres: Array,
-    sizes: Array,
-) -> None:
-    """Moves the labels to their centres (pixels), with a thin line to the point where a label is not beside it."""
-    for text, anchor, centre, size in zip(texts, anchors, centres, sizes, strict=True):
-        x, y = centre / figure.bbox.size
-        text.set_position((x, y))
-        near = np.clip(anchor, centre - size / 2, centre + size / 2)
-        if np.hypot(*(near - anchor)) > 20:
-            (x_from, y_from), (x_to, y_to) = anchor / figure.bbox.size, near / figure.bbox.size
-            leader = Line2D([x_from, x_to], [y_from, y_to], color="#777777", linewidth=0.6)
-            leader.set_transform(figure.transFigure)
-            figure.add_artist(leader)
-
-
-def _head_figure(values: Array, title: str, colour_label: str, diverging: bool) -> Figure:
+    Raises:
+        ValueError: the array is empty or not two-dimensional.
+    """
+    values = np.asarray(values, dtype=float)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"not an array of [layers, heads]: shape {values.shape}")
-    layers, _ = values.shape
-    figure, axes = _axes(min(6.0, max(2.2, 1.3 + 0.14 * layers)), "head", "layer", title)
+    figure, axes = new_axes(min(6.0, max(2.2, 1.3 + 0.14 * len(values))), title, "head", "layer")
     present = np.isfinite(values)
     low, high = (float(values[present].min()), float(values[present].max())) if present.any() else (0.0, 1.0)
     if diverging:
@@ -249,36 +159,176 @@ def _head_figure(values: Array, title: str, colour_label: str, diverging: bool) 
     axes.grid(False)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    bar = figure.colorbar(image, ax=axes, label=colour_label)
-    bar.outline.set_visible(False)
+    figure.colorbar(image, ax=axes, label=colour_label).outline.set_visible(False)
     if not present.all():
         figure.legend(handles=[Patch(color="#9a9a9a", label="no value")], loc="outside lower right")
     return figure
 
 
-def _axes(height: float, x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+def preference_bars(preferences: Mapping[str, Sequence[Interval]], strategies: Sequence[str], *, title: str) -> Figure:
+    """Preference for each strategy, a bar for each method; at 1 a strategy is chosen wrongly as often as it is missed.
+
+    Args:
+        preferences: by method, one for each strategy.
+
+    Raises:
+        ValueError: no methods, or more than colours.
+    """
+    if not 0 < len(preferences) <= _MOST:
+        raise ValueError(f"from 1 to {_MOST} methods fit into a figure, not {len(preferences)}")
+    height = 0.8 / len(preferences)
+    figure, axes = new_axes(
+        1.2 + len(strategies) * max(0.3, 0.13 * len(preferences)), title, "preference (1 = none), with 95 % intervals"
+    )
+    bars = []
+    for index, intervals in enumerate(preferences.values()):
+        place = np.arange(len(strategies)) - 0.4 + (index + 0.5) * height
+        values, low, high = np.array([(interval.value, interval.low, interval.high) for interval in intervals]).T
+        bars.append(axes.barh(place, values, height * 0.92, color=COLOURS[index])[0])
+        axes.hlines(place, low, high, colors="#333333", linewidth=0.8)
+    axes.axvline(1, color="#777777", linewidth=0.8, linestyle=":")
+    axes.set_yticks(np.arange(len(strategies)), [textwrap.fill(name, 24) for name in strategies])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    labels, columns = _legend_labels(preferences)
+    figure.legend(bars, labels, loc="outside lower center", ncols=columns)
+    return figure
+
+
+def confusion_matrices(counts: Mapping[str, FloatArray], strategies: Sequence[str], *, title: str) -> Figure:
+    """A panel for each method: of the decisions with a gold strategy (rows), the share with each prediction (columns).
+
+    Args:
+        counts: by method, [classes + 1, classes] with rows predicted (the last unparsable) and columns gold.
+
+    Raises:
+        ValueError: no methods.
+    """
+    if not counts:
+        raise ValueError("no confusion counts to draw")
+    unparsable = any(matrix[-1].any() for matrix in counts.values())
+    names = [*strategies, *(["(unparsable)"] if unparsable else [])]
+    down, across = _grid(len(counts))
+    size = 0.26 * len(strategies)
+    figure = _new_figure(2.6 + across * (size + 0.3), 2.4 + down * (size + 0.35))
+    panels = _add_panels(figure, down, across, title, sharey=True)
+    for axes, (method, matrix) in zip(panels.flat, counts.items(), strict=False):
+        image = _confusion_panel(axes, matrix if unparsable else matrix[:-1], method)
+    for axes in panels.flat[len(counts) :]:  # an empty place keeps its labels, for the column above
+        axes.set(xlim=panels[0, 0].get_xlim())
+        axes.spines[:].set_visible(False)
+        axes.tick_params(left=False, length=0)
+        axes.grid(False)
+    for axes in panels[:-1].flat:
+        axes.set_xticks([])
+    for axes in panels[-1]:
+        axes.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=7)
+        axes.set_xlabel("predicted")
+    for axes in panels[:, 0]:
+        axes.set_yticks(np.arange(len(strategies)), strategies, fontsize=7)
+        axes.set_ylabel("gold")
+    bar = figure.colorbar(image, ax=panels, label="share of the gold strategy (%)", fraction=0.05, aspect=30)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _confusion_panel(axes: Axes, counts: FloatArray, method: str) -> AxesImage:
+    with np.errstate(invalid="ignore"):
+        shares = 100 * counts.T / counts.sum(axis=0)[:, None]  # nan where a strategy is never gold
+    image = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 9.5:
+            colour = "white" if share > 55 else "#222222"
+            text = axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=6, color=colour)
+            text.set_in_layout(False)  # it lies inside the panel, and to measure all of them takes seconds
+    axes.set_title(textwrap.fill(method, 30), fontsize=8)
+    axes.grid(False)
+    axes.tick_params(length=0)
+    return image
+
+
+def training_curves(
+    kinds: Mapping[str, Mapping[str, Sequence[tuple[FloatArray, FloatArray]]]], *, y_label: str, title: str
+) -> Figure:
+    """A metric over the optimizer steps: a panel for each kind of training, since objectives have scales of their own.
+
+    Args:
+        kinds: by kind of training and method: steps [n] and values [n] of each seed, drawn thin where there are
+            several, with their mean on top.
+
+    Raises:
+        ValueError: no methods, or more of a kind than colours.
+    """
+    if not kinds or not all(0 < len(methods) <= _MOST for methods in kinds.values()):
+        raise ValueError(f"from 1 to {_MOST} curves fit into a panel")
+    down, across = _grid(len(kinds))
+    wide = across == 1
+    figure = _new_figure(_WIDTH if wide else 2.3 * across, 0.5 + (2.5 if wide else 2.1) * down)
+    panels = _add_panels(figure, down, across, title)
+    for axes, methods in zip(panels.flat, kinds.values(), strict=False):
+        _training_panel(axes, methods)
+    for axes in panels.flat[len(kinds) :]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(y_label)
+    figure.supxlabel("optimizer step", fontsize=9)
+    return figure
+
+
+def _training_panel(axes: Axes, methods: Mapping[str, Sequence[tuple[FloatArray, FloatArray]]]) -> None:
+    for index, (name, seeds) in enumerate(methods.items()):
+        look: dict[str, Any] = {"color": COLOURS[index], "linestyle": _LINES[index % len(_LINES)]}
+        few = max(len(steps) for steps, _ in seeds) <= 12
+        marker: dict[str, Any] = {"marker": "o" if few else "", "markersize": 3}
+        for steps, values in seeds if len(seeds) > 1 else []:
+            axes.plot(steps, values, linewidth=0.5, alpha=0.35, **look)
+        axes.plot(*_mean_curve(seeds), linewidth=1.3, label=textwrap.fill(name, 28), **marker, **look)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.grid(True)
+    axes.legend(fontsize=7)
+
+
+def _mean_curve(seeds: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+    """The mean at the steps that all seeds have."""
+    shared = reduce(np.intersect1d, [steps for steps, _ in seeds])
+    return shared, np.mean([values[np.searchsorted(steps, shared)] for steps, values in seeds], axis=0)
+
+
+def _grid(panels: int) -> tuple[int, int]:
+    """Rows and columns with few empty places."""
+    if panels <= 3:
+        return 1, panels
+    across = min((3, 2, 4), key=lambda columns: -panels % columns)
+    return math.ceil(panels / across), across
+
+
+def _legend_labels(names: Iterable[str]) -> tuple[list[str], int]:
+    """The labels of a legend below the axes, and its number of columns."""
+    labels = [textwrap.fill(name, 48) for name in names]
+    longest = max(len(line) for label in labels for line in label.splitlines() or [""])
+    return labels, max(1, min(len(labels), 62 // (longest + 6)))
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel=_wrap(x_label, 52), ylabel=_wrap(y_label, 32))
-    axes.set_title(_wrap(title, 56), loc="left")
+    return figure
+
+
+def _add_panels(figure: Figure, down: int, across: int, title: str, *, sharey: bool = False) -> Any:
+    figure.suptitle(textwrap.fill(title, 56), x=0.01, ha="left", fontsize=9.5)
+    return figure.subplots(down, across, sharey=sharey, squeeze=False)
+
+
+def new_axes(height: float, title: str, x_label: str, y_label: str = "") -> tuple[Figure, Axes]:
+    """A figure of the width of a column with one pair of axes."""
+    figure = _new_figure(_WIDTH, height)
+    axes = figure.add_subplot(xlabel=wrap_lines(x_label, 52), ylabel=wrap_lines(y_label, 32))
+    axes.set_title(wrap_lines(title, 56), loc="left")
     axes.grid(True)
     return figure, axes
 
 
-def _wrap(text: str, width: int) -> str:
+def wrap_lines(text: str, width: int) -> str:
+    """Each line of a text wrapped by itself."""
     return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
-
-
-def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """A PNG and an SVG of a figure; `path` is without suffix. Returns both paths."""
-    png, svg = (path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg"))
-    engine = figure.get_layout_engine()
-    if engine is not None:  # the layout is worked out once, and not for each file anew
-        engine.execute(figure)
-        figure.set_layout_engine("none")
-    text, data = io.StringIO(), io.BytesIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    figure.savefig(data, format="png")
-    write_atomic(svg, text.getvalue())
-    write_atomic(png, data.getvalue())
-    return png, svg

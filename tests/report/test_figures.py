@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -17,9 +16,9 @@ from hypothesis import strategies as st
 from matplotlib import style
 
 from esc_lab.errors import UserError
-from esc_lab.report import figures
-from esc_lab.report.figures import Point, Spot, curves, head_map, scatter
-from esc_lab.report.label_placement import overlap, place_labels
+from esc_lab.report.figures import STYLE, Point, curves, draw_figure, head_map
+from esc_lab.report.scatter import overlap, place_labels, scatter
+from esc_lab.statistics.intervals import Interval
 
 NAN = math.nan
 # Published accuracy and mean log-SRA of eight configurations of Llama-2-7b-chat (arXiv 2402.10453): some nearly equal.
@@ -35,24 +34,28 @@ PUBLISHED = {
 }
 
 
-def spot(x: float, y: float, wide: float = 0.1, high: float = 0.06) -> Spot:
-    return Spot(x, x - wide, x + wide, y, y - high, y + high)
+def spot(x: float, y: float, wide: float = 0.1, high: float = 0.06) -> tuple[Interval, Interval]:
+    return Interval(x, x - wide, x + wide), Interval(y, y - high, y + high)
 
 
 def line(start: float, slope: float, turns: int = 6) -> list[Point]:
     values = [start + slope * turn for turn in range(turns)]
-    return [Point(turn, y, y - 0.1, y + 0.1, 10 + turn) for turn, y in enumerate(values)]
+    return [Point(turn, Interval(y, y - 0.1, y + 0.1), 10 + turn) for turn, y in enumerate(values)]
 
 
 def draw_all(directory):
     """One figure of each kind, with names that matplotlib or XML could take for something else."""
     names = ["_standard", "c1_hf $x^2$", "a < b & c", *(f"run {i}" for i in range(5))]
     labels = {"x_label": "turn depth (turns)", "y_label": "SRA"}
-    return [
-        *curves({name: line(i, 0.1 * i) for i, name in enumerate(names)}, directory / "curves.1", **labels),
-        *scatter({name: spot(i, i % 3) for i, name in enumerate(names)}, directory / "scatter", note="r 0.7", **labels),
-        *head_map(np.arange(12.0).reshape(4, 3), directory / "map", title="map $1", colour_label="SRA (mean)"),
+    lines = {name: line(i, 0.1 * i) for i, name in enumerate(names)}
+    spots = {name: spot(i, i % 3) for i, name in enumerate(names)}
+    heads = np.arange(12.0).reshape(4, 3)
+    drawn = [
+        draw_figure(directory / "curves.1", curves, lines, **labels),
+        draw_figure(directory / "scatter", scatter, spots, note="r 0.7", **labels),
+        draw_figure(directory / "map", head_map, heads, title="map $1", colour_label="SRA (mean)"),
     ]
+    return [file for png in drawn for file in (png, png.with_suffix(".svg"))]
 
 
 def texts(path) -> list[str]:
@@ -89,9 +92,9 @@ def test_neither_pyplot_nor_torch_is_imported():
 
 def test_a_missing_value_is_a_gap_and_a_missing_interval_no_band(tmp_path):
     points = line(1, 0.1, 7)
-    points[2] = Point(2, NAN, 0, 9, 0)  # an interval without a value is not drawn either
-    points[4] = replace(points[4], low=NAN, high=NAN)
-    figure = figures._curves_figure({"run": points[::-1]}, "x", "y", "")
+    points[2] = Point(2, Interval(NAN, 0, 9), 0)  # an interval without a value is not drawn either
+    points[4] = points[4]._replace(y=Interval(points[4].y.value, NAN, NAN))
+    figure = curves({"run": points[::-1]}, x_label="x", y_label="y")
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), range(7))
     assert np.flatnonzero(np.isnan(axes.lines[0].get_ydata())).tolist() == [2]
@@ -102,28 +105,33 @@ def test_a_missing_value_is_a_gap_and_a_missing_interval_no_band(tmp_path):
     np.testing.assert_allclose(bars, [[[3, 1.2], [3, 1.4]]])
     assert axes.get_ylim()[1] < 2
     assert figure.legends[0].get_title().get_text() == "marker area grows with n: 10 to 16"
-    curves({"all missing": [Point(1, NAN, NAN, NAN, 0)], "none": []}, tmp_path / "empty", x_label="x", y_label="y")
+    missing = {"all missing": [Point(1, Interval(NAN, NAN, NAN), 0)], "none": []}
+    draw_figure(tmp_path / "empty", curves, missing, x_label="x", y_label="y")
     assert {"all missing", "none", "no values"} <= set(texts(tmp_path / "empty.svg"))
 
 
 def test_equal_n_is_said_once():
-    figure = figures._curves_figure({"run": [Point(x, 1, 0, 2, 40) for x in range(3)]}, "x", "y", "")
+    figure = curves({"run": [Point(x, Interval(1, 0, 2), 40) for x in range(3)]}, x_label="x", y_label="y")
     assert figure.legends[0].get_title().get_text() == "n = 40 at every point"
 
 
 def test_points_without_a_value_are_named_and_bars_may_be_missing(tmp_path):
-    points = {"a": spot(0, 0), "gone": Spot(NAN, NAN, NAN, 1, 0, 2), "b": Spot(1, NAN, NAN, 1, 0.5, 1.5)}
-    scatter(points, tmp_path / "s", x_label="x", y_label="y", note="Pearson 1.00")
+    points = {
+        "a": spot(0, 0),
+        "gone": (Interval(NAN, NAN, NAN), Interval(1, 0, 2)),
+        "b": (Interval(1, NAN, NAN), Interval(1, 0.5, 1.5)),
+    }
+    draw_figure(tmp_path / "s", scatter, points, x_label="x", y_label="y", note="Pearson 1.00")
     found = texts(tmp_path / "s.svg")
     assert {"a", "b", "Pearson 1.00", "not drawn: gone"} <= set(found)
     assert "gone" not in found
     with pytest.raises(ValueError, match="no point"):
-        scatter({"gone": points["gone"]}, tmp_path / "t", x_label="x", y_label="y")
+        scatter({"gone": points["gone"]}, x_label="x", y_label="y")
 
 
 def test_heads_without_a_value_are_grey_and_differences_are_centred_on_zero():
     values = np.array([[0.1, NAN], [-0.4, math.inf]])
-    figure = figures._head_figure(values, "", "", True)
+    figure = head_map(values, title="", colour_label="", diverging=True)
     image = figure.axes[0].images[0]
     colours = image.to_rgba(image.get_array())
     grey = matplotlib.colors.to_rgba("#9a9a9a")
@@ -133,8 +141,8 @@ def test_heads_without_a_value_are_grey_and_differences_are_centred_on_zero():
     assert colours[1, 0][0] < colours[1, 0][2]
     assert figure.axes[0].get_ylim() == (1.5, -0.5)  # layer 0 on top
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no value"]
-    assert figures._head_figure(np.full((2, 2), NAN), "", "", False).axes[0].images[0].get_clim() == (0, 1)
-    assert not figures._head_figure(np.zeros((2, 2)), "", "", True).legends
+    assert head_map(np.full((2, 2), NAN), title="", colour_label="").axes[0].images[0].get_clim() == (0, 1)
+    assert not head_map(np.zeros((2, 2)), title="", colour_label="", diverging=True).legends
 
 
 def hard_cases():
@@ -148,14 +156,14 @@ def hard_cases():
 @pytest.mark.parametrize("case", ["published", "sixteen in pairs", "cluster"])
 def test_labels_leave_points_and_one_another_free(case):
     points = hard_cases()[case]
-    with style.context(figures.STYLE, after_reset=True):
-        figure = figures._scatter_figure(points, "mean log-SRA", "accuracy", "", "Pearson 0.94 [0.60, 0.98]")
+    with style.context(STYLE, after_reset=True):
+        figure = scatter(points, x_label="mean log-SRA", y_label="accuracy", note="Pearson 0.94 [0.60, 0.98]")
         figure.canvas.draw()
     axes = figure.axes[0]
     renderer = figure.canvas.get_renderer()
     labels = [text.get_window_extent(renderer) for text in figure.texts]
     note = axes.texts[0].get_window_extent(renderer)
-    markers = axes.transData.transform([(point.x, point.y) for point in points.values()])
+    markers = axes.transData.transform([(x.value, y.value) for x, y in points.values()])
     assert [text.get_text() for text in figure.texts] == list(points)
     for one, other in itertools.combinations([*labels, note], 2):
         assert not one.overlaps(other)
@@ -169,9 +177,9 @@ def test_labels_leave_points_and_one_another_free(case):
 
 def test_labels_stay_beside_their_points_where_there_is_room():
     points = {name: spot(*xy, 0.02, 0.02) for name, xy in PUBLISHED.items()}
-    with style.context(figures.STYLE, after_reset=True):
-        figure = figures._scatter_figure(points, "x", "y", "", "")
-    markers = figure.axes[0].transData.transform([(point.x, point.y) for point in points.values()])
+    with style.context(STYLE, after_reset=True):
+        figure = scatter(points, x_label="x", y_label="y")
+    markers = figure.axes[0].transData.transform([(x.value, y.value) for x, y in points.values()])
     for text, marker in zip(figure.texts, markers, strict=True):
         box = text.get_window_extent()
         nearest = np.clip(marker, box.min, box.max)
@@ -211,13 +219,13 @@ def test_overlap_against_counted_pixels():
 
 def test_what_cannot_be_drawn_or_written(tmp_path):
     with pytest.raises(ValueError, match="no series"):
-        curves({}, tmp_path / "c", x_label="x", y_label="y")
+        curves({}, x_label="x", y_label="y")
     with pytest.raises(ValueError, match="layers, heads"):
-        head_map(np.zeros(3), tmp_path / "m", title="", colour_label="")
+        head_map(np.zeros(3), title="", colour_label="")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        head_map(np.zeros((1, 1)), tmp_path / "file" / "m", title="", colour_label="")
+        draw_figure(tmp_path / "file" / "m", head_map, np.zeros((1, 1)), title="", colour_label="")
     (tmp_path / "d.png").mkdir()
     with pytest.raises(UserError, match=r"cannot write.*"):
-        head_map(np.zeros((1, 1)), tmp_path / "d", title="", colour_label="")
+        draw_figure(tmp_path / "d", head_map, np.zeros((1, 1)), title="", colour_label="")
     assert not list(tmp_path.glob(".*"))

@@ -9,7 +9,7 @@ import pytest
 
 from esc_lab.data.strategies import load_inventory
 from esc_lab.report.comparison_figures import read_curve
-from esc_lab.report.panels import confusion_matrices, preference_bars, training_curves
+from esc_lab.report.figures import confusion_matrices, draw_figure, preference_bars, training_curves
 from esc_lab.statistics.intervals import Interval
 
 NAMES = load_inventory("esconv").names
@@ -26,16 +26,18 @@ def intervals(*values: float) -> list[Interval]:
 
 def test_figures_name_what_they_show(tmp_path):
     bars = {"base": intervals(*range(8)), "CSO $x_1$ <b>": intervals(*range(8, 0, -1))}
-    drawn = texts(preference_bars(bars, NAMES, tmp_path / "bars", title="m: preference")[0])
+    drawn = texts(draw_figure(tmp_path / "bars", preference_bars, bars, NAMES, title="m: preference"))
     assert all(
         word in drawn for word in ("base", "CSO $x_1$ <b>", "Question", "m: preference", "preference (1 = none)")
     )
     counts = np.random.default_rng(0).integers(0, 9, size=(9, 8))
-    drawn = texts(confusion_matrices({"base": counts, "CSO": counts[::-1]}, NAMES, tmp_path / "c", title="t")[0])
+    drawn = texts(
+        draw_figure(tmp_path / "c", confusion_matrices, {"base": counts, "CSO": counts[::-1]}, NAMES, title="t")
+    )
     assert all(word in drawn for word in ("base", "CSO", "Self-disclosure", "(unparsable)", "gold", "predicted"))
     steps = np.arange(30.0)
     kinds = {"SFT": {"SFT": [(steps, 3 - steps / 30)]}, "CSO": {"CSO": [(steps, steps), (steps[::2], steps[::2])]}}
-    drawn = texts(training_curves(kinds, tmp_path / "t", y_label="loss", title="m: training")[0])
+    drawn = texts(draw_figure(tmp_path / "t", training_curves, kinds, y_label="loss", title="m: training"))
     assert all(word in drawn for word in ("SFT", "CSO", "loss", "optimizer step", "m: training"))
 
 
@@ -43,7 +45,7 @@ def test_shares_are_of_the_gold_strategy(tmp_path):
     counts = np.zeros((4, 3))
     counts[0] = 1, 3, 0  # the third is never gold
     counts[1] = 1, 1, 0
-    drawn = texts(confusion_matrices({"m": counts}, ["a", "b", "c"], tmp_path / "c", title="")[0]).split()
+    drawn = texts(draw_figure(tmp_path / "c", confusion_matrices, {"m": counts}, ["a", "b", "c"], title="")).split()
     assert sorted(word for word in drawn if word in ("25", "50", "75")) == ["25", "50", "50", "75"]
     assert "(unparsable)" not in drawn
 
@@ -52,12 +54,12 @@ def test_shares_are_of_the_gold_strategy(tmp_path):
 def test_too_many_or_no_methods(tmp_path, number):
     names = [str(one) for one in range(number)]
     with pytest.raises(ValueError, match="from 1 to 8"):
-        preference_bars({name: intervals(1) for name in names}, ["a"], tmp_path / "bars", title="")
+        preference_bars({name: intervals(1) for name in names}, ["a"], title="")
     kinds = {"SFT": {name: [(np.arange(2.0), np.arange(2.0))] for name in names}}
     with pytest.raises(ValueError, match="from 1 to 8"):
-        training_curves(kinds, tmp_path / "t", y_label="", title="")
+        training_curves(kinds, y_label="", title="")
     with pytest.raises(ValueError, match="no confusion counts"):
-        confusion_matrices({}, ["a"], tmp_path / "c", title="")
+        confusion_matrices({}, ["a"], title="")
 
 
 def test_a_curve_from_a_loggers_file(tmp_path):
