@@ -19,16 +19,14 @@ from esc_lab.judging.results import Pair
 from esc_lab.search.judge_check import check_judge, draw_check_pairs
 from esc_lab.statistics.bootstrap import ClusterSample
 
-CHANCE = 0.5
 DRAWS = 10_000
 
 
 @dataclass(frozen=True)
 class Gate:
-    """How a judge did.
+    """How a judge (`rubric` or `pairwise`) did.
 
     Attributes:
-        judge: `rubric` or `pairwise`.
         value, low, high: AUC or share of pairs, and its 95 % interval; nan if it gave no usable answer.
         contexts, dialogues: what it was measured on.
         min_value: the limit of the value.
@@ -44,17 +42,16 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        return self.value >= self.min_value and self.low > CHANCE
+        return self.value >= self.min_value and self.low > 0.5
 
     @property
     def text(self) -> str:
         """What was measured, in words."""
         if not self.contexts:
             return f"{self.judge} judge: no usable answer"
-        name = "AUC" if self.judge == "rubric" else "share"
-        ends = f"[{self.low:.2f}, {self.high:.2f}]"
-        what = "gold above shuffled replies" if self.judge == "rubric" else "gold preferred to shuffled replies"
-        return f"{self.judge} judge: {name} {self.value:.2f} {ends} of {what} ({self.contexts} contexts)"
+        name, what = ("AUC", "above") if self.judge == "rubric" else ("share", "preferred to")
+        value = f"{name} {self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.judge} judge: {value} of gold {what} shuffled replies ({self.contexts} contexts)"
 
 
 async def check_rubric(
@@ -64,11 +61,7 @@ async def check_rubric(
     min_value: float,
     seed: int,
 ) -> Gate:
-    """The check that the search makes of its judge, with a limit.
-
-    Raises:
-        UserError: replies cannot be exchanged between dialogues: there are fewer than two.
-    """
+    """The check that the search makes of its judge, with a limit; raises what `draw_check_pairs` does."""
     check = await check_judge(score, dialogues, contexts, seed)
     if check is None:
         return Gate("rubric", math.nan, math.nan, math.nan, 0, 0, min_value)
@@ -88,7 +81,7 @@ async def check_pairwise(
         compare: the pair of two replies to a history, asked in both orders.
 
     Raises:
-        UserError: replies cannot be exchanged between dialogues: there are fewer than two.
+        UserError: see `draw_check_pairs`.
     """
     drawn = draw_check_pairs(dialogues, contexts, seed)
     pairs = await asyncio.gather(*(compare(check.history, check.gold, check.shuffled) for check in drawn))

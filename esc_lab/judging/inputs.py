@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -13,17 +14,43 @@ from esc_lab.comparison.checks import check_cells, load_predictions
 from esc_lab.comparison.runs import Run, group_cells, read_runs
 from esc_lab.config import Config, DataConfig
 from esc_lab.data.corpora import ReadReport, read_dialogues
-from esc_lab.data.dialogue import Dialogue, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
-from esc_lab.judging.replies import WrittenReply, build_history, check_context, draw_decisions, read_replies
+from esc_lab.evaluation.predictions import read_predictions
 from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, read_config
 from esc_lab.runs.lineage import find_searches
+from esc_lab.seeds import derive_seed
 
 log = logging.getLogger(__name__)
+NOTHING = "(no message)"
+
+
+@dataclass(frozen=True)
+class WrittenReply:
+    """What a run wrote at a decision.
+
+    Attributes:
+        text: as it was written, stripped; may be empty.
+        strategy: the one that it was to follow or that it names; None if it names none.
+        gold_reply: the corpus' own reply there.
+        tree: of the dialogue.
+        sampling: how it was drawn.
+    """
+
+    text: str
+    strategy: str | None
+    gold_reply: str
+    tree: str
+    sampling: Mapping[str, Any]
+
+    @property
+    def turn(self) -> Turn:
+        """As the judge sees it."""
+        return Turn("supporter", Reply(self.text or NOTHING, (self.strategy,) if self.strategy else ()))
 
 
 @dataclass(frozen=True)
@@ -41,13 +68,10 @@ class JudgeInputs:
 
     Attributes:
         runs: the evaluations; `baseline` is one of them.
-        inventory: of their strategies.
         dialogues: those of the test set, by id.
-        keys: the decisions that are judged, in every run the same.
+        keys: the decisions that are judged, in every run the same, drawn with `seed`.
         with_replies: decisions that have a reply in every run.
         test_set: identity of the test set, as in comparisons.
-        seed: what they were drawn with.
-        judge: the model that judges.
         conflicts: why the judge must not judge: sentences on runs whose training data it judged.
         remarks: sentences on what stands out.
     """
@@ -94,7 +118,7 @@ def read_inputs(cfg: Config) -> JudgeInputs:
     check_cells(cells, ["text/rouge_l"])
     test = load_predictions(runs, ())[runs[0].directory].test
     labels = {run.directory: cell.run_name(run) for cell in cells for run in cell.runs}
-    judged = [EvaluatedRun(labels[run.directory], run, _read_replies(run)) for run in runs]
+    judged = [EvaluatedRun(labels[run.directory], run, read_replies(run.directory / PREDICTIONS)) for run in runs]
     inventory = build_inventory(runs[0].config["inventory"], cfg.config_dirs)
     dialogues = _read_dialogues(runs, inventory, cfg.config_dirs)
     for run in judged:
@@ -135,9 +159,17 @@ def _find_shared_decisions(runs: Sequence[EvaluatedRun], keys: Sequence[Key]) ->
     return shared, [f"{remark}; their evaluations chose different ones"]
 
 
-def _read_replies(run: Run) -> dict[Key, WrittenReply]:
-    path = run.directory / PREDICTIONS
-    replies = read_replies(path)
+def read_replies(path: Path) -> dict[Key, WrittenReply]:
+    """The replies in a `predictions.jsonl`: of several samples the first, of several prompts the gold strategy's.
+
+    Raises:
+        UserError: a line is not a prediction, or there is no reply.
+    """
+    replies: dict[Key, WrittenReply] = {}
+    for p in read_predictions(path):
+        if p.reply is not None and p.sample == 0 and p.to_gold:
+            reply = WrittenReply(p.reply.strip(), p.followed, p.gold_reply, p.tree, p.sampling)
+            replies.setdefault((p.dialogue, p.turn), reply)
     if not replies:
         fix = "evaluate with evaluate.generation.enabled=true"
         raise UserError("there is no written reply", where=str(path), fix=fix)
@@ -187,3 +219,34 @@ def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[lis
         if judge.names & model_names(run.config["model"]):
             remarks.append(f"the judge is the model that {label} is made of; models favour their own words")
     return conflicts, remarks
+
+
+def draw_decisions(keys: Iterable[Key], count: int | None, seed: int) -> list[Key]:
+    """The decisions to judge, sorted: all, or `count` of them. A larger count has those of a smaller one among its."""
+    order = sorted(keys, key=lambda key: (derive_seed(seed, "decisions to judge", *key), key))
+    return sorted(order[:count])
+
+
+def build_history(dialogue: Dialogue, turn: int) -> tuple[Turn, ...]:
+    """The turns before a reply, as the judge sees them: without rejected replies and an opening by the supporter."""
+    turns = [Turn(before.speaker, before.reply) for before in dialogue.turns[:turn]]
+    first = next((number for number, before in enumerate(turns) if before.speaker == "seeker"), 0)
+    return tuple(turns[first:])
+
+
+def check_context(dialogues: Mapping[str, Dialogue], replies: Mapping[Key, WrittenReply], where: str) -> None:
+    """Whether the dialogues are those that the replies were written in.
+
+    Raises:
+        UserError: a dialogue is missing, or has another reply at a decision.
+    """
+
+    def gold_reply(name: str, turn: int) -> str | None:
+        turns = dialogues[name].turns if name in dialogues else ()
+        return turns[turn].reply.text if turn < len(turns) else None
+
+    wrong = [key for key, reply in replies.items() if gold_reply(*key) != reply.gold_reply]
+    if wrong:
+        fix = "evaluate again, which keeps the dialogues beside the predictions; or put the corpus back where it was"
+        message = f"the dialogues of {len(wrong)} of {len(replies)} replies are not those that were evaluated"
+        raise UserError(message, where=where, fix=fix)

@@ -21,12 +21,9 @@ Scores: TypeAlias = Mapping[str, float]  # of a reply, by axis
 
 @dataclass(frozen=True)
 class RubricResult:
-    """Rubric scores of a run.
+    """Means of a run's scores on each axis and of the weighted mean over the axes (`overall`), from 0 to 4.
 
-    Attributes:
-        means: of each axis and of the weighted mean over the axes (`overall`), from 0 to 4.
-        replies: that were scored.
-        missing: replies that the judge gave no usable score.
+    `replies` were scored; to `missing` ones the judge gave no usable score.
     """
 
     means: Mapping[str, Interval]
@@ -88,7 +85,6 @@ class PairwiseResult:
         length_controlled: the win rate that the judge would have given at equal length (see `length_control`).
         length_effect: phi there; above 0 if it prefers the longer reply.
         consistency: share of the asked pairs on which both orders agree; nan if none was asked.
-        wins, ties, losses: counts.
         identical: of the ties, pairs with the same text.
         missing: pairs without a usable answer in both orders; they are left out of all else.
     """

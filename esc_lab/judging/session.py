@@ -41,7 +41,6 @@ class JudgeAnswers:
         forced: reasons not to believe them that were overruled.
         scores: of each run's replies, by label, in the order of the decisions; empty without a rubric.
         pairs: of each run but the baseline, likewise.
-        seconds: the judging took.
     """
 
     gates: Sequence[Gate]
@@ -55,7 +54,6 @@ class JudgeSession:
     """One judge, and all that it is asked.
 
     Attributes:
-        axes: of the rubric.
         config: everything that the calls depend on beside their own content.
         settings: of that, how the judge is asked: client, sampling, attempts.
         counts: answers that were unusable, refused or missing.
@@ -94,7 +92,7 @@ class JudgeSession:
         paired = inputs.candidates if cfg.judge.pairwise else []
         questions: list[Awaitable[Any]] = [self._score(run, key) for run in scored for key in inputs.keys]
         questions += [self._pair(run, key) for run in paired for key in inputs.keys]
-        answers = iter(await gather_with_progress(questions, self._state))
+        answers = iter(await gather_with_progress(questions, self.calls.spent.text))
         return JudgeAnswers(
             gates=gates,
             forced=[*inputs.conflicts, *failures],
@@ -135,11 +133,6 @@ class JudgeSession:
         reply, other = run.replies[key], self.inputs.baseline.replies[key]
         pair = await self._compare(self.inputs.history(key), reply.turn, other.turn)
         return replace(pair, difference=len(reply.text) - len(other.text))  # an empty one is shown in words
-
-    def _state(self) -> str:
-        spent = self.calls.spent
-        cost = f", ${spent.cost:.2f}" if spent.cost else ""
-        return f"{spent.calls} calls, {spent.tokens / 1000:.0f}k tokens{cost}"
 
 
 def check_gates(gates: Sequence[Gate], force: bool) -> list[str]:

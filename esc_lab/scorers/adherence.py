@@ -141,14 +141,12 @@ def _name_patterns(inventory: Inventory) -> tuple[re.Pattern[str], ...]:
 def _names_strategies(label: str, inventory: Inventory) -> bool:
     """Whether a label is one or several strategies of the inventory, `strategy:` before them or not."""
     label = re.sub(rf"^\W*{_STRATEGY_IS}", "", label)
-    parts = re.split(r"[,/;|+]", label)
-    # No known spelling has more words; this spares most sentences the look-up.
-    return all(len(part.split()) <= 6 and _is_strategy(part, inventory) for part in parts)
-
-
-def _is_strategy(label: str, inventory: Inventory) -> bool:
     try:
-        normalize_label(label, inventory)
+        for part in re.split(r"[,/;|+]", label):
+            # No known spelling has more words; this spares most sentences the look-up.
+            if len(part.split()) > 6:
+                return False
+            normalize_label(part, inventory)
     except UnknownStrategyError:
         return False
     return True

@@ -61,10 +61,8 @@ class StrategyClassifier:
     def predict(self, texts: Sequence[str], *, row_tokens: int = 2048) -> Tensor:
         """Probability of every strategy [N, K], float32 on the CPU, in the inventory's order.
 
-        Replies are bared first. One without a word follows no strategy: its row is all zeros.
-
-        Args:
-            row_tokens: padded tokens of one forward pass, at most, except for a single reply that is longer.
+        Replies are bared first. One without a word follows no strategy: its row is all zeros. A forward pass takes
+        `row_tokens` padded tokens at most, except for a single reply that is longer.
         """
         self.model.eval()
         bare = [bare_reply(text, self.inventory) for text in texts]

@@ -33,12 +33,7 @@ _HEADS = ("score", "classifier")  # what transformers calls the layers that give
 
 @dataclass(frozen=True)
 class Note:
-    """What `classifier.json` says: the base model, the classes, how much is read, and the accuracy on held-out replies.
-
-    Attributes:
-        strategies: names of the classes in the inventory's order.
-        accuracy: in [0, 1]; None if there were no held-out replies.
-    """
+    """What `classifier.json` says; `strategies` are the classes in the inventory's order, the rest as in the classifier."""
 
     model: ModelConfig
     inventory: str
@@ -59,14 +54,8 @@ def new_classifier(
         torch.manual_seed(derive_seed(seed, "strategy classifier"))
         base, tokenizer = _base(model, inventory, cache)
         trainable = base.requires_grad_(True) if adapter.kind == "full" else _with_adapter(base, adapter)
-    return StrategyClassifier(
-        trainable,
-        tokenizer,
-        inventory,
-        model.name,
-        tuple(range(len(inventory))),
-        min(reply_tokens, _longest(base, tokenizer)),
-    )
+    reply_tokens = min(reply_tokens, _longest(base, tokenizer))
+    return StrategyClassifier(trainable, tokenizer, inventory, model.name, tuple(range(len(inventory))), reply_tokens)
 
 
 def save_classifier(
@@ -76,7 +65,7 @@ def save_classifier(
 
     Args:
         model: settings of the base model.
-        accuracy: on held-out replies, in [0, 1].
+        accuracy: on held-out replies, in [0, 1]; None if there were none.
     """
     target = directory / CLASSIFIER
     classifier.model.save_pretrained(str(target))
@@ -97,7 +86,6 @@ def load_classifier(path: Path, inventory: Inventory, cache: Path) -> StrategyCl
         path: run directory of stage `classifier`, its `classifier/`, or a directory with any sequence classification
             model of transformers and its tokenizer, whose `id2label` names each strategy of the inventory once, in any
             order and known spelling.
-        inventory: the strategies that are to be judged.
         cache: directory of converted base models.
 
     Raises:
@@ -141,10 +129,7 @@ def _with_adapter(base: Any, adapter: AdapterConfig) -> Any:
         target_modules=targets if targets == "all-linear" else targets.split(","),
         modules_to_save=list(_HEADS),
     )
-    try:
-        return get_peft_model(base, config)
-    except ValueError as error:
-        raise UserError(_first_line(error), where=f"adapter.target_modules={targets}") from None
+    return _load(get_peft_model, base, config, where=f"adapter.target_modules={targets}")
 
 
 def _base(model: ModelConfig, inventory: Inventory, cache: Path) -> tuple[Any, Any]:
@@ -167,11 +152,7 @@ def _to_float(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _classifier_model(
     location: str, revision: str | None, dtype: str, *, where: str, classes: tuple[str, ...] | None = None
 ) -> tuple[Any, Any]:
-    """A sequence classification model and its tokenizer, with a token for padding.
-
-    Args:
-        classes: names of the classes of a head that the weights do not have yet.
-    """
+    """A model and its tokenizer, with a token for padding; `classes` are those of a head that the weights lack."""
     labels = (
         {"id2label": dict(enumerate(classes)), "label2id": {c: n for n, c in enumerate(classes)}} if classes else {}
     )
@@ -198,7 +179,8 @@ def _load(load: Any, *args: Any, where: str, **options: Any) -> Any:
     try:
         return load(*args, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"it cannot be loaded: {_first_line(error)}", where=where) from error
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"it cannot be loaded: {first_line}", where=where) from error
 
 
 def _check_files(directory: Path, *, adapter: bool) -> None:
@@ -218,9 +200,8 @@ def _read_note(file: Path) -> Note:
         accuracy = None if read["accuracy"] is None else float(read["accuracy"])
         return Note(model, read["inventory"], tuple(read["strategies"]), int(read["reply_tokens"]), accuracy)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"broken note: {type(error).__name__} {error}", where=str(file), fix="train the classifier again"
-        ) from error
+        what = f"broken note: {type(error).__name__} {error}"
+        raise UserError(what, where=str(file), fix="train the classifier again") from error
 
 
 def _columns(id2label: dict[int, str], inventory: Inventory, directory: Path) -> tuple[int, ...]:
@@ -245,7 +226,3 @@ def _columns(id2label: dict[int, str], inventory: Inventory, directory: Path) ->
 def _longest(model: Any, tokenizer: Any) -> int:
     """Tokens that the model can read at once."""
     return min(int(model.config.get_text_config().max_position_embeddings), int(tokenizer.model_max_length))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

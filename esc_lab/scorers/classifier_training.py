@@ -1,10 +1,12 @@
-"""Training of the strategy classifier: labelled replies in, optimizer steps out, cross-entropy."""
+"""The strategy classifier learns from labelled replies, and is scored on held-out ones."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,18 @@ from torch.nn.functional import cross_entropy
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.errors import UserError
+from esc_lab.metrics import StrategyProficiency
 from esc_lab.scorers.adherence import LabelledReply, ReplyReport, labelled_replies
-from esc_lab.scorers.classifier import StrategyClassifier, batches_by_length
+from esc_lab.scorers.classifier import StrategyClassifier, batches_by_length, choose_strategies
 from esc_lab.seeds import derive_seed
+from esc_lab.terminal import print_table
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.steps import equal_parts
 
 log = logging.getLogger(__name__)
+_METRICS = {
+    "accuracy": "accuracy", "Q": "macro_f1", "Q_W": "weighted_f1", "n": "n", "classes_predicted": "classes_predicted",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,12 @@ class ReplySteps:
     """Labelled replies of `train` and `val` as optimizer steps and validation batches. `test` is only collected.
 
     Attributes:
-        examples: replies of each split.
-        reports: what became of the utterances of each split.
         cut: replies of each split that were too long and are read only in part.
 
     Args:
         splits: dialogues of `train`, `val`, `test`; missing splits are empty.
         step_replies: replies in one optimizer step.
         row_tokens: budget of one forward pass in padded tokens.
-        seed: the run's seed.
 
     Raises:
         UserError: no training reply has a strategy.
@@ -93,10 +97,8 @@ class ReplySteps:
 
     def counts(self) -> dict[str, float]:
         """What became of the utterances, by split."""
-        counts = {f"{split}_cut": float(value) for split, value in self.cut.items()}
-        for split, report in self.reports.items():
-            counts |= {f"{split}_{name}": float(value) for name, value in asdict(report).items()}
-        return counts
+        reports = {split: {"cut": self.cut[split], **asdict(report)} for split, report in self.reports.items()}
+        return {f"{split}_{name}": float(value) for split, counts in reports.items() for name, value in counts.items()}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -161,3 +163,38 @@ class ClassifierModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self._loss_sum / self._replies, prog_bar=True)
+
+
+def score_classifier(
+    classifier: StrategyClassifier, training: Sequence[LabelledReply], test: Sequence[LabelledReply], row_tokens: int
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics of the predictions on the test replies, and a row for each strategy.
+
+    `majority_accuracy` is that of always naming the most frequent strategy of the training replies.
+    """
+    classifier.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    predicted = choose_strategies(classifier.predict([example.text for example in test], row_tokens=row_tokens))
+    proficiency = StrategyProficiency(classifier.inventory.names)
+    proficiency.update(predicted, torch.tensor([example.strategy for example in test]))
+    scores = proficiency.compute()
+    ((majority, _),) = Counter(example.strategy for example in training).most_common(1)
+    metrics = {name: float(scores[score]) for name, score in _METRICS.items()}
+    metrics["majority_accuracy"] = sum(example.strategy == majority for example in test) / len(test)
+    per_class = {name: values.tolist() for name, values in proficiency.per_class().items()}
+    columns = {"strategy": classifier.inventory.names, **per_class}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {f"classifier/{name}": value for name, value in metrics.items()}, rows
+
+
+def print_scores(title: str, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
+    """The metrics and rows of `score_classifier` as a table."""
+    caption = ("accuracy {accuracy:.3f} (most frequent strategy {majority_accuracy:.3f})  Q {Q:.3f}  n {n:.0f}").format(
+        **{name.removeprefix("classifier/"): value for name, value in metrics.items()}
+    )
+    decimals = {"precision": 3, "recall": 3, "f1": 3, "support": 0, "predicted": 0}
+    print_table(
+        title,
+        ["strategy", "precision", "recall", "F1", "gold", "predicted"],
+        [[row["strategy"], *(f"{row[key]:.{digits}f}" for key, digits in decimals.items())] for row in rows],
+        caption=caption,
+    )

@@ -47,6 +47,11 @@ class Spent:
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    def text(self) -> str:
+        """Calls, tokens and cost in a few words."""
+        cost = f", ${self.cost:.2f}" if self.cost else ""
+        return f"{self.calls} calls, {self.tokens / 1000:.0f}k tokens{cost}"
+
     def add(self, answer: Answer) -> None:
         self.calls += 1
         self.prompt_tokens += answer.prompt_tokens

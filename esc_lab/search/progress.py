@@ -39,13 +39,8 @@ class SearchProgress:
     def state(self) -> str:
         """Trees, calls a second, tokens and cost in a few words."""
         spent, seconds = self._calls.spent, max(time.monotonic() - self._started, 1e-6)
-        parts = [
-            f"{self._finished()}/{len(self._trees)} trees",
-            f"{spent.calls} calls",
-            f"{(spent.made - self._made_before) / seconds:.1f}/s",
-            f"{spent.tokens / 1000:.0f}k tokens",
-        ]
-        parts += [f"${spent.cost:.2f}"] if spent.cost else []
+        rate = (spent.made - self._made_before) / seconds
+        parts = [f"{self._finished()}/{len(self._trees)} trees", spent.text(), f"{rate:.1f} calls/s"]
         parts += [f"{count} {kind.replace('_', ' ')}" for kind, count in self._calls.retries.items() if count]
         return ", ".join(parts)
 

@@ -18,8 +18,7 @@ from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.runs.layout import STRATEGIES
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier
-from esc_lab.scorers.classifier_scores import print_scores, score_classifier
-from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps
+from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps, print_scores, score_classifier
 from esc_lab.seeds import EVALUATION_SEED
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.training.datamodule import load_splits

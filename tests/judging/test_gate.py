@@ -8,7 +8,7 @@ import math
 import pytest
 
 from esc_lab.judging.gate import Gate, check_pairwise, check_rubric
-from esc_lab.judging.replies import build_history
+from esc_lab.judging.inputs import build_history
 from esc_lab.judging.results import Pair
 from tests.judging.evaluations import decisions, sample
 

@@ -9,7 +9,7 @@ import pytest
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
-from esc_lab.judging.replies import NOTHING, build_history, check_context, draw_decisions, read_replies
+from esc_lab.judging.inputs import NOTHING, build_history, check_context, draw_decisions, read_replies
 from tests.comparison.synthetic import predictions
 from tests.judging.evaluations import evaluation, sample
 
