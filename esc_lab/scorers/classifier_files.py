@@ -33,7 +33,7 @@ _HEADS = ("score", "classifier")  # what transformers calls the layers that give
 
 @dataclass(frozen=True)
 class Note:
-    """What `classifier.json` says; `strategies` are the classes in the inventory's order, the rest as in the classifier."""
+    """What `classifier.json` says; the classes are in the inventory's order."""
 
     model: ModelConfig
     inventory: str
