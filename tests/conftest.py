@@ -15,16 +15,20 @@ from esc_lab.config.model import ModelConfig
 from esc_lab.data.strategies import load_inventory
 from esc_lab.prompts import load_layout
 
-# Two test processes on two cores: one thread each is faster than two that fight.
+ROOT = Path(__file__).parents[1]
+
+# Two test processes on two cores: one thread and no further processes each are faster than two that fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Processes that tests start run this code, wherever they start and whatever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 # The same examples on every machine, however slow it is.
 settings.register_profile("anywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("anywhere")
 
-ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("ESC_LAB_CACHE", ROOT / ".cache"))
 HANGS_S = 1800  # a process that takes longer hangs: no machine is that slow
 INVENTORIES = {name: load_inventory(name) for name in option_files("inventory")}

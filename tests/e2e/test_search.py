@@ -11,6 +11,7 @@ import pytest
 
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
+from tests.conftest import ROOT
 from tests.e2e.conftest import Outcome, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint
@@ -278,8 +279,11 @@ def test_wrong_settings(command):
             ["llm.judge.client=replay", "llm.judge.recording=absent.jsonl"],
             "llm.judge.recording=absent.jsonl: no such file",
         ),
-        (["llm=replay", "llm.strategist.recording=pyproject.toml"], "no journal of a search. Fix: name a trees/"),
-        (["llm=replay", "llm.strategist.recording=tests"], "no journal of a search. Fix: name a trees/"),
+        (
+            ["llm=replay", f"llm.strategist.recording={ROOT}/pyproject.toml"],
+            "no journal of a search. Fix: name a trees/",
+        ),
+        (["llm=replay", f"llm.strategist.recording={ROOT}/tests"], "no journal of a search. Fix: name a trees/"),
         (
             ["llm=openai", "llm.openai.model=test", "llm.openai.base_url=http://me:password@host/v1"],
             "llm.openai.base_url: a user and password in it would come into config.yaml. Fix: export OPENAI_BASE_URL",
@@ -290,7 +294,7 @@ def test_wrong_settings(command):
         ),
         (["stage=sft", "llm.openai.base_url=http://me:password@host/v1"], "a user and password in it would come into"),
         (["data.limit={train: 0}"], "there are no seed dialogues. Fix: check data.path, data.limit and search.split"),
-        (["resume=tests"], "no trees/*.journal.jsonl there"),
+        ([f"resume={ROOT}/tests"], "no trees/*.journal.jsonl there"),
     ],
 )
 def test_refusals(command, overrides, message):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import HANGS_S
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -15,7 +17,7 @@ def browser():
         pytest.skip("no chromium on this machine")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=HANGS_S * 1000)
         yield opened
         opened.close()
 
@@ -28,6 +30,7 @@ def show(browser):
     def opened(html: str | Path, width: int = 1280, scheme: str = "light", height: int = 800, anchor: str = ""):
         own = html.as_uri() if isinstance(html, Path) else ""
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.set_default_timeout(HANGS_S * 1000)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: request.url.split("#")[0] != own and complaints.append(request.url))

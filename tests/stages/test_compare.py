@@ -36,7 +36,8 @@ def directories(tmp_path_factory):
     ]
 
 
-def test_everything_is_written(directories, tmp_path, capsys):
+def test_everything_is_written(directories, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")  # several processes draw
     metrics = run(settings(tmp_path, directories))
     assert {path.name for path in tmp_path.iterdir()} >= {
         "comparison.md", "comparison.tex", "comparison.json", "comparison.csv", "runs.csv", "figures",
