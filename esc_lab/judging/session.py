@@ -22,7 +22,7 @@ from esc_lab.judging.results import Pair, Scores
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import JUDGE_JOURNAL
 from esc_lab.search.calls import BudgetError, Calls
-from esc_lab.search.resume import take_over_journals
+from esc_lab.search.journal import take_over_journals
 from esc_lab.search.role_prompts import RolePrompts, SeekerProfile, build_role_prompts
 from esc_lab.search.roles import Roles, describe_role
 from esc_lab.terminal import show_progress

@@ -6,12 +6,15 @@ import asyncio
 import gc
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from esc_lab.config.search import BudgetConfig
+from esc_lab.config import Config
+from esc_lab.config.search import BudgetConfig, RoleConfig
 from esc_lab.errors import UserError
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.journal import Journal
@@ -27,12 +30,9 @@ class BudgetError(UserError):
 
 @dataclass
 class Spent:
-    """What clients did.
+    """What clients did: calls, tokens and cost of all answers of the run, and calls that this process `made`.
 
-    Attributes:
-        calls, prompt_tokens, completion_tokens, cost: of all answers of the run.
-        made: those that this process made.
-        from_journal, from_cache: answers that were there already.
+    Answers `from_journal` and `from_cache` were there already.
     """
 
     calls: int = 0
@@ -241,26 +241,45 @@ class Calls:
         return list({id(client): client for client in self.clients.values()}.values())
 
 
+def open_calls(cfg: Config, roles: Sequence[str]) -> Calls:
+    """Calls to clients of these roles, with the request cache and the budget of the search.
+
+    `llm.<role>.client` names a module of `esc_lab.search.clients`; its `build_client(cfg, role)` gives the client.
+    Roles that are played in the same way share one.
+
+    Raises:
+        UserError: a model cannot be loaded, there is no key, or a recording or the cache cannot be read.
+    """
+    clients: dict[str, Client] = {}
+    built: dict[tuple[str | None, ...], Client] = {}
+    for role in roles:
+        played: RoleConfig = getattr(cfg.llm, role)
+        recording = (played.recording, role) if played.client == "replay" else ()  # it has another client for each role
+        key = (played.client, played.model, played.checkpoint, played.base_url, *recording)
+        if key not in built:
+            built[key] = import_module(f"esc_lab.search.clients.{played.client}").build_client(cfg, role)
+        clients[role] = built[key]
+    cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
+    return Calls(clients, cfg.search.concurrency, cache, cfg.search.budget)
+
+
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run` with uvloop where it is installed, and without collecting what was there before.
 
     Garbage collections that look through all modules and models each time cost a tenth of the calls a second.
     """
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
     gc.collect()
     gc.freeze()
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(work)
     finally:
         gc.unfreeze()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def _replace_surrogates(answer: Answer) -> Answer:
@@ -268,8 +287,6 @@ def _replace_surrogates(answer: Answer) -> Answer:
     try:
         f"{answer.text}{answer.refusal}{answer.model}".encode()
     except UnicodeEncodeError:
-        text, refusal, model = (
-            part.encode(errors="replace").decode() for part in (answer.text, answer.refusal, answer.model)
-        )
-        return replace(answer, text=text, refusal=refusal, model=model)
+        parts = {name: getattr(answer, name) for name in ("text", "refusal", "model")}
+        return replace(answer, **{name: part.encode(errors="replace").decode() for name, part in parts.items()})
     return answer

@@ -8,17 +8,22 @@ search asks for the same calls again, in any order, reading the answers back is 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from esc_lab.config import Config
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import rename_keys
+from esc_lab.runs.layout import JOURNAL_SUFFIX, rename_keys
 from esc_lab.search.requests import Answer, Request
 
+log = logging.getLogger(__name__)
 FORMAT = "esc-lab-journal/1"
 _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 
@@ -47,12 +52,8 @@ class Journal:
         self.models: dict[str, set[str]] = {}
         self.first = self.last = ""
         self._unsynced = False
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open():
-                pass
-        except OSError as error:
-            raise self._unwritable_error(error) from error
+        with self._open(begin=True):
+            pass
         self._read()
 
     def add(self, key: str, request: Request, answer: Answer, *, cached: bool = False) -> None:
@@ -69,27 +70,26 @@ class Journal:
         self._note(key, now, request.role, answer, cached)
 
     def sync(self) -> None:
-        """Have what was written so far outlive a crash of the machine. May be called from another thread.
-
-        Raises:
-            UserError: the disk does not take it.
-        """
+        """Have what was written so far outlive a crash of the machine. May be called from another thread."""
         if self._unsynced:
             self._unsynced = False
-            try:
-                with self._open() as file:
-                    os.fsync(file)
-            except OSError as error:
-                raise self._unwritable_error(error) from error
+            with self._open() as file:
+                os.fsync(file)
 
     @contextmanager
-    def _open(self) -> Iterator[int]:
+    def _open(self, *, begin: bool = False) -> Iterator[int]:
         """The file, for one thing to do: there may be more journals than a process may have open files."""
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            yield file
-        finally:
-            os.close(file)
+            if begin:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                yield file
+            finally:
+                os.close(file)
+        except OSError as error:
+            fix = "make room or choose another place; resume=<run directory> goes on from here"
+            raise UserError(f"cannot write: {error.strerror}", where=str(self.path), fix=fix) from error
 
     def _note(self, key: str, at: str, role: str, answer: Answer, cached: bool) -> None:
         if self.answers.setdefault(key, answer) is not answer:
@@ -102,18 +102,15 @@ class Journal:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         line = f"{json.dumps(record, ensure_ascii=False)}\n".encode()
-        try:
-            with self._open() as file:
-                end = os.fstat(file).st_size
-                try:
-                    while line:  # a disk that becomes full takes what fits, and refuses the rest
-                        line = line[os.write(file, line) :]
-                except OSError:
-                    with suppress(OSError):
-                        os.ftruncate(file, end)
-                    raise
-        except OSError as error:
-            raise self._unwritable_error(error) from error
+        with self._open() as file:
+            end = os.fstat(file).st_size
+            try:
+                while line:  # a disk that becomes full takes what fits, and refuses the rest
+                    line = line[os.write(file, line) :]
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(file, end)
+                raise
         self._unsynced = True
 
     def _read(self) -> None:
@@ -167,10 +164,6 @@ class Journal:
         fix = "take the line out if it is damaged; its call is then made again"
         return UserError("not a line of a journal", where=f"{self.path}:{number}", fix=fix)
 
-    def _unwritable_error(self, error: OSError) -> UserError:
-        fix = "make room or choose another place; resume=<run directory> goes on from here"
-        return UserError(f"cannot write: {error.strerror}", where=str(self.path), fix=fix)
-
 
 def read_journal_config(path: Path) -> Any:
     """The configuration that a journal names in its first line; None if it has none. Raises OSError."""
@@ -191,7 +184,6 @@ def journal_settings(config: Any) -> dict[str, Any]:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Dotted names of the leaves of nested dicts."""
     if not isinstance(value, dict) or not value:
         return {name: value}
     return {
@@ -204,3 +196,46 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def take_over_journals(cfg: Config, directory: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Copy journals of the run that `cfg.resume` names, with the files beside them whose names begin like theirs.
+
+    Args:
+        directory: where this run has its journals.
+        configs: name of each journal, without ending -> its configuration.
+
+    Raises:
+        UserError: a journal is of another configuration; nothing is copied then.
+    """
+    if not cfg.resume:
+        return
+    place = directory.relative_to(cfg.run_dir)
+    if cfg.resume == "auto":
+        source = _furthest(Path(cfg.output_root), place, configs)
+    else:  # the run, or the pipeline that it is a step of
+        places = (Path(cfg.resume) / place, Path(cfg.resume) / cfg.stage / place)
+        source = next((path for path in places if any(path.glob(f"*{JOURNAL_SUFFIX}"))), None)
+    if source is None:
+        log.info("resume=%s: no %s of this configuration there; starting anew", cfg.resume, cfg.stage)
+        return
+    log.info("resume=%s: going on from %s", cfg.resume, source)
+    if source.resolve() == directory.resolve():
+        return
+    names = [name for name in configs if (source / f"{name}{JOURNAL_SUFFIX}").exists()]
+    for name in names:
+        Journal(source / f"{name}{JOURNAL_SUFFIX}", configs[name])
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for file in source.glob(f"{name}.*"):
+            shutil.copy2(file, directory)
+
+
+def _furthest(root: Path, place: Path, configs: Mapping[str, Mapping[str, Any]]) -> Path | None:
+    """The directory below `root`, at this place of its run, that has most in journals of these configurations."""
+    settings = {f"{name}{JOURNAL_SUFFIX}": journal_settings(config) for name, config in configs.items()}
+    sizes: Counter[Path] = Counter()
+    for path in root.glob(str(Path("**", place, f"*{JOURNAL_SUFFIX}"))):
+        if path.name in settings and journal_settings(read_journal_config(path)) == settings[path.name]:
+            sizes[path.parent] += path.stat().st_size
+    return max(sizes, key=lambda directory: sizes[directory], default=None)

@@ -19,12 +19,11 @@ from esc_lab.data.strategies import build_inventory
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.calls import BudgetError, Calls
-from esc_lab.search.journal import Journal
+from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.judge_check import TRUSTED_AUC, JudgeCheck, check_judge
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import SearchProgress
-from esc_lab.search.resume import take_over_journals
 from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
 from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts
 from esc_lab.search.seed_dialogue import SeedDialogue

@@ -9,7 +9,7 @@ from esc_lab.errors import UserError
 from esc_lab.judging.files import write_results
 from esc_lab.judging.inputs import JudgeInputs, read_inputs
 from esc_lab.judging.session import JUDGE, JudgeSession
-from esc_lab.search.clients.build import open_calls
+from esc_lab.search.calls import open_calls
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)

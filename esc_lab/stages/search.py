@@ -17,9 +17,8 @@ from esc_lab.environment import git_commit
 from esc_lab.errors import UserError
 from esc_lab.report.tree_page import tree_page
 from esc_lab.runs.layout import ESC_PRO, TREES
-from esc_lab.search.clients.build import open_calls
-from esc_lab.search.data_card import render_data_card
-from esc_lab.search.esc_pro import require_pairs, write_esc_pro
+from esc_lab.search.calls import open_calls
+from esc_lab.search.esc_pro import render_data_card, require_pairs, write_esc_pro
 from esc_lab.search.preferences import Preferences, extract_dialogues, find_preferences
 from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
 from esc_lab.search.session import SearchResult, SearchSession

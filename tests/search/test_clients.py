@@ -14,7 +14,7 @@ import pytest
 
 from esc_lab.config import Config
 from esc_lab.config.search import CLIENTS, ROLES
-from esc_lab.search.clients import build
+from esc_lab.search.calls import open_calls
 from esc_lab.search.journal import Journal
 from esc_lab.search.requests import Answer, Request
 
@@ -54,7 +54,7 @@ def test_each_client_has_a_module(name: str) -> None:
 def test_roles_that_are_played_alike_share_a_client(cfg: Config) -> None:
     cfg.llm.judge.model = "another"
     cfg.llm.seeker.temperature = 0.5
-    clients = build.open_calls(cfg, ROLES).clients
+    clients = open_calls(cfg, ROLES).clients
     assert clients["strategist"] is clients["supporter"] is clients["seeker"]
     assert clients["judge"].identity["model"] == "another"
 
@@ -65,6 +65,6 @@ def test_a_recording_has_a_client_for_each_role(cfg: Config, tmp_path: Path) -> 
     for role in ROLES:
         played = getattr(cfg.llm, role)
         played.client, played.recording = "replay", str(tmp_path / "tree.journal.jsonl")
-    calls = build.open_calls(cfg, ROLES)
+    calls = open_calls(cfg, ROLES)
     assert {role: client.identity["model"] for role, client in calls.clients.items()} == {role: role for role in ROLES}
     assert calls.scoring == {"judge"}

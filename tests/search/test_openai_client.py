@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from esc_lab.config.search import EndpointConfig
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
-from esc_lab.search.clients.openai import OpenAIClient
-from esc_lab.search.clients.responses import Passing, parse_retry_after
+from esc_lab.search.clients.openai import OpenAIClient, Passing, parse_retry_after
 from esc_lab.search.requests import Answer, Request
 from tests.search.endpoint import Endpoint
 from tests.search.virtual_time import run as virtual_run

@@ -11,26 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import logging
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 from esc_lab.config import Config
 from esc_lab.config.endpoint import split_login
 from esc_lab.config.search import EndpointConfig
 from esc_lab.errors import UserError
-from esc_lab.search.clients.responses import (
-    LONGEST_WAIT_S,
-    Problem,
-    classify_status,
-    describe_refusal,
-    parse_retry_after,
-    read_completion,
-)
 from esc_lab.search.requests import Answer, Request
 
 if TYPE_CHECKING:
@@ -38,6 +33,20 @@ if TYPE_CHECKING:
 
 # Error codes of endpoints whose filter stopped the prompt before any model read it.
 _FILTER_CODES = ("content_filter", "content_policy_violation")
+LONGEST_WAIT_S = 60.0
+
+# How an attempt can fail in a way that may pass: 429; 5xx and 409; no answer in time, and 408; a connection that could
+# not be made or was lost; a response that is no chat completion.
+Passing = Literal["rate_limited", "server_errors", "timeouts", "connection_errors", "malformed"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An attempt that failed in a way that may pass; the endpoint asks to wait for `retry_after` seconds."""
+
+    kind: Passing
+    text: str
+    retry_after: float = 0.0
 
 
 def build_client(cfg: Config, role: str) -> OpenAIClient:
@@ -150,7 +159,7 @@ class OpenAIClient:
                 return Problem("timeouts", f"no answer within {self._endpoint.timeout:g} s")
             return Problem("connection_errors", self._one_line(f"{type(cause).__name__} {cause}"))
         try:
-            return read_completion(response.content, self._endpoint.price_in, self._endpoint.price_out)
+            return _read_completion(response.content, self._endpoint.price_in, self._endpoint.price_out)
         except ValueError:
             said = self._one_line(response.content.decode(errors="replace"))
             return Problem("malformed", f"the response is no chat completion: {said}")
@@ -161,14 +170,17 @@ class OpenAIClient:
         said = self._one_line(str(body.get("message") or body) if isinstance(body, dict) else error.message)
         if status == 400 and code in _FILTER_CODES:
             return Answer(refusal=said)
-        problem = classify_status(status, code, said, parse_retry_after(error.response.headers))
-        if problem is None:
-            message, fix = describe_refusal(status, code, said, self._model, self._endpoint.key_variable)
-            return UserError(message, where=self._url, fix=fix)
-        if problem.kind == "rate_limited":
+        wait = parse_retry_after(error.response.headers)
+        if status == 429 and code != "insufficient_quota":
             # The limit is that of the account: other calls would only be refused too.
-            self._open_at = max(self._open_at, asyncio.get_running_loop().time() + problem.retry_after)
-        return problem
+            self._open_at = max(self._open_at, asyncio.get_running_loop().time() + wait)
+            return Problem("rate_limited", f"too many requests (429): {said}", wait)
+        if status == 408:
+            return Problem("timeouts", f"timeout of the endpoint (408): {said}", wait)
+        if status == 409 or status >= 500:
+            return Problem("server_errors", f"server error ({status}): {said}", wait)
+        message, fix = _describe_refusal(status, code, said, self._model, self._endpoint.key_variable)
+        return UserError(message, where=self._url, fix=fix)
 
     async def _wait_for_limit(self) -> None:
         while (wait := self._open_at - asyncio.get_running_loop().time()) > 0:
@@ -211,6 +223,65 @@ def _key(variable: str, *, needed: bool) -> str:
     if not (key.isascii() and key.isprintable()):
         raise UserError(f"the key in {variable} holds characters that no key has", fix="copy the key again")
     return key
+
+
+def _read_completion(content: bytes, price_in: float, price_out: float) -> Answer:
+    """The answer in the body of a response, at prices in US dollars per million tokens; ValueError if there is none."""
+    try:
+        data = json.loads(content)
+        choice = data["choices"][0]
+        message, usage = choice["message"], data.get("usage") or {}
+        text, refusal = message.get("content") or "", message.get("refusal") or ""
+        read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        # JSON lets half of a surrogate pair through, which no file takes.
+        text, refusal = (str.encode(part, errors="replace").decode() for part in (text, refusal))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError("no chat completion") from error
+    if choice.get("finish_reason") == "content_filter":
+        refusal = refusal or "stopped by the endpoint's content filter"
+    return Answer(
+        text="" if refusal else text,
+        model=str(data.get("model") or ""),
+        prompt_tokens=read,
+        completion_tokens=written,
+        cost=(read * price_in + written * price_out) / 1e6,
+        refusal=refusal,
+    )
+
+
+def _describe_refusal(status: int, code: str | None, said: str, model: str, key_variable: str) -> tuple[str, str]:
+    """What a status says that will not pass, and what to do about it."""
+    if status == 401:  # without the message: endpoints quote parts of the key in it
+        return "the endpoint does not accept the key (401)", f"set {key_variable} to a key of this endpoint"
+    if status == 403:
+        return f"no permission (403): {said}", f"check what the key in {key_variable} may do"
+    if status == 404:
+        return f"no model '{model}', or no endpoint at this URL (404): {said}", "check model and base_url"
+    if status in (402, 429):
+        return f"the account is used up ({status}): {said}", "top it up, then go on with resume"
+    if code == "context_length_exceeded" or "context length" in said.lower():
+        return f"the conversation is too long for '{model}' ({status}): {said}", "choose a model with a longer context"
+    fix = "change what it names; `structured`, `seeds` and `token_limit` say which fields are sent"
+    return f"the endpoint refuses the request ({status}): {said}", fix
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that `retry-after-ms`, or `retry-after` as seconds or a date, ask to wait, in [0, 60]; 0 for none.
+
+    >>> parse_retry_after({"retry-after": "2.5"})
+    2.5
+    >>> parse_retry_after({"retry-after-ms": "20"})
+    0.02
+    """
+    text = headers.get("retry-after", "0")
+    try:
+        wait = float(headers["retry-after-ms"]) / 1000 if "retry-after-ms" in headers else float(text)
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return max(0.0, min(LONGEST_WAIT_S, wait))
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -14,7 +14,7 @@ import yaml
 from esc_lab.config import Config
 from esc_lab.config.search import PreferenceConfig
 from esc_lab.search.calls import Calls
-from esc_lab.search.data_card import render_data_card
+from esc_lab.search.esc_pro import render_data_card
 from esc_lab.search.judge_check import JudgeCheck
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.session import SearchResult
