@@ -64,10 +64,8 @@ def _check_prompts(cfg: Section) -> None:
     if stage in ("cso", "pipeline") and not train.chooses_strategy:
         where = f"prompt.train.template={train.name}"
         raise UserError("it names the strategy, so there is none to prefer", where=where, fix="prompt=cso")
-    span = cfg["evaluate"]["sra"]["span"]
-    if stage in ("evaluate", "pipeline") and span == "quoted" and evaluation.chooses_strategy:
-        where, fix = f"evaluate.sra.span={span}", "name, or instruction"
-        raise UserError(f"the template {evaluation.name} quotes no strategy", where=where, fix=fix)
+    if stage in ("evaluate", "pipeline"):
+        _check_span(cfg, evaluation)
     if stage != "sra":
         return
     if not baseline.answers_once:
@@ -75,6 +73,15 @@ def _check_prompts(cfg: Section) -> None:
     for name in cfg["sra"]["templates"]:
         if _layout(cfg, "sra.templates", name).chooses_strategy:
             raise UserError(f"'{name}' names no strategy", where="sra.templates", fix="use layouts that name it")
+        _check_span(cfg, _layout(cfg, "sra.templates", name))
+
+
+def _check_span(cfg: Section, layout: Layout) -> None:
+    """Whether the words of a layout have the span of the strategy that attention is measured on."""
+    span = cfg["evaluate"]["sra"]["span"]
+    if cfg["evaluate"]["sra"]["enabled"] and span not in layout.strategy_spans:
+        what = f"the template {layout.name} does not write a strategy like that"
+        raise UserError(what, where=f"evaluate.sra.span={span}", fix=f"use {', '.join(layout.strategy_spans)}")
 
 
 def _check_roles(cfg: Section) -> None:

@@ -28,10 +28,20 @@ class GenerationConfig:
 @dataclass
 class SRAConfig:
     enabled: bool = item(True, "measure Strategy-Relevant Attention (SRA) on the replies", measures=("sra/",))
-    definition: str = item("paper", "SRA by the paper's formula, or as its published code computes it",
-                           choices=("paper", "reference"), measures=("sra/",))  # fmt: skip
-    span: str = item("name", "what counts as the strategy: its name, the quoted name, or the name with its definition",
-                     choices=("name", "quoted", "instruction"), measures=("sra/",))  # fmt: skip
+    definition: str = item(
+        "paper",
+        "SRA by the paper's formula, as its published code computes it for a reply, or as in the paper's table, which "
+        "is that of the first generated token",
+        choices=("paper", "reference", "first_token"),
+        measures=("sra/",),
+    )
+    span: str = item(
+        "name",
+        "what counts as the strategy: its name, the quoted name, that with the word strategy after it (the paper's "
+        "table), or the name with its definition",
+        choices=("name", "quoted", "quoted_strategy", "instruction"),
+        measures=("sra/",),
+    )
     heat_maps: int = item(
         1, "replies drawn over their prompts as HTML pages", within=FROM_ZERO, affects=looks("evaluate")
     )

@@ -59,6 +59,8 @@ class Prediction:
         sampling: temperature, top_p and token limit of the generation, and the inference mode.
         sra: Strategy-Relevant Attention of the reply by `<definition>/<span>`: `sra`, `control`, `relative` as in
             `SpanSRA`; of the gold reply where `evaluate.replies=gold`.
+        neutral: the control in the prompt, `phrase` and `place` (before or after the strategy); None where there is no
+            such phrase, and in files that are older than this field.
         unmeasured: why there is no SRA, where it was to be measured.
         judged: strategy that the classifier of replies found in the reply; None where it was not asked or found none.
         adheres: whether that is the strategy which the prompt named, or the reply itself; None where nobody judged.
@@ -87,6 +89,7 @@ class Prediction:
     raw: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     sra: dict[str, dict[str, float]] | None = None
+    neutral: dict[str, str] | None = None
     unmeasured: str | None = None
     judged: str | None = None
     adheres: bool | None = None

@@ -157,6 +157,7 @@ class PromptedReplies:
             history_labels=settings.history_labels, situation=settings.situation, inference=self.inference,
             start=decision.first_turn,
         )  # fmt: skip
+        reply.prediction.neutral = prompt.neutral
         return self.encoder.adapt(prompt)
 
     def _label_tokens(self, reply: PromptedReply) -> int:
@@ -198,14 +199,15 @@ def span_columns(spans: Sequence[TokenSpan]) -> dict[Column, IntArray]:
     neutral = {span.span.kind: span for span in spans if span.span.strategy is None}
     if neutral:
         for kind, strategy in list(columns):
-            start = neutral["neutral_name" if kind == "name" else "neutral_quoted"].start
+            name = neutral["neutral_name"]
+            start = (name if kind == "name" else neutral.get("neutral_quoted", name)).start
             length = len(columns[kind, strategy])
             columns[kind, None] = np.arange(start, min(start + length, neutral["neutral"].end))
     return columns
 
 
 def reply_sra(attention: SpanAttention, columns: Sequence[Column], strategy: str) -> ReplySRA:
-    """SRA of a reply by both definitions, on each kind of span that its prompt has for the strategy.
+    """SRA of a reply by all definitions, on each kind of span that its prompt has for the strategy.
 
     Args:
         attention: of the reply's rows, one span for each column.
@@ -219,8 +221,9 @@ def reply_sra(attention: SpanAttention, columns: Sequence[Column], strategy: str
         raise UnmeasurableError("empty reply")
     measured = {}
     for definition in DEFINITIONS:
-        by_head = head_attention(attention, definition)
-        keys = (attention.visible - int(definition == "reference")).double()[:, None, :, None]
+        rows = attention.of(torch.zeros(1, dtype=torch.int64)) if definition == "first_token" else attention
+        by_head = head_attention(rows, definition)
+        keys = (rows.visible - int(definition != "paper")).double()[:, None, :, None]
         relative = (by_head * keys).mean(dim=(0, 1, 2))
         values = by_head.mean(dim=(0, 1, 2))
         for kind in dict.fromkeys(kind for kind, _ in columns):

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from esc_lab.metrics.metric import Metric, count_metric, mean_of, number_of
 from esc_lab.metrics.prediction_table import FloatArray
 
-DEFINITIONS = ("paper", "reference")
-KINDS = ("name", "quoted", "instruction")
+DEFINITIONS = ("paper", "reference", "first_token")
+KINDS = ("name", "quoted", "quoted_strategy", "instruction")
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class SpanSRA:
     """SRA of one reply on one kind of span by one definition.
 
     Attributes:
-        sra: mean attention per token of the span, over response tokens, layers and heads.
+        sra: mean attention per token of the span, over layers, heads and response tokens (`first_token`: the first).
         control: the same of the control spans (geometric mean over them).
         relative: like `sra`, with the attention of each query times the number of keys that it could attend to (not
-            counting the first token in the `reference` definition, which leaves it out).
+            counting the first token where the definition leaves it out).
         heads: [layers, heads] float32; its mean is `sra`.
     """
 

@@ -232,8 +232,10 @@ class StrategyRelevantAttention(torchmetrics.Metric):
 
     Args:
         strategies: names of the inventory.
-        definition: `paper` or `reference` (without attention on the first token, renormalised): see `head_attention`.
-        span: `name` of the strategy, `quoted` (with quotation marks) or `instruction` (name with its definition).
+        definition: `paper`, `reference` (without attention on the first token, renormalised) or `first_token` (that of
+            the first reply token alone): see `head_attention`.
+        span: `name` of the strategy, `quoted` (with quotation marks), `quoted_strategy` (`"<name>" strategy`) or
+            `instruction` (name with its definition).
         heads: layers and heads of the model, for the property `heads`; left out, nothing is kept by head.
 
     Raises:

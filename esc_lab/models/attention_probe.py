@@ -81,15 +81,19 @@ def head_attention(attention: SpanAttention, definition: str) -> Tensor:
     Args:
         definition: `paper`, eq. 5 of arXiv 2402.10453: attention per token of the span. `reference`, the paper's
             published code: in each layer the heads' mean row loses its first entry (null attention) and is scaled to
-            sum 1. A row that sees nothing but the first token counts as zero.
+            sum 1. A row that sees nothing but the first token counts as zero. `first_token`, what the paper's table
+            holds: `reference` of the first reply token alone, so give it that row.
+
+    Raises:
+        ValueError: an unknown definition.
     """
     mass = attention.mass.double()
-    if definition == "reference":
+    if definition in ("reference", "first_token"):
         null = attention.null.double()
         rest = 1 - null.mean(dim=1)[:, None, :, None]
         mass = torch.where(rest > 0, (mass - null[..., None] * attention.holds_null) / rest, 0.0)
     elif definition != "paper":
-        raise ValueError(f"no definition '{definition}' of SRA: paper or reference")
+        raise ValueError(f"no definition '{definition}' of SRA: paper, reference or first_token")
     return mass / attention.length
 
 

@@ -38,6 +38,16 @@ class Prompt:
     messages: tuple[Message, ...]
     spans: tuple[Span, ...] = ()
 
+    @property
+    def neutral(self) -> dict[str, str] | None:
+        """The control of attention: its `phrase`, and its `place`, before or after the strategy; None without one."""
+        spans = {span.kind: span for span in self.spans}
+        if "neutral_name" not in spans or "instruction" not in spans:
+            return None
+        span = spans["neutral_name"]
+        place = "before" if span.start < spans["instruction"].start else "after"
+        return {"phrase": self.messages[span.message].content[span.start : span.end], "place": place}
+
 
 def build_prompt(
     layout: Layout,
@@ -79,6 +89,7 @@ def build_prompt(
     elif strategy is None:
         raise ValueError(f"template '{layout.name}' needs a strategy")
     else:
+        words = layout.choose_wording(dialogue.id, turn, inventory.index(strategy))
         text = mark_strategy(words["strategy"], strategy, inventory.definition(strategy))
         neutral = mark_neutral(words["neutral"], words["neutral_phrase"])
         parts["instruction"] = fill(words["instruction"], strategy=text, neutral=neutral)

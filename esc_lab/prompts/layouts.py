@@ -13,15 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from esc_lab.config.prompt import TemplateConfig, find_layout
 from esc_lab.data.fields import check_keys, check_type, optional, require
 from esc_lab.errors import UserError, nearest
-from esc_lab.prompts.wording import check_wording
+from esc_lab.prompts.wording import check_wording, mark_strategy
+from esc_lab.seeds import EVALUATION_SEED, derive_seed
 
 # Parts of a system message; `choice` lists the inventory, `instruction` names one strategy.
 PARTS = ("role", "situation", "history", "choice", "instruction", "inference")
+# Texts that there may be several of, in a list: prompts take turns with them.
+SEVERAL = ("neutral_phrase", "instruction")
 # Slots of each text (see `check_wording`).
 SLOTS = {
     "role": "",
@@ -68,19 +73,39 @@ class Layout:
     Attributes:
         system: parts of the system message, of `PARTS`, in order.
         chat_messages: how many of the last messages stay chat turns; None = all.
-        wording: text of each of `SLOTS`.
+        wordings: text of each of `SLOTS`, in every combination of the texts that there are several of.
     """
 
     name: str
     system: tuple[str, ...]
     chat_messages: int | None
-    wording: Mapping[str, str] = field(hash=False)
+    wordings: tuple[Mapping[str, str], ...] = field(hash=False)
     baselines: Mapping[str, Baseline] = field(hash=False)
 
     @property
     def chooses_strategy(self) -> bool:
         """Whether the model names the strategy in its reply; else the prompt names it."""
         return "choice" in self.system
+
+    @property
+    def wording(self) -> Mapping[str, str]:
+        """The texts that all prompts share, with the first of those that they take turns with."""
+        return self.wordings[0]
+
+    @property
+    def strategy_spans(self) -> tuple[str, ...]:
+        """Kinds of spans that its words mark of a strategy (see `Span`)."""
+        text = self.wording["listed_strategy" if self.chooses_strategy else "strategy"]
+        return tuple(span.kind for span in mark_strategy(text, "name", "definition").spans)
+
+    def choose_wording(self, dialogue: str, turn: int, strategy: int) -> Mapping[str, str]:
+        """The texts of the prompt for a strategy, by its number in the inventory, at a turn of a dialogue.
+
+        Where the turn's first strategy begins is drawn, the others follow in order. So the wordings are balanced over
+        strategies, and they are the same in every run that asks for a strategy at a turn.
+        """
+        first = derive_seed(EVALUATION_SEED, "wording", dialogue, turn)
+        return self.wordings[(first + strategy) % len(self.wordings)]
 
     def baseline(self, name: str) -> Baseline:
         """A prompting baseline. Raises UserError if there is none of this name."""
@@ -120,8 +145,17 @@ def build_layout(settings: TemplateConfig, config_dirs: Sequence[str | Path] = (
     baselines = {
         key: _baseline(value, f"prompt.baselines.{key}") for key, value in (data.get("baselines") or {}).items()
     }
-    wording = check_wording(require(data, "wording", dict, where), SLOTS, f"{where}, wording")
-    return Layout(name, system, count, wording, baselines or {"direct": Baseline()})
+    wordings = _wordings(require(data, "wording", dict, where), f"{where}, wording")
+    return Layout(name, system, count, wordings, baselines or {"direct": Baseline()})
+
+
+def _wordings(wording: Mapping[str, Any], where: str) -> tuple[Mapping[str, str], ...]:
+    """The wording with each combination of the texts that there are several of."""
+    lists = {name: value for name in SEVERAL if isinstance(value := wording.get(name), list) and value}
+    return tuple(
+        check_wording({**wording, **dict(zip(lists, texts, strict=True))}, SLOTS, where)
+        for texts in product(*lists.values())
+    )
 
 
 def _baseline(value: object, where: str) -> Baseline:

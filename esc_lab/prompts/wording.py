@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -10,16 +11,16 @@ from typing import Any, Literal
 from esc_lab.data.fields import check_keys, require
 from esc_lab.errors import UserError
 
-SpanKind = Literal["name", "quoted", "instruction", "neutral_name", "neutral_quoted", "neutral"]
+SpanKind = Literal["name", "quoted", "quoted_strategy", "instruction", "neutral_name", "neutral_quoted", "neutral"]
 
 
 @dataclass(frozen=True)
 class Span:
     """Characters `start:end` of the content of message number `message`.
 
-    Kinds: `name` (strategy name), `quoted` (name with its quotation marks), `instruction` (name with its definition),
-    `neutral` (instruction text that has nothing to do with a strategy: the control), and in it `neutral_name` and
-    `neutral_quoted`, worded and quoted like a strategy's name.
+    Kinds: `name` (strategy name), `quoted` (name with its quotation marks), `quoted_strategy` (`"<name>" strategy`),
+    `instruction` (name with its definition), `neutral` (instruction text that has nothing to do with a strategy: the
+    control), and in it `neutral_name` and `neutral_quoted`, worded and quoted like a strategy's name.
     """
 
     kind: SpanKind
@@ -93,7 +94,13 @@ def mark_strategy(template: str, name: str, definition: str) -> MarkedText:
     quoted = _quoted(filled.text, spans["name"], "quoted")
     parts = (*(quoted or (spans["name"],)), spans["instruction"])
     whole = Span("instruction", 0, min(part.start for part in parts), max(part.end for part in parts))
-    marks = (spans["name"], *quoted, whole)
+    followed = (re.match(r"\s+strategy\b", filled.text[span.end :]) for span in quoted)
+    published = [
+        replace(span, kind="quoted_strategy", end=span.end + word.end())
+        for span, word in zip(quoted, followed, strict=True)
+        if word
+    ]
+    marks = (spans["name"], *quoted, *published, whole)
     return MarkedText(filled.text, tuple(replace(span, strategy=name) for span in marks))
 
 

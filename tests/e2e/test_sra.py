@@ -167,7 +167,10 @@ def test_the_automatic_judge_is_trained_once(command, tmp_path, monkeypatch):
         (("experiment=sra_templates", "prompt.inference=cot"), "not one answer"),
         (("experiment=sra_templates", "evaluate.sra.enabled=false"), "stage=sra measures it"),
         (("stage=evaluate", "evaluate.classifier=nowhere"), "evaluate.classifier=nowhere: no such directory"),
-        (("stage=evaluate", "prompt=cso", "evaluate.sra.span=quoted", "evaluate.replies=gold"), "quoted"),
+        (
+            ("stage=evaluate", "prompt=cso", "evaluate.sra.span=quoted"),
+            "template cso does not write a strategy like that",
+        ),
     ],
 )
 def test_bad_input(command, words, message):

@@ -95,13 +95,13 @@ def tokens_of(encoder, prompt, text, where):
 
 
 def brute_force(attention, rows, span, definition):
-    """SRA of a reply step by step from full attention, as the paper and its published code define it."""
+    """SRA of a reply step by step from full attention, as the paper, its published code and its table define it."""
     values = []
-    for row in rows:
+    for row in rows[:1] if definition == "first_token" else rows:
         layers = []
         for layer in attention:
             mean = layer[:, row].mean(dim=0).clone()
-            if definition == "reference":
+            if definition != "paper":
                 mean[0] = 0
                 mean = mean / mean.sum()
             layers.append(mean)
@@ -110,7 +110,7 @@ def brute_force(attention, rows, span, definition):
 
 
 def check_generated_reply(loaded, dialogue, template):
-    """A reply of the last decision, with both definitions and all spans, against brute force."""
+    """A reply of the last decision, with all definitions and spans, against brute force."""
     groups, _, replies = decisions_of(loaded, [dialogue], template)
     decision = groups[0][-1]
     strategy = dialogue.turns[decision.turn].reply.strategies[0]
@@ -118,8 +118,14 @@ def check_generated_reply(loaded, dialogue, template):
     replies.write([reply])
     prompt = build_prompt(load_layout(template), INVENTORY, dialogue, decision.turn, strategy, history_labels=False)
     prompt = loaded.encoder.adapt(prompt)
-    sentence = f'"{strategy}": {INVENTORY.definition(strategy)}'
-    texts = {"name": strategy, "quoted": f'"{strategy}"', "instruction": sentence}
+    sentence = f'"{strategy}" strategy: {INVENTORY.definition(strategy)}'
+    texts = {
+        "name": strategy,
+        "quoted": f'"{strategy}"',
+        "quoted_strategy": f'"{strategy}" strategy',
+        "instruction": sentence,
+    }
+    neutral = reply.prediction.neutral["phrase"]
     ids = [*reply.prompt_ids.tolist(), *reply.reply_ids]
     attention = eager_attention(loaded.model, ids)
     rows = range(len(reply.prompt_ids) - 1, len(ids) - 1)
@@ -130,8 +136,8 @@ def check_generated_reply(loaded, dialogue, template):
             found = reply.sra[f"{definition}/{kind}"]
             assert found.sra == pytest.approx(brute_force(attention, rows, span, definition), rel=1e-4, abs=1e-7)
             assert found.heads.mean() == pytest.approx(found.sra, rel=1e-5)
-            phrase = "short chat message" if kind == "name" else '"short chat message"'
-            start = tokens_of(loaded.encoder, prompt, phrase, 'the style "short chat message"')[0]
+            phrase = neutral if kind == "name" else f'"{neutral}"'
+            start = tokens_of(loaded.encoder, prompt, phrase, f'in the "{neutral}" style')[0]
             sham = list(range(start, start + len(span)))
             if kind != "instruction":  # the neutral text may be shorter than a strategy's definition
                 expected = brute_force(attention, rows, sham, definition)
@@ -164,7 +170,7 @@ def test_gold_replies_equal_brute_force(tiny_models, sample_dialogues):
         prompt = build_prompt(
             load_layout("c1_hf"), INVENTORY, dialogue, prediction.turn, prediction.prompted, history_labels=False
         )
-        sentence = f'"{prediction.prompted}": '
+        sentence = f'"{prediction.prompted}" strategy: '
         span = tokens_of(loaded.encoder, loaded.encoder.adapt(prompt), prediction.prompted, sentence)
         for definition in DEFINITIONS:
             expected = brute_force(attention, rows, span, definition)
@@ -206,10 +212,11 @@ def test_uniform_attention_in_closed_form(tiny_models, sample_dialogues):
     for reply in module.measured:
         visible = len(reply.prompt_ids) + np.arange(len(reply.reply_ids))
         for kind in KINDS:
-            paper, reference = (reply.sra[f"{definition}/{kind}"] for definition in DEFINITIONS)
+            paper, reference, first = (reply.sra[f"{definition}/{kind}"] for definition in DEFINITIONS)
             assert paper.sra == pytest.approx((1 / visible).mean(), rel=1e-5)
             assert reference.sra == pytest.approx((1 / (visible - 1)).mean(), rel=1e-5)
-            for one in (paper, reference):
+            assert first.sra == pytest.approx(1 / (visible[0] - 1), rel=1e-5)
+            for one in (paper, reference, first):
                 assert one.control == pytest.approx(one.sra, rel=1e-5)
                 assert one.relative == pytest.approx(1, rel=1e-5)
 

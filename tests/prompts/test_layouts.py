@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import astuple, replace
 from itertools import pairwise, product
 
@@ -161,23 +162,52 @@ def check_spans(prompt, template, inventory, strategy):
     if template.chooses_strategy:
         assert by_kind["name"] == [(name, name) for name in inventory.names]
         assert by_kind["instruction"] == [(one.name, f"{one.name}: {one.definition}") for one in inventory.strategies]
-        assert by_kind["quoted"] == by_kind["neutral"] == []
+        assert by_kind["quoted"] == by_kind["quoted_strategy"] == by_kind["neutral"] == []
+        assert prompt.neutral is None
     else:
         assert by_kind["name"] == [(strategy, strategy)]
         assert by_kind["quoted"] == [(strategy, f'"{strategy}"')]
-        assert by_kind["instruction"] == [(strategy, f'"{strategy}": {inventory.definition(strategy)}')]
+        assert by_kind["quoted_strategy"] == [(strategy, f'"{strategy}" strategy')]
+        assert by_kind["instruction"] == [(strategy, f'"{strategy}" strategy: {inventory.definition(strategy)}')]
         ((nobody, neutral),) = by_kind["neutral"]
         assert nobody is None
-        assert by_kind["neutral_name"] == [(None, "short chat message")]
-        assert by_kind["neutral_quoted"] == [(None, '"short chat message"')]
-        assert neutral.count('"short chat message"') == 1
+        phrase = prompt.neutral["phrase"]
+        assert phrase in {words["neutral_phrase"] for words in template.wordings}
+        assert by_kind["neutral_name"] == [(None, phrase)]
+        assert by_kind["neutral_quoted"] == [(None, f'"{phrase}"')]
+        assert neutral.count(f'"{phrase}"') == 1
         assert not any(name.lower() in neutral.lower() for one in INVENTORIES.values() for name in one.names)
         (name,), (other,) = ([s for s, _ in covered if s.kind == kind] for kind in ("instruction", "neutral"))
-        assert name.end <= other.start  # apart, and in the same message
+        before = prompt.neutral["place"] == "before"
+        assert other.end <= name.start if before else name.end <= other.start  # apart, and in the same message
         assert name.message == other.message
 
 
-SPAN_KINDS = ("name", "quoted", "instruction", "neutral", "neutral_name", "neutral_quoted")
+SPAN_KINDS = ("name", "quoted", "quoted_strategy", "instruction", "neutral", "neutral_name", "neutral_quoted")
+
+
+@pytest.mark.parametrize("inventory", INVENTORIES.values(), ids=INVENTORIES)
+def test_controls_are_balanced_over_strategies(inventory):
+    """At each turn the strategies meet the controls evenly; over turns each strategy meets them all, in both orders."""
+    layout = LAYOUTS["c1_hf"]
+    met = {name: Counter() for name in inventory.names}
+    for number in range(40):
+        dialogue = dialogue_of([*("seeker", "supporter") * 4], inventory, situation=f"number {number}")
+        for turn in (1, 3, 5, 7):
+            at_turn = Counter()
+            for name in inventory.names:
+                control = build_prompt(layout, inventory, dialogue, turn, name, history_labels=False).neutral
+                met[name][tuple(control.values())] += 1
+                at_turn[control["place"]] += 1
+            assert abs(at_turn["before"] - at_turn["after"]) <= 1
+    for counts in met.values():
+        assert len(counts) == len(layout.wordings) == 12
+        assert max(counts.values()) <= 30  # of 160, 13 expected
+    shorter = build_prompt(layout, inventory, dialogue, 7, inventory.names[0], history_labels=False, start=2)
+    assert (
+        shorter.neutral
+        == build_prompt(layout, inventory, dialogue, 7, inventory.names[0], history_labels=False).neutral
+    )
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES.values(), ids=INVENTORIES)
@@ -197,6 +227,7 @@ def test_spans_of_every_template_and_strategy(template, inventory):
 @given(templates, speakers, st.booleans(), st.data())
 def test_start_shortens_the_history(template, who, labels, data):
     dialogue = dialogue_of([*who, "supporter"])
+    template = replace(template, wordings=template.wordings[:1])  # which one it is depends on the whole dialogue
     start = data.draw(st.integers(0, len(who)))
     rest = Dialogue(dialogue.turns[start:], "esconv")
     inventory = load_inventory("esconv")
@@ -338,8 +369,8 @@ def test_example_of_each_inventory_uses_its_own_strategies():
 
 # Of all prompts of a layout: they are what models were trained on, and none may change unseen.
 GOLDEN = {
-    "c1_hf": "af24309373b55faf", "c1_hl": "a9d7e218040da8aa", "c3_hf": "5a573f473c9dd84c", "c3_hl": "58c43e14f27a6a2b",
-    "c5_hf": "970f35f58390a944", "c5_hl": "2f89b12133412414", "cso": "ffe7f4cd1a27003a", "standard": "a2dc82d6ebd6e7d8",
+    "c1_hf": "2ecbabcc739c6ecf", "c1_hl": "fadf2d667787e223", "c3_hf": "ec5b5421ae35b4e3", "c3_hl": "d4db86535a3e50aa",
+    "c5_hf": "8a7fe475cf46067f", "c5_hl": "01d5d1a6567673e5", "cso": "ffe7f4cd1a27003a", "standard": "9a79df5e2390246e",
 }  # fmt: skip
 
 
@@ -385,6 +416,21 @@ def own(directory, text=OWN):
     file = directory / "prompt" / "own.yaml"
     file.parent.mkdir(exist_ok=True)
     file.write_text(text)
+
+
+def test_wordings_take_turns_and_each_is_checked(tmp_path):
+    several = (
+        "instruction: ['Use {strategy}. {neutral}', '{neutral} Use {strategy}.']\n      neutral_phrase: [a b, c, d]"
+    )
+    words = OWN.replace('instruction: "Answer with {strategy}"', several)
+    own(tmp_path, words)
+    layout = load_layout("own", [tmp_path])
+    pairs = [(each["neutral_phrase"], each["instruction"].startswith("{neutral}")) for each in layout.wordings]
+    assert pairs == [*product(("a b", "c", "d"), (False, True))]
+    assert layout.strategy_spans == ("name", "quoted", "instruction")
+    own(tmp_path, words.replace("Use {strategy}.'", "Use it.'"))
+    with pytest.raises(UserError, match=r"wording: 'instruction' lacks the slot \{strategy\}"):
+        load_layout("own", [tmp_path])
 
 
 def test_a_layout_of_ones_own(tmp_path):
