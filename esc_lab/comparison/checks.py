@@ -16,7 +16,7 @@ from esc_lab.config import TRAININGS, keys
 from esc_lab.config.item import TEST_SET
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError, nearest
-from esc_lab.evaluation.predictions import read_table
+from esc_lab.evaluation.read_table import read_table
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
 from esc_lab.metrics.records import METRICS, find_metric
 

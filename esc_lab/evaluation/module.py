@@ -18,9 +18,9 @@ from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.evaluation.predictions import Prediction, measure_texts, most_probable
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.metrics.prediction_table import FloatArray
+from esc_lab.metrics.predictions import Prediction, measure_texts, most_probable
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import join_reply, score_rows
 from esc_lab.prompts import build_layout

@@ -11,8 +11,8 @@ import torch
 from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
-from esc_lab.evaluation.predictions import Prediction
 from esc_lab.metrics.attention import DEFINITIONS, KINDS, ReplySRA, SpanSRA
+from esc_lab.metrics.predictions import Prediction
 from esc_lab.models.attention_probe import AttentionProbe, SpanAttention, head_attention
 from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.generate import Sampling, generate

@@ -18,9 +18,9 @@ from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
-from esc_lab.evaluation.predictions import read_predictions
 from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
 from esc_lab.metrics.prediction_table import Key
+from esc_lab.metrics.predictions import read_predictions
 from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, read_config
 from esc_lab.runs.lineage import find_searches
 from esc_lab.seeds import derive_seed

@@ -15,7 +15,7 @@ from esc_lab.comparison.runs import Run
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.strategies import build_inventory
-from esc_lab.evaluation.predictions import Prediction, read_predictions
+from esc_lab.metrics.predictions import Prediction, read_predictions
 from esc_lab.report.page import short_labels
 from esc_lab.report.reproduction import run_names, source_runs
 from esc_lab.runs.layout import DIALOGUES, TREES

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from esc_lab.errors import UserError
-from esc_lab.evaluation.predictions import read_predictions
 from esc_lab.metrics.attention import span_measures
+from esc_lab.metrics.predictions import read_predictions
 from esc_lab.runs.layout import PREDICTIONS
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.intervals import FloatArray, IntArray

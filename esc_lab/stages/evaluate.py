@@ -14,8 +14,9 @@ from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.held_out_pairs import preference_metrics
 from esc_lab.evaluation.module import EvaluationModule
-from esc_lab.evaluation.predictions import read_table, write_predictions
+from esc_lab.evaluation.read_table import read_table
 from esc_lab.evaluation.summary import print_strategies, summarize
+from esc_lab.metrics.predictions import write_predictions
 from esc_lab.models.checks import check_probe
 from esc_lab.models.load import load_model
 from esc_lab.report.attention_files import write_attention

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.config import Config
+from esc_lab.metrics.predictions import read_predictions
 from esc_lab.runs import layout
 from esc_lab.tracking.artifacts import log_artifacts
 from esc_lab.tracking.run import warn_on_failure
@@ -49,12 +50,13 @@ def log_results(run: Run, cfg: Config) -> None:
 
 def _replies(directory: Path) -> Charts:
     """The first replies of an evaluation, each with what was asked for and what was found in it."""
-    lines = (line for line in _read_rows(directory / layout.PREDICTIONS) if line.get("reply") is not None)
+    path = directory / layout.PREDICTIONS
+    written = (p for p in read_predictions(path) if p.reply is not None) if path.exists() else ()
     rows = []
-    for line in islice(lines, _ROWS):
-        shown = {name: "" if line[name] is None else line[name] for name in _REPLY_COLUMNS}
-        shown |= {"gold": ", ".join(line["gold"]), "strategy": line["strategy"] or "(none)"}
-        rows.append([*shown.values()])
+    for prediction in islice(written, _ROWS):
+        shown = {name: getattr(prediction, name) for name in _REPLY_COLUMNS}
+        shown |= {"gold": ", ".join(prediction.gold), "strategy": prediction.strategy or "(none)"}
+        rows.append(["" if value is None else value for value in shown.values()])
     if rows:
         yield "replies", _table(_REPLY_COLUMNS, rows)
 

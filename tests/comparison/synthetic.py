@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 
 from esc_lab.data.strategies import Inventory, load_inventory
-from esc_lab.evaluation.predictions import Prediction, read_table, write_predictions
+from esc_lab.evaluation.read_table import read_table
 from esc_lab.evaluation.summary import summarize
+from esc_lab.metrics.predictions import Prediction, write_predictions
 from esc_lab.seeds import derive_seed
 from tests.conftest import INVENTORIES
 

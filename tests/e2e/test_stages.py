@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.strategies import load_inventory
-from esc_lab.evaluation.predictions import Prediction
+from esc_lab.metrics.predictions import Prediction
 from tests.conftest import FAMILIES
 from tests.tracking.wandb_files import read_offline_run
 

@@ -16,8 +16,8 @@ from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation import prompted_replies
 from esc_lab.evaluation.module import EvaluationModule
-from esc_lab.evaluation.predictions import Prediction, measure_texts
 from esc_lab.evaluation.summary import print_strategies
+from esc_lab.metrics.predictions import Prediction, measure_texts
 from esc_lab.models import log_probs
 from esc_lab.prompts import Message
 from esc_lab.tokens.examples import build_examples

@@ -16,7 +16,6 @@ from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.module import EvaluationModule
-from esc_lab.evaluation.predictions import Prediction
 from esc_lab.evaluation.prompted_replies import (
     PromptedReplies,
     PromptedReply,
@@ -26,6 +25,7 @@ from esc_lab.evaluation.prompted_replies import (
 )
 from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.metrics.attention import DEFINITIONS, KINDS
+from esc_lab.metrics.predictions import Prediction
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.load import load_model
 from esc_lab.models.tree_attention import IMPLEMENTATION

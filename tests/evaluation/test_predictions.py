@@ -11,8 +11,9 @@ import pytest
 
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.evaluation.predictions import measure_texts, read_predictions, read_table, write_predictions
+from esc_lab.evaluation.read_table import read_table
 from esc_lab.metrics.prediction_table import NOT_ASKED, UNPARSABLE
+from esc_lab.metrics.predictions import measure_texts, read_predictions, write_predictions
 from esc_lab.metrics.text import rouge_l, split_words
 from tests.comparison.synthetic import predictions
 

@@ -11,8 +11,8 @@ import pytest
 
 from esc_lab.config.evaluate import GenerationConfig
 from esc_lab.data.strategies import load_inventory
-from esc_lab.evaluation.predictions import Prediction
 from esc_lab.evaluation.prompted_replies import PromptedReply
+from esc_lab.metrics.predictions import Prediction
 from esc_lab.metrics.text import rouge_l, split_words
 from tests.evaluation.test_evaluation import evaluated, summary
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from esc_lab.data.corpora import read_dialogues, sample_path, write_dialogues
 from esc_lab.data.dialogue import Dialogue, merge_turns
-from esc_lab.evaluation.predictions import Prediction
 from esc_lab.judging.inputs import build_history
+from esc_lab.metrics.predictions import Prediction
 from esc_lab.search.role_prompts import transcript
 from tests.comparison.synthetic import write_evaluation
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from esc_lab.data.strategies import load_inventory
-from esc_lab.evaluation.predictions import read_table, write_predictions
+from esc_lab.evaluation.read_table import read_table
 from esc_lab.evaluation.summary import summarize
 from esc_lab.metrics import PreferenceBias, StrategyProficiency
+from esc_lab.metrics.predictions import write_predictions
 from esc_lab.metrics.records import METRICS, find_metric
 from esc_lab.metrics.strategy_choice import bias, macro_f1, weighted_f1
 from esc_lab.metrics.text import perplexity, split_words

@@ -11,8 +11,8 @@ from esc_lab.comparison.files import write_comparison
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
 from esc_lab.errors import UserError
-from esc_lab.evaluation.predictions import measure_texts, read_predictions
 from esc_lab.metrics.metric import reply_metric
+from esc_lab.metrics.predictions import measure_texts, read_predictions
 from esc_lab.metrics.records import METRICS
 from esc_lab.report.comparison_page import write_comparison_page
 from tests.comparison.synthetic import predictions, write_evaluation

@@ -12,7 +12,7 @@ from esc_lab.comparison.result import ComparisonResult, compute_comparison
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
-from esc_lab.evaluation.predictions import Prediction
+from esc_lab.metrics.predictions import Prediction
 from esc_lab.seeds import derive_seed
 from tests.comparison.synthetic import EMOTIONS, PROBLEMS, write_evaluation, write_training
 

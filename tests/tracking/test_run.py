@@ -64,8 +64,8 @@ def evaluated(directory: Path, *words: str) -> Config:
     by = {"strategy": {"Question": means}, "depth": {"10": means | {"log_sra": -3.0}, "2": means}}
     write_json(directory / "sra.json", {"measure": "paper/name", "by": by})
     line = {
-        "dialogue": "d", "turn": 1, "problem": "job crisis", "gold": ["Question"], "gold_reply": "Why?",
-        "prompted": None, "strategy": None, "judged": None, "reply": "I see.",
+        "dialogue": "d", "tree": "d", "turn": 1, "problem": "job crisis", "emotion": "fear", "gold": ["Question"],
+        "gold_reply": "Why?", "prompted": None, "template": "cso", "reply": "I see.",
     }  # fmt: skip
     (directory / "predictions.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line | {"reply": None}) + "\n")
     return cfg

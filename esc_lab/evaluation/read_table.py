@@ -1,18 +1,17 @@
-"""`predictions.jsonl`: what an evaluation leaves of each decision, its one writer and its one reader."""
+"""`predictions.jsonl` as arrays, with the preference pairs beside it."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from esc_lab.artifacts import fingerprint, write_atomic
+from esc_lab.artifacts import fingerprint
 from esc_lab.errors import UserError
 from esc_lab.metrics.attention import span_measures
 from esc_lab.metrics.prediction_table import (
@@ -24,138 +23,10 @@ from esc_lab.metrics.prediction_table import (
     PredictionTable,
     TestSet,
 )
+from esc_lab.metrics.predictions import FIX, Prediction, read_predictions
 from esc_lab.metrics.records import metrics_of_replies
-from esc_lab.metrics.text import BLEU_COUNTS, bleu_counts, split_words
+from esc_lab.metrics.text import BLEU_COUNTS, split_words
 from esc_lab.runs.layout import PAIRS
-
-_FIX = "evaluate the run again"
-
-
-@dataclass(slots=True)
-class Prediction:
-    """What was measured for one decision, under one prompt, with one reply: a line of `predictions.jsonl`.
-
-    Where several replies are sampled, each has a line. What belongs to the decision and not to a reply (`distribution`,
-    `chosen`, `label_mass`, `log_prob`, `tokens`) stands in the line of sample 0 alone: means over all lines count it
-    once.
-
-    Attributes:
-        dialogue, tree, turn: where the decision is.
-        problem, emotion: of the dialogue, as the corpus names them.
-        history: turns that the prompt shows; fewer than `turn` if the oldest were cut.
-        gold, gold_reply: strategies and text of the corpus' own reply.
-        prompted: strategy that the prompt named; None where the model chooses.
-        template: prompt layout.
-        sample: number of the reply among those to this prompt, from 0.
-        distribution: probability of each strategy among the complete labels; empty where the model has no choice.
-        chosen: the most probable of them; None where the model has no choice.
-        label_mass: probability that the model starts with any complete label at all.
-        log_prob, tokens: of the gold reply's text (without its label) and end-of-turn token, given the gold label; 0
-            tokens where the prompt names another strategy.
-        reply, strategy: generated text and the strategy parsed from it; None where nothing was generated.
-        values: of a reply to the gold strategy, the metrics of single replies by name (see `reply_metric`).
-        bleu: what such a reply adds to BLEU's sums (see `bleu_counts`); else None.
-        raw: what the model generated, as it wrote it.
-        sampling: temperature, top_p and token limit of the generation, and the inference mode.
-        sra: Strategy-Relevant Attention of the reply by `<definition>/<span>`: `sra`, `control`, `relative` as in
-            `SpanSRA`; of the gold reply where `evaluate.replies=gold`.
-        neutral: the control in the prompt, `phrase` and `place` (before or after the strategy); None where there is no
-            such phrase, and in files that are older than this field.
-        unmeasured: why there is no SRA, where it was to be measured.
-        judged: strategy that the classifier of replies found in the reply; None where it was not asked or found none.
-        adheres: whether that is the strategy which the prompt named, or the reply itself; None where nobody judged.
-    """
-
-    dialogue: str
-    tree: str
-    turn: int
-    problem: str
-    emotion: str
-    gold: list[str]
-    gold_reply: str
-    prompted: str | None
-    template: str
-    history: int = 0
-    sample: int = 0
-    log_prob: float = 0.0
-    tokens: int = 0
-    distribution: dict[str, float] = field(default_factory=dict)
-    chosen: str | None = None
-    label_mass: float | None = None
-    reply: str | None = None
-    strategy: str | None = None
-    values: dict[str, float] = field(default_factory=dict)
-    bleu: list[int] | None = None
-    raw: str | None = None
-    sampling: dict[str, Any] = field(default_factory=dict)
-    sra: dict[str, dict[str, float]] | None = None
-    neutral: dict[str, str] | None = None
-    unmeasured: str | None = None
-    judged: str | None = None
-    adheres: bool | None = None
-
-    @property
-    def to_gold(self) -> bool:
-        """Whether the prompt is one that the gold reply answers: it names no other strategy."""
-        return self.prompted is None or self.prompted in self.gold
-
-    @property
-    def followed(self) -> str | None:
-        """The strategy that the reply was to follow: the prompted one, or the one that it names."""
-        return self.prompted or self.strategy
-
-
-_FIELDS = {entry.name for entry in fields(Prediction)}
-_REQUIRED = {e.name for e in fields(Prediction) if e.default is MISSING and e.default_factory is MISSING}
-
-
-def most_probable(distribution: Mapping[str, float]) -> str:
-    """The strategy with the largest probability, the first of several."""
-    return max(distribution, key=distribution.__getitem__)
-
-
-def measure_texts(predictions: Sequence[Prediction]) -> None:
-    """Fill in what the metrics of text are computed from, for the generated replies to the gold strategy."""
-    functions = metrics_of_replies()
-    for prediction in predictions:
-        if (reply := prediction.reply) is not None and prediction.to_gold:
-            gold = prediction.gold_reply
-            prediction.bleu = bleu_counts(reply, gold)
-            prediction.values = {name: function(reply, gold) for name, function in functions.items()}
-
-
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write one line for each prediction."""
-    write_atomic(path, "\n".join(json.dumps(asdict(prediction), ensure_ascii=False) for prediction in predictions))
-
-
-def read_predictions(path: Path) -> Iterator[Prediction]:
-    """The predictions in a file, one after another. Keys that are not known are left out, optional ones may be missing.
-
-    Raises:
-        UserError: the file cannot be read or is empty, or a line is not a prediction.
-    """
-    count = 0
-    try:
-        for line in path.read_bytes().splitlines():
-            yield _parse(json.loads(line))
-            count += 1
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        message = f"not a prediction: {type(error).__name__} {error}"
-        raise UserError(message, where=f"{path}:{count + 1}", fix=_FIX) from error
-    if not count:
-        raise UserError("there are no predictions", where=str(path), fix=_FIX)
-
-
-def _parse(row: dict[str, Any]) -> Prediction:
-    if row.keys() != _FIELDS:  # of an older or a newer file
-        if missing := _REQUIRED - row.keys():
-            raise ValueError(f"without {', '.join(sorted(missing))}")
-        row = {name: row[name] for name in _FIELDS & row.keys()}
-    prediction = Prediction(**row)
-    if prediction.distribution and prediction.chosen is None:
-        prediction.chosen = most_probable(prediction.distribution)
-    return prediction
 
 
 def read_table(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) -> PredictionTable:
@@ -177,7 +48,7 @@ def read_table(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) 
             rows.add(prediction)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             message = f"not a prediction with the strategies {', '.join(strategies)}: {type(error).__name__} {error}"
-            raise UserError(message, where=f"{path}:{len(rows.decision) + 1}", fix=_FIX) from error
+            raise UserError(message, where=f"{path}:{len(rows.decision) + 1}", fix=FIX) from error
     test = rows.test_set()
     return rows.table(test, _read_pairs(path.with_name(PAIRS), test))
 
@@ -201,7 +72,8 @@ class _Rows:
         self.choices: list[tuple[int, int, int, int]] = []  # sample, prompted, chosen, written
         self.distributions: list[list[float]] = []
         self.values: list[tuple[float, ...]] = []
-        self.vocabulary: dict[str, int] = {}
+        self.vocabulary: defaultdict[str, int] = defaultdict()
+        self.vocabulary.default_factory = self.vocabulary.__len__  # the next number
         self.words: list[int] = []
         self.word_rows: list[int] = []
         self.sampling: dict[str, float] = {}
@@ -213,10 +85,14 @@ class _Rows:
             raise ValueError("which is there twice")
         if not p.gold:
             raise ValueError("without a gold strategy")
-        gold = tuple(self.classes[name] for name in p.gold)
-        if p.distribution and p.distribution.keys() != self.classes.keys():
-            raise KeyError(f"a distribution over {', '.join(p.distribution)}")
-        prompted, chosen = (NOT_ASKED if name is None else self.classes[name] for name in (p.prompted, p.chosen))
+        gold = tuple(map(self.classes.__getitem__, p.gold))
+        distribution = self.no_choice
+        if p.distribution:
+            if p.distribution.keys() != self.classes.keys():
+                raise KeyError(f"a distribution over {', '.join(p.distribution)}")
+            distribution = [*map(p.distribution.__getitem__, self.classes)]
+        prompted = NOT_ASKED if p.prompted is None else self.classes[p.prompted]
+        chosen = NOT_ASKED if p.chosen is None else self.classes[p.chosen]
         written = NOT_ASKED
         if p.reply is not None and p.prompted is None:
             written = UNPARSABLE if p.strategy is None else self.classes[p.strategy]
@@ -224,7 +100,7 @@ class _Rows:
         self.prompts.add((key, p.prompted, p.sample))
         self.decisions[key] = (gold, p.tree, p.problem, p.emotion)
         self.choices.append((p.sample, prompted, chosen, written))
-        self.distributions.append([p.distribution[name] for name in self.classes] if p.distribution else self.no_choice)
+        self.distributions.append(distribution)
         self.decision.append(key)
         if p.sampling and not self.sampling:
             self.sampling = {name: float(p.sampling[name]) for name in ("temperature", "top_p", "max_new_tokens")}
@@ -247,7 +123,7 @@ class _Rows:
         if p.reply is None or not p.to_gold:
             return (math.nan,) * (1 + len(self.replies))
         words = split_words(p.reply)
-        self.words += [self.vocabulary.setdefault(word, len(self.vocabulary)) for word in words]
+        self.words += map(self.vocabulary.__getitem__, words)
         self.word_rows += [len(self.decision)] * len(words)
         known = p.values
         values = [known[n] if n in known else of(p.reply, p.gold_reply) for n, of in self.replies.items()]
@@ -313,6 +189,6 @@ def _read_pairs(path: Path, test: TestSet) -> IntArray:
             rows.append((cluster.get(row["dialogue"], -1), int(row["log_probs"][0] > row["log_probs"][1]), rewarded))
     except (OSError, ValueError, TypeError, LookupError) as error:
         message = f"not a preference pair: {type(error).__name__} {error}"
-        raise UserError(message, where=f"{path}:{len(rows) + 1}", fix=_FIX) from error
+        raise UserError(message, where=f"{path}:{len(rows) + 1}", fix=FIX) from error
     pairs = np.array(rows, np.intp).reshape(-1, 3).T
     return pairs if (pairs[0] >= 0).all() else pairs[:, :0]
