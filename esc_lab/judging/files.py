@@ -63,7 +63,7 @@ def _lines(session: JudgeSession, answers: JudgeAnswers) -> Iterator[dict[str, A
             reply = replies[label][key]
             yield {
                 "kind": "rubric", "run": label, "dialogue": key[0], "tree": reply.tree, "turn": key[1],
-                "scores": scores, OVERALL: None if scores is None else turn_score(dict(scores), session.axes),
+                "scores": scores, OVERALL: None if scores is None else turn_score(scores, session.axes),
                 "reply": reply.text, "strategy": reply.strategy, "reply_sampling": reply.sampling,
                 "judge_sampling": asked,
             }  # fmt: skip

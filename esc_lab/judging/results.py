@@ -34,7 +34,7 @@ class RubricResult:
 def summarize_rubric(scores: Sequence[Scores | None], axes: Sequence[Axis], sample: ClusterSample) -> RubricResult:
     """The result from the scores [decisions] of a run's replies; None where the judge gave none."""
     columns = {axis.name: [math.nan if reply is None else reply[axis.name] for reply in scores] for axis in axes}
-    columns[OVERALL] = [math.nan if reply is None else turn_score(dict(reply), axes) for reply in scores]
+    columns[OVERALL] = [math.nan if reply is None else turn_score(reply, axes) for reply in scores]
     missing = sum(reply is None for reply in scores)
     means = {name: sample.mean(np.array(values)) for name, values in columns.items()}
     return RubricResult(means, len(scores) - missing, missing)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,7 +25,7 @@ class RequestCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with self._named_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=30, isolation_level=None)
             # A crash of the machine may lose the last answers, never the file; the journals hold them anyway.
@@ -31,26 +33,24 @@ class RequestCache:
             with FileLock(f"{path}.lock"):  # the first change to WAL does not wait for other processes
                 self._file.execute("PRAGMA journal_mode=WAL")
                 self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
-        except (sqlite3.Error, OSError) as error:
-            raise self._error(error) from error
 
     def get(self, key: str) -> Answer | None:
-        try:
+        with self._named_errors():
             row = self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
             return Answer.from_json(json.loads(row[0])) if row else None
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-            raise self._error(error) from error
 
     def put(self, key: str, answer: Answer) -> None:
-        text = json.dumps(vars(answer), ensure_ascii=False)
-        try:
+        with self._named_errors():
+            text = json.dumps(vars(answer), ensure_ascii=False)
             self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
-        except sqlite3.Error as error:
-            raise self._error(error) from error
 
     def close(self) -> None:
         self._file.close()
 
-    def _error(self, error: Exception) -> UserError:
-        fix = "make room, delete the file, or use search.cache=false; the journals of the run hold its answers"
-        return UserError(f"the request cache does not work: {error}", where=str(self.path), fix=fix)
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
+            fix = "make room, delete the file, or use search.cache=false; the journals of the run hold its answers"
+            raise UserError(f"the request cache does not work: {error}", where=str(self.path), fix=fix) from error

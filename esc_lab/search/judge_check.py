@@ -17,7 +17,7 @@ from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 from esc_lab.statistics.bootstrap import ClusterSample
-from esc_lab.statistics.intervals import FloatArray, Interval, percentile_interval
+from esc_lab.statistics.intervals import Interval, percentile_interval
 
 TRUSTED_AUC = 0.6
 
@@ -102,7 +102,7 @@ def _sizes(available: Sequence[int], count: int) -> tuple[list[int], int]:
 def measure_judge(
     gold: Sequence[float], shuffled: Sequence[float], dialogues: Sequence[str], *, seed: int, draws: int = 2000
 ) -> JudgeCheck:
-    """AUC of contexts whose two replies were both scored, with a 95 % percentile interval.
+    """AUC of contexts [n] of dialogues whose two replies were both scored, with a 95 % percentile interval.
 
     It is the probability that the score of a gold reply is above that of a shuffled one, ties counted half. Any gold
     score is compared with any shuffled one (Mann-Whitney), not only within a context. The bootstrap draws dialogues,
@@ -110,17 +110,13 @@ def measure_judge(
     others, and the interval is [0, 1]. Where all gold scores are above all shuffled ones it has no width, which says
     little if there are few dialogues.
 
-    Args:
-        gold, shuffled: scores [n], by context.
-        dialogues: [n], the dialogue of each context.
-        seed: the run's seed.
-
     Raises:
         ValueError: lengths differ, there is no context, or a score is not finite.
     """
-    if not len(gold) == len(shuffled) == len(dialogues):
-        raise ValueError(f"{len(gold)} gold and {len(shuffled)} shuffled scores of {len(dialogues)} contexts")
-    above = _above(gold, shuffled)
+    scores = np.array([gold, shuffled], dtype=np.float64)
+    if not scores.shape[1] == len(dialogues) > 0 or not np.isfinite(scores).all():
+        raise ValueError(f"there is not a finite gold and shuffled score for each of {len(dialogues)} contexts")
+    above = np.heaviside(scores[0][:, None] - scores[1], 0.5)  # [gold, shuffled]
     sample = ClusterSample(dialogues, draws, seed)
     interval = Interval(float(above.mean()), 0.0, 1.0)
     if sample.clusters > 1:
@@ -134,10 +130,9 @@ def measure_judge(
 async def check_judge(
     score: Callable[[Sequence[Turn]], Awaitable[float | None]], dialogues: Sequence[Dialogue], count: int, seed: int
 ) -> JudgeCheck | None:
-    """Have a judge score the replies of `draw_check_pairs`, all at once; None if there is no context with both scores.
+    """Have a judge score the last turns of the conversations of `draw_check_pairs`, all at once.
 
-    Args:
-        score: the judge's score of the last turn of a conversation; None if there is none.
+    None if there is no context with both scores.
     """
     pairs = draw_check_pairs(dialogues, count, seed)
     conversations = [(*pair.history, reply) for pair in pairs for reply in (pair.gold, pair.shuffled)]
@@ -151,14 +146,3 @@ async def check_judge(
         return None
     gold, shuffled, ids = zip(*scored, strict=True)
     return measure_judge(gold, shuffled, ids, seed=seed)
-
-
-def _above(gold: Sequence[float], shuffled: Sequence[float]) -> FloatArray:
-    """[gold, shuffled]: 1 where the gold score is above, 0.5 where they are equal."""
-    good, foreign = np.asarray(gold, dtype=np.float64), np.asarray(shuffled, dtype=np.float64)
-    if not len(good) or not len(foreign):
-        raise ValueError("there are no scores")
-    if not (np.isfinite(good).all() and np.isfinite(foreign).all()):
-        raise ValueError("a score is not finite; leave out contexts that could not be judged")
-    above: FloatArray = np.heaviside(good[:, None] - foreign[None, :], 0.5)
-    return above

@@ -85,73 +85,66 @@ class RolePrompts:
     def support_messages(self, history: Sequence[Turn], asked: str) -> tuple[Message, ...]:
         """Prompt of strategist, supporter or judge."""
         listed = [
-            self._text("listed_strategy", name=strategy.name, definition=strategy.definition)
+            self.text("listed_strategy", name=strategy.name, definition=strategy.definition)
             for strategy in self.inventory.strategies
         ]
-        system = self._text("supporter_system", strategies="\n".join(listed))
+        system = self.text("supporter_system", strategies="\n".join(listed))
         return self._messages(system, transcript(history, labels=True), asked)
 
     def seeker_messages(self, seeker: SeekerProfile, history: Sequence[Turn], asked: str) -> tuple[Message, ...]:
         """Prompt of the seeker."""
         about = [
-            self._text(f"seeker_{key}", **{key: getattr(seeker, key)})
+            self.text(f"seeker_{key}", **{key: getattr(seeker, key)})
             for key in ("situation", "problem", "emotion")
             if getattr(seeker, key)
         ]
-        system = self._text("seeker_system", profile="\n".join(about)).strip()
+        system = self.text("seeker_system", profile="\n".join(about)).strip()
         return self._messages(system, transcript(history, labels=False), asked)
 
     def rate_request(self, *, json: bool, discourage: bool) -> str:
         """What the strategist is asked; `discourage`: not to repeat a strategy or lean on the published favourite."""
-        parts = [self._text("rate")]
+        parts = [self.text("rate")]
         if discourage:
             favourite = self.wording["favourite"]
-            parts.append(self._text("discourage_repeating"))
+            parts.append(self.text("discourage_repeating"))
             if favourite in self.inventory.names:
-                parts.append(self._text("discourage_favourite", strategy=favourite))
+                parts.append(self.text("discourage_favourite", strategy=favourite))
         names = ", ".join(f'"{name}": rating' for name in self.inventory.names)
-        return " ".join([*parts, self._json_form(f"{{{names}}}") if json else self._text("rate_form")])
+        form = self.text("json_form", object=f"{{{names}}}") if json else self.text("rate_form")
+        return " ".join([*parts, form])
 
     def reply_request(self, strategy: str) -> str:
         """What the supporter is asked."""
-        return self._text("reply", strategy=strategy, definition=self.inventory.definition(strategy))
+        return self.text("reply", strategy=strategy, definition=self.inventory.definition(strategy))
 
     def answer_request(self, *, marker: bool) -> str:
         """What the seeker is asked; `marker`: it says by `END` that it ends the conversation."""
-        end = [self._text("answer_end", end=END)] if marker else []
-        return " ".join([self._text("answer"), *end, self._text("answer_form")])
-
-    def end_request(self) -> str:
-        """What the seeker is asked where its wish to end the conversation is read off probabilities."""
-        return self._text("ends")
+        end = [self.text("answer_end", end=END)] if marker else []
+        return " ".join([self.text("answer"), *end, self.text("answer_form")])
 
     def judge_request(self, *, json: bool) -> str:
         """What the judge is asked."""
-        form = self._json_form("{" + ", ".join(f'"{axis.name}": score' for axis in self.axes) + "}")
-        return self._text("judge", rubric=self._rubric(), form=form if json else self._text("judge_form"))
+        names = ", ".join(f'"{axis.name}": score' for axis in self.axes)
+        form = self.text("json_form", object=f"{{{names}}}") if json else self.text("judge_form")
+        return self.text("judge", rubric=self._rubric(), form=form)
 
     def prefer_request(self, first: str, second: str, *, json: bool) -> str:
         """What the judge is asked of two replies."""
-        form = self._json_form('{"better": "A"} or {"better": "B"}') if json else self._text("prefer_form")
+        answers = '{"better": "A"} or {"better": "B"}'
+        form = self.text("json_form", object=answers) if json else self.text("prefer_form")
         replies = {"first": " ".join(first.split()), "second": " ".join(second.split())}
-        return self._text("prefer", **replies, rubric=self._rubric(), form=form)
+        return self.text("prefer", **replies, rubric=self._rubric(), form=form)
 
-    def correction(self, error: object) -> str:
-        """What a role is asked after an answer that cannot be used."""
-        return self._text("correction", error=str(error))
-
-    def _text(self, text: str, /, **values: str) -> str:
-        return self.wording[text].format(**values)
+    def text(self, name: str, /, **slots: str) -> str:
+        """A text of the wording with its slots filled in."""
+        return self.wording[name].format(**slots)
 
     def _messages(self, system: str, conversation: str, asked: str) -> tuple[Message, ...]:
-        shown = self._text("conversation", history=conversation, request=asked)
+        shown = self.text("conversation", history=conversation, request=asked)
         return Message("system", system), Message("user", shown)
 
     def _rubric(self) -> str:
-        return "\n".join(self._text("axis", name=axis.name, rubric=axis.rubric) for axis in self.axes)
-
-    def _json_form(self, form: str) -> str:
-        return self._text("json_form", object=form)
+        return "\n".join(self.text("axis", name=axis.name, rubric=axis.rubric) for axis in self.axes)
 
 
 def build_role_prompts(inventory: Inventory, llm: LLMConfig) -> RolePrompts:
@@ -186,27 +179,8 @@ def _build_axes(items: Sequence[Any]) -> tuple[Axis, ...]:
 
 def transcript(history: Sequence[Turn], *, labels: bool) -> str:
     """The conversation, a line a turn."""
-    return "\n".join(_line(turn, labels) for turn in history)
-
-
-def _line(turn: Turn, labels: bool) -> str:
-    text = " ".join(turn.reply.text.split())
-    label = f" ({turn.reply.strategies[0]})" if labels and turn.reply.strategies else ""
-    return f"{turn.speaker}{label}: {text}"
-
-
-def prefer_schema() -> Mapping[str, object]:
-    """JSON schema of the answer to `prefer_request`."""
-    better = {"type": "string", "enum": ["A", "B"]}
-    return {"type": "object", "properties": {"better": better}, "required": ["better"], "additionalProperties": False}
-
-
-def ratings_schema(names: Sequence[str], most: int) -> Mapping[str, object]:
-    """JSON schema of an object with a whole number from 0 to `most` for each name."""
-    number = {"type": "integer", "minimum": 0, "maximum": most}
-    return {
-        "type": "object",
-        "properties": dict.fromkeys(names, number),
-        "required": list(names),
-        "additionalProperties": False,
-    }
+    lines = []
+    for turn in history:
+        label = f" ({turn.reply.strategies[0]})" if labels and turn.reply.strategies else ""
+        lines.append(f"{turn.speaker}{label}: {' '.join(turn.reply.text.split())}")
+    return "\n".join(lines)

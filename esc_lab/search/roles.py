@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,7 +19,6 @@ from esc_lab.config.search import LLMConfig, RoleConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message
-from esc_lab.search import role_prompts
 from esc_lab.search.iteration import Call, SeekerTurn
 from esc_lab.search.requests import Answer, Client, Question, Request
 from esc_lab.search.role_answers import (
@@ -97,11 +96,10 @@ class Roles:
         """
         scores = "seeker" in self.scoring
         if scores:
-            messages = self.prompts.seeker_messages(self.seeker, history, self.prompts.end_request())
+            messages = self.prompts.seeker_messages(self.seeker, history, self.prompts.text("ends"))
             question = Question("end", "", ("ends", "continues"))
-            answer = await self._send(replace(self._request("seeker", messages, 0), questions=(question,)))
             draw = np.random.default_rng(self._seed("seeker ends", messages, sample))
-            if draw.random() < np.exp(answer.log_probs[0][0]):
+            if draw.random() < await self._first_probability("seeker", messages, question):
                 return SeekerTurn("", True)
         asked = self.prompts.answer_request(marker=not scores)
         request = self._request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample)
@@ -134,22 +132,24 @@ class Roles:
         asked = self.prompts.prefer_request(first, second, json=not scores)
         messages = self.prompts.support_messages(history, asked)
         if scores:
-            question = Question("better", "better: ", ("A", "B"))
-            answer = await self._send(replace(self._request("judge", messages, 0), questions=(question,)))
-            return float(np.exp(answer.log_probs[0][0]))
-        request = self._request("judge", messages, 0, role_prompts.prefer_schema())
+            return await self._first_probability("judge", messages, Question("better", "better: ", ("A", "B")))
+        schema = _object_schema({"better": {"type": "string", "enum": ["A", "B"]}})
+        request = replace(self._request("judge", messages, 0), schema=schema)
         return await self._ask_until_usable(request, lambda answer: float(parse_preference(answer.text) == "A"))
 
     def _seed(self, role: str, messages: Sequence[Message], sample: int) -> int:
         """Of a draw: different for different prompts, the same for the same one. 31 bits, which endpoints take."""
         return derive_seed(self.seed, role, sample, *(message.content for message in messages)) >> 32
 
-    def _request(self, role: str, messages: tuple[Message, ...], sample: int, schema: Any = None) -> Request:
+    async def _first_probability(self, role: str, messages: tuple[Message, ...], question: Question) -> float:
+        answer = await self._send(replace(self._request(role, messages, 0), questions=(question,)))
+        return math.exp(answer.log_probs[0][0])
+
+    def _request(self, role: str, messages: tuple[Message, ...], sample: int) -> Request:
         settings: RoleConfig = getattr(self.llm, role)
         return Request(
             role,
             messages,
-            schema=schema,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -167,18 +167,16 @@ class Roles:
     ) -> dict[str, float] | None:
         """Each name's number, 0 to `best`: its expected value where the client scores, else what the answer says."""
         if request.role not in self.scoring:
-            request = replace(request, schema=role_prompts.ratings_schema(names, best))
+            number = {"type": "integer", "minimum": 0, "maximum": best}
+            request = replace(request, schema=_object_schema(dict.fromkeys(names, number)))
             return await self._ask_until_usable(request, lambda answer: parse(answer.text))
         options = tuple(str(number) for number in range(best + 1))
         questions = tuple(Question(name, f"{name}: ", options) for name in names)
-        # Nothing is drawn.
-        request = replace(request, questions=questions, sample=0, seed=self._seed(request.role, request.messages, 0))
-        answer = await self._send(request)
-        values = [
-            sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs))
-            for log_probs in answer.log_probs
-        ]
-        return dict(zip(names, values, strict=True))
+        answer = await self._send(replace(request, questions=questions))
+        return {
+            name: sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs))
+            for name, log_probs in zip(names, answer.log_probs, strict=True)
+        }
 
     async def _ask_until_usable(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
         """What a completion says, asking again with the error where it cannot be used."""
@@ -193,7 +191,7 @@ class Roles:
             except UnusableError as error:
                 self.counts[f"{request.role}/unusable"] += 1
                 partly = error.partly or partly
-                request = _add_correction(request, answer, self.prompts.correction(error))
+                request = _add_correction(request, answer, self.prompts.text("correction", error=str(error)))
         if partly is not None:
             self.counts[f"{request.role}/partly"] += 1
             return partly
@@ -207,7 +205,7 @@ def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:
     return {**sampling, "attempts": role.attempts, "scores": client.scores, "client": dict(client.identity)}
 
 
-def turn_score(scores: dict[str, float], axes: Sequence[Axis]) -> float:
+def turn_score(scores: Mapping[str, float], axes: Sequence[Axis]) -> float:
     """Weighted mean of a reply's scores, in [0, 4]: with the published weights 0.1 E + 0.1 I + 0.1 H + 0.7 S."""
     return sum(axis.weight * scores[axis.name] for axis in axes)
 
@@ -229,10 +227,16 @@ def fingerprint_prompts(prompts: RolePrompts, strategist: StrategistConfig) -> s
     seeker = SeekerProfile("Situation.", "Emotion.", "Problem.")
     messages = [
         *prompts.support_messages(history, "\n".join(asked)),
-        *prompts.seeker_messages(seeker, history, prompts.end_request()),
+        *prompts.seeker_messages(seeker, history, prompts.text("ends")),
     ]
-    request = _add_correction(Request("supporter", tuple(messages)), Answer(), prompts.correction("Error."))
+    request = _add_correction(
+        Request("supporter", tuple(messages)), Answer(), prompts.text("correction", error="Error.")
+    )
     return fingerprint([message.content for message in request.messages])
+
+
+def _object_schema(values: Mapping[str, object]) -> Mapping[str, object]:
+    return {"type": "object", "properties": values, "required": list(values), "additionalProperties": False}
 
 
 def _add_correction(request: Request, answer: Answer, correction: str) -> Request:

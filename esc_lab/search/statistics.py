@@ -53,22 +53,19 @@ class SearchStatistics:
 
     def metrics(self) -> dict[str, float]:
         """Flat, under `search/`."""
-        metrics = {
-            f"search/{entry.name}": float(getattr(self, entry.name))
-            for entry in fields(self)
-            if entry.metadata and getattr(self, entry.name) is not None
-        }
+        metrics = {f"search/{name}": float(value) for name, value, _ in self._numbers()}
         for kind, counts in (("chosen", self.chosen_strategies), ("rejected", self.rejected_strategies)):
             metrics |= {f"search/{kind}/{strategy}": float(count) for strategy, count in counts.items()}
         return metrics
 
     def table(self) -> list[tuple[str, str]]:
         """Rows of what and how much."""
-        return [
-            (entry.metadata["heading"], f"{getattr(self, entry.name):.{entry.metadata['decimals']}f}")
-            for entry in fields(self)
-            if entry.metadata and getattr(self, entry.name) is not None
-        ]
+        return [(about["heading"], f"{value:.{about['decimals']}f}") for _, value, about in self._numbers()]
+
+    def _numbers(self) -> list[tuple[str, float, Mapping[str, Any]]]:
+        """Name, value and metadata of each number that there is."""
+        numbers = [(entry.name, getattr(self, entry.name), entry.metadata) for entry in fields(self) if entry.metadata]
+        return [number for number in numbers if number[1] is not None]
 
     def strategy_table(self) -> list[tuple[str, str, str]]:
         """Rows of strategy, preferred replies with it and rejected ones."""

@@ -64,6 +64,7 @@ class ChatEncoder:
         prefix_stable: whether a rendered history is a token prefix of the rendered longer history. If it is not, each
             reply is encoded by itself.
         end_of_turn: id of the token that ends a reply.
+        special_text: finds special tokens that a text spells out.
 
     Raises:
         UserError: the tokenizer is not a fast one, or the template is missing or cannot render a dialogue.
@@ -79,7 +80,7 @@ class ChatEncoder:
             raise self._unusable("the tokenizer has no chat template")
         special = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special = set(special)
-        self._special_text = re.compile("|".join(map(re.escape, special.values())) or "(?!)")
+        self.special_text = re.compile("|".join(map(re.escape, special.values())) or "(?!)")
         self._pieces = lru_cache(maxsize=4096)(self._render_pieces)
         self.system_role = self._takes_system()
         self.end_of_turn = -1
@@ -119,7 +120,7 @@ class ChatEncoder:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids without special tokens, be they tokens or spelled out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return self._special_text.sub("", text).strip()
+        return self.special_text.sub("", text).strip()
 
     def _render_pieces(self, roles: tuple[Role, ...], generation: bool) -> tuple[str, ...]:
         """What the template writes before, between and after the contents of messages with these roles."""
@@ -154,7 +155,7 @@ class ChatEncoder:
         pieces = self._pieces(tuple(message.role for message in messages), generation)
         parts, starts, length = [], [], 0
         for piece, message in zip(pieces, messages, strict=False):
-            special = self._special_text.search(message.content)
+            special = self.special_text.search(message.content)
             if special:  # it would end the turn or open another one
                 fix = "take it out of the data, or use another model"
                 raise UserError(

@@ -71,7 +71,7 @@ def test_interval_covers_the_truth() -> None:
 
 def test_one_dialogue_says_nothing_about_others() -> None:
     assert measure_judge([1.0, 2.0], [0.0, 0.5], ["a", "a"], seed=0) == JudgeCheck(1.0, 0.0, 1.0, 2, 1)
-    with pytest.raises(ValueError, match="of 1 contexts"):
+    with pytest.raises(ValueError, match="each of 1 contexts"):
         measure_judge([1.0, 2.0], [0.0, 0.5], ["a"], seed=0)
 
 

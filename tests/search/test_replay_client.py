@@ -37,35 +37,30 @@ def answered(client: ReplayClient, request: Request) -> Answer:
     return asyncio.run(client.answer(request))
 
 
-def test_from_a_mapping():
-    client = ReplayClient(ANSWERS, identity=IDENTITY, scores=True)
+def test_from_a_journal_with_other_lines_and_a_torn_one(tmp_path):
+    torn = lines()[0][:-9]
+    path = journal(tmp_path / "tree.jsonl", '{"settings": {}}\n', *lines(), "\n", lines()[1], torn)
+    client = ReplayClient(path, identity=IDENTITY, scores=True)
     assert answered(client, REQUEST) == ANSWERS[REQUEST.key(IDENTITY)]
+    assert answered(client, RATED) == ANSWERS[RATED.key(IDENTITY)]
     assert client.identity == IDENTITY
     assert client.scores
     asyncio.run(client.close())
 
 
-def test_from_a_journal_with_other_lines_and_a_torn_one(tmp_path):
-    torn = lines()[0][:-9]
-    path = journal(tmp_path / "tree.jsonl", '{"settings": {}}\n', *lines(), "\n", lines()[1], torn)
-    client = ReplayClient(path, identity=IDENTITY)
-    assert answered(client, REQUEST) == ANSWERS[REQUEST.key(IDENTITY)]
-    assert answered(client, RATED) == ANSWERS[RATED.key(IDENTITY)]
-    assert not client.scores
-
-
 @pytest.mark.parametrize("change", [{"seed": 1}, {"sample": 1}, {"temperature": 0.5}, {"role": "supporter"}])
-def test_unknown_request(change):
-    client = ReplayClient(ANSWERS, identity=IDENTITY)
+def test_unknown_request(tmp_path, change):
+    client = ReplayClient(journal(tmp_path / "tree.jsonl", *lines()), identity=IDENTITY, scores=False)
     request = replace(REQUEST, **change)
     with pytest.raises(UserError, match=f"{request.role}; its last message begins: 'What is wrong\\? aaa") as caught:
         answered(client, request)
-    assert len(str(caught.value)) < 350
+    assert len(str(caught.value)) < 350 + len(str(tmp_path))
 
 
-def test_recording_of_another_client():
+def test_recording_of_another_client(tmp_path):
+    path = journal(tmp_path / "tree.jsonl", *lines())
     with pytest.raises(UserError, match="no recorded answer"):
-        answered(ReplayClient(ANSWERS, identity={**IDENTITY, "model": "other"}), REQUEST)
+        answered(ReplayClient(path, identity={**IDENTITY, "model": "other"}, scores=False), REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +76,15 @@ def test_recording_of_another_client():
 def test_broken_line(tmp_path, broken):
     path = journal(tmp_path / "tree.jsonl", lines()[0], broken, lines()[1])
     with pytest.raises(UserError, match=r"tree\.jsonl:2: broken record"):
-        ReplayClient(path, identity=IDENTITY)
+        ReplayClient(path, identity=IDENTITY, scores=False)
 
 
 def test_two_answers_to_one_request(tmp_path):
     other = lines()[0].replace("All of it", "Nothing")
     with pytest.raises(UserError, match=r"tree\.jsonl:3: another answer"):
-        ReplayClient(journal(tmp_path / "tree.jsonl", *lines(), other), identity=IDENTITY)
+        ReplayClient(journal(tmp_path / "tree.jsonl", *lines(), other), identity=IDENTITY, scores=False)
 
 
 def test_no_such_file(tmp_path):
     with pytest.raises(UserError, match="No such file"):
-        ReplayClient(tmp_path / "none.jsonl", identity=IDENTITY)
+        ReplayClient(tmp_path / "none.jsonl", identity=IDENTITY, scores=False)

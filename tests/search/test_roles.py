@@ -314,14 +314,6 @@ def test_expected_ratings_and_scores(logits: list[list[float]]) -> None:
     assert scored == pytest.approx({name: brute(row, 4) for name, row in zip(names, logits, strict=False)}, rel=1e-9)
 
 
-def test_questions_do_not_depend_on_the_sample() -> None:
-    asked = Asked(anything)
-    played = roles_of(asked, scores=True)
-    for sample in (0, 1, 7):
-        asyncio.run(played.rate(TALK, sample))
-    assert asked.requests[0] == asked.requests[1] == asked.requests[2]
-
-
 @pytest.mark.parametrize("probability", [1e-30, 0.25, 1.0])
 def test_the_seeker_ends_with_the_probability_that_it_is_given(probability: float) -> None:
     def answer(request: Request) -> Answer:

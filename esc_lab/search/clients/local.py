@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -67,7 +66,6 @@ class LocalClient:
         loaded: is put into evaluation mode and must not change while the client is open.
         name: of the model, for answers and identity.
         identity: what else answers depend on (revision, checkpoint ...).
-        limits: of the engine.
 
     Attributes:
         specials_removed: special tokens of the tokenizer that were taken out of messages where they were spelled out.
@@ -88,12 +86,8 @@ class LocalClient:
         self.identity: Mapping[str, Any] = {"kind": "local", "model": name, "dtype": dtype, **(identity or {})}
         self.specials_removed = 0
         self._loaded, self._name = loaded, name
-        encoder = loaded.encoder
-        special = [token.content for token in encoder.tokenizer.added_tokens_decoder.values() if token.special]
-        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
-        self._options = lru_cache(maxsize=256)(lambda question: encode_options(encoder, question))
-        stop = encoder.stop_tokens
-        self._engine = Engine(loaded.model, stop, limits)
+        self._options = lru_cache(maxsize=256)(lambda question: encode_options(loaded.encoder, question))
+        self._engine = Engine(loaded.model, loaded.encoder.stop_tokens, limits)
         self._jobs: dict[Task, _Job] = {}
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -183,7 +177,7 @@ class LocalClient:
         """The message without special tokens, which would end a turn or begin another."""
         content, removed = message.content, 1
         while removed:  # what is left may come together to another special token
-            content, removed = self._special.subn("", content)
+            content, removed = self._loaded.encoder.special_text.subn("", content)
             if removed and not self.specials_removed:
                 log.warning("special tokens are taken out of messages to %s", self._name)
             self.specials_removed += removed
@@ -194,10 +188,8 @@ class LocalClient:
         context, working = self._loaded.context_tokens, self._engine.limits.working_tokens
         if prompt + reply > context:
             fix = "search shorter dialogues, lower max_tokens of the role, or use a model with a longer context"
-            message = (
-                f"its prompt of {prompt} tokens and a reply of up to {reply} exceed the model's context of {context}"
-            )
-            raise UserError(message, where=where, fix=fix)
+            lengths = f"its prompt of {prompt} tokens and a reply of up to {reply}"
+            raise UserError(f"{lengths} exceed the model's context of {context}", where=where, fix=fix)
         if prompt + task.room > working:
             message = f"it takes {prompt} + {task.room} tokens, and the client has room for {working}"
             raise UserError(message, where=where, fix="raise the client's working_tokens, or search shorter dialogues")

@@ -28,8 +28,8 @@ class ReplayClient:
     """A client that answers with the recorded answers of another client.
 
     Args:
-        recording: answers by `Request.key`; or a JSONL file with `{"key": ..., "answer": {...}}` in its lines, where
-            lines without `key` are passed over, and so is a last line that was cut off.
+        recording: JSONL file with `{"key": ..., "answer": {...}}` in its lines, keys as of `Request.key`. Lines without
+            `key` are passed over, and so is a last line that was cut off.
         identity, scores: those of the recorded client.
 
     Raises:
@@ -38,12 +38,9 @@ class ReplayClient:
 
     retries: Mapping[str, int] = {}
 
-    def __init__(
-        self, recording: Path | Mapping[str, Answer], *, identity: Mapping[str, Any], scores: bool = False
-    ) -> None:
-        self.identity, self.scores = identity, scores
-        self._source = str(recording) if isinstance(recording, Path) else "recorded answers"
-        self._answers = _read(recording) if isinstance(recording, Path) else dict(recording)
+    def __init__(self, recording: Path, *, identity: Mapping[str, Any], scores: bool) -> None:
+        self.identity, self.scores, self._recording = identity, scores, recording
+        self._answers = _read(recording)
 
     async def answer(self, request: Request) -> Answer:
         """See `Client`."""
@@ -53,7 +50,7 @@ class ReplayClient:
             start = last if len(last) <= 80 else f"{last[:77]}..."
             raise UserError(
                 f"no recorded answer for this request of the {request.role}; its last message begins: {start!r}",
-                where=self._source,
+                where=str(self._recording),
                 fix="use the model, prompts, sampling and seed of the recording, or record anew",
             )
         return answer
