@@ -9,8 +9,7 @@ from omegaconf import OmegaConf
 from esc_lab.config import DataConfig, PromptConfig
 from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.model import ModelConfig
-from esc_lab.data.corpora import ReadReport
-from esc_lab.data.read_splits import read_splits
+from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.training.datamodule import ESCDataModule

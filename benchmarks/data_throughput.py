@@ -16,8 +16,7 @@ from pathlib import Path
 from _common import smollm2
 
 from esc_lab.config import DataConfig, TemplateConfig
-from esc_lab.data.corpora import ReadReport, sample_path
-from esc_lab.data.read_splits import read_splits
+from esc_lab.data.corpora import ReadReport, read_splits, sample_path
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import load_encoder
 from esc_lab.tokens import pack_rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from esc_lab.errors import UserError, nearest
@@ -39,6 +39,13 @@ def optional(data: Mapping[str, Any], key: str, kind: type[T], where: str) -> T 
     """The value of a key that may be missing or null, of the JSON type `kind`."""
     value = data.get(key)
     return None if value is None else check_type(value, kind, f"'{key}'", where)
+
+
+def items(values: Sequence[Any] | None, kind: type[T], name: str, where: str) -> Iterator[tuple[T, str]]:
+    """The items of a list, of the JSON type `kind`, each with its place (`where, name 3`); none of a missing list."""
+    for number, item in enumerate(values or (), start=1):
+        place = f"{where}, {name} {number}"
+        yield check_type(item, kind, f"the {name}", place), place
 
 
 def check_keys(data: Mapping[str, Any], known: Collection[str], where: str, what: str = "unknown key") -> None:

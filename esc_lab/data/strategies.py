@@ -6,7 +6,7 @@ The inventories themselves are data: `conf/inventory/*.yaml`, and files like the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from esc_lab.config.data import InventoryConfig
 from esc_lab.config.files import option_files, read_option
-from esc_lab.data.fields import check_keys, check_type, optional, require
+from esc_lab.data.fields import check_keys, items, optional, require
 from esc_lab.errors import UserError, nearest
 
 MAX_NAME = 60  # characters of a name that can be read back from `(name) reply`
@@ -130,14 +130,16 @@ def build_inventory(
     if not data.get("strategies"):
         return load_inventory(name, config_dirs)
     check_keys(data, InventoryConfig.__dataclass_fields__, where)
-    strategies = tuple(_strategy(item, place) for place, item in _items(data, "strategies", where))
+    strategies = tuple(
+        _strategy(*item) for item in items(optional(data, "strategies", list, where), dict, "strategy", where)
+    )
     _check_spellings(strategies, where)
     inventory = Inventory(
         name,
         strategies,
         optional(data, "mappings", dict, where) or {},
-        tuple(check_type(item, str, "a format", place) for place, item in _items(data, "formats", where)),
-        tuple(_exchange(item, place) for place, item in _items(data, "example", where)),
+        tuple(text for text, _ in items(optional(data, "formats", list, where), str, "format", where)),
+        tuple(_exchange(*item) for item in items(optional(data, "example", list, where), dict, "exchange", where)),
     )
     fix = f"use one of {', '.join(inventory.names)}"
     for exchange in inventory.example:
@@ -153,12 +155,6 @@ def build_inventory(
     return inventory
 
 
-def _items(data: Mapping[str, Any], key: str, where: str) -> Iterator[tuple[str, Any]]:
-    """The items of a list that may be missing, with their places."""
-    for number, item in enumerate(optional(data, key, list, where) or [], start=1):
-        yield f"{where}, {key} {number}", item
-
-
 def _text(data: Mapping[str, Any], key: str, where: str) -> str:
     text = require(data, key, str, where).strip()
     if not text:
@@ -166,19 +162,17 @@ def _text(data: Mapping[str, Any], key: str, where: str) -> str:
     return text
 
 
-def _strategy(item: object, where: str) -> Strategy:
-    data = check_type(item, dict, "the strategy", where)
+def _strategy(data: Mapping[str, Any], where: str) -> Strategy:
     check_keys(data, Strategy.__dataclass_fields__, where)
     name = _text(data, "name", where)
     if len(name) > MAX_NAME or re.search(r"[()\[\]\n]", name) or not _fold(name):
         fix = f"use letters, at most {MAX_NAME} characters, and no brackets: models write it as (name)"
         raise UserError(f"the name {name!r} could not be read back", where=where, fix=fix)
-    spellings = tuple(check_type(text, str, "a spelling", place) for place, text in _items(data, "spellings", where))
+    spellings = tuple(text for text, _ in items(optional(data, "spellings", list, where), str, "spelling", where))
     return Strategy(name, _text(data, "definition", where), spellings)
 
 
-def _exchange(item: object, where: str) -> Exchange:
-    data = check_type(item, dict, "the exchange", where)
+def _exchange(data: Mapping[str, Any], where: str) -> Exchange:
     check_keys(data, Exchange.__dataclass_fields__, where)
     return Exchange(*(_text(data, key, where) for key in Exchange.__dataclass_fields__))
 
@@ -209,14 +203,3 @@ def normalize_label(label: str, inventory: Inventory) -> str:
         hint = nearest(label, inventory.names) or f"; known: {', '.join(inventory.names)}"
         raise UnknownStrategyError(f"unknown strategy '{label}' in inventory '{inventory.name}'{hint}")
     return inventory.spellings[_fold(label)]
-
-
-def map_label(name: str, mapping: Mapping[str, str | None]) -> str | None:
-    """Name under another inventory; None where the mapping says that there is no counterpart.
-
-    Raises:
-        UnknownStrategyError: the mapping does not mention the name.
-    """
-    if name not in mapping:
-        raise UnknownStrategyError(f"no mapping for strategy '{name}'{nearest(name, mapping)}")
-    return mapping[name]

@@ -13,9 +13,8 @@ from omegaconf import OmegaConf
 from esc_lab.comparison.checks import check_cells, load_predictions
 from esc_lab.comparison.runs import Run, group_cells, read_runs
 from esc_lab.config import Config, DataConfig
-from esc_lab.data.corpora import ReadReport, read_dialogues
+from esc_lab.data.corpora import ReadReport, read_dialogues, read_splits
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
 from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names

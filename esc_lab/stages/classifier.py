@@ -13,8 +13,7 @@ from esc_lab.config import Config
 from esc_lab.config.evaluate import ClassifierConfig
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
-from esc_lab.data.corpora import ReadReport
-from esc_lab.data.read_splits import read_splits
+from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.runs.layout import STRATEGIES
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier

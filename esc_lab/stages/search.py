@@ -9,9 +9,8 @@ from pathlib import Path
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.config.search import ROLES
-from esc_lab.data.corpora import ReadReport
+from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.dialogue import Dialogue
-from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.environment import git_commit
 from esc_lab.errors import UserError

@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader
 from esc_lab.config import Config, DataConfig, PromptConfig
 from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.training import ObjectiveConfig
-from esc_lab.data.corpora import ReadReport
+from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.dialogue import Dialogue
-from esc_lab.data.read_splits import read_splits
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel

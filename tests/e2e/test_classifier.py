@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 
 from esc_lab.cli.help import help_text
 from esc_lab.config import DataConfig
-from esc_lab.data.corpora import ReadReport
-from esc_lab.data.read_splits import read_splits
+from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import load_inventory
 from esc_lab.scorers.adherence import labelled_replies
 from esc_lab.scorers.classifier import choose_strategies

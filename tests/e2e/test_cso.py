@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from esc_lab.cli.compositions import CONF
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import TemplateConfig
-from esc_lab.data.corpora import read_dialogues, write_dialogues
+from esc_lab.data.corpora import read_dialogues, read_splits, write_dialogues
 from esc_lab.data.strategies import load_inventory
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from tests.conftest import CACHE, model_config
@@ -60,7 +60,6 @@ def held_out_pairs():
     """The pairs of the test split as the command line sees them: the limits keep two dialogues of it."""
     from esc_lab.config import DataConfig
     from esc_lab.data.corpora import ReadReport
-    from esc_lab.data.read_splits import read_splits
 
     data = DataConfig(name="sample", path=None, proportions={"train": 0.7, "val": 0.1, "test": 0.2}, limit={"test": 2})
     for dialogue in read_splits(data, "esconv", ReadReport())["test"]:

@@ -20,8 +20,7 @@ from hydra import compose, initialize_config_dir
 from esc_lab.cli.compositions import CONF
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import Config, DataConfig, typed
-from esc_lab.data.corpora import ReadReport
-from esc_lab.data.read_splits import read_splits
+from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.errors import UserError
 from esc_lab.stages.run_stage import run_stage
 from tests.comparison.synthetic import settings, write_run

@@ -7,14 +7,18 @@ asked for, is mapped to another. Whatever reading drops or changes is counted in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from esc_lab.data.corpora import esc_pro, esc_pro_write, esconv, extes, jsonl
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import SPLITS, DataConfig
+from esc_lab.data.corpora import esc_pro, esconv, extes, jsonl
 from esc_lab.data.corpora.esc_pro import unpaired_dialogues
+from esc_lab.data.corpora.esc_pro_write import write_records
 from esc_lab.data.corpora.reading import Reading, ReadReport
-from esc_lab.data.corpora.records import Record, as_line, read_records, write_text
+from esc_lab.data.corpora.records import Record, as_line, read_records
 from esc_lab.data.corpora.splits import EIGHT_ONE_ONE, proportional_split, published_split, seed_fraction
-from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.dialogue import Dialogue, merge_turns
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError, nearest
 
@@ -24,23 +28,20 @@ __all__ = [
     "proportional_split",
     "published_split",
     "read_dialogues",
+    "read_splits",
     "sample_path",
     "seed_fraction",
     "unpaired_dialogues",
     "write_dialogues",
 ]
 
-_READERS: Mapping[str, Callable[[Sequence[Record], Reading], list[Dialogue]]] = {
-    "esconv": esconv.read,
-    "extes": extes.read,
-    "esc_pro": esc_pro.read,
-    "jsonl": jsonl.read,
+_READERS: Mapping[str, Callable[[Record, Reading], Dialogue]] = {
+    "esconv": esconv.read_dialogue,
+    "extes": extes.read_dialogue,
+    "jsonl": jsonl.read_dialogue,
 }
-_ESC_PRO_WRITERS: Mapping[str, Callable[[Iterable[Dialogue]], esc_pro_write.Written]] = {
-    "esc_pro_dialogues": esc_pro_write.dialogue_records,
-    "esc_pro_pairs": esc_pro_write.pair_records,
-    "esc_pro_kto": esc_pro_write.kto_records,
-}
+_FORMATS = (*_READERS, "esc_pro")
+_WRITTEN = ("jsonl", "esc_pro_dialogues", "esc_pro_pairs", "esc_pro_kto")
 
 
 def read_dialogues(
@@ -66,9 +67,7 @@ def read_dialogues(
         UserError: the file cannot be read, a record is not of the format, or labels are unknown.
     """
     path = Path(path)
-    if format not in (*_READERS, "auto"):
-        fix = f"use {', '.join(_READERS)} or auto"
-        raise UserError(f"unknown format '{format}'{nearest(format, [*_READERS, 'auto'])}", where=str(path), fix=fix)
+    _check_format(format, (*_FORMATS, "auto"), path)
     report = ReadReport() if report is None else report
     dialogues: list[Dialogue] = []
     for file in published_split(path).values() if path.is_dir() else [path]:
@@ -78,7 +77,10 @@ def read_dialogues(
             raise UserError(f"not {format}, but esc-lab's own format", where=records[0].where, fix=fix)
         name = _detect(records[0]) if format == "auto" else format
         reading = Reading(report, name, inventory=inventory, mapping=mapping, config_dirs=config_dirs)
-        found = _READERS[name](records, reading)
+        if name == "esc_pro":
+            found = esc_pro.read_all(records, reading)
+        else:
+            found = [_READERS[name](record, reading) for record in records]
         reading.finish()
         if not found:
             fix = "give at least one pair of two different replies"
@@ -87,6 +89,39 @@ def read_dialogues(
     for dialogue in dialogues:
         report.add(dialogue)
     return dialogues
+
+
+def read_splits(
+    data: DataConfig, inventory: Inventory, report: ReadReport, config_dirs: Sequence[str] = ()
+) -> dict[str, list[Dialogue]]:
+    """Dialogues of each split, labels mapped onto the inventory, consecutive turns merged, limits applied.
+
+    Of the training split only the share `seed_fraction` of its trees is kept.
+
+    Args:
+        config_dirs: the user's own directories, in which the corpus' own inventory is looked up before `conf/`.
+
+    Raises:
+        UserError: files or labels are wrong, there is no mapping onto the inventory, or a published split has no such
+            files.
+    """
+    path = Path(data.path) if data.path else sample_path()
+    published = data.split == "published" or (data.split == "auto" and path.is_dir())
+    read = partial(read_dialogues, format=data.format, mapping=inventory, report=report, config_dirs=config_dirs)
+    if published:
+        splits = {name: read(file) for name, file in published_split(path).items()}
+    else:
+        splits = proportional_split(read(path), dict.fromkeys(SPLITS, 0.0) | data.proportions, data.split_seed)
+    if data.seed_fraction < 1 and "train" in splits:
+        splits["train"] = seed_fraction(splits["train"], data.seed_fraction, data.split_seed)
+    for name, count in data.limit.items():
+        if name not in SPLITS:
+            raise UserError(f"no split '{name}'", where="data.limit", fix=f"one of {', '.join(SPLITS)}")
+        splits[name] = splits.get(name, [])[:count]
+    return {
+        name: [merge_turns(dialogue, data.merge) for dialogue in dialogues]  # type: ignore[arg-type]
+        for name, dialogues in splits.items()
+    }
 
 
 def write_dialogues(
@@ -110,28 +145,31 @@ def write_dialogues(
         UserError: unknown format, nothing to write, a dialogue that cannot be read back, or no permission.
     """
     path, dialogues = Path(path), list(dialogues)
-    known = ("jsonl", *_ESC_PRO_WRITERS)
-    if format not in known:
-        fix = f"use {', '.join(known)}"
-        raise UserError(f"unknown format '{format}'{nearest(format, known)}", where=str(path), fix=fix)
+    _check_format(format, _WRITTEN, path)
     for number, dialogue in enumerate(dialogues, start=1):
         _check(dialogue, f"dialogue {number} to write")
     if format == "jsonl":
         lines, lost = jsonl.lines(dialogues, inventory), {}
     else:
-        records, counts = _ESC_PRO_WRITERS[format](dialogues)
+        records, counts = write_records(dialogues, format.removeprefix("esc_pro_"))
         lines = [as_line(record, f"record {number} to write") for number, record in enumerate(records, start=1)]
         lost = {kind: count for kind, count in counts.items() if count}
     if not lines:
         fix = "pass at least one dialogue" + (" with a rejected reply" if format == "esc_pro_pairs" else "")
         raise UserError(f"there is nothing to write as '{format}'", where=str(path), fix=fix)
-    write_text("\n".join(lines) if format == "jsonl" else "[\n" + ",\n".join(lines) + "\n]", path)
+    write_atomic(path, "\n".join(lines) if format == "jsonl" else "[\n" + ",\n".join(lines) + "\n]")
     return lost
 
 
 def sample_path() -> Path:
     """The sample corpus that ships with esc-lab, in its own format."""
     return Path(__file__).parent / "sample.jsonl"
+
+
+def _check_format(format: str, known: Sequence[str], path: Path) -> None:
+    if format not in known:
+        fix = f"use one of {', '.join(known)}"
+        raise UserError(f"unknown format '{format}'{nearest(format, known)}", where=str(path), fix=fix)
 
 
 def _detect(record: Record) -> str:

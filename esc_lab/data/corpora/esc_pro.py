@@ -27,7 +27,7 @@ from esc_lab.data.corpora.esc_pro_tree import Seed, Tree
 from esc_lab.data.corpora.reading import Reading, first_seeker_text, seed_id
 from esc_lab.data.corpora.records import Record
 from esc_lab.data.dialogue import Dialogue, Reply, Speaker, Turn
-from esc_lab.data.fields import check_type, optional, require
+from esc_lab.data.fields import items, optional, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
@@ -44,7 +44,7 @@ _PAIR_KEYS = _SHARED_KEYS | {"chosen", "reject", "rejected"}
 _KTO_KEYS = _SHARED_KEYS | {"label"}
 
 
-def read(records: Sequence[Record], reading: Reading) -> list[Dialogue]:
+def read_all(records: Sequence[Record], reading: Reading) -> list[Dialogue]:
     """Dialogues of ESC-Pro records, all of the form of the first.
 
     Raises:
@@ -62,18 +62,16 @@ def read(records: Sequence[Record], reading: Reading) -> list[Dialogue]:
     dialogues = []
     for path in tree.paths():
         unpaired = [[as_message(turn) for turn in turns] for turns in path.unpaired]
-        dialogues.append(
-            reading.dialogue(
-                path.turns,
-                inventory,
-                path.where,
-                tree_id=tree_id(path.seed, path.turns),
-                situation=path.seed.description,
-                problem=path.seed.scene,
-                meta={"unpaired_rejected": unpaired} if unpaired else {},
-            )
-        )
+        meta = {"unpaired_rejected": unpaired} if unpaired else {}
+        dialogues.append(_of_seed(path.seed, path.turns, meta, inventory, reading, path.where))
     return dialogues
+
+
+def _of_seed(
+    seed: Seed, turns: Sequence[Turn], meta: dict[str, Any], inventory: Inventory, reading: Reading, where: str
+) -> Dialogue:
+    about = {"tree_id": tree_id(seed, turns), "situation": seed.description, "problem": seed.scene}
+    return reading.dialogue(turns, inventory, where, **about, meta=meta)
 
 
 def tree_id(seed: Seed, turns: Sequence[Turn]) -> str:
@@ -99,9 +97,7 @@ def as_message(turn: Turn) -> dict[str, str]:
 def _dialogue(record: Record, inventory: Inventory, reading: Reading) -> Dialogue:
     data, where = record.data, record.where
     turns = []
-    for number, item in enumerate(require(data, "messages", list, where), start=1):
-        place = f"{where}, message {number}"
-        message = check_type(item, dict, "the message", place)
+    for message, place in items(require(data, "messages", list, where), dict, "message", where):
         speaker = _speaker(message, place)
         if speaker is None:
             reading.report.system_messages_dropped += 1
@@ -110,16 +106,8 @@ def _dialogue(record: Record, inventory: Inventory, reading: Reading) -> Dialogu
             turns.append(Turn("seeker", Reply(text)))
         else:
             turns.append(_supporter_turn(message, inventory, reading, place))
-    seed = _seed(data, where)
-    return reading.dialogue(
-        turns,
-        inventory,
-        where,
-        tree_id=tree_id(seed, turns),
-        situation=seed.description,
-        problem=seed.scene,
-        meta={key: value for key, value in data.items() if key not in _SHARED_KEYS},
-    )
+    meta = {key: value for key, value in data.items() if key not in _SHARED_KEYS}
+    return _of_seed(_seed(data, where), turns, meta, inventory, reading, where)
 
 
 def _supporter_turn(message: Mapping[str, Any], inventory: Inventory, reading: Reading, where: str) -> Turn:
@@ -130,9 +118,8 @@ def _supporter_turn(message: Mapping[str, Any], inventory: Inventory, reading: R
 
     given = reply(message, where)
     rejected: dict[Reply, None] = {}
-    for number, item in enumerate(optional(message, "negative", list, where) or [], start=1):
-        place = f"{where}, negative {number}"
-        other = reply(check_type(item, dict, "the negative", place), place)
+    for item, place in items(optional(message, "negative", list, where), dict, "negative", where):
+        other = reply(item, place)
         reading.report.equal_pairs_dropped += other == given
         reading.report.duplicate_pairs += other in rejected
         if other != given:
@@ -152,8 +139,8 @@ class _Messages:
         """The messages of a record whose keys should be `known`."""
         self.report.keys_ignored += len(data.keys() - known)
         turns = []
-        for number, item in enumerate(require(data, "messages", list, where), start=1):
-            turn = self.turn(item, f"{where}, message {number}")
+        for message, place in items(require(data, "messages", list, where), dict, "message", where):
+            turn = self.turn(message, place)
             if turn is None:
                 self.report.system_messages_dropped += 1
             else:
@@ -167,9 +154,8 @@ class _Messages:
             raise UserError(f"'{key}' is not the supporter's", where=where, fix="give it the role 'assistant'")
         return turn.reply
 
-    def turn(self, item: object, where: str) -> Turn | None:
+    def turn(self, message: Mapping[str, Any], where: str) -> Turn | None:
         """The turn of one message; None for a system message."""
-        message = check_type(item, dict, "the message", where)
         speaker = _speaker(message, where)
         if speaker is None:
             return None

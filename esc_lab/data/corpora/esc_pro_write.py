@@ -1,4 +1,4 @@
-"""Writers of the three ESC-Pro record forms: each gives the records and counts what the form cannot hold.
+"""The three ESC-Pro record forms of dialogues, with counts of what a form cannot hold.
 
 No form holds values, visits, emotions, the inventory's name, or a second strategy of a reply (the first is written);
 the reader gives `tree_id` anew from the seed. Beside that:
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from esc_lab.data.corpora.esc_pro import as_message, tree_id
@@ -24,59 +24,60 @@ _RESERVED = {
     "scene", "description", "messages", "chosen", "reject", "rejected", "label", "format", "turns", "dialog", "content",
 }  # fmt: skip
 
-Written = tuple[list[dict[str, Any]], Counter[str]]
 
-
-def dialogue_records(dialogues: Iterable[Dialogue]) -> Written:
-    """One record a dialogue, and how much was left out, by kind."""
-    records, lost = [], Counter[str]()
-    for dialogue in dialogues:
-        kept = {key: value for key, value in dialogue.meta.items() if key not in _RESERVED}
-        lost += _lost(dialogue) + Counter({"meta entries": len(dialogue.meta) - len(kept)})
-        messages: list[dict[str, Any]] = []
-        for turn in dialogue.turns:
-            if turn.speaker == "seeker":
-                messages.append({"role": "user", "content": turn.reply.text})
-            else:
-                negative = [_plain(other.reply) for other in _rejected(turn, lost)]
-                messages.append({"role": "assistant", **_plain(turn.reply), "negative": negative})
-        records.append({**_seed(dialogue), **kept, "messages": messages})
+def write_records(dialogues: Iterable[Dialogue], form: str) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """The records of a form (`dialogues`, `pairs` or `kto`), each once, and how much was left out, by kind."""
+    lost = Counter[str]()
+    records = [record for dialogue in dialogues for record in _FORMS[form](dialogue, lost)]
+    if form != "dialogues":
+        records = list({json.dumps(record, default=str): record for record in records}.values())
     return records, lost
 
 
-def pair_records(dialogues: Iterable[Dialogue]) -> Written:
-    """One record a pair of a given and a rejected reply, each pair once, and how much was left out, by kind."""
-    records, lost = [], Counter[str]()
-    for dialogue in dialogues:
-        last = max((index for index, turn in enumerate(dialogue.turns) if turn.rejected), default=-1)
-        after = len(dialogue.turns) - 1 - last
-        lost += _lost(dialogue) + Counter({"meta entries": len(dialogue.meta), "turns after the last pair": after})
-        messages = [as_message(turn) for turn in dialogue.turns]
-        for index, turn in enumerate(dialogue.turns):
-            prompt = {**_seed(dialogue), "messages": messages[:index]}
-            for other in _rejected(turn, lost):
-                records.append({**prompt, "chosen": messages[index], "reject": as_message(other)})
-    return _distinct(records), lost
+def _dialogue_record(dialogue: Dialogue, lost: Counter[str]) -> Iterator[dict[str, Any]]:
+    kept = {key: value for key, value in dialogue.meta.items() if key not in _RESERVED}
+    lost += _lost(dialogue) + Counter({"meta entries": len(dialogue.meta) - len(kept)})
+    messages: list[dict[str, Any]] = []
+    for turn in dialogue.turns:
+        if turn.speaker == "seeker":
+            messages.append({"role": "user", "content": turn.reply.text})
+        else:
+            negative = [_plain(other.reply) for other in _rejected(turn, lost)]
+            messages.append({"role": "assistant", **_plain(turn.reply), "negative": negative})
+    yield {**_seed(dialogue), **kept, "messages": messages}
 
 
-def kto_records(dialogues: Iterable[Dialogue]) -> Written:
-    """One record a reply with the label whether it is preferred, each once, and how much was left out, by kind."""
-    records, lost = [], Counter[str]()
-    for dialogue in dialogues:
-        decisions = set(dialogue.decisions())
-        last = max((index for index, turn in enumerate(dialogue.turns) if turn.speaker == "supporter"), default=-1)
-        after = len(dialogue.turns) - 1 - last
-        dropped = len(dialogue.meta.keys() - {"unpaired_rejected"})
-        lost += _lost(dialogue) + Counter({"meta entries": dropped, "turns after the last reply": after})
-        messages = [as_message(turn) for turn in dialogue.turns]
-        labelled: list[tuple[list[dict[str, str]], bool]] = []
-        for index, turn in enumerate(dialogue.turns):
-            if index in decisions or turn.rejected:
-                labelled.append((messages[: index + 1], True))
-            labelled += [([*messages[:index], as_message(other)], False) for other in _rejected(turn, lost)]
-        labelled += [(unpaired, False) for unpaired in dialogue.meta.get("unpaired_rejected", ())]
-        records += [{**_seed(dialogue), "messages": reply, "label": label} for reply, label in labelled]
-    return _distinct(records), lost
+def _pair_records(dialogue: Dialogue, lost: Counter[str]) -> Iterator[dict[str, Any]]:
+    after = _count_after(dialogue, [bool(turn.rejected) for turn in dialogue.turns])
+    lost += _lost(dialogue) + Counter({"meta entries": len(dialogue.meta), "turns after the last pair": after})
+    messages = [as_message(turn) for turn in dialogue.turns]
+    for index, turn in enumerate(dialogue.turns):
+        prompt = {**_seed(dialogue), "messages": messages[:index]}
+        for other in _rejected(turn, lost):
+            yield {**prompt, "chosen": messages[index], "reject": as_message(other)}
+
+
+def _kto_records(dialogue: Dialogue, lost: Counter[str]) -> Iterator[dict[str, Any]]:
+    after = _count_after(dialogue, [turn.speaker == "supporter" for turn in dialogue.turns])
+    dropped = len(dialogue.meta.keys() - {"unpaired_rejected"})
+    lost += _lost(dialogue) + Counter({"meta entries": dropped, "turns after the last reply": after})
+    decisions, messages = set(dialogue.decisions()), [as_message(turn) for turn in dialogue.turns]
+    labelled: list[tuple[list[dict[str, str]], bool]] = []
+    for index, turn in enumerate(dialogue.turns):
+        if index in decisions or turn.rejected:
+            labelled.append((messages[: index + 1], True))
+        labelled += [([*messages[:index], as_message(other)], False) for other in _rejected(turn, lost)]
+    labelled += [(unpaired, False) for unpaired in dialogue.meta.get("unpaired_rejected", ())]
+    for reply, label in labelled:
+        yield {**_seed(dialogue), "messages": reply, "label": label}
+
+
+_FORMS = {"dialogues": _dialogue_record, "pairs": _pair_records, "kto": _kto_records}
+
+
+def _count_after(dialogue: Dialogue, wanted: list[bool]) -> int:
+    """Number of turns after the last wanted one."""
+    return len(dialogue.turns) - 1 - max((index for index, want in enumerate(wanted) if want), default=-1)
 
 
 def _lost(dialogue: Dialogue) -> Counter[str]:
@@ -107,7 +108,3 @@ def _rejected(turn: Turn, lost: Counter[str]) -> list[Turn]:
     different = [other for other in others if as_message(other) != as_message(turn)]
     lost["rejected replies equal to the given one"] += len(others) - len(different)
     return different
-
-
-def _distinct(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({json.dumps(record, default=str): record for record in records}.values())

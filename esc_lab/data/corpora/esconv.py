@@ -8,13 +8,12 @@ scores and everything else that a record holds go to `meta` under the corpus' ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from esc_lab.data.corpora.reading import Reading, seed_id
 from esc_lab.data.corpora.records import Record
 from esc_lab.data.dialogue import Dialogue, Reply, Speaker, Turn
-from esc_lab.data.fields import check_type, optional, require
+from esc_lab.data.fields import items, optional, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
@@ -29,22 +28,18 @@ _SPEAKERS: dict[str, Speaker] = {
 _FIELDS = {"dialog", "situation", "emotion_type", "problem_type"}
 
 
-def read(records: Iterable[Record], reading: Reading) -> list[Dialogue]:
-    """Dialogues of ESConv records; turns without text are dropped and counted.
+def read_dialogue(record: Record, reading: Reading) -> Dialogue:
+    """The dialogue of a record; turns without text are dropped and counted.
 
     Raises:
-        UserError: a record or turn is not of this format.
+        UserError: the record or turn is not of this format.
     """
-    return [_dialogue(record, reading) for record in records]
-
-
-def _dialogue(record: Record, reading: Reading) -> Dialogue:
     data, where = record.data, record.where
     inventory = reading.inventory(None, where)
     turns: list[Turn] = []
     annotations: dict[str, dict[str, Any]] = {}
-    for number, item in enumerate(require(data, "dialog", list, where), start=1):
-        turn, rest = _turn(item, inventory, reading, f"{where}, turn {number}")
+    for item, place in items(require(data, "dialog", list, where), dict, "turn", where):
+        turn, rest = _turn(item, inventory, reading, place)
         if not turn.reply.text:
             reading.report.empty_turns_dropped += 1
             continue
@@ -67,21 +62,18 @@ def _dialogue(record: Record, reading: Reading) -> Dialogue:
     )
 
 
-def _turn(item: object, inventory: Inventory, reading: Reading, where: str) -> tuple[Turn, dict[str, Any]]:
+def _turn(data: dict[str, Any], inventory: Inventory, reading: Reading, where: str) -> tuple[Turn, dict[str, Any]]:
     """The turn, and its annotations other than the supporter's strategy."""
-    data = check_type(item, dict, "the turn", where)
     name = require(data, "speaker", str, where)
     if name not in _SPEAKERS:
         raise UserError(f"unknown speaker '{name}'", where=where, fix=f"use one of {', '.join(_SPEAKERS)}")
     speaker = _SPEAKERS[name]
     key = "text" if "text" in data else "content"
-    require(data, key, str, where)
+    text = reading.text(require(data, key, str, where), where)
     rest = {name: value for name, value in data.items() if name not in ("speaker", "annotation", key)}
     rest |= optional(data, "annotation", dict, where) or {}
-    text = reading.text(data[key], where)
     strategies: tuple[str, ...] = ()
     if speaker == "supporter":
-        label = optional(rest, "strategy", str, where)
-        strategies = reading.labels([label] if label else [], inventory, where)
+        strategies = reading.labels([optional(rest, "strategy", str, where) or ""], inventory, where)
         rest.pop("strategy", None)
     return Turn(speaker, Reply(text, strategies)), rest

@@ -8,13 +8,13 @@ and the strategy may be missing, null or empty (no strategy). `description` beco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from esc_lab.data.corpora.reading import Reading, first_seeker_text, seed_id
 from esc_lab.data.corpora.records import Record
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.fields import check_type, optional, require
+from esc_lab.data.fields import items, optional, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
@@ -22,21 +22,17 @@ _FIELDS = {"scene", "description", "content"}
 _STRATEGY_KEYS = ("AI Strategy", "AI strategy", "Strategy", "strategy")
 
 
-def read(records: Iterable[Record], reading: Reading) -> list[Dialogue]:
-    """Dialogues of ExTES records; items without text are dropped and counted.
+def read_dialogue(record: Record, reading: Reading) -> Dialogue:
+    """The dialogue of a record; items without text are dropped and counted.
 
     Raises:
-        UserError: a record or item is not of this format.
+        UserError: the record or item is not of this format.
     """
-    return [_dialogue(record, reading) for record in records]
-
-
-def _dialogue(record: Record, reading: Reading) -> Dialogue:
     data, where = record.data, record.where
     inventory = reading.inventory(None, where)
     turns: list[Turn] = []
-    for number, item in enumerate(require(data, "content", list, where), start=1):
-        new = _turns(item, inventory, reading, f"{where}, item {number}")
+    for item, place in items(require(data, "content", list, where), dict, "item", where):
+        new = _turns(item, inventory, reading, place)
         if len(new) == 2 and turns and turns[-1].speaker == "seeker":
             new.reverse()
         full = [turn for turn in new if turn.reply.text]
@@ -54,16 +50,14 @@ def _dialogue(record: Record, reading: Reading) -> Dialogue:
     )
 
 
-def _turns(item: object, inventory: Inventory, reading: Reading, where: str) -> list[Turn]:
+def _turns(data: dict[str, Any], inventory: Inventory, reading: Reading, where: str) -> list[Turn]:
     """The turns of one item, the seeker's first; none if it names a strategy but has no text."""
-    data = check_type(item, dict, "the item", where)
     turns: list[Turn] = []
     if "User" in data:
         turns.append(Turn("seeker", Reply(reading.text(_said(data["User"], where), where))))
     if "AI" in data:
         said = data["AI"]
-        nested = said if isinstance(said, dict) else {}
-        label = _strategy(data, where) or _strategy(nested, where)
+        label = _strategy(data, where) or (_strategy(said, where) if isinstance(said, dict) else "")
         strategies = reading.labels([label], inventory, where)
         turns.append(Turn("supporter", Reply(reading.text(_said(said, where), where), strategies)))
     if not turns and not any(key in data for key in _STRATEGY_KEYS):

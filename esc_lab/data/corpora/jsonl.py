@@ -23,7 +23,7 @@ from typing import Any
 from esc_lab.data.corpora.reading import Reading, ReadReport, seed_id
 from esc_lab.data.corpora.records import Record, as_line
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.fields import check_keys, check_type, optional, require
+from esc_lab.data.fields import check_keys, items, optional, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
@@ -35,37 +35,12 @@ _REPLY_KEYS = ("text", "strategies", "value", "visits")
 _SUPPORTER_KEYS = ("speaker", *_REPLY_KEYS, "rejected")
 
 
-def read(records: Iterable[Record], reading: Reading) -> list[Dialogue]:
-    """Dialogues of records in esc-lab's own format.
+def read_dialogue(record: Record, reading: Reading) -> Dialogue:
+    """The dialogue of a record in esc-lab's own format.
 
     Raises:
-        UserError: a record is of another version, has unknown or missing keys, or values of a wrong type.
+        UserError: the record is of another version, has unknown or missing keys, or values of a wrong type.
     """
-    return [_dialogue(record, reading) for record in records]
-
-
-def lines(dialogues: Iterable[Dialogue], inventory: Inventory | None = None) -> list[str]:
-    """Lines of the file. Every dialogue is read back before it counts as written.
-
-    Raises:
-        UserError: a dialogue is not one that the format can hold (a label outside its inventory, a seeker with
-            strategies, meta data that JSON cannot carry).
-    """
-    written = []
-    for number, dialogue in enumerate(dialogues, start=1):
-        where = f"dialogue {number} to write"
-        line = as_line(_dialogue_as_json(dialogue), where)
-        reading = Reading(ReadReport(), "jsonl", inventory=inventory)
-        again = _dialogue(Record(json.loads(line), where), reading)
-        reading.finish()
-        if again != dialogue:
-            fix = "use canonical strategy names once each, tuples of turns, and JSON types with text keys in meta"
-            raise UserError("the dialogue would not be read back as it is", where=where, fix=fix)
-        written.append(line)
-    return written
-
-
-def _dialogue(record: Record, reading: Reading) -> Dialogue:
     data, where = record.data, record.where
     version = require(data, "format", str, where)
     if version != SCHEMA:
@@ -74,8 +49,8 @@ def _dialogue(record: Record, reading: Reading) -> Dialogue:
     check_keys(data, _DIALOGUE_KEYS, where)
     inventory = reading.inventory(optional(data, "inventory", str, where), where)
     turns = [
-        _turn(item, inventory, reading, f"{where}, turn {number}")
-        for number, item in enumerate(require(data, "turns", list, where), start=1)
+        _turn(item, inventory, reading, place)
+        for item, place in items(require(data, "turns", list, where), dict, "turn", where)
     ]
     situation = optional(data, "situation", str, where) or ""
     return reading.dialogue(
@@ -90,8 +65,28 @@ def _dialogue(record: Record, reading: Reading) -> Dialogue:
     )
 
 
-def _turn(item: object, inventory: Inventory, reading: Reading, where: str) -> Turn:
-    data = check_type(item, dict, "the turn", where)
+def lines(dialogues: Iterable[Dialogue], inventory: Inventory | None = None) -> list[str]:
+    """Lines of the file. Every dialogue is read back before it counts as written.
+
+    Raises:
+        UserError: a dialogue is not one that the format can hold (a label outside its inventory, a seeker with
+            strategies, meta data that JSON cannot carry).
+    """
+    written = []
+    for number, dialogue in enumerate(dialogues, start=1):
+        where = f"dialogue {number} to write"
+        line = as_line(_dialogue_as_json(dialogue), where)
+        reading = Reading(ReadReport(), "jsonl", inventory=inventory)
+        again = read_dialogue(Record(json.loads(line), where), reading)
+        reading.finish()
+        if again != dialogue:
+            fix = "use canonical strategy names once each, tuples of turns, and JSON types with text keys in meta"
+            raise UserError("the dialogue would not be read back as it is", where=where, fix=fix)
+        written.append(line)
+    return written
+
+
+def _turn(data: dict[str, Any], inventory: Inventory, reading: Reading, where: str) -> Turn:
     speaker = require(data, "speaker", str, where)
     if speaker == "seeker":
         check_keys(data, _SEEKER_KEYS, where, "a seeker turn has no")
@@ -100,22 +95,19 @@ def _turn(item: object, inventory: Inventory, reading: Reading, where: str) -> T
         raise UserError(f"unknown speaker '{speaker}'", where=where, fix="use 'seeker' or 'supporter'")
     check_keys(data, _SUPPORTER_KEYS, where)
     rejected = []
-    for number, other in enumerate(optional(data, "rejected", list, where) or [], start=1):
-        place = f"{where}, rejected {number}"
-        check_keys(check_type(other, dict, "the rejected reply", place), _REPLY_KEYS, place)
+    for other, place in items(optional(data, "rejected", list, where), dict, "rejected reply", where):
+        check_keys(other, _REPLY_KEYS, place)
         rejected.append(_reply(other, inventory, reading, place))
     return Turn("supporter", _reply(data, inventory, reading, where), tuple(rejected))
 
 
 def _reply(data: Mapping[str, Any], inventory: Inventory, reading: Reading, where: str) -> Reply:
     text = reading.full_text(require(data, "text", str, where), where)
-    names = [check_type(name, str, "a strategy", where) for name in optional(data, "strategies", list, where) or []]
+    names = [name for name, _ in items(optional(data, "strategies", list, where), str, "strategy", where)]
     value, visits = data.get("value"), data.get("visits")
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-    ):
+    if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
         raise UserError(f"'value' is {value!r}", where=where, fix="make it a finite number or null")
-    if visits is not None and (isinstance(visits, bool) or not isinstance(visits, int) or visits < 0):
+    if visits is not None and not (type(visits) is int and visits >= 0):
         raise UserError(f"'visits' is {visits!r}", where=where, fix="make it a whole number from 0, or null")
     return Reply(text, reading.labels(names, inventory, where), value, visits)
 

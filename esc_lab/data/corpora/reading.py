@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +12,26 @@ from esc_lab.artifacts import fingerprint
 from esc_lab.config.files import option_files
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.fields import check_type
-from esc_lab.data.strategies import Inventory, UnknownStrategyError, load_inventory, map_label, normalize_label
+from esc_lab.data.strategies import Inventory, UnknownStrategyError, load_inventory, normalize_label
 from esc_lab.errors import UserError
 
 
 @dataclass
 class ReadReport:
-    """Counts of what was read, and of everything that reading dropped or changed.
-
-    Attributes:
-        dialogues, turns, supporter_turns: what came out.
-        unlabelled_supporter_turns: supporter turns without a strategy, whatever the reason.
-        labels_mapped_away: labels that the mapping gives no counterpart.
-        empty_turns_dropped: turns without text in ESConv and ExTES.
-        system_messages_dropped: system messages of ESC-Pro records.
-        duplicate_pairs: ESC-Pro pairs or labelled replies that had been read before.
-        equal_pairs_dropped: ESC-Pro pairs whose rejected reply is the chosen one.
-        unpaired_rejected: rejected KTO replies without a preferred one, kept in `meta`.
-        keys_ignored: keys of ESC-Pro pairs and KTO records that are not part of the format.
-        texts_stripped: messages that had surrounding white space.
-    """
+    """Counts of what was read, and of everything that reading dropped or changed."""
 
     dialogues: int = 0
     turns: int = 0
     supporter_turns: int = 0
-    unlabelled_supporter_turns: int = 0
-    labels_mapped_away: int = 0
-    empty_turns_dropped: int = 0
-    system_messages_dropped: int = 0
-    duplicate_pairs: int = 0
-    equal_pairs_dropped: int = 0
-    unpaired_rejected: int = 0
-    keys_ignored: int = 0
-    texts_stripped: int = 0
+    unlabelled_supporter_turns: int = 0  # without a strategy, whatever the reason
+    labels_mapped_away: int = 0  # labels that the mapping gives no counterpart
+    empty_turns_dropped: int = 0  # turns without text in ESConv and ExTES
+    system_messages_dropped: int = 0  # of ESC-Pro records
+    duplicate_pairs: int = 0  # ESC-Pro pairs or labelled replies that had been read before
+    equal_pairs_dropped: int = 0  # ESC-Pro pairs whose rejected reply is the chosen one
+    unpaired_rejected: int = 0  # rejected KTO replies without a preferred one, kept in `meta`
+    keys_ignored: int = 0  # of ESC-Pro pairs and KTO records, where they are not part of the format
+    texts_stripped: int = 0  # messages that had surrounding white space
 
     def add(self, dialogue: Dialogue) -> None:
         """Count a dialogue that was read."""
@@ -56,10 +43,9 @@ class ReadReport:
 
     def line(self) -> str:
         """One log line: the sizes, then every other count that is not zero."""
-        counts = {field.name: getattr(self, field.name) for field in fields(self)}
         sizes = ("dialogues", "turns", "supporter_turns")
-        shown = [name for name in counts if name in sizes or counts[name]]
-        return ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in shown)
+        counts = {name: count for name, count in asdict(self).items() if name in sizes or count}
+        return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
 class Reading:
@@ -93,10 +79,7 @@ class Reading:
         self._unknown: list[tuple[str, Inventory, str]] = []  # (label, inventory, where)
 
     def inventory(self, stated: str | None, where: str) -> Inventory:
-        """The inventory that labels are read as.
-
-        Args:
-            stated: what the record says.
+        """The inventory that labels are read as, `stated` by the record or not.
 
         Raises:
             UserError: no inventory is known, it does not exist, or there is no mapping from it.
@@ -114,17 +97,18 @@ class Reading:
 
         Unknown labels are remembered for `finish`.
         """
-        names: list[str | None] = []
+        names: dict[str, None] = {}
         for label in filter(str.strip, raw):
             if not inventory.knows(label):
                 self._unknown.append((label, inventory, where))
                 continue
             name: str | None = normalize_label(label, inventory)
             if name and self._mapping:
-                name = map_label(name, self._mappings[inventory.name])
+                name = self._mappings[inventory.name][name]
                 self.report.labels_mapped_away += name is None
-            names.append(name)
-        return tuple(dict.fromkeys(filter(None, names)))
+            if name:
+                names[name] = None
+        return tuple(names)
 
     def _load(self, name: str, where: str | None = None) -> Inventory:
         if name not in self._inventories:
@@ -153,9 +137,8 @@ class Reading:
             UserError: it is not a text.
         """
         text = check_type(raw, str, "the message", where)
-        stripped = text.strip()
-        self.report.texts_stripped += stripped != text
-        return stripped
+        self.report.texts_stripped += text.strip() != text
+        return text.strip()
 
     def full_text(self, raw: object, where: str) -> str:
         """As `text`, but an empty one is a UserError."""
@@ -182,15 +165,15 @@ class Reading:
             return
         label, inventory, where = self._unknown[0]
         distinct = list(dict.fromkeys(entry[0] for entry in self._unknown))
+        more = f"{len(self._unknown) - 1} more unknown labels" if self._unknown[1:] else ""
+        more += f", such as '{distinct[1]}'" if distinct[1:] else ""
+        knowing = [known.name for known in self._known() if all(known.knows(label) for label in distinct)]
+        fix = "correct the labels in the file"
+        fix += f", or read it with an inventory that knows them: {', '.join(knowing)}" if knowing else ""
         try:
             normalize_label(label, inventory)
         except UnknownStrategyError as error:
-            more = f" ({len(self._unknown) - 1} more unknown labels" if self._unknown[1:] else ""
-            others = f", such as '{distinct[1]}'" if distinct[1:] else ""
-            knowing = [known.name for known in self._known() if all(known.knows(label) for label in distinct)]
-            fix = "correct the labels in the file"
-            fix += f", or read it with an inventory that knows them: {', '.join(knowing)}" if knowing else ""
-            raise UserError(f"{error}{more}{others}{')' if more else ''}", where=where, fix=fix) from error
+            raise UserError(f"{error} ({more})" if more else str(error), where=where, fix=fix) from error
 
 
 def seed_id(*parts: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON files in and out: records with their place in the file, checked values, atomic writing.
+"""JSON files in and out: records with their place in the file, checked values.
 
 A file holds either one JSON list of objects or one JSON object a line; the content decides which, not the file name.
 Lines, records and turns are counted from 1 in every message.
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from esc_lab.artifacts import write_atomic
 from esc_lab.data.fields import check_type
 from esc_lab.errors import UserError
 
@@ -59,19 +58,6 @@ def as_line(record: Mapping[str, Any], where: str) -> str:
     except (TypeError, ValueError) as error:
         raise UserError(f"not JSON: {error}", where=where, fix="use JSON values only") from error
     return line
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write `text` so that `path` holds either its old content or all of the new one; folders are made.
-
-    Raises:
-        UserError: the place cannot be written.
-    """
-    try:
-        write_atomic(path, text)
-    except OSError as error:
-        fix = "choose a place that you may write to"
-        raise UserError(f"cannot write: {error.strerror}", where=str(path), fix=fix) from error
 
 
 def _read_text(path: Path) -> str:

@@ -5,9 +5,8 @@ import json
 import pytest
 
 from esc_lab.config import DataConfig
-from esc_lab.data.corpora import ReadReport, proportional_split, sample_path, write_dialogues
+from esc_lab.data.corpora import ReadReport, proportional_split, read_splits, sample_path, write_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
-from esc_lab.data.read_splits import read_splits
 from esc_lab.errors import UserError
 
 
