@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,13 +24,14 @@ _EVALUATED = [key for key in keys() if key.decides("evaluate")]
 _SAMPLING = [key.name for key in _EVALUATED if key.method and key.measures]
 # Settings that the test set depends on, for runs that left no predictions.
 _TEST_SET = [key.name for key in _EVALUATED if key.measures == TEST_SET]
-# Settings on which metrics depend, by the beginnings of their names: runs that differ in them measured other things.
+# Settings on which metrics depend (see `measures` of `item`): runs that differ in them measured other things.
 _SETTINGS = {
-    pattern: [key.name for key in _EVALUATED if pattern in key.measures]
-    for pattern in sorted({pattern for key in _EVALUATED for pattern in key.measures} - {*TEST_SET})
+    beginning: [key.name for key in _EVALUATED if beginning in key.measures]
+    for beginning in sorted({beginning for key in _EVALUATED for beginning in key.measures} - {*TEST_SET})
 }
 # Settings of evaluations alone in which they may differ, if one knows it; cells are named by layout and inference.
-_NAMED = ("prompt.eval.template", "prompt.inference")
+_LAYOUT = "prompt.eval.layout"
+_NAMED = ("prompt.eval.template", _LAYOUT, "prompt.inference")
 _CONTEXT = [
     key.name
     for key in _EVALUATED
@@ -79,13 +79,18 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
     _require_same_seeds(cells)
     _require_all_seeds_measured(cells, metrics)
     remarks: dict[str, None] = {}
+    for template in dict.fromkeys(run.template for run in runs):
+        layouts = {run: run.method.settings.get(_LAYOUT, "") for run in runs if run.template == template}
+        if len(set(layouts.values()) - {""}) > 1 and not _named_by(_LAYOUT, layouts):
+            remarks[f"prompts differ in the layout or the words of {template}: {_describe(layouts)}"] = None
     for name in _CONTEXT:
         values = _values(runs, name)
         if len(set(values.values())) > 1 and not _named_by(name, values):
             remarks[f"prompts differ in {name}: {_describe(values)}"] = None
-    for pattern, settings in _SETTINGS.items():
-        having = [run for run in runs if any(re.match(pattern, name) and name in run.metrics for name in metrics)]
-        fix = f"evaluate them alike, or choose metrics without {pattern.partition('(')[0]}..."
+    for beginning, settings in _SETTINGS.items():
+        measured = [n for n in metrics if n.startswith(beginning) or find_metric(n).count.startswith(beginning)]
+        having = [run for run in runs if any(name in run.metrics for name in measured)]
+        fix = f"evaluate them alike, or choose metrics without {_list_names(measured)}"
         for name in settings:
             values = _values(having, name)
             if name in _SAMPLING and values and _named_by(name, values):

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TEST_SET, item, looks
 
-WRITTEN = ("generated/", "text/(?!perplexity)")
-ANSWERED = (*WRITTEN, "sra/", "adherence/")  # metrics of replies that the model writes
-PROMPTED = ("text/", "sra/", "adherence/")  # metrics under a template that names the strategy
+# Metrics by their names, or by those of the counts that they are means over.
+WRITTEN = ("generated/", "text/replies")
+ANSWERED = (*WRITTEN, "sra/", "adherence/")  # of replies that the model writes
+PROMPTED = ("text/", "sra/", "adherence/")  # under a template that names the strategy
 
 
 @dataclass

@@ -69,8 +69,8 @@ def item(
         within: least and greatest value.
         path: names files that must exist; a result depends on their content, not on where they are.
         affects: what depends on it, within what the section affects; None = all of that.
-        measures: beginnings (regular expressions) of the names of metrics that it decides how to measure: evaluations
-            are compared in these only where they agree on it.
+        measures: beginnings of the names of metrics, or of the counts they are means over (`Metric.count`), that it
+            decides how to measure: evaluations are compared in these only where they agree on it.
         method: whether a run that differs in it has another method, which its name then says; None = in a training yes,
             in an evaluation unless it only measures.
     """

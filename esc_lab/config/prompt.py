@@ -17,9 +17,7 @@ class TemplateConfig:
     template: str = item("cso", "prompt layout: an option of group prompt (docs/prompts.md)")
     history_labels: bool = item(True, "show '(strategy)' before the supporter turns of the history")
     situation: bool = item(False, "show the seeker's situation in the system message")
-    layout: dict[str, Any] = item(
-        {}, "the layout of this name with its wording; filled in when a run starts", method=False
-    )
+    layout: dict[str, Any] = item({}, "the layout of this name with its wording; filled in when a run starts")
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esc_lab.config.files import option_files
-from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TRAINING, item
+from esc_lab.config.item import COUNT, FROM_ZERO, LOOKS, SHARE, SPEED, TRAINING, item
 
 
 @dataclass
@@ -26,6 +26,7 @@ class ObjectiveConfig:
         "loss of stage=cso (esc_lab/training/objectives.py has the formulas)",
         choices=tuple(option_files("objective")),
     )
+    title: str | None = item(None, "what tables call it; null = its name in capitals", affects=LOOKS)
     beta: float = item(0.1, "scale of the reward: log-ratio to the reference, for simpo mean log-probability",
                        within=(1e-9, math.inf))  # fmt: skip
     peak_lr: float | None = item(None, "peak learning rate of cso; null = optimizer.lr", within=FROM_ZERO)

@@ -74,7 +74,9 @@ def _read_config(path: Path, _: int) -> Settings:
 
 
 def fill_options(config: dict[str, Any]) -> None:
-    """Give a configuration of older code what it only named: the shipped inventory, layouts and words (in place)."""
+    """Give a configuration of older code what it only named: the shipped inventory, layouts, words and titles (in
+    place).
+    """
     sections = (config.get(name) for name in ("inventory", "prompt", "llm"))
     inventory, prompt, llm = (section if isinstance(section, dict) else {} for section in sections)
     with contextlib.suppress(UserError, KeyError):  # whoever needs what is not there says so
@@ -86,6 +88,10 @@ def fill_options(config: dict[str, Any]) -> None:
                 prompt[side]["layout"] = layout if side == "eval" else {**layout, "baselines": {}}
         if llm and "wording" not in llm:
             llm["wording"] = read_option("roles", "default")["wording"]
+    objective = config.get("objective")
+    if isinstance(objective, dict) and not objective.get("title"):
+        with contextlib.suppress(UserError, KeyError):
+            objective["title"] = read_option("objective", objective["name"]).get("title")
     axes = llm.get("judge", {}).get("axes")
     if isinstance(axes, dict):
         llm["judge"]["axes"] = [{"name": name, **axis} for name, axis in axes.items()]

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from esc_lab.artifacts import fingerprint
 from esc_lab.config import TRAININGS, Key, keys
 from esc_lab.runs.identity import flatten, select
 from esc_lab.runs.layout import Settings, find_run, read_config
 
-OBJECTIVES = {"hinge": "hinge", "simpo": "SimPO"}  # written otherwise than in capitals
-NEGATIVES = {"gold_contrast": "gold-contrast negatives", "random": "random negatives"}
 _NAMED_APART = ("stage", "seed")  # a method has them beside its settings
 
 
@@ -112,13 +111,13 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     config = read_config(directory)
     preferences = config["stage"] == "cso"
     settings = _values(config, _training_keys(config["stage"]))
-    name = str(config["objective"]["name"] if preferences else config["stage"])
-    name = OBJECTIVES.get(name, name.upper())
+    objective = config["objective"] if preferences else {"name": config["stage"]}
+    name = str(objective.get("title") or str(objective["name"]).upper())
     if config.get("adapter", {}).get("kind") == "full":
         name += " full"
     negatives = config.get("data", {}).get("negatives", "recorded")
     if preferences and negatives != "recorded":
-        name += f" {NEGATIVES[negatives]}"
+        name += f" {negatives.replace('_', '-')} negatives"
     origin, data = config.get("init_from"), config.get("data", {}).get("path")
     start = find_run(Path(origin), directory) if origin else None
     settings["init_from"] = _training(start)[0] if start else Path(origin).name if origin else "base"
@@ -130,7 +129,11 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
 
 
 def _values(config: Settings, keys: Iterable[Key]) -> dict[str, str]:
-    return {name: str(value) for name, value in flatten(select(config, keys)).items()}
+    """The values of keys; of a prompt's layout with all its words a fingerprint."""
+    values = select(config, keys)
+    layouts = {name: values.pop(name) for name in [*values] if name.endswith(".layout")}
+    shown = {name: str(value) for name, value in flatten(values).items()}
+    return shown | {name: fingerprint(layout)[:8] for name, layout in layouts.items() if layout}
 
 
 @cache

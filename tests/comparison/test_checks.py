@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +147,22 @@ def test_prompts_with_other_contexts_are_told(tmp_path):
     ]
     told = f"prompts differ in prompt.eval.situation: True in {directories[0]}; False in {directories[1]}"
     assert told in compute_comparison(directories, draws=50).remarks
+
+
+def test_layouts_of_one_name_with_other_words_are_told_apart(tmp_path):
+    rows = predictions(skill=0.5, seed=1)
+
+    def evaluation(name: str, role: str, model: str) -> Path:
+        layout = {"system": ["role", "choice"], "wording": {"role": role}, "baselines": {"direct": {}}}
+        prompt = {"template": "own", "layout": layout}
+        return write_evaluation(tmp_path / name, rows, model__name=model, prompt__eval=prompt)
+
+    one, other = evaluation("one", "You listen.", "tiny"), evaluation("other", "You are kind.", "tiny")
+    cells = compute_comparison([one, other], draws=50).cells
+    assert [cell.method.partition("=")[0] for cell in cells] == ["base prompt.eval.layout"] * 2
+    assert cells[0].method != cells[1].method
+    remarks = compute_comparison([one, evaluation("third", "You are kind.", "large")], draws=50).remarks
+    assert any(remark.startswith("prompts differ in the layout or the words of own: ") for remark in remarks)
 
 
 # --- test sets

@@ -63,6 +63,6 @@ def test_it_depends_on_how_replies_were_drawn(runs, tmp_path):
     generation = {"temperature": 0.5, "top_p": 1.0, "max_new_tokens": 10, "decisions": None, "samples": 1}
     rows = list(read_predictions(runs[1] / "predictions.jsonl"))
     warm = write_evaluation(tmp_path / "warm", rows, model__name="warm", evaluate__generation=generation)
-    with pytest.raises(UserError, match=r"evaluate.generation.max_new_tokens differs: .*metrics without text/\.\.\."):
+    with pytest.raises(UserError, match=r"evaluate.generation.max_new_tokens differs: .*metrics without text/asks"):
         compute_comparison([runs[0], warm], metrics=["text/asks"])
     compute_comparison([runs[0], warm], metrics=["text/perplexity"], draws=100)
