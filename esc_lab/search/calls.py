@@ -77,11 +77,9 @@ class Calls:
     Args:
         clients: by role.
         concurrency: calls that clients may be working on at once.
-        cache: shared by runs; None = no cache.
 
     Attributes:
         spent: what clients did in this run, its earlier parts included.
-        journals: the open ones.
     """
 
     def __init__(
@@ -115,7 +113,7 @@ class Calls:
         return (dates[0], dates[-1]) if dates else ("", "")
 
     def models(self, role: str) -> list[str]:
-        """Names of the models that played a role, as their clients reported them."""
+        """The models that played a role, as their clients named them."""
         return sorted({name for journal in self.journals for name in journal.models.get(role, ())})
 
     def run(self, work: Coroutine[Any, Any, T], run_dir: str) -> T:
@@ -154,16 +152,15 @@ class Calls:
         if request.temperature == 0 or request.questions:  # nothing is drawn
             request = replace(request, sample=0, seed=0)
         key = request.key(client.identity)
-        answer = journal.answers.get(key)
-        if answer is not None:
+        if key in journal.answers:
             self.spent.from_journal += 1
-        else:
-            answer = self.cache.get(key) if self.cache else None
-            self.spent.from_cache += answer is not None
-            if answer is None:
-                answer = await self._join(key, journal, client, request)
-            # One that was made for this tree is there already; one that was made for another costs nothing again.
-            journal.add(key, request, answer, cached=True)
+            return journal.answers[key]
+        answer = self.cache.get(key) if self.cache else None
+        self.spent.from_cache += answer is not None
+        if answer is None:
+            answer = await self._join(key, journal, client, request)
+        # One that was made for this tree is there already; one that was made for another costs nothing again.
+        journal.add(key, request, answer, cached=True)
         return answer
 
     async def _join(self, key: str, journal: Journal, client: Client, request: Request) -> Answer:
@@ -212,13 +209,9 @@ class Calls:
             del self._under_way[key]
 
     def _check_budget(self) -> None:
-        limits = {
-            "calls": (self.spent.calls, self.budget.calls),
-            "tokens": (self.spent.tokens, self.budget.tokens),
-            "cost": (self.spent.cost, self.budget.cost),
-        }
-        for name, (spent, limit) in limits.items():
-            if limit is not None and spent >= limit:
+        for name in ("calls", "tokens", "cost"):
+            limit = getattr(self.budget, name)
+            if limit is not None and getattr(self.spent, name) >= limit:
                 fix = f"a larger search.budget.{name}, with resume=<run directory>"
                 raise BudgetError(f"the budget of {limit:g} {name} is spent", where=f"search.budget.{name}", fix=fix)
 

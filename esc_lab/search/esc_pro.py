@@ -42,8 +42,7 @@ def write_esc_pro(
 ) -> None:
     """Write the dialogues as training split, with the validation and test split of their corpus beside them.
 
-    Args:
-        seed_split: split that the seeds are of; the dialogues hold them, so it is not written.
+    The split that the seeds are of is not written: the dialogues hold them.
     """
     write_dialogues(dialogues, directory / "train.jsonl", inventory=inventory)
     for name, file in (("val", "valid"), ("test", "test")):
@@ -58,10 +57,10 @@ def write_esc_pro(
 
 
 def require_pairs(result: SearchResult, rule: PreferenceConfig, statistics: SearchStatistics) -> None:
-    """Refuse a search without pairs.
+    """Refuse a search without pairs, in which nothing is preferred or no preferred reply has a rejected one.
 
     Raises:
-        UserError: nothing is preferred in any tree, or no preferred reply has a rejected one; it says how near it was.
+        UserError: it says how near it was.
     """
     if statistics.pairs:
         return
@@ -73,11 +72,8 @@ def require_pairs(result: SearchResult, rule: PreferenceConfig, statistics: Sear
         nearest = f"the best of {len(values)} has Q {max(values):.2f}" if values else "no conversation has ended"
         limit = f"{rule.threshold} {rule.preferred_min:g}, visits {rule.preferred_visits}"
         problem = f"nothing is preferred in any tree ({limit}): {nearest}"
-        fix = (
-            "a lower mcts.preferences.preferred_min, threshold=quantile, or more iterations; resume= goes on from here"
-        )
-    spent = result.stopped
-    if spent:
+        fix = "a lower mcts.preferences.preferred_min or threshold=quantile, or more iterations with resume="
+    if spent := result.stopped:
         raise UserError(f"{spent.message}; {problem}", where=spent.where, fix=spent.fix)
     raise UserError(problem, where="mcts.preferences", fix=fix)
 
@@ -85,19 +81,13 @@ def require_pairs(result: SearchResult, rule: PreferenceConfig, statistics: Sear
 def render_data_card(
     cfg: Config, result: SearchResult, preferences: Sequence[Preferences], statistics: SearchStatistics, code: str
 ) -> str:
-    """The card. Equal arguments give the same text, whatever the order of their mappings.
-
-    Args:
-        preferences: of each tree.
-        code: version of the code.
-    """
+    """The card. Equal arguments give the same text, whatever the order of their mappings; `code` is its version."""
     constants = {key: value for key, value in asdict(cfg.mcts).items() if key not in ("preferences", "name")}
     lost = sum(node.lost for tree in result.trees for node in tree.nodes)
     failures = {**result.counts, "decisions without texts": lost, "unfinished trees": result.unfinished}
     # Markdown, which no browser runs: nothing is escaped but what would break a table.
-    environment = Environment(
-        loader=PackageLoader("esc_lab.search"), undefined=StrictUndefined, keep_trailing_newline=True
-    )
+    loader = PackageLoader("esc_lab.search")
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.get_template("data_card.md.jinja").render(
         title=f"ESC-Pro from {cfg.data.name}",
         size=next((name for limit, name in _SIZES if statistics.dialogues < limit), _LARGEST),

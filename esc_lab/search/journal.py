@@ -32,13 +32,12 @@ class Journal:
     """Opens a journal, or begins it.
 
     Args:
-        path: the file.
         config: JSON types; what the calls depend on beside their own content. A journal of another one is refused.
 
     Attributes:
         answers: by key, those that were there and those that were added.
         cached: keys of those that cost nothing: from the request cache, or another tree's call at the same time.
-        models: by role, names of the models as their clients reported them.
+        models: by role, the models as their clients named them.
         first, last: when the first and the last call were finished (ISO 8601, UTC); empty without calls.
 
     Raises:
@@ -141,21 +140,18 @@ class Journal:
         old, new = journal_settings(header["config"]), journal_settings(self.config)
         differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if differing:
-            shown = "; ".join(
-                f"{name} was {_short(old.get(name))}, is {_short(new.get(name))}" for name in differing[:5]
-            )
+            changes = [f"{name} was {_short(old.get(name))}, is {_short(new.get(name))}" for name in differing]
+            shown = "; ".join(changes[:5])
             more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
             fix = "set it back, or start a new search without resume="
             raise UserError(f"the journal is of another configuration: {shown}{more}", where=str(self.path), fix=fix)
 
     def _record(self, line: bytes, number: int) -> Mapping[str, Any]:
-        try:
+        with suppress(ValueError):
             record = json.loads(line)
-        except ValueError as error:
-            raise self._damaged_error(number) from error
-        if not isinstance(record, dict):
-            raise self._damaged_error(number)
-        return record
+            if isinstance(record, dict):
+                return record
+        raise self._damaged_error(number)
 
     def _foreign_error(self) -> UserError:
         return UserError("not a journal of this version", where=str(self.path), fix="use another run directory")

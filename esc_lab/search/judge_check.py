@@ -23,12 +23,9 @@ TRUSTED_AUC = 0.6
 
 
 class CheckPair(NamedTuple):
-    """A context with its gold reply and one of another dialogue.
+    """A context with its gold reply and one of another dialogue, both without rejected replies.
 
-    Attributes:
-        history: the turns before, without an opening by the supporter; the judge of the search sees none either.
-        gold, shuffled: supporter turns, without rejected replies.
-        tree_id: of the context's dialogue.
+    The history leaves out an opening by the supporter, which the judge of the search does not see either.
     """
 
     history: tuple[Turn, ...]
@@ -49,7 +46,6 @@ class JudgeCheck:
 
     @property
     def trusted(self) -> bool:
-        """Whether the AUC reaches `TRUSTED_AUC`."""
         return self.auc >= TRUSTED_AUC
 
 
@@ -59,8 +55,7 @@ def draw_check_pairs(dialogues: Sequence[Dialogue], count: int, seed: int) -> li
     The shuffled replies are the gold ones of the others, each once; never one of the same `tree_id`. An opening is no
     context and no reply. Turns that several dialogues of a tree share count once.
 
-    Args:
-        count: how many, at least 2; there are fewer where the dialogues do not have as many.
+    There are fewer than `count` where the dialogues do not have as many.
 
     Raises:
         UserError: `count` is below 2, or fewer than two trees have a supporter turn after the opening.

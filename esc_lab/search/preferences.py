@@ -18,7 +18,7 @@ is then preferred in any case, as it is under the published limits, which its pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -131,12 +131,11 @@ def _limits(tree: Tree, rule: PreferenceConfig) -> tuple[float | None, float | N
             fix = "choose it from 0 to 1, or threshold=absolute"
             raise UserError(f"{name}={getattr(rule, name)} is not a quantile", fix=fix)
     judged = [node for node in tree.nodes[1:] if node.visits and not node.seed]
-    ended = [node for node in judged if node.ended]
-    return _quantile(ended, rule.preferred_min, rule), _quantile(judged, rule.rejected_max, rule)
-
-
-def _quantile(nodes: Sequence[Node], q: float, rule: PreferenceConfig) -> float | None:
-    return float(np.quantile([_value(node, rule) for node in nodes], q)) if nodes else None
+    ended = [_value(node, rule) for node in judged if node.ended]
+    return (
+        float(np.quantile(ended, rule.preferred_min)) if ended else None,
+        float(np.quantile([_value(node, rule) for node in judged], rule.rejected_max)) if judged else None,
+    )
 
 
 def _value(node: Node, rule: PreferenceConfig) -> float:

@@ -14,10 +14,7 @@ from esc_lab.prompts import Message
 class Question:
     """A rating that is read off probabilities: which of `options` a model writes after `lead`.
 
-    Attributes:
-        name: what is rated, e.g. a strategy or an axis of the judge.
-        lead: text that the model is made to begin its answer with.
-        options: the answers that are compared, e.g. "0" to "10".
+    `name` says what is rated: a strategy, an axis of the judge ...
     """
 
     name: str
@@ -30,14 +27,11 @@ class Request:
     """One call of a model.
 
     Attributes:
-        role: strategist, supporter, seeker or judge.
         messages: the chat so far; ends with a user message.
         questions: with them a client that scores returns log-probabilities of their options instead of text.
         schema: JSON schema of the reply, for endpoints that can hold a model to it; None for plain text.
-        max_tokens: longest reply in tokens.
-        temperature, top_p: sampling; temperature 0 is greedy.
-        sample: number of this draw among calls with the same content.
-        seed: seed of the draw; depends on the run's seed and `sample` only.
+        temperature: 0 is greedy.
+        sample: number of this draw, of that `seed`, among calls with the same content.
     """
 
     role: str
@@ -66,9 +60,8 @@ class Answer:
         text: the completion; empty if the model refused or wrote nothing.
         log_probs: for each question the log-probability of each option, normalised over the options; empty if the
             client answered in text.
-        model: name of the model as the endpoint reports it.
-        prompt_tokens, completion_tokens: what was read and written, as the endpoint counts it.
-        cost: price in US dollars, 0 where none is known.
+        model: as the endpoint names it.
+        cost: in US dollars, 0 where none is known.
         refusal: why the model refused, if it said so.
     """
 
@@ -100,11 +93,7 @@ class Client(Protocol):
     retries: Mapping[str, int]
 
     async def answer(self, request: Request) -> Answer:
-        """The answer of one call.
-
-        Raises:
-            UserError: there will be none, and asking again will not help (wrong key, endpoint gone for good).
-        """
+        """The answer; a UserError where asking again will not help (wrong key, endpoint gone for good)."""
         ...
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from esc_lab.data.dialogue import Dialogue, Turn, merge_turns
 from esc_lab.errors import UserError
@@ -35,12 +36,9 @@ class SeedDialogue:
 
 
 def build_seed(dialogue: Dialogue) -> SeedDialogue:
-    """The start of a search.
+    """The start of a search; a UserError if the seeker says nothing in the dialogue.
 
-    A dialogue may open with the supporter (context, no decision) and end with either side.
-
-    Raises:
-        UserError: the seeker says nothing in it.
+    It may open with the supporter (context, no decision) and end with either side.
     """
     dialogue = merge_turns(dialogue, "set")
     turns = dialogue.turns
@@ -49,14 +47,9 @@ def build_seed(dialogue: Dialogue) -> SeedDialogue:
         fix = "leave it out of the seeds"
         raise UserError("the seeker says nothing", where=f"seed dialogue {dialogue.id}", fix=fix)
     path: list[SeedDecision] = []
-    ended = True
-    for index in range(first + 1, len(turns)):
-        reply = turns[index].reply
-        if turns[index].speaker == "seeker":
-            continue
-        if not reply.strategies:
-            ended = False
+    decisions = turns[first + 1 :: 2]  # the sides take turns
+    for turn, answer in zip_longest(decisions, turns[first + 2 :: 2]):
+        if not turn.reply.strategies:
             break
-        answer = turns[index + 1].reply.text if index + 1 < len(turns) else ""
-        path.append(SeedDecision(reply.strategies[0], reply.text, answer))
-    return SeedDialogue(dialogue, turns[: first + 1], tuple(path), ended and bool(path))
+        path.append(SeedDecision(turn.reply.strategies[0], turn.reply.text, answer.reply.text if answer else ""))
+    return SeedDialogue(dialogue, turns[: first + 1], tuple(path), 0 < len(path) == len(decisions))

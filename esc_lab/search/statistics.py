@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,6 @@ class SearchStatistics:
     rejected_strategies: Mapping[str, int] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Flat, under `search/`."""
         metrics = {f"search/{name}": float(value) for name, value, _ in self._numbers()}
         for kind, counts in (("chosen", self.chosen_strategies), ("rejected", self.rejected_strategies)):
             metrics |= {f"search/{kind}/{strategy}": float(count) for strategy, count in counts.items()}
@@ -69,26 +69,22 @@ class SearchStatistics:
 
     def strategy_table(self) -> list[tuple[str, str, str]]:
         """Rows of strategy, preferred replies with it and rejected ones."""
-        names = dict.fromkeys([*self.chosen_strategies, *self.rejected_strategies])
-        return [
-            (name, str(self.chosen_strategies.get(name, 0)), str(self.rejected_strategies.get(name, 0)))
-            for name in names
-        ]
+        chosen, rejected = self.chosen_strategies, self.rejected_strategies
+        return [(name, str(chosen.get(name, 0)), str(rejected.get(name, 0))) for name in {**chosen, **rejected}]
 
 
 def compute_statistics(
     dialogues: Iterable[Dialogue], trees: Sequence[Tree], strategies: Sequence[str]
 ) -> SearchStatistics:
-    """Numbers of the trees and of the dialogues that `extract_dialogues` made of them.
+    """Numbers of all trees and of the dialogues that `extract_dialogues` made of them.
 
-    Args:
-        trees: all that were searched, in any order.
-        strategies: names of the inventory, in its order; they are counted even where there are none.
+    Strategies of the inventory are counted in its order, even where there are none.
     """
     tally = _Tally()
     for dialogue in dialogues:
         tally.add(dialogue)
-    gaps = [chosen - other for chosen, other in tally.values() if chosen is not None and other is not None]
+    values = [(tally.chosen[chosen].value, tally.rejected[other].value) for chosen, other in tally.pairs]
+    gaps = [chosen - other for chosen, other in values if chosen is not None and other is not None]
     quartiles = np.quantile(gaps, (0.25, 0.5, 0.75)).tolist() if gaps else [None] * 3
     return SearchStatistics(
         trees=len(trees),
@@ -96,7 +92,7 @@ def compute_statistics(
         iterations=sum(tree.iterations for tree in trees),
         ended_leaves=sum(tree.count_ended() for tree in trees),
         dialogues=len(tally.turns),
-        turns_per_dialogue=_mean(tally.turns),
+        turns_per_dialogue=fmean(tally.turns or [0]),
         preferred=len(tally.chosen),
         preferred_found=len(tally.chosen) - len(tally.seed),
         preferred_seed=len(tally.seed),
@@ -105,10 +101,8 @@ def compute_statistics(
         pairs=len(tally.pairs),
         pairs_unjudged=len(tally.pairs) - len(gaps),
         pairs_inverted=sum(gap < 0 for gap in gaps),
-        gap_quartile_1=quartiles[0],
-        gap_quartile_2=quartiles[1],
-        gap_quartile_3=quartiles[2],
-        depth_mean=_mean(list(tally.depth.values())),
+        **{f"gap_quartile_{number}": value for number, value in enumerate(quartiles, 1)},
+        depth_mean=fmean(tally.depth.values() or [0]),
         depth_max=max(tally.depth.values(), default=0),
         chosen_strategies=_count_strategies(tally.chosen.values(), strategies),
         rejected_strategies=_count_strategies(tally.rejected.values(), strategies),
@@ -146,10 +140,6 @@ class _Tally:
                     self.pairs.add((place, beside))
             before = place
 
-    def values(self) -> list[tuple[float | None, float | None]]:
-        """Values of preferred and rejected reply of each pair."""
-        return [(self.chosen[chosen].value, self.rejected[other].value) for chosen, other in self.pairs]
-
     def _place(self, *parts: object) -> int:
         return self._places.setdefault(parts, len(self._places))
 
@@ -157,7 +147,3 @@ class _Tally:
 def _count_strategies(replies: Iterable[Reply], strategies: Sequence[str]) -> dict[str, int]:
     counts = Counter(name for reply in replies for name in reply.strategies)
     return {name: counts[name] for name in dict.fromkeys([*strategies, *sorted(counts)])}
-
-
-def _mean(values: Sequence[int]) -> float:
-    return sum(values) / len(values) if values else 0.0
