@@ -1,8 +1,14 @@
-"""W&B sweep files from the experiments that sweep: `python -m esc_lab.cli.sweeps` writes `sweeps/`."""
+"""W&B sweep files from the experiments that sweep: `python -m esc_lab.cli.sweeps` writes `sweeps/`.
+
+With `--config-dir DIR` it writes `DIR/sweeps/` from the experiments of a directory of your own.
+"""
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +17,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.cli.compositions import CONF, compose_config
+from esc_lab.cli.compositions import COMPOSITION_ERRORS, CONF, compose_config, explain_error, use_config_dirs
+from esc_lab.cli.help import describe_option
+from esc_lab.errors import UserError
 
-SWEEPS = CONF.parent / "sweeps"
 
-
-def sweep_files() -> dict[str, str]:
-    """Name and text of the sweep file of each experiment in `conf/` that sweeps."""
-    experiments = sorted((CONF / "experiment").glob("*.yaml"))
+def sweep_files(directory: Path = CONF) -> dict[str, str]:
+    """Name and text of the sweep file of each experiment in a directory that sweeps."""
+    experiments = sorted((directory / "experiment").glob("*.yaml"))
     sweeping = [path for path in experiments if "params:" in path.read_text(encoding="utf-8")]
     return {path.name: sweep_text(path) for path in sweeping}
 
 
 def sweep_text(experiment: Path) -> str:
     """The sweep file of an experiment: a grid, or a Bayesian search where it names ranges."""
-    name = experiment.stem
+    name, directory = experiment.stem, experiment.parents[1]
+    source = f"conf/experiment/{experiment.name}" if directory == CONF else str(experiment)
+    own = [] if directory == CONF else ["--config-dir", str(directory)]
     composition = compose_config(f"experiment={name}")
-    params = composition.hydra.sweeper.params
+    metric, params = composition.cfg.optimize_metric, composition.hydra.sweeper.params
     overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     search = any(override.is_interval_sweep() for override in overrides)
     bayes = compose_config(f"experiment={name}", "hydra/sweeper=bayes").hydra.sweeper if search else None
@@ -36,16 +44,18 @@ def sweep_text(experiment: Path) -> str:
         "project": composition.cfg.logger.project,
         "name": name,
         "method": "bayes" if search else "grid",
-        "metric": {"name": composition.cfg.optimize_metric, "goal": "maximize"},
+        **({"metric": {"name": metric, "goal": "maximize"}} if metric else {}),
         **({"run_cap": bayes.n_trials} if bayes else {}),
         "parameters": {override.get_key_element(): _parameter(override) for override in overrides},
         "command": [
-            "${env}", "${interpreter}", "${program}", f"experiment={name}", "logger.mode=online", "${args_no_hyphens}",
+            "${env}", "${interpreter}", "${program}", *own, f"experiment={name}", "logger.mode=online",
+            "${args_no_hyphens}",
         ],
     }  # fmt: skip
-    about = [line for line in experiment.read_text(encoding="utf-8").splitlines() if line.startswith("# ")][1]
-    twin = f"python run.py -m experiment={name}{' hydra/sweeper=bayes' if search else ''}"
-    head = f"{about}\n# Written by `make sweeps` from conf/experiment/{name}.yaml. Local twin: {twin}\n"
+    twin = shlex.join(
+        ["python", "run.py", *own, "-m", f"experiment={name}", *(["hydra/sweeper=bayes"] if search else [])]
+    )
+    head = f"# {describe_option(experiment)}\n# Written by `make sweeps` from {source}. Local twin: {twin}\n"
     if search:
         head += "# No early_terminate: the metric is measured once, at the end.\n"
     return head + yaml.dump(sweep, sort_keys=False, default_flow_style=None, width=1000)
@@ -59,14 +69,25 @@ def _parameter(override: Override) -> dict[str, Any]:
     return {"values": [yaml.safe_load(str(value)) for value in override.sweep_string_iterator()]}
 
 
-def main() -> int:
-    """Write `sweeps/`; files of experiments that are gone go too."""
-    texts = sweep_files()
-    for path in SWEEPS.glob("*.yaml"):
+def main(words: Sequence[str] | None = None) -> int:
+    """Write `sweeps/`, from which files of experiments that are gone go too, or those of a directory of your own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-dir", metavar="DIR", help="directory with experiment/NAME.yaml")
+    option = parser.parse_args(words).config_dir
+    try:
+        use_config_dirs([], option)
+        directory = Path(option).absolute() if option else CONF
+        texts = sweep_files(directory)
+    except (UserError, *COMPOSITION_ERRORS) as error:
+        print(f"error: {error if isinstance(error, UserError) else explain_error(error)}", file=sys.stderr)
+        return 1
+    target = directory.parent / "sweeps" if directory == CONF else directory / "sweeps"
+    target.mkdir(exist_ok=True)
+    for path in target.glob("*.yaml") if directory == CONF else ():
         if path.name not in texts:
             path.unlink()
     for name, text in texts.items():
-        write_atomic(SWEEPS / name, text)
+        write_atomic(target / name, text)
     return 0
 
 

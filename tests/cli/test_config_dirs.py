@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
+from esc_lab.cli import sweeps
 from esc_lab.cli.compositions import CONF, use_config_dirs
 from esc_lab.cli.help import help_text
 from esc_lab.cli.overrides import check
@@ -55,6 +57,20 @@ def complaint(directory: Path, *words: str, multirun: bool = False) -> str:
     with pytest.raises(UserError) as caught:
         check(use_config_dirs(["stage=sft", *words], str(directory)), multirun=multirun)
     return str(caught.value)
+
+
+def test_sweeps_of_experiments_of_ones_own(own, capsys):
+    text = EXPERIMENT.replace("question", "sizes") + "hydra: {sweeper: {params: {adapter.r: '8,16', seed: '1,2'}}}\n"
+    write(own, {"experiment/sizes": text})
+    assert sweeps.main(["--config-dir", str(own)]) == 0
+    (file,) = (own / "sweeps").glob("*.yaml")
+    sweep = yaml.safe_load(file.read_text())
+    assert (file.name, sweep["method"], "metric" in sweep) == ("sizes.yaml", "grid", False)
+    assert sweep["parameters"] == {"adapter.r": {"values": [8, 16]}, "seed": {"values": [1, 2]}}
+    assert sweep["command"][3:6] == ["--config-dir", str(own), "experiment=sizes"]
+    assert "# What I ask.\n" in file.read_text()
+    assert sweeps.main(["--config-dir", str(own / "absent")]) == 1
+    assert "no such directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["--config-dir", "hydra.searchpath", "config_dirs"])
