@@ -11,7 +11,7 @@ from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import METRICS
 from esc_lab.runs.layout import DASHBOARD
-from esc_lab.tracking.dashboard import Score, build_workspace, describe_workspace, save_workspace
+from esc_lab.tracking.dashboard import build_workspace, describe_workspace, save_workspace
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,7 @@ def run(cfg: Config) -> dict[str, float]:
         settings.project,
         cfg.dashboard.name,
         parameters=cfg.dashboard.parameters,
-        scores=[
-            Score(metric.name, f"{metric.heading} {metric.arrow}".strip(), metric.higher_is_better is False)
-            for metric in (METRICS[name] for name in SCORES)
-        ],
+        scores=[METRICS[name] for name in SCORES],
         group=settings.group,
     )
     path = Path(cfg.run_dir) / DASHBOARD

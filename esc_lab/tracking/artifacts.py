@@ -41,20 +41,13 @@ _FILES = {
 
 @dataclass(frozen=True)
 class Content:
-    """What an artifact holds: one of the same name and the same files is the same.
-
-    Attributes:
-        kind: as in `logger.artifacts`.
-        type: W&B's type.
-        files: by their names in the artifact.
-        metadata: facts beside the files.
-    """
+    """What an artifact holds: one of the same name and the same files is the same."""
 
     name: str
-    kind: str
-    type: str
-    files: Mapping[str, Path]
-    metadata: dict[str, Any] = field(default_factory=dict)
+    kind: str  # as in `logger.artifacts`
+    type: str  # W&B's
+    files: Mapping[str, Path]  # by their names in the artifact
+    metadata: dict[str, Any] = field(default_factory=dict)  # facts beside the files
 
 
 def log_artifacts(run: Run, cfg: Config) -> None:

@@ -6,27 +6,26 @@ Needs wandb-workspaces (`pip install 'esc-lab[dashboard]'`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.errors import UserError
+from esc_lab.metrics.metric import Metric
 from esc_lab.tracking.project import explain_failures, open_api
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-CHARTS = ("strategy/confusion", "strategy/preference_by_strategy", "sra/log_sra_by_depth")
+# Charts that runs log: W&B's kind, and its fields by the columns of their tables.
+CHARTS = {
+    "strategy/confusion": (
+        "wandb/confusion_matrix/v1",
+        {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+    ),
+    "strategy/preference_by_strategy": ("wandb/bar/v0", {"label": "strategy", "value": "preference"}),
+    "sra/log_sra_by_depth": ("wandb/lineseries/v0", {"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"}),
+}
 PICTURES = ("figures/q_against_b", "figures/sra_heads")
 CURVES = ("train/loss", "val/loss", "train/accuracy", "progress/finished_trees")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A metric of evaluations with its title, and whether less of it is better."""
-
-    metric: str
-    title: str
-    less_is_better: bool
 
 
 def build_workspace(
@@ -35,7 +34,7 @@ def build_workspace(
     name: str,
     *,
     parameters: Sequence[str],
-    scores: Sequence[Score],
+    scores: Sequence[Metric],
     group: str | None = None,
 ) -> Workspace:
     """The workspace as W&B's own object; nothing is sent.
@@ -55,18 +54,19 @@ def build_workspace(
     except ImportError as error:
         fix = "pip install 'esc-lab[dashboard]'"
         raise UserError("wandb-workspaces is not installed", where="stage=dashboard", fix=fix) from error
+    titles = {score.name: f"{score.heading} {score.arrow}".strip() for score in scores}
     columns = [_setting(key) for key in parameters] + [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(m.metric), inverted=m.less_is_better)
-        for m in scores[:2]
+        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(score.name), inverted=score.higher_is_better is False)
+        for score in scores[:2]
     ]
     bars = [
-        wr.BarPlot(title=m.title, metrics=[m.metric], groupby=wr.Config("model_method"), groupby_aggfunc="mean",
+        wr.BarPlot(title=title, metrics=[name], groupby=wr.Config("model_method"), groupby_aggfunc="mean",
                    groupby_rangefunc="stderr")
-        for m in scores
+        for name, title in titles.items()
     ]  # fmt: skip
     sections: dict[str, list[Any]] = {
         "Comparison": [
-            *(wr.ScalarChart(title=m.title, metric=m.metric) for m in scores[:2]),
+            *(wr.ScalarChart(title=titles[score.name], metric=score.name) for score in scores[:2]),
             wr.ScatterPlot(title="Q against B", x=wr.SummaryMetric("strategy/B"), y=wr.SummaryMetric("strategy/Q")),
             *bars,
             wr.RunComparer(diff_only="split"),
@@ -76,7 +76,7 @@ def build_workspace(
         "Training and search": [wr.LinePlot(title=key, y=[key]) for key in CURVES],
     }
     filters = [expr.Metric("Group") == group] if group else []
-    pinned = [f"summary:{m.metric}" for m in scores[:2]]
+    pinned = [f"summary:{score.name}" for score in scores[:2]]
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -104,16 +104,9 @@ def _chart(key: str) -> Any:
     """A chart that the runs logged, from its table in their summaries."""
     from wandb_workspaces.reports.v2 import interface as wr
 
-    name, fields = {
-        "confusion": ("wandb/confusion_matrix/v1", ("Actual", "Predicted", "nPredictions")),
-        "preference_by_strategy": ("wandb/bar/v0", ("label=strategy", "value=preference")),
-        "log_sra_by_depth": ("wandb/lineseries/v0", ("step", "lineKey", "lineVal")),
-    }[key.rpartition("/")[2]]
-    table = f"{key}_table"
-    chosen = {label: column or label for label, _, column in (field.partition("=") for field in fields)}
-    return wr.CustomChart(
-        query={"summaryTable": {"tableKey": table}}, chart_name=name, chart_fields=chosen, chart_strings={"title": key}
-    )
+    name, fields = CHARTS[key]
+    query = {"summaryTable": {"tableKey": f"{key}_table"}}
+    return wr.CustomChart(query=query, chart_name=name, chart_fields=fields, chart_strings={"title": key})
 
 
 def describe_workspace(workspace: Workspace) -> dict[str, Any]:

@@ -28,10 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def open_api(where: str) -> Api:
-    """The API of the account that is logged in.
-
-    Args:
-        where: the setting that asks for it, for error messages.
+    """The API of the account that is logged in; `where` is the setting that asks for it.
 
     Raises:
         UserError: nobody is logged in, or the server does not answer.
@@ -105,11 +102,7 @@ def download_evaluations(project: str, cache: Path, groups: Sequence[str] = ()) 
 
 
 def _write_run(run: Run, config: dict[str, Any], place: Path, moves: Mapping[str, Path]) -> None:
-    """Make the run directory of a run; it appears when it is whole.
-
-    Args:
-        moves: directories of runs on the machine that ran them -> here.
-    """
+    """Make the run directory of a run, whole or not at all; `moves`: directories of runs where they ran -> here."""
     arriving = place.with_name(f".{place.name}")
     shutil.rmtree(arriving, ignore_errors=True)
     evaluation = run.job_type == "evaluate"

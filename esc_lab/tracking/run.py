@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,19 +37,12 @@ CURVES: Mapping[str, tuple[str, ...]] = {
 _TAG_CHARACTERS = 64  # of a tag that W&B takes
 
 
-@dataclass(frozen=True)
-class _OpenRun:
-    run: Run
-    group: str | None
-
-
-_CURRENT: ContextVar[_OpenRun | None] = ContextVar("W&B run", default=None)
+_CURRENT: ContextVar[Run | None] = ContextVar("W&B run", default=None)
 
 
 def current_run() -> Run | None:
     """The run of the stage that is running, if it has one."""
-    opened = _CURRENT.get()
-    return opened.run if opened else None
+    return _CURRENT.get()
 
 
 @contextmanager
@@ -66,17 +59,17 @@ def wandb_run(cfg: Config) -> Iterator[Run | None]:
     """
     settings = cfg.logger
     wanted = settings.name == "wandb" and settings.mode != "disabled" and cfg.stage != "dashboard"
-    opened = _start(cfg) if wanted and not cfg.trainer.fast_dev_run and first_process() else None
-    token = _CURRENT.set(opened)
+    run = _start(cfg) if wanted and not cfg.trainer.fast_dev_run and first_process() else None
+    token = _CURRENT.set(run)
     code = 1
     try:
-        yield opened.run if opened else None
+        yield run
         code = 0
     finally:
         _CURRENT.reset(token)
-        if opened:
+        if run:
             with warn_on_failure("the run is not finished"):
-                opened.run.finish(exit_code=code)
+                run.finish(exit_code=code)
 
 
 @contextmanager
@@ -96,17 +89,17 @@ def log_curve(values: Mapping[str, float]) -> None:
             run.log(dict(values))
 
 
-def _start(cfg: Config) -> _OpenRun:
+def _start(cfg: Config) -> Run:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     outer = _CURRENT.get()
-    group, name = (outer.group, Path(cfg.run_dir).name) if outer else (_group(cfg), _name(cfg))
+    group, name = (outer.group or None, Path(cfg.run_dir).name) if outer else (_group(cfg), _name(cfg))
     settings = cfg.logger
     try:
         run = wandb.init(
-            project=outer.run.project if outer else settings.project,
-            entity=(outer.run.entity if outer else None) or settings.entity,
+            project=outer.project if outer else settings.project,
+            entity=(outer.entity if outer else None) or settings.entity,
             mode=settings.mode,  # type: ignore[arg-type]  # checked with the configuration
             dir=cfg.run_dir,
             name=name,
@@ -129,7 +122,7 @@ def _start(cfg: Config) -> _OpenRun:
         run.define_metric(steps, summary="none", hidden=True)
         for pattern in curves:
             run.define_metric(pattern, step_metric=steps, summary="none")
-    return _OpenRun(run, group)
+    return run
 
 
 def _group(cfg: Config) -> str | None:

@@ -8,11 +8,12 @@ import sys
 import pytest
 
 from esc_lab.errors import UserError
+from esc_lab.metrics.records import METRICS
 from esc_lab.stages import dashboard
-from esc_lab.tracking.dashboard import CHARTS, Score, build_workspace, describe_workspace
+from esc_lab.tracking.dashboard import CHARTS, build_workspace, describe_workspace
 from tests.tracking.test_run import configured, evaluated, logged
 
-SHOWN = [Score(metric, metric, less_is_better=metric == "strategy/B") for metric in dashboard.SCORES]
+SHOWN = [METRICS[name] for name in dashboard.SCORES]
 
 
 @pytest.fixture
