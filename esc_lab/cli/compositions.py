@@ -71,13 +71,13 @@ def use_config_dirs(words: Sequence[str], option: str | None = None) -> list[str
     Raises:
         UserError: a directory is absent or holds no config group, or has an option that another one has too.
     """
-    named, others = [option] if option else [], []
+    named, rest = [option] if option else [], []
     for word in words:
         if word.lstrip("+").startswith(("config_dirs=", "hydra.searchpath=")):
             value = parse_overrides([word])[0].value()
             named += map(str, value if isinstance(value, list) else [value])
         else:
-            others.append(word)
+            rest.append(word)
     paths = list(dict.fromkeys(_directory(name) for name in named))
     known = {file.relative_to(CONF): CONF for file in CONF.rglob("*.yaml")}
     for path in paths:
@@ -93,7 +93,7 @@ def use_config_dirs(words: Sequence[str], option: str | None = None) -> list[str
     Plugins.instance().register(
         ConfigDirs
     )  # again: a launcher that runs jobs in this process sets Hydra's plugins up anew
-    return [*others, f"config_dirs=[{','.join(quote(str(path)) for path in paths)}]"] if paths else others
+    return [*rest, f"config_dirs=[{','.join(quote(str(path)) for path in paths)}]"] if paths else rest
 
 
 def _directory(name: str) -> Path:
@@ -116,12 +116,12 @@ def quote(value: str) -> str:
 
 def groups() -> dict[str, dict[str, Path]]:
     """The config groups of all directories, and the file of each of their options."""
-    found: dict[str, dict[str, Path]] = {}
+    files: dict[str, dict[str, Path]] = {}
     for directory in (CONF, *ConfigDirs.paths):
         for file in sorted(directory.glob("[!.]*/*.yaml")):
             if file.parent.name != "hydra":
-                found.setdefault(file.parent.name, {})[file.stem] = file
-    return {name: found[name] for name in sorted(found)}
+                files.setdefault(file.parent.name, {})[file.stem] = file
+    return {name: files[name] for name in sorted(files)}
 
 
 class Composition(NamedTuple):

@@ -44,8 +44,8 @@ def _overview() -> str:
     for group, options in groups().items():
         if group != "stage":
             lines.append(f"  {group:<10} {', '.join(f'{name}{_origin(file)}' for name, file in options.items())}")
-    others = dict.fromkeys(sorted(key.name.split(".")[0] for key in keys() if key.name.split(".")[0] not in groups()))
-    lines += ["", f"Other keys: {', '.join(others)}", "", "Commands to copy"]
+    further = sorted({key.name.split(".")[0] for key in keys()} - set(groups()))
+    lines += ["", f"Other keys: {', '.join(further)}", "", "Commands to copy"]
     for purpose, command in _COMMANDS:
         lines += [f"  # {purpose}", f"  {command}"]
     lines += ["", "`--cfg job` prints the composed configuration; `hydra.verbose=true` shows tracebacks."]

@@ -23,14 +23,14 @@ Section = dict[str, Any]
 def option_problems(cfg: DictConfig) -> list[str]:
     """Problems of the sections that a composed configuration has from files; each names its file."""
     plain: Section = OmegaConf.to_container(cfg, throw_on_missing=False)  # type: ignore[assignment]
-    found = []
+    messages = []
     checks: tuple[Callable[[Section], None], ...] = (_check_inventory, _check_prompts, _check_roles, _check_objective)
     for check in checks:
         try:
             check(plain)
         except UserError as error:
-            found.append(str(error))
-    return found
+            messages.append(str(error))
+    return messages
 
 
 def _check_inventory(cfg: Section) -> None:

@@ -30,12 +30,12 @@ TARGET_PACKAGES = ("esc_lab", "pytorch_lightning", "lightning_fabric", "transfor
 def problems(cfg: DictConfig) -> list[str]:
     """Everything wrong with a composed configuration that its values alone can tell. Empty if it is fine."""
     known = {key.name: key for key in keys()}
-    found: list[str] = []
+    messages: list[str] = []
     for name, value in _leaves(cfg):
         message = _value_problem(known[name], value) if name in known else unknown_key(name)
-        found += [message] if message else []
+        messages += [message] if message else []
     checks = (_endpoint_problems, stage_problems, _model_problems, _data_problems, _target_problems, _place_problems)
-    return [*found, *chain.from_iterable(check(cfg) for check in checks)]
+    return [*messages, *chain.from_iterable(check(cfg) for check in checks)]
 
 
 def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summa
 from esc_lab.judging.session import JUDGE, JudgeAnswers, JudgeSession
 from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, PREDICTIONS
 from esc_lab.search.role_prompts import Axis
-from esc_lab.search.roles import turn_score
+from esc_lab.search.roles import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
 from esc_lab.terminal import print_table
@@ -63,7 +63,7 @@ def _lines(session: JudgeSession, answers: JudgeAnswers) -> Iterator[dict[str, A
             reply = replies[label][key]
             yield {
                 "kind": "rubric", "run": label, "dialogue": key[0], "tree": reply.tree, "turn": key[1],
-                "scores": scores, OVERALL: None if scores is None else turn_score(scores, session.axes),
+                "scores": scores, OVERALL: None if scores is None else score_turn(scores, session.axes),
                 "reply": reply.text, "strategy": reply.strategy, "reply_sampling": reply.sampling,
                 "judge_sampling": asked,
             }  # fmt: skip

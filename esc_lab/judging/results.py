@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from esc_lab.search.role_prompts import Axis
-from esc_lab.search.roles import turn_score
+from esc_lab.search.roles import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.intervals import Interval, percentile_interval
 from esc_lab.statistics.length_control import length_controlled_win_rate
@@ -34,7 +34,7 @@ class RubricResult:
 def summarize_rubric(scores: Sequence[Scores | None], axes: Sequence[Axis], sample: ClusterSample) -> RubricResult:
     """The result from the scores [decisions] of a run's replies; None where the judge gave none."""
     columns = {axis.name: [math.nan if reply is None else reply[axis.name] for reply in scores] for axis in axes}
-    columns[OVERALL] = [math.nan if reply is None else turn_score(reply, axes) for reply in scores]
+    columns[OVERALL] = [math.nan if reply is None else score_turn(reply, axes) for reply in scores]
     missing = sum(reply is None for reply in scores)
     means = {name: sample.mean(np.array(values)) for name, values in columns.items()}
     return RubricResult(means, len(scores) - missing, missing)

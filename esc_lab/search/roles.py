@@ -121,7 +121,7 @@ class Roles:
     async def score(self, history: Sequence[Turn], sample: int = 0) -> float | None:
         """The judge's score of the last reply, weighted over its axes, 0 to 4."""
         scores = await self.judge(history, sample)
-        return None if scores is None else turn_score(scores, self.axes)
+        return None if scores is None else score_turn(scores, self.axes)
 
     async def prefer(self, history: Sequence[Turn], first: str, second: str) -> float | None:
         """The judge's probability that the first of two next messages is the better one; 0 or 1 if it says so in words.
@@ -205,7 +205,7 @@ def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:
     return {**sampling, "attempts": role.attempts, "scores": client.scores, "client": dict(client.identity)}
 
 
-def turn_score(scores: Mapping[str, float], axes: Sequence[Axis]) -> float:
+def score_turn(scores: Mapping[str, float], axes: Sequence[Axis]) -> float:
     """Weighted mean of a reply's scores, in [0, 4]: with the published weights 0.1 E + 0.1 I + 0.1 H + 0.7 S."""
     return sum(axis.weight * scores[axis.name] for axis in axes)
 

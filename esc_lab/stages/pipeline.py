@@ -24,7 +24,7 @@ def run(cfg: Config) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if "search" in cfg.pipeline.stages:
         metrics |= run_substage(replace(cfg, stage="search"), root / "search")
-        cfg = replace(cfg, data=_found(cfg.data, root / "search" / ESC_PRO))
+        cfg = replace(cfg, data=_use_search(cfg.data, root / "search" / ESC_PRO))
     evaluated = []
     checkpoint = cfg.checkpoint
     for method in ("base", *(name for name in cfg.pipeline.stages if name in TRAININGS)):
@@ -36,15 +36,15 @@ def run(cfg: Config) -> dict[str, float]:
             checkpoint = str(root / method)
         directory = root / f"evaluate_{method}"
         step = replace(cfg, stage="evaluate", checkpoint=checkpoint, init_from=None, resume=None)
-        found = run_substage(step, directory)
-        metrics |= {f"{method}/{name}": value for name, value in found.items()}
+        measured = run_substage(step, directory)
+        metrics |= {f"{method}/{name}": value for name, value in measured.items()}
         evaluated.append(str(directory))
     comparison = replace(cfg, stage="compare", resume=None, compare=replace(cfg.compare, runs=evaluated))
     run_substage(comparison, root / "compare")
     return metrics
 
 
-def _found(data: DataConfig, directory: Path) -> DataConfig:
+def _use_search(data: DataConfig, directory: Path) -> DataConfig:
     """Settings of the data that the search made: its split files, which hold what `data.limit` left."""
     missing = [name for name in ("valid", "test") if not (directory / f"{name}.jsonl").exists()]
     if missing:

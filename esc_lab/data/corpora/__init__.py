@@ -78,14 +78,14 @@ def read_dialogues(
         name = _detect(records[0]) if format == "auto" else format
         reading = Reading(report, name, inventory=inventory, mapping=mapping, config_dirs=config_dirs)
         if name == "esc_pro":
-            found = esc_pro.read_all(records, reading)
+            in_file = esc_pro.read_all(records, reading)
         else:
-            found = [_READERS[name](record, reading) for record in records]
+            in_file = [_READERS[name](record, reading) for record in records]
         reading.finish()
-        if not found:
+        if not in_file:
             fix = "give at least one pair of two different replies"
             raise UserError("the file holds no dialogues", where=str(file), fix=fix)
-        dialogues += found
+        dialogues += in_file
     for dialogue in dialogues:
         report.add(dialogue)
     return dialogues

@@ -69,15 +69,15 @@ class Tree:
         Raises:
             UserError: an unpaired rejected reply has no dialogue of its seed to stay with.
         """
-        found: dict[int, tuple[Turn, ...]] = {}
+        turns_to: dict[int, tuple[Turn, ...]] = {}
         first_by_node: dict[int, int] = {}
         first_by_seed: dict[tuple[Seed, str], int] = {}
         for leaf, end in enumerate(self._nodes):
             if end.inner:
                 continue
             nodes = self._to_root(leaf)
-            found[leaf] = tuple(replace(node.turn, rejected=tuple(node.rejected)) for _, node in nodes)
-            first_by_seed.setdefault((end.seed, first_seeker_text(found[leaf])), leaf)
+            turns_to[leaf] = tuple(replace(node.turn, rejected=tuple(node.rejected)) for _, node in nodes)
+            first_by_seed.setdefault((end.seed, first_seeker_text(turns_to[leaf])), leaf)
             for index, _ in nodes:
                 first_by_node.setdefault(index, leaf)
         kept: dict[int, list[tuple[Turn, ...]]] = {}
@@ -87,7 +87,7 @@ class Tree:
                 fix = "add a preferred reply (label true) of this seed, or remove the record"
                 raise UserError("a rejected reply without any preferred one of its seed", where=where, fix=fix)
             kept.setdefault(first_by_seed[key] if home is None else first_by_node[home], []).append(turns)
-        for leaf, turns in found.items():
+        for leaf, turns in turns_to.items():
             end = self._nodes[leaf]
             yield Path(end.seed, turns, tuple(kept.get(leaf, ())), end.where)
 

@@ -104,7 +104,7 @@ def _plain(reply: Reply) -> dict[str, str]:
 
 def _rejected(turn: Turn, lost: Counter[str]) -> list[Turn]:
     """The rejected replies as turns, without those that would be written exactly as the given reply is."""
-    others = [Turn("supporter", reply) for reply in turn.rejected]
-    different = [other for other in others if as_message(other) != as_message(turn)]
-    lost["rejected replies equal to the given one"] += len(others) - len(different)
+    rejected = [Turn("supporter", reply) for reply in turn.rejected]
+    different = [reply for reply in rejected if as_message(reply) != as_message(turn)]
+    lost["rejected replies equal to the given one"] += len(rejected) - len(different)
     return different

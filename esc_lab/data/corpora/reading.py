@@ -84,13 +84,13 @@ class Reading:
         Raises:
             UserError: no inventory is known, it does not exist, or there is no mapping from it.
         """
-        found = self._inventory or (self._load(stated, where) if stated else self._default())
-        if found is None:
+        known = self._inventory or (self._load(stated, where) if stated else self._default())
+        if known is None:
             fix = "add 'inventory' to the record, or say how to read the file"
             raise UserError("no 'inventory' says where the labels come from", where=where, fix=fix)
-        if self._mapping and found.name not in self._mappings:
-            self._mappings[found.name] = self._mapping.mapping_from(found, where)
-        return found
+        if self._mapping and known.name not in self._mappings:
+            self._mappings[known.name] = self._mapping.mapping_from(known, where)
+        return known
 
     def labels(self, raw: Iterable[str], inventory: Inventory, where: str) -> tuple[str, ...]:
         """Canonical names of labels of `inventory`, mapped where a mapping is set; empty labels count as none.

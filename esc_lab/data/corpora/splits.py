@@ -33,12 +33,12 @@ def published_split(directory: str | Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for split, stems in _STEMS.items():
         names = [stem + suffix for stem in stems for suffix in _SUFFIXES]
-        found = [directory / name for name in names if (directory / name).is_file()]
-        if len(found) != 1:
-            what = f"{len(found)} files for the split '{split}'" if found else f"no file for the split '{split}'"
+        present = [directory / name for name in names if (directory / name).is_file()]
+        if len(present) != 1:
+            what = f"{len(present)} files for the split '{split}'" if present else f"no file for the split '{split}'"
             fix = f"keep one of {', '.join(names)}"
             raise UserError(what, where=str(directory), fix=fix)
-        files[split] = found[0]
+        files[split] = present[0]
     return files
 
 
