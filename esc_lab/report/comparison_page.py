@@ -12,13 +12,11 @@ from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.record import build_record
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.table import Table, build_table
-from esc_lab.report.comparison_table import table_context
+from esc_lab.report.comparison_results import summary, table_context, title_of
 from esc_lab.report.dialogue_browser import browser_data, link
 from esc_lab.report.inline_figures import inline_svg
 from esc_lab.report.page import render_page
-from esc_lab.report.reproduction import Command, commands, differing, source_runs, versions
-from esc_lab.report.summary import summary, title_of
-from esc_lab.runs.layout import TREES
+from esc_lab.report.reproduction import Command, commands, differing, tree_pages, versions
 
 MAX_OPEN_FIGURES = 4  # of a kind, shown without being asked for
 # Beginnings of the figures' file names -> heading, and what a reader has to know.
@@ -46,27 +44,16 @@ FIGURES = {
 
 
 def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path], path: Path) -> Path:
-    """Write the page; its links to search trees and heat maps are relative to where it lies.
+    """Write the page, self-contained but for relative links to search trees and heat maps.
 
     Args:
-        comparison: the result to show.
         figures: files that `draw_comparison` drew; of a PNG the SVG beside it is taken.
-        path: the HTML file.
+        path: the HTML file. Texts of models in it may hold anything, they stay text.
 
     Raises:
         UserError: the page cannot be written, or what the runs left cannot be read.
     """
-    write_atomic(path, comparison_page(comparison, figures, path.parent))
-    return path
-
-
-def comparison_page(comparison: ComparisonResult, figures: Sequence[Path], directory: Path) -> str:
-    """A self-contained HTML page; texts of models may hold anything, they stay text.
-
-    Args:
-        comparison, figures: as for `write_comparison_page`.
-        directory: where the page is to lie.
-    """
+    directory = path.parent
     table = build_table(comparison)
     browser = browser_data(comparison, directory)
     sections = {
@@ -78,7 +65,7 @@ def comparison_page(comparison: ComparisonResult, figures: Sequence[Path], direc
         "dialogues": ("Dialogues", browser is not None),
         "reproduce": ("How to reproduce", True),
     }
-    return render_page(
+    page = render_page(
         "comparison.html.jinja",
         title_of(comparison),
         {"comparison": _numbers(comparison, table), "browser": browser},
@@ -96,6 +83,8 @@ def comparison_page(comparison: ComparisonResult, figures: Sequence[Path], direc
         draws=comparison.draws,
         seed=comparison.seed,
     )
+    write_atomic(path, page)
+    return path
 
 
 def _facts(comparison: ComparisonResult) -> dict[str, str]:
@@ -152,9 +141,8 @@ def _browser_notes(browser: dict[str, Any] | None) -> list[str]:
 def _reproduction(comparison: ComparisonResult, directory: Path) -> dict[str, Any]:
     """Commands, settings that differ, versions, and links to the pages of search trees."""
     lines, without = commands(comparison.cells)
-    folders = dict.fromkeys(place / TREES for run in comparison.runs for place in source_runs(run))
     # Each once: runs that share a search have a copy each.
-    by_content = {file_fingerprint(tree): tree for folder in folders for tree in folder.glob("*.html")}
+    by_content = {file_fingerprint(tree): tree for tree in tree_pages(comparison.runs)}
     trees = sorted(by_content.values(), key=lambda tree: tree.stem)
     heads, rows = differing(comparison.cells)
     version_heads, version_rows = versions(comparison.cells)

@@ -17,8 +17,8 @@ from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.strategies import build_inventory
 from esc_lab.metrics.predictions import Prediction, read_predictions
 from esc_lab.report.page import short_labels
-from esc_lab.report.reproduction import run_names, source_runs
-from esc_lab.runs.layout import DIALOGUES, TREES
+from esc_lab.report.reproduction import run_names, tree_pages
+from esc_lab.runs.layout import DIALOGUES
 
 MOST_RUNS = 12  # side by side
 MOST_CHARACTERS = 7_000_000
@@ -167,8 +167,7 @@ def _read_dialogues(runs: Sequence[Run], wanted: set[str]) -> dict[str, Dialogue
 
 def _trees(runs: Sequence[Run], directory: Path) -> dict[str, str]:
     """Links to the pages of search trees behind the runs, by the id of the dialogue that each was grown from."""
-    folders = dict.fromkeys(place / TREES for run in runs for place in source_runs(run))
-    return {page.stem: link(page, directory) for folder in folders for page in sorted(folder.glob("*.html"))}
+    return {page.stem: link(page, directory) for page in tree_pages(runs)}
 
 
 def _heat_maps(run: Run, directory: Path) -> dict[tuple[str, int, str | None], str]:

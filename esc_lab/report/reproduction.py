@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,18 @@ def run_names(cells: Sequence[Cell]) -> dict[Path, str]:
     }
 
 
-def source_runs(run: Run) -> list[Path]:
+def tree_pages(runs: Iterable[Run]) -> list[Path]:
+    """The pages of search trees behind the runs."""
+    folders = dict.fromkeys(place / TREES for run in runs for place in _source_runs(run))
+    return [page for folder in folders for page in sorted(folder.glob("*.html"))]
+
+
+def _source_runs(run: Run) -> list[Path]:
     """The directories that a run's result comes from, the first step first: search, training, the run itself."""
     steps = [run.directory]
     if run.method.training and run.method.training != run.directory:
         steps.insert(0, run.method.training)
-    data = run.config.get("data", {}).get("path") if run.directory == steps[0] else _data_path(steps[0])
+    data = (run.config if run.directory == steps[0] else _config(steps[0])).get("data", {}).get("path")
     search = Path(data).parent if data else None
     for place in (search, run.directory.absolute().parent / search.name) if search else ():
         if (place / TREES).is_dir() or (place / "esc_pro").is_dir():
@@ -68,7 +74,7 @@ def commands(cells: Sequence[Cell]) -> tuple[list[Command], list[str]]:
     for cell in cells:
         for run in cell.runs:
             name = names[run.directory]
-            known = [command for directory in source_runs(run) if (command := _command(directory))]
+            known = [command for directory in _source_runs(run) if (command := _command(directory))]
             for directory, line in known:
                 lines[directory] = line
                 runs.setdefault(directory, {})[name] = None
@@ -108,7 +114,7 @@ def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
             if run.method.training and run.method.training != run.directory:
                 flat |= {f"training: {key}": value for key, value in flatten(_config(run.method.training)).items()}
             for key, value in flat.items():
-                if not _aside(key):
+                if key.removeprefix("training: ") not in _UNSHOWN_KEYS:
                     settings[-1].setdefault(key, {})[str(value)] = None
     values = [{key: _together(list(several)) for key, several in cell.items()} for cell in settings]
     keys = dict.fromkeys(key for cell in values for key in cell)
@@ -147,14 +153,5 @@ def _command(directory: Path) -> tuple[Path, str] | None:
     return None
 
 
-def _data_path(directory: Path) -> str | None:
-    path = _config(directory).get("data", {}).get("path")
-    return None if path is None else str(path)
-
-
 def _config(directory: Path) -> Mapping[str, Any]:
     return read_config(directory) if (directory / CONFIG).exists() else {}
-
-
-def _aside(key: str) -> bool:
-    return key.removeprefix("training: ") in _UNSHOWN_KEYS

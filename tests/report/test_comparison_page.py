@@ -17,7 +17,7 @@ from esc_lab.comparison.notes import build_notes
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
 from esc_lab.report.comparison_figures import draw_comparison
-from esc_lab.report.comparison_page import comparison_page, write_comparison_page
+from esc_lab.report.comparison_page import write_comparison_page
 from esc_lab.report.dialogue_browser import browser_data
 from esc_lab.report.inline_figures import inline_svg
 from esc_lab.report.reproduction import commands
@@ -285,14 +285,15 @@ def test_trainings_alone_have_no_decisions(show, tmp_path):
     ]  # fmt: skip
 
 
-def test_more_runs_than_fit_are_named(comparison, monkeypatch):
+def test_more_runs_than_fit_are_named(comparison, monkeypatch, tmp_path):
     monkeypatch.setattr("esc_lab.report.dialogue_browser.MOST_RUNS", 4)
     found = browser_data(comparison, Path())
     assert [run["name"] for run in found["runs"]] == [f"tiny {name}, seed 1" for name in ("base", "SFT", "CSO")]
     assert found["left_out"] == [f"tiny {name}, seed 2" for name in ("base", "SFT", "CSO")]
     monkeypatch.setattr("esc_lab.report.dialogue_browser.MOST_CHARACTERS", 100)
     assert len(browser_data(comparison, Path())["runs"]) == 1
-    assert "Not shown here, for size: tiny base, seed 2, tiny SFT, seed 2" in comparison_page(comparison, [], Path())
+    page = write_comparison_page(comparison, [], tmp_path / "report.html").read_text()
+    assert "Not shown here, for size: tiny base, seed 2, tiny SFT, seed 2" in page
 
 
 # --- reproduction and links

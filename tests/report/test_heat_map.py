@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esc_lab.report.heat_map import heat_map_page
+from esc_lab.report.attention_files import heat_map_page
 
 HOSTILE = [
     '</script><script>document.title = "broken"</script>',
@@ -252,7 +252,7 @@ def test_what_does_not_fit_is_refused(changes, message):
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 10), st.sampled_from("abc")), max_size=4))
 def test_boxes_hold_exactly_the_tokens_of_the_spans(spans):
-    from esc_lab.report.heat_map import _boxes
+    from esc_lab.report.attention_files import _boxes
 
     spans = [(start, end, label) for start, end, label in spans if start < end]
     found = [(token, set(label.split(", "))) for start, end, label in _boxes(10, spans) for token in range(start, end)]

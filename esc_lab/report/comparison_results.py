@@ -1,17 +1,19 @@
-"""The results of a comparison in a few sentences."""
+"""The results of a comparison on its page: in a few sentences, and as a table that the page's script only sorts."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import Any
 
-from esc_lab.comparison.estimates import Difference
+from esc_lab.comparison.estimates import Difference, Estimate
 from esc_lab.comparison.formats import format_p
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
-from esc_lab.comparison.table import Table
+from esc_lab.comparison.table import Entry, Table
 from esc_lab.metrics.metric import Metric
-from esc_lab.report.comparison_table import ends_text
+from esc_lab.statistics.intervals import Interval
 
 _MANY = 4  # names that a sentence holds
 
@@ -21,8 +23,8 @@ def title_of(comparison: ComparisonResult) -> str:
     evaluated = [cell for cell in comparison.cells if cell.evaluation] or list(comparison.cells)
     models = list(dict.fromkeys(cell.model for cell in evaluated))
     methods = list(dict.fromkeys(cell.method for cell in evaluated))
-    named = [f"{len(methods)} methods" if len(methods) > _MANY else listed(methods)]
-    named.append(f"{len(models)} models" if len(models) > _MANY else listed(models))
+    named = [f"{len(methods)} methods" if len(methods) > _MANY else _listed(methods)]
+    named.append(f"{len(models)} models" if len(models) > _MANY else _listed(models))
     return f"{named[1]}: {named[0]} compared"
 
 
@@ -58,7 +60,7 @@ def _best(comparison: ComparisonResult, cells: Sequence[Cell], column: Metric, t
     known = [cell for cell in cells if _known(comparison, cell, column)]
     best = (max if column.higher_is_better else min)(known, key=value)
     estimate = comparison.estimates[best.name, column.name]
-    ends = ends_text(estimate.interval, column.decimals)
+    ends = _ends_text(estimate.interval, column.decimals)
     name = table.label(best) if len({cell.model for cell in known}) == 1 else f"{best.model} {table.label(best)}"
     text = f"{start}{name} has the best {column.heading}, {value(best):.{column.decimals}f}"
     text += f" (95 % interval {ends})" if ends else ""
@@ -98,6 +100,78 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """`a, b and c`"""
     return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
+
+
+def table_context(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
+    """What the template draws: columns, rows with a field for each of them, notes."""
+    several = len(table.by_model()) > 1
+    rows = []
+    for cell, entries in table.rows:
+        baseline = comparison.baselines.get(cell.name)
+        fields = [
+            _field(comparison.estimates.get((cell.name, column.name)), entry, column)
+            for column, entry in zip(table.columns, entries, strict=True)
+        ]
+        rows.append(
+            {
+                "model": f"{cell.model} " if several else "",
+                "label": table.label(cell),
+                "baseline": baseline is not None and baseline.name == cell.name,
+                "seeds": len(cell.runs),
+                "fields": fields,
+            }
+        )
+    return {"columns": table.columns, "rows": rows, "notes": table.notes}
+
+
+def _field(estimate: Estimate | None, entry: Entry | None, column: Metric) -> dict[str, Any] | None:
+    """A value with its margin and its difference to the baseline; None where it was not measured."""
+    if estimate is None or entry is None or math.isnan(estimate.interval.value):
+        return None
+    return {
+        "sort": f"{estimate.interval.value:.10g}",
+        "details": _describe_estimate(estimate, column),
+        "value": _minus(entry.value),
+        "best": entry.best,
+        "margin": entry.margin,
+        "difference": f"{_minus(entry.difference)}{entry.marks}" if entry.difference else "",
+        "look": _better(estimate, column) if entry.marks else "soft",
+    }
+
+
+def _better(estimate: Estimate, column: Metric) -> str:
+    if column.higher_is_better is None or estimate.difference is None:
+        return "plain"
+    return "good" if (estimate.difference.interval.value > 0) == column.higher_is_better else "bad"
+
+
+def _describe_estimate(estimate: Estimate, column: Metric) -> str:
+    """Everything about a value, in words."""
+    parts = []
+    if ends := _ends_text(estimate.interval, column.decimals):
+        parts.append(f"95 % interval {ends}, over {' and '.join(estimate.over)}")
+    if not math.isnan(estimate.n):
+        parts.append(f"from {estimate.n:,.0f} observations")
+    difference = estimate.difference
+    if difference:
+        text = f"{difference.interval.value:+.{column.decimals}f} to {difference.baseline}"
+        if ends := _ends_text(difference.interval, column.decimals):
+            text += f" (95 % interval {ends})"
+        if not math.isnan(difference.corrected):
+            kind = "not corrected" if difference.primary else "Holm-corrected"
+            text += f", p {format_p(difference.corrected)} ({kind})"
+        parts.append(text)
+    return _minus("; ".join(parts))
+
+
+def _ends_text(interval: Interval, decimals: int) -> str:
+    """`0.12 to 0.34`; empty where there is no interval."""
+    return "" if math.isnan(interval.low) else _minus(f"{interval.low:.{decimals}f} to {interval.high:.{decimals}f}")
+
+
+def _minus(text: str) -> str:
+    """A minus sign in place of each hyphen that stands before a number."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\u2212", text)
