@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.formats import markdown_table
@@ -23,8 +23,7 @@ from esc_lab.statistics.length_control import PRIOR
 from esc_lab.terminal import print_table
 
 
-@dataclass(frozen=True)
-class _Results:
+class _Results(NamedTuple):
     """By label of the run."""
 
     rubric: Mapping[str, RubricResult]
@@ -111,12 +110,9 @@ def _record(session: JudgeSession, answers: JudgeAnswers, results: _Results) -> 
 
 def _metrics(session: JudgeSession, answers: JudgeAnswers, results: _Results) -> dict[str, float]:
     spent = session.calls.spent
-    metrics = {
-        "judge/forced": bool(answers.forced), "judge/seconds": answers.seconds, "judge/calls": spent.calls,
-        "judge/from_cache": spent.from_cache, "judge/prompt_tokens": spent.prompt_tokens,
-        "judge/completion_tokens": spent.completion_tokens, "judge/cost": spent.cost,
-    }  # fmt: skip
-    metrics |= session.counts
+    metrics = {"judge/forced": bool(answers.forced), "judge/seconds": answers.seconds, **session.counts}
+    counted = ("calls", "from_cache", "prompt_tokens", "completion_tokens", "cost")
+    metrics |= {f"judge/{name}": getattr(spent, name) for name in counted}
     metrics |= {f"judge/retries/{kind}": count for kind, count in session.calls.retries.items()}
     for gate in answers.gates:
         name = "auc" if gate.judge == "rubric" else "share"

@@ -25,7 +25,7 @@ class RequestCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._named_errors():
+        with self._wrap_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=30, isolation_level=None)
             # A crash of the machine may lose the last answers, never the file; the journals hold them anyway.
@@ -35,12 +35,12 @@ class RequestCache:
                 self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
 
     def get(self, key: str) -> Answer | None:
-        with self._named_errors():
+        with self._wrap_errors():
             row = self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
             return Answer.from_json(json.loads(row[0])) if row else None
 
     def put(self, key: str, answer: Answer) -> None:
-        with self._named_errors():
+        with self._wrap_errors():
             text = json.dumps(vars(answer), ensure_ascii=False)
             self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
 
@@ -48,7 +48,7 @@ class RequestCache:
         self._file.close()
 
     @contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _wrap_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:

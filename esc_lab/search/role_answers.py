@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -34,11 +35,7 @@ _AROUND = (("**", "**"), ("*", "*"), ('"', '"'), ("“", "”"))
 
 
 class UnusableError(ValueError):
-    """A completion cannot be used; the message says why, for the model to do better.
-
-    Attributes:
-        partly: what could be used of it, if that is anything.
-    """
+    """A completion cannot be used; the message tells the model why. `partly` is what could be used of it, if any."""
 
     def __init__(self, message: str, partly: Any = None) -> None:
         super().__init__(message)
@@ -46,13 +43,9 @@ class UnusableError(ValueError):
 
 
 def parse_numbers(text: str, best: int) -> tuple[dict[str, float], dict[str, str]]:
-    """Name -> number of a JSON object in the text, or of lines `name: number`.
+    """Name -> number in [0, best] of a JSON object in the text, or of lines `name: number`.
 
-    Returns:
-        The numbers that are in [0, best]; and name -> what is wrong, for the others.
-
-    Raises:
-        UnusableError: there is no such thing in the text.
+    For other numbers, name -> what is wrong. An UnusableError where there is no such thing in the text.
     """
     named = _find_object(text)
     if named is None:
@@ -97,11 +90,7 @@ def parse_ratings(text: str, inventory: Inventory) -> dict[str, float]:
 
 
 def parse_scores(text: str, axes: Sequence[str]) -> dict[str, float]:
-    """Score of each axis, from 0 to 4. What else the object holds does not matter.
-
-    Raises:
-        UnusableError: an axis has no score, or one out of range.
-    """
+    """Score of each axis, from 0 to 4; an UnusableError where one has none. What else there is does not matter."""
     values, wrong = parse_numbers(text, 4)
     folded = {name.lower(): value for name, value in values.items()}
     why = {name.lower(): reason for name, reason in wrong.items()}
@@ -112,11 +101,7 @@ def parse_scores(text: str, axes: Sequence[str]) -> dict[str, float]:
 
 
 def parse_preference(text: str) -> str:
-    """`A` or `B`: the message that a judge prefers.
-
-    Raises:
-        UnusableError: it does not say, or says both.
-    """
+    """`A` or `B`: the message that a judge prefers; an UnusableError where it does not say, or says both."""
     named = set(_BETTER.findall(text)) or set(_ALONE.findall(text))
     if len(named) != 1:
         raise UnusableError("it does not say which message is better, A or B")
@@ -126,8 +111,7 @@ def parse_preference(text: str) -> str:
 def parse_message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bool = False) -> str:
     """What one side says: without a role or strategy label before it, quotation marks around it, or turns after it.
 
-    Args:
-        cut_off: the completion reached its token limit; a last sentence that is not whole is left out if others are.
+    Where its token limit has cut it off, a last sentence that is not whole is left out if others are.
 
     Raises:
         UnusableError: nothing is left, or it is marked as the other side's.
@@ -191,14 +175,10 @@ def _parse_number(value: Any) -> float | None:
 def _find_object(text: str) -> Mapping[str, Any] | None:
     """The first JSON object with a number in a text, be it in a code block, among words or in another object."""
     decoder = json.JSONDecoder()
-    first: Mapping[str, Any] | None = None
-    for start in (match.start() for match in re.finditer(r"\{", text)):
-        value: Mapping[str, Any]
-        try:
-            value, _ = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            continue
-        if any(_parse_number(number) is not None for number in value.values()):
-            return value
-        first = first or value
-    return first
+    objects: list[Mapping[str, Any]] = []
+    for brace in re.finditer(r"\{", text):
+        with suppress(ValueError, RecursionError):
+            objects.append(decoder.raw_decode(text, brace.start())[0])
+            if any(_parse_number(number) is not None for number in objects[-1].values()):
+                return objects[-1]
+    return next(filter(None, objects), None)

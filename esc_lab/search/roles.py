@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,12 +41,10 @@ class Roles:
     """Plays all roles for one seeker.
 
     Args:
-        llm: how each role is played: sampling, attempts, the judge's axes.
         scoring: roles whose clients read ratings off probabilities.
         send: makes a call.
         counts: of events, by `<role>/<event>`: `unusable` answers, those of them that were `refused`, and results
             that are `partly` there or `missing`.
-        seed: seed of the search.
     """
 
     def __init__(
@@ -79,9 +78,8 @@ class Roles:
         scores, discourage = "strategist" in self.scoring, self.llm.strategist.discourage
         asked = self.prompts.rate_request(json=not scores, discourage=discourage)
         request = self._request("strategist", self.prompts.support_messages(history, asked), sample)
-        return await self._numbers(
-            request, self.inventory.names, BEST_RATING, lambda text: parse_ratings(text, self.inventory)
-        )
+        parse = partial(parse_ratings, inventory=self.inventory)
+        return await self._numbers(request, self.inventory.names, BEST_RATING, parse)
 
     async def reply(self, history: Sequence[Turn], strategy: str, sample: int = 0) -> str | None:
         """The supporter's message with a strategy."""
@@ -116,7 +114,7 @@ class Roles:
         names = [axis.name for axis in self.axes]
         asked = self.prompts.judge_request(json="judge" not in self.scoring)
         request = self._request("judge", self.prompts.support_messages(history, asked), sample)
-        return await self._numbers(request, names, BEST_SCORE, lambda text: parse_scores(text, names))
+        return await self._numbers(request, names, BEST_SCORE, partial(parse_scores, axes=names))
 
     async def score(self, history: Sequence[Turn], sample: int = 0) -> float | None:
         """The judge's score of the last reply, weighted over its axes, 0 to 4."""

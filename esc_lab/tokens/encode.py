@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -157,10 +158,8 @@ class ChatEncoder:
         for piece, message in zip(pieces, messages, strict=False):
             special = self.special_text.search(message.content)
             if special:  # it would end the turn or open another one
-                fix = "take it out of the data, or use another model"
-                raise UserError(
-                    f"a message holds the special token {special[0]!r}", where=repr(message.content[:60]), fix=fix
-                )
+                what, fix = f"a message holds the special token {special[0]!r}", "take it out of the data"
+                raise UserError(what, where=repr(message.content[:60]), fix=f"{fix}, or use another model")
             starts.append(length + len(piece))
             parts += [piece, message.content]
             length += len(piece) + len(message.content)
@@ -196,17 +195,15 @@ class ChatEncoder:
         raise self._unusable("the chat template writes no end-of-turn token after a reply")
 
     def _takes_system(self) -> bool:
-        try:
-            self._render_pieces(("system", "user"), True)
-        except UserError:
-            return False
-        return True
+        with suppress(UserError):
+            return bool(self._render_pieces(("system", "user"), True))
+        return False
 
     def _check(self) -> bool:
         """Render a small dialogue; learn how replies begin and end and whether histories are prefixes of each other.
 
-        Every template is also rendered with real contents here: if that differs from the pieces put together, it
-        rewrites contents and positions in it cannot be known.
+        It is also rendered with real contents: if that differs from the pieces put together, the template rewrites
+        contents and positions in it cannot be known.
         """
         head = (Message("system", "Be kind."),) if self.system_role else ()
         chat = (

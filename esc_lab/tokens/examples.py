@@ -239,10 +239,7 @@ def _window_start(encoder: ChatEncoder, example: Example, max_tokens: int) -> in
 
     least = size(starts[-1])
     if least > max_tokens:
-        raise UserError(
-            f"its instruction, the last seeker message and the reply take {least} tokens, above the budget of "
-            f"{max_tokens}",
-            where=f"{example.key}: {example.reply[:50]!r}",
-            fix="raise data.row_tokens (and model.context_tokens)",
-        )
+        what = f"its instruction, the last seeker message and the reply take {least} tokens, above the budget of"
+        fix = "raise data.row_tokens (and model.context_tokens)"
+        raise UserError(f"{what} {max_tokens}", where=f"{example.key}: {example.reply[:50]!r}", fix=fix)
     return next(start for start in starts if size(start) <= (least + max_tokens) // 2)

@@ -95,7 +95,7 @@ class LocalClient:
         self._thread.start()
 
     async def answer(self, request: Request) -> Answer:
-        """See `Client.answer`. An error of the model (out of memory ...) is raised by every request under way.
+        """See `Client`. An error of the model (out of memory ...) is raised by every request under way.
 
         Raises:
             UserError: the prompt is too long.
@@ -224,11 +224,8 @@ def normalize_options(
 ) -> npt.NDArray[np.float64]:
     """Log-probability of each option, normalised over the options.
 
-    An option that others go on from counts as written where none of these follows.
-
-    Args:
-        options: tokens of each.
-        log_probs: of its tokens, each after those before it.
+    An option that others go on from counts as written where none of these follows. Log-probabilities come for each
+    token of each option.
     """
     tokens = [tuple(ids.tolist()) for ids in options]
     sums = []

@@ -67,9 +67,6 @@ class OpenAIClient:
         connections: most connections at once; more calls wait for a free one, without being timed.
         backoff_s: longest wait before the second attempt; doubles with each further one, up to 60 s.
 
-    Attributes:
-        identity, retries: see `Client`.
-
     Raises:
         UserError: the SDK is not installed, there is no usable key, or `base_url` is no URL.
     """
@@ -80,14 +77,8 @@ class OpenAIClient:
         url = endpoint.base_url or os.environ.get("OPENAI_BASE_URL")
         self._url, login = split_login(endpoint.base_url)
         key = _key(endpoint.key_variable, needed=url is None)
-        self.identity: Mapping[str, Any] = {
-            "kind": "openai",
-            "base_url": self._url,
-            "model": endpoint.model,
-            "structured": endpoint.structured,
-            "seeds": endpoint.seeds,
-            "token_limit": endpoint.token_limit,
-        }
+        settings = {name: getattr(endpoint, name) for name in ("model", "structured", "seeds", "token_limit")}
+        self.identity: Mapping[str, Any] = {"kind": "openai", "base_url": self._url, **settings}
         self.retries: Counter[str] = Counter()
         self._endpoint, self._model, self._backoff_s = endpoint, endpoint.model or "", backoff_s
         encoded = base64.b64encode(":".join(login).encode()).decode()
@@ -97,12 +88,12 @@ class OpenAIClient:
         self._open_at = 0.0  # no call is sent before this time of the event loop's clock
 
     async def answer(self, request: Request) -> Answer:
-        """See `Client`."""
         body = self._body(request)
         failures = tries = 0
         answered = self._answered
         while True:
-            await self._wait_for_limit()
+            while (wait := self._open_at - asyncio.get_running_loop().time()) > 0:
+                await asyncio.sleep(wait)
             outcome = await self._attempt(body)
             if isinstance(outcome, Answer):
                 self._answered += 1
@@ -114,16 +105,12 @@ class OpenAIClient:
             failures += outcome.kind != "rate_limited" or self._answered == answered
             answered = self._answered
             if failures >= self._endpoint.attempts:
-                raise UserError(
-                    f"no answer of '{self._model}' after {tries} attempts; the last problem: {outcome.text}",
-                    where=self._url,
-                    fix="check the endpoint, then go on with resume",
-                )
+                what = f"no answer of '{self._model}' after {tries} attempts; the last problem: {outcome.text}"
+                raise UserError(what, where=self._url, fix="check the endpoint, then go on with resume")
             longest = min(LONGEST_WAIT_S, self._backoff_s * 2 ** min(tries - 1, 30))
             await asyncio.sleep(min(LONGEST_WAIT_S, outcome.retry_after + random.uniform(0, longest)))
 
     async def close(self) -> None:
-        """Close all connections."""
         await self._client.close()
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -165,7 +152,7 @@ class OpenAIClient:
             return Problem("malformed", f"the response is no chat completion: {said}")
 
     def _read_error(self, error: openai.APIStatusError) -> Answer | Problem | UserError:
-        """What an answer with a status other than 2xx stands for."""
+        """What a status other than 2xx stands for."""
         status, code, body = error.status_code, error.code, error.body
         said = self._one_line(str(body.get("message") or body) if isinstance(body, dict) else error.message)
         if status == 400 and code in _FILTER_CODES:
@@ -181,10 +168,6 @@ class OpenAIClient:
             return Problem("server_errors", f"server error ({status}): {said}", wait)
         message, fix = _describe_refusal(status, code, said, self._model, self._endpoint.key_variable)
         return UserError(message, where=self._url, fix=fix)
-
-    async def _wait_for_limit(self) -> None:
-        while (wait := self._open_at - asyncio.get_running_loop().time()) > 0:
-            await asyncio.sleep(wait)
 
     def _one_line(self, text: str, longest: int = 200) -> str:
         """The text without secrets and line breaks, cut where it is long."""
@@ -215,7 +198,6 @@ def _connect(url: str, key: str, login: tuple[str, ...], timeout_s: float, conne
 
 
 def _key(variable: str, *, needed: bool) -> str:
-    """The key, or an empty string."""
     key = os.environ.get(variable, "").strip()
     if needed and not key:
         fix = f"export {variable}=..., or set base_url to a server that needs no key"

@@ -43,16 +43,12 @@ class ReplayClient:
         self._answers = _read(recording)
 
     async def answer(self, request: Request) -> Answer:
-        """See `Client`."""
         answer = self._answers.get(request.key(self.identity))
         if answer is None:
-            last = " ".join(request.messages[-1].content.split())
-            start = last if len(last) <= 80 else f"{last[:77]}..."
-            raise UserError(
-                f"no recorded answer for this request of the {request.role}; its last message begins: {start!r}",
-                where=str(self._recording),
-                fix="use the model, prompts, sampling and seed of the recording, or record anew",
-            )
+            start = " ".join(request.messages[-1].content.split())[:80]
+            what = f"no recorded answer for this request of the {request.role}; its last message begins: {start!r}"
+            fix = "use the model, prompts, sampling and seed of the recording, or record anew"
+            raise UserError(what, where=str(self._recording), fix=fix)
         return answer
 
     async def close(self) -> None:
