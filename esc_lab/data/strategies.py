@@ -5,9 +5,10 @@ The inventories themselves are data: `conf/inventory/*.yaml`, and files like the
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ class Inventory:
         if source.name == self.name:
             return {name: name for name in self.names}
         if source.name not in self.mappings:
-            fix = f"choose inventory={source.name}, or add mappings: {source.name} to the inventory '{self.name}'"
+            fix = (
+                f"choose inventory={source.name}, or add mappings: {source.name} to the inventory '{self.name}'; an "
+                "evaluation under a prompt that names the strategy needs no labels with evaluate.prompted=all or random"
+            )
             raise UserError(f"there is no mapping from '{source.name}' to '{self.name}'", where=where, fix=fix)
         mapping = self.mappings[source.name]
         where, fix = f"inventory '{self.name}', mappings: {source.name}", f"map {', '.join(source.names)}"
@@ -117,6 +121,15 @@ def load_inventory(name: str, config_dirs: Sequence[str | Path] = ()) -> Invento
     if section.get("name") != name or not section.get("strategies"):
         raise UserError("not an inventory of this name", where=where, fix=f"write name: {name}, and strategies: [...]")
     return build_inventory(section, where=where)
+
+
+def map_to_nothing(inventory: Inventory, config_dirs: Sequence[str | Path] = ()) -> Inventory:
+    """The inventory with a mapping from every other; where it had none, labels of the other have no counterpart."""
+    unmapped = {}
+    for name in option_files("inventory", config_dirs):
+        with contextlib.suppress(UserError):  # a file that is wrong concerns nobody who does not name it
+            unmapped[name] = dict.fromkeys(load_inventory(name, config_dirs).names)
+    return replace(inventory, mappings={**unmapped, **inventory.mappings})
 
 
 def build_inventory(

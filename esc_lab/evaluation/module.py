@@ -87,7 +87,7 @@ class EvaluationModule(pl.LightningModule):
             self._labels = encode_labels(self.encoder, self.inventory, batch[0].example.prompt)
         if self.settings.likelihood:
             first = (replies[0] for replies in asked)
-            self._score([reply for reply in first if reply.prediction.prompted in (None, reply.prediction.gold[0])])
+            self._score([reply for reply in first if reply.prediction.prompted in (None, *reply.prediction.gold[:1])])
         if self.reads_gold or self.settings.generation.enabled:
             wanted = [replies for replies in asked if self._wants_reply(replies[0].decision)]
             for together in _join(wanted, self.settings.generation.batch):
@@ -105,12 +105,12 @@ class EvaluationModule(pl.LightningModule):
 
     def _strategies(self, decision: Decision) -> list[str | None]:
         """The strategies that the prompts of a decision name, the gold one first; None where the model chooses."""
-        gold = decision.dialogue.turns[decision.turn].reply.strategies[0]
+        gold = decision.dialogue.turns[decision.turn].reply.strategies[:1]
         if self.chooses:
             return [None]
         if self.settings.prompted == "gold":
-            return [gold]
-        names = sorted(self.inventory.names, key=lambda name: name != gold)
+            return [*gold]
+        names = sorted(self.inventory.names, key=lambda name: name not in gold)
         if self.settings.prompted == "random":
             draw = np.random.default_rng(derive_seed(EVALUATION_SEED, "prompted", decision.dialogue.id, decision.turn))
             share = draw.random(len(names))

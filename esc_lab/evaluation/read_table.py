@@ -15,6 +15,7 @@ from esc_lab.artifacts import fingerprint
 from esc_lab.errors import UserError
 from esc_lab.metrics.attention import span_measures
 from esc_lab.metrics.prediction_table import (
+    NO_GOLD,
     NOT_ASKED,
     UNPARSABLE,
     FloatArray,
@@ -83,7 +84,7 @@ class _Rows:
         key = (p.dialogue, p.turn)
         if (key, p.prompted, p.sample) in self.prompts:
             raise ValueError("which is there twice")
-        if not p.gold:
+        if not (p.gold or p.prompted):
             raise ValueError("without a gold strategy")
         gold = tuple(map(self.classes.__getitem__, p.gold))
         distribution = self.no_choice
@@ -141,7 +142,7 @@ class _Rows:
             strategies=self.strategies,
             keys=tuple(keys),
             gold=marks,
-            first=np.array([gold[0] for gold in golds], np.intp),
+            first=np.array([gold[0] if gold else NO_GOLD for gold in golds], np.intp),
             cluster=np.array([number[tree] for tree in trees], np.intp),
             clusters=len(number),
             dialogues=len({dialogue for dialogue, _ in keys}),

@@ -170,8 +170,8 @@ def read_replies(path: Path) -> dict[Key, WrittenReply]:
             reply = WrittenReply(p.reply.strip(), p.followed, p.gold_reply, p.tree, p.sampling)
             replies.setdefault((p.dialogue, p.turn), reply)
     if not replies:
-        fix = "evaluate with evaluate.generation.enabled=true"
-        raise UserError("there is no written reply", where=str(path), fix=fix)
+        fix = "evaluate with evaluate.generation.enabled=true and evaluate.prompted=gold"
+        raise UserError("there is no written reply to a gold strategy", where=str(path), fix=fix)
     return replies
 
 

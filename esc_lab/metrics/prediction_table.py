@@ -16,6 +16,7 @@ from esc_lab.statistics.intervals import IntArray as IntArray
 Key: TypeAlias = tuple[str, int]  # dialogue id, turn
 
 UNPARSABLE, NOT_ASKED = -1, -2
+NO_GOLD = -1
 # How replies were drawn, in metrics.json under generation/.
 SAMPLING = ("temperature", "top_p", "max_new_tokens", "samples")
 
@@ -29,7 +30,8 @@ class TestSet:
         strategies: names of the inventory; their order gives the class indices.
         keys: dialogue id and turn of each decision.
         gold: bool [decisions, strategies], all that are right.
-        first: [decisions], the gold strategy that counts where the prediction is none of them.
+        first: [decisions], the gold strategy that counts where the prediction is none of them; NO_GOLD where the corpus
+            has none, which evaluations do whose prompts name the strategy.
         cluster: [decisions], which tree the dialogue is from. Dialogues of one search tree share their beginnings, so
             they are drawn together; in other corpora each dialogue is a tree of its own.
         clusters, dialogues: number of each.

@@ -15,6 +15,7 @@ from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import build_inventory
+from esc_lab.errors import UserError
 from esc_lab.runs.layout import STRATEGIES
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps, print_scores, score_classifier
@@ -38,7 +39,7 @@ def stored_classifier(cfg: Config) -> Path:
     Its held-out accuracy is over the whole test split.
 
     Raises:
-        UserError: the data has no training dialogue.
+        UserError: the data has no training dialogue, or none with a strategy of the inventory.
     """
     train_limit = {name: count for name, count in cfg.data.limit.items() if name == "train"}
     data = replace(cfg.data, merge="none", limit=train_limit, seed_fraction=1.0, strategy_weights={})
@@ -58,7 +59,13 @@ def stored_classifier(cfg: Config) -> Path:
         init_from=None,
         resume=None,
     )
-    splits = read_splits(data, build_inventory(cfg.inventory), ReadReport(), cfg.config_dirs)
+    splits = read_splits(data, build_inventory(cfg.inventory), ReadReport(), cfg.config_dirs, needs_labels=False)
+    if not any(turn.reply.strategies for dialogue in splits.get("train", ()) for turn in dialogue.turns):
+        fix = "name a run of stage=classifier on replies that have them, or let nobody judge: evaluate.classifier=null"
+        what = (
+            f"no training reply of {cfg.data.name} has a strategy of {cfg.inventory.name}, so no judge can be trained"
+        )
+        raise UserError(what, where="evaluate.classifier=auto", fix=fix)
     inputs: dict[str, Any] = {
         "dialogues": {name: [dialogue.id for dialogue in dialogues] for name, dialogues in splits.items()},
         "inventory": cfg.inventory.name,

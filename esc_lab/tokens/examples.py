@@ -119,18 +119,22 @@ def build_examples(
     score_opening: bool = False,
     min_turns: int = 0,
     history_turns: int | None = None,
+    unlabelled: bool = False,
 ) -> list[Example]:
     """One example for each supporter decision that has a strategy: its prompt and its gold reply.
 
     Args:
+        unlabelled: decisions without a strategy too, for evaluations that prompt others; the example's prompt names the
+            strategy that takes the most words.
         min_turns: leave out decisions with fewer turns before them.
         history_turns: the prompts show at most this many of the last turns, from where the seeker begins to speak.
     """
     layout = build_layout(settings)
+    longest = max(inventory.strategies, key=lambda strategy: len(strategy.name + strategy.definition)).name
     examples = []
     for turn in dialogue.decisions(score_opening=score_opening):
         reply = dialogue.turns[turn].reply
-        if not reply.strategies or turn < min_turns:
+        if not (reply.strategies or unlabelled) or turn < min_turns:
             continue
         prompt = partial(
             build_prompt,
@@ -138,7 +142,7 @@ def build_examples(
             inventory,
             dialogue,
             turn,
-            reply.strategies[0],
+            reply.strategies[0] if reply.strategies else longest,
             history_labels=settings.history_labels,
             situation=settings.situation,
             inference=inference,

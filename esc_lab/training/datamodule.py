@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from esc_lab.config import Config, DataConfig, PromptConfig
+from esc_lab.config import Config, DataConfig, PromptConfig, TemplateConfig
 from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.corpora import ReadReport, read_splits
@@ -18,6 +18,7 @@ from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel
+from esc_lab.prompts import build_layout
 from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence
 from esc_lab.training.negatives import NegativesReport, write_negatives
 from esc_lab.training.preference_steps import PreferenceSteps
@@ -105,6 +106,7 @@ class ESCDataModule(StepDataModule):
             self.evaluated_turns.examples(
                 dialogue, inference=self.inference, score_opening=settings.score_opening,
                 min_turns=settings.min_turns, history_turns=settings.history_turns,
+                unlabelled=not needs_gold(settings, self.evaluated_turns.prompt),
             )
             for dialogue in dialogues
         ]  # fmt: skip
@@ -131,10 +133,16 @@ class ESCDataModule(StepDataModule):
         return load_batches(self.decisions)
 
 
+def needs_gold(settings: EvaluateConfig, prompt: TemplateConfig) -> bool:
+    """Whether an evaluation asks for the strategies of the corpus; not where prompts name any of the inventory."""
+    return settings.prompted == "gold" or build_layout(prompt).chooses_strategy
+
+
 def load_splits(cfg: Config, inventory: Inventory) -> tuple[dict[str, list[Dialogue]], ReadReport]:
     """Dialogues of each split of the corpus, with what reading them changed in the log."""
     report = ReadReport()
-    splits = read_splits(cfg.data, inventory, report, cfg.config_dirs)
+    needs_labels = cfg.stage != "evaluate" or needs_gold(cfg.evaluate, cfg.prompt.eval)
+    splits = read_splits(cfg.data, inventory, report, cfg.config_dirs, needs_labels=needs_labels)
     sizes = ", ".join(f"{len(dialogues)} {name}" for name, dialogues in splits.items())
     log.info("%s: %s; %s", cfg.data.name, sizes, report.line())
     return splits, report

@@ -306,7 +306,7 @@ def test_refusals(knows, evaluated, tmp_path):
     unwritten = evaluation(tmp_path / "unwritten", good, prompt__inference="cot")
     rows = (unwritten / "predictions.jsonl").read_text()
     (unwritten / "predictions.jsonl").write_text(re.sub(r'"reply": "[^"]*"', '"reply": null', rows))
-    assert "there is no written reply. Fix: evaluate with evaluate.generation.enabled=true" in refused(unwritten)
+    assert "no written reply to a gold strategy. Fix: evaluate with evaluate.generation.enabled" in refused(unwritten)
     longer = evaluation(tmp_path / "longer", good, evaluate=sampled(80), prompt__inference="cot")
     shorter = evaluation(tmp_path / "shorter", plain, evaluate=sampled(40))
     assert "evaluate.generation.max_new_tokens differs: " in refused(shorter, longer)

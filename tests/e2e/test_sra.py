@@ -62,6 +62,27 @@ def test_other_definition_and_span_of_given_replies(command):
     assert all(line["reply"] is None for line in outcome.lines("predictions.jsonl"))
 
 
+def test_prompts_need_no_gold_label(command):
+    """Contexts of one inventory, prompted with the strategies of another that its labels cannot be mapped to."""
+    words = ("stage=evaluate", "prompt=c1_hf", "inventory=extes_sra")
+    outcome = command(*words, "evaluate.prompted=all", *SMALL)
+    check_run_directory(outcome)
+    lines, names = measured(outcome), load_inventory("extes_sra").names
+    assert len(lines) == 5 * len(names) == outcome.metrics["sra/n"]
+    assert [line["prompted"] for line in lines[: len(names)]] == [*names]
+    assert all(line["gold"] == [] and line["gold_reply"] and line["reply"] for line in lines)
+    assert outcome.metrics["data/labels_mapped_away"] >= outcome.metrics["data/unlabelled_supporter_turns"] > 0
+    assert not any(name.startswith(("strategy/", "generated/", "text/")) for name in outcome.metrics)
+    other = command(*words, "evaluate.prompted=all", "evaluate.generation.temperature=1.0", *SMALL)
+    compared = command("stage=compare", f"compare.runs=[{outcome.path},{other.path}]", "compare.metrics=[sra/log_sra]")
+    assert compared.status == 0, compared.errors
+    found = complaint(command(*words, *SMALL))
+    assert "no mapping from 'esconv' to 'extes_sra'" in found
+    assert "needs no labels with evaluate.prompted=all" in found
+    found = complaint(command(*words, "evaluate.prompted=random", "evaluate.classifier=auto", *SMALL))
+    assert "evaluate.classifier=auto: no training reply of sample has a strategy of extes_sra" in found
+
+
 def test_without_attention(command):
     outcome = command("stage=evaluate", "prompt=c1_hf", "evaluate.sra.enabled=false", *SMALL)
     assert not measured(outcome)

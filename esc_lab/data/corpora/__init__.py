@@ -19,7 +19,7 @@ from esc_lab.data.corpora.reading import Reading, ReadReport
 from esc_lab.data.corpora.records import Record, as_line, read_records
 from esc_lab.data.corpora.splits import EIGHT_ONE_ONE, proportional_split, published_split, seed_fraction
 from esc_lab.data.dialogue import Dialogue, merge_turns
-from esc_lab.data.strategies import Inventory
+from esc_lab.data.strategies import Inventory, map_to_nothing
 from esc_lab.errors import UserError, nearest
 
 __all__ = [
@@ -92,7 +92,12 @@ def read_dialogues(
 
 
 def read_splits(
-    data: DataConfig, inventory: Inventory, report: ReadReport, config_dirs: Sequence[str] = ()
+    data: DataConfig,
+    inventory: Inventory,
+    report: ReadReport,
+    config_dirs: Sequence[str] = (),
+    *,
+    needs_labels: bool = True,
 ) -> dict[str, list[Dialogue]]:
     """Dialogues of each split, labels mapped onto the inventory, consecutive turns merged, limits applied.
 
@@ -100,11 +105,14 @@ def read_splits(
 
     Args:
         config_dirs: the user's own directories, in which the corpus' own inventory is looked up before `conf/`.
+        needs_labels: without a mapping from the corpus' own inventory there is an error; else its labels are left out.
 
     Raises:
         UserError: files or labels are wrong, there is no mapping onto the inventory, or a published split has no such
             files.
     """
+    if not needs_labels:
+        inventory = map_to_nothing(inventory, config_dirs)
     path = Path(data.path) if data.path else sample_path()
     published = data.split == "published" or (data.split == "auto" and path.is_dir())
     read = partial(read_dialogues, format=data.format, mapping=inventory, report=report, config_dirs=config_dirs)

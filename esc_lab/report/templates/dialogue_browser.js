@@ -173,7 +173,7 @@ function showDecision() {
   if (about.situation) make("p", { className: "situation said", textContent: about.situation, dir: "auto" }, box);
   if (about.tree) make("a", { href: about.tree, textContent: "Search tree of this dialogue" }, make("p", {}, box));
   showContext(about, turn, box);
-  const given = make("div", { className: `turn supporter gold s${golds[0] % 16}` }, box);
+  const given = make("div", { className: `turn supporter gold ${golds.length ? `s${golds[0] % 16}` : ""}` }, box);
   const who = make("p", { className: "who" }, given);
   who.append("In the corpus");
   golds.forEach((gold) => { tagOf(gold, who); who.append(labels[gold]); });

@@ -7,6 +7,7 @@ import pytest
 from esc_lab.config import DataConfig
 from esc_lab.data.corpora import ReadReport, proportional_split, read_splits, sample_path, write_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
+from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 
 
@@ -139,3 +140,18 @@ def test_wrong_inventory(extes_file):
         with pytest.raises(UserError, match=f"no mapping from '{own}' to '{inventory}'") as caught:
             read_splits(data_config(path), inventory, ReadReport())
         assert (path or sample_path()).name in caught.value.where
+
+
+def test_labels_that_are_not_needed_are_left_out_and_counted():
+    other = load_inventory("extes_sra")
+    with pytest.raises(UserError, match="no mapping from 'esconv' to 'extes_sra'"):
+        read_splits(data_config(None), other, ReadReport())
+    report = ReadReport()
+    dialogues = read_splits(data_config(None), other, report, needs_labels=False)["test"]
+    assert {dialogue.inventory for dialogue in dialogues} == {"extes_sra"}
+    assert not any(turn.reply.strategies for dialogue in dialogues for turn in dialogue.turns)
+    assert report.labels_mapped_away >= report.supporter_turns == report.unlabelled_supporter_turns > 0
+    own = load_inventory("esconv")
+    assert read_splits(data_config(None), own, ReadReport(), needs_labels=False) == read_splits(
+        data_config(None), own, ReadReport()
+    )
