@@ -37,6 +37,7 @@ from esc_lab.data.corpora import read_dialogues, write_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import add_adapter, load_encoder, load_model
+from esc_lab.tokens import pack_rows
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.reference import label_and_text_log_probs
 
@@ -101,7 +102,7 @@ def run_tree(
         run.train_seconds = sum(run.step_seconds) + run.reference_seconds
 
     _, run.before_bytes, run.peak_bytes = peak_memory(train)
-    run.sequence_tokens = sum(len(row.row) for row in split.reference_rows(ROW_TOKENS))
+    run.sequence_tokens = sum(map(len, pack_rows([split.sequences], ROW_TOKENS)))
     return run
 
 

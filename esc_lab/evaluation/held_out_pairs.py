@@ -20,12 +20,12 @@ from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel, find_checkpoint, load_model
 from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import PAIRS, REFERENCE, find_run, read_config
+from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.cso import pair_rewards
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.objectives import objective_of
-from esc_lab.training.preference_split import FloatArray, PreferenceSplit
-from esc_lab.training.preference_steps import PreferenceSteps
+from esc_lab.training.preference_steps import PreferenceSplit, PreferenceSteps
 from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
 from esc_lab.training.reply_log_probs import PairLogProbs
 
@@ -57,9 +57,8 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
         return {}
     name = f"{cfg.evaluate.split} pairs"
     turns, pairs = replace(data.evaluated_turns, reports={}), ObjectiveConfig()
-    split = PreferenceSteps(
-        {name: data.splits.get(cfg.evaluate.split, [])}, turns, cfg.data, pairs, cfg.seed
-    ).encode_split(name)
+    dialogues = {name: data.splits.get(cfg.evaluate.split, [])}
+    split = PreferenceSteps(dialogues, turns, cfg.data, pairs, cfg.seed).encode_split(name)
     if not len(split.comparisons):
         return {}
     policy = label_and_text_log_probs(loaded.model, split, data.row_tokens)
@@ -67,8 +66,7 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
     sums = policy.sum(axis=1)
     metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
-    run = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
-    rewards = None
+    run, rewards = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None, None
     if run and read_config(run)["stage"] == "cso":
         rewards = _rewards(cfg, loaded, run, split, (chosen, rejected), policy, data.row_tokens)
     if rewards is not None:

@@ -127,7 +127,7 @@ class EvaluationModule(pl.LightningModule):
         return Prediction(
             dialogue=dialogue.id, tree=dialogue.tree_id, turn=decision.turn, problem=dialogue.problem,
             emotion=dialogue.emotion, gold=list(reply.strategies), gold_reply=reply.text, prompted=strategy,
-            template=self.template.name, history=decision.turn - decision.first_turn, sample=sample,
+            template=self.template.name, history=decision.turn - decision.example.first_turn, sample=sample,
         )  # fmt: skip
 
     def _score(self, asked: Sequence[PromptedReply]) -> None:

@@ -155,7 +155,7 @@ class PromptedReplies:
         prompt = build_prompt(
             self.layout, self.inventory, decision.dialogue, decision.turn, reply.prediction.prompted,
             history_labels=settings.history_labels, situation=settings.situation, inference=self.inference,
-            start=decision.first_turn,
+            start=decision.example.first_turn,
         )  # fmt: skip
         reply.prediction.neutral = prompt.neutral
         return self.encoder.adapt(prompt)

@@ -94,10 +94,6 @@ class _Branch:
     row: int
     generator: torch.Generator = field(default_factory=torch.Generator)
 
-    def add_last_token(self) -> None:
-        self.group.reserved -= 1
-        self.path, self.row = self.group.compute(self.path, np.array(self.task.reply[-1:]))
-
 
 class Engine:
     """Answers tasks with a model.
@@ -132,8 +128,7 @@ class Engine:
         Raises:
             ValueError: it is longer than `working_tokens`.
         """
-        longest = self.limits.working_tokens
-        if len(task.prompt) + task.room > longest:
+        if len(task.prompt) + task.room > (longest := self.limits.working_tokens):
             raise ValueError(f"a task of {len(task.prompt)} + {task.room} tokens, of {longest} at most")
         self._waiting.append(task)
 
@@ -149,7 +144,8 @@ class Engine:
         self._index.tick()
         self._new = 0
         for reply in self._replies:
-            reply.add_last_token()
+            reply.group.reserved -= 1
+            reply.path, reply.row = reply.group.compute(reply.path, np.array(reply.task.reply[-1:]))
         new = [] if self._crowded else self._begin(ReplyTask)
         for reply in new:
             reply.generator.manual_seed(reply.task.seed)
@@ -183,7 +179,7 @@ class Engine:
             missing = task.prompt[len(path) :]
             self._new += len(missing) + (task.room if kind is ScoreTask else 0)
             path, row = group.compute(path, missing)
-            group.remember(task.prompt, path)
+            group.paths.append((task.prompt, path))
             group.branches += kind is ReplyTask
             group.reserved += task.room  # before the next task looks for room
             branches.append(_Branch(task, group, path, row + len(missing) - 1))

@@ -5,6 +5,8 @@ Models with sliding-window layers take masks as a dict by layer type: a bare mas
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,17 @@ from esc_lab.tokens.encode import IntArray
 def base_model(model: Any) -> Any:
     """The transformers model inside a PEFT wrapper (its layers carry the adapters), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """The model without dropout, afterwards as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def layer_windows(model: Any) -> dict[str, int | None]:

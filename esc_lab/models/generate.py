@@ -44,18 +44,15 @@ def generate(
     on_step: Callable[[int], None] | None = None,
     probe: AttentionProbe | None = None,
 ) -> list[list[int]]:
-    """Continue each prompt until a stop token or `max_new_tokens`.
+    """The ids that continue each prompt until a stop token (which is no part of them) or `max_new_tokens`.
 
     Args:
         prompts: token ids; shared prefixes are computed once.
-        stop: ids that end a reply; not part of the result.
+        stop: ids that end a reply.
         seeds: one per prompt; a reply depends on its own seed only, not on the prompts beside it.
         on_step: called with the number of tokens that a step generated.
         probe: measures the attention of the query that predicts each returned token, with the prompts as branches. The
             row that predicts a stop token is dropped: it belongs to no token of the reply.
-
-    Returns:
-        The generated ids of each prompt, without the stop token.
     """
     inner, tree = base_model(model), build_tree(prompts)
     group = BranchGroup(0, len(tree) + len(prompts) * (sampling.max_new_tokens - 1))

@@ -72,6 +72,7 @@ class BranchGroup:
         branches: how many of them are not finished.
         rows: tokens that the next pass computes for the group.
         first_row: where they begin in the pass.
+        paths: tokens and path of each branch that later ones may share a beginning with.
     """
 
     def __init__(self, start: int, width: int) -> None:
@@ -79,7 +80,7 @@ class BranchGroup:
         self.reserved = self.branches = self.first_row = 0
         self._filled = 0  # slots that are taken so far
         self._position = np.zeros(width, dtype=np.int64)
-        self._paths: list[tuple[IntArray, IntArray]] = []
+        self.paths: list[tuple[IntArray, IntArray]] = []
         self.clear()
 
     def clear(self) -> None:
@@ -97,24 +98,20 @@ class BranchGroup:
     def find_prefix(self, ids: IntArray) -> IntArray:
         """The path of the longest prefix that some branch had."""
         longest = np.empty(0, dtype=np.int64)
-        for known, path in self._paths:
+        for known, path in self.paths:
             length = shared_prefix(known, ids)
             if length > len(longest):
                 longest = path[:length]
         return longest
 
-    def remember(self, ids: IntArray, path: IntArray) -> None:
-        """Let later branches share the tokens of this one."""
-        self._paths.append((ids, path))
-
     def mark(self) -> tuple[int, int]:
         """What `cut` comes back to."""
-        return self._filled, len(self._paths)
+        return self._filled, len(self.paths)
 
     def cut(self, mark: tuple[int, int]) -> None:
         """Give back the slots taken since a mark."""
         self._filled = mark[0]
-        del self._paths[mark[1] :]
+        del self.paths[mark[1] :]
 
     def take(self, positions: IntArray) -> IntArray:
         """New slots for tokens with these positions in their branches."""
@@ -209,14 +206,11 @@ class PrefixIndex:
 
     def find(self, ids: IntArray) -> IntArray:
         """Slots of the longest known prefix."""
-        path = []
-        parent = _ROOT
+        path, parent = [], _ROOT
         for token in ids.tolist():
-            slot = self._slot_of.get((parent, token))
-            if slot is None:
+            if (parent := self._slot_of.get((parent, token), _ROOT)) == _ROOT:
                 break
-            path.append(slot)
-            parent = slot
+            path.append(parent)
         slots = np.array(path, dtype=np.int64)
         self._last_use[slots] = self._now
         return slots
@@ -247,7 +241,7 @@ class PrefixIndex:
 
     def _forget(self, count: int) -> None:
         """Free `count` slots or an eighth of all, but none that was used in this tick."""
-        taken = np.fromiter(self._slot_of.values(), dtype=np.int64, count=len(self._slot_of))
+        taken = np.array(list(self._slot_of.values()), dtype=np.int64)
         if len(taken) == 0:
             return
         when = self._last_use[taken]

@@ -13,8 +13,13 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
+
 from esc_lab.artifacts import cached
 from esc_lab.config.model import ModelConfig
+from esc_lab.data.corpora import sample_path
 from esc_lab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,9 +57,6 @@ def _converted_wheel(module: str, cache: Path) -> Path:
 
 def _convert(module: str, folder: Path, target: Path) -> None:
     """Dequantise the GGUF file of an installed package into bfloat16 safetensors."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     log.info("converting the model inside %s to safetensors; this happens once", module)
     assembled = None
     files = sorted(folder.glob("*.gguf"))
@@ -85,15 +87,8 @@ def make_random_model(shape: dict[str, Any], end_of_turn: str, cache: Path) -> P
 
 
 def _write_random_model(shape: dict[str, Any], end_of_turn: str, target: Path) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     tokenizer = _train_tokenizer(end_of_turn)
-    special = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = AutoConfig.for_model(**shape, vocab_size=len(tokenizer), **special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -104,9 +99,6 @@ def _write_random_model(shape: dict[str, Any], end_of_turn: str, target: Path) -
 
 def _train_tokenizer(end_of_turn: str) -> Any:
     """A byte-level BPE tokenizer of 1,024 entries from the sample corpus: small, real, the same on every machine."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -116,14 +108,9 @@ def _train_tokenizer(end_of_turn: str) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample_texts(), trainer)
+    records = [json.loads(line) for line in sample_path().read_text(encoding="utf-8").splitlines()]
+    tokenizer.train_from_iterator([turn["text"] for record in records for turn in record["turns"]], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token=end_of_turn, pad_token="<pad>",
         additional_special_tokens=list(_SPECIAL_TOKENS[2:]),
     )  # fmt: skip
-
-
-def _sample_texts() -> list[str]:
-    path = Path(__file__).parents[1] / "data" / "corpora" / "sample.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [turn["text"] for record in records for turn in record["turns"]]

@@ -63,11 +63,9 @@ TreeMasks = Mapping[int | None, Sequence[QueryBlock] | BlockMask]
 def tree_masks(
     leave: IntArray, position: IntArray, windows: set[int | None], dtype: torch.dtype, device: torch.device
 ) -> TreeMasks:
-    """What the tokens of a row may attend to.
+    """What the tokens [T] of a row may attend to: `leave` and `position` are those of a `TokenTree`.
 
     Args:
-        leave: [T] one past the last node of each node's subtree.
-        position: [T] position of each token in its own sequence.
         windows: sliding windows of the model's layers, None for full attention.
     """
     make = block_mask if device.type == "cuda" else query_blocks

@@ -100,10 +100,6 @@ class ReplySteps:
         reports = {split: {"cut": self.cut[split], **asdict(report)} for split, report in self.reports.items()}
         return {f"{split}_{name}": float(value) for split, counts in reports.items() for name, value in counts.items()}
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self.examples["train"]) // self.step_replies)
-
     def plan_epoch(self, epoch: int) -> list[list[int]]:
         """Training replies (by number) of each optimizer step of an epoch, from (seed, epoch) alone."""
         draw = np.random.default_rng(derive_seed(self.seed, "classifier epoch", epoch))

@@ -43,13 +43,7 @@ class TopHeads:
 def relate_heads(heads: FloatArray, adheres: BoolArray, run: Sequence[str]) -> FloatArray:
     """Correlation [L, H] of each head's log attention with adherence; nan for a head with a zero, or without variance.
 
-    Args:
-        heads: [n, L, H].
-        adheres: [n].
-        run: [n] labels.
-
-    Raises:
-        ValueError: the shapes do not agree.
+    Of heads [n, L, H], adherence [n] and labels of runs [n]. Raises ValueError if their shapes do not agree.
     """
     attention, group = _split_heads(heads, adheres, run)
     relation = np.full(len(attention), math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from esc_lab.config import Config
@@ -13,7 +14,7 @@ from esc_lab.training.datamodule import build_data
 from esc_lab.training.fit import fit, prepare_model
 from esc_lab.training.objectives import objective_of
 from esc_lab.training.preference_steps import PreferenceSteps
-from esc_lab.training.reference import LiveReference, precompute_reference
+from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
 from esc_lab.training.trainer import prepare
 
 
@@ -31,8 +32,9 @@ def run(cfg: Config) -> dict[str, float]:
     if objective.needs_reference:
         identity = model_identity(loaded.model)
         note_reference(cfg, loaded, identity)
-        if not live:
-            precompute_reference(loaded.model, data.steps.preferences.values(), identity, data.row_tokens, cache_dir)
+        for split in () if live else data.steps.preferences.values():
+            compute = partial(label_and_text_log_probs, loaded.model, split, data.row_tokens)
+            split.reference = stored_log_probs(split, identity, compute, cache_dir)
     loaded = prepare_model(cfg, loaded)
     reference = LiveReference(loaded.model, loaded.adapter) if live else None
     lr = cfg.optimizer.lr if cfg.objective.peak_lr is None else cfg.objective.peak_lr

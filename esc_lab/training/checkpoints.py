@@ -49,10 +49,6 @@ class LastCheckpoint(Callback):
 
     The loop counters in it are set to what they are between two steps. Lightning saves them as they are in the middle
     of one, and for several such places it then repeats or leaves out a validation.
-
-    Args:
-        path: the file.
-        every: optimizer steps between two writes.
     """
 
     def __init__(self, path: Path, every: int) -> None:

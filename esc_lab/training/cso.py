@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,26 +13,16 @@ from esc_lab.config.training import ObjectiveConfig, OptimizerConfig, SchedulerC
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.objectives import apply_settings, objective_of
-from esc_lab.training.preference_split import PreferenceRow
-from esc_lab.training.preference_steps import PreferenceBatch
+from esc_lab.training.preference_steps import PreferenceBatch, PreferenceRow
 from esc_lab.training.reference import LiveReference
 from esc_lab.training.reply_log_probs import PairLogProbs, ReplyLogProbs, value_gap_margin, weighted_log_prob
 
-
-@dataclass(frozen=True)
-class ReplyScores:
-    """Log-probabilities [replies] of a row's replies, their (weighted) token counts, and those of the reference."""
-
-    policy: Tensor
-    tokens: Tensor
-    reference: Tensor | None
+# Log-probabilities [replies] of a row's replies, their (weighted) token counts, and log-probabilities of the reference.
+ReplyScores = tuple[Tensor, Tensor, Tensor | None]
 
 
 class CSOModule(TrainingModule):
-    """Minimises a preference objective over the chosen and rejected replies of dialogue trees.
-
-    One forward pass over a packed row gives the log-probabilities of all its replies; a pair is two indices. The loss
-    of a step is the mean over its pairs (for KTO over its replies).
+    """Minimises the mean of a preference objective over the pairs (for KTO the replies) of each optimizer step.
 
     Logged, as means over the step's pairs: `loss`; `reward_chosen`, `reward_rejected`, `margin` and `accuracy` of the
     objective's rewards (for KTO: of desirable and undesirable replies, and the share on the right side of the
@@ -85,25 +75,21 @@ class CSOModule(TrainingModule):
         """Summed loss of each row over the number of comparisons of the step; adds the row's metrics to `sums`."""
         for row in batch.rows:
             scores = self._score(row)
-            values = (
-                self._compare_replies(row, scores, kl)
-                if self.objective.single_replies
-                else self._compare_pairs(row, scores)
-            )
+            single = self.objective.single_replies
+            values = self._compare_replies(row, scores, kl) if single else self._compare_pairs(row, scores)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach().sum())
             # A row without comparisons still takes part in the gradient exchange.
-            yield values["loss"].sum() / batch.comparisons if len(row.chosen) else 0.0 * scores.policy.sum()
+            yield values["loss"].sum() / batch.comparisons if len(row.chosen) else 0.0 * scores[0].sum()
 
     def _score(self, row: PreferenceRow) -> ReplyScores:
         reference = self._reference_log_probs(row)
-        policy, tokens = self._weighted(reply_log_probs(self.model, row.row), row)
-        return ReplyScores(policy, tokens, reference)
+        return *self._weighted_log_probs(self.model, row), reference
 
-    def _weighted(self, token_log_probs: Tensor, row: PreferenceRow) -> tuple[Tensor, Tensor]:
-        device = token_log_probs.device
-        reply, is_label = torch.from_numpy(row.row.reply).to(device), torch.from_numpy(row.is_label).to(device)
-        return weighted_log_prob(token_log_probs, reply, is_label, len(row.row.keys), self.settings.strategy_weight)
+    def _weighted_log_probs(self, model: Any, row: PreferenceRow) -> tuple[Tensor, Tensor]:
+        values = reply_log_probs(model, row.row)
+        reply, is_label = (torch.from_numpy(array).to(values.device) for array in (row.row.reply, row.is_label))
+        return weighted_log_prob(values, reply, is_label, len(row.row.keys), self.settings.strategy_weight)
 
     def _reference_log_probs(self, row: PreferenceRow) -> Tensor | None:
         """Log-probabilities [replies] under the reference model, from the row or from the live model."""
@@ -114,7 +100,7 @@ class CSOModule(TrainingModule):
             return self.settings.strategy_weight * label + text
         assert self.reference is not None
         with self.reference() as model:
-            return self._weighted(reply_log_probs(model, row.row), row)[0]
+            return self._weighted_log_probs(model, row)[0]
 
     def _reference_point(self, batch: PreferenceBatch, *, distributed: bool) -> Tensor:
         """KTO's reference point (see `kto`): the mismatched replies of the step's turns count once each."""
@@ -123,28 +109,21 @@ class CSOModule(TrainingModule):
             return sums[0]
         with torch.no_grad():
             for row in batch.mismatched:
-                scores = self._score(row)
-                assert scores.reference is not None
+                policy, _, reference = self._score(row)
+                assert reference is not None
                 replies = torch.from_numpy(row.reply_of).to(sums.device)
-                sums += torch.stack([(scores.policy - scores.reference)[replies].sum(), sums.new_tensor(len(replies))])
+                sums += torch.stack([(policy - reference)[replies].sum(), sums.new_tensor(len(replies))])
         if distributed:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         return (sums[0] / sums[1]).clamp(min=0)
 
     def _compare_pairs(self, row: PreferenceRow, scores: ReplyScores) -> dict[str, Tensor]:
         """Loss [P] of the row's pairs, and the values of each that are logged."""
-        chosen = torch.from_numpy(row.chosen).to(scores.policy.device)
-        rejected = torch.from_numpy(row.rejected).to(scores.policy.device)
-        reference = scores.reference
-        pairs = PairLogProbs(
-            scores.policy[chosen],
-            scores.policy[rejected],
-            scores.tokens[chosen],
-            scores.tokens[rejected],
-            None if reference is None else reference[chosen],
-            None if reference is None else reference[rejected],
-            self._margins(row),
-        )
+        policy, tokens, reference = scores
+        chosen, rejected = (torch.from_numpy(side).to(policy.device) for side in (row.chosen, row.rejected))
+        ours = (policy[chosen], policy[rejected], tokens[chosen], tokens[rejected])
+        theirs = (None, None) if reference is None else (reference[chosen], reference[rejected])
+        pairs = PairLogProbs(*ours, theirs[0], theirs[1], self._margins(row))
         reward_chosen, reward_rejected = pair_rewards(self.settings, pairs)
         values = {
             "loss": apply_settings(self.objective.loss, self.settings, pairs),
@@ -166,10 +145,11 @@ class CSOModule(TrainingModule):
 
     def _compare_replies(self, row: PreferenceRow, scores: ReplyScores, kl: Tensor) -> dict[str, Tensor]:
         """Loss [N] of the row's single replies, and the values of each that are logged."""
-        assert scores.reference is not None
-        replies = torch.from_numpy(row.chosen).to(scores.policy.device)
+        policy, _, reference = scores
+        assert reference is not None
+        replies = torch.from_numpy(row.chosen).to(policy.device)
         desirable = torch.from_numpy(row.desirable).to(replies.device)
-        labelled = ReplyLogProbs(scores.policy[replies], scores.reference[replies], desirable)
+        labelled = ReplyLogProbs(policy[replies], reference[replies], desirable)
         log_ratio = labelled.policy - labelled.reference
         reward = self.settings.beta * log_ratio
         return {

@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 class Decision:
     """A supporter turn to be predicted: its example and the token sequence that holds its prompt and gold reply.
 
-    Where the history was too long, the example is the shortened one whose prompt the sequence holds; it begins with
-    turn `first_turn`.
+    Where the history was too long, the example is the shortened one whose prompt the sequence holds.
     """
 
     dialogue: Dialogue
@@ -42,7 +41,6 @@ class Decision:
     sequence: TokenSequence
     start: int
     end: int
-    first_turn: int = 0
 
 
 class ESCDataModule(StepDataModule):
@@ -53,7 +51,6 @@ class ESCDataModule(StepDataModule):
         data: its `row_tokens` are the budget of one packed row and the longest sequence.
         evaluate: which decisions of which split are evaluated, and how many come together in one batch, at least.
         objective: train on preferences (CSO) in place of all replies (SFT).
-        seed: the run's seed.
 
     Attributes:
         reports: what encoding did, by split.
@@ -100,10 +97,10 @@ class ESCDataModule(StepDataModule):
             self.decisions = self._encode_decisions()
 
     def _encode_decisions(self) -> list[list[Decision]]:
-        split, settings = self.eval_split, self.evaluate
+        split, settings, turns = self.eval_split, self.evaluate, self.evaluated_turns
         dialogues = self.splits.get(split, ())
         examples = [
-            self.evaluated_turns.examples(
+            turns.examples(
                 dialogue, inference=self.inference, score_opening=settings.score_opening,
                 min_turns=settings.min_turns, history_turns=settings.history_turns,
                 unlabelled=not needs_gold(settings, self.evaluated_turns.prompt),
@@ -113,16 +110,13 @@ class ESCDataModule(StepDataModule):
         if not any(examples):
             raise UserError(f"the {split} split has no decision to evaluate", fix="check the data and its split")
         batches: list[list[Decision]] = []
-        for dialogue, own, sequences in zip(
-            dialogues, examples, self.evaluated_turns.encode(split, examples), strict=True
-        ):
+        for dialogue, own, sequences in zip(dialogues, examples, turns.encode(split, examples), strict=True):
             by_key = {example.key: example for example in own}
             decisions = []
             for sequence in sequences:
                 for reply in sequence.replies:
                     example = by_key[reply.key].from_turn(reply.first_turn, self.encoder)
-                    turn, place = reply.key.turn, (reply.start, reply.end)
-                    decisions.append(Decision(dialogue, turn, example, sequence, *place, example.first_turn))
+                    decisions.append(Decision(dialogue, reply.key.turn, example, sequence, reply.start, reply.end))
             if batches and len(batches[-1]) < settings.generation.batch:
                 batches[-1] += decisions
             elif decisions:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from esc_lab.config import Config
 from esc_lab.models.load import LoadedModel, add_adapter, save_trained
+from esc_lab.runs.layout import CHECKPOINT
 from esc_lab.training.datamodule import ESCDataModule, data_metrics
 from esc_lab.training.module import TrainingModule, leave_process_group
 from esc_lab.training.steps import StepDataModule
-from esc_lab.training.trainer import build_trainer, train
+from esc_lab.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +53,21 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
 
 
 def fit_best(cfg: Config, data: StepDataModule, module: TrainingModule, *, validation: bool) -> dict[str, float]:
-    """Train until the module has its best weights by validation loss, or without validation the last ones."""
-    start = time.time()
+    """Train until the module has its best weights by validation loss, or without validation the last ones.
+
+    It goes on from where the run `cfg.resume` stopped, if there is one.
+
+    Raises:
+        UserError: it cannot go on from there, or there is nothing to learn from a step.
+        SystemExit: with status 1 on Ctrl-C, 143 on SIGTERM.
+    """
+    start, checkpoint = time.time(), Path(cfg.resume) / CHECKPOINT if cfg.resume else None
     trainer = build_trainer(cfg, training=True, validation=validation)
-    train(cfg, trainer, module, data)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SIGTERMException as stop:
+        # Lightning's exception would end the process with status 0.
+        raise SystemExit(128 + signal.SIGTERM) from stop
     metrics = {
         "train/steps": float(trainer.global_step),
         "train/seconds": time.time() - start,

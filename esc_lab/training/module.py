@@ -83,9 +83,8 @@ class TrainingModule(pl.LightningModule):
         """One optimizer step over lazily computed row losses; returns their sum on this process.
 
         Args:
-            losses: loss of each row, computed when asked for, so that one row's graph exists at a time.
-            rows: number of losses.
-            tokens: tokens of the rows, for the throughput in the log.
+            losses: loss of each of the `rows`, computed when asked for, so that one row's graph exists at a time.
+            tokens: of the rows, for the throughput in the log.
             dialogues: ids of the step's dialogues, for the error message.
 
         Raises:
@@ -118,12 +117,14 @@ class TrainingModule(pl.LightningModule):
         precision = self.trainer.precision_plugin
         return precision.scaler if isinstance(precision, MixedPrecision) else None
 
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def _clip_gradient(self) -> float:
         """Clip the gradient's global norm; returns the norm before."""
         # Float16 gradients are still scaled at this point.
         scale = self._scaler.get_scale() if self._scaler else 1.0
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, (self.gradient_clip or math.inf) * scale)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained(), (self.gradient_clip or math.inf) * scale)
         return float(norm) / scale
 
     def _stop_unless_finite(self, loss: float, norm: float, dialogues: Sequence[str]) -> None:
@@ -148,30 +149,19 @@ class TrainingModule(pl.LightningModule):
         return strategy_model.no_sync() if hasattr(strategy_model, "no_sync") else nullcontext()
 
     def configure_optimizers(self) -> Any:
-        settings = self.optimizer_settings
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        settings, parameters = self.optimizer_settings, self._trained()
+        common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
         optimizer: torch.optim.Optimizer
         if settings.name == "sgd":
-            optimizer = torch.optim.SGD(
-                parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-            )
+            optimizer = torch.optim.SGD(parameters, momentum=settings.momentum, **common)
         else:
-            optimizer = torch.optim.AdamW(
-                parameters,
-                lr=settings.lr,
-                betas=(settings.betas[0], settings.betas[1]),
-                eps=settings.eps,
-                weight_decay=settings.weight_decay,
-            )
+            first, second = settings.betas
+            optimizer = torch.optim.AdamW(parameters, betas=(first, second), eps=settings.eps, **common)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        restarts = self.scheduler_settings.name == "cosine_restarts"
-        schedule = get_scheduler(
-            _SCHEDULES[self.scheduler_settings.name],
-            optimizer,
-            num_warmup_steps=round(self.scheduler_settings.warmup * steps),
-            num_training_steps=steps,
-            scheduler_specific_kwargs={"num_cycles": self.scheduler_settings.cycles} if restarts else None,
-        )
+        planned = self.scheduler_settings
+        options = {"num_cycles": planned.cycles} if planned.name == "cosine_restarts" else None
+        warmup = round(planned.warmup * steps)
+        schedule = get_scheduler(_SCHEDULES[planned.name], optimizer, warmup, steps, options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -14,19 +14,19 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from esc_lab.artifacts import cached, fingerprint, write_atomic
 from esc_lab.config import DataConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
+from esc_lab.models.forward import evaluation_mode
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel, model_identity
 from esc_lab.models.log_probs import label_log_probs
@@ -87,9 +87,8 @@ def write_negatives(
     Args:
         loaded: the model as training starts from it, before it gets a new (random) adapter. It is left as it was.
         turns: `row_tokens` is the budget of a prompt with label and reply: too long histories lose their oldest turns.
-        data: its `negatives` (`gold_contrast` or `random`; random strategies follow from the seed and the turn alone),
-            how many there are for each turn, and how they are sampled.
-        seed: the run's seed.
+        data: which `negatives`, how many for each turn, how they are sampled. Random strategies follow from the seed
+            and the turn alone.
         root: the cache directory.
         parallel_replies: replies that are written at once; does not change them.
 
@@ -116,7 +115,7 @@ def write_negatives(
     def build(directory: Path) -> None:
         size = max(parallel_replies // data.negatives_per_turn, 1)
         parts = [places[start : start + size] for start in range(0, len(places), size)]
-        with _evaluating(loaded.model):
+        with evaluation_mode(loaded.model):
             replies = [each for part in track_progress(parts, "rejected replies") for each in writer.write(part)]
         write_atomic(directory / "replies.json", json.dumps(replies, ensure_ascii=False, indent=1))
 
@@ -150,11 +149,6 @@ class _Writer:
     seed: int
 
     @property
-    def stop(self) -> frozenset[int]:
-        encoder = self.turns.encoder
-        return encoder.stop_tokens
-
-    @property
     def sampling(self) -> Sampling:
         return Sampling(self.data.negatives_tokens, self.data.negatives_temperature)
 
@@ -166,7 +160,7 @@ class _Writer:
         random = self.data.negatives == "random" or self.sampling.temperature > 0
         return {
             "tokens": tokens.hexdigest(),
-            "stop": sorted(map(str, self.stop)),
+            "stop": sorted(map(str, self.turns.encoder.stop_tokens)),
             "strategies": list(self.turns.inventory.names),
             "gold": fingerprint([place.gold for place in places]),
             "kind": self.data.negatives,
@@ -184,12 +178,13 @@ class _Writer:
             np.concatenate([place.prompt, self.labels[self.turns.inventory.index(name)]]) for place, name in branches
         ]
         seeds = [derive_seed(self.seed, "rejected reply", place.dialogue, place.turn, name) for place, name in branches]
-        replies = iter(generate(self.loaded.model, prompts, self.stop, self.sampling, seeds) if prompts else ())
-        return [[self._entry(name, next(replies)) for name in names] for names in chosen]
-
-    def _entry(self, strategy: str, ids: Sequence[int]) -> dict[str, Any]:
-        text = self.turns.encoder.decode(ids)
-        return {"strategy": strategy, "text": text, "truncated": len(ids) == self.sampling.max_new_tokens}
+        encoder, sampling = self.turns.encoder, self.sampling
+        replies = generate(self.loaded.model, prompts, encoder.stop_tokens, sampling, seeds) if prompts else ()
+        entries = (
+            {"strategy": name, "text": encoder.decode(ids), "truncated": len(ids) == sampling.max_new_tokens}
+            for (_, name), ids in zip(branches, replies, strict=True)
+        )
+        return [list(islice(entries, len(names))) for names in chosen]
 
     def _choose(self, places: Sequence[_Place]) -> list[list[str]]:
         """The wrong strategies of each place that replies are written under."""
@@ -234,23 +229,13 @@ def _places(
     encoded = turns.encode(what, groups)
     report.turns, report.shortened = turns.report(what).examples, turns.report(what).truncated_examples
     return [
-        _Place(dialogue.id, key.turn, find_reply(dialogue, key).strategies, sequence.input_ids[:start])
+        _Place(
+            dialogue.id, reply.key.turn, find_reply(dialogue, reply.key).strategies, sequence.input_ids[: reply.start]
+        )
         for dialogue, sequences in zip(dialogues, encoded, strict=True)
         for sequence in sequences
-        for key, start in [(reply.key, reply.start) for reply in sequence.replies]
+        for reply in sequence.replies
     ]
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The model without dropout and gradients, afterwards as it was."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
 
 
 def _replace_rejected(

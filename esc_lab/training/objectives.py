@@ -9,7 +9,9 @@ that step, and only the caller knows how many those are. Everywhere below, for r
     |y|         number of these tokens; y_w is the chosen reply and y_l the rejected one
     h           = [log pi(y_w) - log ref(y_w)] - [log pi(y_l) - log ref(y_l)]
 
-Keyword arguments are settings of the section `objective`. Remarks on TRL are about version 1.16.
+Keyword arguments are settings of the section `objective`; one out of range is a ValueError. It is a UserError if an
+objective that compares with a reference model gets no reference log-probabilities, or one that has no offset gets pairs
+with margins. Remarks on TRL are about version 1.16.
 
 A new objective is a function here with its record in `OBJECTIVES`, and a preset in `conf/objective`. Torch is imported
 when a loss is computed, so that a configuration can be checked without it.
@@ -46,10 +48,6 @@ def dpo(pairs: PairLogProbs, *, beta: float, label_smoothing: float = 0.0) -> Te
     TRL: `loss_type="sigmoid"` is this with e = 0 (it ignores `label_smoothing`) and no margin. Its "robust" is another
     loss (Chowdhury et al. 2024: unbiased under flipped labels, not bounded below).
 
-    Raises:
-        ValueError: beta is not positive, or label_smoothing lies outside [0, 0.5).
-        UserError: no reference log-probabilities.
-
     Example:
         >>> import torch
         >>> from esc_lab.training.reply_log_probs import PairLogProbs
@@ -75,10 +73,6 @@ def ipo(pairs: PairLogProbs, *, beta: float, normalisation: Literal["sum", "mean
 
     "sum" is the paper's formula; "mean" is TRL's, whose source says that IPO's authors confirmed it as what they ran.
     The target 1 / (2 beta) is a margin per reply under "sum", per token under "mean": they need different betas.
-
-    Raises:
-        ValueError: beta is not positive, or the normalisation is neither "sum" nor "mean".
-        UserError: no reference log-probabilities, or there are margins.
     """
     if normalisation not in ("sum", "mean"):
         raise ValueError(f"normalisation must be 'sum' or 'mean', got {normalisation!r}")
@@ -96,10 +90,6 @@ def hinge(pairs: PairLogProbs, *, beta: float) -> Tensor:
         loss = max(0, 1 - beta h)
 
     TRL's `loss_type="hinge"` is the same.
-
-    Raises:
-        ValueError: beta is not positive.
-        UserError: no reference log-probabilities, or there are margins.
     """
     _refuse_margin(pairs)
     chosen, rejected = implicit_rewards(pairs, beta=beta)
@@ -112,13 +102,9 @@ def simpo(pairs: PairLogProbs, *, beta: float, gamma: float) -> Tensor:
         loss = -log sigmoid(beta log pi(y_w) / |y_w| - beta log pi(y_l) / |y_l| - gamma)
 
     TRL's `CPOTrainer` (`loss_type="simpo"`, `cpo_alpha=0`) is the same; its `simpo_gamma` is gamma, not gamma / beta.
-
-    Raises:
-        ValueError: beta is not positive, or gamma is negative.
-        UserError: there are margins.
     """
     _check_positive(beta=beta)
-    _check_not_negative(gamma=gamma)
+    check_not_negative(gamma=gamma)
     _refuse_margin(pairs)
     chosen, rejected = mean_log_probs(pairs)
     return -_log_sigmoid(beta * (chosen - rejected) - gamma)
@@ -133,12 +119,8 @@ def orpo(pairs: PairLogProbs, *, lambda_: float) -> Tensor:
     In the odds log p is kept below 0 by the dtype's epsilon, since they are infinite at p = 1; above that they give no
     gradient. TRL (`ORPOTrainer`, where lambda is named beta) has the same odds term, in float32 and without that guard.
     Its SFT term differs: it is the mean over all tokens of a batch, those of the prompt too.
-
-    Raises:
-        ValueError: lambda_ is negative.
-        UserError: there are margins.
     """
-    _check_not_negative(lambda_=lambda_)
+    check_not_negative(lambda_=lambda_)
     _refuse_margin(pairs)
     chosen, rejected = mean_log_probs(pairs)
     return -chosen - lambda_ * _log_sigmoid(_log_odds(chosen) - _log_odds(rejected))
@@ -160,12 +142,9 @@ def kto(
             those of all processes. *Mismatched* means that y is a reply of another turn, scored after this turn's
             history. This is KTO's own, biased estimator of KL(pi || ref). TRL has the same loss; it rotates the replies
             of each device's batch by one, in an order that is fixed before training, and averages over the devices.
-
-    Raises:
-        ValueError: beta is not positive, a weight is negative, or kl is not a scalar.
     """
     _check_positive(beta=beta)
-    _check_not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    check_not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
     if kl.ndim:
         raise ValueError(f"kl must be a scalar, got shape {list(kl.shape)}")
     gain = beta * (replies.policy - replies.reference - kl)
@@ -178,10 +157,6 @@ def implicit_rewards(pairs: PairLogProbs, *, beta: float) -> tuple[Tensor, Tenso
     """DPO's implicit rewards beta (log pi(y) - log ref(y)) of the chosen and the rejected replies, [P] each.
 
     Rafailov et al. 2023, eq. 5 without its term that depends on the history only.
-
-    Raises:
-        ValueError: beta is not positive.
-        UserError: no reference log-probabilities.
     """
     _check_positive(beta=beta)
     chosen, rejected = _log_ratios(pairs)
@@ -294,7 +269,7 @@ def _check_positive(**values: float) -> None:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
-def _check_not_negative(**values: float) -> None:
+def check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be 0 or more, got {value}")

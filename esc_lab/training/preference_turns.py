@@ -10,6 +10,7 @@ import numpy as np
 
 from esc_lab.data.corpora import unpaired_dialogues
 from esc_lab.data.dialogue import Dialogue
+from esc_lab.models.log_probs import join_reply
 from esc_lab.prompts import Message, build_layout, reply_content
 from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples, encode_labels
 from esc_lab.tokens.examples import ReplyKey, find_reply
@@ -85,14 +86,9 @@ class PreferenceTurn:
     def add_mismatched(self, other: PreferenceTurn) -> None:
         """Put the first reply of another turn after this turn's prompt."""
         (own,), (foreign,) = self.replies[0].replies, other.replies[0].replies
-        ids = np.concatenate(
-            [self.replies[0].input_ids[: own.start], other.replies[0].input_ids[foreign.start : foreign.end]]
-        )
-        reply = ReplyTokens(ReplyKey(own.key.dialogue, own.key.turn, -1), own.start, len(ids))
-        self.replies.append(TokenSequence(ids, (reply,)))
-        self.label_tokens.append(other.label_tokens[0])
-        self.values.append(np.nan)
-        self.mismatched = len(self.replies) - 1
+        prompt, ids = self.replies[0].input_ids[: own.start], other.replies[0].input_ids[foreign.start : foreign.end]
+        sequence = join_reply(prompt, ids, ReplyKey(own.key.dialogue, own.key.turn, -1))
+        self.mismatched = self.add(sequence, other.label_tokens[0], None)
 
 
 class PreferenceEncoder:
@@ -101,8 +97,7 @@ class PreferenceEncoder:
     Args:
         turns: its `row_tokens` are the budget for all replies of a turn together with their prompt.
         report: counts to add to.
-        single_replies: for objectives that take replies one by one; then turns without a rejected reply, and rejected
-            replies without a chosen one, count as well.
+        single_replies: also take turns without a rejected reply, and rejected replies without a chosen one.
     """
 
     def __init__(self, turns: TurnEncoder, split: str, report: PreferenceReport, *, single_replies: bool) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +20,31 @@ from safetensors.numpy import load_file, save_file
 
 from esc_lab.artifacts import cached
 from esc_lab.errors import UserError
-from esc_lab.models.log_probs import reply_log_probs
+from esc_lab.models.forward import evaluation_mode
+from esc_lab.models.log_probs import score_rows
+from esc_lab.statistics.intervals import FloatArray
 from esc_lab.terminal import track_progress
-from esc_lab.training.preference_split import FloatArray, PreferenceSplit
-from esc_lab.training.reply_log_probs import weighted_log_prob
+from esc_lab.tokens import pack_rows
+from esc_lab.training.preference_steps import PreferenceSplit
 
 log = logging.getLogger(__name__)
 _KIND = "reference_log_probs_v2"
 
 
-@torch.no_grad()
 def label_and_text_log_probs(model: Any, split: PreferenceSplit, row_tokens: int) -> FloatArray:
     """Log-probabilities [replies, 2] of the label and of the rest of each reply, in the order of their numbers.
 
     Args:
         row_tokens: budget of a packed row; does not change the values.
     """
-    log_probs = np.full((len(split.sequences), 2), np.nan, dtype=np.float32)
-    for row in track_progress(split.reference_rows(row_tokens), "log-probabilities"):
-        values = reply_log_probs(model, row.row)
-        reply, is_label = torch.from_numpy(row.row.reply), torch.from_numpy(row.is_label)
-        values = values.cpu()
-        text, _ = weighted_log_prob(values, reply, is_label, len(row.row.keys), 0.0)
-        whole, _ = weighted_log_prob(values, reply, is_label, len(row.row.keys), 1.0)
-        log_probs[row.numbers] = torch.stack([whole - text, text], dim=1).numpy()[row.reply_of]
+    sequences = split.sequences
+    log_probs = np.full((len(sequences), 2), np.nan, dtype=np.float32)
+    rows = pack_rows([sequences], max(row_tokens, *(len(sequence.input_ids) for sequence in sequences)))
+    for key, tokens in score_rows(model, track_progress(rows, "log-probabilities")):
+        turn, reply = split.place[key]
+        label = split.turns[turn].label_tokens[reply]
+        log_probs[split.number(turn, reply)] = tokens[:label].sum(), tokens[label:].sum()
     return log_probs
-
-
-def precompute_reference(
-    model: Any, splits: Iterable[PreferenceSplit], identity: dict[str, str], row_tokens: int, root: Path
-) -> None:
-    """Give each split the reference log-probabilities of its replies, those of the model before training."""
-    for split in splits:
-        compute = partial(label_and_text_log_probs, model, split, row_tokens)
-        split.reference = stored_log_probs(split, identity, compute, root)
 
 
 def stored_log_probs(
@@ -101,9 +91,7 @@ class LiveReference:
     """
 
     def __init__(self, model: Any, adapter: Path | None) -> None:
-        self._model = model
-        self._copy: Any = None
-        self._adapter = adapter is not None
+        self._model, self._adapter, self._copy = model, adapter is not None, None
         if adapter is not None:
             model.load_adapter(str(adapter), "reference")
         elif not isinstance(model, PeftModel):
@@ -116,16 +104,13 @@ class LiveReference:
             if self._copy is not None:
                 yield self._copy.to(self._model.device)
                 return
-            training = self._model.training
-            self._model.eval()
-            try:
-                if self._adapter:
-                    self._model.set_adapter("reference", inference_mode=True)
-                    yield self._model
-                else:
+            with evaluation_mode(self._model):
+                if not self._adapter:
                     with self._model.disable_adapter():
                         yield self._model
-            finally:
-                if self._adapter:
+                    return
+                self._model.set_adapter("reference", inference_mode=True)
+                try:
+                    yield self._model
+                finally:
                     self._model.set_adapter("default")
-                self._model.train(training)

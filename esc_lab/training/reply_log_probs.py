@@ -1,8 +1,6 @@
 """Log-probabilities of replies, as the preference objectives take them, and what is computed from them beforehand.
 
-For reply y after history x: log pi(y) is its log-probability under the policy, summed over its tokens and its
-end-of-turn token, log ref(y) the same under the frozen reference model, |y| the number of these tokens. They should be
-float32 or wider.
+Symbols are those of `objectives`. Log-probabilities should be float32 or wider.
 """
 
 from __future__ import annotations
@@ -12,16 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from esc_lab.training.objectives import check_not_negative
+
 
 @dataclass(frozen=True, eq=False)
 class PairLogProbs:
     """Log-probabilities of P preference pairs, each tensor [P].
 
     Attributes:
-        chosen, rejected: log pi of the reply, summed over its tokens (end-of-turn token included).
-        chosen_tokens, rejected_tokens: number of these tokens, 1 or more; fractions if tokens are weighted
-            (`weighted_log_prob`).
-        reference_chosen, reference_rejected: log ref, or None for the objectives that need no reference.
+        chosen, rejected: log pi(y).
+        chosen_tokens, rejected_tokens: |y|, 1 or more; fractions if tokens are weighted (`weighted_log_prob`).
+        reference_chosen, reference_rejected: log ref(y), or None for the objectives that need no reference.
         margin: offset >= 0 in units of the reward margin (`value_gap_margin`), 0 for a pair without one; None if no
             pair has one. Only `dpo` takes it.
 
@@ -48,7 +47,7 @@ class ReplyLogProbs:
     """Log-probabilities of N replies that are judged one by one, each tensor [N].
 
     Attributes:
-        policy, reference: log pi and log ref of the reply, summed over its tokens.
+        policy, reference: log pi(y) and log ref(y).
         desirable: bool, whether the reply is a good one. CSO: preferred replies are, rejected ones are not.
 
     Raises:
@@ -83,7 +82,7 @@ def value_gap_margin(chosen_value: Tensor, rejected_value: Tensor, scale: float)
     Raises:
         ValueError: shapes differ or are not [P], a pair has no gap >= 0, or scale is negative.
     """
-    _check_weight(scale=scale)
+    check_not_negative(scale=scale)
     _check_lengths(chosen_value=chosen_value, rejected_value=rejected_value)
     if not (chosen_value >= rejected_value).all():
         raise ValueError("a pair has no value gap of 0 or more")
@@ -98,19 +97,16 @@ def weighted_log_prob(
         log pi(y) = sum_t w_t log pi(t),  |y| = sum_t w_t,  w_t = strategy_weight on the label, 1 elsewhere
 
     A label is a few tokens beside a text of dozens; the weight sets how much of the preference is about the strategy.
-    Weight 1 gives the plain log-probability. With any other the sum is no log-probability, so weigh the policy's and
-    the reference's tokens alike. Length-normalised objectives must divide by the weighted counts returned here, so that
-    they compare weighted means of token log-probabilities.
+    With any weight but 1 the sum is no log-probability, so weigh the policy's and the reference's tokens alike.
+    Length-normalised objectives must divide by the weighted counts, so that they compare weighted means.
 
     Args:
-        token_log_probs: [N] of the reply tokens of all replies, end-of-turn tokens included.
+        token_log_probs: [N] of the tokens of all replies.
         reply: [N], integer: which of the `replies` the token belongs to.
         is_strategy: [N], bool: whether the token belongs to the strategy label.
-        replies: number of replies.
-        strategy_weight: 0 or more.
 
     Returns:
-        Weighted log-probabilities [replies], and weighted token counts |y| [replies].
+        log pi(y) and |y|, [replies] each.
 
     Raises:
         ValueError: shapes differ or are not [N], or strategy_weight is negative.
@@ -120,17 +116,11 @@ def weighted_log_prob(
         >>> weighted_log_prob(log_probs, torch.tensor([0, 0, 1]), label, 2, strategy_weight=4)
         (tensor([-6., -3.]), tensor([5., 1.]))
     """
-    _check_weight(strategy_weight=strategy_weight)
+    check_not_negative(strategy_weight=strategy_weight)
     _check_lengths(token_log_probs=token_log_probs, reply=reply, is_strategy=is_strategy)
     weights = torch.ones_like(token_log_probs).masked_fill(is_strategy, strategy_weight)
     zeros = token_log_probs.new_zeros(replies)
     return zeros.index_add(0, reply, weights * token_log_probs), zeros.index_add(0, reply, weights)
-
-
-def _check_weight(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be 0 or more, got {value}")
 
 
 def _check_lengths(**tensors: Tensor | None) -> None:

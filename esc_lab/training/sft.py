@@ -39,12 +39,7 @@ class SFTBatch:
 
 
 class SFTSteps:
-    """Dialogues as optimizer steps and validation rows.
-
-    Args:
-        data: its `step_dialogues` and `strategy_weights`.
-        seed: the run's seed.
-    """
+    """Dialogues as optimizer steps and validation rows."""
 
     def __init__(
         self, splits: Mapping[str, Sequence[Dialogue]], turns: TurnEncoder, data: DataConfig, seed: int
@@ -54,11 +49,7 @@ class SFTSteps:
         self._validation: list[PackedRow] = []
 
     def setup(self) -> None:
-        """Encode the training and validation dialogues, once.
-
-        Raises:
-            UserError: there is nothing to train on, or an example exceeds the budget.
-        """
+        """Raises UserError if there is nothing to train on, or an example exceeds the budget."""
         if self._training:
             return
         self._training = self.encode_split("train")
@@ -70,34 +61,24 @@ class SFTSteps:
         dialogues = list(self.splits.get(split, ()))
         examples = [self.turns.examples(dialogue) for dialogue in dialogues]
         if not any(examples):
-            raise UserError(
-                f"the {split} split has no supporter turn with a strategy", fix="check the data and its split"
-            )
+            message = f"the {split} split has no supporter turn with a strategy"
+            raise UserError(message, fix="check the data and its split")
         encoded = self.turns.encode(split, examples)
         return [(dialogue, sequences) for dialogue, sequences in zip(dialogues, encoded, strict=True) if sequences]
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self._training) // self.data.step_dialogues)
-
     def plan_epoch(self, epoch: int) -> list[list[int]]:
-        """Training dialogues (by number) of each optimizer step of an epoch, from (seed, epoch) alone."""
         order = np.random.default_rng(derive_seed(self.seed, "epoch", epoch)).permutation(len(self._training))
         return equal_parts(order, self.data.step_dialogues)
 
     def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> SFTBatch:
-        """The packed rows of an optimizer step. Dialogues of a step share one trie: their system message is common.
-
-        With several processes each takes every `world`-th row; one that would have none repeats a row at weight zero,
-        so that all of them take part in the gradient exchange.
-        """
+        # Dialogues of a step share one trie: their system message is common.
         members = [self._training[number] for number in numbers]
         dialogues = {dialogue.id: dialogue for dialogue, _ in members}
         rows = pack_rows([[s for _, sequences in members for s in sequences]], self.turns.row_tokens)
         weights = [self._reply_weights(row, dialogues) for row in rows]
         total = sum(float(weight[row.reply].sum()) for row, weight in zip(rows, weights, strict=True))
         mine = list(range(rank, len(rows), world))
-        if not mine:
+        if not mine:  # all processes take part in the gradient exchange
             mine, weights = [0], [np.zeros_like(weights[0])]
         return SFTBatch(
             tuple(rows[number] for number in mine),
@@ -107,7 +88,6 @@ class SFTSteps:
         )
 
     def validation(self) -> list[PackedRow]:
-        """Rows that hold every reply of the validation split once."""
         return self._validation
 
     def _reply_weights(self, row: PackedRow, dialogues: Mapping[str, Dialogue]) -> npt.NDArray[np.float32]:

