@@ -1,8 +1,12 @@
-"""What stage `judge` judges: replies of evaluations of one test set, with the dialogues that they were written in."""
+"""What stage `judge` judges: replies of evaluations of one test set, with the dialogues that they were written in.
+
+A model must not be scored by the judge that it was made for, so the searches behind each run are looked up, too.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,27 +21,45 @@ from esc_lab.data.corpora import ReadReport, read_dialogues, read_splits
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
-from esc_lab.judging.same_judge import JudgeModel, judge_model, model_names
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.metrics.predictions import read_predictions
 from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, read_config
 from esc_lab.runs.lineage import find_searches
+from esc_lab.search.journal import read_journal_config
 from esc_lab.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 NOTHING = "(no message)"
+_DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")
+
+
+@dataclass(frozen=True)
+class JudgeModel:
+    """A model as a configuration names it.
+
+    Attributes:
+        names: lower case; a model of a hub or endpoint without its owner and without a date behind its name.
+        checkpoint: the trained weights on it; None for the model as it came.
+    """
+
+    names: frozenset[str]
+    checkpoint: str | None = None
+
+    def same(self, other: JudgeModel) -> bool:
+        return bool(self.names & other.names) and self.checkpoint == other.checkpoint
+
+    def __str__(self) -> str:
+        return " / ".join(sorted(self.names)) + (f" with {self.checkpoint}" if self.checkpoint else "")
 
 
 @dataclass(frozen=True)
 class WrittenReply:
-    """What a run wrote at a decision.
+    """What a run wrote at a decision of a dialogue of this tree.
 
     Attributes:
-        text: as it was written, stripped; may be empty.
+        text: stripped; may be empty.
         strategy: the one that it was to follow or that it names; None if it names none.
         gold_reply: the corpus' own reply there.
-        tree: of the dialogue.
-        sampling: how it was drawn.
     """
 
     text: str
@@ -89,12 +111,10 @@ class JudgeInputs:
 
     @property
     def candidates(self) -> list[EvaluatedRun]:
-        """The runs that are compared with the baseline."""
         return [run for run in self.runs if run is not self.baseline]
 
     @property
     def trees(self) -> list[str]:
-        """The tree of each judged decision's dialogue."""
         return [self.baseline.replies[key].tree for key in self.keys]
 
     def history(self, key: Key) -> tuple[Turn, ...]:
@@ -142,11 +162,7 @@ def read_inputs(cfg: Config) -> JudgeInputs:
 
 
 def _find_shared_decisions(runs: Sequence[EvaluatedRun], keys: Sequence[Key]) -> tuple[list[Key], list[str]]:
-    """The decisions with a reply in every run, and a remark if that is few of them.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The decisions with a reply in every run, and a remark if that is few; a UserError if there are none."""
     shared = [key for key in keys if all(key in run.replies for run in runs)]
     if not shared:
         fix = "evaluate all with the same seed and evaluate.generation.decisions"
@@ -234,11 +250,7 @@ def build_history(dialogue: Dialogue, turn: int) -> tuple[Turn, ...]:
 
 
 def check_context(dialogues: Mapping[str, Dialogue], replies: Mapping[Key, WrittenReply], where: str) -> None:
-    """Whether the dialogues are those that the replies were written in.
-
-    Raises:
-        UserError: a dialogue is missing, or has another reply at a decision.
-    """
+    """Raises a UserError if a dialogue of a reply is missing, or has another gold reply at the decision."""
 
     def gold_reply(name: str, turn: int) -> str | None:
         turns = dialogues[name].turns if name in dialogues else ()
@@ -249,3 +261,34 @@ def check_context(dialogues: Mapping[str, Dialogue], replies: Mapping[Key, Writt
         fix = "evaluate again, which keeps the dialogues beside the predictions; or put the corpus back where it was"
         message = f"the dialogues of {len(wrong)} of {len(replies)} replies are not those that were evaluated"
         raise UserError(message, where=where, fix=fix)
+
+
+def judge_model(config: Mapping[str, Any]) -> JudgeModel:
+    """The model that plays the judge in a run with this configuration.
+
+    Raises:
+        KeyError, TypeError: it is no configuration of a search or of a judge, or its recording is no journal.
+        OSError: the recording cannot be read.
+    """
+    llm = config["llm"]
+    played = llm["judge"]
+    if played["client"] == "replay":
+        return JudgeModel(_names(read_journal_config(Path(played["recording"]))["roles"]["judge"]["client"]["model"]))
+    if played["client"] == "openai":
+        return JudgeModel(_names(played["model"] or llm["openai"]["model"]))
+    checkpoint = str(Path(played["checkpoint"]).resolve()) if played["checkpoint"] else None
+    names = _names(played["model"]) if played["model"] else model_names(llm["local"]["model"])
+    return JudgeModel(names, checkpoint)
+
+
+def model_names(model: Mapping[str, Any]) -> frozenset[str]:
+    """Names of a model that is loaded here, from its settings."""
+    return _names(model.get("name"), model.get("path"))
+
+
+def _names(*names: str | None) -> frozenset[str]:
+    return frozenset(
+        str(Path(name).resolve()) if Path(name).is_dir() else _DATE.sub("", name.rstrip("/").rsplit("/", 1)[-1].lower())
+        for name in names
+        if name and name != "???"
+    )

@@ -52,10 +52,8 @@ class ReplyReport:
 def labelled_replies(dialogues: Iterable[Dialogue], inventory: Inventory) -> tuple[list[LabelledReply], ReplyReport]:
     """The supporter's replies that carry a strategy, bare, with the first strategy that each carries.
 
-    Rejected replies are left out: a search wrote them, often because they did not do well.
-
-    Raises:
-        ValueError: a strategy is not in the inventory.
+    Rejected replies are left out: a search wrote them, often because they did not do well. A ValueError if a strategy
+    is not in the inventory.
     """
     examples, report = [], ReplyReport()
     for dialogue in dialogues:
@@ -64,14 +62,12 @@ def labelled_replies(dialogues: Iterable[Dialogue], inventory: Inventory) -> tup
                 continue
             if not turn.reply.strategies:
                 report.unlabelled += 1
-                continue
-            text = bare_reply(turn.reply.text, inventory)
-            if not text:
+            elif text := bare_reply(turn.reply.text, inventory):
+                report.replies += 1
+                report.stripped += text != _tidy(turn.reply.text)
+                examples.append(LabelledReply(text, inventory.index(turn.reply.strategies[0]), dialogue.id))
+            else:
                 report.empty += 1
-                continue
-            report.replies += 1
-            report.stripped += text != _tidy(turn.reply.text)
-            examples.append(LabelledReply(text, inventory.index(turn.reply.strategies[0]), dialogue.id))
     return examples, report
 
 

@@ -108,15 +108,12 @@ def load_classifier(path: Path, inventory: Inventory, cache: Path) -> StrategyCl
         dtype = note.model.dtype if note else "float32"
         model, tokenizer = _classifier_model(str(directory), None, dtype, where=str(directory))
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return StrategyClassifier(
-        model,
-        tokenizer,
-        inventory,
-        note.model.name if note else directory.name,
-        _columns(model.config.id2label, inventory, directory),
-        min(note.reply_tokens if note else _FOREIGN_REPLY_TOKENS, _longest(model, tokenizer)),
-        note.accuracy if note else None,
-    )
+    columns, longest = _columns(model.config.id2label, inventory, directory), _longest(model, tokenizer)
+    if note is None:
+        reply_tokens = min(_FOREIGN_REPLY_TOKENS, longest)
+        return StrategyClassifier(model, tokenizer, inventory, directory.name, columns, reply_tokens)
+    name, reply_tokens = note.model.name, min(note.reply_tokens, longest)
+    return StrategyClassifier(model, tokenizer, inventory, name, columns, reply_tokens, note.accuracy)
 
 
 def _with_adapter(base: Any, adapter: AdapterConfig) -> Any:

@@ -99,11 +99,9 @@ def extract_dialogues(tree: Tree, preferences: Preferences, seed: Dialogue) -> l
     visits. The turns before the first decision keep their texts and strategies only, so that every rejected reply is
     this search's. An empty answer of the seeker is no turn.
 
-    Args:
-        seed: the dialogue from which the search began. Its inventory, tree and seeker are those of the new ones; in
-            their `meta` stand its id as `seed_dialogue`, and `search` with `{"seed_turns": [...]}`, the indices of the
-            turns whose replies are the seed's. The search found those of the other decisions; each decision's turn has
-            visits.
+    Inventory, tree and seeker are those of the seed dialogue from which the search began. In `meta` stand its id as
+    `seed_dialogue`, and `search` with `{"seed_turns": [...]}`, the indices of the turns whose replies are the seed's.
+    The search found those of the other decisions; each decision's turn has visits.
     """
     start = [Turn(turn.speaker, Reply(turn.reply.text.strip(), turn.reply.strategies)) for turn in tree.start]
     dialogues = []

@@ -71,12 +71,7 @@ class SeekerProfile:
 
 @dataclass(frozen=True)
 class RolePrompts:
-    """What the roles are asked, in the words of a configuration.
-
-    Attributes:
-        axes: of the judge; their weights sum to 1.
-        wording: text of each of `SLOTS`.
-    """
+    """What the roles are asked, in the words of a configuration; the weights of the judge's axes sum to 1."""
 
     inventory: Inventory
     axes: tuple[Axis, ...]
@@ -114,7 +109,6 @@ class RolePrompts:
         return " ".join([*parts, form])
 
     def reply_request(self, strategy: str) -> str:
-        """What the supporter is asked."""
         return self.text("reply", strategy=strategy, definition=self.inventory.definition(strategy))
 
     def answer_request(self, *, marker: bool) -> str:
@@ -123,7 +117,6 @@ class RolePrompts:
         return " ".join([self.text("answer"), *end, self.text("answer_form")])
 
     def judge_request(self, *, json: bool) -> str:
-        """What the judge is asked."""
         names = ", ".join(f'"{axis.name}": score' for axis in self.axes)
         form = self.text("json_form", object=f"{{{names}}}") if json else self.text("judge_form")
         return self.text("judge", rubric=self._rubric(), form=form)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from esc_lab.judging.same_judge import judge_model
+from esc_lab.judging.inputs import judge_model
 from esc_lab.runs.lineage import find_searches
 from tests.comparison.synthetic import settings, write_run
 
