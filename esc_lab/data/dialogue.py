@@ -20,19 +20,12 @@ Merge = Literal["none", "first", "set"]
 
 @dataclass(frozen=True)
 class Reply:
-    """What one side says: text, and for the supporter the strategies it carries and its search statistics.
+    """What one side says: text, and for the supporter the strategies it carries and its search statistics."""
 
-    Attributes:
-        text: the words, stripped of surrounding white space.
-        strategies: canonical strategy names, most important first; empty for the seeker or where unlabelled.
-        value: mean value Q given by the search, in [-3, 1] with the published judge; None if nobody judged it.
-        visits: number of search visits N; None if it does not come from a search.
-    """
-
-    text: str
-    strategies: tuple[str, ...] = ()
-    value: float | None = None
-    visits: int | None = None
+    text: str  # without surrounding white space
+    strategies: tuple[str, ...] = ()  # canonical names, most important first; empty for the seeker or where unlabelled
+    value: float | None = None  # mean value Q of the search, in [-3, 1] with the published judge; None: not judged
+    visits: int | None = None  # N of the search; None: not from one
 
 
 @dataclass(frozen=True)
@@ -46,24 +39,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A support dialogue. Two dialogues with equal content have equal `id`.
+    """A support dialogue. Two dialogues with equal content have equal `id`."""
 
-    Attributes:
-        turns: messages in order; neither side has to alternate.
-        inventory: name of the strategy inventory its labels come from.
-        tree_id: shared by all dialogues of one search tree or one seed; by default the dialogue's own id.
-        situation: the seeker's problem in a sentence or two; may be empty.
-        emotion, problem: the corpus' emotion and problem type; may be empty.
-        meta: anything else a corpus brings along, JSON types only; part of the content.
-    """
-
-    turns: tuple[Turn, ...]
-    inventory: str
-    tree_id: str = ""
-    situation: str = ""
-    emotion: str = ""
-    problem: str = ""
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[Turn, ...]  # messages in order; neither side has to alternate
+    inventory: str  # name of the inventory that its labels come from
+    tree_id: str = ""  # shared by all dialogues of one search tree or one seed; by default the dialogue's own id
+    situation: str = ""  # the seeker's problem in a sentence or two
+    emotion: str = ""  # the corpus' type of emotion
+    problem: str = ""  # the corpus' type of problem
+    meta: Mapping[str, Any] = field(default_factory=dict)  # what else a corpus brings, JSON types; part of the content
 
     def __post_init__(self) -> None:
         if not self.tree_id:

@@ -38,17 +38,11 @@ class MessagePool:
 
 @dataclass(frozen=True)
 class Slope:
-    """Regression of log-ratios on utilities, each turn about its own mean.
+    """Regression of log-ratios on utilities, each turn about its own mean."""
 
-    Attributes:
-        slope: least squares, in nats per unit of utility.
-        error: its standard error over turns.
-        correlation: of both, over all turns and strategies.
-    """
-
-    slope: float
-    error: float
-    correlation: float
+    slope: float  # least squares, in nats per unit of utility
+    error: float  # its standard error over turns
+    correlation: float  # of both, over all turns and strategies
 
 
 def collect_messages(dialogues: Sequence[Dialogue]) -> MessagePool:

@@ -41,19 +41,14 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Inventory:
-    """An ordered set of strategies. The order fixes class indices everywhere (metrics, distributions, tables).
-
-    Attributes:
-        mappings: how labels of other inventories are read, by their inventory's name; None: no counterpart.
-        formats: corpus formats whose labels are of this inventory where nothing else is said.
-        example: a worked exchange, for prompts; may be empty.
-    """
+    """An ordered set of strategies. The order fixes class indices everywhere (metrics, distributions, tables)."""
 
     name: str
     strategies: tuple[Strategy, ...]
+    # How labels of other inventories are read, by their inventory's name; None: no counterpart.
     mappings: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict, hash=False)
-    formats: tuple[str, ...] = ()
-    example: tuple[Exchange, ...] = ()
+    formats: tuple[str, ...] = ()  # of corpora whose labels are of this inventory where nothing else is said
+    example: tuple[Exchange, ...] = ()  # worked, for prompts
 
     @cached_property
     def names(self) -> tuple[str, ...]:

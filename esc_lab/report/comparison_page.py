@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.table import Table, build_table
 from esc_lab.report.comparison_results import summary, table_context, title_of
 from esc_lab.report.dialogue_browser import browser_data, link
-from esc_lab.report.inline_figures import inline_svg
+from esc_lab.report.figures import COLOURS
 from esc_lab.report.page import render_page
 from esc_lab.report.reproduction import Command, commands, differing, tree_pages, versions
 
@@ -41,6 +44,14 @@ FIGURES = {
     ),
     "training": ("Training", "Loss at each optimizer step; comparable only within one objective."),
 }
+_SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+_KEPT = {f"{_SVG}{name}" for name in ("svg", "g", "defs", "clipPath", "path", "rect", "use", "text", "tspan", "image")}
+# Colours of the drawing -> names of the page's; what is drawn in black takes the ink by inheritance too.
+_COLOURS = {
+    "#ffffff": "paper", "#222222": "ink", "#333333": "ink", "#555555": "soft", "#777777": "soft", "#e4e4e4": "grid",
+    **{colour.lower(): f"c{number}" for number, colour in enumerate(COLOURS)},
+}  # fmt: skip
+_READABLE = 85  # pixels for 100 points of a drawing at least: the smallest text is then some 6 pixels high
 
 
 def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path], path: Path) -> Path:
@@ -174,3 +185,64 @@ def _place(place: Path, directory: Path) -> str:
 
 def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def inline_svg(path: Path, prefix: str, label: str) -> str:
+    """A drawn figure (SVG) as an element whose colours are the page's variables, in the light and in the dark.
+
+    Args:
+        prefix: put before all its ids, which pages with several figures need.
+        label: its accessible name.
+
+    Raises:
+        OSError, ElementTree.ParseError: the file cannot be read.
+    """
+    root = ElementTree.parse(path).getroot()
+    shown = _element(root, prefix)
+    box = re.sub(r"[^\d. ]", "", root.get("viewBox", "0 0 100 100"))
+    width = float(box.split()[2])
+    wide = f"width: {width * 4 / 3:.0f}px; min-width: {min(width * 4 / 3, _READABLE * width / 100):.0f}px"
+    return f'<svg viewBox="{box}" style="{wide}" role="img" aria-label="{escape(label)}">{shown}</svg>'
+
+
+def _element(parent: ElementTree.Element, prefix: str) -> str:
+    """What an element holds, as HTML."""
+    parts = []
+    for child in parent:
+        if child.tag in _KEPT:
+            name = child.tag.removeprefix(_SVG)
+            kept = _attributes(child, prefix).items()
+            attributes = "".join(f' {key}="{escape(value)}"' for key, value in kept if value)
+            parts.append(f"<{name}{attributes}>{escape((child.text or '').strip())}{_element(child, prefix)}</{name}>")
+    return "".join(parts)
+
+
+def _attributes(element: ElementTree.Element, prefix: str) -> dict[str, str]:
+    kept: dict[str, str] = {}
+    for key, value in element.attrib.items():
+        if key == "id":
+            # Only what is pointed to needs an id.
+            if element.tag not in (f"{_SVG}g", f"{_SVG}text"):
+                kept["id"] = f"{prefix}{value}"
+        elif key == _LINK:
+            kept["href"] = f"#{prefix}{value[1:]}" if value.startswith("#") else value
+        elif key == "style":
+            kept["style"] = _style(value)
+        elif not key.startswith(("{", "on")):
+            kept[key] = _short(re.sub(r"url\(#", f"url(#{prefix}", value))
+    return kept
+
+
+def _style(text: str) -> str:
+    def name_colour(match: re.Match[str]) -> str:
+        name = _COLOURS.get(match[0].lower())
+        return f"var(--{name})" if name else match[0]
+
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    kept = "; ".join(part for part in parts if not part.startswith("font-family"))  # the page's own
+    return re.sub(r"#[0-9a-f]{6}\b", name_colour, _short(kept), flags=re.I)
+
+
+def _short(text: str) -> str:
+    """Numbers with two decimals, hundredths of a point."""
+    return re.sub(r"\s+", " ", re.sub(r"(\.\d\d)\d+", r"\1", text))

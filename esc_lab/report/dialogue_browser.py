@@ -59,10 +59,11 @@ def browser_data(comparison: ComparisonResult, directory: Path) -> dict[str, Any
         shown.append({"name": names[run.directory], "model": cell.model, "cell": cell.name, **columns})
         size += len(json.dumps(columns, separators=(",", ":")))
     known = _read_dialogues(runs, {dialogue for dialogue, _ in decisions.decisions})
+    trees = {page.stem: link(page, directory) for page in tree_pages(runs)}  # by the dialogue that each was grown from
     return {
         "strategies": list(strategies),
         "codes": short_labels(strategies),
-        **decisions.describe(known, _trees(runs, directory)),
+        **decisions.describe(known, trees),
         "runs": shown,
         "left_out": left_out,
         "context": bool(known),
@@ -117,19 +118,16 @@ class _Decisions:
         return {
             "decision": self.decisions[key],
             "shares": [round(1000 * shares.get(name, 0)) for name in self.numbers] if shares else None,
-            "chosen": self._number(p.chosen) if shares else None,
-            "prompted": self._number(p.prompted),
+            "chosen": self.numbers.get(p.chosen or "") if shares else None,
+            "prompted": self.numbers.get(p.prompted or ""),
             "written": self.numbers.get(str(p.strategy), -1) if p.reply is not None and p.prompted is None else None,
-            "judged": self._number(p.judged),
+            "judged": self.numbers.get(p.judged or ""),
             "reply": None if p.reply is None else self._text(p.reply),
             "adheres": p.adheres,
             "sra": float(f"{sra:.3g}") if math.isfinite(sra) else None,
             "sample": p.sample or None,
             "map": maps.get((*key, p.followed)) if p.sra else None,
         }
-
-    def _number(self, name: str | None) -> int | None:
-        return None if name is None else self.numbers.get(name)
 
     def _text(self, text: str) -> int:
         return self.texts.setdefault(text, len(self.texts))
@@ -163,11 +161,6 @@ def _read_dialogues(runs: Sequence[Run], wanted: set[str]) -> dict[str, Dialogue
             dialogues = read_dialogues(path, "jsonl", inventory=inventory)
             dialogues_by_id |= {dialogue.id: dialogue for dialogue in dialogues if dialogue.id in wanted}
     return dialogues_by_id
-
-
-def _trees(runs: Sequence[Run], directory: Path) -> dict[str, str]:
-    """Links to the pages of search trees behind the runs, by the id of the dialogue that each was grown from."""
-    return {page.stem: link(page, directory) for page in tree_pages(runs)}
 
 
 def _heat_maps(run: Run, directory: Path) -> dict[tuple[str, int, str | None], str]:

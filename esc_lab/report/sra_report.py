@@ -40,22 +40,14 @@ PUBLISHED_ORDER = ("c1", "c3", "c5", "standard")
 
 @dataclass
 class Report:
-    """The results of a study; its figures are drawn into `root`.
+    """The results of a study."""
 
-    Attributes:
-        metrics: flat numbers for the run's metrics.json.
-        results: everything, in JSON types.
-        tables: heading -> column names and rows.
-        figures: files that were drawn (PNG; an SVG lies beside each).
-        lines: sentences below the tables.
-    """
-
-    root: Path
-    metrics: dict[str, float] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
-    tables: dict[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=dict)
-    figures: list[Path] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    root: Path  # where figures are drawn
+    metrics: dict[str, float] = field(default_factory=dict)  # flat, for the run's metrics.json
+    results: dict[str, Any] = field(default_factory=dict)  # everything, in JSON types
+    tables: dict[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=dict)  # by heading
+    figures: list[Path] = field(default_factory=list)  # PNG; an SVG lies beside each
+    lines: list[str] = field(default_factory=list)  # sentences below the tables
 
     def add(self, heading: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Keep a table, and print it."""

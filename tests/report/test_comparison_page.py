@@ -17,9 +17,8 @@ from esc_lab.comparison.notes import build_notes
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
 from esc_lab.report.comparison_figures import draw_comparison
-from esc_lab.report.comparison_page import write_comparison_page
+from esc_lab.report.comparison_page import inline_svg, write_comparison_page
 from esc_lab.report.dialogue_browser import browser_data
-from esc_lab.report.inline_figures import inline_svg
 from esc_lab.report.reproduction import commands
 from esc_lab.runs import manifest as multirun
 from tests.comparison.synthetic import write_training
