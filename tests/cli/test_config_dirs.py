@@ -154,7 +154,8 @@ def test_jobs_of_a_multirun_keep_them(tmp_path, own):
     """In processes of their own too; going on with the multirun does not depend on where the directory lies."""
     write(own, {"experiment/two": "# @package _global_\ndefaults:\n  - override /stage: compare\nexperiment: two"})
     good = finished_run(tmp_path / "good", **{"strategy/Q": 0.25})
-    words = ("-m", "experiment=two", f"compare.runs=[{good}]", "model=glob(m*)", "seed=1,2", "hydra.launcher.n_jobs=2")
+    words = ("-m", "experiment=two", f"compare.runs=[{good}]", "model=glob(m*)", "seed=1,2")
+    words += ("logger=none", "hydra.launcher.n_jobs=2")
     done = start(*words, "--config-dir", own.name, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (directory,) = tmp_path.glob("outputs/multirun/*")

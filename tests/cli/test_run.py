@@ -149,15 +149,16 @@ def test_a_multirun_without_failures(tmp_path, good):
     )
     assert done.returncode == 1  # the comma makes it a sweep over directories
     done = start(
-        "-m", "stage=compare", f"compare.runs=[{good}]", "seed=1,2", "hydra.sweep.dir='here, = there'", cwd=tmp_path
-    )
+        "-m", "stage=compare", f"compare.runs=[{good}]", "seed=1,2", "hydra.sweep.dir='here, = there'", "logger=none",
+        cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "0 of 2 jobs failed; here, = there/manifest.jsonl" in done.stderr
     assert [job.status for job in multirun.read_jobs(tmp_path / "here, = there")] == ["done", "done"]
 
 
 def test_resume_runs_what_is_missing(tmp_path, good, broken):
-    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "compare.draws=10", "seed=1,2")
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "compare.draws=10", "logger=none", "seed=1,2")
     first = start(*words, cwd=tmp_path)
     assert first.returncode == 1
     (directory,) = (tmp_path / "outputs" / "multirun").iterdir()
@@ -183,7 +184,7 @@ def test_a_job_whose_process_is_killed(tmp_path, good, broken):
     """The others are told of, and the table has it; a pipe that nobody writes to keeps the job busy until then."""
     (broken / "metrics.json").unlink()
     os.mkfifo(broken / "metrics.json")
-    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "hydra.launcher.n_jobs=2")
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "logger=none", "hydra.launcher.n_jobs=2")
     with subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), *words],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

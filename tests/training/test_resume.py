@@ -335,8 +335,8 @@ def test_changed_data_are_told(tmp_path, watch):
 def test_a_pipeline_goes_on_inside_its_training(tmp_path, watch):
     """It crashes in one training, and the run that goes on crashes in the next one."""
     words = (
-        *WORDS, "stage=pipeline", "trainer.max_epochs=1", "evaluate.generation.enabled=false", "data.step_pairs=16",
-        "adapter.dropout=0.3", *SEARCH,
+        *WORDS, "stage=pipeline", "trainer.max_epochs=1", "evaluate.generation.enabled=false", "data.step_pairs=8",
+        "adapter.dropout=0.3", "search.seeds=3", *SEARCH,
     )  # fmt: skip
     whole = execute(tmp_path / "whole", *words)
     assert whole.status == 0, whole.errors
