@@ -25,10 +25,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from esc_lab import config
-from esc_lab.config.unknown_keys import unknown_key
+from esc_lab.config.checks import unknown_key
+from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
 
-CONF = Path(__file__).parents[2] / "conf"
 NO_STAGE = "no stage chosen: add stage=STAGE; `python run.py --help` tells more"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from esc_lab.cli.compositions import CONF, groups
+from esc_lab.cli.compositions import groups
 from esc_lab.config import STAGES, Key, keys
+from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
 
 _COMMANDS = (

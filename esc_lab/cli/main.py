@@ -26,10 +26,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from esc_lab import config
-from esc_lab.cli.compositions import COMPOSITION_ERRORS, CONF, explain_error, one_line, use_config_dirs
+from esc_lab.cli.compositions import COMPOSITION_ERRORS, explain_error, one_line, use_config_dirs
 from esc_lab.cli.help import help_text
 from esc_lab.cli.multirun import run_in_process, run_multirun
 from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, translate_python_dict
+from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs import manifest
 from esc_lab.runs.reuse import find_reused_stages

@@ -27,8 +27,7 @@ from esc_lab.cli.compositions import (
 )
 from esc_lab.cli.help import stage_lines
 from esc_lab.cli.option_checks import option_problems
-from esc_lab.config.checks import problems
-from esc_lab.config.unknown_keys import unknown_key
+from esc_lab.config.checks import problems, unknown_key
 from esc_lab.errors import UserError
 
 

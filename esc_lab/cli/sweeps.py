@@ -17,8 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.cli.compositions import COMPOSITION_ERRORS, CONF, compose_config, explain_error, use_config_dirs
+from esc_lab.cli.compositions import COMPOSITION_ERRORS, compose_config, explain_error, use_config_dirs
 from esc_lab.cli.help import describe_option
+from esc_lab.config.files import CONF
 from esc_lab.errors import UserError
 
 

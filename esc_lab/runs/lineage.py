@@ -110,7 +110,7 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     """Name and settings of a training, with those of the search and of the training that it goes on from."""
     config = read_config(directory)
     preferences = config["stage"] == "cso"
-    settings = _values(config, _training_keys(config["stage"]))
+    settings = _values(config, _deciding_keys(config["stage"]))
     objective = config["objective"] if preferences else {"name": config["stage"]}
     name = str(objective.get("title") or str(objective["name"]).upper())
     if config.get("adapter", {}).get("kind") == "full":
@@ -137,21 +137,17 @@ def _values(config: Settings, keys: Iterable[Key]) -> dict[str, str]:
 
 
 @cache
+def _deciding_keys(stage: str) -> list[Key]:
+    """Keys that make a run of a stage another method."""
+    decisive = [key for key in keys() if key.decides(stage) and not key.path and key.method is not False]
+    return [key for key in decisive if key.name not in _NAMED_APART]
+
+
 def _evaluation_keys() -> list[Key]:
-    """Keys that make an evaluation another method, which are neither its corpus nor its way of measuring."""
-    decisive = [key for key in keys() if key.decides("evaluate") and not key.decides("search") and not key.path]
-    of_method = [key for key in decisive if key.method or (key.method is None and not key.measures)]
-    return [key for key in of_method if key.name not in _NAMED_APART]
+    """Those of an evaluation that are neither its corpus nor its way of measuring."""
+    return [key for key in _deciding_keys("evaluate") if not key.decides("search") and (key.method or not key.measures)]
 
 
-@cache
-def _training_keys(stage: str) -> list[Key]:
-    decisive = [key for key in keys() if key.decides(stage) and not key.path]
-    return [key for key in decisive if key.method is not False and key.name not in _NAMED_APART]
-
-
-@cache
 def _search_keys() -> list[Key]:
-    """Keys of a search that are none of the trainings on its data."""
-    decisive = [key for key in keys() if key.decides("search") and not key.path]
-    return [key for key in decisive if key.method is not False and not any(map(key.decides, TRAININGS))]
+    """Those of a search that are none of the trainings on its data."""
+    return [key for key in _deciding_keys("search") if not any(map(key.decides, TRAININGS))]

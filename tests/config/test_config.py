@@ -18,9 +18,8 @@ from esc_lab.cli.compositions import CONF, ConfigDirs, groups, use_config_dirs
 from esc_lab.cli.help import help_text
 from esc_lab.cli.overrides import check, translate_python_dict
 from esc_lab.config import item as config_item
-from esc_lab.config.checks import problems
+from esc_lab.config.checks import problems, unknown_key
 from esc_lab.config.evaluate import GenerationConfig
-from esc_lab.config.unknown_keys import unknown_key
 from esc_lab.errors import UserError
 
 KEYS = {key.name: key for key in list(config.keys())}
