@@ -61,18 +61,12 @@ def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[Prompte
     title = f"{cfg.model.name}: attention on the strategy"
     values = np.log(metric.heads.numpy())
     draw_figure(directory / "sra_heads", head_map, values, title=title, colour_label="log SRA")
-    _heat_maps(cfg, loaded, measured)
+    for number, reply in enumerate(measured[: settings.heat_maps], 1):
+        write_atomic(directory / f"heat_map_{number}.html", _page(cfg, loaded, reply))
 
 
 def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
-
-
-def _heat_maps(cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply]) -> None:
-    """A page for each of the first `evaluate.sra.heat_maps` measured replies, in the run directory."""
-    for number, reply in enumerate(measured[: cfg.evaluate.sra.heat_maps], 1):
-        path = Path(cfg.run_dir) / f"heat_map_{number}.html"
-        write_atomic(path, _page(cfg, loaded, reply))
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 TEMPLATES = Path(__file__).with_name("templates")
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
 
 
 def render_page(
@@ -39,20 +41,8 @@ def render_page(
     # Nothing in a script element is an entity, so `<` is written in JSON's own way: no text can end the element.
     block = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     block = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", block)  # UTF-8 has no half characters
-    page = _environment().get_template(template)
-    return page.render(
+    return _ENVIRONMENT.get_template(template).render(
         title=title, facts=facts or {}, data=Markup(block), style=_read(styles), script=_read(scripts), **context
-    )
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 

@@ -52,21 +52,17 @@ def tree_page(
         "start": [[turn.speaker, turn.reply.text, ", ".join(turn.reply.strategies)] for turn in tree.start],
         "nodes": _nodes(tree, list(strategies), c, set(preferred), rejected),
     }
-    facts = _facts(tree, set(preferred), sum(len(set(others)) for others in rejected.values()), c)
-    styles, scripts = ["page.css", "tree_page.css"], ["page.js", "tree_drawing.js", "tree_page.js"]
-    return render_page("tree.html.jinja", title, data, styles=styles, scripts=scripts, facts=facts)
-
-
-def _facts(tree: Tree, preferred: set[int], pairs: int, c: float) -> dict[str, str]:
     reached = sum(node.text is not None for node in tree.nodes[1:])
-    return {
+    facts = {
         "Iterations": str(tree.iterations),
         "Replies reached": f"{reached:,} of {len(tree.nodes) - 1:,}",
         "Ended leaves": str(tree.count_ended()),
-        "Preferred": str(len(preferred)),
-        "Rejected": str(pairs),
+        "Preferred": str(len(set(preferred))),
+        "Rejected": str(sum(len(set(others)) for others in rejected.values())),
         "PUCT's c": f"{c:g}",
     }
+    styles, scripts = ["page.css", "tree_page.css"], ["page.js", "tree_drawing.js", "tree_page.js"]
+    return render_page("tree.html.jinja", title, data, styles=styles, scripts=scripts, facts=facts)
 
 
 def _nodes(
