@@ -108,6 +108,7 @@ class Layout:
         return self.wordings[(first + strategy) % len(self.wordings)]
 
     def baseline(self, name: str) -> Baseline:
+        """The prompting baseline; a UserError if there is none of this name."""
         if name not in self.baselines:
             what = f"no such baseline{nearest(name, self.baselines)}"
             raise UserError(what, where=f"prompt.inference={name}", fix=f"use {', '.join(self.baselines)}")
