@@ -60,7 +60,12 @@ class MCTSConfig:
     rating_scale: float = item(5.0, "priors are softmax(rating / scale)", within=(1e-6, float("inf")))
     judge_own_turn: bool = item(False, "the reply of the selected leaf is judged too, not only those simulated from it")
     seed_path: bool = item(True, "put the seed dialogue into the tree, as a path with Q = 1 and N = 100")
-    in_flight: int = item(1, "leaves of a tree that are worked on at once; 1 = the published search", within=COUNT)
+    in_flight: int = item(
+        1,
+        "leaves of a tree that are worked on at once, the next ones foreseen; any number gives the same tree",
+        within=COUNT,
+        affects=SPEED,
+    )
     preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search
 from esc_lab.search.roles import Roles
 
+log = logging.getLogger(__name__)
 SYNC_EVERY_S = 1.0
 
 
@@ -33,6 +36,7 @@ class TreeSearch:
         journal: its finished calls.
         extend: gives the nodes that are to get texts when the search is done (`extend_rejected`).
         finished: the search came to its end.
+        unused: answers to calls that were made ahead and that the tree was not made from.
     """
 
     name: str
@@ -41,10 +45,14 @@ class TreeSearch:
     journal: Journal
     extend: Callable[[Search], Sequence[int]] | None = None
     finished: bool = False
+    unused: int = 0
 
 
 async def search_trees(
-    trees: Sequence[TreeSearch], at_once: int, on_finish: Callable[[TreeSearch], None] = lambda _: None
+    trees: Sequence[TreeSearch],
+    at_once: int,
+    on_finish: Callable[[TreeSearch], None] = lambda _: None,
+    has_room: Callable[[], bool] = lambda: True,
 ) -> BudgetError | None:
     """Search until all trees are finished or the budget is spent.
 
@@ -53,6 +61,7 @@ async def search_trees(
     Args:
         at_once: trees that are searched at the same time.
         on_finish: called when a tree is finished.
+        has_room: whether another call could be made at once; calls are made ahead only then.
 
     Returns:
         The error that says which budget is spent, if that stopped it.
@@ -68,10 +77,10 @@ async def search_trees(
             if tree.finished or stopped:
                 return
             try:
-                await _make_calls(tree)
+                await _make_calls(tree, has_room)
                 if tree.extend is not None:
                     tree.search.extend(tree.extend(tree.search))
-                    await _make_calls(tree)
+                    await _make_calls(tree, has_room)
             except BudgetError as error:
                 stopped.append(error)
             else:
@@ -95,20 +104,35 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _make_calls(tree: TreeSearch) -> None:
-    """Make the calls of a search until it is done."""
+async def _make_calls(tree: TreeSearch, has_room: Callable[[], bool]) -> None:
+    """Make the calls of a search until it is done, and others ahead while it waits."""
     search = tree.search
-    under_way: dict[asyncio.Task[Any], Call] = {}
+    under_way: dict[asyncio.Task[tuple[Any, Counter[str]]], Call] = {}
+    events: dict[Call, Counter[str]] = {}
+    refused: dict[Call, BudgetError] = {}
+
+    def begin(calls: Sequence[Call]) -> None:
+        under_way.update({asyncio.create_task(_find_result(tree.roles, call)): call for call in calls})
+
     try:
         while True:
-            for call in search.ask():
-                under_way[asyncio.create_task(tree.roles.result(call))] = call
+            begin(search.ask())
             if search.done:
                 return
+            await asyncio.sleep(0)  # what is in the journal is answered now
+            if not any(task.done() for task in under_way) and not refused and has_room():
+                begin(search.ask_ahead())
             done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
             # In the order in which they were asked for, although the tree does not depend on it.
             for task in [task for task in under_way if task in done]:
-                search.tell(under_way.pop(task), task.result())
+                call = under_way.pop(task)
+                if isinstance(error := task.exception(), BudgetError):
+                    refused[call] = error
+                else:
+                    result, events[call] = task.result()
+                    search.tell(call, result)
+            if needed := next(filter(search.needs, refused), None):
+                raise refused[needed]
     except BudgetError:
         # What is being answered is paid for: let it come into the journal.
         await asyncio.gather(*under_way, return_exceptions=True)
@@ -117,6 +141,16 @@ async def _make_calls(tree: TreeSearch) -> None:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
+        tree.unused += sum(call not in search.used for call in events)
+        for call in search.used & events.keys():
+            tree.roles.counts.update(events[call])
+
+
+async def _find_result(roles: Roles, call: Call) -> tuple[Any, Counter[str]]:
+    """The result of a call, and the events that the roles counted meanwhile."""
+    roles = copy(roles)
+    roles.counts = Counter()
+    return await roles.result(call), roles.counts
 
 
 async def _sync(journals: Sequence[Journal]) -> None:
@@ -145,8 +179,15 @@ def load_tree(path: Path, fingerprint: str, settings: MCTSConfig) -> tuple[Searc
         return None
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        same = state["grown_with"] == fingerprint
-        return (Search.from_state(state, settings), Counter(state["counts"])) if same else None
+        if state["grown_with"] == fingerprint:
+            return Search.from_state(state, settings), Counter(state["counts"])
+        leaves = state["settings"].get("in_flight", 1)  # no part of the settings any more
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fix = "delete the file; the tree is then grown again from its journal"
         raise UserError("not a tree of this version", where=str(path), fix=fix) from error
+    if leaves > 1:
+        log.warning(
+            "%s was grown by an earlier version with %d leaves in flight, which changed the search; it is grown "
+            "anew, as with one, from the answers in its journal and new ones", path, leaves,
+        )  # fmt: skip
+    return None

@@ -101,6 +101,10 @@ class Calls:
         """Roles whose clients answer questions with log-probabilities."""
         return frozenset(role for role, client in self.clients.items() if client.scores)
 
+    def has_room(self) -> bool:
+        """Whether a client would begin another call at once."""
+        return not self._slots.locked()
+
     @property
     def retries(self) -> Counter[str]:
         """Attempts of clients that failed in a way that may pass, by kind."""

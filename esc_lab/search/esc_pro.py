@@ -82,7 +82,9 @@ def render_data_card(
     cfg: Config, result: SearchResult, preferences: Sequence[Preferences], statistics: SearchStatistics, code: str
 ) -> str:
     """The card. Equal arguments give the same text, whatever the order of their mappings; `code` is its version."""
-    constants = {key: value for key, value in asdict(cfg.mcts).items() if key not in ("preferences", "name")}
+    constants = {
+        key: value for key, value in asdict(cfg.mcts).items() if key not in ("preferences", "name", "in_flight")
+    }
     lost = sum(node.lost for tree in result.trees for node in tree.nodes)
     failures = {**result.counts, "decisions without texts": lost, "unfinished trees": result.unfinished}
     # Markdown, which no browser runs: nothing is escaped but what would break a table.

@@ -1,14 +1,15 @@
 """One iteration of the search, call by call: texts of a leaf, ratings, a rollout from its best child, judgements.
 
 Each piece of work is a generator. It yields the call whose result it needs next, together with calls that may be made
-beside it, and returns the outcome. Only the seed's path is put into the tree here.
+beside it, and fills in its outcome as results come. It reads the tree before its first call only, and puts nothing into
+it but the seed's path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,17 @@ import numpy as np
 from esc_lab.config.search import MCTSConfig
 from esc_lab.data.dialogue import Turn
 from esc_lab.search.seed_dialogue import SeedDecision
-from esc_lab.search.tree import SEED_PRIOR, SEED_VALUE, SEED_VISITS, Tree, append_answer, append_reply, compute_priors
+from esc_lab.search.tree import (
+    SEED_PRIOR,
+    SEED_VALUE,
+    SEED_VISITS,
+    WORST_REWARD,
+    Node,
+    Tree,
+    append_answer,
+    append_reply,
+    compute_priors,
+)
 from esc_lab.seeds import derive_seed
 
 CallKind = Literal["rate", "reply", "answer", "judge"]
@@ -24,7 +35,7 @@ CallKind = Literal["rate", "reply", "answer", "judge"]
 
 @dataclass(frozen=True)
 class Call:
-    """A call that the search needs.
+    """A call that the search needs. Equal calls have equal results.
 
     Attributes:
         kind: what to tell. `rate`: strategy -> rating. `reply`: the supporter's text. `answer`: the `SeekerTurn`.
@@ -33,14 +44,19 @@ class Call:
         strategy: of the reply, for `reply`.
         sample: number of the draw among calls with the same content: 0 in the tree, 1 in rollouts, counting up where an
             ended leaf is judged again.
-        number: unique in its search.
     """
 
     kind: CallKind
     history: tuple[Turn, ...]
     strategy: str | None
     sample: int
-    number: int
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # once: histories are long
+        return hash((self.kind, self.history, self.strategy, self.sample))
 
 
 @dataclass(frozen=True)
@@ -59,9 +75,9 @@ class Exchange:
     seeker: SeekerTurn
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
-    """The result of an iteration.
+    """The result of an iteration, as far as it is known.
 
     Attributes:
         exchange: new texts of the leaf; None if it had texts before.
@@ -77,12 +93,23 @@ class Outcome:
     priors: Mapping[str, float] = field(default_factory=dict)
     child: str = ""
     child_exchange: Exchange | None = None
-    own_scores: Sequence[float | None] = ()
-    scores: Sequence[float | None] = ()
+    own_scores: list[float | None] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
+
+    @property
+    def endings(self) -> int:
+        """How often the conversation ended in its texts."""
+        return sum(exchange.seeker.ended for exchange in (self.exchange, self.child_exchange) if exchange)
+
+    @property
+    def reward(self) -> float | None:
+        """Mean of the scores that there are, as a reward in [-3, 1]."""
+        judged = [score for score in (*self.own_scores, *self.scores) if score is not None]
+        return sum(judged) / len(judged) + WORST_REWARD if judged else None
 
 
-# Waits for the result of the first call that it yields; of an empty tuple for ever.
-Steps = Generator[tuple[Call, ...], Any, Outcome]
+# Waits for the result of the first call that it yields.
+Steps = Generator[tuple[Call, ...], Any, None]
 
 
 class Iterations:
@@ -90,50 +117,50 @@ class Iterations:
 
     def __init__(self, settings: MCTSConfig, strategies: Sequence[str], seed: int) -> None:
         self.settings, self.strategies, self.seed = settings, tuple(strategies), seed
-        self._numbers = count(1)
 
-    def search_leaf(self, tree: Tree, number: int, purpose: int, stops: Callable[[Exchange | None], bool]) -> Steps:
+    def search_leaf(self, tree: Tree, number: int, purpose: int, outcome: Outcome, stops: Callable[[], bool]) -> Steps:
         """One iteration from its selected leaf.
 
         Args:
             purpose: number of the iteration, by which strategies without ratings are drawn.
-            stops: gets the leaf's new texts, if any, when the conversation goes on there; whether the search stops.
+            outcome: is filled in.
+            stops: asked when the conversation goes on at the leaf: whether the search stops there.
         """
         node = tree.nodes[number]
-        exchange = None
-        if node.text is None:
-            exchange = yield from self._write_exchange(tree.history(node.parent), node.strategy or "")
-            if exchange is None:
-                return Outcome(lost=True)
         text, seeker = node.text or "", SeekerTurn(node.answer or "", node.ended)
-        if exchange:
-            text, seeker = exchange.reply, exchange.seeker
-        replied = append_reply(tree.history(node.parent), text, node.strategy) if node.strategy else tree.start
-        judged = node.strategy and (seeker.ended or self.settings.judge_own_turn)
-        own = [self._call("judge", replied, sample=node.scorings)] if judged else []
+        strategy, scorings, history = node.strategy, node.scorings, tree.history(node.parent)
+        if node.text is None:
+            outcome.exchange = yield from self._write_exchange(history, strategy or "")
+            if outcome.exchange is None:
+                outcome.lost = True
+                return
+            text, seeker = outcome.exchange.reply, outcome.exchange.seeker
+        if strategy:
+            history = append_reply(history, text, strategy)
+        judged = strategy and (seeker.ended or self.settings.judge_own_turn)
+        own = [self._call("judge", history, sample=scorings)] if judged else []
         if seeker.ended:
-            return Outcome(exchange, own_scores=[(yield (own[0],))])
-        if stops(exchange):
-            yield ()
-        history = append_answer(replied, seeker.text)
+            outcome.own_scores = [(yield (own[0],))]
+            return
+        if stops():
+            return
+        history = append_answer(history, seeker.text)
         ratings = yield from self._rate(history, 0, own)
         priors = self._priors(ratings)
-        child = self._choose_strategy(priors, ratings, purpose, 0)
-        child_exchange, scores = yield from self._simulate(history, child, purpose)
-        own_scores = []
+        outcome.child, outcome.priors = self._choose_strategy(priors, ratings, purpose, 0), priors
+        yield from self._simulate(history, outcome, purpose)
         for call in own:
-            own_scores.append((yield (call,)))
-        return Outcome(exchange, False, priors, child, child_exchange, own_scores, scores)
+            outcome.own_scores.append((yield (call,)))
 
-    def extend_node(self, tree: Tree, number: int) -> Steps:
+    def extend_node(self, tree: Tree, number: int, outcome: Outcome) -> Steps:
         """Texts of a node that the search did not reach, and a rollout from it."""
         node = tree.nodes[number]
-        exchange, scores = yield from self._simulate(tree.history(node.parent), node.strategy or "", -number)
-        return Outcome(exchange, lost=exchange is None, own_scores=scores)
+        below = Outcome(child=node.strategy or "")
+        yield from self._simulate(tree.history(node.parent), below, -number)
+        outcome.exchange, outcome.own_scores = below.child_exchange, below.scores
+        outcome.lost = below.child_exchange is None
 
-    def plant(
-        self, tree: Tree, path: Sequence[SeedDecision], ended: bool
-    ) -> Generator[tuple[Call, ...], Any, Outcome | None]:
+    def plant(self, tree: Tree, path: Sequence[SeedDecision], ended: bool) -> Steps:
         """Put the seed dialogue in as a path: rate the strategies at each of its decisions, the gold one among them.
 
         This alone changes the tree: nothing else is in flight meanwhile.
@@ -157,13 +184,12 @@ class Iterations:
             node.seed, node.visits, node.value = True, SEED_VISITS, SEED_VALUE
             node.text, node.answer = decision.text, decision.answer
         tree.nodes[number].ended = ended
-        return None
 
     def _call(self, kind: CallKind, history: Sequence[Turn], strategy: str | None = None, sample: int = 0) -> Call:
         if kind == "judge":  # sees no opening by the supporter
             first = next(index for index, turn in enumerate(history) if turn.speaker == "seeker")
             history = history[first:]
-        return Call(kind, tuple(history), strategy, sample, next(self._numbers))
+        return Call(kind, tuple(history), strategy, sample)
 
     def _priors(self, ratings: Mapping[str, float] | None) -> dict[str, float]:
         """Priors of the rated strategies; uniform over all strategies without ratings."""
@@ -196,14 +222,12 @@ class Iterations:
         seeker = yield (self._call("answer", append_reply(history, text, strategy)),)
         return None if seeker is None else Exchange(text, seeker)
 
-    def _simulate(
-        self, history: Sequence[Turn], strategy: str, purpose: int
-    ) -> Generator[tuple[Call, ...], Any, tuple[Exchange | None, list[float | None]]]:
-        """Texts of a child and a rollout from it: the texts, None if there are none, and the scores of all its replies.
+    def _simulate(self, history: Sequence[Turn], outcome: Outcome, purpose: int) -> Steps:
+        """Texts of the outcome's child and a rollout from it: the texts, None if there are none, and all its scores.
 
         A judgement waits for nobody: it is asked for with the call that follows the reply.
         """
-        exchange: Exchange | None = None
+        strategy = outcome.child
         judgements: list[Call] = []
         for number in range(self.settings.rollout_rounds + 1):
             sample = min(number, 1)
@@ -220,11 +244,38 @@ class Iterations:
                 break  # the child is lost, and its judgement with it
             judgements.append(judgement)
             if number == 0:
-                exchange = Exchange(text, seeker)
+                outcome.child_exchange = Exchange(text, seeker)
             if seeker is None or seeker.ended:
                 break
             history = append_answer(history, seeker.text)
-        scores: list[float | None] = []
         for judgement in judgements:
-            scores.append((yield (judgement,)))
-        return exchange, scores
+            outcome.scores.append((yield (judgement,)))
+
+
+def add_outcome(tree: Tree, number: int, outcome: Outcome) -> int:
+    """Put what an iteration gave into the tree, but for its reward; the number of the node that is rewarded."""
+    node = tree.nodes[number]
+    _reach(node, outcome.exchange)
+    node.lost = outcome.lost
+    _note_score(node, outcome.own_scores)
+    if not outcome.priors:
+        return number
+    children = tree.expand(number, outcome.priors)
+    rewarded = next(child for child in children if tree.nodes[child].strategy == outcome.child)
+    child = tree.nodes[rewarded]
+    _reach(child, outcome.child_exchange)
+    child.lost = outcome.child_exchange is None
+    _note_score(child, outcome.scores)
+    return rewarded
+
+
+def _reach(node: Node, exchange: Exchange | None) -> None:
+    if exchange is not None:
+        node.text, node.answer, node.ended = exchange.reply, exchange.seeker.text, exchange.seeker.ended
+
+
+def _note_score(node: Node, scores: Sequence[float | None]) -> None:
+    """Note the judge's score of a node's own reply, the first of those that were asked for."""
+    if scores:
+        node.scorings += 1
+        node.turn_score = node.turn_score if scores[0] is None else scores[0]

@@ -172,10 +172,14 @@ def read_journal_config(path: Path) -> Any:
 
 
 def journal_settings(config: Any) -> dict[str, Any]:
-    """Dotted names and values of a configuration, by the names of today, as JSON types: tuples come back as lists."""
+    """Dotted names and values of a configuration, by the names of today, as JSON types: tuples come back as lists.
+
+    Older journals name `in_flight`, on which no answer depends.
+    """
     config = json.loads(json.dumps(config))
     if isinstance(config, dict) and isinstance(config.get("search"), dict):
         rename_keys({"mcts": config["search"]})
+        config["search"].pop("in_flight", None)
     return _flat(config)
 
 

@@ -9,23 +9,24 @@ from the most probable child, has the child's reply and those of the rollout jud
         for call in search.ask():     # may be made at once, in any order
             search.tell(call, ...)    # its result, or None
 
-Several leaves may be in flight. They are finished in the order in which they were selected, whatever the order of the
-results, so the tree does not depend on how long any call takes.
+The tree is that of one iteration after another, whatever the order of the results. With `in_flight` above 1,
+`ask_ahead` gives calls of the leaves that will probably be selected next, to be made meanwhile: an iteration that comes
+to them finds their results; one that was foreseen in vain changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from esc_lab.config.search import MCTSConfig
 from esc_lab.data.dialogue import Turn
-from esc_lab.search.iteration import Call, Exchange, Iterations, Outcome
+from esc_lab.search.iteration import Call, Iterations, Outcome, Steps, add_outcome
+from esc_lab.search.lookahead import expect_tree
 from esc_lab.search.seed_dialogue import SeedDecision
 from esc_lab.search.selection import select
-from esc_lab.search.tree import WORST_REWARD, Tree
+from esc_lab.search.tree import Tree
 
 # Numbers of work that is no iteration.
 _PLANTING, _EXTENSION = -1, -2
@@ -33,22 +34,23 @@ _PLANTING, _EXTENSION = -1, -2
 
 @dataclass
 class _Work:
-    """A leaf in flight: its number among the selected ones, and the steps that are left.
+    """A leaf that is worked on: its number among the selected ones, and the steps that are left.
 
     Attributes:
+        ended: leaves that have ended before it.
+        outcome: as far as it is known.
         continues: it has texts, and the conversation goes on after them.
-        exchange: its new texts, if it had none.
-        waiting: number of the call whose result comes next.
+        waiting: the call whose result comes next; None before the first.
     """
 
     number: int
     node: int
-    steps: Generator[tuple[Call, ...], Any, Any] | None = None
+    ended: int
+    outcome: Outcome = field(default_factory=Outcome)
+    steps: Steps = field(init=False)
     continues: bool = False
-    exchange: Exchange | None = None
-    waiting: int = 0
+    waiting: Call | None = None
     finished: bool = False
-    outcome: Outcome | None = None
 
 
 class Search:
@@ -64,7 +66,8 @@ class Search:
         seed: seed of the draws: strategies of the policy `random`, and those of rollouts whose rating is missing.
 
     Attributes:
-        tree: as far as it came; of leaves in flight nothing yet.
+        tree: as far as it came; of the iteration under way nothing yet.
+        used: calls whose results the tree was made from, those of the iteration under way included.
         done: there is nothing more to ask.
     """
 
@@ -79,34 +82,70 @@ class Search:
     ) -> None:
         self._set_up(settings, Tree(tuple(start)), strategies, seed)
         if seed_path and settings.seed_path:
-            self._start(_Work(_PLANTING, 0, self._iterations.plant(self.tree, seed_path, seed_ended)))
+            work = _Work(_PLANTING, 0, self._ended)
+            work.steps = self._iterations.plant(self.tree, seed_path, seed_ended)
+            self._start(work)
         self._settle()
 
     def _set_up(self, settings: MCTSConfig, tree: Tree, strategies: Sequence[str], seed: int) -> None:
         self.settings, self.tree, self.done = settings, tree, False
+        self.used: set[Call] = set()
         self._iterations = Iterations(settings, strategies, seed)
         self._new: list[Call] = []
-        self._open: dict[int, _Work] = {}  # calls under way
-        self._results: dict[int, Any] = {}  # of calls, until the work asks for them
-        self._queue: list[_Work] = []  # in flight, in the order in which they were selected
+        self._open: set[Call] = set()  # under way
+        self._results: dict[Call, Any] = {}
+        self._queue: list[_Work] = []  # the iteration under way, or nodes of the extension, in their order
+        self._ahead: dict[tuple[Any, ...], _Work] = {}  # leaves that will probably be selected after it
         self._begun = 0
         self._ended = tree.count_ended()
         self._stopped = False  # no more leaves are selected
         self._extension: list[int] = []
 
     def ask(self) -> list[Call]:
-        """The calls that became necessary since the last time."""
+        """The calls that became necessary since the last time, without those that `ask_ahead` gave before."""
         calls, self._new = self._new, []
         return calls
 
-    def tell(self, call: Call, result: Any) -> None:
-        """Take the result of a call (see `Call.kind`), or None if there is none. Ignored if it is no longer needed."""
-        work = self._open.pop(call.number, None)
-        if work is None:
-            return
-        self._results[call.number] = result
-        if work.waiting == call.number:
+    def ask_ahead(self) -> list[Call]:
+        """New calls of the leaves that will probably be selected next, `in_flight` of them with those under way."""
+        if len(self._queue) != 1 or self._queue[0].number < 0:
+            return []
+        needed, self._new = self._new, []
+        ahead: dict[tuple[Any, ...], _Work] = {}
+        work, tree, busy = self._queue[0], self.tree, 1
+        while busy < self.settings.in_flight and work.number + 1 < self.settings.max_iterations:
+            tree = expect_tree(tree, work.node, work.outcome)
+            number, ended = work.number + 1, work.ended + work.outcome.endings
+            leaf = select(tree, self.settings, self._iterations.seed, number)
+            if leaf is None:
+                break
+            # Numbers of expected nodes may change, and with them which one a number means.
+            place = (number, tree.nodes[leaf].scorings, *(tree.nodes[step].strategy for step in tree.path(leaf)))
+            work = self._ahead.get(place) or self._begin(tree, number, leaf, ended)
+            work.node, work.ended = leaf, ended
+            ahead[place] = work
             self._advance(work)
+            if self._stops(work):
+                break
+            busy += not work.finished
+        self._ahead = ahead
+        calls, self._new = self._new, needed
+        return calls
+
+    def needs(self, call: Call) -> bool:
+        """Whether the tree cannot go on without the result of a call."""
+        return call in self.used and call not in self._results
+
+    def tell(self, call: Call, result: Any) -> None:
+        """Take the result of a call (see `Call.kind`), or None if there is none."""
+        if call not in self._open:
+            return
+        self._open.remove(call)
+        self._results[call] = result
+        waiting = [work for work in self._queue if work.waiting == call]
+        for work in waiting:
+            self._advance(work, self.used)
+        if waiting:
             self._settle()
 
     def extend(self, numbers: Sequence[int]) -> None:
@@ -116,15 +155,16 @@ class Search:
         self._settle()
 
     def state(self) -> dict[str, Any]:
-        """Everything to go on from, as JSON types. Leaves in flight begin anew when it is loaded.
+        """Everything to go on from, as JSON types. An iteration under way begins anew when it is loaded.
 
         Raises:
             ValueError: the seed path is not planted yet.
         """
         if any(work.number == _PLANTING for work in self._queue):
             raise ValueError("the seed path is not planted yet")
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "in_flight"}
         return {
-            "settings": {**asdict(self.settings), "seed": self._iterations.seed},
+            "settings": {**settings, "seed": self._iterations.seed},
             "strategies": list(self._iterations.strategies),
             "tree": self.tree.state(),
             "in_flight": [[work.number, work.node] for work in self._queue],
@@ -141,133 +181,92 @@ class Search:
         search._begun, search._stopped = state["begun"], state["stopped"]
         search._extension = list(state["extension"])
         for number, node in state["in_flight"]:
-            search._begin(number, node)
+            search._start(search._begin(search.tree, number, node, search._ended))
         search._settle()
         return search
 
-    def _begin(self, number: int, node: int) -> None:
-        """Put a leaf in flight, or a node of the extension."""
-        work = _Work(number, node)
+    def _begin(self, tree: Tree, number: int, node: int, ended: int) -> _Work:
+        """Work on a leaf of a tree, or on a node of the extension."""
+        work = _Work(number, node, ended)
+
+        def stops() -> bool:
+            work.continues = True
+            return self._stops(work)
+
         if number == _EXTENSION:
-            work.steps = self._iterations.extend_node(self.tree, node)
+            work.steps = self._iterations.extend_node(tree, node, work.outcome)
         else:
-            work.steps = self._iterations.search_leaf(self.tree, node, number, partial(self._note_continuing, work))
-        self._start(work)
+            work.steps = self._iterations.search_leaf(tree, node, number, work.outcome, stops)
+        return work
 
     def _start(self, work: _Work) -> None:
         self._queue.append(work)
-        self._advance(work)
+        self._advance(work, self.used)
 
-    def _advance(self, work: _Work) -> None:
+    def _advance(self, work: _Work, used: set[Call] | None = None) -> None:
         """Go on with a piece of work for as long as the results that it waits for are there."""
-        assert work.steps is not None
-        value = self._results.pop(work.waiting, None)
-        while True:
+        while not work.finished:
+            if work.waiting is not None and work.waiting not in self._results:
+                return
             try:
-                wanted = work.steps.send(value)
-            except StopIteration as end:
-                work.outcome, work.finished = end.value, True
+                wanted = work.steps.send(None if work.waiting is None else self._results[work.waiting])
+            except StopIteration:
+                work.finished = True
                 return
+            work.waiting = wanted[0]
+            if used is not None:
+                used.add(work.waiting)
             for call in wanted:
-                if call.number not in self._open and call.number not in self._results:
-                    self._open[call.number] = work
+                if call not in self._open and call not in self._results:
+                    self._open.add(call)
                     self._new.append(call)
-            work.waiting = wanted[0].number if wanted else 0
-            if work.waiting not in self._results:
-                return
-            value = self._results.pop(work.waiting)
-
-    def _note_continuing(self, work: _Work, exchange: Exchange | None) -> bool:
-        """Note that the conversation goes on at a leaf; whether the search stops there."""
-        work.exchange, work.continues = exchange, True
-        return self._stops(work)
 
     def _stops(self, work: _Work) -> bool:
-        """Whether the search stops at a leaf: the conversation goes on there, and a limit was reached before it.
-
-        What is true while earlier leaves are in flight stays true, since the number of ended leaves only grows.
-        """
+        """Whether the search stops at a leaf: the conversation goes on there, and a limit was reached before it."""
         if not work.continues:
             return False
         settings = self.settings
-        enough = work.number >= settings.min_iterations and self._ended >= settings.min_ended
-        return enough or self._ended >= settings.max_ended
+        enough = work.number >= settings.min_iterations and work.ended >= settings.min_ended
+        return enough or work.ended >= settings.max_ended
 
     def _settle(self) -> None:
-        """Finish what has come to the head of the queue, each time putting new leaves in flight."""
+        """Finish what has come to its end, each time beginning what is next."""
         self._fill()
         while self._queue:
             head = self._queue[0]
-            if self._stops(head):
-                self._stop_at(head)
+            if self._stops(head):  # the leaf keeps its texts
+                add_outcome(self.tree, head.node, head.outcome)
+                self._queue, self._stopped = [], True
             elif head.finished:
-                self._queue.pop(0)
-                if head.outcome is not None:
-                    self._finish(head, head.outcome)
-                self._ended = self.tree.count_ended()
+                self._finish(self._queue.pop(0))
             else:
                 return
             self._fill()
         self.done = True
-
-    def _fill(self) -> None:
-        """Put leaves in flight until there are enough of them or none can be selected."""
-        while len(self._queue) < self.settings.in_flight:
-            if self._extension:
-                self._begin(_EXTENSION, self._extension.pop(0))
-                continue
-            planting = any(work.number == _PLANTING for work in self._queue)
-            if self._stopped or planting or self._begun >= self.settings.max_iterations:
-                return
-            if any(map(self._stops, self._queue)):
-                return
-            leaf = select(
-                self.tree, self.settings, self._iterations.seed, [work.node for work in self._queue], self._begun
-            )
-            if leaf is None:
-                return
-            self._begun += 1
-            self._begin(self._begun - 1, leaf)
-
-    def _stop_at(self, head: _Work) -> None:
-        """End the search. The leaf keeps its texts; nothing else that is in flight counts."""
-        self._reach(head.node, head.exchange)
-        self._queue, self._new, self._stopped = [], [], True
-        self._begun = head.number + 1  # how many were begun after it depends on the time that calls take
+        self._new, self._ahead = [], {}
         self._open.clear()
         self._results.clear()
 
-    def _finish(self, work: _Work, outcome: Outcome) -> None:
-        """Put the outcome of a leaf into the tree."""
-        node = self.tree.nodes[work.node]
-        self._reach(work.node, outcome.exchange)
-        node.lost = outcome.lost
-        self._note_score(work.node, outcome.own_scores)
-        rewarded = work.node
-        if outcome.priors:
-            children = self.tree.expand(work.node, outcome.priors)
-            rewarded = next(child for child in children if self.tree.nodes[child].strategy == outcome.child)
-            self._reach(rewarded, outcome.child_exchange)
-            self.tree.nodes[rewarded].lost = outcome.child_exchange is None
-            self._note_score(rewarded, outcome.scores)
-        judged = [score for score in (*outcome.own_scores, *outcome.scores) if score is not None]
-        reward = sum(judged) / len(judged) + WORST_REWARD if judged else None
-        if work.number == _EXTENSION:
-            if reward is not None:
-                node.value, node.visits = reward, 1
+    def _fill(self) -> None:
+        """Begin the next iteration when there is none, or nodes of the extension."""
+        while self._extension and len(self._queue) < self.settings.in_flight:
+            self._start(self._begin(self.tree, _EXTENSION, self._extension.pop(0), self._ended))
+        if self._queue or self._stopped or self._begun >= self.settings.max_iterations:
             return
-        if reward is not None:
-            self.tree.back_up(rewarded, reward)
-        self.tree.iterations += 1
+        leaf = select(self.tree, self.settings, self._iterations.seed, self._begun)
+        if leaf is not None:
+            self._begun += 1
+            self._start(self._begin(self.tree, self._begun - 1, leaf, self._ended))
 
-    def _reach(self, number: int, exchange: Exchange | None) -> None:
-        if exchange is not None:
-            node = self.tree.nodes[number]
-            node.text, node.answer, node.ended = exchange.reply, exchange.seeker.text, exchange.seeker.ended
-
-    def _note_score(self, number: int, scores: Sequence[float | None]) -> None:
-        """Note the judge's score of a node's own reply, the first of those that were asked for."""
-        if scores:
-            node = self.tree.nodes[number]
-            node.scorings += 1
-            node.turn_score = node.turn_score if scores[0] is None else scores[0]
+    def _finish(self, work: _Work) -> None:
+        """Put the outcome of a piece of work into the tree."""
+        if work.number != _PLANTING:
+            rewarded, reward = add_outcome(self.tree, work.node, work.outcome), work.outcome.reward
+            if work.number == _EXTENSION:
+                if reward is not None:
+                    self.tree.nodes[rewarded].value, self.tree.nodes[rewarded].visits = reward, 1
+                return
+            if reward is not None:
+                self.tree.back_up(rewarded, reward)
+            self.tree.iterations += 1
+        self._ended = self.tree.count_ended()

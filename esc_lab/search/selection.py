@@ -7,7 +7,6 @@ ended there, the next best.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,22 +17,19 @@ from esc_lab.search.tree import Tree, puct
 from esc_lab.seeds import derive_seed
 
 
-def select(tree: Tree, settings: MCTSConfig, seed: int, in_flight: Sequence[int] = (), begun: int = 0) -> int | None:
+def select(tree: Tree, settings: MCTSConfig, seed: int, begun: int = 0) -> int | None:
     """Number of the leaf to work on, from the root down the best children.
 
-    A path to a leaf in flight counts as visited with the worst reward (virtual loss). Leaves that are in flight or lost
-    are not selected; the next best child stands in for one below which nothing else is left.
+    Leaves that are lost are not selected; the next best child stands in for one below which nothing else is left.
 
     Args:
         seed: seed of the draws of `random`.
-        in_flight: leaves that are worked on.
         begun: how many leaves were selected before; `random` draws by it.
 
     Returns:
-        None if there is no such leaf, for the time being or at all.
+        None if there is no such leaf.
     """
-    losses = Counter(step for leaf in in_flight for step in (0, *tree.path(leaf)))
-    return _Selection(tree, settings, seed, losses, frozenset(in_flight), begun).leaf(0)
+    return _Selection(tree, settings, seed, begun).leaf(0)
 
 
 @dataclass(frozen=True)
@@ -41,13 +37,11 @@ class _Selection:
     tree: Tree
     settings: MCTSConfig
     seed: int
-    losses: Counter[int]
-    busy: frozenset[int]
     begun: int
 
     def leaf(self, number: int) -> int | None:
         node = self.tree.nodes[number]
-        if node.lost or number in self.busy:
+        if node.lost:
             return None
         if not node.children:
             return number
@@ -63,20 +57,16 @@ class _Selection:
         if settings.policy == "best_of_n":
             return self.order_candidates(number)
         if settings.policy == "puct":
-            visits = nodes[number].visits + self.losses[number]
-            return sorted(children, key=lambda child: -puct(nodes[child], visits, settings.c, self.losses[child]))
+            visits = nodes[number].visits
+            return sorted(children, key=lambda child: -puct(nodes[child], visits, settings.c))
         raise ValueError(f"no policy {settings.policy!r}")
 
     def order_candidates(self, number: int) -> Sequence[int]:
         """best_of_n: the untried candidates; when all of them were tried, these by their value."""
         nodes, candidates = self.tree.nodes, self.candidates(number)
-        untried = [
-            child for child in candidates if not (nodes[child].visits or nodes[child].lost or child in self.busy)
-        ]
+        untried = [child for child in candidates if not (nodes[child].visits or nodes[child].lost)]
         if untried:
             return untried
-        if any(child in self.busy for child in candidates):
-            return []  # which one is the best is not known yet
         going_on = [child for child in candidates if not self.is_closed(child)]
         # What is followed stays followed, whatever its running mean becomes.
         return sorted(going_on, key=lambda child: (nodes[child].visits == 1, -nodes[child].value))

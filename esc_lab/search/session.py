@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class SearchResult:
         counts: answers of roles that were unusable, refused or missing; decisions without texts.
         prompts: hash of the prompts.
         seconds: the search took.
+        unused: answers that were asked for ahead and that no tree was made from.
     """
 
     seeds: Sequence[SeedDialogue]
@@ -58,6 +59,7 @@ class SearchResult:
     counts: Counter[str]
     prompts: str
     seconds: float
+    unused: int = 0
 
     def metrics(self) -> dict[str, float]:
         """Flat, under `search/`."""
@@ -70,6 +72,7 @@ class SearchResult:
             "search/completion_tokens": float(spent.completion_tokens),
             "search/cost": spent.cost,
             "search/from_cache": float(spent.from_cache),
+            "search/unused_calls": float(self.unused),
             "search/unfinished_trees": float(self.unfinished),
         }
         metrics |= {f"search/{name}": float(count) for name, count in self.counts.items()}
@@ -106,7 +109,7 @@ class SearchSession:
         progress = SearchProgress(trees, self.calls)
         showing = asyncio.create_task(progress.show())
         try:
-            stopped = await search_trees(trees, self.cfg.search.trees, self._save)
+            stopped = await search_trees(trees, self.cfg.search.trees, self._save, self.calls.has_room)
         finally:
             showing.cancel()
         log_curve(progress.point())
@@ -121,12 +124,15 @@ class SearchSession:
             counts=sum((tree.roles.counts for tree in trees), counts),
             prompts=self.prompts,
             seconds=time.time() - started,
+            unused=sum(tree.unused for tree in trees),
         )
 
     def _journal_config(self, name: str) -> dict[str, Any]:
         """Everything that the calls in a journal depend on beside their own content."""
         cfg = self.cfg
-        constants = {key: value for key, value in asdict(cfg.mcts).items() if key not in ("name", "preferences")}
+        constants = {
+            key: value for key, value in asdict(cfg.mcts).items() if key not in ("name", "preferences", "in_flight")
+        }
         return {
             "seed_dialogue": None if name == JUDGE_CHECK else name,
             "seed": cfg.search.seed,
@@ -139,11 +145,14 @@ class SearchSession:
 
     def _tree_fingerprint(self, name: str) -> str:
         """Of what a finished tree depends on: what its calls do, and the rule where it is extended."""
-        rule = self.cfg.mcts.preferences
-        return fingerprint([self._journal_config(name), asdict(rule) if rule.extend_rejected else None])
+        rule, config = self.cfg.mcts.preferences, self._journal_config(name)
+        config["search"]["in_flight"] = 1  # trees of older versions depend on it; today's do not
+        return fingerprint([config, asdict(rule) if rule.extend_rejected else None])
 
     def _tree_search(self, seed: SeedDialogue, journal: Journal) -> TreeSearch:
         name, settings, counts = seed.dialogue.id, self.cfg.mcts, Counter[str]()
+        if any(getattr(self.cfg.llm, role).client == "replay" for role in ROLES):
+            settings = replace(settings, in_flight=1)  # a recording has only the answers that its search needed
         dialogue = seed.dialogue
         roles = self._roles(SeekerProfile(dialogue.situation, dialogue.emotion, dialogue.problem), journal, counts)
         earlier = load_tree(self.directory / f"{name}.json", self._tree_fingerprint(name), settings)

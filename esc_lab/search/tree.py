@@ -148,8 +148,6 @@ def compute_priors(ratings: Mapping[str, float], scale: float = 5.0) -> dict[str
     return {name: weight / total for name, weight in weights.items()}
 
 
-def puct(node: Node, parent_visits: int, c: float, losses: int = 0) -> float:
-    """`Q + c P sqrt(N_parent) / (N + 1)`; each of `losses` paths in flight counts as a visit with the worst reward."""
-    visits = node.visits + losses
-    value = (node.value * node.visits + WORST_REWARD * losses) / visits if losses else node.value
-    return value + c * node.prior * math.sqrt(parent_visits) / (visits + 1)
+def puct(node: Node, parent_visits: int, c: float) -> float:
+    """`Q + c P sqrt(N_parent) / (N + 1)`."""
+    return node.value + c * node.prior * math.sqrt(parent_visits) / (node.visits + 1)

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,15 @@ from esc_lab.search import builder
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.iteration import Call
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search, SeedDecision
 from esc_lab.search.requests import Answer, Request
 from esc_lab.search.role_prompts import SeekerProfile
 from esc_lab.search.roles import Roles
 from tests.search.endpoint_roles import play
+from tests.search.oracle import Oracle
+from tests.search.oracle import run as play_search
 from tests.search.virtual_time import run as run_test
 
 INVENTORY = load_inventory("cso")
@@ -150,11 +154,12 @@ class Run:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[bool, bool], list[bytes]]:
-    """By (a client that scores, extended): the trees as they grow one after another, a call at a time."""
+    """By (a client that scores, extended): the trees as they grow one after another, a leaf and a call at a time."""
     found = {}
     for scores in (False, True):
         for extend in (False, True):
-            run = Run(tmp_path_factory.mktemp("one"), Playing(scores=scores), 1, extend=extend)
+            settings = replace(SETTINGS, in_flight=1)
+            run = Run(tmp_path_factory.mktemp("one"), Playing(scores=scores), 1, extend=extend, settings=settings)
             assert run.go(1) is None
             assert run.client.most_at_once == 1
             found[scores, extend] = run.states()
@@ -210,8 +215,7 @@ def test_a_search_goes_on_from_any_prefix_of_its_journals(tmp_path: Path, undist
     last = Run(tmp_path, Playing(), extend=extend)
     last.go()
     assert last.states() == undisturbed[False, extend]
-    assert last.client.begun <= 2 * TREES  # at most what others had under way where the search stops, and gave up
-    assert not (kept | again.client.made.keys()) & last.client.made.keys()
+    assert not last.client.begun  # nothing is asked ahead where the answers are there
 
 
 @pytest.mark.parametrize("at", [1, 2, 30, 100])
@@ -359,6 +363,52 @@ def test_finished_trees_are_left_alone(tmp_path: Path, undisturbed) -> None:
     assert run.states(0) == undisturbed[False, False][:1]
 
 
+def test_what_is_counted_does_not_depend_on_leaves_in_flight(tmp_path: Path) -> None:
+    """Events at calls that were made ahead in vain are none of the tree's; how many such calls there were is told."""
+    counts, unused = [], []
+    for in_flight in (1, 3, 8):
+        settings = replace(SETTINGS, min_iterations=20, max_iterations=20, in_flight=in_flight)
+        (directory := tmp_path / str(in_flight)).mkdir()
+        run = Run(directory, Playing(slow=0.01), settings=settings)
+        run.go()
+        counts.append(run.counts)
+        unused.append(sum(tree.unused for tree in run.trees))
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0].total() > 20
+    assert unused[0] == 0 < unused[1] < unused[2]
+
+
+def test_calls_are_made_ahead_only_where_there_is_room(tmp_path: Path) -> None:
+    run = Run(tmp_path, Playing(slow=0.01), 2, settings=replace(SETTINGS, in_flight=8))
+    run_test(search_trees(run.trees, TREES, has_room=run.calls.has_room))  # four trees keep two connections busy
+    assert sum(tree.unused for tree in run.trees) < 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_budget_that_refuses_calls_made_ahead_leaves_the_tree_alone(tmp_path: Path, seed: int) -> None:
+    names = INVENTORY.names
+    settings = MCTSConfig(min_iterations=12, max_iterations=12, in_flight=8)
+    plain = play_search(Search(replace(settings, in_flight=1), START, names), Oracle(names, seed))
+    refused: list[Call] = []
+
+    class Limited:
+        def __init__(self) -> None:
+            self.counts: Counter[str] = Counter()
+
+        async def result(self, call: Call) -> Any:
+            if call not in plain.used:
+                refused.append(call)
+                raise BudgetError("spent")
+            await asyncio.sleep(0.01)
+            return Oracle(names, seed).result(call)
+
+    tree = TreeSearch("a", Search(settings, START, names), Limited(), Journal(tmp_path / "j", {}))  # type: ignore[arg-type]
+    assert run_test(search_trees([tree], 1)) is None
+    assert tree.finished
+    assert tree.search.state() == plain.state()
+    assert refused
+
+
 def test_saved_trees(tmp_path: Path) -> None:
     run = Run(tmp_path, Playing(), extend=True)
     run.go()
@@ -382,6 +432,20 @@ def test_saved_trees(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(UserError, match=r"1\.json: not a tree of this version\. Fix: delete the file"):
             load_tree(path, "print", SETTINGS)
+
+
+def test_a_tree_that_an_older_version_grew_as_another_search_is_grown_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Leaves in flight changed the search once; its trees say how many there were."""
+    run = Run(tmp_path, Playing())
+    run.go()
+    path = save_tree(run.trees[1], tmp_path / "trees", "print")
+    for in_flight, warned in ((1, False), (4, True)):
+        state = json.loads(path.read_text())
+        path.write_text(json.dumps(state | {"settings": state["settings"] | {"in_flight": in_flight}}))
+        assert load_tree(path, "print of today", SETTINGS) is None
+        assert ("1.json was grown by an earlier version with 4 leaves in flight" in caplog.text) is warned
 
 
 def test_a_tree_that_cannot_be_saved_stops_the_search(tmp_path: Path) -> None:

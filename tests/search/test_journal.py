@@ -289,3 +289,10 @@ def test_keys_that_were_renamed_since_are_the_same(tmp_path: Path) -> None:
     new["search"] = {"c": 1.0, "min_iterations": 50, "max_ended": 25}
     with pytest.raises(UserError, match=r"search\.min_iterations was 100, is 50"):
         Journal(tmp_path / "j", new)
+
+
+def test_older_journals_name_how_many_leaves_were_in_flight_which_their_answers_do_not_depend_on(
+    tmp_path: Path,
+) -> None:
+    Journal(tmp_path / "j", {"search": {"c": 1.0, "in_flight": 4}}).add("a", REQUEST, ANSWERS["a"])
+    assert Journal(tmp_path / "j", {"search": {"c": 1.0}}).answers == {"a": ANSWERS["a"]}

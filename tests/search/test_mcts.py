@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from esc_lab.config.search import MCTSConfig
 from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.search.mcts import Search, SeedDecision
-from esc_lab.search.tree import Node, Tree, puct
-from tests.search.oracle import START, Oracle, run
+from esc_lab.search.preferences import find_preferences
+from esc_lab.search.tree import Tree
+from tests.search.oracle import REGIMES, START, Oracle, Regime, grow, run
 
 NAMES = ("Affirmation", "Question", "Information", "Others")
 SEED = (
@@ -258,19 +260,65 @@ def test_which_replies_are_judged(own: bool) -> None:
     assert all(talk[0].speaker == "seeker" and talk[-1].speaker == "supporter" for talk in talks)
 
 
-def test_a_leaf_in_flight_counts_as_a_bad_visit_and_is_not_selected_again() -> None:
-    constants = MCTSConfig(in_flight=4)
-    oracle = Oracle(NAMES, 6, ending=0.0)
+@given(
+    seed=st.integers(0, 10_000),
+    in_flight=st.integers(2, 8),
+    missing=st.sampled_from([0.0, 0.2]),
+    policy=st.sampled_from(["puct", "random", "best_of_n"]),
+    own=st.booleans(),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=40, deadline=None)
+def test_several_leaves_in_flight_give_the_tree_of_one(
+    seed: int, in_flight: int, missing: float, policy: str, own: bool, order: random.Random
+) -> None:
+    constants = MCTSConfig(min_iterations=20, max_ended=8, max_iterations=30, policy=policy, candidates=3,
+                           judge_own_turn=own)  # fmt: skip
+    oracle = Oracle(NAMES, seed, missing)
+    plain = run(Search(constants, START, NAMES, SEED), oracle)
+    several = run(Search(replace(constants, in_flight=in_flight), START, NAMES, SEED), oracle, order)
+    assert several.state() == plain.state()
+    assert several.used == plain.used
+    chosen = [number for number, node in enumerate(plain.tree.nodes) if node.text is None and not node.lost][:5]
+    for search in (plain, several):
+        search.extend(chosen)
+        run(search, oracle, order)
+    assert several.state() == plain.state()
+
+
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+def test_most_of_what_is_foreseen_comes_true(regime: Regime) -> None:
+    """Half the time and less with four leaves in flight, for few calls that the tree is not made from."""
+    rounds, calls, used = Counter[int](), Counter[int](), Counter[int]()
+    for seed in range(6):
+        trees = []
+        for in_flight in (1, 4):
+            constants = MCTSConfig(min_iterations=40, max_iterations=60, in_flight=in_flight)
+            grown = grow(regime, seed, NAMES, constants)
+            trees.append((grown.search.state(), find_preferences(grown.search.tree, constants.preferences)))
+            rounds[in_flight] += grown.rounds
+            calls[in_flight] += grown.calls
+            used[in_flight] += len(grown.search.used)
+        assert trees[0] == trees[1]
+    assert used[1] == used[4] == calls[1]
+    assert rounds[4] < 0.5 * rounds[1]
+    assert calls[4] < 1.3 * calls[1]
+
+
+def test_nothing_is_foreseen_beyond_the_end() -> None:
+    """Where the search will stop at the next leaf that goes on, nothing is asked after that leaf's texts."""
+    constants = MCTSConfig(min_iterations=0, min_ended=0, max_iterations=9, in_flight=8)
     search = Search(constants, START, NAMES)
-    calls = search.ask()
-    while search.tree.iterations == 0:
-        search.tell(calls[0], oracle.result(calls.pop(0)))
-        calls += search.ask()
-    begun = {call.strategy for call in calls if call.kind == "reply"}
-    assert len(search.state()["in_flight"]) == 4
-    assert len({node for _, node in search.state()["in_flight"]}) == 4
-    assert len(begun) >= 2
-    assert puct(Node(0, "x", 0.5, visits=1, value=1.0), 4, 1.0, losses=1) == pytest.approx(-1 + 0.5 * 2 / 3)
+    assert search.done  # the first leaf, the start, goes on
+    search = Search(replace(constants, min_iterations=1), START, NAMES)
+    oracle = Oracle(NAMES, 3, ending=0.0)
+    ahead = []
+    while needed := search.ask():
+        ahead += (foreseen := search.ask_ahead())
+        for call in (*needed, *foreseen):
+            search.tell(call, oracle.result(call))
+    assert search.tree.iterations == 1
+    assert {call.kind for call in ahead} == {"reply", "answer"}
 
 
 def test_extension_gives_siblings_texts_and_one_rollout() -> None:
