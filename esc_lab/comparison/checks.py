@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from esc_lab.artifacts import fingerprint
 from esc_lab.comparison.parallel import parallel_map
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.config import TRAININGS, keys
@@ -37,6 +38,7 @@ _CONTEXT = [
     for key in _EVALUATED
     if key.method is None and not (key.measures or key.path or key.name in _NAMED or key.affects.stages & {*TRAININGS})
 ]
+_NET = "sra/sham_net"  # of these metrics the names begin so
 _MISSING = object()  # the value of a setting that a run is older than
 
 
@@ -87,6 +89,12 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
         values = _values(runs, name)
         if len(set(values.values())) > 1 and not _named_by(name, values):
             remarks[f"prompts differ in {name}: {_describe(values)}"] = None
+    nets = [name for name in metrics if name.startswith(_NET)]
+    controls = {
+        run: _name_control(_layout(run)) for run in runs if _layout(run) and any(n in run.metrics for n in nets)
+    }
+    fix = f"evaluate them under prompts of the same words, or choose metrics without {_list_names(nets)}"
+    _require_equal(controls, "attention is net of different controls", fix)
     for beginning, settings in _SETTINGS.items():
         measured = [n for n in metrics if n.startswith(beginning) or find_metric(n).count.startswith(beginning)]
         having = [run for run in runs if any(name in run.metrics for name in measured)]
@@ -192,6 +200,26 @@ def _check_metrics(run: Run, table: PredictionTable, metrics: Sequence[str]) -> 
         if not (math.isnan(computed) or math.isclose(computed, written, rel_tol=1e-6, abs_tol=1e-6)):
             message = f"metrics.json says {metric} = {written:g}, predictions.jsonl gives {computed:g}"
             raise UserError(message, where=str(run.directory), fix="evaluate the run again")
+
+
+def _layout(run: Run) -> Mapping[str, Any]:
+    """The layout of the prompts with its words; empty for a run that is older than these in a configuration."""
+    layout: Mapping[str, Any] = run.config.get("prompt", {}).get("eval", {}).get("layout") or {}
+    return layout
+
+
+def _name_control(layout: Mapping[str, Any]) -> str:
+    """What net attention is net of under a layout; two runs can be contrasted where it is the same."""
+    if "choice" in layout["system"]:
+        return "the other strategies of the list"
+    words = {name: layout["wording"].get(name) for name in ("instruction", "strategy", "neutral", "neutral_phrase")}
+    phrases, orders = (
+        ", ".join(text) if isinstance(text := words[name], list) else str(text)
+        for name in ("neutral_phrase", "instruction")
+    )
+    if "{neutral}" not in orders:
+        return "nothing"
+    return f"neutral phrases {phrases} (words {fingerprint(words)[:6]})"
 
 
 def _require_equal(values: Mapping[Run, str], message: str, fix: str) -> None:

@@ -79,6 +79,7 @@ class _Rows:
         self.word_rows: list[int] = []
         self.sampling: dict[str, float] = {}
         self.unmeasured: Counter[str] = Counter()
+        self.phrases: dict[str, int] = {}  # neutral phrases of prompts, numbered
 
     def add(self, p: Prediction) -> None:
         key = (p.dialogue, p.turn)
@@ -116,6 +117,8 @@ class _Rows:
             math.nan if p.label_mass is None else p.label_mass,
             math.nan if p.adheres is None else float(p.adheres),
             *((span["sra"], span["control"], span["relative"]) if span else _NO_SPAN),
+            self.classes[p.followed] if p.followed else math.nan,
+            self.phrases.setdefault(p.neutral["phrase"], len(self.phrases)) if p.neutral else math.nan,
             *(p.bleu or _NO_BLEU),
         )
 
@@ -171,7 +174,8 @@ class _Rows:
         )
 
     def _columns(self) -> Mapping[str, FloatArray]:
-        names = ["log_prob", "tokens", "label_mass", "adheres", "sra", "control", "relative", *BLEU_COUNTS]
+        names = ["log_prob", "tokens", "label_mass", "adheres", "sra", "control", "relative", "followed", "phrase"]
+        names += BLEU_COUNTS
         names += ["reply_length", *self.replies] if self.texts else []
         values = dict(zip(names, np.array(self.values, np.float64).T, strict=True))
         return {**values, **span_measures(values["sra"], values["control"], values["relative"])}

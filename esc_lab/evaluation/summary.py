@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from esc_lab.metrics.attention import phrase_spread
 from esc_lab.metrics.prediction_table import NOT_ASKED, SAMPLING, PredictionTable
 from esc_lab.metrics.records import METRICS
 from esc_lab.metrics.strategy_choice import CHOICES, class_scores, count_choices, strategy_preference
@@ -33,6 +34,8 @@ def summarize(table: PredictionTable) -> tuple[dict[str, float], dict[str, Any]]
         for name, value in values.items()
         if not math.isnan(value) and values.get(METRICS[name].count, 1) > 0
     }
+    if not math.isnan(spread := phrase_spread(table)):
+        metrics["sra/sham_net_spread"] = spread
     metrics |= {f"sra/skipped_{reason.replace(' ', '_')}": float(n) for reason, n in table.unmeasured.items()}
     metrics |= {f"generation/{name}": value for name, value in table.sampling.items()}
     asked = {group: choice for group, choice in CHOICES.items() if (getattr(table, choice) != NOT_ASKED).any()}

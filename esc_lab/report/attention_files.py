@@ -26,6 +26,7 @@ from esc_lab.models.load import LoadedModel
 from esc_lab.report.figures import draw_figure, head_map
 from esc_lab.report.page import render_page
 from esc_lab.runs.layout import ATTENTION
+from esc_lab.terminal import print_table
 from esc_lab.tokens import build_tree
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[Prompte
         "strategy": {label: _floats(of_group) for label, of_group in metric.by("strategy").items()},
         "depth": {str(label): _floats(of_group) for label, of_group in metric.by("depth").items()},
     }
+    if any(prediction.prompted is None for prediction in predictions):
+        _print_strategies(groups["strategy"])
     content = {"measure": metric.measure, "all": means, "by": groups, "heads": metric.heads.tolist()}
     write_atomic(directory / ATTENTION, json.dumps(content, indent=1))
     save_file({"heads": heads}, directory / HEADS)
@@ -63,6 +66,20 @@ def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[Prompte
     draw_figure(directory / "sra_heads", head_map, values, title=title, colour_label="log SRA")
     for number, reply in enumerate(measured[: settings.heat_maps], 1):
         write_atomic(directory / f"heat_map_{number}.html", _page(cfg, loaded, reply))
+
+
+def _print_strategies(by_strategy: Mapping[str, Mapping[str, float]]) -> None:
+    """Where models choose: their choices move the mean over replies, so net attention is shown within strategies."""
+    nets = [means["sham_net"] for means in by_strategy.values()]
+    print_table(
+        "Attention on the strategy that a reply names, against the others of the list",
+        ["strategy", "n", "log SRA", "net"],
+        [
+            [label, f"{means['n']:.0f}", f"{means['log_sra']:.2f}", f"{means['sham_net']:+.2f}"]
+            for label, means in by_strategy.items()
+        ],
+        caption=f"mean net within strategies {np.mean(nets):+.3f}, of {len(nets)} strategies",
+    )
 
 
 def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:

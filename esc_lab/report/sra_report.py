@@ -14,8 +14,10 @@ import numpy.typing as npt
 from esc_lab.comparison.formats import markdown_table
 from esc_lab.report.figures import Point, curves, draw_figure, head_map
 from esc_lab.report.scatter import scatter
+from esc_lab.sra.controls import summarize_controls
 from esc_lab.sra.heads import leave_heads_out, relate_heads, score_top_heads
 from esc_lab.sra.relations import (
+    Difference,
     RunSummary,
     bin_by_depth,
     compare_paired,
@@ -83,6 +85,7 @@ def templates(sample: ReplySample, root: Path) -> Report:
     """Where models look under each prompt template, and whether that goes with adherence."""
     report = Report(root)
     runs = _summaries(report, sample)
+    _contrasts(report, [compare_paired(sample, runs[0].run, run.run) for run in runs[1:]])
     pearson = _relations(report, sample)
     _order(report, runs)
     _depth_curves(report, sample)
@@ -173,9 +176,7 @@ def finetuned(sample: ReplySample, root: Path) -> Report:
     _summaries(report, sample)
     difference = compare_paired(sample, "base", "SFT")
     report.results["difference"] = asdict(difference)
-    measured = ("log_sra", "sham_net", "log_relative")
-    columns = ["SFT minus base", "pairs", *(MEASURES[name] for name in measured)]
-    report.add("Difference on the same replies", columns, [["", str(difference.pairs), *_texts(difference, measured)]])
+    _contrasts(report, [difference])
     report.metrics |= {
         "difference/log_sra": difference.log_sra.value,
         "difference/sham_net": difference.sham_net.value,
@@ -217,7 +218,35 @@ def _summaries(report: Report, sample: ReplySample) -> list[RunSummary]:
         if run.judged:
             values["adherence"] = run.adherence.value
         report.metrics |= {f"{run.run}/{name}": value for name, value in values.items()}
+    _controls(report, sample)
     return summaries
+
+
+def _controls(report: Report, sample: ReplySample) -> None:
+    """The level of net attention with what it owes to the words of its control and their place."""
+    rows = []
+    for run in summarize_controls(sample):
+        report.results.setdefault("controls", []).append(asdict(run))
+        report.metrics |= {f"{run.run}/sham_net_level": run.level.value, f"{run.run}/sham_net_spread": run.spread}
+        low, *_, high = sorted((mean.value, name) for name, (mean, _) in run.phrases.items()) * 2
+        ends = (f"{value:.2f} ({name})" for value, name in (low, high))
+        spread = "-" if math.isnan(run.spread) else f"{run.spread:.2f}"
+        rows.append([run.run, run.level.text(2), str(len(run.phrases)), spread, *ends, run.order.text(2, "+")])
+    if rows:
+        columns = ["run", "level", "phrases", "sd over phrases", "lowest", "highest", "phrase before minus after"]
+        report.add("Sham-net by the control: compare runs, not a level with 0", columns, rows)
+
+
+def _contrasts(report: Report, differences: Sequence[Difference]) -> None:
+    """Differences on the same turns and strategies, whose controls have the same words in the same place."""
+    measured = ("log_sra", "sham_net", "log_relative")
+    if differences:
+        report.results["contrasts"] = [asdict(difference) for difference in differences]
+        report.add(
+            "Differences at the same turns and strategies, under equal words and order of the control",
+            ["", "pairs", *(MEASURES[name] for name in measured)],
+            [[f"{row.second} minus {row.first}", str(row.pairs), *_texts(row, measured)] for row in differences],
+        )
 
 
 def _relations(report: Report, sample: ReplySample) -> dict[str, Interval]:

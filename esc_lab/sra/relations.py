@@ -170,12 +170,18 @@ def compare_paired(sample: ReplySample, first: str, second: str) -> Difference:
     """How much more attention the replies of one run pay than those of another to the same strategy at the same turn.
 
     Raises:
-        ValueError: nothing matches, or a run has two replies to one (dialogue, turn, strategy, sample).
+        ValueError: nothing matches, a run has two replies to one (dialogue, turn, strategy, sample), or the prompts of
+            two matched replies have other neutral phrases or another order: their nets are of different controls.
     """
     ours, theirs = (_index_by_prompt(sample.replies, run) for run in (first, second))
     matched = [key for key in ours if key in theirs]
     if not matched:
         raise ValueError(f"no reply of {first!r} has the dialogue, turn and strategy of one of {second!r}")
+    for key in matched:
+        one, other = ours[key], theirs[key]
+        if (one.phrase, one.place) != (other.phrase, other.place):
+            controls = " and ".join(f"{reply.phrase!r} {reply.place} it" for reply in (one, other))
+            raise ValueError(f"the strategy of {key} has {controls} beside it: no contrast under unequal words")
     pairs = ReplySample([theirs[key] for key in matched], sample.draws, sample.seed)
     before = measure_columns([ours[key] for key in matched])
     differences = {name: pairs.values[name] - before[name] for name in ("log_sra", "sham_net", "log_relative")}

@@ -34,6 +34,8 @@ class MeasuredReply:
         relative: sra times the number of visible keys, above 0; 1 is uniform attention.
         adheres: whether it follows the strategy; None if nobody judged it.
         sample: its number among several replies to one prompt.
+        phrase, place: the neutral phrase of its prompt, and whether that stands before or after the strategy; empty
+            where there is none or it is not known.
 
     Raises:
         ValueError: an attention is zero or negative, or sra or relative is nan: they have no logarithm.
@@ -48,6 +50,8 @@ class MeasuredReply:
     relative: float
     adheres: bool | None
     sample: int = 0
+    phrase: str = ""
+    place: str = ""
 
     def __post_init__(self) -> None:
         if not (self.sra > 0 and self.relative > 0) or self.control <= 0:
@@ -95,7 +99,7 @@ def read_measured_replies(directory: Path, run: str, measure: str) -> list[Measu
     replies = [
         MeasuredReply(
             run=run, dialogue=p.dialogue, turn=p.turn, strategy=str(p.followed), **p.sra[measure], adheres=p.adheres,
-            sample=p.sample,
+            sample=p.sample, **(p.neutral or {}),
         )
         for p in read_predictions(directory / PREDICTIONS)
         if p.sra

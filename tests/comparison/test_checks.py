@@ -149,6 +149,37 @@ def test_prompts_with_other_contexts_are_told(tmp_path):
     assert told in compute_comparison(directories, draws=50).remarks
 
 
+def test_attention_is_contrasted_under_one_control_only(tmp_path):
+    """Net attention depends on the words of its control and their order, so other words are another measure."""
+
+    def evaluated(name, system="instruction", **words):
+        usual = {"instruction": "{strategy} {neutral}", "strategy": "{name}", "neutral": "{phrase}"}
+        wording = {**usual, "neutral_phrase": ["short chat message", "plain text reply"], **words}
+        layout = {"system": [system], "wording": wording, "baselines": {"direct": {}}}
+        prompt = {"template": name, "layout": layout}
+        made = predictions(skill=0.5, seed=1, replies=True)
+        return write_evaluation(tmp_path / name, made, prompt__eval=prompt, prompt__train=prompt)
+
+    usual, equal, older, turned, listed = (
+        evaluated("usual"),
+        evaluated("equal", role="You listen."),
+        evaluated("older", neutral_phrase="short chat message"),
+        evaluated("turned", instruction="{neutral} {strategy}"),
+        evaluated("listed", "choice"),
+    )
+    checked(usual, equal, metrics=["sra/sham_net"])
+    for other, what in (
+        (older, "short chat message"),
+        (turned, "short chat message, plain"),
+        (listed, "other strategies"),
+    ):
+        with pytest.raises(
+            UserError, match=f"net of different controls: .*{what}.*choose metrics without sra/sham_net"
+        ):
+            checked(usual, other, metrics=["sra/log_sra", "sra/sham_net"])
+        checked(usual, other, metrics=["sra/log_sra"])
+
+
 def test_layouts_of_one_name_with_other_words_are_told_apart(tmp_path):
     rows = predictions(skill=0.5, seed=1)
 

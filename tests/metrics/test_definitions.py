@@ -117,6 +117,17 @@ def test_attention_and_agreement_by_brute_force(tmp_path):
                            ("log_relative", np.log(relative))):  # fmt: skip
         assert metrics[f"sra/{name}"] == pytest.approx(expected.mean())
     assert metrics["sra/n"] == len(rows)
+    net = np.log(sra / control)
+    followed = np.array([str(row.followed) for row in rows])
+    within = [net[followed == name].mean() for name in NAMES if name in followed]
+    assert metrics["sra/sham_net_within"] == pytest.approx(np.mean(within))
+    assert "sra/sham_net_spread" not in metrics
+    for number, row in enumerate(rows):
+        row.neutral = {"phrase": "abc"[number % 3], "place": "before"} if number % 5 else None
+    metrics, _ = summarize(read(tmp_path / "phrases.jsonl", rows))
+    phrase = np.array([row.neutral["phrase"] if row.neutral else "" for row in rows])
+    spread = np.std([net[phrase == name].mean() for name in "abc"], ddof=1)
+    assert metrics["sra/sham_net_spread"] == pytest.approx(spread)
     by_decision = [rows[start : start + 3] for start in range(0, len(rows), 3)]
     pairs = [(a.strategy, b.strategy) for group in by_decision for a, b in combinations(group, 2)]
     assert metrics["generated/agreement"] == pytest.approx(np.mean([a == b for a, b in pairs if a and b]))

@@ -21,6 +21,7 @@ def planted(level, *, judged=True, control=0.01):
         MeasuredReply(
             template, f"d{dialogue}", turn, "Question", math.exp(level[template] + draw.normal(0, 0.05)), control, 1.5,
             bool(draw.random() < 0.1 - 0.1 * level[template]) if judged else None,
+            phrase=("plain text reply", "Simple Prose")[turn % 4 // 2], place=("before", "after")[dialogue % 2],
         )
         for template in TEMPLATES
         for dialogue in range(10)
@@ -72,3 +73,17 @@ def test_heads_that_have_all_the_attention(tmp_path):
     report = sra_report.heads(replies, attention, tmp_path, seed=1)
     assert report.metrics["heads/share_of_1"] == pytest.approx(0.1 / (0.1 + 11e-4), rel=1e-4)
     assert np.argmax(report.results["sra"]) == 6
+
+
+def test_levels_come_with_their_phrases_and_contrasts_with_their_pairs(tmp_path):
+    level = {template: -5.0 - number for number, template in enumerate(TEMPLATES)}
+    report = sra_report.templates(ReplySample(planted(level), 50, 1), tmp_path)
+    _, rows = report.tables["Sham-net by the control: compare runs, not a level with 0"]
+    assert [row[0] for row in rows] == [*TEMPLATES]
+    assert all(row[2] == "2" and "(plain text reply)" in row[4] + row[5] for row in rows)
+    assert report.metrics["c1_hf/sham_net_spread"] < 0.05  # all phrases are alike here
+    contrasts = report.results["contrasts"]
+    assert [(row["first"], row["second"], row["pairs"]) for row in contrasts] == [
+        ("standard", t, 40) for t in TEMPLATES[1:]
+    ]
+    assert [row["sham_net"]["value"] for row in contrasts] == pytest.approx([-1, -2, -3], abs=0.05)
