@@ -91,9 +91,12 @@ class Prediction:
         return self.prompted or self.strategy
 
 
-_FIELDS = [entry.name for entry in fields(Prediction)]
-_REQUIRED = {e.name for e in fields(Prediction) if e.default is MISSING and e.default_factory is MISSING}
-_values = itemgetter(*_FIELDS)
+_ABSENT = {  # what a line of an older file leaves out; empty dictionaries are shared, and not changed in place
+    entry.name: entry.default if entry.default_factory is MISSING else entry.default_factory()
+    for entry in fields(Prediction)
+}
+_REQUIRED = {name for name, value in _ABSENT.items() if value is MISSING}
+_values = itemgetter(*_ABSENT)
 
 
 def most_probable(distribution: Mapping[str, float]) -> str:
@@ -140,7 +143,7 @@ def _parse(row: dict[str, Any]) -> Prediction:
     except KeyError:  # of an older file
         if missing := _REQUIRED - row.keys():
             raise ValueError(f"without {', '.join(sorted(missing))}") from None
-        prediction = Prediction(**{name: row[name] for name in _FIELDS if name in row})
+        prediction = Prediction(*_values(_ABSENT | row))
     if prediction.distribution and prediction.chosen is None:
         prediction.chosen = most_probable(prediction.distribution)
     return prediction
