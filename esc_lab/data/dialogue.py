@@ -38,6 +38,23 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """What the seeker answered after the talk, each from 1 to 5; None where it did not (ESConv, Liu et al. 2021)."""
+
+    initial_intensity: int | None = None  # of the emotion, before the talk
+    final_intensity: int | None = None  # and after it
+    empathy: int | None = None  # how well the supporter understood
+    relevance: int | None = None  # how much the replies kept to the topic
+
+    @property
+    def relief(self) -> int | None:
+        """Drop of the emotion's intensity."""
+        if self.initial_intensity is None or self.final_intensity is None:
+            return None
+        return self.initial_intensity - self.final_intensity
+
+
+@dataclass(frozen=True)
 class Dialogue:
     """A support dialogue. Two dialogues with equal content have equal `id`."""
 
@@ -48,6 +65,7 @@ class Dialogue:
     emotion: str = ""  # the corpus' type of emotion
     problem: str = ""  # the corpus' type of problem
     meta: Mapping[str, Any] = field(default_factory=dict)  # what else a corpus brings, JSON types; part of the content
+    survey: Survey | None = None  # None: nobody was asked
 
     def __post_init__(self) -> None:
         if not self.tree_id:
@@ -55,9 +73,8 @@ class Dialogue:
 
     @cached_property
     def id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the content (everything but `tree_id`)."""
-        content = asdict(self)
-        content.pop("tree_id")
+        """First 16 hex digits of the SHA-256 of the content (everything but `tree_id` and `survey`)."""
+        content = {key: value for key, value in asdict(self).items() if key not in ("tree_id", "survey")}
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
     def decisions(self, *, score_opening: bool = False) -> Iterator[int]:

@@ -116,7 +116,8 @@ def extract_dialogues(tree: Tree, preferences: Preferences, seed: Dialogue) -> l
             if answer:
                 turns.append(Turn("seeker", Reply(answer)))
         meta = {"seed_dialogue": seed.id, "search": {"seed_turns": seed_turns}}
-        dialogues.append(replace(seed, turns=tuple(turns), meta=meta))
+        # The seeker who answered the survey had another talk.
+        dialogues.append(replace(seed, turns=tuple(turns), meta=meta, survey=None))
     return dialogues
 
 

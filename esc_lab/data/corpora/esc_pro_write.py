@@ -88,6 +88,7 @@ def _lost(dialogue: Dialogue) -> Counter[str]:
             "values or visits": sum(reply.value is not None or reply.visits is not None for reply in replies),
             "further strategies": sum(len(reply.strategies) > 1 for reply in replies),
             "emotions": int(bool(dialogue.emotion)),
+            "surveys": int(dialogue.survey is not None),
             "inventory names": int(dialogue.inventory != "cso"),
             "tree ids": int(dialogue.tree_id != tree_id(seed, dialogue.turns)),
         }

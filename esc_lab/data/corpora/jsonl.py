@@ -1,16 +1,17 @@
-"""esc-lab's own format, schema `esc-lab/1`: one dialogue a line, without loss.
+"""esc-lab's own format, schema `esc-lab/2`: one dialogue a line, without loss.
 
 ```
-{"format": "esc-lab/1", "tree_id": "...", "inventory": "esconv", "situation": "", "emotion": "", "problem": "",
+{"format": "esc-lab/2", "tree_id": "...", "inventory": "esconv", "situation": "", "emotion": "", "problem": "",
  "turns": [{"speaker": "seeker", "text": "..."},
            {"speaker": "supporter", "text": "...", "strategies": ["Question"], "value": 0.5, "visits": 3,
             "rejected": [{"text": "...", "strategies": ["Information"], "value": -0.5, "visits": 1}]}],
- "meta": {}}
+ "survey": {"initial_intensity": 4, "final_intensity": 2, "empathy": 5, "relevance": 5}, "meta": {}}
 ```
 
 Only `format`, `inventory` and `turns` must be there, and of a turn `speaker` and `text`; the rest may be missing or
 null. A dialogue without `tree_id` is a tree of its own. Strategies, value, visits and rejected replies are the
-supporter's only. Another version is refused, and so is an unknown key. docs/data-format.md explains every field.
+supporter's only. `esc-lab/1` is the same without `survey`; dialogues without one are written so, for older code.
+Another version is refused, and so is an unknown key. docs/data-format.md explains every field.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from esc_lab.data.corpora.reading import Reading, ReadReport, seed_id
 from esc_lab.data.corpora.records import Record, as_line
-from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn
 from esc_lab.data.fields import check_keys, items, optional, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
 SCHEMA = "esc-lab/1"
+SCHEMA_WITH_SURVEY = "esc-lab/2"
 
 _DIALOGUE_KEYS = ("format", "tree_id", "inventory", "situation", "emotion", "problem", "turns", "meta")
+_KEYS = {SCHEMA: _DIALOGUE_KEYS, SCHEMA_WITH_SURVEY: (*_DIALOGUE_KEYS, "survey")}
+_SURVEY_KEYS = tuple(Survey.__dataclass_fields__)
 _SEEKER_KEYS = ("speaker", "text")
 _REPLY_KEYS = ("text", "strategies", "value", "visits")
 _SUPPORTER_KEYS = ("speaker", *_REPLY_KEYS, "rejected")
@@ -43,10 +48,10 @@ def read_dialogue(record: Record, reading: Reading) -> Dialogue:
     """
     data, where = record.data, record.where
     version = require(data, "format", str, where)
-    if version != SCHEMA:
-        fix = f"this version of esc-lab reads '{SCHEMA}'; update esc-lab or convert the file"
+    if version not in _KEYS:
+        fix = f"this version of esc-lab reads {', '.join(map(repr, _KEYS))}; update esc-lab or convert the file"
         raise UserError(f"unknown format version '{version}'", where=where, fix=fix)
-    check_keys(data, _DIALOGUE_KEYS, where)
+    check_keys(data, _KEYS[version], where)
     inventory = reading.inventory(optional(data, "inventory", str, where), where)
     turns = [
         _turn(item, inventory, reading, place)
@@ -62,6 +67,7 @@ def read_dialogue(record: Record, reading: Reading) -> Dialogue:
         emotion=optional(data, "emotion", str, where) or "",
         problem=optional(data, "problem", str, where) or "",
         meta=optional(data, "meta", dict, where) or {},
+        survey=_survey(optional(data, "survey", dict, where), where),
     )
 
 
@@ -112,6 +118,18 @@ def _reply(data: Mapping[str, Any], inventory: Inventory, reading: Reading, wher
     return Reply(text, reading.labels(names, inventory, where), value, visits)
 
 
+def _survey(data: Mapping[str, Any] | None, where: str) -> Survey | None:
+    if data is None:
+        return None
+    check_keys(data, _SURVEY_KEYS, f"{where}, survey")
+    for name, value in data.items():
+        if value is not None and not (type(value) is int and 1 <= value <= 5):
+            raise UserError(
+                f"'{name}' is {value!r}", where=f"{where}, survey", fix="make it a whole number from 1 to 5"
+            )
+    return Survey(**data)
+
+
 def _dialogue_as_json(dialogue: Dialogue) -> dict[str, Any]:
     turns = []
     for turn in dialogue.turns:
@@ -119,7 +137,10 @@ def _dialogue_as_json(dialogue: Dialogue) -> dict[str, Any]:
         if turn.rejected:
             turns[-1]["rejected"] = [_reply_as_json(reply) for reply in turn.rejected]
     content = {key: getattr(dialogue, key) for key in _DIALOGUE_KEYS if key != "format"}
-    return {"format": SCHEMA, **content, "turns": turns, "meta": dict(dialogue.meta)}
+    record = {"format": SCHEMA, **content, "turns": turns, "meta": dict(dialogue.meta)}
+    if dialogue.survey is not None:
+        record |= {"format": SCHEMA_WITH_SURVEY, "survey": asdict(dialogue.survey)}
+    return record
 
 
 def _reply_as_json(reply: Reply) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class ReadReport:
     equal_pairs_dropped: int = 0  # ESC-Pro pairs whose rejected reply is the chosen one
     unpaired_rejected: int = 0  # rejected KTO replies without a preferred one, kept in `meta`
     keys_ignored: int = 0  # of ESC-Pro pairs and KTO records, where they are not part of the format
+    survey_answers_unreadable: int = 0  # of ESConv, no numbers from 1 to 5; kept in `meta`
     texts_stripped: int = 0  # messages that had surrounding white space
 
     def add(self, dialogue: Dialogue) -> None:

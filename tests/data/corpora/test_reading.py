@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from esc_lab.data.corpora import ReadReport, read_dialogues, sample_path
-from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn
 from esc_lab.errors import UserError
 
 PUBLISHED = {
@@ -88,9 +88,31 @@ def test_published_esconv(tmp_path: Path, as_list: bool) -> None:
     ]
     assert (dialogue.situation, dialogue.emotion, dialogue.problem) == ("My boss keeps my tips.", "anger", "job crisis")
     assert dialogue.meta == {key: PUBLISHED[key] for key in ("experience_type", "survey_score")}
+    assert dialogue.survey == Survey(empathy=4)
     assert dialogue.inventory == "esconv"
     assert report == ReadReport(dialogues=1, turns=4, supporter_turns=2)
     assert report.line() == "1 dialogues, 4 turns, 2 supporter turns"
+
+
+def test_survey_of_esconv(tmp_path: Path) -> None:
+    answers = {"initial_emotion_intensity": "5", "final_emotion_intensity": 2, "relevance": "", "empathy": "great"}
+    report = ReadReport()
+    path = save(tmp_path / "corpus", PUBLISHED | {"survey_score": {"seeker": answers}}, PUBLISHED | {"survey_score": 3})
+    surveyed, other = read_dialogues(path, report=report)
+    assert surveyed.survey == Survey(5, 2)
+    assert surveyed.survey.relief == 3
+    assert surveyed.meta["survey_score"] == {"seeker": answers}
+    assert other.survey is None
+    assert report.survey_answers_unreadable == 1
+    assert Survey(5, None).relief is None
+
+
+def test_survey_is_no_part_of_the_id() -> None:
+    """Predictions of older runs know their dialogues by ids that were made before there were surveys."""
+    turns = (Turn("seeker", Reply("hi")), Turn("supporter", Reply("Hello.", ("Others",))))
+    plain = Dialogue(turns, "esconv", situation="s", meta={"survey_score": {}})
+    assert plain.id == Dialogue(turns, "esconv", situation="s", meta={"survey_score": {}}, survey=Survey(4)).id
+    assert plain.id == "cdfac2b580f5a116"
 
 
 def test_raw_esconv_drops_empty_turns_and_keeps_annotations(tmp_path: Path) -> None:
@@ -250,7 +272,11 @@ def pair(**changes: Any) -> dict[str, Any]:
         ({"content": [{"Bot": "a"}]}, "item 1: unknown speaker among the keys Bot"),
         ({"content": [{"AI": {"Text": "a"}}]}, "no 'Response' among the keys Text"),
         ({"content": [{"AI": ["a"]}]}, "the message is"),
-        (own(format="esc-lab/2"), "unknown format version 'esc-lab/2'"),
+        (own(format="esc-lab/3"), "unknown format version 'esc-lab/3'"),
+        (own(survey={"empathy": 4}), "unknown key 'survey'"),
+        (own(format="esc-lab/2", survey={"empathy": "4"}), "survey: 'empathy' is '4'. Fix: make it a whole number"),
+        (own(format="esc-lab/2", survey={"relevance": 6}), "survey: 'relevance' is 6"),
+        (own(format="esc-lab/2", survey={"relevancy": 5}), "survey: unknown key 'relevancy'; did you mean 'relevance'"),
         (own(format=...), "no 'format' among"),
         (own(inventory=...), "no 'inventory'"),
         (own(inventory="esconf"), "unknown inventory 'esconf'; did you mean 'esconv'"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from esc_lab.data.corpora import ReadReport, read_dialogues, write_dialogues
 from esc_lab.data.corpora.esc_pro import tree_id
 from esc_lab.data.corpora.esc_pro_tree import Seed
-from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 
@@ -75,6 +75,7 @@ ANY = st.builds(
     st.text(max_size=5),
     st.text(max_size=5),
     st.dictionaries(st.text(max_size=5), JSON, max_size=2),
+    st.none() | st.builds(Survey, *[st.none() | st.integers(1, 5)] * 4),
 )
 FEW_TEXTS = st.sampled_from(["a", "b", "(c)"])
 COLLIDING = st.lists(seeded(FEW_TEXTS, st.just({})), min_size=1, max_size=5)
@@ -316,11 +317,12 @@ def test_what_a_form_cannot_hold_is_counted(tmp_path: Path) -> None:
         Turn("supporter", Reply("a", ("Question", "Others"), 0.5, 3), (Reply("a", ("Question",)), Reply("b"))),
         Turn("seeker", Reply("bye")),
     )
-    dialogue = Dialogue(turns, "esconv", "mine", emotion="anger", meta={"label": 1, "iter": 3})
+    dialogue = Dialogue(turns, "esconv", "mine", emotion="anger", meta={"label": 1, "iter": 3}, survey=Survey(4))
     common = {
         "values or visits": 1,
         "further strategies": 1,
         "emotions": 1,
+        "surveys": 1,
         "inventory names": 1,
         "tree ids": 1,
         "rejected replies equal to the given one": 1,
