@@ -99,7 +99,7 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[tor
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     if drawn:
-        logits = logits.float().cpu()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).cpu()
         for row in drawn:
             tokens[row] = _draw(logits[row], samplings[row], generators[row])
     return tokens

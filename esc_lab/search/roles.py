@@ -35,6 +35,7 @@ from esc_lab.seeds import derive_seed
 
 T = TypeVar("T")
 BEST_RATING, BEST_SCORE = 10, 4
+DECIMALS = 3  # of expected ratings and scores: far below what they mean
 
 
 class Roles:
@@ -163,7 +164,10 @@ class Roles:
     async def _numbers(
         self, request: Request, names: Sequence[str], best: int, parse: Callable[[str], dict[str, float]]
     ) -> dict[str, float] | None:
-        """Each name's number, 0 to `best`: its expected value where the client scores, else what the answer says."""
+        """Each name's number, 0 to `best`: its expected value where the client scores, else what the answer says.
+
+        Expected values are rounded, so that nothing depends on the last bits of probabilities.
+        """
         if request.role not in self.scoring:
             number = {"type": "integer", "minimum": 0, "maximum": best}
             request = replace(request, schema=_object_schema(dict.fromkeys(names, number)))
@@ -172,7 +176,7 @@ class Roles:
         questions = tuple(Question(name, f"{name}: ", options) for name in names)
         answer = await self._send(replace(request, questions=questions))
         return {
-            name: sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs))
+            name: round(sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs)), DECIMALS)
             for name, log_probs in zip(names, answer.log_probs, strict=True)
         }
 

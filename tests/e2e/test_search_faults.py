@@ -22,7 +22,8 @@ from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config, typed
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.stages.run_stage import run_stage
-from tests.e2e.conftest import LIMITS, execute
+from tests.conftest import CACHE
+from tests.e2e.conftest import LIMITS, SEARCH, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import journalled, name, play, role
@@ -83,6 +84,33 @@ def test_killed_ten_times(tmp_path, undisturbed):
             finished = execute(tmp_path, *call)
     assert finished.status == 0, finished.errors
     assert (finished.path / TRAIN).read_bytes() == undisturbed
+
+
+def test_killed_with_a_local_model(tmp_path):
+    """Its answers do not depend on what is computed together, so what an interrupted search leaves is the same."""
+    call = ("stage=search", *SEARCH, "search.seeds=3", "mcts.in_flight=3", "search.trees=2", "resume=auto")
+    undisturbed = execute(tmp_path / "undisturbed", *call)
+    assert undisturbed.status == 0, undisturbed.errors
+    draw, killed = random.Random(2), tmp_path / "killed"
+    cfg = composed(*call, "model=tiny_llama", "logger=none", "reuse=false", LIMITS, f"cache_dir={CACHE}",
+                   f"output_root={killed}")  # fmt: skip
+    for number in range(3):
+        directory = killed / "search" / f"0-{number}"
+        directory.mkdir(parents=True)
+        before = len(list(journalled(killed)))
+        process = PROCESSES.Process(target=run_stage, args=(replace(cfg, run_dir=str(directory)),))
+        process.start()
+        most = before + draw.randrange(5, 40)
+        while len(list(journalled(directory))) <= most:
+            assert process.is_alive()
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+    # Other trees and calls side by side, so that other calls are computed together.
+    finished = execute(killed, *call, "search.concurrency=2")
+    assert finished.status == 0, finished.errors
+    for file in (TRAIN, "esc_pro/pairs.json", "esc_pro/kto.json"):
+        assert (finished.path / file).read_bytes() == (undisturbed.path / file).read_bytes()
 
 
 @contextmanager

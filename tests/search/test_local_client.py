@@ -10,12 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from esc_lab.cli.compositions import CONF
+from esc_lab.config import typed
 from esc_lab.errors import UserError
 from esc_lab.models.engine import EngineLimits
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts import Message, Prompt
-from esc_lab.search.clients.local import LocalClient, encode_options, normalize_options
+from esc_lab.search.clients.local import LocalClient, build_client, encode_options, normalize_options
 from esc_lab.search.requests import Answer, Question, Request
 from tests.conftest import CACHE, model_config
 
@@ -74,6 +77,25 @@ def test_all_at_once_as_one_at_a_time(tiny_models, family):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
     texts = [answer.text for answer in together if answer.text]
     assert len(set(texts)) > len(texts) / 2  # draws with other seeds are others
+
+
+def test_in_float64_answers_are_the_same_to_the_last_bit(tiny_models, family):
+    """So is what `build_client` makes of a float32 model."""
+    loaded, asked = tiny_models(family), requests()
+    loaded = replace(loaded, model=copy.deepcopy(loaded.model).double())
+    limits = EngineLimits(batch=5, row_tokens=200, cache_tokens=300)
+    together = answers(LocalClient(loaded, "tiny", limits=limits), asked)
+    alone = [answer for request in asked for answer in answers(LocalClient(loaded, "tiny"), [request])]
+    assert together == alone
+
+
+def test_a_float32_model_computes_in_float64_under_its_own_name():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = ["stage=search", "model@llm.local.model=tiny_llama", f"cache_dir={CACHE}"]
+        client = build_client(typed(compose("config", words)), "judge")
+    assert client.identity["dtype"] == "float32"
+    assert client._loaded.model.dtype == torch.float64
+    asyncio.run(client.close())
 
 
 def test_greedy_text_is_that_of_generate(tiny_models, family):

@@ -26,7 +26,7 @@ from esc_lab.search.iteration import Call, SeekerTurn
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import Answer, Request
 from esc_lab.search.role_prompts import Axis, RolePrompts, SeekerProfile, build_role_prompts, transcript
-from esc_lab.search.roles import Roles, fingerprint_prompts
+from esc_lab.search.roles import DECIMALS, Roles, fingerprint_prompts
 from tests.search.endpoint_roles import play
 
 CSO, ESCONV = load_inventory("cso"), load_inventory("esconv")
@@ -174,8 +174,8 @@ def test_results_are_what_the_search_takes() -> None:
     reply = Turn("supporter", Reply("Go on.", ("Affirmation",)))
 
     async def results() -> list:
-        calls = [Call("rate", TALK, None, 0, 1), Call("reply", TALK, "Affirmation", 0, 2)]
-        calls += [Call("answer", (*TALK, reply), None, 1, 3), Call("judge", (*TALK[1:], reply), None, 0, 4)]
+        calls = [Call("rate", TALK, None, 0), Call("reply", TALK, "Affirmation", 0)]
+        calls += [Call("answer", (*TALK, reply), None, 1), Call("judge", (*TALK[1:], reply), None, 0)]
         return [await played.result(call) for call in calls]
 
     rated, text, answered, score = asyncio.run(results())
@@ -242,7 +242,7 @@ def test_after_the_last_attempt_a_result_is_missing(attempts: int) -> None:
     async def results() -> list:
         reply = Turn("supporter", Reply("Go on.", ("Affirmation",)))
         kinds = (("rate", TALK), ("reply", TALK), ("answer", (*TALK, reply)), ("judge", (*TALK, reply)))
-        return [await played.result(Call(kind, talk, "Affirmation", 0, 0)) for kind, talk in kinds]  # type: ignore[arg-type]
+        return [await played.result(Call(kind, talk, "Affirmation", 0)) for kind, talk in kinds]  # type: ignore[arg-type]
 
     assert asyncio.run(results()) == [None] * 4
     assert len(asked.requests) == 4 * attempts
@@ -307,11 +307,13 @@ def test_expected_ratings_and_scores(logits: list[list[float]]) -> None:
         return sum(number * weight for number, weight in enumerate(weights)) / sum(weights)
 
     played = roles_of(Asked(answer), scores=True)
+    half = 0.5001 * 10**-DECIMALS
     rated = asyncio.run(played.rate(TALK, 1))
-    assert rated == pytest.approx({name: brute(row, 10) for name, row in zip(CSO.names, logits, strict=True)}, rel=1e-9)
+    assert rated == pytest.approx({name: brute(row, 10) for name, row in zip(CSO.names, logits, strict=True)}, abs=half)
     scored = asyncio.run(played.judge(TALK[:5], 3))
     names = [axis.name for axis in AXES]
-    assert scored == pytest.approx({name: brute(row, 4) for name, row in zip(names, logits, strict=False)}, rel=1e-9)
+    assert scored == pytest.approx({name: brute(row, 4) for name, row in zip(names, logits, strict=False)}, abs=half)
+    assert all(value == round(value, DECIMALS) for value in (*rated.values(), *scored.values()))
 
 
 @pytest.mark.parametrize("probability", [1e-30, 0.25, 1.0])

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from esc_lab.config import Config
 from esc_lab.errors import UserError
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 # An idle model begins when no new request has come for so many seconds.
 _PAUSE = 0.002
+_DECIMALS = 6
 # Probabilities below this one count as this one: JSON has no infinite logarithms.
 _MIN_PROBABILITY = 1e-30
 
@@ -53,14 +55,31 @@ def build_client(cfg: Config, role: str) -> LocalClient:
     checkpoint = Path(played.checkpoint) if played.checkpoint else None
     loaded = load_model(model, Path(cfg.cache_dir), checkpoint=checkpoint)
     name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
+    identity = {"dtype": model.dtype, **model_identity(loaded.model)}
+    _widen(loaded.model)
     limits = EngineLimits(batch=cfg.llm.local.batch)
-    return LocalClient(loaded, name, identity=model_identity(loaded.model), limits=limits)
+    return LocalClient(loaded, name, identity=identity, limits=limits)
+
+
+def _widen(model: Any) -> None:
+    """Have a float32 model compute in float64.
+
+    How sums are rounded depends on what is computed together. Answers are rounded too, but of many values some lie so
+    close to the middle between two that float32 decides to which side they go; in float64 there are hardly any.
+    """
+    if (
+        model.dtype == torch.float32
+        and model.device.type in ("cpu", "cuda")
+        and not getattr(model, "is_quantized", False)
+    ):
+        model.double()
 
 
 class LocalClient:
     """Answers requests with a loaded model; see `search.requests.Client`.
 
-    Answers do not depend on what is asked at the same time, up to rounding, which can change a reply in half precision.
+    Answers do not depend on what is asked at the same time but for the model's rounding, which in half precision can
+    change a reply. Log-probabilities are rounded to `_DECIMALS`.
 
     Args:
         loaded: is put into evaluation mode and must not change while the client is open.
@@ -202,7 +221,7 @@ class LocalClient:
         for question in request.questions:
             ids, first = self._options(question)
             scores = normalize_options([option[first:] for option in ids], [next(values) for _ in ids])
-            log_probs.append(tuple(scores.tolist()))
+            log_probs.append(tuple(scores.round(_DECIMALS).tolist()))
         return Answer(log_probs=tuple(log_probs), model=self._name, prompt_tokens=len(task.prompt))
 
 
