@@ -66,7 +66,7 @@ class EvaluateConfig:
     prompted: str = item(
         "gold",
         "strategies that a template names which leaves no choice: that of the gold reply, all of the inventory, or "
-        "each with probability prompted_share (at least one)",
+        "each with probability prompted_share (at least one); all and random need no gold label",
         choices=("gold", "all", "random"),
         measures=PROMPTED,
     )
