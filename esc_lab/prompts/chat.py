@@ -23,6 +23,10 @@ from esc_lab.prompts.wording import MarkedText, Span, fill, join, mark_neutral, 
 
 Role = Literal["system", "user", "assistant"]
 _SPEAKERS: Mapping[str, str] = {"user": "seeker", "assistant": "supporter"}
+# What models of reasoning write around it; where the prompt holds the first tag, only the second is there.
+_TAGS = "think|thinking|thought|reasoning|seed:think"
+_REASONING_START = re.compile(rf"\A\s*(?:<(?:{_TAGS})>|\[THINK\])", re.IGNORECASE)
+_REASONING_END = re.compile(rf".*(?:</(?:{_TAGS})>|\[/THINK\])", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -148,12 +152,23 @@ def reply_content(layout: Layout, text: str, strategies: Sequence[str]) -> str:
     return f"{label_text(strategies[0])} {text}" if layout.chooses_strategy and strategies else text
 
 
+def drop_reasoning(content: str) -> str:
+    """What a model answers: what follows its reasoning (`<think> ... </think>`); nothing where that does not end.
+
+    >>> drop_reasoning("<think>They are sad.</think> I hear you.")
+    'I hear you.'
+    """
+    answer = _REASONING_END.sub("", content, count=1)
+    return "" if _REASONING_START.match(answer) else answer.strip()
+
+
 def parse_reply(content: str, inventory: Inventory, reply_marker: str | None = None) -> tuple[str | None, str]:
-    """Strategy and text of what a model wrote; with a marker, of what follows it.
+    """Strategy and text of what a model wrote, its reasoning apart; with a marker, of what follows it.
 
     The strategy is None where there is no leading label or it is not in the inventory under any known spelling. The
     text is without the label and without a role prefix such as `supporter:`.
     """
+    content = drop_reasoning(content)
     if reply_marker:
         content = content.rpartition(reply_marker)[2]
     text = re.sub(r"^\s*(assistant|supporter)\s*:\s*", "", content, flags=re.IGNORECASE).strip()

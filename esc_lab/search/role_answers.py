@@ -1,4 +1,4 @@
-"""What a role's completion says, or why it cannot be used."""
+"""What a role's completion says, or why it cannot be used. Reasoning before the answer is no part of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from esc_lab.data.dialogue import Speaker
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
+from esc_lab.prompts import drop_reasoning
 from esc_lab.search.role_prompts import END
 
 _ROLE = re.compile(
@@ -47,6 +48,7 @@ def parse_numbers(text: str, best: int) -> tuple[dict[str, float], dict[str, str
 
     For other numbers, name -> what is wrong. An UnusableError where there is no such thing in the text.
     """
+    text = _answer(text)
     named = _find_object(text)
     if named is None:
         named = {name.strip(): value for name, value in _LINE.findall(text)}
@@ -102,6 +104,7 @@ def parse_scores(text: str, axes: Sequence[str]) -> dict[str, float]:
 
 def parse_preference(text: str) -> str:
     """`A` or `B`: the message that a judge prefers; an UnusableError where it does not say, or says both."""
+    text = _answer(text)
     named = set(_BETTER.findall(text)) or set(_ALONE.findall(text))
     if len(named) != 1:
         raise UnusableError("it does not say which message is better, A or B")
@@ -116,7 +119,7 @@ def parse_message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bo
     Raises:
         UnusableError: nothing is left, or it is marked as the other side's.
     """
-    said = text.strip()
+    said = _answer(text)
     role = _ROLE.match(said)
     if role:
         if role[1].lower() in {"supporter", "seeker"} - {side}:
@@ -138,7 +141,15 @@ def parse_message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bo
 
 def ends_conversation(text: str) -> bool:
     """Whether a completion of the seeker ends the conversation: the marker among words, or alone without brackets."""
+    text = drop_reasoning(text)
     return bool(_END.search(text)) or text.strip(" \t\n\"'*.()").upper() == END.strip("[]")
+
+
+def _answer(text: str) -> str:
+    answer = drop_reasoning(text)
+    if text.strip() and not answer:
+        raise UnusableError("it ends within its reasoning, before any answer")
+    return answer
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,8 @@ known, and one tokenisation of the whole text with offsets gives its tokens. Not
 
 A token belongs to a character range if it overlaps it by one character or more. A reply is all that a model writes
 after the generation prompt: its text and the end-of-turn token, with blanks that the template puts around the text
-(Llama 2), without what the template writes after that.
+(Llama 2), without what the template writes after that. Templates of models of reasoning are rendered with reasoning
+turned off (`enable_thinking=False`).
 """
 
 from __future__ import annotations
@@ -139,7 +140,10 @@ class ChatEncoder:
         from jinja2.exceptions import TemplateError
 
         try:
-            text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation)
+            # Templates of models of reasoning write an empty reasoning block then; others take no notice of it.
+            text: str = self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+            )
         except (TemplateError, TypeError, ValueError) as error:
             raise self._unusable(f"the chat template cannot render a dialogue: {error}") from error
         return text

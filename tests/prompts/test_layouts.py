@@ -333,6 +333,9 @@ def test_parsing_inverts_writing(text, inference):
         ("()", (None, "()")),
         ("", (None, "")),
         ("user: hm", (None, "user: hm")),
+        ("<think>\n(Others) or not?\n</think>\n\n(Question) How?", ("Question", "How?")),
+        ("not (Others).</think>(Question) How?", ("Question", "How?")),
+        ("<think>(Others) Hi", (None, "")),
     ],
 )
 def test_parsing_what_models_write(written, expected):

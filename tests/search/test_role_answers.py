@@ -327,3 +327,25 @@ def test_the_better_message(text: str, named: str) -> None:
 )
 def test_no_better_message(text: str) -> None:
     assert "A or B" in str(unusable(parse_preference, text))
+
+
+@pytest.mark.parametrize("tags", [("<think>\n", "\n</think>\n\n"), ("", "</think>"), ("[THINK]", "[/THINK]")])
+def test_reasoning_is_no_part_of_an_answer(tags):
+    def answer(reasoning: str, text: str) -> str:
+        return f"{tags[0]}{reasoning}{tags[1]}{text}"
+
+    assert parse_message(answer("She may want to [END].", "I see."), "supporter", CSO) == "I see."
+    assert not ends_conversation(answer("Should I write [END]?", "It is still hard."))
+    assert ends_conversation(answer("Enough of it.", "Thank you. [END]"))
+    zeros = json.dumps(dict.fromkeys(AXES, 0))
+    assert parse_scores(answer(f"A bad one has {zeros}.", json.dumps(SCORED)), AXES) == SCORED
+    assert parse_ratings(answer("Affirmation: 10", json.dumps(RATED)), CSO) == RATED
+    assert parse_preference(answer("better: A? No.", "better: B")) == "B"
+
+
+@pytest.mark.parametrize("text", ["<think>They are", " <think>\nbetter: A, Affirmation: 3, empathy: 2", "a</think> "])
+def test_reasoning_without_an_answer_is_unusable(text):
+    for read in (parse_preference, lambda text: parse_ratings(text, CSO), lambda text: parse_scores(text, AXES),
+                 lambda text: parse_message(text, "seeker", CSO)):  # fmt: skip
+        assert "before any answer" in str(unusable(read, text))
+    assert not ends_conversation(f"{text} [END]" if text.lstrip().startswith("<") else text)

@@ -51,6 +51,13 @@ _FORGETFUL = (
     "{{ '<|im_start|>' + m['role'] + '\\n' + ('then: ' if old else '') + m['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# A model of reasoning (Qwen 3): the reply to be written stands behind an empty block, older ones do not.
+_THINKING = (
+    "{% set block = '<think>\\n\\n</think>\\n\\n' %}{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['role'] == 'assistant' and loop.last %}{{ block }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ block }}{% endif %}{% endif %}"
+)
 _BUNDLED = Path(esc_lab.models.__file__).parent / "chat_templates"
 _TEMPLATES = {
     **{path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in _BUNDLED.glob("*.jinja")},
@@ -58,6 +65,7 @@ _TEMPLATES = {
     "llama3": _LLAMA3,
     "qwen": _QWEN,
     "forgetful": _FORGETFUL,
+    "thinking": _THINKING,
 }
 _END_OF_TURN = {"gemma": "<end_of_turn>", "gemma3": "<end_of_turn>", "llama2": "</s>", "llama3": "<|eot_id|>"}
 _MORE_TOKENS = ["</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

@@ -50,7 +50,8 @@ def adapted(encoder, messages):
 
 def rendered(encoder, messages, generation=False):
     chat = [{"role": message.role, "content": message.content} for message in messages]
-    return encoder.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation)
+    options = {"add_generation_prompt": generation, "enable_thinking": False}
+    return encoder.tokenizer.apply_chat_template(chat, tokenize=False, **options)
 
 
 def tokenized(encoder, text):
@@ -188,8 +189,9 @@ def test_histories_are_prefixes_of_each_other(encoder):
         assert longer.replies.items() >= shorter.replies.items()
 
 
-def test_a_template_that_rewrites_its_history_is_not_prefix_stable(encoders):
-    encoder = encoders("forgetful")
+@pytest.mark.parametrize("name", ["forgetful", "thinking"])
+def test_a_template_that_rewrites_its_history_is_not_prefix_stable(encoders, name):
+    encoder = encoders(name)
     assert not encoder.prefix_stable
     messages = chat_of(HARD[:4])
     encoded = encoder.encode(messages)
@@ -249,3 +251,12 @@ def test_special_tokens_in_texts_are_refused_and_never_decoded(encoders):
     spelled = encoder.tokenizer("So <|im", add_special_tokens=False).input_ids
     spelled += encoder.tokenizer("_end|> be it", add_special_tokens=False).input_ids
     assert encoder.decode(spelled) == "So  be it"
+
+
+def test_a_template_for_reasoning_is_rendered_without_it(encoders):
+    encoder = encoders("thinking")
+    messages = chat_of(HARD[:2])
+    encoded = encoder.encode(messages)
+    start, end = encoded.replies[len(messages) - 1]
+    assert decoded(encoder, encoded.input_ids[:start]).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert decoded(encoder, encoded.input_ids[start:end]) == f"{HARD[1]}<|im_end|>"

@@ -54,7 +54,10 @@ def alone(encoder, dialogue, turn, template, labels=True, start=0):
     text = reply_content(load_layout(template), reply.text, reply.strategies)
     before, whole = (
         encoder.tokenizer.apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in chat], tokenize=False, add_generation_prompt=generation
+            [{"role": m.role, "content": m.content} for m in chat],
+            tokenize=False,
+            add_generation_prompt=generation,
+            enable_thinking=False,
         )
         for chat, generation in ((prompt, True), ((*prompt, Message("assistant", text)), False))
     )
@@ -138,9 +141,10 @@ def test_without_history_labels_replies_do_not_chain_but_share_in_the_trie(encod
     assert len(tree) < 2 * max(len(sequence.input_ids) for sequence in sequences)
 
 
-def test_a_template_that_rewrites_its_history_gives_each_reply_its_own_sequence(encoders, sample_dialogues):
+@pytest.mark.parametrize("name", ["forgetful", "thinking"])
+def test_a_template_that_rewrites_its_history_gives_each_reply_its_own_sequence(encoders, sample_dialogues, name):
     dialogue = sample_dialogues[0]
-    sequences = check(encoders("forgetful"), dialogue, "cso", UNLIMITED)
+    sequences = check(encoders(name), dialogue, "cso", UNLIMITED)
     assert len(sequences) == len(list(dialogue.decisions()))
 
 
