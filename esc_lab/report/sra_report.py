@@ -21,6 +21,7 @@ from esc_lab.sra.relations import (
     RunSummary,
     bin_by_depth,
     compare_paired,
+    compare_with_first,
     relate_over_runs,
     relate_within_runs,
     summarize_runs,
@@ -85,7 +86,7 @@ def templates(sample: ReplySample, root: Path) -> Report:
     """Where models look under each prompt template, and whether that goes with adherence."""
     report = Report(root)
     runs = _summaries(report, sample)
-    _contrasts(report, [compare_paired(sample, runs[0].run, run.run) for run in runs[1:]])
+    _contrasts(report, compare_with_first(sample))
     pearson = _relations(report, sample)
     _order(report, runs)
     _depth_curves(report, sample)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from esc_lab.sra.sample import MEASURES, Measure, MeasuredReply, ReplySample, measure_columns, number_labels
 from esc_lab.statistics.correlation import center_within, pearson, ranks
 from esc_lab.statistics.intervals import FloatArray, IntArray, Interval, fisher_interval, percentile_interval
+
+_Prompt: TypeAlias = tuple[str, int, str, int]  # dialogue, turn, strategy, sample
 
 MIN_RUNS = 3  # in a correlation over their means
 MIN_REPLIES = 3  # in a bin of depths
@@ -195,11 +197,26 @@ def compare_paired(sample: ReplySample, first: str, second: str) -> Difference:
     )
 
 
-def _index_by_prompt(replies: Sequence[MeasuredReply], run: str) -> dict[tuple[str, int, str, int], MeasuredReply]:
-    index: dict[tuple[str, int, str, int], MeasuredReply] = {}
+def compare_with_first(sample: ReplySample) -> list[Difference]:
+    """Every other run that has replies to prompts of the first, compared with the first; raises what `compare_paired`
+    does for two replies to one prompt and for unequal words.
+    """
+    prompts: dict[str, set[_Prompt]] = {run: set() for run in sample.runs}
+    for reply in sample.replies:
+        prompts[reply.run].add(_prompt_of(reply))
+    first, *others = sample.runs
+    return [compare_paired(sample, first, other) for other in others if prompts[first] & prompts[other]]
+
+
+def _prompt_of(reply: MeasuredReply) -> _Prompt:
+    return reply.dialogue, reply.turn, reply.strategy, reply.sample
+
+
+def _index_by_prompt(replies: Sequence[MeasuredReply], run: str) -> dict[_Prompt, MeasuredReply]:
+    index: dict[_Prompt, MeasuredReply] = {}
     for reply in replies:
         if reply.run == run:
-            key = (reply.dialogue, reply.turn, reply.strategy, reply.sample)
+            key = _prompt_of(reply)
             if key in index:
                 raise ValueError(f"run {run!r} has two replies to {key}: it is not clear which of them to pair")
             index[key] = reply

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from esc_lab.sra.controls import summarize_controls
-from esc_lab.sra.relations import compare_paired
+from esc_lab.sra.relations import compare_paired, compare_with_first
 from esc_lab.sra.sample import MeasuredReply, ReplySample
 
 EFFECT = {"short chat message": 0.12, "plain text reply": -0.08, "Gentle Humour": 0.28}
@@ -62,6 +62,9 @@ def test_runs_without_phrases_have_no_row_and_one_phrase_has_no_spread():
 def test_contrasts_are_free_of_the_words_and_refused_under_others():
     found = compare_paired(ReplySample(planted(), 20, 1), "a", "b")
     assert found.sham_net.value == pytest.approx(LEVEL["b"] - LEVEL["a"])
+    apart = [replace(reply, dialogue=f"{reply.run} {reply.dialogue}") for reply in planted()]
+    assert compare_with_first(ReplySample(apart, 20, 1)) == []
+    assert [row.second for row in compare_with_first(ReplySample(planted(), 20, 1))] == ["b"]
     other = [replace(reply, place="after") if reply.run == "b" else reply for reply in planted()]
     with pytest.raises(ValueError, match="no contrast under unequal words"):
         compare_paired(ReplySample(other, 20, 1), "a", "b")
