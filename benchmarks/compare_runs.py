@@ -1,7 +1,7 @@
 """How long a comparison of 100 evaluations of 2,895 decisions takes: two models, ten methods, five seeds.
 
-The runs are made up. Reading them, 10,000 bootstrap draws of dialogues and seeds, as many swaps of the permutation
-test, results by group, figures and tables count; making the runs does not.
+The runs are made up. Reading them, intervals and tests over dialogues and seeds, results by group, figures and tables
+count; making the runs does not.
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="leave runs and comparison here (runs that are there are used again)")
     options = parser.parse_args()
@@ -66,14 +65,14 @@ def main() -> None:
         numbers, whole = [], []
         for repeat in range(options.repeats):
             started = time.perf_counter()
-            compute_comparison(runs, draws=options.draws)
+            compute_comparison(runs)
             numbers.append(time.perf_counter() - started)
             shown = (
                 contextlib.nullcontext() if options.keep and not repeat else contextlib.redirect_stdout(io.StringIO())
             )
             started = time.perf_counter()
             with shown:
-                asked = CompareConfig([*map(str, runs)], draws=options.draws)
+                asked = CompareConfig([*map(str, runs)])
                 run(Config(stage="compare", seed=0, run_dir=str(root / "comparison"), compare=asked))
             whole.append(time.perf_counter() - started)
     print(f"{len(runs)} runs: numbers {min(numbers):.1f} s, with tables and figures {min(whole):.1f} s")

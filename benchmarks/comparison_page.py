@@ -48,7 +48,7 @@ def main() -> None:
         half = options.dialogues // 2
         dialogues = made_dialogues(half, options.decisions) + made_dialogues(half, options.decisions - 1, seed=1)
         runs = write_runs(root, dialogues, models=("model-a", "model-b"))
-        found = compute_comparison(runs, draws=1000)
+        found = compute_comparison(runs)
         table = build_table(found)
         figures = draw_comparison(found, table, root / "figures")
         started = time.perf_counter()

@@ -57,7 +57,7 @@ def choose_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str
             hint = nearest(metric, {name for run in runs for name in run.metrics})
             raise UserError(f"no run has the metric{hint}", where=metric, fix="see the runs' metrics.json")
         kinds = {run.evaluation for run in having}
-        lacking = [run for run in runs if run not in having and run.evaluation in kinds]
+        lacking = [run for run in runs if _lacks(run, metric) and run.evaluation in kinds]
         if lacking:
             fix = "evaluate them with what it needs, or leave it or them out"
             raise UserError(f"missing in {_list_runs(lacking)}", where=metric, fix=fix)
@@ -85,6 +85,10 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
         layouts = {run: run.method.settings.get(_LAYOUT, "") for run in runs if run.template == template}
         if len(set(layouts.values()) - {""}) > 1 and not _named_by(_LAYOUT, layouts):
             remarks[f"prompts differ in the layout or the words of {template}: {_describe(layouts)}"] = None
+    for metric in metrics:
+        empty = [run for run in runs if metric not in run.metrics and not _lacks(run, metric)]
+        if empty:
+            remarks[f"no {metric} where nothing could be parsed, or in older runs: {_list_runs(empty)}"] = None
     for name in _CONTEXT:
         values = _values(runs, name)
         if len(set(values.values())) > 1 and not _named_by(name, values):
@@ -153,11 +157,16 @@ def _require_same_seeds(cells: Sequence[Cell]) -> None:
 def _require_all_seeds_measured(cells: Sequence[Cell], metrics: Sequence[str]) -> None:
     for cell in cells:
         for metric in metrics:
-            lacking = [run for run in cell.runs if metric not in run.metrics]
+            lacking = [run for run in cell.runs if _lacks(run, metric)]
             if 0 < len(lacking) < len(cell.runs):
                 done = "judge" if metric.startswith("judge/") else "evaluate"
                 fix = f"{done} them as the other seeds were, or leave the metric out"
                 raise UserError(f"missing in {_list_runs(lacking)}, but not in other seeds", where=metric, fix=fix)
+
+
+def _lacks(run: Run, metric: str) -> bool:
+    """Whether a run did not measure what a metric is about. Where it did, and has none, nothing could be parsed."""
+    return metric not in run.metrics and not run.metrics.get(find_metric(metric).count, 0) > 0
 
 
 def _require_similar_test_set(runs: Sequence[Run]) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from esc_lab.comparison.runs import Cell, Run
+from esc_lab.comparison.runs import Cell
 from esc_lab.metrics.metric import Definition, Metric
 from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTable
 from esc_lab.metrics.records import find_metric
-from esc_lab.statistics.bootstrap import Draws, average_over_seeds, bootstrap, draw_seeds
-from esc_lab.statistics.intervals import Interval, percentile_interval
-from esc_lab.statistics.permutation import holm, permutation_p
+from esc_lab.statistics.crossed_effects import CrossedMean, SeedTable, estimate_mean, influence, subtract
+from esc_lab.statistics.intervals import Interval
+from esc_lab.statistics.multiple_tests import holm
+
+SIGNIFICANCE = (0.05, 0.01, 0.001)  # a star for each level that p is below
+GUARDED = "\u2020"  # stands at a value that a guard acted on
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Difference:
 
     Attributes:
         baseline: name of the baseline's cell.
-        interval: the difference with its 95 % interval; nan ends where a side has no draws.
-        p: of the paired permutation test; nan where the metric is not known by dialogue.
+        interval: the difference with its 95 % interval; nan ends where there is none.
+        p: of the test that there is no difference, by the same estimate; nan where there is no interval.
         corrected: p by Holm's correction; of the primary metric p itself.
         primary: whether it is of the primary metric.
     """
@@ -39,7 +42,7 @@ class Difference:
     @property
     def marks(self) -> str:
         """A star each for p below 0.05, 0.01 and 0.001."""
-        return "*" * sum(self.corrected < level for level in (0.05, 0.01, 0.001))
+        return "*" * sum(self.corrected < level for level in SIGNIFICANCE)
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,10 @@ class Estimate:
 
     Attributes:
         values: of each of its runs, as recorded in metrics.json.
-        interval: their mean with its 95 % interval; nan ends where nothing is drawn.
+        interval: their mean with its 95 % interval; nan ends where there is none.
         n: observations it is computed from, a mean over the runs; nan if unknown.
-        over: what the interval is drawn over: `dialogues`, `seeds`, both, or nothing.
+        over: what the interval accounts for: other `dialogues`, other `seeds`, both, or nothing.
+        guarded: whether a guard acted in some run, without which the metric would have no value (see `Metric.guard`).
         difference: to the baseline; None of the baseline itself, of counts, or if one side has no such metric.
     """
 
@@ -58,74 +62,73 @@ class Estimate:
     interval: Interval
     n: float
     over: tuple[str, ...]
+    guarded: bool = False
     difference: Difference | None = None
 
 
 Estimates = dict[tuple[str, str], Estimate]  # by cell and metric
 
 
-class Resampling:
-    """The draws that all estimates share.
+def tabulate_metric(
+    cell: Cell,
+    definition: Definition | None,
+    predictions: Mapping[Path, PredictionTable],
+    *,
+    values: FloatArray | None = None,
+    keep: BoolArray | None = None,
+) -> SeedTable:
+    """A metric of a cell's runs; by dialogue only if it is defined and all runs left predictions.
 
     Args:
-        cells: the cells that are compared.
-        predictions: of their runs, by directory, all of one test set; runs without any are left out.
-        draws, seed: number and seed of the draws.
+        values: [runs], the metric as recorded; None: computed, nan of a run without predictions.
+        keep: [decisions], those that count; None: all.
     """
+    known = [predictions.get(run.directory) for run in cell.runs]
+    tables = [table for table in known if table is not None]
+    if definition is None or len(tables) < len(cell.runs):
+        return SeedTable(np.full(len(cell.runs), math.nan) if values is None else values)
+    rows = (np.ones(len(t.decision), bool) if keep is None else keep[t.decision] for t in tables)
+    sums = [definition.sums(table, kept) for table, kept in zip(tables, rows, strict=True)]
+    if values is None:
+        values = np.array([definition.value(own.sum(axis=1, keepdims=True, dtype=np.float64))[0] for own in sums])
+    if not all(own.any() for own in sums):
+        return SeedTable(values)
+    changes = np.stack([influence(own, definition.value) for own in sums])
+    return SeedTable(values, changes, np.logical_or.reduce([own.any(axis=0) for own in sums]))
 
-    def __init__(
-        self, cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable], draws: int, seed: int
-    ) -> None:
-        self.cells, self.predictions, self.draws = cells, predictions, draws
-        test = next((table.test for table in predictions.values()), None)
-        self.dialogues = Draws(test.clusters, draws, seed) if test else None
-        self.seeds = {cell.name: draw_seeds(len(cell.runs), draws, seed, cell.name) for cell in cells}
 
-    def draw_runs(
-        self, cells: Sequence[Cell], definition: Definition, keep: BoolArray | None = None
-    ) -> tuple[dict[Path, FloatArray], dict[Path, FloatArray]]:
-        """Sums [k, clusters] and draws [draws] of the runs that have any, by directory.
+def compare_tables(first: tuple[Cell, SeedTable], second: tuple[Cell, SeedTable]) -> CrossedMean:
+    """The first cell less the second.
 
-        Args:
-            keep: [decisions], those that count; None: all.
-        """
-        sums = {}
-        for run in (run for cell in cells for run in cell.runs if run.directory in self.predictions):
-            table = self.predictions[run.directory]
-            rows = np.ones(len(table.decision), bool) if keep is None else keep[table.decision]
-            run_sums = definition.sums(table, rows)
-            if run_sums.any():
-                sums[run.directory] = run_sums
-        if not sums or self.dialogues is None:
-            return sums, {}
-        draws = bootstrap(np.stack([*sums.values()]), definition.value, self.dialogues)
-        return sums, dict(zip(sums, draws, strict=True))
-
-    def draw_cell(self, cell: Cell, values: FloatArray, draws: Mapping[Path, FloatArray]) -> FloatArray:
-        """A cell's metric in each draw [draws], from the values and the draws of its runs; nan if nothing is drawn."""
-        if all(run.directory in draws for run in cell.runs):
-            by_run = np.stack([draws[run.directory] for run in cell.runs])
-        elif len(cell.runs) > 1:
-            by_run = np.repeat(values[:, None], self.draws, axis=1)
-        else:
-            return np.full(self.draws, math.nan)
-        return average_over_seeds(by_run, self.seeds[cell.name])
+    Runs of equal seeds are pairs: a seed stands for one order of the data and one start of the adapter, and often one
+    run goes on from the other. What they have in common cancels, and where they have nothing in common the difference
+    is as right, with fewer degrees of freedom.
+    """
+    (cell, table), (baseline, other) = first, second
+    if cell.seeds == baseline.seeds or min(len(cell.runs), len(baseline.runs)) == 1:
+        return estimate_mean(subtract(table, other))
+    return estimate_mean(table, other)
 
 
 def compute_estimates(
-    resampling: Resampling, metrics: Sequence[str], baselines: Mapping[str, Cell], primary: str
+    cells: Sequence[Cell],
+    predictions: Mapping[Path, PredictionTable],
+    metrics: Sequence[str],
+    baselines: Mapping[str, Cell],
+    primary: str,
 ) -> Estimates:
     """Every metric of every cell that has it.
 
     Args:
-        resampling: cells and draws.
+        cells: the cells that are compared.
+        predictions: of their runs, by directory, all of one test set; runs without any are left out.
         metrics: names as in metrics.json.
         baselines: the cell that a cell is compared with, by name; cells without one are not compared.
         primary: the metric whose p-values are left uncorrected.
     """
     estimates: Estimates = {}
     for name in metrics:
-        metric = _MetricDraws(resampling, find_metric(name))
+        metric = _ComparedMetric(find_metric(name), cells, predictions)
         for cell in metric.cells:
             estimates[cell.name, name] = metric.estimate(cell, baselines.get(cell.name), name == primary)
     secondary = [
@@ -139,48 +142,60 @@ def compute_estimates(
     return estimates
 
 
-class _MetricDraws:
-    """One metric: its sums for every run, and its draws for every cell that has it."""
+def enough_for_interval(cell: Cell, metric: Metric) -> bool:
+    """Whether every run of a cell has as many observations as an interval of the metric needs."""
+    for run in cell.runs:
+        needed = metric.min_count * (2 if run.metrics.get(metric.guard, 0) else 1)
+        if needed and not run.metrics.get(metric.count, 0) >= needed:
+            return False
+    return True
 
-    def __init__(self, resampling: Resampling, metric: Metric) -> None:
-        self.metric, self.dialogues = metric, resampling.dialogues
-        self.definition = None if metric.is_count else metric.definition
-        self.cells = [cell for cell in resampling.cells if all(metric.name in run.metrics for run in cell.runs)]
-        self.values = {cell.name: np.array([run.metrics[metric.name] for run in cell.runs]) for cell in self.cells}
-        self.sums, draws = resampling.draw_runs(self.cells, self.definition) if self.definition else ({}, {})
-        self.draws = {cell.name: resampling.draw_cell(cell, self.values[cell.name], draws) for cell in self.cells}
+
+class _ComparedMetric:
+    """One metric: its table of every cell that has it."""
+
+    def __init__(self, metric: Metric, cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> None:
+        self.metric = metric
+        self.cells = [cell for cell in cells if all(metric.name in run.metrics for run in cell.runs)]
+        definition = None if metric.is_count else metric.definition
+        self.tables = {cell.name: self._tabulate(cell, definition, predictions) for cell in self.cells}
+
+    def _tabulate(
+        self, cell: Cell, definition: Definition | None, predictions: Mapping[Path, PredictionTable]
+    ) -> SeedTable:
+        values = np.array([run.metrics[self.metric.name] for run in cell.runs])
+        return tabulate_metric(cell, definition, predictions, values=values)
 
     def estimate(self, cell: Cell, baseline: Cell | None, primary: bool) -> Estimate:
-        values = self.values[cell.name]
-        over = (*(["dialogues"] if self._by_dialogue(cell) else []), *(["seeds"] if len(cell.runs) > 1 else []))
+        table = self.tables[cell.name]
+        over = (
+            *(["dialogues"] if table.by_dialogue else []),
+            *(["seeds"] if len(cell.runs) > 1 else []),
+        )
+        mean = estimate_mean(table)
+        enough = enough_for_interval(cell, self.metric)
         count = np.mean([run.metrics.get(self.metric.count, math.nan) for run in cell.runs])
-        interval = percentile_interval(values.mean(), self.draws[cell.name])
+        guarded = any(run.metrics.get(self.metric.guard, 0) for run in cell.runs)
         difference = (
             self._difference(cell, baseline, primary) if baseline and self._comparable(cell, baseline) else None
         )
-        return Estimate(tuple(values.tolist()), interval, float(count), over, difference)
-
-    def _by_dialogue(self, cell: Cell) -> bool:
-        return all(run.directory in self.sums for run in cell.runs)
+        interval = mean.interval(corrected=self.metric.biased) if enough else _alone(mean)
+        return Estimate(tuple(table.values.tolist()), interval, float(count), over, guarded, difference)
 
     def _comparable(self, cell: Cell, baseline: Cell) -> bool:
-        if self.metric.is_count or baseline.name == cell.name or baseline.name not in self.values:
+        if self.metric.is_count or baseline.name == cell.name or baseline.name not in self.tables:
             return False
         return baseline.model == cell.model or not self.metric.by_tokens
 
     def _difference(self, cell: Cell, baseline: Cell, primary: bool) -> Difference:
-        value = self.values[cell.name].mean() - self.values[baseline.name].mean()
-        p = math.nan
-        if self.definition and self.dialogues and self._by_dialogue(cell) and self._by_dialogue(baseline):
-            pairs = _pair_seeds(cell, baseline)
-            first, second = (np.stack([self.sums[pair[side].directory] for pair in pairs]) for side in (0, 1))
-            p = permutation_p(first, second, self.definition.value, self.dialogues)
-        interval = percentile_interval(value, self.draws[cell.name] - self.draws[baseline.name])
+        mean = compare_tables((cell, self.tables[cell.name]), (baseline, self.tables[baseline.name]))
+        p, interval = math.nan, _alone(mean)
+        if enough_for_interval(cell, self.metric) and enough_for_interval(baseline, self.metric):
+            p = mean.p(corrected=self.metric.biased)
+        if not math.isnan(p):
+            interval = mean.interval(corrected=self.metric.biased)
         return Difference(baseline.name, interval, p, p, primary)
 
 
-def _pair_seeds(cell: Cell, baseline: Cell) -> list[tuple[Run, Run]]:
-    """The runs of equal seeds; if the seeds differ (of a model as it came, say), all pairs."""
-    if cell.seeds == baseline.seeds:
-        return list(zip(cell.runs, baseline.runs, strict=True))
-    return [(run, other) for run in cell.runs for other in baseline.runs]
+def _alone(mean: CrossedMean) -> Interval:
+    return Interval(mean.value, math.nan, math.nan)

@@ -48,7 +48,7 @@ def _in_markdown(entry: Entry | None) -> str:
     if entry is None:
         return "-"
     value = f"**{entry.value}**" if entry.best else entry.value
-    return f"{value} \u00b1 {entry.margin}" if entry.margin else value
+    return f"{value} {entry.margin}".rstrip()
 
 
 def _difference_in_markdown(difference: Difference | None, column: Metric) -> str:
@@ -102,7 +102,11 @@ def _lines(entry: Entry | None) -> tuple[str, ...]:
     """The lines of an entry, without markup."""
     if entry is None:
         return ("-",)
-    return f"{entry.value} \u00b1{entry.margin}" if entry.margin else entry.value, entry.difference + entry.marks
+    return f"{entry.value} {_narrow(entry.margin)}".rstrip(), entry.difference + entry.marks
+
+
+def _narrow(margin: str) -> str:
+    return margin.replace("\u00b1 ", "\u00b1")
 
 
 def _terminal_table(table: Table, part: slice, title: str, first: int) -> RichTable:
@@ -124,7 +128,7 @@ def _in_terminal(entry: Entry | None) -> str:
     if entry is None:
         return "-"
     value = f"[bold]{entry.value}[/]" if entry.best else entry.value
-    margin = f" [dim]\u00b1{entry.margin}[/]" if entry.margin else ""
+    margin = f" [dim]{escape(_narrow(entry.margin))}[/]" if entry.margin else ""
     return f"{value}{margin}" + (f"\n{entry.difference}{entry.marks}" if entry.difference else "")
 
 
@@ -170,8 +174,10 @@ def _tabular(table: Table, part: slice) -> str:
 def _in_latex(entry: Entry | None) -> str:
     if entry is None:
         return "--"
-    value = f"\\textbf{{{entry.value}}}" if entry.best else entry.value.replace("-", "$-$")
-    return f"{value} {{\\scriptsize$\\pm${entry.margin}}}" if entry.margin else value
+    value = escape_latex(entry.value)
+    value = f"\\textbf{{{value}}}" if entry.best else value.replace("-", "$-$")
+    margin = escape_latex(entry.margin).replace("\\pm$ ", "\\pm$").replace("-", "$-$")
+    return f"{value} {{\\scriptsize{margin}}}" if margin else value
 
 
 def _difference_in_latex(entry: Entry | None) -> str:
@@ -183,7 +189,8 @@ def _difference_in_latex(entry: Entry | None) -> str:
 
 _TEX: Mapping[str, str] = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": "$<$", ">": "$>$", "\u00b1": r"$\pm$", "\u2191": r"$\uparrow$", "\u2193": r"$\downarrow$",
+    "<": "$<$", ">": "$>$", "\u00b1": r"$\pm$", "\u2020": r"$^\dagger$",
+    "\u2191": r"$\uparrow$", "\u2193": r"$\downarrow$",
     **{mark: f"\\{mark}" for mark in "&%$#_"},
 }  # fmt: skip
 

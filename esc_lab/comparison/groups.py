@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from esc_lab.comparison.estimates import Resampling
+from esc_lab.comparison.estimates import compare_tables, tabulate_metric
 from esc_lab.comparison.runs import Cell
-from esc_lab.metrics.metric import Definition
-from esc_lab.metrics.prediction_table import BoolArray, FloatArray, TestSet
+from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTable, TestSet
 from esc_lab.metrics.records import find_metric
-from esc_lab.statistics.intervals import Interval, percentile_interval
+from esc_lab.statistics.crossed_effects import CrossedMean, SeedTable, estimate_mean
+from esc_lab.statistics.intervals import Interval
 
 MIN_DECISIONS = 20  # in a group
-MIN_CLUSTERS = 5  # dialogues in a group with intervals: draws of fewer hardly differ, so that intervals are too short
+MIN_CLUSTERS = 5  # dialogues in a group with intervals: fewer hardly say how much dialogues differ
 _DEPTHS = 6
 
 
@@ -75,7 +77,11 @@ def group_decisions(test: TestSet) -> tuple[list[Group], list[str]]:
 
 
 def estimate_groups(
-    resampling: Resampling, groups: Sequence[Group], metrics: Sequence[str], baselines: Mapping[str, Cell]
+    cells: Sequence[Cell],
+    predictions: Mapping[Path, PredictionTable],
+    groups: Sequence[Group],
+    metrics: Sequence[str],
+    baselines: Mapping[str, Cell],
 ) -> list[GroupEstimate]:
     """The metrics of each cell in each group. Cells without predictions, or without any in a group, have none there."""
     estimates = []
@@ -83,36 +89,22 @@ def estimate_groups(
         if not metric.grouped or metric.definition is None:
             continue
         for group in groups:
-            draws = _draw_group(resampling, metric.definition, group)
-            for name in draws:
-                difference = _difference(group, name, draws, baselines)
-                estimates.append(GroupEstimate(group, name, metric.name, _interval(group, draws[name]), difference))
+            tables: dict[str, tuple[Cell, SeedTable]] = {}
+            for cell in cells:
+                table = tabulate_metric(cell, metric.definition, predictions, keep=group.keep)
+                if not np.isnan(table.values).any():
+                    tables[cell.name] = cell, table
+            for name, (_, table) in tables.items():
+                baseline, difference = baselines.get(name), None
+                if baseline and baseline.name != name and baseline.name in tables:
+                    difference = _interval(group, compare_tables(tables[name], tables[baseline.name]))
+                interval = _interval(group, estimate_mean(table))
+                estimates.append(GroupEstimate(group, name, metric.name, interval, difference))
     return estimates
 
 
-def _draw_group(resampling: Resampling, definition: Definition, group: Group) -> dict[str, FloatArray]:
-    """By cell [1 + draws], the value itself first; without the cells of which a run has nothing in the group."""
-    sums, run_draws = resampling.draw_runs(resampling.cells, definition, group.keep)
-    by_cell = {}
-    for cell in resampling.cells:
-        if all(run.directory in sums for run in cell.runs):
-            totals = np.stack([sums[run.directory].sum(axis=1, dtype=np.float64) for run in cell.runs], axis=1)
-            values = definition.value(totals)
-            by_cell[cell.name] = np.concatenate([[values.mean()], resampling.draw_cell(cell, values, run_draws)])
-    return by_cell
-
-
-def _interval(group: Group, draws: FloatArray) -> Interval:
-    return percentile_interval(draws[0], draws[1:] if group.clusters >= MIN_CLUSTERS else draws[:0])
-
-
-def _difference(
-    group: Group, name: str, draws: Mapping[str, FloatArray], baselines: Mapping[str, Cell]
-) -> Interval | None:
-    baseline = baselines.get(name)
-    if baseline is None or baseline.name == name or baseline.name not in draws:
-        return None
-    return _interval(group, draws[name] - draws[baseline.name])
+def _interval(group: Group, mean: CrossedMean) -> Interval:
+    return mean.interval() if group.clusters >= MIN_CLUSTERS else Interval(mean.value, math.nan, math.nan)
 
 
 def _normalize(labels: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:

@@ -1,14 +1,15 @@
-"""The sentences below a comparison's table: what was measured, drawn, tested and corrected."""
+"""The sentences below a comparison's table: what was measured, what intervals and tests account for, and limits."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+from esc_lab.comparison.estimates import GUARDED
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import shorten_names
+from esc_lab.metrics.chance import describe_chance
 from esc_lab.metrics.prediction_table import SAMPLING
-
-_FEW = 500  # decisions; with 480 of them the mean draw of B lies 0.06 above the value, with 84 of them 0.25
 
 
 def build_notes(comparison: ComparisonResult) -> list[str]:
@@ -16,6 +17,8 @@ def build_notes(comparison: ComparisonResult) -> list[str]:
     return [
         *_data(comparison),
         *_intervals(comparison),
+        *_biased(comparison),
+        *_trainings(comparison),
         *_tests(comparison),
         "Bold: best of its model and column.",
         *(f"{remark[0].upper()}{remark[1:]}." for remark in comparison.remarks),
@@ -26,7 +29,11 @@ def _data(comparison: ComparisonResult) -> list[str]:
     test = comparison.test
     if test is None:
         return []
-    trees = f" in {test.clusters} trees, which are drawn as wholes" if test.clusters < test.dialogues else ""
+    trees = (
+        f" in {test.clusters} trees, each of which counts as one dialogue in intervals"
+        if test.clusters < test.dialogues
+        else ""
+    )
     replies = {
         round(run.metrics["text/replies"] / run.metrics.get("generation/samples", 1))
         for run in comparison.runs
@@ -36,7 +43,8 @@ def _data(comparison: ComparisonResult) -> list[str]:
     templates = {cell.template for cell in comparison.cells}
     prompts = f" Prompt template: {templates.pop()}." if len(templates) == 1 else ""
     decisions = f"{len(test.keys):,} decisions of {test.dialogues:,} dialogues{trees}{counts}"
-    return [f"Test set {test.identity[:8]}: {decisions}.{prompts}", *_sampling(comparison)]
+    notes = [f"Test set {test.identity[:8]}: {decisions}.{prompts}", *_sampling(comparison)]
+    return [*notes, describe_chance(comparison.chance)] if comparison.chance else notes
 
 
 def _sampling(comparison: ComparisonResult) -> list[str]:
@@ -65,17 +73,46 @@ def _intervals(comparison: ComparisonResult) -> list[str]:
     if not by_dialogue and not several:
         return []
     values = "Means over the seeds" if several else "Values"
-    start = f"{values} \u00b1 half the width of the 95 % interval: {comparison.draws:,} bootstrap draws of"
+    start = f"{values} \u00b1 half the width of the 95 % interval over"
     if not by_dialogue:
-        return [f"{start} seeds."] if others else []
-    notes = [f"{start} dialogues, the same for all runs{', and of seeds' if several else ''}."]
+        return [f"{start} seeds (Student's t)."] if others else []
+    how = "seeds and dialogues, both random" if several else "dialogues"
+    notes = [f"{start} {how} (jackknife and Student's t: docs/statistics.md)."]
     alone = ", ".join(name for name in others if name not in by_dialogue).rstrip(".")
     if alone:
-        notes.append(f"Not known by dialogue ({'over seeds alone' if several else 'no interval'}, no test): {alone}.")
-    few = comparison.test is not None and len(comparison.test.keys) < _FEW
-    if few and "strategy/B" in headings:
-        notes.append(f"{headings['strategy/B']}: draws of so few decisions tend to more bias than the test set has.")
+        notes.append(f"Not known by dialogue ({'over seeds alone' if several else 'no interval'}): {alone}.")
     return notes
+
+
+def _biased(comparison: ComparisonResult) -> Iterator[str]:
+    """Of metrics that grow as observations get fewer, and of those with a guard."""
+    for column in comparison.columns:
+        estimates = [e for (_, name), e in comparison.estimates.items() if name == column.name]
+        if not column.biased or not estimates:
+            continue
+        text = f"{column.heading} grows as decisions get fewer, so its value is an upper one"
+        if any(not math.isnan(estimate.interval.low) for estimate in estimates):
+            text += "; its interval [low, high] is about the value less that bias"
+        if any(math.isnan(estimate.interval.low) and "dialogues" in estimate.over for estimate in estimates):
+            text += f"; too few decisions for an interval or a test: below {column.min_count:,} none holds"
+            text += f" ({2 * column.min_count:,} where the guard acted)"
+        yield f"{text}."
+        if any(estimate.guarded for estimate in estimates):
+            yield (
+                f"{GUARDED} The guard of {column.heading} acted: a strategy was never missed, or two were never chosen "
+                "wrongly, so that half an error was added to each, on which the value depends."
+            )
+
+
+def _trainings(comparison: ComparisonResult) -> list[str]:
+    """Whether methods were trained often enough to say something of them."""
+    trained = [cell for cell in comparison.cells if cell.runs[0].method.training]
+    if not trained or any(len(cell.runs) > 1 for cell in trained):
+        return []
+    return [
+        "One training each: says nothing of the method, only of these models. Intervals and tests are over dialogues; "
+        "train several seeds to compare methods."
+    ]
 
 
 def _tests(comparison: ComparisonResult) -> list[str]:
@@ -91,20 +128,13 @@ def _tests(comparison: ComparisonResult) -> list[str]:
     heading = next((column.heading for column in comparison.columns if column.name == comparison.primary), None)
     primary = f"{heading} is the primary metric: its p is not corrected." if heading else "No primary metric."
     secondary = sum(not difference.primary for difference in tested)
+    paired = "; runs of equal seeds are pairs" if any(len(cell.runs) > 1 for cell in comparison.cells) else ""
     notes.append(
-        f"Paired permutation test, two-sided, {_swaps(comparison)} swaps of dialogues. {primary} "
-        f"The other {secondary} p-values are corrected together (Holm). * p < 0.05, ** p < 0.01, *** p < 0.001."
+        f"Tests are two-sided and by the same estimate as the interval of the difference{paired}. {primary} "
+        f"The other {secondary} p-values are corrected together (Holm), intervals are not: one may leave out 0 "
+        "without a star, but a star never stands at one that holds 0. * p < 0.05, ** p < 0.01, *** p < 0.001."
     )
-    distinct = [column.heading for column in comparison.columns if column.name.startswith("text/distinct_")]
-    if distinct:
-        how = "approximate, by each dialogue's contribution (jackknife)"
-        notes.append(f"{', '.join(distinct)}: interval and test are {how}.")
     return notes
-
-
-def _swaps(comparison: ComparisonResult) -> str:
-    ways = 2**comparison.test.clusters if comparison.test else 0
-    return f"all {ways:,}" if ways <= comparison.draws else f"{comparison.draws:,}"
 
 
 def _span(numbers: set[int]) -> str:

@@ -18,8 +18,8 @@ from esc_lab.comparison.strategies import StrategyTable
 
 
 def build_record(comparison: ComparisonResult, notes: list[str]) -> dict[str, Any]:
-    """Keys: `test_set`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with `pairs`;
-    null without one), `left_out`, `notes`, and `primary`, `draws`, `seed`."""
+    """Keys: `test_set`, `chance`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with
+    `pairs`; null without one), `left_out`, `notes` and `primary`."""
     test = comparison.test
     record = {
         "test_set": test
@@ -30,13 +30,12 @@ def build_record(comparison: ComparisonResult, notes: list[str]) -> dict[str, An
             "clusters": test.clusters,
             "strategies": test.strategies,
         },
+        "chance": comparison.chance,
         "columns": [
             {"metric": c.name, "heading": c.heading, "decimals": c.decimals, "more": c.higher_is_better}
             for c in comparison.columns
         ],
         "primary": comparison.primary,
-        "draws": comparison.draws,
-        "seed": comparison.seed,
         "cells": [_cell(comparison, cell) for cell in comparison.cells],
         "groups": [_group(estimate) for estimate in comparison.groups],
         "judge": build_pairs_record(comparison.cells, comparison.judgements),
@@ -74,6 +73,7 @@ def _cell(comparison: ComparisonResult, cell: Cell) -> dict[str, Any]:
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
     fields = {**vars(estimate.interval), "values": estimate.values, "n": estimate.n, "over": estimate.over}
+    fields["guarded"] = estimate.guarded
     if difference := estimate.difference:
         parts = asdict(difference)
         fields["difference"] = {**parts.pop("interval"), **parts, "marks": difference.marks}

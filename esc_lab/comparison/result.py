@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esc_lab.comparison.checks import check_cells, choose_metrics, load_predictions
-from esc_lab.comparison.estimates import Estimates, Resampling, compute_estimates
+from esc_lab.comparison.estimates import Estimates, compute_estimates
 from esc_lab.comparison.groups import GroupEstimate, estimate_groups, group_decisions
 from esc_lab.comparison.judgements import (
     OVERALL,
@@ -21,12 +21,11 @@ from esc_lab.comparison.judgements import (
 from esc_lab.comparison.runs import Cell, Run, group_cells, read_runs
 from esc_lab.comparison.strategies import StrategyTable, tabulate_strategies
 from esc_lab.errors import UserError, nearest
+from esc_lab.metrics.chance import chance_levels
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
 from esc_lab.metrics.records import find_metric
-
-# Draws for groups and single strategies, of which there are many; interval ends then vary by some 3 % of the width.
-DETAIL_DRAWS = 1000
+from esc_lab.metrics.strategy_choice import CHOICES
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class ComparisonResult:
         left_out: groups that are too small, with their number of decisions.
         strategies: strategy by strategy, by cell.
         remarks: what was left out or stands out among the runs.
-        draws, seed: of the bootstrap and the permutation test.
         judgements: of a judge, if one is named.
     """
 
@@ -58,13 +56,18 @@ class ComparisonResult:
     left_out: Sequence[str]
     strategies: Mapping[str, StrategyTable]
     remarks: Sequence[str]
-    draws: int
-    seed: int
     judgements: Judgements | None = None
 
     @property
     def runs(self) -> list[Run]:
         return [run for cell in self.cells for run in cell.runs]
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """What blind guesses would score on the test set (see `chance_levels`); empty if no choice is compared."""
+        choices = {f"{group}/{name}" for group in CHOICES for name in ("Q", "accuracy")}
+        compared = any(column.name in choices for column in self.columns)
+        return chance_levels(self.test) if self.test and compared else {}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -91,8 +94,6 @@ def compute_comparison(
     baseline: str | None = None,
     primary: str = "strategy/Q",
     metrics: Sequence[str] | None = None,
-    draws: int = 10_000,
-    seed: int = 0,
 ) -> ComparisonResult:
     """Read and compare runs; nothing is written.
 
@@ -102,7 +103,6 @@ def compute_comparison(
             None: the base model for each, or its first cell; the first of all cells if each model has only one.
         primary: the metric whose p-values are not corrected.
         metrics: the compared ones; None = all columns that tables know and some run has.
-        draws, seed: of the bootstrap and the permutation test.
 
     Raises:
         UserError: runs are not finished or cannot be compared (see `read_runs`, `check_cells`, `load_predictions`), or
@@ -126,22 +126,19 @@ def compute_comparison(
     if judgements:
         predictions = add_judge_scores(runs, predictions, judgements)
     test = next((table.test for table in predictions.values()), None)
-    details = Resampling(cells, predictions, min(draws, DETAIL_DRAWS), seed)
     groups, left_out = group_decisions(test) if test else ([], [])
-    strategies = {cell.name: tabulate_strategies(details, cell) for cell in cells}
+    strategies = {cell.name: tabulate_strategies(cell, predictions) for cell in cells}
     return ComparisonResult(
         cells=cells,
         columns=[find_metric(name) for name in names],
-        estimates=compute_estimates(Resampling(cells, predictions, draws, seed), names, baselines, primary),
+        estimates=compute_estimates(cells, predictions, names, baselines, primary),
         baselines=baselines,
         primary=primary if primary in names else None,
         test=test,
-        groups=estimate_groups(details, groups, names, baselines),
+        groups=estimate_groups(cells, predictions, groups, names, baselines),
         left_out=left_out,
         strategies={name: table for name, table in strategies.items() if table},
         remarks=[*remarks, *_remarks(runs, predictions)],
-        draws=draws,
-        seed=seed,
         judgements=judgements,
     )
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from esc_lab.comparison.estimates import Resampling
+from esc_lab.comparison.estimates import enough_for_interval
 from esc_lab.comparison.runs import Cell
-from esc_lab.metrics.prediction_table import NOT_ASKED, FloatArray
-from esc_lab.metrics.strategy_choice import CHOICES, class_scores, count_choices, strategy_preference
-from esc_lab.statistics.intervals import Interval, percentile_interval
+from esc_lab.metrics.prediction_table import NOT_ASKED, FloatArray, PredictionTable
+from esc_lab.metrics.records import find_metric
+from esc_lab.metrics.strategy_choice import CHOICES, class_scores, count_choices, preferences
+from esc_lab.statistics.crossed_effects import SeedTable, estimate_mean, influence
+from esc_lab.statistics.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,10 @@ class StrategyTable:
     confusion: FloatArray
 
 
-def tabulate_strategies(resampling: Resampling, cell: Cell) -> StrategyTable | None:
+def tabulate_strategies(cell: Cell, predictions: Mapping[Path, PredictionTable]) -> StrategyTable | None:
     """Strategy choice of a cell: of the exact distribution, else of what it wrote; None where it has no choice."""
-    tables = [resampling.predictions[run.directory] for run in cell.runs if run.directory in resampling.predictions]
-    if resampling.dialogues is None or len(tables) < len(cell.runs):
+    tables = [predictions[run.directory] for run in cell.runs if run.directory in predictions]
+    if len(tables) < len(cell.runs):
         return None
     measured = [of for of, choice in CHOICES.items() if all((getattr(t, choice) != NOT_ASKED).any() for t in tables)]
     if not measured:
@@ -49,17 +53,6 @@ def tabulate_strategies(resampling: Resampling, cell: Cell) -> StrategyTable | N
     by_cluster = [count_choices(table, np.ones(len(table.decision), bool), choice) for table in tables]
     counts = np.stack([one.sum(axis=2, dtype=np.float64) for one in by_cluster], axis=2)  # [classes + 1, classes, runs]
     scores = {name: values.mean(axis=1) for name, values in class_scores(counts).items()}
-    weights = resampling.dialogues.weights[by_cluster[0].dtype]
-    draws = [strategy_preference(one[:-1] @ weights)[0] for one in by_cluster]  # of each run [classes, draws]
-    if by_cluster[0].shape[2] < 2:  # one cluster does not say how clusters differ
-        draws = [np.full_like(of_run, math.nan) for of_run in draws]
-    preference = tuple(
-        percentile_interval(
-            values.mean(),
-            resampling.draw_cell(cell, values, {r.directory: d[number] for r, d in zip(cell.runs, draws, strict=True)}),
-        )
-        for number, values in enumerate(strategy_preference(counts[:-1])[0])
-    )
     return StrategyTable(
         measured[0],
         tables[0].test.strategies,
@@ -68,6 +61,25 @@ def tabulate_strategies(resampling: Resampling, cell: Cell) -> StrategyTable | N
         f1=scores["f1"],
         gold=scores["support"],
         predicted=scores["predicted"],
-        preference=preference,
+        preference=_preferences(by_cluster, with_ends=enough_for_interval(cell, find_metric(f"{measured[0]}/B"))),
         confusion=counts.mean(axis=2),
     )
+
+
+def _preferences(by_cluster: Sequence[FloatArray], *, with_ends: bool) -> tuple[Interval, ...]:
+    """Preference for each class, a mean over runs, from their counts [classes + 1, classes, clusters]."""
+    classes = by_cluster[0].shape[1]
+
+    def preference(totals: FloatArray) -> FloatArray:
+        return preferences(totals.reshape(classes, classes, -1))
+
+    sums = [one[:-1].reshape(classes**2, -1) for one in by_cluster]
+    values = np.stack([preference(own.sum(axis=1, dtype=np.float64))[:, 0] for own in sums])  # [runs, classes]
+    changes = np.stack([influence(own, preference) for own in sums])  # [runs, classes, clusters]
+    present = np.logical_or.reduce([own.any(axis=0) for own in sums])
+    intervals = []
+    for number in range(classes):
+        found = estimate_mean(SeedTable(values[:, number], changes[:, number], present)).interval()
+        low, high = (max(found.low, 0.0), found.high) if with_ends else (math.nan, math.nan)
+        intervals.append(Interval(found.value, low, high))
+    return tuple(intervals)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from esc_lab.comparison.estimates import Difference, Estimate, Estimates
+from esc_lab.comparison.estimates import GUARDED, Difference, Estimate, Estimates
 from esc_lab.comparison.notes import build_notes
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
@@ -15,7 +15,7 @@ from esc_lab.metrics.metric import Metric
 
 @dataclass(frozen=True)
 class Entry:
-    """A metric of a cell as texts; those that do not exist are empty.
+    """A metric of a cell as texts; those that do not exist are empty, a value that is not known is `-`.
 
     Attributes:
         estimate: what they are of.
@@ -28,13 +28,20 @@ class Entry:
 
     @property
     def value(self) -> str:
-        return f"{self.estimate.interval.value:.{self.metric.decimals}f}"
+        """The value, with a dagger where a guard acted."""
+        value = self.estimate.interval.value
+        sign = GUARDED if self.estimate.guarded else ""
+        return "-" if math.isnan(value) else f"{value:.{self.metric.decimals}f}{sign}"
 
     @property
     def margin(self) -> str:
-        """Half the width of its interval."""
-        margin = self.estimate.interval.half_width
-        return "" if math.isnan(margin) or self.metric.is_count else f"{margin:.{self.metric.decimals}f}"
+        """Half the width of its interval, `\u00b1 0.021`, or its ends where the value is not in its middle."""
+        interval, decimals = self.estimate.interval, self.metric.decimals
+        if math.isnan(interval.half_width) or self.metric.is_count:
+            return ""
+        if interval.symmetric:
+            return f"\u00b1 {interval.half_width:.{decimals}f}"
+        return f"[{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
 
     @property
     def difference(self) -> str:

@@ -19,7 +19,6 @@ class CompareConfig:
     )
     primary: str = item("strategy/Q", "the one metric whose p-values need no correction; Holm's is for all others")
     metrics: list[str] | None = item(None, "metrics of the table; null = all that it knows and the runs have")
-    draws: int = item(10_000, "draws of the bootstrap and the permutation test", within=COUNT)
 
 
 @dataclass

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.config import Config, typed
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
+from esc_lab.evaluation.read_table import measure_pair
+from esc_lab.metrics.prediction_table import PAIR_MEASURES
 from esc_lab.models.load import LoadedModel, find_checkpoint, load_model
 from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import PAIRS, REFERENCE, find_run, read_config
@@ -47,11 +51,13 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     """What the model makes of the pairs in the evaluated split.
 
     Returns:
-        `preference/pairs`; `preference/accuracy`, the share whose chosen reply is the more probable one (summed over
-        its tokens). Of a model that stage `cso` trained, also `preference/reward_accuracy` and `preference/margin` of
-        its objective's rewards; log-ratios are to the reference that it was trained with. Nothing where there are no
-        pairs or the prompt names the strategy. pairs.jsonl in the run directory has a line for each pair: dialogue,
-        turn, number of the rejected reply, and of chosen and rejected reply `log_probs` and `rewards` (null without).
+        `preference/pairs`; the shares `preference/accuracy` (of pairs whose chosen reply is the more probable one,
+        summed over its tokens), `accuracy_per_token` and `shorter` (see `PAIR_MEASURES`). Of a model that stage `cso`
+        trained, also `preference/reward_accuracy` and `preference/margin` of its objective's rewards and, where the
+        objective has a reference, `reward_accuracy_per_token` of the log-ratios to it; the reference is the one that it
+        was trained with. Nothing where there are no pairs or the prompt names the strategy. pairs.jsonl in the run
+        directory has a line for each pair: dialogue, turn, number of the rejected reply, and of chosen and rejected
+        reply `log_probs`, `tokens` (label and end of turn included), `rewards` and `log_ratios` (null without).
     """
     if not build_layout(cfg.prompt.eval).chooses_strategy or cfg.prompt.inference != "direct":
         return {}
@@ -64,27 +70,43 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     policy = label_and_text_log_probs(loaded.model, split, data.row_tokens)
     first = split.first_reply[split.comparisons[:, 0]]
     chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
-    sums = policy.sum(axis=1)
-    metrics = {"pairs": float(len(chosen)), "accuracy": float((sums[chosen] > sums[rejected]).mean())}
-    run, rewards = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None, None
+    run = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    rewards = ratios = None
     if run and read_config(run)["stage"] == "cso":
-        rewards = _rewards(cfg, loaded, run, split, (chosen, rejected), policy, data.row_tokens)
+        rewards, ratios = _rewards(cfg, loaded, run, split, (chosen, rejected), policy, data.row_tokens)
+    sides = np.stack([chosen, rejected], axis=1)
+    both = None if rewards is None else torch.stack(rewards, dim=1).double().numpy()
+    rows = _list_pairs(split, policy.sum(axis=1)[sides], both, None if ratios is None else ratios[sides])
+    write_atomic(Path(cfg.run_dir) / PAIRS, "\n".join(map(json.dumps, rows)))
+    measures = [measure_pair(row) for row in rows]
+    shares = {name: float(np.mean([measure[name] for measure in measures])) for name in PAIR_MEASURES}
+    metrics = {"pairs": float(len(rows)), **{name: share for name, share in shares.items() if not math.isnan(share)}}
     if rewards is not None:
-        good, bad = rewards
-        metrics |= {"reward_accuracy": float((good > bad).double().mean()), "margin": float((good - bad).mean())}
-    _write_pairs(Path(cfg.run_dir) / PAIRS, split, np.stack([sums[chosen], sums[rejected]], axis=1), rewards)
+        metrics["margin"] = float((rewards[0] - rewards[1]).mean())
     return {f"preference/{key}": value for key, value in metrics.items()}
 
 
-def _write_pairs(path: Path, split: PreferenceSplit, log_probs: FloatArray, rewards: list[Tensor] | None) -> None:
-    """A line for each pair of a split; `log_probs` [pairs, 2], rewards [pairs] of both sides."""
-    both = [None] * len(log_probs) if rewards is None else torch.stack(rewards, dim=1).tolist()
-    lines = []
-    for (turn, _, reply), own, reward in zip(split.comparisons.tolist(), log_probs.tolist(), both, strict=True):
-        key = split.turns[turn].replies[reply].replies[0].key
-        line = {"dialogue": key.dialogue, "turn": key.turn, "reply": key.alternative}
-        lines.append(json.dumps({**line, "log_probs": own, "rewards": reward}))
-    write_atomic(path, "\n".join(lines))
+def _list_pairs(
+    split: PreferenceSplit, log_probs: FloatArray, rewards: FloatArray | None, ratios: FloatArray | None
+) -> list[dict[str, Any]]:
+    """The lines of pairs.jsonl; `log_probs`, `rewards` and `ratios` [pairs, 2] are of chosen and rejected replies."""
+    lengths = _reply_tokens(split)
+    rows = []
+    for number, (turn, *sides) in enumerate(split.comparisons.tolist()):
+        key = split.turns[turn].replies[sides[1]].replies[0].key
+        tokens = [int(lengths[split.first_reply[turn] + side]) for side in sides]
+        values = {"rewards": rewards, "log_ratios": ratios}
+        rows.append(
+            {"dialogue": key.dialogue, "turn": key.turn, "reply": key.alternative}
+            | {"log_probs": log_probs[number].tolist(), "tokens": tokens}
+            | {name: None if of is None else of[number].tolist() for name, of in values.items()}
+        )
+    return rows
+
+
+def _reply_tokens(split: PreferenceSplit) -> IntArray:
+    """Tokens of each reply, its label and end of turn included."""
+    return np.array([len(reply.input_ids) - reply.replies[0].start for reply in split.sequences])
 
 
 def _rewards(
@@ -95,25 +117,28 @@ def _rewards(
     pairs: tuple[IntArray, IntArray],
     policy: FloatArray,
     row_tokens: int,
-) -> list[Tensor] | None:
-    """Rewards [pairs] of both sides by the objective of a training run; None if its reference is gone."""
-    objective, reference = typed(OmegaConf.create(dict(read_config(run)))).objective, None
+) -> tuple[list[Tensor] | None, FloatArray | None]:
+    """Rewards [pairs] of both sides by the objective of a training run, and log-ratios [replies] to its reference.
+
+    None if the reference is gone; no log-ratios of an objective without one.
+    """
+    objective, reference = typed(OmegaConf.create({"objective": read_config(run)["objective"]})).objective, None
     if objective_of(objective).needs_reference:
         try:
             reference = _reference(cfg, loaded, run, split, row_tokens)
         except (UserError, OSError) as error:
             log.warning("rewards of held-out pairs left out, their reference is gone: %s", error)
-            return None
+            return None, None
 
     def weighted(values: FloatArray) -> list[Tensor]:
         sums = torch.from_numpy(objective.strategy_weight * values[:, 0] + values[:, 1])
         return [sums[torch.from_numpy(side)] for side in pairs]
 
     labels = np.concatenate([turn.label_tokens for turn in split.turns])
-    lengths = np.array([len(reply.input_ids) - reply.replies[0].start for reply in split.sequences])
-    tokens = np.stack([labels, lengths - labels], axis=1).astype(np.float32)
+    tokens = np.stack([labels, _reply_tokens(split) - labels], axis=1).astype(np.float32)
     of_reference = () if reference is None else weighted(reference)
-    return list(pair_rewards(objective, PairLogProbs(*weighted(policy), *weighted(tokens), *of_reference)))
+    rewards = list(pair_rewards(objective, PairLogProbs(*weighted(policy), *weighted(tokens), *of_reference)))
+    return rewards, None if reference is None else (policy - reference).sum(axis=1)
 
 
 def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSplit, row_tokens: int) -> FloatArray:

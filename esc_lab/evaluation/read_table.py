@@ -7,7 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,9 +17,9 @@ from esc_lab.metrics.attention import span_measures
 from esc_lab.metrics.prediction_table import (
     NO_GOLD,
     NOT_ASKED,
+    PAIR_MEASURES,
     UNPARSABLE,
     FloatArray,
-    IntArray,
     Key,
     PredictionTable,
     TestSet,
@@ -154,7 +154,7 @@ class _Rows:
             emotion=np.array(emotions, dtype=np.str_),
         )
 
-    def table(self, test: TestSet, pairs: IntArray) -> PredictionTable:
+    def table(self, test: TestSet, pairs: FloatArray) -> PredictionTable:
         place = {key: position for position, key in enumerate(test.keys)}
         sample, prompted, chosen, written = np.array(self.choices, np.intp).T
         sampling = self.sampling and {**self.sampling, "samples": 1.0 + float(sample.max())}
@@ -181,19 +181,35 @@ class _Rows:
         return {**values, **span_measures(values["sra"], values["control"], values["relative"])}
 
 
-def _read_pairs(path: Path, test: TestSet) -> IntArray:
+def _read_pairs(path: Path, test: TestSet) -> FloatArray:
     """Preference pairs as `PredictionTable.pairs` has them; none if some are of dialogues without a decision."""
+    nothing = np.empty((1 + len(PAIR_MEASURES), 0))
     if not path.exists():
-        return np.empty((3, 0), np.intp)
+        return nothing
     cluster = {dialogue: int(number) for (dialogue, _), number in zip(test.keys, test.cluster, strict=True)}
-    rows: list[tuple[int, int, int]] = []
+    rows: list[list[float]] = []
     try:
         for line in path.read_bytes().splitlines():
             row = json.loads(line)
-            rewarded = -1 if row["rewards"] is None else int(row["rewards"][0] > row["rewards"][1])
-            rows.append((cluster.get(row["dialogue"], -1), int(row["log_probs"][0] > row["log_probs"][1]), rewarded))
+            rows.append([cluster.get(row["dialogue"], -1), *measure_pair(row).values()])
     except (OSError, ValueError, TypeError, LookupError) as error:
         message = f"not a preference pair: {type(error).__name__} {error}"
         raise UserError(message, where=f"{path}:{len(rows) + 1}", fix=FIX) from error
-    pairs = np.array(rows, np.intp).reshape(-1, 3).T
-    return pairs if (pairs[0] >= 0).all() else pairs[:, :0]
+    if not rows or min(row[0] for row in rows) < 0:
+        return nothing
+    return np.array(rows).T
+
+
+def measure_pair(pair: Mapping[str, Any]) -> dict[str, float]:
+    """`PAIR_MEASURES` of a line of pairs.jsonl, which in older runs has neither `tokens` nor `log_ratios`; else nan."""
+    (chosen, rejected), rewards = pair["log_probs"], pair["rewards"]
+    tokens, ratios = pair.get("tokens"), pair.get("log_ratios")
+    measures = dict.fromkeys(PAIR_MEASURES, math.nan) | {"accuracy": float(chosen > rejected)}
+    if rewards is not None:
+        measures["reward_accuracy"] = float(rewards[0] > rewards[1])
+    if tokens is not None:
+        measures["accuracy_per_token"] = float(chosen / tokens[0] > rejected / tokens[1])
+        measures["shorter"] = (float(tokens[0] < tokens[1]) + float(tokens[0] <= tokens[1])) / 2
+        if ratios is not None:
+            measures["reward_accuracy_per_token"] = float(ratios[0] / tokens[0] > ratios[1] / tokens[1])
+    return measures

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from esc_lab.metrics.attention import phrase_spread
+from esc_lab.metrics.chance import chance_levels, describe_chance
 from esc_lab.metrics.prediction_table import NOT_ASKED, SAMPLING, PredictionTable
 from esc_lab.metrics.records import METRICS
-from esc_lab.metrics.strategy_choice import CHOICES, class_scores, count_choices, strategy_preference
+from esc_lab.metrics.strategy_choice import CHOICES, class_scores, count_choices, preferences
 from esc_lab.terminal import print_table
 
 
@@ -20,11 +21,11 @@ def summarize(table: PredictionTable) -> tuple[dict[str, float], dict[str, Any]]
 
     Returns:
         Flat metrics, those that have something to be computed from. `strategy/...` from the exact distribution,
-        `generated/...` from parsed generations, `text/...` of generated replies against the gold ones (not of prompts
-        that name another strategy), `adherence/...` of judged replies, `sra/...` of attention, with the reasons why
-        there is none as `sra/skipped_...`. All samples of a decision count, in `n` and `text/replies` too;
-        `text/distinct_...`, which depends on the number of replies, is the mean over the samples. `generation/...` says
-        how the replies were drawn.
+        `chance/...` what blind guesses would score, `generated/...` from parsed generations, `text/...` of generated
+        replies against the gold ones (not of prompts that name another strategy), `adherence/...` of judged replies,
+        `sra/...` of attention, with the reasons why there is none as `sra/skipped_...`. All samples of a decision
+        count, in `n` and `text/replies` too; `text/distinct_...`, which depends on the number of replies, is the mean
+        over the samples. `generation/...` says how the replies were drawn.
         For each measure of strategy choice, a table: rows of strategy, precision, recall, F1, support, predicted and
         preference, and the confusion matrix [predicted, gold] with unparsable predictions as last row.
     """
@@ -39,19 +40,26 @@ def summarize(table: PredictionTable) -> tuple[dict[str, float], dict[str, Any]]
     metrics |= {f"sra/skipped_{reason.replace(' ', '_')}": float(n) for reason, n in table.unmeasured.items()}
     metrics |= {f"generation/{name}": value for name, value in table.sampling.items()}
     asked = {group: choice for group, choice in CHOICES.items() if (getattr(table, choice) != NOT_ASKED).any()}
+    if asked:
+        metrics |= chance_levels(table.test)
     return metrics, {group: _strategy_table(table, choice) for group, choice in asked.items()}
 
 
 def _strategy_table(table: PredictionTable, choice: str) -> dict[str, Any]:
     keep = np.ones(len(table.decision), dtype=bool)
     counts = count_choices(table, keep, choice).sum(axis=2, dtype=np.float64)
-    scores = {**class_scores(counts), "preference": strategy_preference(counts[:-1])[0]}
+    scores = {**class_scores(counts), "preference": preferences(counts[:-1])}
     names = table.test.strategies
     rows = [
-        {"strategy": name, **{key: float(values[number]) for key, values in scores.items()}}
+        {"strategy": name, **{key: _known(values[number]) for key, values in scores.items()}}
         for number, name in enumerate(names)
     ]
     return {"per_strategy": rows, "confusion": {"predicted_by_gold": counts.tolist(), "classes": [*names]}}
+
+
+def _known(value: float) -> float | None:
+    """A number for JSON, which has no nan."""
+    return None if math.isnan(value) else float(value)
 
 
 def print_strategies(title: str, table: Mapping[str, Any], metrics: Mapping[str, float], group: str) -> None:
@@ -60,15 +68,21 @@ def print_strategies(title: str, table: Mapping[str, Any], metrics: Mapping[str,
         METRICS[f"strategy/{name}"] for name in ("Q", "Q_W", "B", "accuracy", "n", "classes_predicted", "unparsable")
     ]
     caption = "  ".join(
-        f"{metric.heading} {metrics[metric.name.replace('strategy', group)]:.{metric.decimals}f}" for metric in shown
+        f"{metric.heading} {_text(metrics.get(metric.name.replace('strategy', group)), metric.decimals)}"
+        for metric in shown
     )
-    caption += "  (the guard of B acted)" if metrics[f"{group}/B_guard"] else ""
+    caption += "  (the guard of B acted)" if metrics.get(f"{group}/B_guard") else ""
+    caption += f"\n{describe_chance(metrics)}" if "chance/prior_Q" in metrics else ""
     if group == "generated":
         caption += "\n" + "  ".join(f"{name} {metrics[f'generation/{name}']:g}" for name in SAMPLING)
     columns = {"precision": 3, "recall": 3, "f1": 3, "support": 0, "predicted": 0, "preference": 2}
     heads = ["strategy", *({"f1": "F1", "support": "gold"}.get(name, name) for name in columns)]
     rows = [
-        [row["strategy"], *(f"{row[name]:.{decimals}f}" for name, decimals in columns.items())]
+        [row["strategy"], *(_text(row[name], decimals) for name, decimals in columns.items())]
         for row in table["per_strategy"]
     ]
     print_table(title, heads, rows, caption=caption)
+
+
+def _text(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"

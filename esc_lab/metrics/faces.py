@@ -99,8 +99,9 @@ class StrategyProficiency(StrategyConfusion):
     - `unparsable`: share of the n predictions that are -1.
 
     An unparsable prediction is a miss of its gold class: it lowers that class's recall and F1, hence all three F1 means
-    and the accuracy. It is in no class's precision and is no class of its own. Kang et al. score nothing unless every
-    output parses, so with `unparsable` above 0 the numbers have no published counterpart.
+    and the accuracy. It is in no class's precision and is no class of its own. If all are unparsable, these four are
+    nan: nothing was chosen. Kang et al. score nothing unless every output parses, so with `unparsable` above 0 the
+    numbers have no published counterpart.
 
     Raises:
         ValueError: from `compute` and `per_class`, if no decision was counted.
@@ -182,8 +183,8 @@ class PreferenceBias(StrategyConfusion):
     enough, or if the classes fall into groups that are never confused with each other.
 
     Raises:
-        ValueError: from `compute` and `preference`, if no decision was counted. If all of them are unparsable, n and B
-            are 0 and the guard is 1.
+        ValueError: from `compute` and `preference`, if no decision was counted. If all of them are unparsable, n is 0
+            and B, the guard and the preferences are nan.
 
     Example:
         >>> metric = PreferenceBias(["Question", "Information", "Others"])
@@ -215,7 +216,7 @@ class PreferenceBias(StrategyConfusion):
     @property
     def preference(self) -> Tensor:
         """Preference p [n_classes], float64, mean 1; of this process, except inside `with metric.sync_context():`."""
-        return self._tensor(strategy_choice.strategy_preference(self.counts()[:-1])[0])
+        return self._tensor(strategy_choice.preferences(self.counts()[:-1]))
 
 
 class StrategyRelevantAttention(torchmetrics.Metric):

@@ -18,7 +18,7 @@ Value: TypeAlias = Callable[[FloatArray], FloatArray]
 class Definition:
     """A metric as a function of sums over clusters of dialogues (see `TestSet.cluster`).
 
-    So a bootstrap or a permutation of dialogues is a matrix product.
+    So what it would be without a dialogue is known for all of them at once.
 
     Attributes:
         sums: the sums [k, clusters] of predictions whose rows [rows] are kept; counts as float32, where they are exact.
@@ -51,6 +51,10 @@ class Metric:
         grouped: whether it is given for groups of decisions too. B is not: it grows as n shrinks.
         by_tokens: whether it depends on how a model splits text into tokens, so that models cannot be compared.
         texts: whether it needs the words of the replies.
+        biased: whether it grows as observations get fewer, so that its interval is about the value less the bias.
+        min_count: fewer observations give it no interval and no test, since those would not hold; twice as many are
+            needed where its guard acted.
+        guard: name of the metric that is above 0 where a guard gave it a value that it would not have otherwise.
         reply: value of one generated reply and its gold reply, of a metric that is a mean over replies.
         meaning: for readers who know neither the code nor the papers.
     """
@@ -66,6 +70,9 @@ class Metric:
     grouped: bool = False
     by_tokens: bool = False
     texts: bool = False
+    biased: bool = False
+    min_count: int = 0
+    guard: str = ""
     reply: Callable[[str, str], float] | None = None
     meaning: str = ""
 

@@ -17,6 +17,9 @@ Key: TypeAlias = tuple[str, int]  # dialogue id, turn
 
 UNPARSABLE, NOT_ASKED = -1, -2
 NO_GOLD = -1
+# What is said of a preference pair: 1 where the chosen reply is the more probable one, per token too; where it is the
+# shorter one, 0.5 of equal lengths; where training raised it more, by the objective's reward and per token.
+PAIR_MEASURES = ("accuracy", "accuracy_per_token", "shorter", "reward_accuracy", "reward_accuracy_per_token")
 # How replies were drawn, in metrics.json under generation/.
 SAMPLING = ("temperature", "top_p", "max_new_tokens", "samples")
 
@@ -73,8 +76,7 @@ class PredictionTable:
             gold strategy what BLEU is summed from, `match_1` to `match_4`, `bleu_tokens` and `reference_tokens`, and,
             if texts were read, `reply_length` and each metric of single replies by its name.
         words: [2, tokens], the words of the replies to the gold strategy, as numbers, and the row of each.
-        pairs: [3, pairs], cluster of each preference pair, and whether the chosen reply was the more probable one and
-            whether it had the higher reward: 1, 0, or -1 where that is not known.
+        pairs: [1 + measures, pairs], cluster of each preference pair, and `PAIR_MEASURES`; nan where not known.
         sampling: how the replies were drawn: `temperature`, `top_p`, `max_new_tokens` and `samples`; empty without
             generated replies.
         unmeasured: why there is no attention, with the number of rows.
@@ -89,7 +91,7 @@ class PredictionTable:
     distribution: FloatArray
     values: Mapping[str, FloatArray]
     words: npt.NDArray[np.int32]
-    pairs: IntArray
+    pairs: FloatArray
     sampling: Mapping[str, float]
     unmeasured: Mapping[str, int]
 

@@ -7,9 +7,9 @@ from operator import itemgetter
 
 import numpy as np
 
-from esc_lab.metrics import attention, strategy_choice, text
-from esc_lab.metrics.metric import Definition, Metric, Sums, count_metric, mean, mean_of, number_of
-from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTable
+from esc_lab.metrics import attention, chance, strategy_choice, text
+from esc_lab.metrics.metric import Definition, Metric, count_metric, mean, mean_of, number_of
+from esc_lab.metrics.prediction_table import PAIR_MEASURES, BoolArray, FloatArray, PredictionTable
 
 
 def find_metric(name: str) -> Metric:
@@ -26,23 +26,31 @@ def _sum_decisions(table: PredictionTable, keep: BoolArray) -> FloatArray:
     return np.bincount(cluster, minlength=table.test.clusters)[None]
 
 
-def _sum_pairs(row: int) -> Sums:
-    """Preference pairs that are right by a row of `PredictionTable.pairs`, and all that are known by it [2, clusters].
+def _share_of_pairs(measure: str) -> Definition:
+    """Mean of one of `PAIR_MEASURES` over the preference pairs where it is known.
 
     Pairs belong to dialogues and not to rows of predictions, so it does not matter which of those are kept.
     """
 
     def sums(table: PredictionTable, keep: BoolArray) -> FloatArray:
-        known = table.pairs[row] >= 0
-        cluster, right = table.pairs[[0, row]][:, known]
+        known = table.pairs[:, ~np.isnan(table.pairs[1 + PAIR_MEASURES.index(measure)])]
+        cluster, right = known[0].astype(np.intp), known[1 + PAIR_MEASURES.index(measure)]
         size = table.test.clusters
         return np.stack([np.bincount(cluster, weight, minlength=size) for weight in (right, np.ones_like(right))])
 
-    return sums
+    return Definition(sums, mean)
+
+
+def _pair_metric(measure: str, heading: str, meaning: str, *, better: bool | None = True) -> Metric:
+    return Metric(
+        f"preference/{measure}", heading, better, _share_of_pairs(measure), count="preference/pairs", shown=True,
+        meaning=meaning,
+    )  # fmt: skip
 
 
 _RECORDS = (
     *strategy_choice.METRICS,
+    *chance.METRICS,
     *text.METRICS,
     *attention.METRICS,
     Metric(
@@ -58,15 +66,22 @@ _RECORDS = (
     count_metric("judge/pairs", "pairs judge"),
     *(Metric(f"judge/{name}", name.replace("_", " "), count="judge/pairs")
       for name in ("win_rate", "length_controlled", "consistency")),
-    Metric(
-        "preference/accuracy", "pref.", True, Definition(_sum_pairs(1), mean), count="preference/pairs", shown=True,
-        meaning="Share of held-out pairs of replies of which the model finds the preferred one more probable than the "
-        "rejected one.",
+    _pair_metric(
+        "accuracy", "pref.",
+        "Share of held-out pairs of replies of which the model finds the preferred one more probable than the rejected "
+        "one. A short reply is more probable as it has fewer tokens: read it beside 'shorter'.",
     ),
-    Metric(
-        "preference/reward_accuracy", "reward", True, Definition(_sum_pairs(2), mean), count="preference/pairs",
-        shown=True, meaning="As pref., but by how much training raised the probability of the two replies.",
+    _pair_metric("accuracy_per_token", "pref./token", "As pref., by the mean log-probability of a token."),
+    _pair_metric(
+        "shorter", "shorter",
+        "Share of held-out pairs whose preferred reply has fewer tokens than the rejected one (as many: half): what "
+        "pref. and reward would be of a model that judges by length alone.",
+        better=None,
     ),
+    _pair_metric(
+        "reward_accuracy", "reward", "As pref., but by how much training raised the probability of the two replies."
+    ),
+    _pair_metric("reward_accuracy_per_token", "reward/token", "As reward, by how much it raised that of a token."),
     Metric("preference/margin", "margin", count="preference/pairs"),
     count_metric("preference/pairs", "pairs"),
     Metric(

@@ -1,5 +1,8 @@
 """Metrics of strategy choice, all functions of one table: how often each strategy was predicted where each is gold.
 
+Where no prediction can be parsed at all there is no choice to measure: everything but counts and the share of
+unparsable ones is nan there, not 0 (which of B would be the best).
+
 Sources: proficiency Q, Q_W and preference bias B are those of Kang et al. 2024 (arXiv 2402.13211).
 `esc_lab.metrics.StrategyProficiency` and `PreferenceBias` give them to torch programs and say what they mean.
 """
@@ -64,22 +67,26 @@ def class_scores(counts: FloatArray) -> dict[str, FloatArray]:
 def macro_f1(margins: FloatArray) -> FloatArray:
     """Q: mean F1 of the classes that occur in gold or prediction."""
     _, predicted, gold = margins
-    return mean(np.stack([f1_scores(margins).sum(0), (predicted + gold > 0).sum(0)]))
+    return _if_parsed(margins, mean(np.stack([f1_scores(margins).sum(0), (predicted + gold > 0).sum(0)])))
 
 
 def macro_f1_inventory(margins: FloatArray) -> FloatArray:
     """Mean F1 of all classes; one that occurs nowhere counts 0."""
-    return np.asarray(f1_scores(margins).mean(0))
+    return _if_parsed(margins, f1_scores(margins).mean(0))
 
 
 def weighted_f1(margins: FloatArray) -> FloatArray:
     """Q_W: mean F1 of the classes, weighted by their gold decisions."""
-    return mean(np.stack([(f1_scores(margins) * margins[2]).sum(0), decisions(margins)]))
+    return _if_parsed(margins, mean(np.stack([(f1_scores(margins) * margins[2]).sum(0), decisions(margins)])))
 
 
 def accuracy(margins: FloatArray) -> FloatArray:
     """Hits / n."""
-    return mean(np.stack([margins[0].sum(0), decisions(margins)]))
+    return _if_parsed(margins, mean(np.stack([margins[0].sum(0), decisions(margins)])))
+
+
+def _if_parsed(margins: FloatArray, value: FloatArray) -> FloatArray:
+    return np.where(margins[1].sum(0) > 0, value, math.nan)
 
 
 def unparsable(margins: FloatArray) -> FloatArray:
@@ -103,14 +110,19 @@ def classes_gold(margins: FloatArray) -> FloatArray:
     return np.asarray((margins[2] > 0).sum(0))
 
 
-def bias(errors: FloatArray) -> FloatArray:
+def bias(counts: FloatArray) -> FloatArray:
     """B: standard deviation of the preferences over the classes, of counts [classes, classes, ...]."""
-    return np.asarray(strategy_preference(errors)[0].std(0))
+    return np.asarray(preferences(counts).std(0))
 
 
-def guard(errors: FloatArray) -> FloatArray:
+def guard(counts: FloatArray) -> FloatArray:
     """1 where the guard of the preferences acted, else 0; of counts [classes, classes, ...]."""
-    return strategy_preference(errors)[1].astype(np.float64)
+    return np.where(counts.any((0, 1)), strategy_preference(counts)[1], math.nan)
+
+
+def preferences(counts: FloatArray) -> FloatArray:
+    """`strategy_preference` of predictions: nan where there are none, which have no preference to be measured."""
+    return np.where(counts.any((0, 1)), strategy_preference(counts)[0], math.nan)
 
 
 def strategy_preference(counts: FloatArray) -> tuple[FloatArray, BoolArray]:
@@ -230,7 +242,7 @@ def _metrics(group: str, meanings: dict[str, str]) -> Iterator[Metric]:
     first = group == "strategy"
     yield metric("Q", f"Q{suffix}", macro_f1, True, shown=True, grouped=True)
     yield metric("Q_W", f"Q_W{suffix}", weighted_f1, True, shown=first)
-    yield metric("B", f"B{suffix}", bias, False, shown=first)
+    yield metric("B", f"B{suffix}", bias, False, shown=first, biased=True, min_count=500, guard=f"{group}/B_guard")
     yield metric("accuracy", f"acc{suffix}", accuracy, True, shown=first, grouped=True)
     yield metric("classes_predicted", f"classes{suffix}", classes_predicted, decimals=0, is_count=True, shown=first)
     yield metric("n", f"n{suffix}", decisions, decimals=0, is_count=True, shown=first)

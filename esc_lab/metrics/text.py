@@ -131,7 +131,7 @@ def _sum_distinct(length: int, table: PredictionTable, keep: BoolArray) -> Float
     which dialogues occur twice, is too low, and an interval of such draws misses the value. Its jackknife does not
     resample: with V the value and V(-d) that without dialogue d, d contributes V + (m - 1) (mean of V(-d) over the m
     dialogues - V(-d)). The mean of these over all dialogues is V, and their spread gives its standard error (Efron and
-    Stein 1981: not too small on average), so they are bootstrapped and tested as any mean. Of several samples, V is the
+    Stein 1981: not too small on average), so intervals and tests are those of any mean. Of several samples, V is the
     mean over the samples.
     """
     test = table.test

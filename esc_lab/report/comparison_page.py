@@ -91,8 +91,6 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
         browser_notes=_browser_notes(browser),
         reproduction=_reproduction(comparison, directory),
         test=comparison.test,
-        draws=comparison.draws,
-        seed=comparison.seed,
     )
     write_atomic(path, page)
     return path
@@ -104,6 +102,9 @@ def _facts(comparison: ComparisonResult) -> dict[str, str]:
     if test:
         facts |= {"Dialogues": f"{test.dialogues:,}", "Decisions": f"{len(test.keys):,}"}
         facts |= {"Strategies": str(len(test.strategies)), "Test set": test.identity[:8]}
+    if chance := comparison.chance:
+        guess = f"Q {chance['chance/prior_Q']:.3f}, accuracy {chance['chance/prior_accuracy']:.3f}"
+        facts["Blind guesses from the gold shares"] = guess
     return facts
 
 

@@ -136,7 +136,7 @@ def _field(estimate: Estimate | None, entry: Entry | None, column: Metric) -> di
         "details": _describe_estimate(estimate, column),
         "value": _minus(entry.value),
         "best": entry.best,
-        "margin": entry.margin,
+        "margin": _minus(entry.margin),
         "difference": f"{_minus(entry.difference)}{entry.marks}" if entry.difference else "",
         "look": _better(estimate, column) if entry.marks else "soft",
     }
@@ -153,6 +153,8 @@ def _describe_estimate(estimate: Estimate, column: Metric) -> str:
     parts = []
     if ends := _ends_text(estimate.interval, column.decimals):
         parts.append(f"95 % interval {ends}, over {' and '.join(estimate.over)}")
+    if estimate.guarded:
+        parts.append("its guard acted")
     if not math.isnan(estimate.n):
         parts.append(f"from {estimate.n:,.0f} observations")
     difference = estimate.difference

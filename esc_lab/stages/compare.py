@@ -29,9 +29,7 @@ def run(cfg: Config) -> dict[str, float]:
     runs = [Path(path) for path in asked.runs]
     if asked.wandb:
         runs += download_evaluations(asked.wandb, Path(cfg.cache_dir), asked.wandb_groups)
-    comparison = compute_comparison(
-        runs, baseline=asked.baseline, primary=asked.primary, metrics=asked.metrics, draws=asked.draws, seed=cfg.seed
-    )
+    comparison = compute_comparison(runs, baseline=asked.baseline, primary=asked.primary, metrics=asked.metrics)
     table = build_table(comparison)
     figures = draw_comparison(comparison, table, directory / FIGURES)
     write_comparison(comparison, table, figures, directory)

@@ -1,1 +1,1 @@
-"""Intervals, bootstrap over dialogues and seeds, permutation tests, correlations, win rates at equal length."""
+"""Intervals and tests over seeds and dialogues, bootstrap over dialogues, correlations, win rates at equal length."""

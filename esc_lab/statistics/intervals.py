@@ -31,6 +31,11 @@ class Interval:
         """Half the distance of the ends; nan if there are none."""
         return (self.high - self.low) / 2
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the value is in the middle of its interval, so that half the width says it all."""
+        return math.isclose((self.low + self.high) / 2, self.value, rel_tol=1e-9, abs_tol=1e-9)
+
     def text(self, decimals: int, sign: str = "") -> str:
         """`0.12 [0.10, 0.14]`, without what is unknown; `-` without a value. With `sign="+"` each number has one."""
         if math.isnan(self.value):

@@ -158,7 +158,7 @@ def test_a_multirun_without_failures(tmp_path, good):
 
 
 def test_resume_runs_what_is_missing(tmp_path, good, broken):
-    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "compare.draws=10", "logger=none", "seed=1,2")
+    words = ("-m", "stage=compare", f"compare.runs=[{good}],[{broken}]", "logger=none", "seed=1,2")
     first = start(*words, cwd=tmp_path)
     assert first.returncode == 1
     (directory,) = (tmp_path / "outputs" / "multirun").iterdir()

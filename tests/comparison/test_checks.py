@@ -106,7 +106,7 @@ def test_runs_whose_sampling_differs_by_name_are_compared_and_flagged(tmp_path):
         rows[0].reply = f"at {temperature}"
         rows[0].bleu = [0, 0, 0, 0, 2, 8]
         directories.append(write_evaluation(tmp_path / str(temperature), rows, evaluate__generation=generation))
-    found = compute_comparison(directories, draws=50)
+    found = compute_comparison(directories)
     assert [cell.method for cell in found.cells] == [
         f"base evaluate.generation.temperature={temperature}" for temperature in (0.0, 0.7)
     ]
@@ -117,7 +117,7 @@ def test_runs_whose_sampling_differs_by_name_are_compared_and_flagged(tmp_path):
     # One of another method, whose name does not say it.
     other = write_evaluation(tmp_path / "other", rows, prompt__inference="cot", evaluate__generation=generation)
     with pytest.raises(UserError, match=r"evaluate.generation.temperature differs: 0.0 in .*; 0.7 in"):
-        compute_comparison([*directories, other], draws=50)
+        compute_comparison([*directories, other])
 
 
 def test_settings_that_older_runs_lack_are_passed_over(tmp_path):
@@ -146,7 +146,7 @@ def test_prompts_with_other_contexts_are_told(tmp_path):
         for name, situation in (("one", True), ("other", False))
     ]
     told = f"prompts differ in prompt.eval.situation: True in {directories[0]}; False in {directories[1]}"
-    assert told in compute_comparison(directories, draws=50).remarks
+    assert told in compute_comparison(directories).remarks
 
 
 def test_attention_is_contrasted_under_one_control_only(tmp_path):
@@ -189,7 +189,7 @@ def test_layouts_of_one_name_with_other_words_are_told_apart(tmp_path):
         return write_evaluation(tmp_path / name, rows, model__name=model, prompt__eval=prompt)
 
     one, other = evaluation("one", "You listen.", "tiny"), evaluation("other", "You are kind.", "tiny")
-    cells = compute_comparison([one, other], draws=50).cells
+    cells = compute_comparison([one, other]).cells
     assert [cell.method.partition("=")[0] for cell in cells] == ["base prompt.eval.layout"] * 2
     assert cells[0].method != cells[1].method
     remarks = compute_comparison([one, evaluation("third", "You are kind.", "large")], draws=50).remarks
@@ -209,7 +209,7 @@ def test_runs_without_predictions_need_the_same_settings_of_the_test_set(tmp_pat
         config = settings("evaluate", **{"model__name": name, "evaluate__split": "test", **changes})
         other = write_run(tmp_path / name, config, {"strategy/Q": 0.5, "decisions": size})
         with pytest.raises(UserError, match=told):
-            compute_comparison([known, other], draws=20)
+            compute_comparison([known, other])
 
 
 def test_test_sets(tmp_path):

@@ -16,7 +16,7 @@ from esc_lab.comparison.table import build_table
 from esc_lab.errors import UserError
 from tests.comparison.synthetic import predictions, settings, write_evaluation, write_run
 
-QUICK = {"draws": 400, "metrics": ["adherence/accuracy", "judge/overall"]}
+METRICS = ["adherence/accuracy", "judge/overall"]
 RATE = {"value": 0.625, "low": 0.5, "high": 0.75}
 
 
@@ -67,12 +67,12 @@ def judged(tmp_path_factory):
 def test_scores_are_a_metric_like_the_others(judged):
     """This judge says what the classifier says, so value, interval, difference and test are the same."""
     _, (one, rows), (other, _), judge = judged
-    found = compute_comparison([one, judge, other], **QUICK).estimates
+    found = compute_comparison([one, judge, other], metrics=METRICS).estimates
     for cell in ("tiny base (cso)", "tiny base cot (cso)"):
         mine, theirs = found[cell, "judge/overall"], found[cell, "adherence/accuracy"]
         assert mine.interval == theirs.interval
         assert (mine.n, mine.over) == (len(rows), ("dialogues",))
-    mine, theirs = (found["tiny base cot (cso)", metric].difference for metric in reversed(QUICK["metrics"]))
+    mine, theirs = (found["tiny base cot (cso)", metric].difference for metric in reversed(METRICS))
     assert (mine.interval, mine.p) == (theirs.interval, theirs.p)
     assert mine.p > 0
 
@@ -80,7 +80,7 @@ def test_scores_are_a_metric_like_the_others(judged):
 def test_a_judge_may_have_seen_some_decisions_and_runs_only(judged, tmp_path):
     _, (one, rows), (other, _), _ = judged
     judge = written(tmp_path / "judge", {"one": (one, rows[::3])}, forced=["too small"])
-    found = compute_comparison([one, other, judge], draws=400)
+    found = compute_comparison([one, other, judge])
     estimate = found.estimates["tiny base (cso)", "judge/overall"]
     assert estimate.interval.value == pytest.approx(sum(row.adheres for row in rows[::3]) / len(rows[::3]))
     assert estimate.interval.low < estimate.interval.value < estimate.interval.high
@@ -92,7 +92,7 @@ def test_a_judge_may_have_seen_some_decisions_and_runs_only(judged, tmp_path):
 def test_win_rates_have_a_table_of_their_own(judged, tmp_path):
     _, (one, _), (other, _), judge = judged
     moved = other.rename(tmp_path / "moved")
-    found = compared_into(tmp_path / "out", [one, moved, judge], **QUICK)
+    found = compared_into(tmp_path / "out", [one, moved, judge], metrics=METRICS)
     moved.rename(other)
     page, record = (
         (tmp_path / "out/comparison.md").read_text(),
@@ -110,7 +110,7 @@ def test_win_rates_have_a_table_of_their_own(judged, tmp_path):
 
 def test_without_a_judge_there_is_none(judged, tmp_path):
     _, (one, _), (other, _), _ = judged
-    compared_into(tmp_path, [one, other], draws=100, metrics=["strategy/Q"])
+    compared_into(tmp_path, [one, other], metrics=["strategy/Q"])
     assert json.loads((tmp_path / "comparison.json").read_text())["judge"] is None
     assert "pairs against" not in (tmp_path / "comparison.md").read_text()
 
@@ -119,10 +119,10 @@ def test_refusals(judged, tmp_path):
     _, (one, rows), (other, _), judge = judged
     second = written(tmp_path / "second", {"one": (one, rows)})
     with pytest.raises(UserError, match=r"compare.runs: 2 runs of stage=judge: .*/judge, .*/second. Fix: name one"):
-        compute_comparison([one, judge, second], **QUICK)
+        compute_comparison([one, judge, second])
     again = write_evaluation(tmp_path / "again", [replace(rows[0], reply="new"), *rows[1:]])
     with pytest.raises(UserError, match=r"judge: it judged none of the compared runs. Fix: .* judge again"):
-        compute_comparison([again, judge], **QUICK)
+        compute_comparison([again, judge])
     (second / "judge.json").unlink()
     with pytest.raises(UserError, match=r"second: no finished run of the judge: FileNotFoundError"):
-        compute_comparison([one, other, second], **QUICK)
+        compute_comparison([one, other, second])

@@ -9,15 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from esc_lab.comparison.formats import format_markdown
 from esc_lab.comparison.groups import MIN_DECISIONS
+from esc_lab.comparison.notes import build_notes
 from esc_lab.comparison.result import compute_comparison
+from esc_lab.comparison.table import build_table
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.statistics.permutation import holm
+from esc_lab.statistics.multiple_tests import holm
 from tests.comparison.synthetic import predictions, settings, summary, write_evaluation, write_run, write_training
 
 INVENTORY = load_inventory("esconv")
-QUICK = {"draws": 200}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def directories(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def comparison(directories):
-    return compute_comparison(directories, **QUICK)
+    return compute_comparison(directories)
 
 
 def test_values_are_means_of_the_recorded_metrics(comparison):
@@ -59,12 +61,12 @@ def test_values_are_means_of_the_recorded_metrics(comparison):
     assert comparison.estimates["first base (cso)", "text/distinct_2"].over == ("dialogues",)
 
 
-def test_intervals_hold_the_value_and_exist_where_something_is_drawn(comparison):
+def test_intervals_hold_the_value_and_exist_where_something_varies(comparison):
     for (name, metric), one in comparison.estimates.items():
         found = one.interval
-        if not one.over:
+        if not one.over or metric in ("strategy/B", "generated/B"):
             assert math.isnan(found.low)
-        elif metric not in ("strategy/B", "generated/B"):  # B of a resample is larger than that of the sample
+        else:
             assert found.low <= found.value <= found.high, (name, metric)
 
 
@@ -79,7 +81,9 @@ def test_differences_are_to_the_models_base_and_corrected_together(comparison):
         values = [comparison.estimates[cell, metric].interval.value for cell in (name, one.baseline)]
         assert one.interval.value == pytest.approx(values[0] - values[1])
         assert one.primary == (metric == "strategy/Q")
-        assert not math.isnan(one.p)
+        assert math.isnan(one.p) == (metric in ("strategy/B", "generated/B")), metric  # of 36 decisions
+        assert math.isnan(one.p) == math.isnan(one.interval.low)
+        assert not one.marks or one.interval.low > 0 or one.interval.high < 0
         if one.primary:
             assert one.corrected == one.p
     others = [one for one in differences.values() if not one.primary]
@@ -89,24 +93,23 @@ def test_differences_are_to_the_models_base_and_corrected_together(comparison):
 def test_metrics_are_flat_and_finite(comparison, directories):
     metrics = comparison.metrics
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
-    base = compute_comparison(directories[:1], **QUICK)
+    base = compute_comparison(directories[:1])
     assert base.metrics["first base (cso)/strategy/Q"] == base.cells[0].runs[0].metrics["strategy/Q"]
     assert "first CSO (cso)/p/strategy/Q" in metrics
     assert metrics["first CSO (cso)/difference/strategy/Q"] > 0
 
 
-def test_same_seed_same_result_and_order_of_directories_does_not_matter(directories):
+def test_order_of_directories_does_not_matter(directories):
     chosen = [directories[1], directories[4], directories[0]]
-    ours = compute_comparison(chosen, metrics=["strategy/Q", "strategy/B"], **QUICK).estimates
-    again = compute_comparison(chosen[::-1], metrics=["strategy/B", "strategy/Q"], baseline="base", **QUICK).estimates
+    ours = compute_comparison(chosen, metrics=["strategy/Q", "strategy/B"]).estimates
+    again = compute_comparison(chosen[::-1], metrics=["strategy/B", "strategy/Q"], baseline="base").estimates
     assert ours == again
-    assert ours != compute_comparison(chosen, metrics=["strategy/Q", "strategy/B"], seed=1, **QUICK).estimates
 
 
 def test_equal_runs_do_not_differ(tmp_path):
     rows = predictions(skill=0.4, seed=1, replies=True)
     runs = [write_evaluation(tmp_path / name, rows, prompt__inference=name) for name in ("direct", "cot")]
-    found = compute_comparison(runs, **QUICK)
+    found = compute_comparison(runs)
     tested = [one.difference for one in found.estimates.values() if one.difference]
     assert len(tested) > 10
     for one in tested:
@@ -120,15 +123,77 @@ def test_seeds_widen_the_interval(tmp_path):
         training = write_training(tmp_path / f"sft{seed}", "sft", seed=seed)
         rows = predictions(skill=skill, seed=seed, dialogues=40)
         found.append(write_evaluation(tmp_path / f"run{seed}", rows, checkpoint=str(training)))
-    both = compute_comparison(found, metrics=["strategy/accuracy"], **QUICK).estimates[
-        "tiny SFT (cso)", "strategy/accuracy"
-    ]
-    alone = compute_comparison(found[:1], metrics=["strategy/accuracy"], **QUICK).estimates[
+    both = compute_comparison(found, metrics=["strategy/accuracy"]).estimates["tiny SFT (cso)", "strategy/accuracy"]
+    alone = compute_comparison(found[:1], metrics=["strategy/accuracy"]).estimates[
         "tiny SFT (cso)", "strategy/accuracy"
     ]
     width = both.interval.high - both.interval.low
     assert width > 2 * (alone.interval.high - alone.interval.low)
-    assert width > abs(both.values[1] - both.values[0]) * 0.9  # in a quarter of the draws both are the same seed
+    assert width > 2 * abs(both.values[1] - both.values[0])  # two seeds hardly say how much seeds differ
+
+
+def test_b_has_an_interval_from_where_it_holds(tmp_path):
+    """It is about less than the value; where the guard acts, it takes twice as many decisions."""
+    every = dict(enumerate(INVENTORY.names))
+
+    def found(count, *, guarded):
+        rows = predictions(skill=0.3, seed=1, dialogues=count // 6)
+        for number, row in enumerate(rows):
+            if number % 3 == 0:  # all strategies are chosen wrongly now and then, unless some never are chosen
+                row.distribution = dict.fromkeys(INVENTORY.names, 0.0) | {
+                    every[number // 3 % (3 if guarded else 8)]: 1.0
+                }
+            elif guarded:
+                row.distribution = dict.fromkeys(INVENTORY.names, 0.0) | {
+                    row.gold[0] if number % 3 == 1 else every[0]: 1.0
+                }
+        run = write_evaluation(tmp_path / f"{count}{guarded}", rows)
+        estimate = compute_comparison([run]).estimates["tiny base (cso)", "strategy/B"]
+        assert estimate.guarded == bool(summary(rows, tmp_path)[0]["strategy/B_guard"])
+        return estimate.interval
+
+    assert math.isnan(found(498, guarded=False).low)
+    assert math.isnan(found(504, guarded=True).low)
+    assert not math.isnan(found(1002, guarded=True).low)
+    interval = found(504, guarded=False)
+    assert interval.low < interval.high
+    assert (interval.low + interval.high) / 2 < interval.value
+
+
+def test_a_seed_without_a_parsable_reply_leaves_no_value(tmp_path):
+    runs = []
+    for seed in (1, 2):
+        training = write_training(tmp_path / f"sft{seed}", "sft", seed=seed)
+        rows = predictions(skill=0.4, seed=seed, replies=True)
+        if seed == 2:
+            rows = [replace(row, strategy=None) for row in rows]
+        runs.append(write_evaluation(tmp_path / f"run{seed}", rows, checkpoint=str(training), seed=seed))
+    found = compute_comparison(runs)
+    assert ("tiny SFT (cso)", "generated/Q") not in found.estimates
+    assert found.estimates["tiny SFT (cso)", "generated/unparsable"].values[1] == 1
+    assert any(
+        remark == f"no generated/Q where nothing could be parsed, or in older runs: {runs[1]}"
+        for remark in found.remarks
+    )
+    assert "-" in format_markdown(build_table(found))
+
+
+def test_one_training_says_nothing_of_the_method(tmp_path):
+    def notes(seeds):
+        runs = []
+        for method, skill in (("sft", 0.2), ("cso", 0.6)):
+            for seed in seeds:
+                training = write_training(tmp_path / f"{method}{seed}", method, seed=seed)
+                rows = predictions(skill=skill, seed=seed)
+                runs.append(write_evaluation(tmp_path / f"{method}{seed}_run", rows, checkpoint=str(training)))
+        return " ".join(build_notes(compute_comparison(runs, metrics=["strategy/Q"])))
+
+    assert "One training each: says nothing of the method" in notes([1])
+    assert "over dialogues (" in notes([1])
+    several = notes([1, 2])
+    assert "One training each" not in several
+    assert "over seeds and dialogues, both random" in several
+    assert "runs of equal seeds are pairs" in several
 
 
 # --- baselines
@@ -136,7 +201,7 @@ def test_seeds_widen_the_interval(tmp_path):
 
 def test_baselines(directories):
     def baselines(asked, *chosen):
-        found = compute_comparison(chosen or directories, baseline=asked, metrics=["strategy/Q"], **QUICK)
+        found = compute_comparison(chosen or directories, baseline=asked, metrics=["strategy/Q"])
         return {name: cell.name for name, cell in found.baselines.items()}
 
     assert set(baselines("second SFT (cso)").values()) == {"second SFT (cso)"}
@@ -151,8 +216,8 @@ def test_a_method_under_several_templates_is_no_baseline(tmp_path):
     rows = predictions(skill=0.4, seed=1)
     runs = [write_evaluation(tmp_path / t, rows, prompt__eval={"template": t}) for t in ("cso", "c1_hf")]
     with pytest.raises(UserError, match=r"tiny has 2 cells of the method base. Fix: name one of the cells"):
-        compute_comparison(runs, baseline="base", **QUICK)
-    assert {cell.name for cell in compute_comparison(runs, **QUICK).baselines.values()} == {"tiny base (cso)"}
+        compute_comparison(runs, baseline="base")
+    assert {cell.name for cell in compute_comparison(runs).baselines.values()} == {"tiny base (cso)"}
 
 
 # --- runs with less
@@ -162,7 +227,7 @@ def test_runs_without_predictions_and_trainings_have_values_alone(tmp_path):
     bare = write_run(tmp_path / "bare", settings("evaluate"), {"strategy/Q": 0.5})
     training = write_training(tmp_path / "sft", "sft")
     evaluated = write_run(tmp_path / "of_sft", settings("evaluate", checkpoint=str(training)), {"strategy/Q": 0.7})
-    found = compute_comparison([bare, training, evaluated], **QUICK)
+    found = compute_comparison([bare, training, evaluated])
     assert (found.test, found.groups, found.strategies) == (None, [], {})
     one = found.estimates["tiny SFT (cso)", "strategy/Q"]
     assert one.difference.interval.value == pytest.approx(0.2)
@@ -177,13 +242,11 @@ def test_several_versions_of_the_program_are_said(tmp_path):
     rows = predictions(skill=0.4, seed=1)
     runs = [write_evaluation(tmp_path / name, rows, model__name=name) for name in ("a", "b")]
     (runs[0] / "environment.json").write_text('{"git_commit": "abc"}')
-    assert compute_comparison(runs, **QUICK).remarks == [
-        "the runs are of 2 versions of this program: 000000000000, abc"
-    ]
+    assert compute_comparison(runs).remarks == ["the runs are of 2 versions of this program: 000000000000, abc"]
 
 
 def test_a_primary_metric_that_nobody_measured(tmp_path):
-    found = compute_comparison([write_training(tmp_path / "sft", "sft")], **QUICK)
+    found = compute_comparison([write_training(tmp_path / "sft", "sft")])
     assert found.primary is None
 
 
@@ -192,7 +255,7 @@ def test_a_primary_metric_that_does_not_exist(tmp_path):
     with pytest.raises(
         UserError, match=r"compare.primary=strategy/q: no run has the metric; did you mean 'strategy/Q'"
     ):
-        compute_comparison([run], primary="strategy/q", **QUICK)
+        compute_comparison([run], primary="strategy/q")
 
 
 def test_what_depends_on_the_tokenizer_is_not_tested_across_models(tmp_path):
@@ -202,7 +265,6 @@ def test_what_depends_on_the_tokenizer_is_not_tested_across_models(tmp_path):
             for name, skill in (("one", 0.4), ("other", 0.6))
         ],
         baseline="one base (cso)",
-        **QUICK,
     )
     other = {metric: one.difference for (cell, metric), one in found.estimates.items() if cell.startswith("other")}
     assert other["strategy/Q"] is not None
@@ -219,7 +281,7 @@ def many(tmp_path_factory):
     rows += [replace(row, dialogue="rare", tree="rare", problem="rare", emotion="") for row in rows[:3]]
     base = write_evaluation(root / "base", rows)
     other = [replace(row, distribution=one.distribution) for row, one in zip(rows, rows[::-1], strict=True)]
-    return rows, compute_comparison([base, write_evaluation(root / "other", other, prompt__inference="cot")], **QUICK)
+    return rows, compute_comparison([base, write_evaluation(root / "other", other, prompt__inference="cot")])
 
 
 def test_groups_hold_what_their_decisions_give(many, tmp_path):
@@ -264,17 +326,17 @@ def test_strategy_tables_are_those_of_the_evaluation(many, tmp_path):
             assert getattr(table, name)[number] == pytest.approx(row[name])
         assert table.gold[number] == row["support"]
         assert table.preference[number].value == pytest.approx(row["preference"])
-        assert table.preference[number].low <= table.preference[number].high
+        assert math.isnan(table.preference[number].low)  # of 131 decisions
 
 
 def test_strategies_of_a_model_that_only_writes(tmp_path):
     rows = [replace(row, distribution={}, label_mass=None) for row in predictions(skill=0.4, seed=1, replies=True)]
-    found = compute_comparison([write_evaluation(tmp_path / "run", rows)], **QUICK)
+    found = compute_comparison([write_evaluation(tmp_path / "run", rows)])
     table = found.strategies["tiny base (cso)"]
     assert table.of == "generated"
     assert table.confusion[-1].sum() > 0
     named = [replace(row, prompted=row.gold[0]) for row in rows]
-    found = compute_comparison([write_evaluation(tmp_path / "named", named)], **QUICK)
+    found = compute_comparison([write_evaluation(tmp_path / "named", named)])
     assert found.strategies == {}
     assert found.primary is None
 
@@ -283,7 +345,7 @@ def test_groups_go_by_name_in_lower_case_and_few_dialogues_give_no_interval(tmp_
     rows = predictions(skill=0.4, seed=1, dialogues=24, turns=6)
     for number, row in enumerate(rows):
         row.problem = ("Job Crisis", "job  crisis")[number // 6 % 2] if number // 6 < 20 else "rare"
-    found = compute_comparison([write_evaluation(tmp_path / "run", rows)], draws=100).groups
+    found = compute_comparison([write_evaluation(tmp_path / "run", rows)]).groups
     by_name = {one.group.name: one for one in found if one.group.kind == "problem" and one.metric == "strategy/Q"}
     assert {name: (one.group.decisions, one.group.clusters) for name, one in by_name.items()} == {
         "job crisis": (120, 20), "rare": (24, 4),

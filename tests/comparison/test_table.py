@@ -45,7 +45,7 @@ def estimate(value, margin=NAN, difference=None, p=NAN):
         if difference is None
         else Difference("m base (cso)", Interval(difference, difference - 0.1, difference + 0.1), p, p, False)
     )
-    return Estimate((value,), bounds, 72, ("dialogues",), found)
+    return Estimate((value,), bounds, 72, ("dialogues",), difference=found)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,18 @@ def check_latex(text: str) -> None:
         for row in [line for line in body.splitlines() if line.endswith("\\\\")]:
             spanned = sum(int(number) - 1 for number in re.findall(r"\\multicolumn\{(\d+)\}", row))
             assert row.count("&") + 1 + spanned == len(columns), row
+
+
+def test_intervals_beside_their_value_and_guards(cell):
+    """B grows as decisions get fewer: its interval is printed as low and high; a guard's value has a dagger."""
+    one = cell("m", "base")
+    found = {(one.name, "strategy/B"): Estimate((1.2,), Interval(1.2, 0.7, 1.1), 600, ("dialogues",), guarded=True)}
+    table = tabulate([one], [find_metric("strategy/B")], found, [])
+    assert "1.200\u2020 [0.700, 1.100]" in format_markdown(table)
+    assert "1.200\u2020 [0.700, 1.100]" in "\n".join(printed(table, 120))
+    latex = format_latex(table, "B")
+    assert r"1.200$^\dagger$ {\scriptsize[0.700, 1.100]}" in latex
+    check_latex(latex)
 
 
 def test_latex_splits_wide_tables(cell):
@@ -191,7 +203,7 @@ def test_no_best_where_all_look_the_same_or_nothing_is_better(cell):
 def test_long_and_wide_tables_hold_every_metric(run, tmp_path, caplog):
     cells = [Cell("tiny", "base", "cso", (run,)), Cell("tiny", "x,y", "cso", (run,))]
     (run.directory / "predictions.jsonl").touch()
-    comparison = ComparisonResult(cells, [], {}, {}, None, SimpleNamespace(identity="abc"), [], [], {}, [], 100, 0)
+    comparison = ComparisonResult(cells, [], {}, {}, None, SimpleNamespace(identity="abc"), [], [], {}, [])
     caplog.set_level("INFO")
     write_long_table(comparison, tmp_path / "runs")
     with (tmp_path / "runs.csv").open() as file:

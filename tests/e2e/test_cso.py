@@ -18,6 +18,7 @@ from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import TemplateConfig
 from esc_lab.data.corpora import read_dialogues, read_splits, write_dialogues
 from esc_lab.data.strategies import load_inventory
+from esc_lab.metrics.prediction_table import PAIR_MEASURES
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import SEARCH, execute
@@ -108,10 +109,16 @@ def test_evaluation_on_held_out_pairs(command, tuned, trained):
     np.testing.assert_allclose([pair["log_probs"] for pair in pairs], policy, atol=1e-3)
     rewards = torch.tensor([pair["rewards"] for pair in pairs])
     np.testing.assert_allclose(rewards[:, 0] - rewards[:, 1], margins, atol=1e-4)
-    compared_pairs = compute_comparison(
-        [outcome.path], metrics=["preference/accuracy", "preference/reward_accuracy"], draws=100
-    )
-    for metric in ("preference/accuracy", "preference/reward_accuracy"):
+    tokens, ratios = (torch.tensor([pair[name] for pair in pairs]) for name in ("tokens", "log_ratios"))
+    np.testing.assert_allclose(ratios, policy - reference, atol=1e-3)
+    for name, values in (("accuracy_per_token", policy / tokens), ("reward_accuracy_per_token", ratios / tokens)):
+        expected = float((values[:, 0] > values[:, 1]).double().mean())
+        assert outcome.metrics[f"preference/{name}"] == pytest.approx(expected)
+    shorter = (tokens[:, 0] < tokens[:, 1]) + 0.5 * (tokens[:, 0] == tokens[:, 1])
+    assert outcome.metrics["preference/shorter"] == pytest.approx(float(shorter.double().mean()))
+    names = [f"preference/{name}" for name in PAIR_MEASURES]
+    compared_pairs = compute_comparison([outcome.path], metrics=names)
+    for metric in names:
         assert compared_pairs.estimates["tiny-llama CSO (cso)", metric].over == ("dialogues",)
     # The starting point has no rewards of its own, and prompts that name the strategy leave nothing to prefer.
     start = command("stage=evaluate", f"checkpoint={trained.path}", NO_TEXT)

@@ -176,7 +176,7 @@ def test_wrong_settings(command):
 
 def test_beside_the_evaluations_in_a_comparison(judged, evaluated):
     left, _ = judged
-    found = compute_comparison([*evaluated, left.path], draws=200)
+    found = compute_comparison([*evaluated, left.path])
     for cell in (BASE, GOOD):
         assert found.estimates[cell, "judge/overall"].interval.value == left.metrics[f"{cell}/rubric/overall"]
     assert found.estimates[GOOD, "judge/overall"].difference.p < 0.05

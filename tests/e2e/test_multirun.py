@@ -63,7 +63,7 @@ def test_a_sweep_and_the_same_sweep_again(tmp_path):
     assert single.stdout.endswith("heavy:\n")
 
     # A comparison of the whole multirun: base and SFT are the same in all jobs, so they count once.
-    outcome = execute(tmp_path / "compare", "stage=compare", f"compare.runs=[{directory}]", "compare.draws=100")
+    outcome = execute(tmp_path / "compare", "stage=compare", f"compare.runs=[{directory}]")
     assert outcome.status == 0, outcome.errors
     names = [f"tiny-llama {method} (cso)" for method in ("base", "SFT", "CSO", "SimPO")]
     assert [name for name in names if f"{name}/strategy/Q" in outcome.metrics] == names

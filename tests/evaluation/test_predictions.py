@@ -12,8 +12,9 @@ import pytest
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation.read_table import read_table
-from esc_lab.metrics.prediction_table import NOT_ASKED, UNPARSABLE
+from esc_lab.metrics.prediction_table import NOT_ASKED, PAIR_MEASURES, UNPARSABLE
 from esc_lab.metrics.predictions import measure_texts, read_predictions, write_predictions
+from esc_lab.metrics.records import METRICS
 from esc_lab.metrics.text import rouge_l, split_words
 from tests.comparison.synthetic import predictions
 
@@ -134,17 +135,28 @@ def test_several_samples_are_rows_of_one_decision(tmp_path):
 
 def test_preference_pairs(tmp_path):
     rows = predictions(skill=0.5, seed=1)
-    assert read(tmp_path / "rows.jsonl", rows).pairs.shape == (3, 0)
+    assert read(tmp_path / "rows.jsonl", rows).pairs.shape == (6, 0)
     pairs = [
         {"dialogue": "d0003", "turn": 1, "reply": 1, "log_probs": [-3.0, -4.0], "rewards": None},
         {"dialogue": "d0001", "turn": 3, "reply": 2, "log_probs": [-4.0, -4.0], "rewards": [0.5, -0.5]},
-    ]
+        {"dialogue": "d0001", "turn": 3, "reply": 3, "log_probs": [-4.0, -9.0], "rewards": [0.1, 0.2], "tokens": [3, 9],
+         "log_ratios": [-1.5, -3.0]},
+        {"dialogue": "d0001", "turn": 3, "reply": 4, "log_probs": [-9.0, -4.0], "rewards": None, "tokens": [5, 5],
+         "log_ratios": None},
+    ]  # fmt: skip
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(map(json.dumps, pairs)))
-    assert read(tmp_path / "rows.jsonl", rows).pairs.tolist() == [[3, 1], [1, 0], [-1, 1]]
+    found, nan = read(tmp_path / "rows.jsonl", rows), math.nan
+    expected = {
+        "accuracy": [1, 0, 1, 0], "accuracy_per_token": [nan, nan, 0, 0], "shorter": [nan, nan, 1, 0.5],
+        "reward_accuracy": [nan, 1, 0, nan], "reward_accuracy_per_token": [nan, nan, 0, nan],
+    }  # fmt: skip
+    np.testing.assert_array_equal(found.pairs, [[3, 1, 1, 1], *(expected[name] for name in PAIR_MEASURES)])
+    for name, values in expected.items():  # of older runs, without tokens, some are not known
+        assert METRICS[f"preference/{name}"].definition.compute(found) == np.nanmean(values)
     pairs[0]["dialogue"] = "beyond the turns that were evaluated"
     file.write_text("\n".join(map(json.dumps, pairs)))
-    assert read(tmp_path / "rows.jsonl", rows).pairs.shape == (3, 0)
+    assert read(tmp_path / "rows.jsonl", rows).pairs.shape == (6, 0)
     file.write_text("{}")
     with pytest.raises(UserError, match=r"pairs.jsonl:1: not a preference pair: KeyError"):
         read(tmp_path / "rows.jsonl", rows)

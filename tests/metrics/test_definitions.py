@@ -14,7 +14,7 @@ import torch
 
 from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.read_table import read_table
-from esc_lab.evaluation.summary import summarize
+from esc_lab.evaluation.summary import print_strategies, summarize
 from esc_lab.metrics import PreferenceBias, StrategyProficiency
 from esc_lab.metrics.predictions import write_predictions
 from esc_lab.metrics.records import METRICS, find_metric
@@ -137,7 +137,8 @@ def test_nothing_to_compute_from_is_nan():
     assert np.isnan(macro_f1(np.zeros((3, 4, 1)))).all()
     assert np.isnan(weighted_f1(np.zeros((3, 4, 1)))).all()
     assert np.isnan(perplexity(np.zeros((2, 1)))).all()
-    assert bias(np.zeros((3, 3, 1))).tolist() == [0]  # no errors, no preference
+    assert np.isnan(bias(np.zeros((3, 3, 1)))).all()
+    assert bias(np.eye(3)[..., None]).tolist() == [0]  # no errors, no preference
 
 
 def test_perplexity_weighs_tokens_alike():
@@ -145,16 +146,21 @@ def test_perplexity_weighs_tokens_alike():
     assert perplexity(np.array([-math.inf, 2.0])) == math.inf
 
 
-def test_what_was_not_measured_is_no_metric(tmp_path):
+def test_what_was_not_measured_is_no_metric(tmp_path, capsys):
     metrics, tables = summarize(read(tmp_path / "rows.jsonl", predictions(skill=0.5, seed=1)))
-    assert {name.partition("/")[0] for name in metrics} == {"decisions", "strategy", "text"}
+    assert {name.partition("/")[0] for name in metrics} == {"chance", "decisions", "strategy", "text"}
     assert {name for name in metrics if name.startswith("text/")} == {"text/perplexity"}
     assert set(tables) == {"strategy"}
     nothing = predictions(skill=0.5, seed=1, replies=True)
     for row in nothing:
         row.strategy = None  # no reply names a strategy
-    metrics, _ = summarize(read(tmp_path / "nothing.jsonl", nothing))
-    assert (metrics["generated/B"], metrics["generated/Q"], metrics["generated/unparsable"]) == (0, 0, 1)
+    metrics, tables = summarize(read(tmp_path / "nothing.jsonl", nothing))
+    left = {name.partition("/")[2] for name in metrics if name.startswith("generated/")}
+    assert left == {"n", "unparsable", "classes_predicted", "classes_gold"}  # no rate, and no B of 0
+    assert metrics["generated/unparsable"] == 1
+    assert {row["preference"] for row in tables["generated"]["per_strategy"]} == {None}
+    print_strategies("nothing", tables["generated"], metrics, "generated")
+    assert "Q -  Q_W -  B -  acc -" in capsys.readouterr().out
 
 
 def test_every_metric_has_what_tables_and_pages_show():

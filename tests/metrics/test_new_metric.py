@@ -44,7 +44,7 @@ def test_it_is_in_predictions_and_metrics(runs):
 
 
 def test_comparisons_have_its_column_with_interval_test_and_groups(runs, tmp_path):
-    comparison = compute_comparison(runs, draws=200)
+    comparison = compute_comparison(runs)
     names = [column.name for column in comparison.columns]
     assert names[-1] == "text/asks"
     estimate = comparison.estimates["other base (cso)", "text/asks"]
@@ -65,4 +65,4 @@ def test_it_depends_on_how_replies_were_drawn(runs, tmp_path):
     warm = write_evaluation(tmp_path / "warm", rows, model__name="warm", evaluate__generation=generation)
     with pytest.raises(UserError, match=r"evaluate.generation.max_new_tokens differs: .*metrics without text/asks"):
         compute_comparison([runs[0], warm], metrics=["text/asks"])
-    compute_comparison([runs[0], warm], metrics=["text/perplexity"], draws=100)
+    compute_comparison([runs[0], warm], metrics=["text/perplexity"])

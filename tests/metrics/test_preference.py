@@ -247,4 +247,6 @@ def test_nothing_parses():
     metric = PreferenceBias(["a", "b"])
     metric.update(torch.tensor([-1, -1]), torch.tensor([0, 1]))
     found = {name: value.item() for name, value in metric.compute().items()}
-    assert found == {"bias": 0, "n": 0, "classes_predicted": 0, "unparsable": 1, "guard": 1}
+    missing = {"bias": math.nan, "guard": math.nan}  # not 0, the best there is
+    assert found == pytest.approx({"n": 0, "classes_predicted": 0, "unparsable": 1, **missing}, nan_ok=True)
+    assert metric.preference.isnan().all()

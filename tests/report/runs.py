@@ -112,8 +112,8 @@ def record_command(directory: Path, overrides: Sequence[str]) -> None:
     (directory / ".hydra" / "overrides.yaml").write_text(lines)
 
 
-def comparison_of(runs: Sequence[Path], draws: int = 100) -> ComparisonResult:
-    return compute_comparison(runs, draws=draws)
+def comparison_of(runs: Sequence[Path]) -> ComparisonResult:
+    return compute_comparison(runs)
 
 
 def with_prompts(rows: Sequence[Prediction], names: Sequence[str]) -> list[Prediction]:

@@ -1,0 +1,131 @@
+"""Whether intervals and tests hold: coverage and size where the truth is planted.
+
+Trainings of a method and dialogues are drawn from a population whose Q and B are known
+(tests/statistics/simulation.py). Q: how often the interval over seeds and dialogues holds the population's value, and
+how often the test calls two methods different that are equal, for 2 to 10 seeds, 12 to 195 dialogues, and three spreads
+between seeds. B: how often its interval, about the value less the jackknife's bias, holds what one training has on all
+dialogues; beside it the bias, and what is left of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from esc_lab.statistics.crossed_effects import estimate_mean, subtract
+from tests.statistics.simulation import Population, simulate_population
+
+SEEDS, DIALOGUES = (2, 3, 5, 10), (12, 40, 195)
+SPREADS = {"small": 0.03, "middle": 0.1, "large": 0.3}
+BATCH = 250  # replications of a task
+# Dialogues, their decisions on average, and what the method prefers: with 3.0 some strategies are never chosen.
+B_CELLS = [(12, 7), (12, 14), (20, 14), (40, 14), (80, 14), (195, 14)]
+PREFERENCES = (0.3, 0.8, 3.0)
+
+
+def measure_q(population: Population, seeds: int, dialogues: int, repeats: int, seed: int) -> tuple[int, int]:
+    """How many intervals hold the truth, and how many tests of equal methods say that they differ."""
+    draw, truth = np.random.default_rng(seed), population.truth.mean()
+    covered = different = 0
+    for _ in range(repeats):
+        chosen = draw.integers(len(population.counts), size=dialogues)
+        ours, theirs = (population.draw(draw, seeds, chosen) for _ in range(2))
+        interval, difference = estimate_mean(ours).interval(), estimate_mean(subtract(ours, theirs)).interval()
+        covered += interval.low <= truth <= interval.high
+        different += difference.low > 0 or difference.high < 0  # the same as p < 0.05: see the tests
+    return covered, different
+
+
+def measure_unequal(populations: tuple[Population, Population], repeats: int, seed: int) -> int:
+    """How many intervals of a difference miss it, of methods whose seeds spread differently; 3 seeds, 195 dialogues."""
+    draw = np.random.default_rng(seed)
+    truth = populations[0].truth.mean() - populations[1].truth.mean()
+    missed = 0
+    for _ in range(repeats):
+        chosen = draw.integers(len(populations[0].counts), size=195)
+        interval = estimate_mean(subtract(*(one.draw(draw, 3, chosen) for one in populations))).interval()
+        missed += not interval.low <= truth <= interval.high
+    return missed
+
+
+def measure_b(population: Population, dialogues: int, repeats: int, seed: int) -> tuple[float, float, int]:
+    """Sums of the bias of B, and of what is left of it by the jackknife; how many intervals hold the truth."""
+    draw, plain, corrected, covered = np.random.default_rng(seed), 0.0, 0.0, 0
+    for _ in range(repeats):
+        number = int(draw.integers(len(population.truth)))
+        found = estimate_mean(population.run(np.array([number]), draw.integers(len(population.counts), size=dialogues)))
+        interval, truth = found.interval(corrected=True), float(population.truth[number])
+        plain, corrected = plain + found.value - truth, corrected + found.value - found.bias - truth
+        covered += interval.low <= truth <= interval.high
+    return plain, corrected, covered
+
+
+def split(function: Callable[..., object], repeats: int, *arguments: object) -> Iterator[object]:
+    """Tasks of `BATCH` replications, each with a seed of its own."""
+    for number in range(max(1, repeats // BATCH)):
+        yield delayed(function)(*arguments, min(repeats, BATCH), 1000 + number)
+
+
+def simulate_q(repeats: int, jobs: int) -> dict[tuple[str, int, int], tuple[float, float]]:
+    rates = {}
+    populations = {name: simulate_population(spread=spread) for name, spread in SPREADS.items()}
+    print(f"{'spread':8} {'sd of Q':>8} {'seeds':>6} {'dialogues':>10} {'coverage':>9} {'size':>6}")
+    for (name, population), seeds, dialogues in itertools.product(populations.items(), SEEDS, DIALOGUES):
+        tasks = split(measure_q, repeats, population, seeds, dialogues)
+        counts = np.array(Parallel(n_jobs=jobs)(tasks), float).sum(axis=0)
+        rates[name, seeds, dialogues] = tuple(counts / repeats)
+        covered, different = rates[name, seeds, dialogues]
+        print(
+            f"{name:8} {population.truth.std():8.3f} {seeds:6} {dialogues:10} {covered:9.3f} {different:6.3f}",
+            flush=True,
+        )
+    missed = sum(Parallel(n_jobs=jobs)(split(measure_unequal, repeats, (populations["large"], populations["small"]))))
+    print(f"large against small spread, 3 seeds, 195 dialogues: size {missed / repeats:.3f}")
+    return rates
+
+
+def simulate_b(repeats: int, jobs: int) -> dict[tuple[float, int], float]:
+    rates = {}
+    print(f"{'prefers':>8} {'B':>6} {'decisions':>10} {'dialogues':>10} {'bias':>7} {'left':>7} {'coverage':>9}")
+    for preference, (dialogues, turns) in itertools.product(PREFERENCES, B_CELLS):
+        population = simulate_population("B", preference=preference, turns=turns, dialogues=1200, seeds=40)
+        tasks = split(measure_b, repeats, population, dialogues)
+        plain, corrected, covered = np.array(Parallel(n_jobs=jobs)(tasks)).sum(axis=0) / repeats
+        rates[preference, dialogues * turns] = covered
+        print(
+            f"{preference:8} {population.truth.mean():6.3f} {dialogues * turns:10,} {dialogues:10} {plain:+7.3f} "
+            f"{corrected:+7.3f} {covered:9.3f}",
+            flush=True,
+        )
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=2000, help="of a cell of Q; of B a quarter of them")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    started = time.perf_counter()
+    q = simulate_q(options.repeats, options.jobs)
+    b = simulate_b(max(1, options.repeats // 4), options.jobs)
+    covered, sizes = zip(*q.values(), strict=True)
+    within = sum(0.93 <= rate <= 0.97 for rate in covered), sum(0.03 <= rate <= 0.07 for rate in sizes)
+    large = [rate for (preference, count), rate in b.items() if count >= (1000 if preference == 3.0 else 500)]
+    print(f"{time.perf_counter() - started:.0f} s, {options.repeats:,} replications of a cell")
+    print(f"cells within the goal: coverage {within[0]} of {len(q)}, size {within[1]} of {len(q)}")
+    print(f"inference_coverage_q: {min(covered):.3f} to {max(covered):.3f} (goal .93 to .97)")
+    print(f"inference_size_q: {min(sizes):.3f} to {max(sizes):.3f} (goal .03 to .07)")
+    print(f"inference_coverage_b: {min(large):.3f} to {max(large):.3f} (goal .90 or more where it is given)")
+
+
+if __name__ == "__main__":
+    main()
