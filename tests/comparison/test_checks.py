@@ -192,7 +192,7 @@ def test_layouts_of_one_name_with_other_words_are_told_apart(tmp_path):
     cells = compute_comparison([one, other]).cells
     assert [cell.method.partition("=")[0] for cell in cells] == ["base prompt.eval.layout"] * 2
     assert cells[0].method != cells[1].method
-    remarks = compute_comparison([one, evaluation("third", "You are kind.", "large")], draws=50).remarks
+    remarks = compute_comparison([one, evaluation("third", "You are kind.", "large")]).remarks
     assert any(remark.startswith("prompts differ in the layout or the words of own: ") for remark in remarks)
 
 
