@@ -96,14 +96,16 @@ def read_measured_replies(directory: Path, run: str, measure: str) -> list[Measu
     Raises:
         UserError: there are none, or the predictions cannot be read.
     """
-    replies = [
-        MeasuredReply(
-            run=run, dialogue=p.dialogue, turn=p.turn, strategy=str(p.followed), **p.sra[measure], adheres=p.adheres,
-            sample=p.sample, **(p.neutral or {}),
-        )
-        for p in read_predictions(directory / PREDICTIONS)
-        if p.sra
-    ]  # fmt: skip
+    replies = []
+    for p in read_predictions(directory / PREDICTIONS):
+        if p.sra:
+            neutral = p.neutral or {"phrase": "", "place": ""}
+            replies.append(
+                MeasuredReply(
+                    run=run, dialogue=p.dialogue, turn=p.turn, strategy=str(p.followed), **p.sra[measure],
+                    adheres=p.adheres, sample=p.sample, phrase=neutral["phrase"], place=neutral["place"],
+                )
+            )  # fmt: skip
     if not replies:
         fix = "see sra/skipped_... in its metrics.json; raise evaluate.generation.decisions"
         raise UserError("no reply could be measured", where=str(directory), fix=fix)
