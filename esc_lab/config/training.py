@@ -35,8 +35,15 @@ class ObjectiveConfig:
                               choices=("sum", "mean"))  # fmt: skip
     gamma: float = item(1.0, "simpo: target reward margin", within=FROM_ZERO)
     lambda_: float = item(0.1, "orpo: weight of the odds ratio", within=FROM_ZERO)
-    desirable_weight: float = item(1.0, "kto: weight of preferred replies", within=FROM_ZERO)
-    undesirable_weight: float = item(1.0, "kto: weight of rejected replies", within=FROM_ZERO)
+    desirable_weight: float | None = item(
+        None, "kto: weight of preferred replies; null = that which makes both groups count alike", within=FROM_ZERO
+    )
+    undesirable_weight: float | None = item(
+        None,
+        "kto: weight of rejected replies; null = that which makes both groups count alike; where both are null the "
+        "larger group has 1",
+        within=FROM_ZERO,
+    )
     value_margin: float = item(0.0, "cso, dpo: reward margin per point of search value; 0 = off", within=FROM_ZERO)
     strategy_weight: float = item(1.0, "weight of the strategy label's tokens against those of the text",
                                   within=FROM_ZERO)  # fmt: skip
@@ -63,7 +70,9 @@ class SchedulerConfig:
     name: str = item("cosine", "shape of the learning rate over optimizer steps",
                      choices=("constant", "linear", "cosine", "cosine_restarts"))  # fmt: skip
     warmup: float = item(0.1, "share of all steps with a linearly rising learning rate", within=SHARE)
-    cycles: int = item(1, "hard restarts of cosine_restarts", within=COUNT)
+    cycles: int = item(
+        5, "cosine_restarts: how often the cosine falls; it starts again after each", within=(2, math.inf)
+    )
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esc_lab.errors import UserError
 from esc_lab.models.attention_probe import AttentionProbe
-from esc_lab.models.forward import base_model, head_logits, layer_windows, tree_hidden_states
+from esc_lab.models.forward import base_model, head_logits, layer_types, layer_windows, tree_hidden_states
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.trie import TokenTree, build_tree
 
@@ -63,7 +63,7 @@ def check_probe(model: Any) -> None:
     difference = (torch.cat([measured.mass, measured.null[..., None]], dim=-1) - expected).abs()
     exact = inner.dtype == torch.float32
     if not exact:
-        kinds = getattr(inner.config.get_text_config(), "layer_types", None) or ["full_attention"]
+        kinds = layer_types(inner)
         difference = difference[[kinds.index(kind) for kind in sorted(set(kinds))]].mean(dim=(1, 2))
     limit = 1e-3 if exact else 1e-2
     _refuse_above(limit, float(difference.max()), inner, "measured attention differs from the model's own")

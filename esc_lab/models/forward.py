@@ -1,6 +1,7 @@
 """One forward pass of a model along token trees: final hidden states, and logits of those that predict a token.
 
-Models with sliding-window layers take masks as a dict by layer type: a bare mask would be used in all layers alike.
+Models whose layers differ in their window take masks as a dict by layer type: a bare mask would be used in all layers
+alike. Those with the same window in all layers (Mistral, Phi 3) take a bare one.
 """
 
 from __future__ import annotations
@@ -33,18 +34,29 @@ def evaluation_mode(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def layer_windows(model: Any) -> dict[str, int | None]:
-    """Attention layer types of a model with their sliding window; only `full_attention` where it names no types.
+def layer_types(model: Any) -> list[str]:
+    """The kind of attention of each layer, `full_attention` or `sliding_attention`.
+
+    A model that names no types (Mistral, Phi 3) has one for all layers: sliding if its configuration has a window.
 
     Raises:
         UserError: the model has layers of another type.
     """
     config = base_model(model).config.get_text_config()
-    types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    unknown = types - {"full_attention", "sliding_attention"}
-    if unknown:
+    window = getattr(config, "sliding_window", None)
+    usual = "full_attention" if window is None else "sliding_attention"
+    types = list(getattr(config, "layer_types", None) or [usual] * config.num_hidden_layers)
+    if unknown := set(types) - {"full_attention", "sliding_attention"}:
         raise UserError(f"no tree attention for layers of type {', '.join(sorted(unknown))}", where=config.model_type)
-    return {kind: config.sliding_window if kind == "sliding_attention" else None for kind in sorted(types)}
+    return types
+
+
+def layer_windows(model: Any) -> dict[str, int | None]:
+    """Attention layer types of a model with their sliding window; raises what `layer_types` does."""
+    config = base_model(model).config.get_text_config()
+    return {
+        kind: config.sliding_window if kind == "sliding_attention" else None for kind in sorted(set(layer_types(model)))
+    }
 
 
 def tree_hidden_states(
@@ -66,13 +78,15 @@ def hidden_states(
     """Final hidden states [T, hidden] of tokens that attend as the masks say."""
     device = inner.device
     # A 4-D tensor is passed on as it is, so that transformers does not make a mask that nobody reads.
-    placeholder = dict.fromkeys(layer_windows(inner), torch.zeros(1, 1, 1, 1, device=device))
+    placeholder = torch.zeros(1, 1, 1, 1, device=device)
+    named = getattr(inner.config.get_text_config(), "layer_types", None) or ()
+    masks_by_type = dict.fromkeys(named, placeholder)
     output = inner.get_decoder()(
         input_ids=torch.from_numpy(input_ids).to(device)[None],
         position_ids=torch.from_numpy(position_ids).to(device)[None],
         past_key_values=cache,
         use_cache=cache is not None,
-        attention_mask=placeholder if "sliding_attention" in placeholder else placeholder["full_attention"],
+        attention_mask=masks_by_type if "sliding_attention" in named else placeholder,
         tree=masks,
         **({} if probe is None else {"probe": probe}),
     )

@@ -42,7 +42,12 @@ def token_log_probs(inner: Any, hidden: Tensor, query: IntArray, target: IntArra
     head = inner.get_output_embeddings()
     cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
     if type(head) is torch.nn.Linear and head.bias is None:
-        values = _TokenLogProbs.apply(states, head.weight, index, tokens, cap)
+        weight = head.weight
+        if torch.is_autocast_enabled(device.type):
+            # Autocast reaches the forward pass alone: the backward pass has to compute the same logits again.
+            dtype = torch.get_autocast_dtype(device.type)
+            states, weight = states.to(dtype), weight.to(dtype)
+        values = _TokenLogProbs.apply(states, weight, index, tokens, cap)
     else:
         rows = _chunk_rows(head.weight.shape[0])
         parts = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,12 @@ from esc_lab.models.load import check_trainable, load_model, model_identity
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.datamodule import build_data
 from esc_lab.training.fit import fit, prepare_model
-from esc_lab.training.objectives import objective_of
+from esc_lab.training.objectives import balance_weights, objective_of
 from esc_lab.training.preference_steps import PreferenceSteps
 from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
 from esc_lab.training.trainer import prepare
+
+log = logging.getLogger(__name__)
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -39,5 +42,11 @@ def run(cfg: Config) -> dict[str, float]:
     reference = LiveReference(loaded.model, loaded.adapter) if live else None
     lr = cfg.optimizer.lr if cfg.objective.peak_lr is None else cfg.objective.peak_lr
     optimizer, clip = replace(cfg.optimizer, lr=lr), cfg.trainer.gradient_clip
-    module = CSOModule(loaded.model, cfg.objective, optimizer, cfg.scheduler, clip, cfg.seed, reference)
-    return fit(cfg, loaded, data, module)
+    settings, weights = cfg.objective, {}
+    if objective.single_replies:
+        report = data.steps.counts["train"]
+        settings = balance_weights(settings, report.desirable, report.undesirable)
+        weights = {f"kto/{name}": float(getattr(settings, name)) for name in ("desirable_weight", "undesirable_weight")}
+        log.info("weights: %s", ", ".join(f"{name} {value:.3g}" for name, value in weights.items()))
+    module = CSOModule(loaded.model, settings, optimizer, cfg.scheduler, clip, cfg.seed, reference)
+    return fit(cfg, loaded, data, module) | weights

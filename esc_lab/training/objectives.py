@@ -22,7 +22,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from esc_lab.config.training import ObjectiveConfig
@@ -135,7 +135,8 @@ def kto(
         loss = desirable_weight   (1 - sigmoid(beta (r - kl)))   where desirable
                undesirable_weight (1 - sigmoid(beta (kl - r)))   elsewhere
 
-    The weights are there to balance the two groups: ESC-Pro has 2.6 rejected replies for each preferred one.
+    The weights are there to balance the two groups (`balance_weights`): ESC-Pro has 2.6 rejected replies for each
+    preferred one.
 
     Args:
         kl: KTO's reference point, a scalar without gradient: max(0, mean of r over the mismatched replies of the step),
@@ -222,6 +223,29 @@ def objective_of(settings: ObjectiveConfig) -> Objective:
             where=f"objective.value_margin={settings.value_margin:g}", fix=f"{able}, or objective.value_margin=0",
         )  # fmt: skip
     return OBJECTIVES[name]
+
+
+def balance_weights(settings: ObjectiveConfig, desirable: int, undesirable: int) -> ObjectiveConfig:
+    """The settings with KTO's weights filled in where they are null: both groups of replies count alike then.
+
+    With n desirable and m undesirable training replies, desirable_weight n = undesirable_weight m: the lower end of the
+    range [1, 4/3] that the KTO paper recommends for the ratio of the two (Ethayarajh et al. 2024). If
+    both are null the larger group has the weight 1. With an empty group there is nothing to balance: null means 1.
+
+    Args:
+        desirable, undesirable: numbers of training replies.
+
+    >>> settings = balance_weights(ObjectiveConfig(name="kto"), desirable=10, undesirable=26)
+    >>> settings.desirable_weight, settings.undesirable_weight
+    (2.6, 1.0)
+    """
+    own, other = settings.desirable_weight, settings.undesirable_weight
+    ratio = undesirable / desirable if desirable and undesirable else 1.0
+    if own is None:
+        own = max(ratio, 1.0) if other is None else other * ratio
+    if other is None:
+        other = own / ratio
+    return replace(settings, desirable_weight=own, undesirable_weight=other)
 
 
 def apply_settings(function: Callable[..., Any], settings: ObjectiveConfig, *tensors: Any) -> Any:

@@ -16,7 +16,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import PackedRow, TokenSequence, pack_rows
-from esc_lab.tokens.examples import find_reply
+from esc_lab.tokens.examples import ReplyKey, find_reply
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.steps import TurnEncoder, equal_parts
 
@@ -27,7 +27,7 @@ class SFTBatch:
 
     Attributes:
         rows: packed rows of this process.
-        weights: for each row the loss weight of each reply, [replies].
+        weights: for each row the loss weight of each reply, [replies]: the sum over the turns that it stands for.
         total_weight: sum over all reply tokens of the step, over all processes, of their weight; 1 if all weigh 0.
         dialogues: ids of the step's dialogues.
     """
@@ -91,16 +91,20 @@ class SFTSteps:
         return self._validation
 
     def _reply_weights(self, row: PackedRow, dialogues: Mapping[str, Dialogue]) -> npt.NDArray[np.float32]:
-        strategies = [find_reply(dialogues[key.dialogue], key).strategies[0] for key, *_ in row.keys]
-        return np.array([self.data.strategy_weights.get(name, 1.0) for name in strategies], dtype=np.float32)
+        # A reply that several dialogues share counts for each of them, as it does where they are in other steps.
+        weights = [sum(self._turn_weight(dialogues[key.dialogue], key) for key in keys) for keys in row.keys]
+        return np.array(weights, dtype=np.float32)
+
+    def _turn_weight(self, dialogue: Dialogue, key: ReplyKey) -> float:
+        return self.data.strategy_weights.get(find_reply(dialogue, key).strategies[0], 1.0)
 
 
 class SFTModule(TrainingModule):
     """Minimises the mean negative log-likelihood of the reply tokens of each optimizer step.
 
-    With strategy weights w the loss is `-sum_t w_t log p(t) / sum_t w_t` over the step's reply tokens t. Logged:
-    `train/loss`, `train/lr`, `tokens_per_s` (unique tokens of the packed rows), and `val/loss` over all validation
-    tokens, unweighted.
+    With strategy weights w the loss is `-sum_t w_t log p(t) / sum_t w_t` over the step's reply tokens t, each as often
+    as there are dialogues with it. Logged: `train/loss`, `train/lr`, `tokens_per_s` (unique tokens of the packed rows),
+    and `val/loss` over all validation tokens, unweighted.
     """
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> None:
@@ -118,8 +122,10 @@ class SFTModule(TrainingModule):
         self._loss_sum, self._tokens = 0.0, 0
 
     def validation_step(self, row: PackedRow, batch_idx: int) -> None:
-        self._loss_sum -= float(reply_log_probs(self.model, row).sum())
-        self._tokens += len(row.target)
+        dialogues = np.array([len(keys) for keys in row.keys])[row.reply]
+        log_probs = reply_log_probs(self.model, row)
+        self._loss_sum -= float((torch.from_numpy(dialogues).to(log_probs.device) * log_probs).sum())
+        self._tokens += int(dialogues.sum())
 
     def on_validation_epoch_end(self) -> None:
         # Every process sees all validation rows: the data loader is a plain list.

@@ -86,6 +86,29 @@ def test_token_log_probs_in_float64(cap, bias, monkeypatch):
     torch.testing.assert_close(head.weight.grad, expected[1], atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_under_autocast_are_those_of_its_own_forward(dtype):
+    """Against autograd over the logits that autocast makes; they are large, so that those of float32 are far off."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 50, bias=False).requires_grad_(True)
+    torch.nn.init.normal_(head.weight, std=5)
+    config = SimpleNamespace(final_logit_softcapping=None, get_text_config=lambda: config)
+    inner = SimpleNamespace(get_output_embeddings=lambda: head, config=config)
+    hidden = torch.randn(30, 64).to(dtype).requires_grad_(True)
+    query, target = np.arange(30), np.arange(30)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = token_log_probs(inner, hidden, query, target)
+        logits = torch.nn.functional.linear(hidden, head.weight)
+        expected = torch.log_softmax(logits.float(), dim=-1).diagonal()
+    assert logits.dtype == torch.bfloat16
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, expected)
+    found, wanted = (torch.autograd.grad(result.sum(), [hidden, head.weight]) for result in (values, expected))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.01
+
+
 def test_logits_of_the_whole_row_never_exist(tiny_models, monkeypatch):
     monkeypatch.setattr(log_probs, "CHUNK_LOGITS", 1024 * 4)
     seen = []

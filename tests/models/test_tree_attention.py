@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 import esc_lab.models.checks as checks
 import esc_lab.models.tree_attention as tree_attention
 from esc_lab.errors import UserError
-from esc_lab.models.checks import check_tree_attention
+from esc_lab.models.checks import check_probe, check_tree_attention
 from esc_lab.models.forward import base_model, head_logits, layer_windows, tree_hidden_states
+from esc_lab.models.generate import Sampling, generate
+from esc_lab.models.load import load_model
 from esc_lab.models.tree_attention import _attend, additive, block_mask, query_blocks, token_tree_attention
 from esc_lab.tokens import build_tree
+from tests.conftest import model_config
 
 
 def random_sequences(seed: int, trunk: int = 90, branches: int = 4, vocabulary: int = 1000) -> list[np.ndarray]:
@@ -110,6 +113,32 @@ def test_attention_function_equals_brute_force(softcap, flex):
                 scores = softcap * torch.tanh(scores / softcap)
             expected = torch.softmax(scores, 0) @ value[0, head // groups, path]
             torch.testing.assert_close(found[0, node, head], expected, **tolerance)
+
+
+@pytest.mark.parametrize("window", [16, None])
+@pytest.mark.parametrize("kind", ["mistral", "phi3", "starcoder2"])
+def test_one_window_for_all_layers_needs_no_types(kind, window, tmp_path):
+    """Configurations with `sliding_window` and without `layer_types`: trees, the probe and generation."""
+    settings = model_config("tiny_llama")
+    settings.shape = settings.shape | {"model_type": kind, "sliding_window": window, "num_hidden_layers": 2}
+    model = load_model(settings, tmp_path).model.double()
+    assert not hasattr(model.config, "layer_types")
+    assert set(layer_windows(model).values()) == {window}
+    check_probe(model)
+    sequences = random_sequences(seed=1)
+    tree = build_tree(sequences)
+    with torch.no_grad():
+        hidden = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave)
+        for sequence, path in zip(sequences, tree.paths, strict=True):
+            expected = model(input_ids=torch.from_numpy(sequence)[None]).logits[0]
+            found = head_logits(model, hidden[torch.from_numpy(path)])
+            torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+        prompts = [sequence[:40] for sequence in sequences[:2]]
+        replies = generate(model, prompts, frozenset(), Sampling(max_new_tokens=8), seeds=[0, 0])
+        for prompt, reply in zip(prompts, replies, strict=True):
+            ids = torch.from_numpy(np.concatenate([prompt, reply]))
+            logits = model(input_ids=ids[None]).logits[0]
+            assert logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist() == reply
 
 
 def test_padded_batches_still_get_their_mask(exact_models, family):

@@ -18,6 +18,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.load import add_adapter, model_identity
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from esc_lab.training.cso import CSOModule
+from esc_lab.training.objectives import balance_weights
 from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import one_and_two_processes
@@ -200,8 +201,15 @@ def test_kto_uses_every_reply_and_mismatched_ones(tiny_models, sample_dialogues,
     assert len(mismatched) == decisions
     assert [good for _, good in replies.values()].count(True) == decisions
     assert len(replies) == decisions + rejected
-    losses = [torch.sigmoid(-BETA * (r - kl) if good else BETA * (r - kl)) for r, good in replies.values()]
-    _, logged = step(policy, Frozen(loaded.model), data, tmp_path, ObjectiveConfig(name="kto", beta=BETA))
+    report = data.steps.counts["train"]
+    assert (report.desirable, report.undesirable) == (decisions, rejected)
+    larger = max(rejected, decisions)
+    weight = {True: larger / decisions, False: larger / rejected}
+    losses = [
+        weight[good] * torch.sigmoid(-BETA * (r - kl) if good else BETA * (r - kl)) for r, good in replies.values()
+    ]
+    objective = balance_weights(ObjectiveConfig(name="kto", beta=BETA), report.desirable, report.undesirable)
+    _, logged = step(policy, Frozen(loaded.model), data, tmp_path, objective)
     assert float(logged["train/loss"]) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
     assert float(logged["train/kl_mismatched"]) == pytest.approx(float(kl), abs=1e-3)
 
@@ -260,7 +268,13 @@ def test_trees_that_begin_alike_count_each_on_its_own(tiny_models, sample_dialog
     assert not np.isnan(before).any()
     policy = perturbed(loaded.model)
     after = label_and_text_log_probs(policy, split, row_tokens).sum(axis=1)
-    _, logged = step(policy, Frozen(loaded.model), data, tmp_path, ObjectiveConfig(name=name))
+    _, logged = step(
+        policy,
+        Frozen(loaded.model),
+        data,
+        tmp_path,
+        ObjectiveConfig(name=name, desirable_weight=1.0, undesirable_weight=1.0),
+    )
     first = split.first_reply[split.comparisons[:, 0]]
     ratios = (after - before).astype(np.float64)
     if name == "kto":

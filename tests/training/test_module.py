@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,3 +62,31 @@ def test_a_bad_weight_stops_it_even_so(tiny_models, sample_dialogues, tmp_path):
     for scale in (None, 64.0):
         with pytest.raises(UserError, match=r"^optimizer step 1, dialogues [0-9a-f]{16}: loss nan"):
             one_step(loaded, sample_dialogues[:1], tmp_path, 1.0, scale)
+
+
+def rates(name, steps, **settings):
+    """Learning rate of each step of a training of so many steps, the peak being 1."""
+    module = SFTModule(torch.nn.Linear(1, 1), OptimizerConfig(lr=1.0), SchedulerConfig(name, **settings), 0.0, seed=1)
+    module._trainer = SimpleNamespace(estimated_stepping_batches=steps)
+    planned = module.configure_optimizers()
+    found = []
+    for _ in range(steps):
+        found.append(planned["lr_scheduler"]["scheduler"].get_last_lr()[0])
+        planned["optimizer"].step()
+        planned["lr_scheduler"]["scheduler"].step()
+    return found
+
+
+@pytest.mark.parametrize(("settings", "cycles"), [({}, 5), ({"cycles": 2}, 2), ({"cycles": 3, "warmup": 0.25}, 3)])
+def test_cosine_restarts_begins_again_at_the_peak(settings, cycles):
+    """Against the formula of SGDR (Loshchilov & Hutter 2017, eq. 5), whose periods are of equal length here."""
+    steps = 120
+    warmup = round(settings.get("warmup", 0.1) * steps)
+    period = (steps - warmup) / cycles
+    expected = [step / warmup for step in range(warmup)]
+    expected += [(1 + math.cos(math.pi * (step % period) / period)) / 2 for step in range(steps - warmup)]
+    found = rates("cosine_restarts", steps, **settings)
+    assert found == pytest.approx(expected, abs=1e-6)
+    jumps = [after > before for before, after in pairwise(found[warmup:])]
+    assert sum(jumps) == cycles - 1
+    assert not any(after > before for before, after in pairwise(rates("cosine", steps)[12:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from decimal import Decimal, getcontext
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from esc_lab.errors import UserError
 from esc_lab.training.objectives import (
     OBJECTIVES,
     apply_settings,
+    balance_weights,
     dpo,
     hinge,
     implicit_rewards,
@@ -180,6 +182,27 @@ def test_gradients_equal_finite_differences(case):
 
     inputs = tuple(x.clone().requires_grad_() for x in (pairs.chosen, pairs.rejected))
     assert torch.autograd.gradcheck(losses, inputs)
+
+
+@pytest.mark.parametrize("counts", [(10, 26), (30, 4), (7, 7), (1, 8157)])
+@pytest.mark.parametrize("fixed", [{}, {"desirable_weight": 0.5}, {"undesirable_weight": 2.0}])
+def test_kto_weights_that_are_null_balance_the_groups(counts, fixed):
+    """The KTO paper: desirable_weight n / (undesirable_weight m) is to lie in [1, 4/3]."""
+    balanced = balance_weights(ObjectiveConfig(name="kto", **fixed), *counts)
+    ratio = Fraction(balanced.desirable_weight) * counts[0] / (Fraction(balanced.undesirable_weight) * counts[1])
+    assert 1 - 1e-12 <= ratio <= Fraction(4, 3)
+    for name, value in fixed.items():
+        assert getattr(balanced, name) == value
+    if not fixed:
+        larger = "desirable_weight" if counts[0] > counts[1] else "undesirable_weight"
+        assert getattr(balanced, larger) == 1
+
+
+def test_kto_weights_that_are_given_stay_and_empty_groups_balance_nothing():
+    both = {"desirable_weight": 0.0, "undesirable_weight": 3.0}
+    assert balance_weights(ObjectiveConfig(**both), 5, 50) == ObjectiveConfig(**both)
+    ones = ObjectiveConfig(desirable_weight=1.0, undesirable_weight=1.0)
+    assert balance_weights(ObjectiveConfig(), 0, 5) == balance_weights(ObjectiveConfig(), 5, 0) == ones
 
 
 def test_gradients_of_kto_and_weighted_log_prob_equal_finite_differences():

@@ -71,6 +71,42 @@ def test_strategy_weights_enter_the_mean(tiny_models, sample_dialogues, tmp_path
         np.testing.assert_allclose(((before - after[name]) / RATE).detach(), expected[name], atol=1e-5, err_msg=name)
 
 
+def test_replies_that_dialogues_share_count_for_each_whatever_the_packing(tiny_models, sample_dialogues, tmp_path):
+    """Two dialogues of a tree that part late, and one of them again: in one row, and in two."""
+    loaded, whole = tiny_models("llama"), dataclasses.replace(sample_dialogues[0], turns=sample_dialogues[0].turns[:8])
+    last = dataclasses.replace(whole.turns[3], reply=dataclasses.replace(whole.turns[3].reply, text="That is a lot."))
+    other = dataclasses.replace(whole, turns=(*whole.turns[:3], last))
+    dialogues = [whole, other, dataclasses.replace(whole, meta={"copy": 1})]
+    weights = {whole.turns[1].reply.strategies[0]: 2.0}
+    row_tokens = 4096
+    for rows in (1, 2):
+        after, data = trained_step(loaded, dialogues, tmp_path, row_tokens=row_tokens, strategy_weights=weights)
+        batch = data.steps.step_batch([0, 1, 2])
+        assert len(batch.rows) == rows
+        row_tokens = len(batch.rows[0]) - 1
+        expected = brute_force_gradients(loaded, dialogues, data, weights)
+        for name, before in loaded.model.named_parameters():
+            step = (before - after[name]) / RATE
+            np.testing.assert_allclose(step.detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+def test_validation_counts_shared_replies_for_each_dialogue(tiny_models, sample_dialogues):
+    loaded, whole = tiny_models("llama"), sample_dialogues[0]
+    cut = dataclasses.replace(whole, turns=whole.turns[:4], meta={"copy": 1})
+    sums = []  # negative log-likelihood and tokens: of each dialogue alone, and of both together
+    for dialogues in ([whole], [cut], [whole, cut]):
+        data = data_module({"train": [whole], "val": dialogues}, loaded.encoder)
+        data.setup("fit")
+        module = SFTModule(loaded.model, OptimizerConfig(), SchedulerConfig(), 0.0, seed=1)
+        module.on_validation_epoch_start()
+        with torch.no_grad():
+            for number, row in enumerate(data.steps.validation()):
+                module.validation_step(row, number)
+        sums.append((module._loss_sum, module._tokens))
+    assert sums[2][1] == sums[0][1] + sums[1][1]
+    assert sums[2][0] == pytest.approx(sums[0][0] + sums[1][0], rel=1e-5)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over fork")
 def test_two_processes_take_the_same_steps_as_one(tmp_path):
     words = (
