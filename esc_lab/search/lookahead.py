@@ -22,7 +22,7 @@ def expect_tree(tree: Tree, number: int, outcome: Outcome) -> Tree:
     if reward is None:
         reward = _mean_reward(tree, number)
     ended = outcome.exchange.seeker.ended if outcome.exchange else tree.nodes[number].ended
-    score = [reward - WORST_REWARD]
+    score: list[float | None] = [reward - WORST_REWARD]
     own_scores = outcome.own_scores or (score if ended else [])
     scores = outcome.scores or (score if outcome.priors else [])
     rewarded = add_outcome(expected, number, replace(outcome, own_scores=own_scores, scores=scores))
