@@ -39,6 +39,12 @@ _CONTEXT = [
     if key.method is None and not (key.measures or key.path or key.name in _NAMED or key.affects.stages & {*TRAININGS})
 ]
 _NET = "sra/sham_net"  # of these metrics the names begin so
+# Metrics that runs of older code lack, with what they stand beside.
+_NEWER = {
+    "preference/accuracy_per_token": "preference/accuracy",
+    "preference/shorter": "preference/accuracy",
+    "preference/reward_accuracy_per_token": "preference/reward_accuracy",
+}
 _MISSING = object()  # the value of a setting that a run is older than
 
 
@@ -86,9 +92,9 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
         if len(set(layouts.values()) - {""}) > 1 and not _named_by(_LAYOUT, layouts):
             remarks[f"prompts differ in the layout or the words of {template}: {_describe(layouts)}"] = None
     for metric in metrics:
-        empty = [run for run in runs if metric not in run.metrics and not _lacks(run, metric)]
+        empty = [run for run in runs if _unparsable(run, metric)]
         if empty:
-            remarks[f"no {metric} where nothing could be parsed, or in older runs: {_list_runs(empty)}"] = None
+            remarks[f"no {metric}, as nothing could be parsed: {_list_runs(empty)}"] = None
     for name in _CONTEXT:
         values = _values(runs, name)
         if len(set(values.values())) > 1 and not _named_by(name, values):
@@ -165,8 +171,13 @@ def _require_all_seeds_measured(cells: Sequence[Cell], metrics: Sequence[str]) -
 
 
 def _lacks(run: Run, metric: str) -> bool:
-    """Whether a run did not measure what a metric is about. Where it did, and has none, nothing could be parsed."""
-    return metric not in run.metrics and not run.metrics.get(find_metric(metric).count, 0) > 0
+    """Whether a run did not measure a metric that it could have, if evaluated as others are."""
+    return metric not in run.metrics and not _unparsable(run, metric) and _NEWER.get(metric) not in run.metrics
+
+
+def _unparsable(run: Run, metric: str) -> bool:
+    """Whether a metric of strategy choice was measured and has no value, since no prediction could be parsed."""
+    return metric not in run.metrics and run.metrics.get(f"{metric.partition('/')[0]}/unparsable") == 1
 
 
 def _require_similar_test_set(runs: Sequence[Run]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -171,11 +172,25 @@ def test_a_seed_without_a_parsable_reply_leaves_no_value(tmp_path):
     found = compute_comparison(runs)
     assert ("tiny SFT (cso)", "generated/Q") not in found.estimates
     assert found.estimates["tiny SFT (cso)", "generated/unparsable"].values[1] == 1
-    assert any(
-        remark == f"no generated/Q where nothing could be parsed, or in older runs: {runs[1]}"
-        for remark in found.remarks
-    )
+    assert any(remark == f"no generated/Q, as nothing could be parsed: {runs[1]}" for remark in found.remarks)
     assert "-" in format_markdown(build_table(found))
+
+
+def test_seeds_of_older_code_leave_newer_metrics_out(tmp_path):
+    runs = []
+    for seed in (1, 2):
+        training = write_training(tmp_path / f"cso{seed}", "cso", seed=seed)
+        run = write_evaluation(tmp_path / f"run{seed}", predictions(skill=0.4, seed=seed), checkpoint=str(training))
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics |= {"preference/accuracy": 0.5, "preference/pairs": 8} | (
+            {"preference/shorter": 0.9} if seed == 2 else {}
+        )
+        (run / "metrics.json").write_text(json.dumps(metrics))
+        runs.append(run)
+    found = compute_comparison(runs)
+    assert found.estimates["tiny CSO (cso)", "preference/accuracy"].interval.value == 0.5
+    assert ("tiny CSO (cso)", "preference/shorter") not in found.estimates
+    assert not [remark for remark in found.remarks if "parsed" in remark]
 
 
 def test_one_training_says_nothing_of_the_method(tmp_path):
