@@ -176,8 +176,9 @@ def _lacks(run: Run, metric: str) -> bool:
 
 
 def _unparsable(run: Run, metric: str) -> bool:
-    """Whether a metric of strategy choice was measured and has no value, since no prediction could be parsed."""
-    return metric not in run.metrics and run.metrics.get(f"{metric.partition('/')[0]}/unparsable") == 1
+    """Whether a metric has no value since no reply of the run names a strategy, which it depends on."""
+    of_strategies = metric.partition("/")[0] in ("generated", "sra", "adherence")
+    return metric not in run.metrics and of_strategies and run.metrics.get("generated/unparsable") == 1
 
 
 def _require_similar_test_set(runs: Sequence[Run]) -> None:
