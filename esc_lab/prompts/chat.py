@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.data.strategies import MAX_NAME, Inventory, UnknownStrategyError, normalize_label
+from esc_lab.data.strategies import MAX_NAME, Inventory, Strategy, UnknownStrategyError, normalize_label
 from esc_lab.prompts.layouts import Layout
 from esc_lab.prompts.wording import MarkedText, Span, fill, join, mark_neutral, mark_strategy
 
@@ -88,8 +89,7 @@ def build_prompt(
         quoted = "\n".join(f"{_SPEAKERS[message.role]}: {message.content}" for message in older)
         parts["history"] = fill(words["history"], messages=quoted)
     if layout.chooses_strategy:
-        listed = [mark_strategy(words["listed_strategy"], each.name, each.definition) for each in inventory.strategies]
-        parts["choice"] = fill(words["choice"], strategies=join("\n", listed))
+        parts["choice"] = _list_strategies(words["choice"], words["listed_strategy"], inventory.strategies)
     elif strategy is None:
         raise ValueError(f"template '{layout.name}' needs a strategy")
     else:
@@ -99,6 +99,12 @@ def build_prompt(
         parts["instruction"] = fill(words["instruction"], strategy=text, neutral=neutral)
     system = join("\n\n", [parts[part] for part in layout.system if part in parts and parts[part].text])
     return Prompt((Message("system", system.text), *kept), system.spans)
+
+
+@lru_cache(maxsize=64)  # the same in every prompt of a run
+def _list_strategies(choice: str, listed: str, strategies: tuple[Strategy, ...]) -> MarkedText:
+    marked = [mark_strategy(listed, each.name, each.definition) for each in strategies]
+    return fill(choice, strategies=join("\n", marked))
 
 
 def history_messages(turns: Sequence[Turn], wording: Mapping[str, str], *, labels: bool) -> tuple[Message, ...]:

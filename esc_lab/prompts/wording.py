@@ -6,6 +6,7 @@ import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from esc_lab.data.fields import check_keys, require
@@ -30,7 +31,7 @@ class Span:
     strategy: str | None = None
 
     def moved(self, characters: int) -> Span:
-        return replace(self, start=self.start + characters, end=self.end + characters)
+        return Span(self.kind, self.message, self.start + characters, self.end + characters, self.strategy)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def join(separator: str, pieces: Iterable[MarkedText]) -> MarkedText:
     return MarkedText(text, tuple(spans))
 
 
+@lru_cache(maxsize=1024)  # a few for each strategy, in thousands of prompts
 def mark_strategy(template: str, name: str, definition: str) -> MarkedText:
     """A strategy in the words of a template with `{name}` and `{definition}`, its name and the whole of it marked."""
     filled = fill(template, name=_whole(name, "name"), definition=_whole(definition, "instruction"))
@@ -104,6 +106,7 @@ def mark_strategy(template: str, name: str, definition: str) -> MarkedText:
     return MarkedText(filled.text, tuple(replace(span, strategy=name) for span in marks))
 
 
+@lru_cache(maxsize=1024)
 def mark_neutral(template: str, phrase: str) -> MarkedText:
     """The neutral instruction with its `{phrase}`: the control of a strategy's instruction and name."""
     filled = fill(template, phrase=_whole(phrase, "neutral_name"))

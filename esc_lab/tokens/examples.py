@@ -17,7 +17,7 @@ from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts import Message, Prompt, build_layout, build_prompt, reply_content
+from esc_lab.prompts import Layout, Message, Prompt, build_prompt, reply_content
 from esc_lab.tokens.encode import ChatEncoder, EncodedChat, IntArray, TokenSpan
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ def build_examples(
     dialogue: Dialogue,
     inventory: Inventory,
     settings: TemplateConfig,
+    layout: Layout,
     *,
     inference: str = "direct",
     score_opening: bool = False,
@@ -129,7 +130,6 @@ def build_examples(
         min_turns: leave out decisions with fewer turns before them.
         history_turns: the prompts show at most this many of the last turns, from where the seeker begins to speak.
     """
-    layout = build_layout(settings)
     longest = max(inventory.strategies, key=lambda strategy: len(strategy.name + strategy.definition)).name
     examples = []
     for turn in dialogue.decisions(score_opening=score_opening):

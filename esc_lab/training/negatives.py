@@ -30,7 +30,6 @@ from esc_lab.models.forward import evaluation_mode
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel, model_identity
 from esc_lab.models.log_probs import label_log_probs
-from esc_lab.prompts import build_layout
 from esc_lab.seeds import derive_seed
 from esc_lab.terminal import track_progress
 from esc_lab.tokens import Example, encode_labels
@@ -207,7 +206,7 @@ class _Writer:
 
 def _check(turns: TurnEncoder, per_turn: int) -> None:
     inventory = turns.inventory
-    if not build_layout(turns.prompt).chooses_strategy:
+    if not turns.layout.chooses_strategy:
         raise UserError(
             "the prompt names the strategy, so the model has no wrong one to choose",
             where=f"prompt.train.template={turns.prompt.template}",

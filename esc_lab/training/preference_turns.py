@@ -11,7 +11,7 @@ import numpy as np
 from esc_lab.data.corpora import unpaired_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.models.log_probs import join_reply
-from esc_lab.prompts import Message, build_layout, reply_content
+from esc_lab.prompts import Message, reply_content
 from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples, encode_labels
 from esc_lab.tokens.examples import ReplyKey, find_reply
 from esc_lab.training.steps import TurnEncoder
@@ -102,7 +102,7 @@ class PreferenceEncoder:
 
     def __init__(self, turns: TurnEncoder, split: str, report: PreferenceReport, *, single_replies: bool) -> None:
         self.turns, self.encoded, self.report, self.single_replies = turns, turns.report(split), report, single_replies
-        self._layout = build_layout(turns.prompt)
+        self._layout = turns.layout
         self._label_tokens: dict[str, int] = {}
 
     def encode_tree(self, dialogues: Sequence[Dialogue]) -> list[PreferenceTurn]:

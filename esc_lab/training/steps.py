@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
+from esc_lab.prompts import Layout, build_layout
 from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_examples
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import build_examples
@@ -37,9 +39,13 @@ class TurnEncoder:
     row_tokens: int
     reports: dict[str, EncodeReport] = field(default_factory=dict)
 
+    @cached_property
+    def layout(self) -> Layout:
+        return build_layout(self.prompt)
+
     def examples(self, dialogue: Dialogue, **options: Any) -> list[Example]:
         """The dialogue's supporter turns with a strategy; options as in `build_examples`."""
-        return build_examples(dialogue, self.inventory, self.prompt, **options)
+        return build_examples(dialogue, self.inventory, self.prompt, self.layout, **options)
 
     def report(self, split: str) -> EncodeReport:
         return self.reports.setdefault(split, EncodeReport())

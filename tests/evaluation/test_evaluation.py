@@ -20,7 +20,6 @@ from esc_lab.evaluation.summary import print_strategies
 from esc_lab.metrics.predictions import Prediction, measure_texts
 from esc_lab.models import log_probs
 from esc_lab.prompts import Message
-from esc_lab.tokens.examples import build_examples
 from tests.comparison import synthetic
 from tests.training.modules import data_module
 
@@ -63,7 +62,7 @@ def test_distribution_and_gold_log_probs_equal_brute_force(tiny_models, family, 
     loaded, dialogue = tiny_models(family), sample_dialogues[0]
     evaluation, data = evaluated(loaded, [dialogue])
     predictions = evaluation.predictions
-    examples = build_examples(dialogue, INVENTORY, data.evaluated_turns.prompt)
+    examples = data.evaluated_turns.examples(dialogue)
     assert [prediction.turn for prediction in predictions] == [example.key.turn for example in examples]
     for prediction, example in list(zip(predictions, examples, strict=True))[::3]:
         messages = loaded.encoder.adapt(example.prompt).messages

@@ -243,7 +243,7 @@ def test_examples_follow_the_prompt_settings(module, dialogues):
     data = module(dialogues[:1])
     dialogue = dialogues[0]
     settings = TemplateConfig(template="c3_hl", history_labels=False, situation=True)
-    for example in build_examples(dialogue, data.inventory, settings, inference="cot"):
+    for example in build_examples(dialogue, data.inventory, settings, load_layout("c3_hl"), inference="cot"):
         turn = example.key.turn
         reply = dialogue.turns[turn].reply
         options = {"history_labels": False, "situation": True, "inference": "cot"}
@@ -255,7 +255,7 @@ def test_examples_follow_the_prompt_settings(module, dialogues):
             assert dialogue.turns[start].speaker == "seeker"
             assert dialogue.turns[start - 1].speaker == "supporter"
             assert example.shortened(start=start) == build_prompt(*arguments, **options, start=start)
-    cso = [example.reply for example in build_examples(dialogue, data.inventory, CSO)]
+    cso = [example.reply for example in build_examples(dialogue, data.inventory, CSO, load_layout("cso"))]
     replies = [dialogue.turns[turn].reply for turn in decisions_of(dialogue)]
     assert cso == [f"({reply.strategies[0]}) {reply.text}" for reply in replies]
 

@@ -12,6 +12,7 @@ import torch
 
 from esc_lab.config import TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
+from esc_lab.prompts import load_layout
 from esc_lab.tokens.examples import build_examples
 from esc_lab.training.sft import SFTModule
 from tests.e2e.conftest import one_and_two_processes
@@ -35,7 +36,7 @@ def brute_force_gradients(loaded, dialogues, data, weights=None):
     model = copy.deepcopy(loaded.model).double().requires_grad_(True)
     loss, total = torch.zeros(()), 0.0
     for dialogue in dialogues:
-        for example in build_examples(dialogue, data.inventory, TemplateConfig()):
+        for example in build_examples(dialogue, data.inventory, TemplateConfig(), load_layout("cso")):
             prompt = loaded.encoder.adapt(example.prompt)
             chat = loaded.encoder.encode([*prompt.messages, example.messages[-1]])
             start, end = chat.replies[len(prompt.messages)]
