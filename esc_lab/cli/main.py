@@ -136,13 +136,15 @@ def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> i
     if options.help:
         print(help_text([word for word in words if "=" not in word]))
         return 0
+    if options.experimental_rerun:
+        fix = "run the words in .hydra/overrides.yaml of the run again"
+        raise UserError("--experimental-rerun loads a pickle, and a pickle can run any code", fix=fix)
     if unknown:
         raise UserError(f"unknown option {unknown[0]}", fix="see `python run.py --help` and `--hydra-help`")
     multirun = options.multirun or "hydra.mode=MULTIRUN" in words
     # Lightning starts further processes of a run with the configuration that the first one has checked.
     checked = options.config_path or options.config_name
-    if checked or options.hydra_help or options.shell_completion or options.experimental_rerun:
-        words = options.overrides
+    if checked or options.hydra_help or options.shell_completion:
         first = None
     else:
         if multirun and words and lacks_stage(words):

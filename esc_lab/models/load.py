@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from esc_lab.artifacts import fingerprint, write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
+from esc_lab.models.checkpoint_files import find_checkpoint, identify_base
 from esc_lab.models.checks import check_tree_attention
 from esc_lab.models.forward import base_model
-from esc_lab.models.sources import locate_model
+from esc_lab.models.sources import first_line, load_config, locate_model, refuse_unreadable
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.runs.layout import BASE_MODEL
 from esc_lab.tokens import ChatEncoder
@@ -44,12 +45,10 @@ class LoadedModel:
 def load_encoder(model: ModelConfig, cache: Path) -> ChatEncoder:
     """A model's tokenizer with its own chat template, or the configured one."""
     location = locate_model(model, cache)
-    try:
+    with refuse_unreadable(f"model.path={model.path}"):
         tokenizer: Any = AutoTokenizer.from_pretrained(
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except OSError as error:
-        raise UserError(_first_line(error), where=f"model.path={model.path}") from None
     if model.chat_template:
         tokenizer.chat_template = _chat_template(model.chat_template)
     if tokenizer.pad_token_id is None:
@@ -73,24 +72,27 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, model.dtype)
     quantized = _quantization(model, dtype)
-    try:
+    origin: dict[str, Any] = {
+        "revision": None if weights else model.revision,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    with refuse_unreadable(str(weights) if weights else f"model.path={model.path}"):
         base: Any = AutoModelForCausalLM.from_pretrained(
             location,
+            config=load_config(location, **origin),
             dtype=dtype,
-            revision=None if weights else model.revision,
-            trust_remote_code=model.trust_remote_code,
             attn_implementation="eager",
             use_safetensors=True,
+            **origin,
             **({"quantization_config": quantized, "device_map": device} if quantized else {}),
         )
-    except OSError as error:
-        raise UserError(_first_line(error), where=f"model.path={model.path}") from None
     if not quantized:
         base.to(device)
     base.set_attn_implementation(IMPLEMENTATION)
     loaded: PreTrainedModel | PeftModel = base
     if adapter:
-        loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+        with refuse_unreadable(str(adapter)):
+            loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     loaded.eval()
     check_tree_attention(loaded)
     limit = int(base.config.get_text_config().max_position_embeddings)
@@ -139,7 +141,7 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
     try:
         peft_model = get_peft_model(loaded.model, config)
     except ValueError as error:
-        raise UserError(_first_line(error), where=f"adapter.target_modules={targets}") from None
+        raise UserError(first_line(error), where=f"adapter.target_modules={targets}") from None
     return replace(loaded, model=peft_model)
 
 
@@ -157,36 +159,8 @@ def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Pa
         loaded.encoder.tokenizer.save_pretrained(target)
     other = "model" if target.name == "adapter" else "adapter"
     (directory / other / BASE_MODEL).unlink(missing_ok=True)  # of an earlier run here: no checkpoint any more
-    write_atomic(target / BASE_MODEL, json.dumps(_identity(model), indent=2))
+    write_atomic(target / BASE_MODEL, json.dumps(identify_base(model), indent=2))
     return target
-
-
-def _identity(model: ModelConfig) -> dict[str, Any]:
-    """What makes two runs share a base model: everything in the model's config but how it is computed with."""
-    settings = asdict(model)
-    return {key: settings[key] for key in ("name", "source", "path", "revision", "shape")}
-
-
-def find_checkpoint(model: ModelConfig, checkpoint: Path | None) -> tuple[Path | None, Path | None]:
-    """The directory of the adapter, or of the whole model, that a checkpoint holds.
-
-    Raises:
-        UserError: it holds neither, or belongs to another base model.
-    """
-    if checkpoint is None:
-        return None, None
-    for kind in ("adapter", "model"):
-        for candidate in (checkpoint / kind, checkpoint):
-            if (candidate / BASE_MODEL).exists() and candidate.name == kind:
-                base = json.loads((candidate / BASE_MODEL).read_text())
-                if base != _identity(model):
-                    raise UserError(
-                        f"it was trained from {base['name']} ({base['path']}), not from {model.name} ({model.path})",
-                        where=str(checkpoint),
-                        fix="choose the same model= as the training run",
-                    )
-                return (candidate, None) if kind == "adapter" else (None, candidate)
-    raise UserError("no trained adapter/ or model/ in it", where=str(checkpoint), fix="name a finished training run")
 
 
 def model_identity(model: Any) -> dict[str, str]:
@@ -222,7 +196,3 @@ def _chat_template(name: str) -> str:
         known = ", ".join(sorted(file.stem for file in CHAT_TEMPLATES.glob("*.jinja")))
         raise UserError(f"no such chat template; bundled: {known}", where=f"model.chat_template={name}")
     return path.read_text(encoding="utf-8").rstrip("\n")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

