@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from esc_lab.artifacts import file_fingerprint, write_atomic
-from esc_lab.config import Config, typed
+from esc_lab.config import Config
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.evaluation.read_table import measure_pair
@@ -122,7 +122,9 @@ def _rewards(
 
     None if the reference is gone; no log-ratios of an objective without one.
     """
-    objective, reference = typed(OmegaConf.create({"objective": read_config(run)["objective"]})).objective, None
+    settings = OmegaConf.merge(OmegaConf.structured(ObjectiveConfig), read_config(run)["objective"])
+    objective: ObjectiveConfig = OmegaConf.to_object(settings)  # type: ignore[assignment]
+    reference = None
     if objective_of(objective).needs_reference:
         try:
             reference = _reference(cfg, loaded, run, split, row_tokens)
