@@ -17,12 +17,15 @@ import numpy as np
 from esc_lab.sra.sample import ReplySample, number_labels
 from esc_lab.statistics.intervals import FloatArray, IntArray, Interval, percentile_interval
 
+MAX_POOR = 0.2  # share of draws without some phrase or order; the others say little of how dialogues differ
 _SIDE = {"before": 0.5, "after": -0.5}
 
 
 @dataclass(frozen=True)
 class ControlSummary:
-    """Sham-net SRA of the replies of a run by the control in their prompts; intervals are over dialogues.
+    """Sham-net SRA of the replies of a run by the control in their prompts.
+
+    Intervals are over dialogues, without ends where these are too few for the phrases.
 
     Attributes:
         level: mean over phrases.
@@ -86,4 +89,7 @@ def _fit(sample: ReplySample, members: IntArray, design: FloatArray) -> FloatArr
 
 
 def _interval(samples: FloatArray) -> Interval:
+    """Of samples [1 + draws], the value itself first; without ends where many draws are nan."""
+    if np.isnan(samples[1:]).mean() > MAX_POOR:
+        return Interval(float(samples[0]), math.nan, math.nan)
     return percentile_interval(float(samples[0]), samples[1:])

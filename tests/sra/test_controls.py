@@ -46,6 +46,10 @@ def test_each_phrase_and_order_counts_once(counts):
 def test_intervals_are_over_dialogues():
     exact, noisy = (summarize_controls(ReplySample(planted(noise=noise), 200, 1))[0] for noise in (0.0, 0.5))
     assert exact.level.high - exact.level.low == pytest.approx(0, abs=1e-9)
+    apart = [replace(reply, dialogue=reply.phrase) for reply in planted()]
+    (few, _) = summarize_controls(ReplySample(apart, 200, 1))  # a phrase of one dialogue is missing in many draws
+    assert few.level.value == pytest.approx(exact.level.value)
+    assert math.isnan(few.level.low)
     assert noisy.level.high - noisy.level.low > 0.1
 
 
