@@ -28,7 +28,7 @@ from omegaconf import DictConfig
 from esc_lab import config
 from esc_lab.cli.compositions import COMPOSITION_ERRORS, explain_error, one_line, use_config_dirs
 from esc_lab.cli.help import help_text
-from esc_lab.cli.multirun import run_in_process, run_multirun
+from esc_lab.cli.multirun import describe_jobs, run_in_process, run_multirun
 from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, translate_python_dict
 from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
@@ -151,6 +151,9 @@ def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> i
             print("no stage named: every job is a pipeline (stage=pipeline)", file=sys.stderr)
             words.append("stage=pipeline")
         first = check(words, multirun=multirun)
+    if multirun and options.cfg and first is not None:  # Hydra shows the configuration of a single run only
+        print(describe_jobs(words, first, options.cfg, resolve=options.resolve))
+        return 0
     sys.argv[1:] = [*flags, *words]  # Hydra's parser wants all overrides in one place
     if first is not None and not options.cfg:
         if multirun:
