@@ -87,6 +87,8 @@ def render_data_card(
     }
     lost = sum(node.lost for tree in result.trees for node in tree.nodes)
     failures = {**result.counts, "decisions without texts": lost, "unfinished trees": result.unfinished}
+    if result.too_long:
+        failures["of these set aside, as a conversation exceeds a model's context"] = result.too_long
     # Markdown, which no browser runs: nothing is escaped but what would break a table.
     loader = PackageLoader("esc_lab.search")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
@@ -116,7 +118,8 @@ def render_data_card(
 def _describe_role(cfg: Config, role: str, models: Sequence[str]) -> tuple[str, ...]:
     """Who played a role: its row of the table."""
     played = getattr(cfg.llm, role)
-    sampling = ", ".join(f"{name} {getattr(played, name)}" for name in ("max_tokens", "temperature", "top_p"))
+    settings = {name: getattr(played, name) for name in ("max_tokens", "temperature", "top_p")}
+    sampling = ", ".join(f"{name} {'not sent' if value is None else value}" for name, value in settings.items())
     local = cfg.llm.local.model.licence if played.client == "local" and played.model is None else None
     return (
         role,
