@@ -9,14 +9,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
+
+from esc_lab.foreign_text import show_controls
 
 log = logging.getLogger(__name__)
 LINE_EVERY_S = 30.0
 T = TypeVar("T")
+
+
+class PlainFormatter(logging.Formatter):
+    """Messages as a terminal may have them: control characters in them are shown, not obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return show_controls(super().format(record))
+
+
+def escape(text: str) -> str:
+    """The text as markup of rich that shows it as it is."""
+    return markup.escape(show_controls(text))
 
 
 def track_progress(items: Sequence[T], what: str) -> Iterator[T]:
@@ -53,7 +67,7 @@ def print_table(
         table.add_row(*map(escape, row))
     screen.print(table)
     for note in notes:
-        screen.print(f"- {note}", highlight=False, markup=False, style="dim")
+        screen.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
 
 
 @contextmanager

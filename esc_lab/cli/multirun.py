@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.markup import escape
 from rich.table import Table
 
 from esc_lab.cli.compositions import compose_config, one_line, quote
@@ -21,7 +20,7 @@ from esc_lab.config import place_names
 from esc_lab.errors import UserError
 from esc_lab.runs import manifest
 from esc_lab.runs.layout import LOG, MANIFEST, METRICS
-from esc_lab.terminal import console
+from esc_lab.terminal import console, escape
 
 RUN_PY = Path(__file__).parents[2] / "run.py"
 _RESUME_FIX = "resume=auto runs what is missing"

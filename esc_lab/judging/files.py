@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.formats import markdown_table
 from esc_lab.comparison.record import replace_nan
+from esc_lab.foreign_text import escape_markdown
 from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric
 from esc_lab.judging.session import JUDGE, JudgeAnswers, JudgeSession
@@ -150,7 +151,7 @@ def _table(inputs: JudgeInputs, axes: Sequence[Axis], results: _Results) -> tupl
 
 def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
     cfg, inputs = session.cfg, session.inputs
-    models = ", ".join(session.calls.models(JUDGE)) or inputs.judge
+    models = escape_markdown(", ".join(session.calls.models(JUDGE))) or inputs.judge
     weights = ", ".join(f"{axis.weight:g} {axis.name}" for axis in session.axes)
     spent = session.calls.spent
     notes = [f"FORCED, do not rely on these numbers: {reason}." for reason in answers.forced]

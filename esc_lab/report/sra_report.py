@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esc_lab.comparison.formats import markdown_table
+from esc_lab.foreign_text import show_controls
 from esc_lab.report.figures import Point, curves, draw_figure, head_map
 from esc_lab.report.scatter import scatter
 from esc_lab.sra.controls import summarize_controls
@@ -59,7 +60,7 @@ class Report:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
-        console().print(line, highlight=False)
+        console().print(show_controls(line), highlight=False)
 
     def draw_curves(self, name: str, series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> None:
         if series:

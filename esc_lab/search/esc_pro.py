@@ -20,6 +20,7 @@ from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
+from esc_lab.foreign_text import escape_markdown
 from esc_lab.search.judge_check import TRUSTED_AUC
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.session import SearchResult
@@ -89,7 +90,7 @@ def render_data_card(
     failures = {**result.counts, "decisions without texts": lost, "unfinished trees": result.unfinished}
     if result.too_long:
         failures["of these set aside, as a conversation exceeds a model's context"] = result.too_long
-    # Markdown, which no browser runs: nothing is escaped but what would break a table.
+    # Markdown, so nothing is escaped as HTML; what models and endpoints say stands in tables, which `_table` escapes.
     loader = PackageLoader("esc_lab.search")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.get_template("data_card.md.jinja").render(
@@ -148,5 +149,5 @@ def _describe_limits(rule: PreferenceConfig, preferences: Sequence[Preferences])
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    cells = [[" ".join(str(value).split()).replace("|", "\\|") for value in line] for line in lines]
+    cells = [[escape_markdown(str(value)) for value in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
