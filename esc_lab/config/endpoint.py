@@ -1,4 +1,4 @@
-"""Addresses of endpoints: which are valid, and how they may be shown."""
+"""Addresses of endpoints and names of variables: which are valid, and which hold what may not be shown."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def is_variable_name(text: str) -> bool:
     (True, False, False)
     """
     return re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", text) is not None
+
+
+_SECRETS = ("KEY", "KEYS", "TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "CREDENTIALS")
+
+
+def names_secret(variable: str) -> bool:
+    """Whether an environment variable, by its name, holds a secret.
+
+    >>> names_secret("HF_TOKEN"), names_secret("OPENAI_APIKEY"), names_secret("TOKENIZERS_PARALLELISM")
+    (True, True, False)
+    """
+    return any(part.endswith(_SECRETS) for part in re.split(r"[^A-Z]+", variable.upper()))
 
 
 def shown_url(base_url: str | None) -> str:
