@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 import urllib.request
+from contextlib import suppress
 from dataclasses import replace
 from email.utils import formatdate
 from typing import get_args
@@ -242,7 +243,7 @@ def test_passing_problems_are_tried_again_and_counted(fault, kind):
 
 
 @pytest.mark.parametrize(("fault", "said"), [("endless", "longer than 4 MiB"), ("packed", "longer than 4 MiB"),
-                                             ("packed:br", "packed by 'br'")])  # fmt: skip
+                                             ("packed:br", "packed in a way")])  # fmt: skip
 def test_a_body_is_read_up_to_a_limit(fault, said):
     async def run():
         async with (endpoint := Endpoint(faults=lambda number, body: fault)) as url:
@@ -255,6 +256,48 @@ def test_a_body_is_read_up_to_a_limit(fault, said):
 
     # What is on its way when the client hangs up is in the buffers of both ends.
     assert virtual_run(run()) < 2 * 32 * 2**20
+
+
+BODY = b'{"choices": [{"message": {"content": "yes"}}]}'
+HEADS = [
+    b"\x00\xff\r\n\r\n",
+    b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nX-\xff: \xff\x00\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999999999999999\r\n\r\n{",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: \xff\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"HTTP/1.1 503 \xff\r\nRetry-After: \xff\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"A: " + b"b" * 100_000 + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"".join(b"A%d: b\r\n" % number for number in range(20_000)) + b"\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=range(len(HEADS)))
+def test_heads_that_are_hostile_are_counted(head):
+    async def run():
+        responses = iter([head])
+
+        async def serve(reader, writer):
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await reader.readuntil(b"\r\n\r\n")
+                good = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+                writer.write(next(responses, good))
+                await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            client = client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+            answer = await client.answer(REQUEST)
+            await client.close()
+            return answer, client
+
+    answer, client = virtual_run(run())
+    assert answer.text == "yes"
+    assert client.retries.total() == 1
 
 
 def test_a_packed_body_is_unpacked():

@@ -84,7 +84,7 @@ class _LimitedStream(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._encoding not in ("identity", "gzip"):
-            raise BodyError(f"the response is packed by {self._encoding[:20]!r}, which was not asked for")
+            raise BodyError("the response is packed in a way that was not asked for")
         unpack = zlib.decompressobj(wbits=31) if self._encoding == "gzip" else None
         read = written = 0
         async for chunk in self._stream:

@@ -170,6 +170,8 @@ class OpenAIClient:
             cause = _first_cause(error)
             kind: Passing = "timeouts" if isinstance(cause, TimeoutError) else "connection_errors"
             return Problem(kind, self._one_line(f"{type(cause).__name__} {cause}"))
+        except ValueError as error:  # of what reads heads: bytes in them that are no text, and the like
+            return Problem("malformed", f"the head of the response cannot be read ({type(error).__name__})")
         except connection.BodyError as error:
             return Problem("malformed", str(error))
         except connection.RedirectError as error:
