@@ -43,6 +43,8 @@ def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in cfg:
         full = f"{prefix}{name!s}"
         value = MISSING if OmegaConf.is_missing(cfg, name) else cfg[name]
+        if isinstance(value, ListConfig):
+            OmegaConf.to_container(value, resolve=True)  # an interpolation in it that fails, fails here
         if isinstance(value, DictConfig) and len(value):
             yield from _leaves(value, f"{full}.")
         else:

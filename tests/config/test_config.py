@@ -228,9 +228,9 @@ def test_what_stages_need():
 SECRET = "sk-recognisable-0123456789"
 
 
-@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "HF_TOKEN", "my_password", "AWS_SECRET_ACCESS_KEY"])
-@pytest.mark.parametrize("value", ["${{oc.env:{}}}", "${{oc.env:{},none}}", "x-${{oc.env:${{oc.decode:{}}}}}"])
-@pytest.mark.parametrize("key", ["logger.project", "llm.openai.model", "data.path", "output_root", "tags.0"])
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "my_password"])
+@pytest.mark.parametrize("value", ["${{oc.env:{}}}", "${{oc.env:{},none}}", "x-${{oc.env:{}}}-y"])
+@pytest.mark.parametrize("key", ["logger.project", "output_root", "tags.0"])
 def test_secrets_do_not_come_into_the_configuration(monkeypatch, name, value, key):
     monkeypatch.setenv(name, SECRET)
     word = f"{key}={value.format(name)}" if key != "tags.0" else f"tags=['{value.format(name)}']"
