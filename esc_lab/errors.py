@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from esc_lab.foreign_text import show_controls
-
 
 class UserError(Exception):
     """Something the user can mend: bad input, a wrong setting, a missing file.
@@ -23,7 +21,7 @@ class UserError(Exception):
         self.message, self.where, self.fix = message, where, fix
         text = f"{where}: {message}" if where else message
         stop = "" if text.endswith(("?", ".")) else "."
-        super().__init__(show_controls(f"{text}{stop} Fix: {fix}" if fix else text))
+        super().__init__(f"{text}{stop} Fix: {fix}" if fix else text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

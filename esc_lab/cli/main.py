@@ -32,10 +32,10 @@ from esc_lab.cli.multirun import describe_jobs, run_in_process, run_multirun
 from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, translate_python_dict
 from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
-from esc_lab.foreign_text import show_controls
 from esc_lab.runs import manifest
 from esc_lab.runs.reuse import find_reused_stages
 from esc_lab.stages.run_stage import run_stage
+from esc_lab.terminal import show_controls
 
 log = logging.getLogger("run")
 

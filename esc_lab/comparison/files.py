@@ -19,10 +19,10 @@ from esc_lab.comparison.judgements import read_interval
 from esc_lab.comparison.record import build_record
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.table import Table
-from esc_lab.foreign_text import escape_markdown, to_cell
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.records import find_metric
 from esc_lab.runs.layout import COMPARISON_CSV
+from esc_lab.terminal import escape_markdown, to_cell
 
 log = logging.getLogger(__name__)
 _LONG_COLUMNS = (

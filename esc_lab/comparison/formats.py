@@ -11,9 +11,8 @@ from rich.table import Table as RichTable
 
 from esc_lab.comparison.estimates import Difference
 from esc_lab.comparison.table import Entry, Table
-from esc_lab.foreign_text import show_controls
 from esc_lab.metrics.metric import Metric
-from esc_lab.terminal import escape
+from esc_lab.terminal import escape, show_controls
 
 # --- Markdown
 

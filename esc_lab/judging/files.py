@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.formats import markdown_table
 from esc_lab.comparison.record import replace_nan
-from esc_lab.foreign_text import escape_markdown
 from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric
 from esc_lab.judging.session import JUDGE, JudgeAnswers, JudgeSession
@@ -21,7 +20,7 @@ from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
-from esc_lab.terminal import print_table
+from esc_lab.terminal import escape_markdown, print_table
 
 
 class _Results(NamedTuple):

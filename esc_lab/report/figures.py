@@ -24,8 +24,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.foreign_text import show_controls
 from esc_lab.statistics.intervals import BoolArray, FloatArray, Interval
+from esc_lab.terminal import show_controls
 
 P = ParamSpec("P")
 

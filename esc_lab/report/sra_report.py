@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from esc_lab.comparison.formats import markdown_table
-from esc_lab.foreign_text import show_controls
 from esc_lab.report.figures import Point, curves, draw_figure, head_map
 from esc_lab.report.scatter import scatter
 from esc_lab.sra.controls import summarize_controls
@@ -30,7 +29,7 @@ from esc_lab.sra.relations import (
 )
 from esc_lab.sra.sample import MeasuredReply, ReplySample
 from esc_lab.statistics.intervals import FloatArray, Interval
-from esc_lab.terminal import console, print_table
+from esc_lab.terminal import console, print_table, show_controls
 
 MEASURES = {
     "log_sra": "mean log SRA",

@@ -20,12 +20,12 @@ from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.foreign_text import escape_markdown
 from esc_lab.search.judge_check import TRUSTED_AUC
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
 from esc_lab.statistics.intervals import LEVEL
+from esc_lab.terminal import escape_markdown
 
 log = logging.getLogger(__name__)
 NOT_STATED = "not stated"
