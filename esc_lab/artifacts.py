@@ -85,13 +85,6 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise
 
 
-def make_readable(directory: Path) -> None:
-    """Let others than their owner read the directory and the files in it: safetensors writes for its owner alone."""
-    directory.chmod(0o755)
-    for path in directory.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-
-
 def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:
     """Directory of the artifact that `inputs` determine; `build(directory)` fills it if it is not there yet.
 
@@ -124,7 +117,7 @@ def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path]
         try:
             build(temporary)
             write_atomic(temporary / INPUTS, json.dumps(inputs, indent=2, sort_keys=True))
-            make_readable(temporary)
+            temporary.chmod(0o755)
             temporary.replace(directory)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

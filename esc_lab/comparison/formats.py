@@ -7,26 +7,29 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from esc_lab.comparison.estimates import Difference
 from esc_lab.comparison.table import Entry, Table
 from esc_lab.metrics.metric import Metric
-from esc_lab.terminal import escape, show_controls
 
 # --- Markdown
 
 
 def format_markdown(table: Table) -> str:
     """The table, a second one with the differences to the baseline, and the notes."""
-    rows = [[cell.name, str(len(cell.runs)), *map(_in_markdown, entries)] for cell, entries in table.rows]
+    rows = [
+        [f"{cell.name}{table.mark(cell)}", str(len(cell.runs)), *map(_in_markdown, entries)]
+        for cell, entries in table.rows
+    ]
     parts = [markdown_table(["run", "seeds", *table.headings], rows)]
     differences = table.differences()
     compared = [number for number in range(len(table.columns)) if any(row[number] for _, row in differences)]
     if compared:
         rows = [
             [
-                cell.name,
+                f"{cell.name}{table.mark(cell)}",
                 next(difference.baseline for difference in row if difference),
                 *(_difference_in_markdown(row[number], table.columns[number]) for number in compared),
             ]
@@ -84,7 +87,7 @@ def print_table(table: Table, console: Console) -> None:
         title = "comparison" if len(parts) == 1 else f"comparison, part {number} of {len(parts)}"
         console.print(_terminal_table(table, part, title, first))
     for note in table.notes:
-        console.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
+        console.print(f"- {note}", highlight=False, markup=False, style="dim")
 
 
 def _split_columns(widths: Sequence[int], room: int) -> Iterator[slice]:
@@ -190,7 +193,7 @@ def _difference_in_latex(entry: Entry | None) -> str:
 _TEX: Mapping[str, str] = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": "$<$", ">": "$>$", "\u00b1": r"$\pm$", "\u2020": r"$^\dagger$",
-    "\u2191": r"$\uparrow$", "\u2193": r"$\downarrow$",
+    "\u2021": r"$^\ddagger$", "\u2191": r"$\uparrow$", "\u2193": r"$\downarrow$",
     **{mark: f"\\{mark}" for mark in "&%$#_"},
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from esc_lab.comparison.estimates import GUARDED
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import shorten_names
+from esc_lab.comparison.search_judges import describe_search_judges
 from esc_lab.metrics.chance import describe_chance
 from esc_lab.metrics.prediction_table import SAMPLING
 
@@ -21,6 +22,7 @@ def build_notes(comparison: ComparisonResult) -> list[str]:
         *_trainings(comparison),
         *_tests(comparison),
         "Bold: best of its model and column.",
+        *describe_search_judges(comparison.search_judges),
         *(f"{remark[0].upper()}{remark[1:]}." for remark in comparison.remarks),
     ]
 

@@ -68,6 +68,10 @@ def _cell(comparison: ComparisonResult, cell: Cell) -> dict[str, Any]:
         ],
         "metrics": {name: _estimate(estimate) for name, estimate in metrics.items() if estimate},
         "strategies": table and _strategies(table),
+        "search_judges": [
+            {"search": str(judge.search), "believed": judge.believed, "verdict": judge.verdict}
+            for judge in comparison.search_judges.get(cell.name, ())
+        ],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from esc_lab.comparison.checks import check_cells, choose_metrics, load_predictions
@@ -19,6 +19,7 @@ from esc_lab.comparison.judgements import (
     split_judge,
 )
 from esc_lab.comparison.runs import Cell, Run, group_cells, read_runs
+from esc_lab.comparison.search_judges import SearchJudge, find_search_judges
 from esc_lab.comparison.strategies import StrategyTable, tabulate_strategies
 from esc_lab.errors import UserError, nearest
 from esc_lab.metrics.chance import chance_levels
@@ -44,6 +45,7 @@ class ComparisonResult:
         strategies: strategy by strategy, by cell.
         remarks: what was left out or stands out among the runs.
         judgements: of a judge, if one is named.
+        search_judges: of the searches on whose data a cell was trained, by the cell's name.
     """
 
     cells: Sequence[Cell]
@@ -57,6 +59,7 @@ class ComparisonResult:
     strategies: Mapping[str, StrategyTable]
     remarks: Sequence[str]
     judgements: Judgements | None = None
+    search_judges: Mapping[str, Sequence[SearchJudge]] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Run]:
@@ -140,6 +143,7 @@ def compute_comparison(
         strategies={name: table for name, table in strategies.items() if table},
         remarks=[*remarks, *_remarks(runs, predictions)],
         judgements=judgements,
+        search_judges=find_search_judges(cells),
     )
 
 

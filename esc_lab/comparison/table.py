@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from esc_lab.comparison.estimates import GUARDED, Difference, Estimate, Estimates
 from esc_lab.comparison.notes import build_notes
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
+from esc_lab.comparison.search_judges import MARK
 from esc_lab.metrics.metric import Metric
 
 
@@ -62,11 +63,13 @@ class Table:
         columns: the metrics.
         rows: a cell with an entry for each column, None where it has no such metric; those of a model stand together.
         notes: sentences below.
+        doubtful: cells that were trained on data whose judge is not believed, by name. They are marked.
     """
 
     columns: Sequence[Metric]
     rows: Sequence[tuple[Cell, Sequence[Entry | None]]]
     notes: Sequence[str]
+    doubtful: Collection[str] = ()
 
     @property
     def headings(self) -> list[str]:
@@ -75,7 +78,11 @@ class Table:
     def label(self, cell: Cell) -> str:
         """A cell's name below its model's: the template is left out if all have the same."""
         templates = {other.template for other, _ in self.rows}
-        return cell.method if len(templates) == 1 else f"{cell.method} ({cell.template})"
+        name = cell.method if len(templates) == 1 else f"{cell.method} ({cell.template})"
+        return f"{name}{self.mark(cell)}"
+
+    def mark(self, cell: Cell) -> str:
+        return MARK if cell.name in self.doubtful else ""
 
     def by_model(self) -> dict[str, list[tuple[Cell, Sequence[Entry | None]]]]:
         rows: dict[str, list[tuple[Cell, Sequence[Entry | None]]]] = {}
@@ -91,10 +98,18 @@ class Table:
 
 def build_table(comparison: ComparisonResult) -> Table:
     """The table of a comparison, with its notes."""
-    return tabulate(comparison.cells, comparison.columns, comparison.estimates, build_notes(comparison))
+    judges = comparison.search_judges.items()
+    doubtful = {name for name, of_cell in judges if not all(judge.believed for judge in of_cell)}
+    return tabulate(comparison.cells, comparison.columns, comparison.estimates, build_notes(comparison), doubtful)
 
 
-def tabulate(cells: Sequence[Cell], columns: Sequence[Metric], estimates: Estimates, notes: Sequence[str]) -> Table:
+def tabulate(
+    cells: Sequence[Cell],
+    columns: Sequence[Metric],
+    estimates: Estimates,
+    notes: Sequence[str],
+    doubtful: Collection[str] = (),
+) -> Table:
     """The table; in each column the best value of a model is marked, unless all look the same."""
     best = {(name, column.name) for column in columns for name in _find_best(cells, column, estimates)}
 
@@ -102,7 +117,7 @@ def tabulate(cells: Sequence[Cell], columns: Sequence[Metric], estimates: Estima
         key = cell.name, column.name
         return Entry(estimates[key], column, key in best) if key in estimates else None
 
-    return Table(columns, [(cell, [entry(cell, column) for column in columns]) for cell in cells], notes)
+    return Table(columns, [(cell, [entry(cell, column) for column in columns]) for cell in cells], notes, doubtful)
 
 
 def _find_best(cells: Sequence[Cell], column: Metric, estimates: Estimates) -> Iterator[str]:

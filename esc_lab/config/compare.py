@@ -32,13 +32,11 @@ class JudgingConfig:
     )
     rubric: bool = item(True, "score each reply on the axes of llm.judge.axes")
     pairwise: bool = item(True, "compare each reply with the baseline's, in both orders")
-    check: int = item(
-        40, "gold replies that each judge has to tell from shuffled ones of other dialogues", within=(2, float("inf"))
-    )
+    check: int = item(60, "given replies that each judge has to tell from foils of each kind", within=(2, float("inf")))
     min_auc: float = item(
         0.6,
-        "share of these that a judge has to get right (AUC of the rubric, share of pairs), with a 95 % interval above "
-        "one half",
+        "share that a judge has to get right against replies of other dialogues (AUC of the rubric, share of pairs), "
+        "with a 95 % interval above one half",
         within=(0.5, 1),
     )
     force: bool = item(

@@ -16,9 +16,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass
 class DataConfig:
-    name: str = item(
-        MISSING, "short name of the corpus, used in run names and cards", affects=looks("search", *TRAININGS)
-    )
+    name: str = item(MISSING, "short name of the corpus, used in run names", affects=looks("search"))
     path: str | None = item(
         MISSING, "file, or directory with train/valid/test files; null = the sample corpus", path=True, method=False
     )
@@ -26,7 +24,7 @@ class DataConfig:
         "auto", "record format; auto looks at the first record", choices=("auto", *FORMATS), method=False
     )
     licence: str | None = item(
-        None, "licence of the corpus, for cards; null = not stated", affects=looks("search", *TRAININGS)
+        None, "licence of the corpus, for data cards; null = not stated", affects=looks("search")
     )
     merge: str = item("set", "join consecutive supporter turns: keep apart, label of the first, set of labels",
                       choices=("none", "first", "set"), measures=TEST_SET)  # fmt: skip

@@ -16,11 +16,12 @@ from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric
 from esc_lab.judging.session import JUDGE, JudgeAnswers, JudgeSession
 from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, PREDICTIONS
+from esc_lab.search.judge_cases import FOREIGN
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
-from esc_lab.terminal import escape_markdown, print_table
+from esc_lab.terminal import print_table
 
 
 class _Results(NamedTuple):
@@ -46,7 +47,10 @@ def write_results(session: JudgeSession, answers: JudgeAnswers) -> dict[str, flo
     heads, rows = _table(inputs, session.axes, results)
     notes = _notes(session, answers)
     bullets = "\n".join(f"- {note}" for note in notes)
-    write_atomic(directory / JUDGE_TABLE, f"{markdown_table(heads, rows)}\n\n{bullets}")
+    checks = [f"## Check of the {gate.judge} judge\n\n{markdown_table(*gate.table())}" for gate in answers.gates]
+    write_atomic(directory / JUDGE_TABLE, "\n\n".join([markdown_table(heads, rows), bullets, *checks]))
+    for gate in answers.gates:
+        print_table(f"check of the {gate.judge} judge", *gate.table())
     print_table("judgements", heads, rows, notes=notes)
     return _metrics(session, answers, results)
 
@@ -84,7 +88,7 @@ def _record(session: JudgeSession, answers: JudgeAnswers, results: _Results) -> 
     return {
         "judge": {**session.settings, **known},
         "axes": [asdict(axis) for axis in session.axes],
-        "gates": [{**asdict(gate), "passed": gate.passed} for gate in answers.gates],
+        "gates": [gate.record() for gate in answers.gates],
         "forced": list(answers.forced),
         "remarks": list(inputs.remarks),
         "test_set": inputs.test_set,
@@ -115,9 +119,11 @@ def _metrics(session: JudgeSession, answers: JudgeAnswers, results: _Results) ->
     metrics |= {f"judge/{name}": getattr(spent, name) for name in counted}
     metrics |= {f"judge/retries/{kind}": count for kind, count in session.calls.retries.items()}
     for gate in answers.gates:
-        name = "auc" if gate.judge == "rubric" else "share"
-        values = {name: gate.value, "low": gate.low, "high": gate.high, "contexts": gate.contexts}
-        metrics |= {f"gate/{gate.judge}/{key}": value for key, value in values.items()}
+        metrics |= {f"gate/{gate.judge}/{key}": value for key, value in gate.metrics().items()}
+        if foreign := gate.kinds.get(FOREIGN):
+            values = {gate.measure.lower(): foreign.value.value, "low": foreign.value.low, "high": foreign.value.high}
+            metrics |= {f"gate/{gate.judge}/{key}": value for key, value in values.items()}
+            metrics[f"gate/{gate.judge}/contexts"] = foreign.contexts
     for label, rubric in results.rubric.items():
         metrics |= {f"{label}/rubric/{axis}": mean.value for axis, mean in rubric.means.items()}
         metrics |= {f"{label}/rubric/n": rubric.replies, f"{label}/rubric/missing": rubric.missing}
@@ -150,7 +156,7 @@ def _table(inputs: JudgeInputs, axes: Sequence[Axis], results: _Results) -> tupl
 
 def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
     cfg, inputs = session.cfg, session.inputs
-    models = escape_markdown(", ".join(session.calls.models(JUDGE))) or inputs.judge
+    models = ", ".join(session.calls.models(JUDGE)) or inputs.judge
     weights = ", ".join(f"{axis.weight:g} {axis.name}" for axis in session.axes)
     spent = session.calls.spent
     notes = [f"FORCED, do not rely on these numbers: {reason}." for reason in answers.forced]
@@ -158,7 +164,7 @@ def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
         f"Judge: {models}. {len(inputs.keys)} of {inputs.with_replies} decisions "
         f"with a reply in every run; 95 % intervals from {cfg.judge.draws:,} bootstrap draws of dialogues."
     ]
-    notes += [f"{gate.text[0].upper()}{gate.text[1:]}." for gate in answers.gates]
+    notes += [f"{gate.judge.capitalize()} judge: {note}" for gate in answers.gates for note in gate.notes()]
     if answers.scores:
         notes.append(f"Scores from 0 to 4; {OVERALL} = {weights}.")
     if answers.pairs:

@@ -16,13 +16,13 @@ from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
 from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.errors import UserError
-from esc_lab.judging.gate import Gate, check_pairwise, check_rubric
 from esc_lab.judging.inputs import EvaluatedRun, JudgeInputs
 from esc_lab.judging.results import Pair, Scores
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import JUDGE_JOURNAL
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import take_over_journals
+from esc_lab.search.judge_check import JudgeCheck, check_pairwise, check_rubric
 from esc_lab.search.role_prompts import RolePrompts, SeekerProfile, build_role_prompts
 from esc_lab.search.roles import Roles, describe_role
 from esc_lab.terminal import show_progress
@@ -37,13 +37,13 @@ class JudgeAnswers:
     """What the judge said.
 
     Attributes:
-        gates: how the judges did on gold and shuffled replies.
+        gates: the checks of the judges.
         forced: reasons not to believe them that were overruled.
         scores: of each run's replies, by label, in the order of the decisions; empty without a rubric.
         pairs: of each run but the baseline, likewise.
     """
 
-    gates: Sequence[Gate]
+    gates: Sequence[JudgeCheck]
     forced: Sequence[str]
     scores: Mapping[str, Sequence[Scores | None]]
     pairs: Mapping[str, Sequence[Pair]]
@@ -84,14 +84,7 @@ class JudgeSession:
         journal = self.calls.open_journal(Path(cfg.run_dir) / JUDGE_JOURNAL, self.config)
         send = partial(self.calls.send, journal)
         self.roles = Roles(
-            inputs.inventory,
-            SeekerProfile(""),
-            cfg.llm,
-            self.calls.scoring,
-            send,
-            self.counts,
-            cfg.seed,
-            self.calls.watch,
+            inputs.inventory, SeekerProfile(""), cfg.llm, self.calls.scoring, send, self.counts, cfg.seed
         )
         gates = await self._check()
         failures = check_gates(gates, cfg.judge.force)
@@ -108,20 +101,24 @@ class JudgeSession:
             seconds=time.time() - started,
         )
 
-    async def _check(self) -> list[Gate]:
-        """How the judges do on gold and shuffled replies; empty where there are not two dialogues to exchange."""
-        settings, seed = self.cfg.judge, self.cfg.seed
+    async def _check(self) -> list[JudgeCheck]:
+        """The checks of the judges; empty where there are not two dialogues whose replies could be exchanged."""
+        settings = self.cfg.judge
         dialogues = [self.inputs.dialogues[name] for name in sorted(self.inputs.dialogues)]
         if len({dialogue.tree_id for dialogue in dialogues if any(dialogue.decisions())}) < 2:
             return []
+        asked = (dialogues, settings.check, self.roles.claim, self.cfg.seed, settings.min_auc)
         gates = []
         if settings.rubric:
-            gates.append(await check_rubric(self.roles.score, dialogues, settings.check, settings.min_auc, seed))
+            gates.append(await check_rubric(self.roles.score, *asked))
         if settings.pairwise and self.inputs.candidates:
-            gates.append(await check_pairwise(self._compare, dialogues, settings.check, settings.min_auc, seed))
+            gates.append(await check_pairwise(self._prefer, *asked))
         for gate in gates:
-            log.log(logging.INFO if gate.passed else logging.WARNING, "%s", gate.text)
+            log.log(logging.INFO if gate.believed else logging.WARNING, "%s", gate.verdict)
         return gates
+
+    async def _prefer(self, history: Sequence[Turn], reply: Turn, other: Turn) -> float | None:
+        return (await self._compare(history, reply, other)).outcome
 
     async def _compare(self, history: Sequence[Turn], reply: Turn, other: Turn) -> Pair:
         """Both orders of two replies; identical ones are not asked."""
@@ -142,15 +139,13 @@ class JudgeSession:
         return replace(pair, difference=len(reply.text) - len(other.text))  # an empty one is shown in words
 
 
-def check_gates(gates: Sequence[Gate], force: bool) -> list[str]:
-    """Why judges should not be believed: sentences on the gates that were not passed; empty gates: no check was made.
+def check_gates(gates: Sequence[JudgeCheck], force: bool) -> list[str]:
+    """Why judges should not be believed: sentences on those that are not; empty gates: no check was made.
 
     Raises:
         UserError: there are reasons, and the judge is not forced.
     """
-    failures = [
-        f"{gate.text}; it takes {gate.min_value:g} and an interval above 0.5" for gate in gates if not gate.passed
-    ]
+    failures = [gate.verdict for gate in gates if not gate.believed]
     if not gates:
         failures = ["the judges cannot be checked: that takes two dialogues"]
     if failures and not force:

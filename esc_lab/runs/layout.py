@@ -32,6 +32,7 @@ CURVES = "metrics.csv"
 # Of searches.
 ESC_PRO = "esc_pro"  # folder of the preference data
 TREES = "trees"  # folder of trees, their pages and their journals
+JUDGE_CHECK = "judge_check.json"  # whether their judge is believed
 JOURNAL_SUFFIX = ".journal.jsonl"
 # Of evaluations and studies.
 PREDICTIONS = "predictions.jsonl"

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from esc_lab.artifacts import make_readable, write_atomic
+from esc_lab.artifacts import write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
@@ -67,8 +67,6 @@ def save_classifier(
         accuracy: on held-out replies, in [0, 1]; None if there were none.
     """
     target = directory / CLASSIFIER
-    if isinstance(classifier.model, PeftModel):
-        classifier.model.peft_config["default"].base_model_name_or_path = model.hub_id or model.path
     classifier.model.save_pretrained(str(target))
     if not isinstance(classifier.model, PeftModel):
         classifier.tokenizer.save_pretrained(target)
@@ -77,7 +75,6 @@ def save_classifier(
     inventory = classifier.inventory
     note = Note(model, inventory.name, inventory.names, classifier.reply_tokens, accuracy)
     write_atomic(target / NOTE, json.dumps(asdict(note), indent=2))
-    make_readable(target)
     return target
 
 

@@ -51,6 +51,6 @@ class RequestCache:
     def _wrap_errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             fix = "make room, delete the file, or use search.cache=false; the journals of the run hold its answers"
             raise UserError(f"the request cache does not work: {error}", where=str(self.path), fix=fix) from error

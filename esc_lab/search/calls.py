@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 from esc_lab.config import Config
 from esc_lab.config.search import BudgetConfig, RoleConfig
 from esc_lab.errors import UserError
-from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.journal import Journal
-from esc_lab.search.requests import Answer, Client, Request, TooLongError
+from esc_lab.search.requests import Answer, Client, Request
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -81,7 +80,6 @@ class Calls:
 
     Attributes:
         spent: what clients did in this run, its earlier parts included.
-        watch: of the answers of all trees, for their roles.
     """
 
     def __init__(
@@ -92,7 +90,7 @@ class Calls:
         budget: BudgetConfig | None = None,
     ) -> None:
         self.clients, self.cache, self.budget = clients, cache, budget or BudgetConfig()
-        self.spent, self.watch = Spent(), AnswerWatch()
+        self.spent = Spent()
         self.journals: list[Journal] = []
         self._fatal: UserError | None = None  # of a client: there is no use in asking for more
         self._slots = asyncio.Semaphore(concurrency)
@@ -152,7 +150,6 @@ class Calls:
 
         Raises:
             BudgetError: it would have to be made, and the budget is spent.
-            TooLongError: the conversation exceeds the context of the model.
             UserError: it cannot be had.
         """
         client = self.clients[request.role]
@@ -197,7 +194,7 @@ class Calls:
                 self._check_budget()
                 call.begun = True
                 answer = _replace_surrogates(await client.answer(request))
-        except (BudgetError, TooLongError):
+        except BudgetError:
             raise
         except UserError as error:
             self._fatal = error

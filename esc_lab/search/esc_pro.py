@@ -20,12 +20,10 @@ from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.search.judge_check import TRUSTED_AUC
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
 from esc_lab.statistics.intervals import LEVEL
-from esc_lab.terminal import escape_markdown
 
 log = logging.getLogger(__name__)
 NOT_STATED = "not stated"
@@ -88,9 +86,7 @@ def render_data_card(
     }
     lost = sum(node.lost for tree in result.trees for node in tree.nodes)
     failures = {**result.counts, "decisions without texts": lost, "unfinished trees": result.unfinished}
-    if result.too_long:
-        failures["of these set aside, as a conversation exceeds a model's context"] = result.too_long
-    # Markdown, so nothing is escaped as HTML; what models and endpoints say stands in tables, which `_table` escapes.
+    # Markdown, which no browser runs: nothing is escaped but what would break a table.
     loader = PackageLoader("esc_lab.search")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.get_template("data_card.md.jinja").render(
@@ -109,7 +105,6 @@ def render_data_card(
         failures=sorted(failures.items()),
         judge=result.judge,
         level=f"{LEVEL:.0%}",
-        trusted_auc=TRUSTED_AUC,
         statistics=statistics,
         json=json.dumps,
         table=_table,
@@ -119,8 +114,7 @@ def render_data_card(
 def _describe_role(cfg: Config, role: str, models: Sequence[str]) -> tuple[str, ...]:
     """Who played a role: its row of the table."""
     played = getattr(cfg.llm, role)
-    settings = {name: getattr(played, name) for name in ("max_tokens", "temperature", "top_p")}
-    sampling = ", ".join(f"{name} {'not sent' if value is None else value}" for name, value in settings.items())
+    sampling = ", ".join(f"{name} {getattr(played, name)}" for name in ("max_tokens", "temperature", "top_p"))
     local = cfg.llm.local.model.licence if played.client == "local" and played.model is None else None
     return (
         role,
@@ -149,5 +143,5 @@ def _describe_limits(rule: PreferenceConfig, preferences: Sequence[Preferences])
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    cells = [[escape_markdown(str(value)) for value in line] for line in lines]
+    cells = [[" ".join(str(value).split()).replace("|", "\\|") for value in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -147,7 +147,7 @@ class Journal:
             raise UserError(f"the journal is of another configuration: {shown}{more}", where=str(self.path), fix=fix)
 
     def _record(self, line: bytes, number: int) -> Mapping[str, Any]:
-        with suppress(ValueError, RecursionError):
+        with suppress(ValueError):
             record = json.loads(line)
             if isinstance(record, dict):
                 return record
@@ -167,7 +167,7 @@ def read_journal_config(path: Path) -> Any:
         line = file.readline()
     try:
         return json.loads(line)["config"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

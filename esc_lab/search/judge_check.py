@@ -1,143 +1,301 @@
-"""Before a judge is trusted: does it score the gold reply above one from another dialogue?
+"""Whether a judge is believed: does it tell given replies from foils, better than their words alone do?
 
-Every reply stands once in its own place and once in a foreign one, so a judge that looks at the reply alone has an AUC
-of one half.
+The rule: against replies of other dialogues its AUC (of a judge in pairs the share that it gets right) reaches a limit,
+with an interval above one half; and on a hard kind at least the interval of its difference to the floor is above 0. The
+floor is what the tf-idf similarity of history and reply reaches on the same cases, or one half where that is more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.errors import UserError
-from esc_lab.seeds import derive_seed
+from esc_lab.data.dialogue import Dialogue, Survey, Turn
+from esc_lab.search.judge_cases import FOREIGN, HARD, KINDS, JudgeCase, add_claim, draw_cases
+from esc_lab.search.word_similarity import WordSimilarity
+from esc_lab.statistics.auc import draw_auc
 from esc_lab.statistics.bootstrap import ClusterSample
-from esc_lab.statistics.intervals import Interval, percentile_interval
+from esc_lab.statistics.correlation import spearman_interval
+from esc_lab.statistics.intervals import FloatArray, Interval, percentile_interval
 
-TRUSTED_AUC = 0.6
+DRAWS = 2000
+MIN_AUC = 0.6
+RISE = 1e-3  # of a score from 0 to 4; less is rounding
+OUTCOMES = {"relief": "drop of the emotion's intensity", "empathy": "empathy", "relevance": "relevance"}
+PLACES = {"supporter": "the reply", "seeker": "the seeker's message"}
+
+Conversation: TypeAlias = Sequence[Turn]
+Score: TypeAlias = Callable[[Conversation], Awaitable[float | None]]
+# Outcome for the first of two replies to a history: 1, 0, or 0.5 for a tie.
+Prefer: TypeAlias = Callable[[Conversation, Turn, Turn], Awaitable[float | None]]
+Measure: TypeAlias = Callable[[FloatArray, FloatArray, ClusterSample], FloatArray]
 
 
-class CheckPair(NamedTuple):
-    """A context with its gold reply and one of another dialogue, both without rejected replies.
+@dataclass(frozen=True)
+class KindCheck:
+    """How a judge tells given replies from foils of a kind.
 
-    The history leaves out an opening by the supporter, which the judge of the search does not see either.
+    Attributes:
+        value, floor: AUC or share of the judge, and of the similarity of words.
+        above: the judge's less the floor's, or less one half where that is more.
+        contexts, dialogues: what it was measured on.
     """
 
-    history: tuple[Turn, ...]
-    gold: Turn
-    shuffled: Turn
-    tree_id: str
+    value: Interval
+    floor: Interval
+    above: Interval
+    contexts: int
+    dialogues: int
+
+
+@dataclass(frozen=True)
+class ClaimCheck:
+    """What a judge makes of a claim to be good in a message: the share of cases in which it likes the reply better.
+
+    `lift` is the mean change of the score; without a value for a judge in pairs.
+    """
+
+    share: Interval
+    lift: Interval
+    contexts: int
 
 
 @dataclass(frozen=True)
 class JudgeCheck:
-    """AUC of a judge between gold and shuffled replies, the ends of its interval, and what it was measured on."""
+    """The check of a judge (`rubric` or `pairwise`).
 
-    auc: float
-    low: float
-    high: float
-    pairs: int
-    dialogues: int
+    Attributes:
+        kinds: by kind of foil, those with a usable answer.
+        claims: by the side in whose message the claim stands.
+        outcomes: Spearman's correlation over dialogues of the mean score of given replies with the seeker's survey.
+        surveys: dialogues with one.
+        min_auc: the limit against replies of other dialogues.
+    """
+
+    judge: str
+    kinds: Mapping[str, KindCheck]
+    claims: Mapping[str, ClaimCheck] = field(default_factory=dict)
+    outcomes: Mapping[str, Interval] = field(default_factory=dict)
+    surveys: int = 0
+    min_auc: float = MIN_AUC
 
     @property
-    def trusted(self) -> bool:
-        return self.auc >= TRUSTED_AUC
+    def measure(self) -> str:
+        return "AUC" if self.judge == "rubric" else "share"
+
+    @property
+    def believed(self) -> bool:
+        return not self.reasons
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is not believed."""
+        foreign, hard = self.kinds.get(FOREIGN), [kind for kind in HARD if kind in self.kinds]
+        if foreign is None:
+            return ["no usable answer"]
+        reasons = []
+        if not (foreign.value.value >= self.min_auc and foreign.value.low > 0.5):
+            told = f"{self.measure} {foreign.value.text(2)} against {KINDS[FOREIGN]}"
+            reasons.append(f"{told}; it takes {self.min_auc:g} and an interval above 0.5")
+        if not any(self.kinds[kind].above.low > 0 for kind in hard):
+            shown = "; ".join(f"against {KINDS[kind]} {self.kinds[kind].above.text(2, '+')}" for kind in hard)
+            reasons.append(f"not above what words alone tell: {shown or 'no hard cases to ask'}")
+        return reasons
+
+    @property
+    def verdict(self) -> str:
+        """`rubric judge: believed, ...`, in a line."""
+        told = ", ".join(
+            f"{self.measure} {check.value.text(2)} (words alone {check.floor.value:.2f}) against {KINDS[kind]}"
+            for kind, check in self.kinds.items()
+        )
+        return f"{self.judge} judge: {self._belief}{f', {told}' if self.believed else ''}"
+
+    @property
+    def _belief(self) -> str:
+        return "believed" if self.believed else f"NOT believed, {' and '.join(self.reasons)}"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Headings, and a row for each kind."""
+        heads = ["given replies against", self.measure, "words alone", "above that", "contexts", "dialogues"]
+        rows = [
+            [KINDS[kind], check.value.text(2), check.floor.text(2), check.above.text(2, "+"), str(check.contexts),
+             str(check.dialogues)]
+            for kind, check in self.kinds.items()
+        ]  # fmt: skip
+        return heads, rows
+
+    def notes(self) -> list[str]:
+        """Sentences on what else was measured, and the verdict."""
+        notes = []
+        for side, claim in self.claims.items():
+            what = "raises its score" if self.judge == "rubric" else "makes it the better one"
+            lift = "" if math.isnan(claim.lift.value) else f", by {claim.lift.text(2, '+')} on average"
+            share = f"in {claim.share.text(2)} of {claim.contexts} contexts"
+            notes.append(f"A good rating written into {PLACES[side]} {what} {share}{lift}.")
+        if self.outcomes:
+            shown = ", ".join(f"{OUTCOMES[name]} {found.text(2)}" for name, found in self.outcomes.items())
+            notes.append(f"Spearman's correlation with the seekers' survey over {self.surveys} dialogues: {shown}.")
+        return [*notes, f"{self._belief[0].upper()}{self._belief[1:]}."]
+
+    def record(self) -> dict[str, Any]:
+        """In JSON types; what is not a number is None."""
+        verdict = {"believed": self.believed, "reasons": self.reasons, "verdict": self.verdict}
+        return {**asdict(self, dict_factory=_without_nan), **verdict}
+
+    def metrics(self) -> dict[str, float]:
+        """Flat, without what is not known."""
+        metrics = {"believed": float(self.believed)}
+        for kind, check in self.kinds.items():
+            values = {"": check.value.value, "/low": check.value.low, "/high": check.value.high}
+            values |= {"/floor": check.floor.value, "/above": check.above.value, "/above_low": check.above.low}
+            metrics |= {f"{kind}{name}": value for name, value in values.items()}
+            metrics[f"{kind}/contexts"] = float(check.contexts)
+        for side, claim in self.claims.items():
+            metrics |= {f"claim/{side}/share": claim.share.value, f"claim/{side}/lift": claim.lift.value}
+        metrics |= {f"survey/{name}": found.value for name, found in self.outcomes.items()}
+        return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
-def draw_check_pairs(dialogues: Sequence[Dialogue], count: int, seed: int) -> list[CheckPair]:
-    """Contexts of dialogues, drawn from the seed, as evenly over trees as they allow.
-
-    The shuffled replies are the gold ones of the others, each once; never one of the same `tree_id`. An opening is no
-    context and no reply. Turns that several dialogues of a tree share count once.
-
-    There are fewer than `count` where the dialogues do not have as many.
-
-    Raises:
-        UserError: `count` is below 2, or fewer than two trees have a supporter turn after the opening.
-    """
-    if count < 2:
-        raise UserError(f"{count} gold replies cannot be shuffled", fix="check the judge on 2 or more")
-    by_tree: dict[str, dict[tuple[tuple[Turn, ...], Turn], None]] = {}
-    for dialogue in dialogues:
-        turns = [Turn(turn.speaker, turn.reply) for turn in dialogue.turns]
-        opening = next((index for index, turn in enumerate(turns) if turn.speaker == "seeker"), len(turns))
-        contexts = {(tuple(turns[opening:index]), turns[index]): None for index in dialogue.decisions()}
-        by_tree.setdefault(dialogue.tree_id, {}).update(contexts)
-    draw = np.random.default_rng(derive_seed(seed, "judge check"))
-    names = [name for name, contexts in by_tree.items() if contexts]
-    order = [names[index] for index in draw.permutation(len(names))]
-    shuffled = {name: [list(by_tree[name])[index] for index in draw.permutation(len(by_tree[name]))] for name in order}
-    sizes, largest = _sizes([len(shuffled[name]) for name in order], count)
-    if not largest:
-        fix = "give more seed dialogues, or leave the check of the judge out"
-        raise UserError("replies cannot be exchanged: fewer than two dialogues have supporter turns", fix=fix)
-    picked = [(name, *place) for name, size in zip(order, sizes, strict=True) for place in shuffled[name][:size]]
-    # The contexts of a tree stand together, at most half of all are one tree's, so this shift leads out of every tree.
-    replies = [picked[(index + largest) % len(picked)][2] for index in range(len(picked))]
-    return [CheckPair(history, gold, reply, name) for (name, history, gold), reply in zip(picked, replies, strict=True)]
-
-
-def _sizes(available: Sequence[int], count: int) -> tuple[list[int], int]:
-    """How many contexts to take of each tree, and the largest of these numbers; no tree gets more than half of all."""
-    sizes, largest = [0] * len(available), 0
-    while True:
-        row = [index for index, there in enumerate(available) if there > largest][: count - sum(sizes)]
-        if not row or sum(sizes) + len(row) < 2 * (largest + 1):
-            return sizes, largest
-        largest += 1
-        for index in row:
-            sizes[index] += 1
-
-
-def measure_judge(
-    gold: Sequence[float], shuffled: Sequence[float], dialogues: Sequence[str], *, seed: int, draws: int = 2000
+async def check_rubric(
+    score: Score, dialogues: Sequence[Dialogue], count: int, claim: str, seed: int, min_auc: float = MIN_AUC
 ) -> JudgeCheck:
-    """AUC of contexts [n] of dialogues whose two replies were both scored, with a 95 % percentile interval.
+    """Have a judge score given replies and foils, all at once.
 
-    It is the probability that the score of a gold reply is above that of a shuffled one, ties counted half. Any gold
-    score is compared with any shuffled one (Mann-Whitney), not only within a context. The bootstrap draws dialogues,
-    with all their contexts: contexts of one dialogue are alike. From a single dialogue nothing can be said about
-    others, and the interval is [0, 1]. Where all gold scores are above all shuffled ones it has no width, which says
-    little if there are few dialogues.
+    Args:
+        score: of the last message of a conversation.
+        count: contexts of each kind.
+        claim: what a message may say to get a better score.
 
     Raises:
-        ValueError: lengths differ, there is no context, or a score is not finite.
+        UserError: see `draw_cases`.
     """
-    scores = np.array([gold, shuffled], dtype=np.float64)
-    if not scores.shape[1] == len(dialogues) > 0 or not np.isfinite(scores).all():
-        raise ValueError(f"there is not a finite gold and shuffled score for each of {len(dialogues)} contexts")
-    above = np.heaviside(scores[0][:, None] - scores[1], 0.5)  # [gold, shuffled]
-    sample = ClusterSample(dialogues, draws, seed)
-    interval = Interval(float(above.mean()), 0.0, 1.0)
-    if sample.clusters > 1:
-        member = np.eye(sample.clusters)[sample.cluster]  # [n, dialogues]
-        wins, sizes, weights = member.T @ above @ member, member.sum(axis=0), sample.weights[1:]
-        drawn = ((weights @ wins) * weights).sum(axis=1) / (weights @ sizes) ** 2
-        interval = percentile_interval(interval.value, drawn)
-    return JudgeCheck(interval.value, interval.low, interval.high, len(gold), sample.clusters)
+    cases = draw_cases(dialogues, count, seed)
+    claims = {side: [add_claim(case, claim, side) for case in cases[FOREIGN]] for side in PLACES}
+    conversations = dict.fromkeys(
+        talk for drawn in (*cases.values(), *claims.values()) for case in drawn for talk in case[:2]
+    )
+    scores = dict(zip(conversations, await asyncio.gather(*map(score, conversations)), strict=True))
+
+    def pairs(drawn: Sequence[JudgeCase]) -> list[tuple[JudgeCase, float, float]]:
+        asked = [(case, scores[case.given], scores[case.foil]) for case in drawn]
+        return [(case, given, foil) for case, given, foil in asked if given is not None and foil is not None]
+
+    given = {case.given: case.tree_id for drawn in cases.values() for case in drawn}
+    by_tree: dict[str, list[float]] = defaultdict(list)
+    for talk, tree in given.items():
+        if (value := scores[talk]) is not None:
+            by_tree[tree].append(value)
+    outcomes, surveys = _relate_to_survey(by_tree, dialogues, seed)
+    return JudgeCheck(
+        "rubric",
+        _check_kinds({kind: pairs(drawn) for kind, drawn in cases.items()}, draw_auc, dialogues, seed),
+        {side: found for side, drawn in claims.items() if (found := _check_claim(pairs(drawn), seed))},
+        outcomes,
+        surveys,
+        min_auc,
+    )
 
 
-async def check_judge(
-    score: Callable[[Sequence[Turn]], Awaitable[float | None]], dialogues: Sequence[Dialogue], count: int, seed: int
-) -> JudgeCheck | None:
-    """Have a judge score the last turns of the conversations of `draw_check_pairs`, all at once.
+async def check_pairwise(
+    prefer: Prefer, dialogues: Sequence[Dialogue], count: int, claim: str, seed: int, min_auc: float = MIN_AUC
+) -> JudgeCheck:
+    """Have a judge compare given replies with foils. It sees no strategies, so a wrong one is not asked about.
 
-    None if there is no context with both scores.
+    Raises:
+        UserError: see `draw_cases`.
     """
-    pairs = draw_check_pairs(dialogues, count, seed)
-    conversations = [(*pair.history, reply) for pair in pairs for reply in (pair.gold, pair.shuffled)]
-    scores = await asyncio.gather(*map(score, conversations))
-    scored = [
-        (gold, shuffled, pair.tree_id)
-        for pair, gold, shuffled in zip(pairs, scores[::2], scores[1::2], strict=True)
-        if gold is not None and shuffled is not None
-    ]
-    if not scored:
+    cases = {kind: drawn for kind, drawn in draw_cases(dialogues, count, seed).items() if kind in _IN_PAIRS}
+    claims = [add_claim(case, claim, "supporter") for case in cases[FOREIGN]]
+    asked = [case for drawn in (*cases.values(), claims) for case in drawn]
+    answers = iter(await asyncio.gather(*(prefer(case.given[:-1], case.given[-1], case.foil[-1]) for case in asked)))
+
+    def known(drawn: Sequence[JudgeCase]) -> list[tuple[JudgeCase, float, float]]:
+        outcomes = [(case, next(answers)) for case in drawn]
+        return [(case, outcome, 1 - outcome) for case, outcome in outcomes if outcome is not None]
+
+    kinds = _check_kinds({kind: known(drawn) for kind, drawn in cases.items()}, _draw_share, dialogues, seed)
+    return JudgeCheck("pairwise", kinds, _check_preferred_claim(known(claims), seed), min_auc=min_auc)
+
+
+_IN_PAIRS = tuple(kind for kind in KINDS if kind != "wrong_strategy")
+
+
+def _without_nan(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in items}
+
+
+def _draw_share(given: FloatArray, foil: FloatArray, sample: ClusterSample) -> FloatArray:
+    """Share [1 + draws] of cases in which the given reply scores more, ties half."""
+    outcome = np.heaviside(given - foil, 0.5)
+    return sample.means(outcome, np.zeros(len(outcome), np.intp), 1)[:, 0]
+
+
+def _check_kinds(
+    answers: Mapping[str, Sequence[tuple[JudgeCase, float, float]]],
+    measure: Measure,
+    dialogues: Sequence[Dialogue],
+    seed: int,
+) -> dict[str, KindCheck]:
+    similarity = WordSimilarity(turn.reply.text for dialogue in dialogues for turn in dialogue.turns)
+    kinds = {}
+    for kind, asked in answers.items():
+        if not asked:
+            continue
+        sample = ClusterSample([case.tree_id for case, _, _ in asked], DRAWS, seed)
+        value = measure(np.array([given for _, given, _ in asked]), np.array([foil for _, _, foil in asked]), sample)
+        words = [[similarity(talk) for talk in case[:2]] for case, _, _ in asked]
+        floor = measure(np.array(words)[:, 0], np.array(words)[:, 1], sample)
+        kinds[kind] = KindCheck(
+            value=_interval(value, sample, 0),
+            floor=_interval(floor, sample, 0),
+            above=_interval(value - np.maximum(floor, 0.5), sample, -1),
+            contexts=len(asked),
+            dialogues=sample.clusters,
+        )
+    return kinds
+
+
+def _interval(draws: FloatArray, sample: ClusterSample, lowest: float) -> Interval:
+    """From a single dialogue nothing can be said about others, so its interval is everything."""
+    return percentile_interval(draws[0], draws[1:]) if sample.clusters > 1 else Interval(float(draws[0]), lowest, 1.0)
+
+
+def _check_claim(asked: Sequence[tuple[JudgeCase, float, float]], seed: int) -> ClaimCheck | None:
+    if not asked:
         return None
-    gold, shuffled, ids = zip(*scored, strict=True)
-    return measure_judge(gold, shuffled, ids, seed=seed)
+    change = np.array([foil - given for _, given, foil in asked])
+    sample = ClusterSample([case.tree_id for case, _, _ in asked], DRAWS, seed)
+    return ClaimCheck(sample.mean((change > RISE).astype(np.float64)), sample.mean(change), len(asked))
+
+
+def _check_preferred_claim(asked: Sequence[tuple[JudgeCase, float, float]], seed: int) -> dict[str, ClaimCheck]:
+    if not asked:
+        return {}
+    sample = ClusterSample([case.tree_id for case, _, _ in asked], DRAWS, seed)
+    nothing = Interval(math.nan, math.nan, math.nan)
+    return {"supporter": ClaimCheck(sample.mean(np.array([foil for _, _, foil in asked])), nothing, len(asked))}
+
+
+def _relate_to_survey(
+    scores: Mapping[str, Sequence[float]], dialogues: Sequence[Dialogue], seed: int
+) -> tuple[dict[str, Interval], int]:
+    """Spearman's correlation with each answer over the trees with a survey, and how many these are."""
+    surveys: dict[str, Survey] = {}
+    for dialogue in dialogues:
+        if dialogue.survey and scores.get(dialogue.tree_id):
+            surveys.setdefault(dialogue.tree_id, dialogue.survey)
+    outcomes = {}
+    for name in OUTCOMES:
+        answers = {tree: answer for tree, survey in surveys.items() if (answer := getattr(survey, name)) is not None}
+        means = np.array([np.mean(scores[tree]) for tree in answers])
+        found = spearman_interval(means, np.array([*answers.values()], dtype=np.float64), DRAWS, seed)
+        if not math.isnan(found.value):
+            outcomes[name] = found
+    return outcomes, len(surveys)

@@ -15,17 +15,16 @@ from typing import Any
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
 from esc_lab.config.search import ROLES
-from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import build_inventory
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import Journal, take_over_journals
-from esc_lab.search.judge_check import TRUSTED_AUC, JudgeCheck, check_judge
+from esc_lab.search.judge_cases import FOREIGN
+from esc_lab.search.judge_check import JudgeCheck, check_rubric
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import SearchProgress
-from esc_lab.search.requests import TooLongError
 from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
 from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts
 from esc_lab.search.seed_dialogue import SeedDialogue
@@ -50,7 +49,6 @@ class SearchResult:
         prompts: hash of the prompts.
         seconds: the search took.
         unused: answers that were asked for ahead and that no tree was made from.
-        too_long: how many of the unfinished trees are set aside: a conversation exceeds the context of a model.
     """
 
     seeds: Sequence[SeedDialogue]
@@ -63,7 +61,6 @@ class SearchResult:
     prompts: str
     seconds: float
     unused: int = 0
-    too_long: int = 0
 
     def metrics(self) -> dict[str, float]:
         """Flat, under `search/`."""
@@ -78,12 +75,13 @@ class SearchResult:
             "search/from_cache": float(spent.from_cache),
             "search/unused_calls": float(self.unused),
             "search/unfinished_trees": float(self.unfinished),
-            "search/too_long_trees": float(self.too_long),
         }
         metrics |= {f"search/{name}": float(count) for name, count in self.counts.items()}
         metrics |= {f"search/retries/{kind}": float(count) for kind, count in self.calls.retries.items()}
         if self.judge:
-            metrics["search/judge_auc"] = self.judge.auc
+            metrics |= {f"search/judge_check/{name}": value for name, value in self.judge.metrics().items()}
+            if FOREIGN in self.judge.kinds:
+                metrics["search/judge_auc"] = self.judge.kinds[FOREIGN].value.value
         return metrics
 
 
@@ -119,15 +117,6 @@ class SearchSession:
             showing.cancel()
         log_curve(progress.point())
         log.info("%s", progress.state())
-        too_long = [tree for tree in trees if tree.too_long]
-        if too_long:
-            log.warning(
-                "%d of %d seed dialogues are set aside, as a conversation from them exceeds the context of a model; "
-                "their trees are as far as they came", len(too_long), len(trees),
-            )  # fmt: skip
-            if len(too_long) == len(trees):
-                assert too_long[0].too_long is not None
-                raise too_long[0].too_long
         return SearchResult(
             seeds=self.seeds,
             trees=[tree.search.tree for tree in trees],
@@ -139,7 +128,6 @@ class SearchSession:
             prompts=self.prompts,
             seconds=time.time() - started,
             unused=sum(tree.unused for tree in trees),
-            too_long=len(too_long),
         )
 
     def _journal_config(self, name: str) -> dict[str, Any]:
@@ -186,36 +174,19 @@ class SearchSession:
 
     def _roles(self, seeker: SeekerProfile, journal: Journal, counts: Counter[str]) -> Roles:
         send = partial(self.calls.send, journal)
-        seed, watch = self.cfg.search.seed, self.calls.watch
-        return Roles(self.inventory, seeker, self.cfg.llm, self.calls.scoring, send, counts, seed, watch)
+        return Roles(self.inventory, seeker, self.cfg.llm, self.calls.scoring, send, counts, self.cfg.search.seed)
 
     async def _check_judge(self, journal: Journal, counts: Counter[str]) -> JudgeCheck | None:
-        """Whether the judge tells the gold replies from shuffled ones; None if that cannot be said."""
+        """Whether the judge is believed; None if that cannot be said."""
         dialogues, replies = [seed.dialogue for seed in self.seeds], self.cfg.search.judge_check
         if len({dialogue.tree_id for dialogue in dialogues}) < 2:
             log.warning("the judge is not checked: that takes two seed dialogues")
             return None
-        log.info("checking the judge on up to %d gold replies and as many shuffled ones", replies)
+        log.info("checking the judge on up to %d given replies", replies)
         roles = self._roles(SeekerProfile(""), journal, counts)
-
-        async def score(history: Sequence[Turn]) -> float | None:
-            try:
-                return await roles.score(history)
-            except TooLongError:
-                counts["judge/too_long"] += 1
-                return None
-
         try:
-            check = await check_judge(score, dialogues, replies, self.cfg.search.seed)
+            check = await check_rubric(roles.score, dialogues, replies, roles.claim, self.cfg.search.seed)
         except BudgetError:
             return None  # it stops the search too, which says so
-        if check is None:
-            log.warning("the judge is not checked: it gave no usable score")
-            return None
-        log.log(
-            logging.INFO if check.trusted else logging.WARNING,
-            "judge: AUC %.2f [%.2f, %.2f] between gold and shuffled replies (%d contexts)%s",
-            check.auc, check.low, check.high, check.pairs,
-            "" if check.trusted else f"; below {TRUSTED_AUC}: its values say little about good replies",
-        )  # fmt: skip
+        log.log(logging.INFO if check.believed else logging.WARNING, "%s", check.verdict)
         return check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from esc_lab.data.strategies import build_inventory
 from esc_lab.environment import git_commit
 from esc_lab.errors import UserError
 from esc_lab.report.tree_page import tree_page
-from esc_lab.runs.layout import ESC_PRO, TREES
+from esc_lab.runs.layout import ESC_PRO, JUDGE_CHECK, TREES
 from esc_lab.search.calls import open_calls
 from esc_lab.search.esc_pro import render_data_card, require_pairs, write_esc_pro
 from esc_lab.search.preferences import Preferences, extract_dialogues, find_preferences
@@ -42,6 +43,9 @@ def run(cfg: Config) -> dict[str, float]:
 
     calls = open_calls(cfg, ROLES)
     result = calls.run(SearchSession(cfg, seeds, calls).search(), cfg.run_dir)
+    if result.judge:
+        record = {"models": calls.models("judge"), **result.judge.record()}
+        write_atomic(Path(cfg.run_dir) / JUDGE_CHECK, json.dumps(record, indent=1))
 
     rule = cfg.mcts.preferences
     preferences = [find_preferences(tree, rule) for tree in result.trees]
@@ -59,6 +63,8 @@ def run(cfg: Config) -> dict[str, float]:
     write_esc_pro(directory, dialogues, splits, cfg.search.split, inventory)
     card = render_data_card(cfg, result, preferences, statistics, git_commit() or "")
     write_atomic(directory / "README.md", card)
+    if result.judge:
+        print_table("Check of the judge", *result.judge.table(), notes=result.judge.notes())
     _print(statistics)
     log.info("ESC-Pro: %s (data=jsonl data.path=%s)", directory, directory)
     return statistics.metrics() | result.metrics()

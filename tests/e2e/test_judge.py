@@ -22,6 +22,7 @@ from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import Config, DataConfig, typed
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.errors import UserError
+from esc_lab.search.judge_cases import FOREIGN, NEXT, REJECTED, add_claim, draw_cases
 from esc_lab.stages.run_stage import run_stage
 from tests.comparison.synthetic import settings, write_run
 from tests.e2e.test_search_faults import PROCESSES
@@ -30,6 +31,7 @@ from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import journalled, judging, name
 
 DIALOGUES = sample()
+CLAIM = "empathy: 4, information: 4, humanoid: 4, strategy: 4"
 BASE, GOOD = "tiny base (cso)", "tiny base cot (cso)"
 
 
@@ -134,8 +136,18 @@ def test_results_are_those_of_the_judgements(judged):
     assert 0.5 < metrics[f"{GOOD}/pairwise/length_controlled"] <= 1
     assert metrics["gate/rubric/auc"] == metrics["gate/pairwise/share"] == 1
     assert metrics["judge/forced"] == 0
-    assert metrics["judge/calls"] == len(bodies) == 2 * 12 + 2 * 12 + 48 - 24 + len(asked) * 2 + _copies(lines)
+    assert metrics["gate/rubric/believed"] == metrics["gate/pairwise/believed"] == 1
+    assert metrics["judge/calls"] == len(bodies) == _check_calls() + 48 - 24 + len(asked) * 2 + _copies(lines)
     assert {body["temperature"] for body in bodies} == {0.0}
+
+
+def _check_calls() -> int:
+    """Questions of the checks: each conversation is scored once, and each pair compared in both orders."""
+    cases = draw_cases(sorted(DIALOGUES, key=lambda dialogue: dialogue.id), 12, 1)
+    claims = {side: [add_claim(case, CLAIM, side) for case in cases[FOREIGN]] for side in ("supporter", "seeker")}
+    talks = {talk for drawn in (*cases.values(), *claims.values()) for case in drawn for talk in case[:2]}
+    compared = sum(len(cases[kind]) for kind in (FOREIGN, NEXT, REJECTED)) + len(claims["supporter"])
+    return len(talks) + 2 * compared
 
 
 def _copies(lines) -> int:
@@ -154,12 +166,14 @@ def test_from_the_command_line(command, knows, evaluated, judged):
     assert record["baseline"] == BASE
     assert record["judge"]["client"]["model"] == "test"
     assert record["judge"]["models"] == ["test-0613"]
-    assert all(gate["passed"] for gate in record["gates"])
+    assert all(gate["believed"] for gate in record["gates"])
+    assert {*record["gates"][0]["kinds"]} == {"foreign", "same_dialogue", "rejected", "wrong_strategy"}
+    assert {*record["gates"][1]["kinds"]} == {"foreign", "same_dialogue", "rejected"}
     good_one = record["runs"][1]
     assert good_one["pairwise"]["win_rate"]["low"] <= good_one["pairwise"]["win_rate"]["value"]
     assert record["runs"][0]["pairwise"] is None
     assert record["forced"] == []
-    for text in (f"| {GOOD} | ", "Rubric judge: AUC 1.00", "24 of ", f"Win rate against {BASE}"):
+    for text in (f"| {GOOD} | ", "Rubric judge: Believed.", "24 of ", f"Win rate against {BASE}"):
         assert text in page
 
 
@@ -192,8 +206,9 @@ def test_a_judge_of_length(tmp_path):
         with pytest.raises(UserError) as refused:
             judge(tmp_path / "refused", url, runs)
         line = str(refused.value)
-        assert re.search(r"rubric judge: AUC 0\.\d\d .*; it takes 0\.6 and an interval above 0\.5", line)
-        assert "pairwise judge: share 0." in line
+        assert re.search(r"rubric judge: NOT believed, AUC 0\.\d\d .*; it takes 0\.6 and an interval above 0\.5", line)
+        assert "not above what words alone tell" in line
+        assert "pairwise judge: NOT believed, share 0." in line
         assert "judge.force=true judges all the same" in line
         assert not (tmp_path / "refused" / "metrics.json").exists()
         left = judge(tmp_path / "forced", url, runs, judge__force=True, judge__decisions=None, judge__rubric=False)
@@ -207,7 +222,7 @@ def test_a_judge_of_length(tmp_path):
 
 def test_a_judge_of_position(evaluated, tmp_path):
     with Endpoint(judging(lambda talk, message: 0.5)).running() as url:
-        with pytest.raises(UserError, match=r"pairwise judge: share 0.50 \[0.50, 0.50\]"):
+        with pytest.raises(UserError, match=r"pairwise judge: NOT believed, share 0.50 \[0.50, 0.50\]"):
             judge(tmp_path / "refused", url, evaluated, judge__rubric=False)
         left = judge(tmp_path / "forced", url, evaluated, judge__rubric=False, judge__force=True)
     assert left.metrics[f"{GOOD}/pairwise/consistency"] == 0

@@ -111,7 +111,11 @@ def test_forms_and_metrics_agree(searched):
     chosen = [value for name, value in searched.metrics.items() if name.startswith("search/chosen/")]
     assert sum(chosen) == labels[True]
     card = (searched.path / "esc_pro/README.md").read_text()
-    assert f"AUC of {searched.metrics['search/judge_auc']:.3f}" in card
+    assert f"| replies of other dialogues | {searched.metrics['search/judge_auc']:.2f} [" in card
+    check = searched.read("judge_check.json")
+    assert check["kinds"]["foreign"]["value"]["value"] == searched.metrics["search/judge_auc"]
+    assert check["believed"] == searched.metrics["search/judge_check/believed"]
+    assert f"{check['verdict']}" in searched.output + (searched.path / "run.log").read_text()
     assert "test-0613" in card
     assert f"| pairs | {len(pairs)} |" in card
 

@@ -61,7 +61,7 @@ def knowing(dialogues: Sequence[Dialogue]) -> Callable[[str, str], float]:
 
     def worth(talk: str, message: str) -> float:
         if message in texts:
-            return float(given[talk] == message)
+            return float(given.get(talk) == message)
         return 0.75 if "good" in message else 0.5
 
     return worth

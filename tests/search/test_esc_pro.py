@@ -15,11 +15,12 @@ from esc_lab.config import Config
 from esc_lab.config.search import PreferenceConfig
 from esc_lab.search.calls import Calls
 from esc_lab.search.esc_pro import render_data_card
-from esc_lab.search.judge_check import JudgeCheck
+from esc_lab.search.judge_check import ClaimCheck, JudgeCheck, KindCheck
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
 from esc_lab.search.tree import Node, Tree
+from esc_lab.statistics.intervals import Interval
 
 STATISTICS = SearchStatistics(
     trees=101,
@@ -44,8 +45,19 @@ STATISTICS = SearchStatistics(
     chosen_strategies={"Affirmation": 1_200, "Share Information": 2_605},
     rejected_strategies={"Affirmation": 4_157, "Share Information": 4_000},
 )
-CHECK = JudgeCheck(0.812, 0.745, 0.871, 98, 52)
-# Constants of the house: the interval's level, and the AUC below which a judge is not trusted.
+NEXT = KindCheck(Interval(0.6, 0.53, 0.67), Interval(0.45, 0.4, 0.5), Interval(0.1, 0.03, 0.17), 91, 51)
+CHECK = JudgeCheck(
+    "rubric",
+    {
+        "foreign": KindCheck(Interval(0.81, 0.74, 0.87), Interval(0.7, 0.65, 0.75), Interval(0.11, 0.03, 0.19), 98, 52),
+        "same_dialogue": NEXT,
+    },
+    {"supporter": ClaimCheck(Interval(0.93, 0.86, 0.99), Interval(1.45, 1.31, 1.59), 97)},
+    {"relief": Interval(0.21, 0.01, 0.41)},
+    surveys=47,
+)
+DOUBTFUL = replace(CHECK, kinds={**CHECK.kinds, "same_dialogue": replace(NEXT, above=Interval(0.1, -0.06, 0.26))})
+# Constants of the house: the interval's level, and the AUC below which a judge is not believed.
 CONSTANTS = "95 0.6 SmolLM2"
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -145,17 +157,29 @@ def test_contents() -> None:
         "| Share Information | 2605 | 4000 |",
     ):
         assert line in body.splitlines()
-    assert "AUC of 0.812 (95% interval 0.745 to 0.871; 98 contexts of 52 dialogues)" in body
+    foreign = "0.81 [0.74, 0.87] | 0.70 [0.65, 0.75] | +0.11 [+0.03, +0.19] | 98 | 52"
+    assert f"| replies of other dialogues | {foreign} |" in body
+    assert "| the next reply of the same dialogue | 0.60 [0.53, 0.67] | " in body
+    assert (
+        "- A good rating written into the reply raises its score in 0.93 [0.86, 0.99] of 97 contexts, by +1.45" in body
+    )
+    assert "survey over 47 dialogues: drop of the emotion's intensity 0.21 [0.01, 0.41]." in body
+    assert "- Believed." in body.splitlines()
     assert "mean value Q is at least 0.5, and if it has 2 or more visits." in body
     assert "Not for people in crisis." in body
-    assert "hardly tells" not in body
+    assert "say little" not in body
     assert "limit over trees" not in body
     assert "\n\n\n" not in body
     assert not re.search(r"[^ |]  ", body)
 
 
 def test_doubtful_judge() -> None:
-    assert "below 0.6: the judge hardly tells" in card(found=result(replace(CHECK, auc=0.55)))
+    body = card(found=result(DOUBTFUL))
+    assert (
+        "- NOT believed, not above what words alone tell: against the next reply of the same dialogue +0.10 [-0.06"
+        in body
+    )
+    assert "**Its values say little about good replies, and so do the preferences in these data.**" in body
 
 
 def test_quantiles() -> None:
@@ -171,9 +195,9 @@ def test_quantiles() -> None:
 
 
 def test_every_number_comes_from_the_arguments() -> None:
-    cfg, found = config(), result(replace(CHECK, auc=0.55), supporter=["m"])
+    cfg, found = config(), result(DOUBTFUL, supporter=["m"])
     _, body = split(card(cfg, found))
-    given = f"{STATISTICS} {asdict(cfg.mcts)} {cfg.llm} {found} 0.1.0 1 2026-11-03 2026-11-05 0.55 {CONSTANTS}"
+    given = f"{STATISTICS} {asdict(cfg.mcts)} {cfg.llm} {found} 0.1.0 1 2026-11-03 2026-11-05 {CONSTANTS}"
     known = {float(number) for number in NUMBER.findall(given)}
     assert {float(number) for number in NUMBER.findall(body)} <= known
 

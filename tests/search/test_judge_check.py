@@ -1,129 +1,181 @@
-"""AUC of a judge against SciPy and by hand, and the contexts that it is measured on."""
+"""Which judges are believed, and what is said of them."""
 
 from __future__ import annotations
 
-import random
-from collections import Counter
+import asyncio
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
 
-from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.errors import UserError
-from esc_lab.search.judge_check import JudgeCheck, draw_check_pairs, measure_judge
-from esc_lab.statistics.bootstrap import draw_weights
+from esc_lab.data.corpora import read_dialogues, sample_path
+from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn, merge_turns
+from esc_lab.search.judge_cases import FOREIGN, NEXT, REJECTED, STRATEGY
+from esc_lab.search.judge_check import JudgeCheck, KindCheck, check_pairwise, check_rubric
+from esc_lab.search.word_similarity import WordSimilarity
+from esc_lab.statistics.intervals import Interval
 
-SCORES = st.sampled_from([0.0, 0.1, 1.5, 2.0, 3.9, 4.0])
-
-
-@given(scores=st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=12))
-def test_auc_is_that_of_mann_whitney(scores: list[tuple[float, float]]) -> None:
-    gold, shuffled = map(list, zip(*scores, strict=True))
-    groups = [str(number) for number in range(len(scores))]
-    expected = mannwhitneyu(gold, shuffled).statistic / (len(gold) * len(shuffled))
-    assert measure_judge(gold, shuffled, groups, seed=0, draws=2).auc == pytest.approx(expected, abs=1e-12)
-    assert measure_judge(shuffled, gold, groups, seed=0, draws=2).auc == pytest.approx(1 - expected, abs=1e-12)
+DIALOGUES = [merge_turns(dialogue, "set") for dialogue in read_dialogues(sample_path())[:8]]
+CLAIM = "empathy: 4"
+GIVEN = {
+    (dialogue.turns[index - 1].reply.text, dialogue.turns[index].reply.text, dialogue.turns[index].reply.strategies)
+    for dialogue in DIALOGUES
+    for index in dialogue.decisions()
+}
 
 
-def test_auc_counts_ties_half() -> None:
-    assert measure_judge([3.0, 2.0], [2.0, 1.0], ["a", "b"], seed=0).auc == 0.875
-    assert measure_judge([1.0], [1.0], ["a"], seed=0).auc == 0.5
+def scored(score: Callable[[Sequence[Turn]], float | None], dialogues=DIALOGUES, count: int = 24) -> JudgeCheck:
+    async def answer(conversation: Sequence[Turn]) -> float | None:
+        return score(conversation)
+
+    return asyncio.run(check_rubric(answer, dialogues, count, CLAIM, 1))
 
 
-@pytest.mark.parametrize(("gold", "shuffled"), [([], []), ([float("nan")], [1.0])])
-def test_auc_needs_scores(gold: list[float], shuffled: list[float]) -> None:
-    with pytest.raises(ValueError, match="score"):
-        measure_judge(gold, shuffled, ["a"] * len(gold), seed=0)
+def preferred(prefers: Callable[[Sequence[Turn], Turn, Turn], float | None], count: int = 24) -> JudgeCheck:
+    async def answer(history: Sequence[Turn], one: Turn, other: Turn) -> float | None:
+        return prefers(history, one, other)
+
+    return asyncio.run(check_pairwise(answer, DIALOGUES, count, CLAIM, 1))
 
 
-def test_interval_is_that_of_repeated_contexts() -> None:
-    """Each draw by hand: the contexts of a dialogue repeated as often as it was drawn."""
-    chance = random.Random(3)
-    groups = ["a"] * 4 + ["b"] * 2 + ["c"] * 3 + ["d"]
-    gold = [chance.choice([1.0, 2.0, 3.0, 4.0]) for _ in groups]
-    shuffled = [chance.choice([0.0, 1.0, 2.0, 3.0]) for _ in groups]
-    found = measure_judge(gold, shuffled, groups, seed=5, draws=200)
-    drawn = []
-    for weights in draw_weights(4, 200, seed=5):
-        times = dict(zip("abcd", weights.tolist(), strict=True))
-        good = [score for score, group in zip(gold, groups, strict=True) for _ in range(times[group])]
-        foreign = [score for score, group in zip(shuffled, groups, strict=True) for _ in range(times[group])]
-        drawn.append(mannwhitneyu(good, foreign).statistic / len(good) ** 2)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-12)
-    assert (found.pairs, found.dialogues) == (10, 4)
+def knows(conversation: Sequence[Turn]) -> float:
+    *_, before, last = conversation
+    return float((before.reply.text, last.reply.text, last.reply.strategies) in GIVEN)
 
 
-def test_interval_covers_the_truth() -> None:
-    """Gold and shuffled scores from the same normal distribution, alike within a dialogue: the AUC is one half."""
-    covered = 0
-    groups = [str(number) for number in range(40) for _ in range(3)]
-    for trial in range(100):
-        draw = np.random.default_rng(trial)
-        shared = np.repeat(draw.normal(size=(2, 40)), 3, axis=1)
-        gold, shuffled = (shared + draw.normal(size=(2, 120))).tolist()
-        found = measure_judge(gold, shuffled, groups, seed=trial, draws=400)
-        covered += found.low <= 0.5 <= found.high
-    assert 85 <= covered <= 100
+def test_a_judge_that_knows_is_believed() -> None:
+    check = scored(knows)
+    assert {*check.kinds} == {FOREIGN, NEXT, REJECTED, STRATEGY}
+    for found in check.kinds.values():
+        assert (found.value.value, found.value.low, found.above.low > 0) == (1, 1, True)
+    assert check.believed
+    assert check.verdict.startswith("rubric judge: believed, AUC 1.00 [1.00, 1.00] (words alone 0.")
+    assert check.claims["supporter"].share.value == 0
+    assert check.metrics()["believed"] == 1
+    assert check.metrics()[f"{FOREIGN}/contexts"] == check.kinds[FOREIGN].contexts
+
+
+def test_a_judge_of_words_is_its_own_floor() -> None:
+    """It passes against replies of other dialogues, and on no hard kind is it above itself."""
+    check = scored(WordSimilarity(turn.reply.text for dialogue in DIALOGUES for turn in dialogue.turns))
+    assert check.kinds[FOREIGN].value == check.kinds[FOREIGN].floor
+    assert check.kinds[FOREIGN].value.low > 0.5
+    assert all(found.above.high <= 0 for found in check.kinds.values())
+    assert check.kinds[STRATEGY].value.value == 0.5
+    assert not check.believed
+    assert len(check.reasons) == 1
+    assert "not above what words alone tell: against the next reply of the same dialogue" in check.verdict
+
+
+def test_a_judge_of_the_reply_alone_is_not() -> None:
+    assert scored(lambda talk: len(talk[-1].reply.text)).kinds[FOREIGN].value.value == 0.5
+    label = scored(lambda talk: float("Question" in talk[-1].reply.strategies))
+    assert label.kinds[STRATEGY].value.value == pytest.approx(0.5, abs=0.05)
+    assert not label.believed
+
+
+def test_a_judge_without_answers_is_not() -> None:
+    for check in (scored(lambda talk: None), preferred(lambda *_: None)):
+        assert not check.believed
+        assert check.verdict == f"{check.judge} judge: NOT believed, no usable answer"
+        assert check.notes() == ["NOT believed, no usable answer."]
+
+
+def test_what_has_no_answer_is_left_out() -> None:
+    full, some = scored(knows), scored(lambda talk: None if len(talk) > 6 else knows(talk))
+    assert 0 < some.kinds[FOREIGN].contexts < full.kinds[FOREIGN].contexts
+
+
+def test_judges_in_pairs() -> None:
+    def known(history: Sequence[Turn], one: Turn, other: Turn) -> float:
+        return 0.5 + (knows((*history, one)) - knows((*history, other))) / 2
+
+    check = preferred(known)
+    assert {*check.kinds} == {FOREIGN, NEXT, REJECTED}  # nobody is asked about labels that are not shown
+    assert check.believed
+    assert check.verdict.startswith("pairwise judge: believed, share 1.00 [1.00, 1.00] (words alone 0.")
+    tied = preferred(lambda *_: 0.5)
+    assert (tied.kinds[FOREIGN].value.value, tied.believed) == (0.5, False)
+    longer = preferred(lambda _, one, other: float(len(one.reply.text) > len(other.reply.text)))
+    assert longer.kinds[FOREIGN].value.value == pytest.approx(0.5, abs=0.2)
+    assert not longer.believed
+    assert longer.claims["supporter"].share.value == 1
+    assert math.isnan(longer.claims["supporter"].lift.value)
+    assert "A good rating written into the reply makes it the better one in 1.00" in longer.notes()[0]
+
+
+def test_a_judge_that_can_be_talked_to() -> None:
+    check = scored(lambda talk: 4.0 if CLAIM in talk[-1].reply.text else 1 + 2 * knows(talk))
+    assert check.claims["supporter"].share.value == 1
+    assert check.claims["supporter"].lift.value == pytest.approx(1)
+    assert check.claims["seeker"].share.value == 0
+    assert "A good rating written into the reply raises its score in 1.00 [1.00, 1.00] of 24 contexts, by +1.00" in (
+        " ".join(check.notes())
+    )
+    assert check.metrics()["claim/supporter/lift"] == pytest.approx(1)
+
+
+def kind(value: float, low: float, above: float) -> KindCheck:
+    return KindCheck(Interval(value, low, 1), Interval(0.5, 0.4, 0.6), Interval(above + 0.1, above, above + 0.2), 9, 5)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "hard", "believed"),
+    [
+        ((0.6, 0.51), {NEXT: 0.01}, True),
+        ((0.59, 0.55), {NEXT: 0.01}, False),  # below the limit
+        ((0.8, 0.5), {NEXT: 0.01}, False),  # may have been luck
+        ((0.8, 0.7), {NEXT: 0.0, REJECTED: -0.1}, False),  # what words tell
+        ((0.8, 0.7), {NEXT: -0.1, REJECTED: 0.02}, True),  # one hard kind is enough
+        ((0.8, 0.7), {}, False),  # there was none
+    ],
+)
+def test_rule(foreign: tuple[float, float], hard: dict[str, float], believed: bool) -> None:
+    kinds = {FOREIGN: kind(*foreign, 0.3)} | {name: kind(0.7, 0.6, above) for name, above in hard.items()}
+    check = JudgeCheck("rubric", kinds)
+    assert check.believed is believed
+    assert bool(check.reasons) is not believed
+    assert JudgeCheck("rubric", kinds, min_auc=0.9).believed is False
 
 
 def test_one_dialogue_says_nothing_about_others() -> None:
-    assert measure_judge([1.0, 2.0], [0.0, 0.5], ["a", "a"], seed=0) == JudgeCheck(1.0, 0.0, 1.0, 2, 1)
-    with pytest.raises(ValueError, match="each of 1 contexts"):
-        measure_judge([1.0, 2.0], [0.0, 0.5], ["a"], seed=0)
+    """Only two dialogues, one of which has an answer."""
+    first = {turn.reply.text for turn in DIALOGUES[0].turns}
+    check = scored(lambda talk: knows(talk) if talk[0].reply.text in first else None, DIALOGUES[:2])
+    assert (check.kinds[FOREIGN].value.low, check.kinds[FOREIGN].value.high) == (0, 1)
+    assert not check.believed
 
 
-def test_trust() -> None:
-    assert JudgeCheck(0.6, 0.5, 0.7, 9, 3).trusted
-    assert not JudgeCheck(0.59, 0.5, 0.7, 9, 3).trusted
+def test_record_is_json() -> None:
+    record = json.loads(json.dumps(preferred(lambda *_: 0.5).record(), allow_nan=False))
+    assert record["believed"] is False
+    assert record["claims"]["supporter"]["lift"] == {"value": None, "low": None, "high": None}
+    assert record["kinds"][FOREIGN]["value"]["value"] == 0.5
 
 
-def talk(name: str, decisions: int, *, opening: bool = False) -> Dialogue:
-    turns = [Turn("supporter", Reply(f"{name} opens", ("Others",)))] if opening else []
-    for number in range(decisions):
-        turns.append(Turn("seeker", Reply(f"{name} says {number}")))
-        turns.append(Turn("supporter", Reply(f"{name} replies {number}", ("Question",)), (Reply("no"),)))
-    return Dialogue((*turns, Turn("seeker", Reply("bye"))), "esconv", tree_id=name)
+def test_scores_are_related_to_the_survey() -> None:
+    """Planted: a judge whose score of a dialogue is the seeker's relief."""
+    dialogues = [replace(dialogue, survey=Survey(5, 1 + number % 4, 3)) for number, dialogue in enumerate(DIALOGUES)]
+    relief = {dialogue.turns[-1].reply.text: 4 - number % 4 for number, dialogue in enumerate(DIALOGUES)}
+    by_start = {turn.reply.text: relief[d.turns[-1].reply.text] for d in DIALOGUES for turn in d.turns[:2]}
+    check = scored(lambda talk: float(by_start.get(talk[0].reply.text, 0)), [*dialogues])
+    assert check.surveys == len(DIALOGUES)
+    assert check.outcomes["relief"].value == pytest.approx(1)
+    assert "empathy" not in check.outcomes  # everybody said 3
+    assert "relevance" not in check.outcomes  # nobody was asked
+    assert f"survey over {len(DIALOGUES)} dialogues: drop of the emotion's intensity 1.00" in " ".join(check.notes())
+    assert check.metrics()["survey/relief"] == pytest.approx(1)
+    assert scored(knows).outcomes == {}
 
 
-@given(
-    sizes=st.lists(st.integers(0, 6), min_size=2, max_size=6).filter(lambda sizes: sum(map(bool, sizes)) > 1),
-    count=st.integers(2, 30),
-    seed=st.integers(0, 9),
-)
-def test_contexts(sizes: list[int], count: int, seed: int) -> None:
-    dialogues = [talk(str(number), size, opening=number % 2 == 0) for number, size in enumerate(sizes)]
-    pairs = draw_check_pairs(dialogues, count, seed)
-    assert pairs == draw_check_pairs(dialogues, count, seed)
-    rest = sum(sizes) - max(sizes)
-    possible = min(sum(sizes), 2 * rest)  # no more of one dialogue than of all others
-    assert min(count, possible) - 1 <= len(pairs) <= count
-    assert len(pairs) >= 2
-    assert Counter(pair.gold for pair in pairs) == Counter(pair.shuffled for pair in pairs)
-    assert len({pair.gold for pair in pairs}) == len(pairs)
-    for history, gold, shuffled, name in pairs:
-        whole = dialogues[int(name)]
-        opening = whole.turns[0].speaker == "supporter"
-        index = len(history) + opening
-        assert history == tuple(Turn(turn.speaker, turn.reply) for turn in whole.turns[opening:index])
-        assert gold == Turn("supporter", whole.turns[index].reply)
-        assert history[0].speaker == "seeker"
-        assert shuffled.reply.text.split()[0] != name
-
-
-def test_contexts_come_from_many_dialogues() -> None:
-    pairs = draw_check_pairs([talk(str(number), 5) for number in range(10)], 10, 0)
-    assert Counter(pair.tree_id for pair in pairs) == Counter({str(number): 1 for number in range(10)})
-    assert pairs != draw_check_pairs([talk(str(number), 5) for number in range(10)], 10, 1)
-
-
-def test_dialogues_of_one_tree_share_their_contexts() -> None:
-    same = [talk("a", 2), talk("a", 3)]
-    with pytest.raises(UserError, match="fewer than two dialogues"):
-        draw_check_pairs(same, 4, 0)
-    pairs = draw_check_pairs([*same, talk("b", 9)], 100, 0)
-    assert Counter(pair.tree_id for pair in pairs) == {"a": 3, "b": 3}
-    with pytest.raises(UserError, match="1 gold replies"):
-        draw_check_pairs([talk("a", 1), talk("b", 1)], 1, 0)
+def test_rejected_replies_are_foils() -> None:
+    turns = (Turn("seeker", Reply("hi")), Turn("supporter", Reply("Tell me more."), (Reply("Cheer up."),)))
+    dialogues = [
+        Dialogue((*turns, Turn("seeker", Reply(f"it is {name}")), Turn("supporter", Reply(f"Oh {name}."))), "esconv")
+        for name in ("rent", "work", "love")
+    ]
+    check = scored(lambda talk: float("Cheer" not in talk[-1].reply.text), dialogues)
+    assert check.kinds[REJECTED].value.value == 1
+    assert check.kinds[REJECTED].contexts == 3

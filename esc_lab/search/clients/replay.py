@@ -71,7 +71,7 @@ def _read(path: Path) -> dict[str, Answer]:
             if "key" not in record:
                 continue
             key, answer = record["key"], Answer.from_json(record["answer"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             if last and isinstance(error, ValueError):
                 continue  # the writer was stopped within this line
             problem = f"broken record: {type(error).__name__} {error}"
