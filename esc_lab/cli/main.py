@@ -4,7 +4,7 @@ Checks run on a first composition, before Hydra makes any directory and before t
 multirun is noted in the multirun's manifest and does not stop the others.
 
 Exit status: 0 if all went well; 1 if the configuration is wrong, the run failed, or any job of a multirun failed (like
-`make -k`); 2 for an option that Hydra's own parser refuses.
+`make -k`); 2 for an option that Hydra's own parser refuses; 130 on Ctrl-C; 143 on SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from omegaconf import DictConfig
 from esc_lab import config
 from esc_lab.cli.compositions import COMPOSITION_ERRORS, explain_error, one_line, use_config_dirs
 from esc_lab.cli.help import help_text
-from esc_lab.cli.multirun import run_in_process, run_multirun
+from esc_lab.cli.multirun import end_with_multirun, in_worker, is_orphan, run_in_process, run_multirun
 from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, translate_python_dict
 from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs import manifest
 from esc_lab.runs.reuse import find_reused_stages
+from esc_lab.runs.signals import TERMINATED, end_on_sigterm
 from esc_lab.stages.run_stage import run_stage
 
 log = logging.getLogger("run")
@@ -44,14 +45,22 @@ def run_job(cfg: DictConfig) -> float | None:
     """One job: run the stage in its run directory, write what every stage writes, return `optimize_metric`.
 
     A failure is logged, to run.log too; it ends a single run with status 1. In a multirun it is noted, and the job
-    returns None, which Optuna's sweeper takes for a failed trial; a NaN would end the study.
+    returns None, which Optuna's sweeper takes for a failed trial; a NaN would end the study. So does a job that SIGTERM
+    ends in a process of its own.
     """
     hydra_config = HydraConfig.get()
+    with end_on_sigterm(), end_with_multirun():
+        return _run_and_note(cfg, hydra_config)
+
+
+def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
     start = time.time()
     outcome: dict[str, Any] = {}
-    value = None
+    value, end = None, None
     directory, in_multirun = Path(hydra_config.runtime.output_dir), hydra_config.mode == RunMode.MULTIRUN
     if in_multirun:
+        if manifest.is_stopped(Path(hydra_config.sweep.dir)) or is_orphan(hydra_config.launcher._target_):
+            return None
         before = _finished_before(cfg, hydra_config)
         if before:
             # NaN where it has no metric to optimise.
@@ -69,8 +78,14 @@ def run_job(cfg: DictConfig) -> float | None:
         if not in_multirun:
             raise SystemExit(1) from error
         outcome |= {"status": "failed", "error": text[:500]}
+    except (SystemExit, KeyboardInterrupt) as stop:
+        end, text = stop, "ended by SIGTERM" if getattr(stop, "code", None) == TERMINATED else "interrupted"
+        log.error("error: %s", text)
+        outcome = {"status": "failed", "error": text}
     if in_multirun:
         _note_job(hydra_config, {**outcome, "seconds": time.time() - start})
+    if end and not (in_multirun and in_worker()):  # a worker may have other jobs
+        raise end
     return value
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,10 +25,13 @@ from esc_lab.config import place_names
 from esc_lab.errors import UserError
 from esc_lab.runs import manifest
 from esc_lab.runs.layout import LOG, MANIFEST, METRICS
+from esc_lab.runs.signals import end_on_sigterm
 from esc_lab.terminal import console
 
 RUN_PY = Path(__file__).parents[2] / "run.py"
 _RESUME_FIX = "resume=auto runs what is missing"
+_PROCESS = "ESC_LAB_MULTIRUN"  # the environment variable that names the process of a multirun to its workers
+_GRACE_S = 20.0  # of jobs that are to end; Slurm kills after 30
 
 
 def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[], Any]) -> int:
@@ -48,11 +56,15 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
         excluded = sorted({*place_names(), *common})
         sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quote, excluded))}]")
     manifest.write_overrides(directory, words, common)
-    failure: Exception | None = None
+    failure: BaseException | None = None
+    os.environ[_PROCESS] = str(os.getpid())
     try:
-        start()
-    except Exception as error:  # of the launcher: a job's own are in the manifest
+        with end_on_sigterm(lambda: _end_workers(directory)):
+            start()
+    except BaseException as error:  # of the launcher, or the end of this process: a job's own are in the manifest
         failure = error
+    finally:
+        del os.environ[_PROCESS]
     started = manifest.read_jobs(directory)
     print_jobs(started, jobs, cfg.optimize_metric)
     failed = sum(job.status not in manifest.DONE for job in started)
@@ -65,6 +77,50 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     if failure:
         raise failure
     return int(failed > 0)
+
+
+def _end_workers(directory: Path) -> None:
+    """Pass SIGTERM on to the processes of the jobs, and wait a while until these have noted their end."""
+    manifest.stop_multirun(directory)
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            child.terminate()
+    until = time.monotonic() + _GRACE_S
+    while time.monotonic() < until and any(job.status == "running" for job in manifest.read_jobs(directory)):
+        time.sleep(0.1)
+
+
+def in_worker() -> bool:
+    """Whether this process runs jobs of a multirun that another one has started."""
+    return os.environ.get(_PROCESS, str(os.getpid())) != str(os.getpid())
+
+
+def is_orphan(launcher: str) -> bool:
+    """Whether this is a worker on the machine of a multirun whose own process is no more.
+
+    Args:
+        launcher: the class of Hydra's launcher.
+    """
+    return launcher.endswith(".JoblibLauncher") and in_worker() and os.environ[_PROCESS] != str(os.getppid())
+
+
+@contextmanager
+def end_with_multirun() -> Iterator[None]:
+    """In a worker, SIGTERM for this process when that of its multirun is no more, so that its job does not go on."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if os.environ[_PROCESS] != str(os.getppid()):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    if in_worker() and os.environ[_PROCESS] == str(os.getppid()):
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def run_in_process(overrides: Sequence[str], directory: Path) -> dict[str, float]:
@@ -81,7 +137,12 @@ def run_in_process(overrides: Sequence[str], directory: Path) -> dict[str, float
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     command = [sys.executable, str(RUN_PY), *overrides, f"hydra.run.dir={quote(str(directory))}"]
-    status = subprocess.run(command, env=environment, check=False).returncode
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            raise
     if status:
         log = directory / LOG
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []

@@ -18,6 +18,7 @@ from esc_lab.runs.layout import MANIFEST, METRICS
 
 DONE = ("done", "reused")
 _OVERRIDES = "multirun.json"
+_STOP = ".stop"  # where it is, no further job starts
 # Hydra's own settings that change no result.
 _HYDRA_NEUTRAL = ("hydra.launcher", "hydra/launcher", "hydra.sweep.", "hydra.sweeper.n_trials", "hydra.verbose")
 
@@ -84,9 +85,20 @@ def find_finished_job(directory: Path, overrides: Sequence[str]) -> Job | None:
     return None
 
 
+def stop_multirun(directory: Path) -> None:
+    """No further job starts, until the multirun goes on."""
+    (directory / _STOP).touch()
+
+
+def is_stopped(directory: Path) -> bool:
+    """Whether no further job is to start."""
+    return (directory / _STOP).exists()
+
+
 def write_overrides(directory: Path, overrides: Sequence[str], common: Sequence[str] = ()) -> None:
-    """Keep what a multirun is started with, and the keys that its jobs have in common."""
+    """Keep what a multirun is started with, and the keys that its jobs have in common. Its jobs may start."""
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / _STOP).unlink(missing_ok=True)
     write_atomic(directory / _OVERRIDES, json.dumps({"words": _drop_places(overrides), "common": [*common]}))
 
 

@@ -131,7 +131,7 @@ class Calls:
 
         try:
             return run_loop(close_after())
-        except (UserError, KeyboardInterrupt):
+        except (UserError, KeyboardInterrupt, SystemExit):
             if self.spent.calls:
                 log.info("%d answers are kept; resume=%s goes on from here", self.spent.calls, run_dir)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from esc_lab.artifacts import fingerprint
 from esc_lab.errors import UserError
+from esc_lab.runs.signals import sigterm_waits
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +35,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(target)
-        except OSError as error:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
-            fix = "make room there, or choose another output_root"
-            raise UserError(f"cannot write the checkpoint: {error.strerror}", where=str(path), fix=fix) from error
+            if isinstance(error, OSError | RuntimeError):  # the latter by torch's own writer
+                reason = getattr(error, "strerror", None) or f"is the disk full? {str(error).splitlines()[0]}"
+                fix = "make room there, or choose another output_root"
+                raise UserError(f"cannot write the checkpoint: {reason}", where=str(path), fix=fix) from error
+            raise
 
 
 class LastCheckpoint(Callback):
@@ -45,7 +52,8 @@ class LastCheckpoint(Callback):
 
     It is written at the beginning of a step, when all that belongs to the steps before is done (validation, best
     weights, early stopping, log): every `every` steps and after each validation. A training on one process that is
-    ended by SIGTERM or Ctrl-C writes it once more. Weights that are not finite are not written.
+    ended by SIGTERM or Ctrl-C writes it once more, but not before a validation that is due has come to its end: no
+    resumed run would make up for it. Weights that are not finite are not written.
 
     The loop counters in it are set to what they are between two steps. Lightning saves them as they are in the middle
     of one, and for several such places it then repeats or leaves out a validation.
@@ -56,6 +64,7 @@ class LastCheckpoint(Callback):
         self.newest: Path | None = None  # the file, or that which the run goes on from
         self.step = 0  # of the newest checkpoint
         self._validated = False
+        self._validating = False
         self._between_steps = False  # weights, optimizer and schedule all belong to the same step
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -65,19 +74,25 @@ class LastCheckpoint(Callback):
         if self._validated or trainer.global_step % self.every == 0:
             self._write(trainer)
         self._validated = False
+        if sigterm_waits() and trainer.world_size == 1:  # it came before Lightning listened
+            raise SIGTERMException
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         self._between_steps = False
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validating = True
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validated = True
+        self._validated, self._validating = True, False
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException):
             return
         # Lightning waits for the end of a step before it obeys SIGTERM. Several processes may be at different places.
+        # In the middle of a validation it does not wait.
         between_steps = self._between_steps or isinstance(exception, SIGTERMException)
-        if between_steps and trainer.world_size == 1 and not trainer.fit_loop.done:
+        if between_steps and not self._validating and trainer.world_size == 1 and not trainer.fit_loop.done:
             self._write(trainer)
         log.warning(
             "interrupted after step %d; last checkpoint, for resume=auto: %s", trainer.global_step, self.describe()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from esc_lab.config import Config
 from esc_lab.models.load import LoadedModel, add_adapter, save_trained
 from esc_lab.runs.layout import CHECKPOINT
+from esc_lab.runs.signals import TERMINATED, hold_sigterm
 from esc_lab.training.datamodule import ESCDataModule, data_metrics
 from esc_lab.training.module import TrainingModule, leave_process_group
 from esc_lab.training.steps import StepDataModule
@@ -64,10 +64,11 @@ def fit_best(cfg: Config, data: StepDataModule, module: TrainingModule, *, valid
     start, checkpoint = time.time(), Path(cfg.resume) / CHECKPOINT if cfg.resume else None
     trainer = build_trainer(cfg, training=True, validation=validation)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SIGTERMException as stop:
+        with hold_sigterm():  # Lightning obeys it between two steps
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SIGTERMException as stop:  # which another process of this training has told
         # Lightning's exception would end the process with status 0.
-        raise SystemExit(128 + signal.SIGTERM) from stop
+        raise SystemExit(TERMINATED) from stop
     metrics = {
         "train/steps": float(trainer.global_step),
         "train/seconds": time.time() - start,

@@ -193,6 +193,38 @@ def test_ctrl_c_and_sigterm_write_a_checkpoint_and_fail(watch, tmp_path, act, st
     assert_same_result(whole, resumed)
 
 
+SMALL_ROWS = ("data.limit={train: 6, val: 4, test: 1}", "data.row_tokens=600")  # several rows of a validation
+
+
+def test_sigterm_in_any_step(watch, tmp_path):
+    """Those before a validation, in which it may come to an end early, and the last one of all included."""
+    words = ("trainer.max_epochs=2", "trainer.validate_every=0.7", "trainer.save_every=100", *SMALL_ROWS)
+    whole = run(tmp_path / "whole", *words)
+    expected = watch.take()
+    assert len(expected) == 6, whole.errors
+    for at in range(6):
+        stopped(watch, at, terminate, tmp_path / str(at), *words, status=143)
+        assert_same_result(whole, run(tmp_path / str(at), *words, "resume=auto"))
+        assert watch.take() == expected
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_validation_epoch_end", "on_fit_end"])
+def test_sigterm_between_steps(watch, tmp_path, monkeypatch, hook):
+    words = ("trainer.max_epochs=1", *SMALL_ROWS)
+    whole = run(tmp_path / "whole", *words)
+    earlier = getattr(SFTModule, hook)
+
+    def signalled(self, *args, **rest):
+        terminate(self)
+        return earlier(self, *args, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SFTModule, hook, signalled)
+        stopped(watch, -1, crash, tmp_path / "parts", *words, status=143)
+    watch.at = None
+    assert_same_result(whole, run(tmp_path / "parts", *words, "resume=auto"))
+
+
 def test_ctrl_c_in_the_update_writes_no_mixture(watch, tmp_path, monkeypatch):
     """Half of the parameters may have been updated then."""
     step = torch.optim.AdamW.step
