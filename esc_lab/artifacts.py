@@ -2,7 +2,8 @@
 
 An artifact is a directory `<root>/<kind>/<key>` whose key is a hash of everything that its content depends on. It is
 built in a temporary directory under a lock and appears by a single rename, so a reader sees all of it or nothing. The
-lock is the operating system's: it ends with its holder.
+lock is the operating system's: it ends with its holder. Its files are read-only, and compared with their checksums
+before they are used; an artifact that was cut short or changed is made again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from esc_lab.errors import UserError
 log = logging.getLogger(__name__)
 
 INPUTS = "inputs.json"  # in an artifact: what its content depends on
+_CHECKSUMS = ".checksums.json"  # in an artifact: the SHA-256 of each other file
+_VERIFIED: dict[Path, dict[str, tuple[int, int]]] = {}  # artifacts that this process has compared, as they were then
 
 
 def fingerprint(value: Any) -> str:
@@ -35,8 +39,7 @@ def fingerprint(value: Any) -> str:
 
 def file_fingerprint(path: Path) -> str:
     """First 16 hex digits of the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return _checksum(path)[:16]
 
 
 def read_yaml(path: Path) -> Any:
@@ -74,6 +77,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             content = (content if content.endswith("\n") else f"{content}\n").encode()
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
@@ -83,6 +88,39 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             fix = "choose another place, or make room there"
             raise UserError(f"cannot write: {error.strerror}", where=str(path), fix=fix) from error
         raise
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that takes the place of `path` at the end of the block; after an error nothing is left."""
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_files(directory: Path) -> None:
+    """Remove the files of a folder that is to be written anew: other runs may share them, so none is written into."""
+    for path in directory.glob("*"):
+        if path.is_file():
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Have the content of a file, or the names in a directory, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class CacheError(UserError):
+    """The cache cannot be written to."""
 
 
 def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:
@@ -98,31 +136,97 @@ def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path]
         The directory, and whether it was there already.
 
     Raises:
-        UserError: the cache cannot be written to, or what `build` raises; nothing of a failed build is left.
+        CacheError: the cache cannot be written to.
+        Exception: what `build` raises. Nothing of a failed build is left.
     """
     directory = root / kind / fingerprint(inputs)
-    if directory.exists():
+    if _is_whole(directory):
         return directory, True
-    try:
+    with _explain_write_errors(root):
         directory.parent.mkdir(parents=True, exist_ok=True)
         lock = _acquired(FileLock(f"{directory}.lock"), kind)
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", where=str(root), fix="set cache_dir") from error
     with lock:
-        if directory.exists():
+        if _is_whole(directory):
             return directory, True
-        for stale in directory.parent.glob(f".{directory.name}.*"):  # of a builder that was killed: we hold its lock
-            shutil.rmtree(stale)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+        with _explain_write_errors(root):
+            # Of a builder that was killed (we hold its lock), and what is not whole.
+            for stale in (*directory.parent.glob(f".{directory.name}.*"), directory):
+                if stale.exists():
+                    shutil.rmtree(stale)
+            temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
         try:
             build(temporary)
-            write_atomic(temporary / INPUTS, json.dumps(inputs, indent=2, sort_keys=True))
-            temporary.chmod(0o755)
-            temporary.replace(directory)
+            with _explain_write_errors(root):
+                _seal(temporary, inputs)
+                temporary.replace(directory)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return directory, False
+
+
+@contextmanager
+def _explain_write_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(f"cannot write: {error.strerror}", where=str(root), fix="set cache_dir") from error
+
+
+def _seal(directory: Path, inputs: dict[str, Any]) -> None:
+    """Make the content of an artifact complete and read-only, and have it on the disk."""
+    checksums = {name: _checksum(directory / name) for name in _versions(directory)}
+    for name, value in ((INPUTS, inputs), (_CHECKSUMS, checksums)):
+        (directory / name).write_text(f"{json.dumps(value, indent=2, sort_keys=True)}\n", encoding="utf-8")
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o444)
+            _sync(path)
+    directory.chmod(0o755)
+    _sync(directory)
+
+
+def _is_whole(directory: Path) -> bool:
+    """Whether there is an artifact, and its files are what they were; one of older code, without checksums, counts."""
+    if not directory.exists():
+        return False
+    versions = _versions(directory)
+    if _VERIFIED.get(directory) == versions:
+        return True
+    try:
+        damaged = [] if (directory / INPUTS).exists() else [INPUTS]
+        if (directory / _CHECKSUMS).exists():
+            checksums = json.loads((directory / _CHECKSUMS).read_text(encoding="utf-8"))
+            damaged += [
+                name for name, sha in checksums.items() if name not in versions or _checksum(directory / name) != sha
+            ]
+    except (OSError, ValueError, AttributeError, RecursionError):
+        damaged = [_CHECKSUMS]
+    if damaged:
+        log.warning("%s: %s is missing or not as it was written; it is made again", directory, damaged[0])
+        return False
+    _VERIFIED[directory] = versions
+    return True
+
+
+def _versions(directory: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of each file of an artifact, but of those that say what it is."""
+    files = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    stats = {str(path.relative_to(directory)): path.stat() for path in files if path.name not in (INPUTS, _CHECKSUMS)}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _acquired(lock: FileLock, kind: str) -> AcquireReturnProxy[FileLock]:
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        log.info("%s: waiting for another process that is making the same", kind)
+        return lock.acquire()
 
 
 def _acquired(lock: FileLock, kind: str) -> AcquireReturnProxy[FileLock]:

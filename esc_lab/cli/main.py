@@ -49,7 +49,7 @@ def run_job(cfg: DictConfig) -> float | None:
     ends in a process of its own.
     """
     hydra_config = HydraConfig.get()
-    with end_on_sigterm(), end_with_multirun():
+    with end_on_sigterm(), end_with_multirun(Path(hydra_config.sweep.dir)):
         return _run_and_note(cfg, hydra_config)
 
 

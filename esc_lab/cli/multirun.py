@@ -11,11 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.markup import escape
 from rich.table import Table
 
@@ -59,7 +58,7 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     failure: BaseException | None = None
     os.environ[_PROCESS] = str(os.getpid())
     try:
-        with end_on_sigterm(lambda: _end_workers(directory)):
+        with end_on_sigterm(lambda: _end_jobs(directory)):
             start()
     except BaseException as error:  # of the launcher, or the end of this process: a job's own are in the manifest
         failure = error
@@ -79,12 +78,9 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     return int(failed > 0)
 
 
-def _end_workers(directory: Path) -> None:
-    """Pass SIGTERM on to the processes of the jobs, and wait a while until these have noted their end."""
+def _end_jobs(directory: Path) -> None:
+    """Let jobs in other processes end, and wait a while until they have noted it."""
     manifest.stop_multirun(directory)
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            child.terminate()
     until = time.monotonic() + _GRACE_S
     while time.monotonic() < until and any(job.status == "running" for job in manifest.read_jobs(directory)):
         time.sleep(0.1)
@@ -105,17 +101,18 @@ def is_orphan(launcher: str) -> bool:
 
 
 @contextmanager
-def end_with_multirun() -> Iterator[None]:
-    """In a worker, SIGTERM for this process when that of its multirun is no more, so that its job does not go on."""
+def end_with_multirun(directory: Path) -> Iterator[None]:
+    """In a worker, SIGTERM for this process when its multirun, in that directory, is stopped or its process is gone."""
     over = threading.Event()
+    parent = os.getppid()
 
     def watch() -> None:
         while not over.wait(1.0):
-            if os.environ[_PROCESS] != str(os.getppid()):
+            if manifest.is_stopped(directory) or os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    if in_worker() and os.environ[_PROCESS] == str(os.getppid()):
+    if in_worker():
         threading.Thread(target=watch, daemon=True).start()
     try:
         yield

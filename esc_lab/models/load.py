@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from esc_lab.artifacts import fingerprint, write_atomic
+from esc_lab.artifacts import fingerprint, remove_files, write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
@@ -148,9 +148,7 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
 def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Path:
     """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model."""
     target = directory / ("adapter" if isinstance(loaded.model, PeftModel) else "model")
-    for old in target.glob("*"):  # other runs may share the files of an earlier one by links: none is written into
-        if old.is_file():
-            old.unlink()
+    remove_files(target)
     if isinstance(loaded.model, PeftModel):
         # A frozen copy of the adapter may be there beside it, as the reference.
         loaded.model.save_pretrained(str(target), selected_adapters=["default"])

@@ -6,6 +6,7 @@ that the stage imports. Paths, loggers and devices stay out of it. Looking a res
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,13 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from esc_lab.artifacts import INPUTS, cached, file_fingerprint, write_atomic
+from esc_lab.artifacts import INPUTS, cached, file_fingerprint, replace_file, write_atomic
 from esc_lab.config import TRAININGS, Config, keys
 from esc_lab.config.endpoint import shown_url
 from esc_lab.config.files import option_files
 from esc_lab.config.search import ROLES
 from esc_lab.data.corpora import published_split, sample_path
 from esc_lab.environment import first_process
+from esc_lab.errors import UserError
 from esc_lab.runs import layout
 from esc_lab.runs.identity import code_version, select
 
@@ -43,26 +45,30 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
     """The metrics of a stage: from the store, with all its files, or from `run`, whose files go into the store.
 
     A process that wants a result which another one is computing waits for it. Files that an earlier run left in the
-    directory do not go into the store.
+    directory do not go into the store. Where the store has no room, a run keeps its result to itself.
 
     Args:
         run: runs the stage in `cfg.run_dir`.
 
     Raises:
-        UserError: the data cannot be read, the store cannot be written to, or what `run` raises.
+        UserError: the data cannot be read, the store cannot be written to (but for want of room), a stored result
+            cannot be written into the directory, or what `run` raises.
     """
     own = Path(cfg.run_dir)
     (own / layout.REUSED).unlink(missing_ok=True)
     if cfg.stage not in STORED or not cfg.reuse or cfg.trainer.fast_dev_run or not first_process():
         return run(cfg)
     metrics: dict[str, float] = {}
-    before = _file_versions(own)
+    before = file_versions(own)
+    began = False
 
     def build(directory: Path) -> None:
+        nonlocal began
+        began = True
         metrics.update(run(cfg))
         if metrics.get("search/unfinished_trees"):
             raise _Unfinished
-        stale = [path for path, version in _file_versions(own).items() if before.get(path) == version]
+        stale = [path for path, version in file_versions(own).items() if before.get(path) == version]
         link_files(own, directory, () if cfg.stage == "search" else stale)  # a search goes on with what is there
         write_atomic(directory / layout.METRICS, json.dumps(metrics))
 
@@ -70,12 +76,24 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
         directory, stored = cached(Path(cfg.cache_dir), f"runs/{cfg.stage}", result_inputs(cfg), build)
     except _Unfinished:
         return metrics
+    except (OSError, UserError) as error:
+        full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not metrics and (began or not full):
+            raise
+        log.warning("the result is not kept for other runs: %s", error)
+        return metrics or run(cfg)
     if stored:
         log.info("%s: reused from %s", cfg.stage, directory)
         if cfg.stage in TRAININGS:
             for kind in (layout.ADAPTER, layout.MODEL):  # of an earlier run here: no checkpoint any more
                 (own / kind / layout.BASE_MODEL).unlink(missing_ok=True)
-        link_files(directory, own)
+        try:
+            link_files(directory, own)
+        except OSError as error:
+            fix = "choose another place, or make room there"
+            raise UserError(
+                f"cannot write what is reused: {error.strerror or error}", where=str(own), fix=fix
+            ) from error
         write_atomic(own / layout.REUSED, json.dumps({"from": str(directory)}))
         metrics.update(json.loads((directory / layout.METRICS).read_text(encoding="utf-8")))
     return metrics
@@ -133,7 +151,7 @@ def _listing(path: Path) -> Any:
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(path.iterdir())}
 
 
-def _file_versions(directory: Path) -> dict[str, tuple[int, int, int]]:
+def file_versions(directory: Path) -> dict[str, tuple[int, int, int]]:
     """What sets the versions of each file below a run directory apart."""
     files = {str(path): path.stat() for path in directory.rglob("*") if path.is_file()}
     return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in files.items()}
@@ -169,4 +187,14 @@ def _link_file(source: str, target: str) -> str:
         except OSError:
             log.debug("%s: no hard link to %s", source, target)
     shutil.copy2(source, target)
+    Path(target).chmod(0o644)
     return target
+
+
+def unshare_files(directory: Path) -> None:
+    """Give a run directory copies of the files that it shares with others, so that it may write into them."""
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
+            with replace_file(path) as copy:
+                shutil.copy2(path, copy)
+                copy.chmod(0o644)

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import remove_files, write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
@@ -67,6 +67,7 @@ def save_classifier(
         accuracy: on held-out replies, in [0, 1]; None if there were none.
     """
     target = directory / CLASSIFIER
+    remove_files(target)
     classifier.model.save_pretrained(str(target))
     if not isinstance(classifier.model, PeftModel):
         classifier.tokenizer.save_pretrained(target)

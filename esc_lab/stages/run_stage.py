@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.environment import describe_environment
+from esc_lab.runs.directory import explain_full_disk, keep_finished_run, own_directory
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, LOG, METRICS
 from esc_lab.runs.resume import drop_checkpoints, resolve_resume
 from esc_lab.runs.reuse import run_or_reuse
@@ -26,25 +27,27 @@ log = logging.getLogger(__name__)
 def run_stage(cfg: Config) -> dict[str, float]:
     """Run the stage in `cfg.run_dir`, or reuse its result; the directory has a metrics.json only if it came to its end.
 
-    The stage is imported only if it has to run: torch comes with it.
+    The stage is imported only if it has to run: torch comes with it. A run that is refused before it has left anything
+    leaves a finished run in the same directory as it was.
 
     Raises:
-        UserError: the directory cannot be written to, or what the stage raises.
+        UserError: the directory cannot be written to, another process is running in it, or what the stage raises.
     """
     directory = Path(cfg.run_dir)
     log.info("%s -> %s", cfg.stage, directory)
-    cfg = resolve_resume(cfg)
-    (directory / METRICS).unlink(missing_ok=True)  # of an earlier run in the same directory
-    write_atomic(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(cfg)))
-    write_atomic(directory / ENVIRONMENT, json.dumps(describe_environment(), indent=2))
-    with wandb_run(cfg) as run:
-        metrics = run_or_reuse(cfg, _import_and_run)
-        write_atomic(directory / METRICS, json.dumps(metrics, indent=2, sort_keys=True))
-        drop_checkpoints(directory)
-        if run:
-            from esc_lab.tracking.results import log_results
+    with own_directory(directory), keep_finished_run(directory), explain_full_disk(directory):
+        cfg = resolve_resume(cfg)
+        (directory / METRICS).unlink(missing_ok=True)  # of an earlier run in the same directory
+        write_atomic(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+        write_atomic(directory / ENVIRONMENT, json.dumps(describe_environment(), indent=2))
+        with wandb_run(cfg) as run:
+            metrics = run_or_reuse(cfg, _import_and_run)
+            write_atomic(directory / METRICS, json.dumps(metrics, indent=2, sort_keys=True))
+            drop_checkpoints(directory)
+            if run:
+                from esc_lab.tracking.results import log_results
 
-            log_results(run, cfg)
+                log_results(run, cfg)
     return metrics
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from esc_lab.artifacts import fingerprint
+from esc_lab.artifacts import fingerprint, replace_file
 from esc_lab.errors import UserError
 from esc_lab.runs.signals import sigterm_waits
 
@@ -30,21 +29,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
-        temporary = target.with_name(f"{target.name}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replace_file(target) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException as error:
-            temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError | RuntimeError):  # the latter by torch's own writer
-                reason = getattr(error, "strerror", None) or f"is the disk full? {str(error).splitlines()[0]}"
-                fix = "make room there, or choose another output_root"
-                raise UserError(f"cannot write the checkpoint: {reason}", where=str(path), fix=fix) from error
-            raise
+        except (OSError, RuntimeError) as error:  # the latter by torch's own writer
+            reason = getattr(error, "strerror", None) or f"is the disk full? {str(error).splitlines()[0]}"
+            fix = "make room there, or choose another output_root"
+            raise UserError(f"cannot write the checkpoint: {reason}", where=str(path), fix=fix) from error
 
 
 class LastCheckpoint(Callback):
@@ -166,8 +158,8 @@ def _take_over_best(state: dict[str, Any], source: Path, best: ModelCheckpoint, 
         raise UserError("the best weights so far are missing", where=str(old), fix="start anew with resume=null")
     if first_process and old.resolve() != new.resolve():
         new.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(old, new.with_name(f"{name}.part"))
-        new.with_name(f"{name}.part").replace(new)
+        with replace_file(new) as temporary:
+            shutil.copyfile(old, temporary)
     state |= {
         "best_model_path": str(new),
         "kth_best_model_path": str(new),
