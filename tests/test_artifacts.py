@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esc_lab.artifacts import cached, file_fingerprint, fingerprint, write_atomic
+from esc_lab.artifacts import (
+    _VERIFIED,
+    cached,
+    file_fingerprint,
+    fingerprint,
+    replace_file,
+    write_atomic,
+)
 from esc_lab.errors import UserError
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -135,7 +142,82 @@ def test_a_failed_build_leaves_nothing_and_can_be_repeated(tmp_path, error):
     assert [path for path in (tmp_path / "kind").iterdir() if path.is_dir()] == []
     directory, there = cached(tmp_path, "kind", {}, lambda directory: None)
     assert not there
-    assert content(directory).keys() == {"inputs.json"}
+    assert content(directory).keys() == {"inputs.json", ".checksums.json"}
+
+
+def test_files_of_an_artifact_are_read_only_and_readable_by_others(tmp_path):
+    def build(directory: Path) -> None:
+        (directory / "folder").mkdir()
+        (directory / "folder" / "weights").write_text("1")
+        (directory / "folder" / "weights").chmod(0o600)
+
+    directory, _ = cached(tmp_path, "kind", {}, build)
+    assert {path.stat().st_mode & 0o777 for path in directory.rglob("*") if path.is_file()} == {0o444}
+
+
+def cut_short(directory: Path) -> None:
+    (directory / "weights").write_text("1")
+
+
+def change(directory: Path) -> None:
+    (directory / "weights").write_text("124")
+
+
+def lose(directory: Path) -> None:
+    (directory / "weights").unlink()
+
+
+def lose_inputs(directory: Path) -> None:
+    (directory / "inputs.json").unlink()
+
+
+def nest_checksums(directory: Path) -> None:
+    (directory / ".checksums.json").write_text("[" * 200_000)
+
+
+@pytest.mark.parametrize("damage", [cut_short, change, lose, lose_inputs, nest_checksums])
+def test_an_artifact_that_is_not_as_it_was_written_is_made_again(tmp_path, caplog, damage):
+    def build(directory: Path) -> None:
+        (directory / "weights").write_text("123")
+
+    directory, _ = cached(tmp_path, "kind", {}, build)
+    for path in directory.iterdir():
+        path.chmod(0o644)
+    damage(directory)
+    _VERIFIED.clear()  # as in another process
+    assert cached(tmp_path, "kind", {}, build) == (directory, False)
+    assert "it is made again" in caplog.text
+    assert content(directory)["weights"] == "123"
+    assert cached(tmp_path, "kind", {}, build) == (directory, True)
+
+
+def test_a_change_is_seen_in_the_same_process(tmp_path):
+    directory, _ = cached(tmp_path, "kind", {}, lambda directory: write_atomic(directory / "weights", "123"))
+    assert cached(tmp_path, "kind", {}, cut_short) == (directory, True)
+    (directory / "weights").chmod(0o644)
+    cut_short(directory)
+    assert cached(tmp_path, "kind", {}, cut_short) == (directory, False)
+
+
+def test_an_artifact_of_older_code_has_no_checksums(tmp_path):
+    directory, _ = cached(tmp_path, "kind", {}, cut_short)
+    (directory / ".checksums.json").unlink()
+    assert cached(tmp_path, "kind", {}, cut_short) == (directory, True)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    def interrupt() -> None:
+        with replace_file(tmp_path / "file") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert content(tmp_path) == {"file": "old"}
+    with replace_file(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    assert content(tmp_path) == {"file": "new"}
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):
@@ -191,5 +273,5 @@ def test_a_killed_builder_neither_blocks_nor_leaves_anything(tmp_path):
     assert len(list((tmp_path / "kind").glob(".*"))) == 1
     directory, there = cached(tmp_path, "kind", {"a": 1}, lambda directory: None)
     assert not there
-    assert content(directory).keys() == {"inputs.json"}
+    assert content(directory).keys() == {"inputs.json", ".checksums.json"}
     assert [path for path in (tmp_path / "kind").iterdir() if path.is_dir()] == [directory]

@@ -114,6 +114,10 @@ def files(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
+def content_of(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in files(directory)}
+
+
 @pytest.fixture
 def cache(tmp_path) -> Callable[[], list[str]]:
     (tmp_path / "cache").mkdir()
