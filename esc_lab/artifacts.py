@@ -31,6 +31,13 @@ _CHECKSUMS = ".checksums.json"  # in an artifact: the SHA-256 of each other file
 _VERIFIED: dict[Path, dict[str, tuple[int, int]]] = {}  # artifacts that this process has compared, as they were then
 
 
+# What reading a broken file raises, wherever it breaks: bytes, syntax, types, names, sizes, or nesting without end.
+READ_ERRORS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, yaml.YAMLError,
+)  # fmt: skip
+_MAX_VALUES, _MAX_DEPTH = 1_000_000, 100  # of a YAML file
+
+
 def fingerprint(value: Any) -> str:
     """First 16 hex digits of the SHA-256 of a value of JSON types; equal values have equal fingerprints."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -46,9 +53,26 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read, or a mapping has a key twice.
+        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read, a mapping has a key twice, or references make it
+            too large or hold itself.
     """
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        _check_size(content)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deep") from error
+    return content
+
+
+def _check_size(content: Any) -> None:
+    left, values = [(content, 0)], 0
+    while left:
+        value, depth = left.pop()
+        values += 1
+        if values > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise yaml.YAMLError("too large, or nested too deep; references (&, *) may make it so")
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left += [(part, depth + 1) for part in parts]
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C one is ten times as fast
@@ -200,7 +224,7 @@ def _is_whole(directory: Path) -> bool:
             damaged += [
                 name for name, sha in checksums.items() if name not in versions or _checksum(directory / name) != sha
             ]
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except READ_ERRORS:
         damaged = [_CHECKSUMS]
     if damaged:
         log.warning("%s: %s is missing or not as it was written; it is made again", directory, damaged[0])

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from esc_lab.artifacts import file_fingerprint
+from esc_lab.artifacts import READ_ERRORS, file_fingerprint
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.errors import UserError
 from esc_lab.metrics.prediction_table import Key, PredictionTable
@@ -100,7 +99,7 @@ def read_judgements(directory: Path) -> Judgements:
         }
         models, forced = [str(name) for name in record["judge"]["models"]], [str(text) for text in record["forced"]]
         return Judgements(directory, models, str(record["baseline"]), forced, replies)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except READ_ERRORS as error:
         message = f"no finished run of the judge: {type(error).__name__} {error}"
         raise UserError(message, where=str(directory), fix=_FIX) from error
 
@@ -191,5 +190,5 @@ def read_interval(record: Mapping[str, float | None]) -> Interval:
 def _is_judge(directory: Path) -> bool:
     try:
         return read_config(directory).get("stage") == "judge"
-    except (OSError, ValueError, yaml.YAMLError):
+    except READ_ERRORS:
         return False  # reading it as an evaluation says what is wrong

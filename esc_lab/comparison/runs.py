@@ -6,19 +6,20 @@ Nothing is written into what is read.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from esc_lab.artifacts import file_fingerprint
+from esc_lab.artifacts import READ_ERRORS, file_fingerprint
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import METRICS
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, MANIFEST, PREDICTIONS, Settings, read_config
 from esc_lab.runs.lineage import Method, find_distinguishing_settings, read_method
 from esc_lab.runs.manifest import DONE, read_jobs
+
+log = logging.getLogger(__name__)
 
 _FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
 _STEPS = ("evaluate_base", "evaluate_sft", "evaluate_cso")  # of a pipeline, in the order in which it takes them
@@ -160,16 +161,15 @@ def _read_run(directory: Path) -> Run:
         method = read_method(directory)
         template = config["prompt"]["eval" if config["stage"] == "evaluate" else "train"]["template"]
         model, inventory = str(config["model"]["name"]), str(config["inventory"]["name"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         message = f"no finished run: a configuration behind it does not say {error}"
         raise UserError(message, where=str(directory), fix=_FIX) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except READ_ERRORS as error:
         message = f"no finished run: a configuration behind it cannot be read: {str(error).splitlines()[0]}"
         raise UserError(message, where=str(directory), fix=_FIX) from error
     if not any(name in metrics for name, metric in METRICS.items() if metric.shown):
         raise UserError("none of its metrics can be compared", where=str(directory), fix=_FIX)
-    environment = directory / ENVIRONMENT
-    known = json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {}
+    known = _read_environment(directory / ENVIRONMENT)
     return Run(directory, model, template, inventory, method, method.name, config, metrics, known)
 
 
@@ -182,15 +182,27 @@ def _read_metrics(directory: Path) -> dict[str, float]:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): float(value) for name, value in metrics.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except READ_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"no finished run: {reason}", where=str(directory), fix=_FIX) from error
+
+
+def _read_environment(path: Path) -> dict[str, Any]:
+    """What a run ran on; nothing where it does not say."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(known, dict):
+            raise TypeError("no mapping")
+    except READ_ERRORS as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return {}
+    return known
 
 
 def _read_config(directory: Path) -> Settings:
     try:
         return read_config(directory)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except READ_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"no finished run: {reason}", where=str(directory), fix=_FIX) from error
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import Tensor
 
-from esc_lab.artifacts import file_fingerprint, write_atomic
+from esc_lab.artifacts import READ_ERRORS, file_fingerprint, write_atomic
 from esc_lab.config import Config
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
@@ -128,7 +128,7 @@ def _rewards(
     if objective_of(objective).needs_reference:
         try:
             reference = _reference(cfg, loaded, run, split, row_tokens)
-        except (UserError, OSError) as error:
+        except (UserError, *READ_ERRORS) as error:
             log.warning("rewards of held-out pairs left out, their reference is gone: %s", error)
             return None, None
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from esc_lab.artifacts import fingerprint
+from esc_lab.artifacts import READ_ERRORS, fingerprint
 from esc_lab.errors import UserError
 from esc_lab.metrics.attention import span_measures
 from esc_lab.metrics.prediction_table import (
@@ -47,7 +47,7 @@ def read_table(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) 
     for prediction in read_predictions(path):  # not all at once: there may be many
         try:
             rows.add(prediction)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except READ_ERRORS as error:
             message = f"not a prediction with the strategies {', '.join(strategies)}: {type(error).__name__} {error}"
             raise UserError(message, where=f"{path}:{len(rows.decision) + 1}", fix=FIX) from error
     test = rows.test_set()
@@ -192,7 +192,7 @@ def _read_pairs(path: Path, test: TestSet) -> FloatArray:
         for line in path.read_bytes().splitlines():
             row = json.loads(line)
             rows.append([cluster.get(row["dialogue"], -1), *measure_pair(row).values()])
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except READ_ERRORS as error:
         message = f"not a preference pair: {type(error).__name__} {error}"
         raise UserError(message, where=f"{path}:{len(rows) + 1}", fix=FIX) from error
     if not rows or min(row[0] for row in rows) < 0:

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.comparison.checks import check_cells, load_predictions
 from esc_lab.comparison.runs import Run, group_cells, read_runs
 from esc_lab.config import Config, DataConfig
@@ -223,7 +224,7 @@ def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[lis
         for search in searches:
             try:
                 other = judge_model(read_config(search))
-            except (KeyError, TypeError, OSError) as error:
+            except READ_ERRORS as error:
                 remarks.append(f"{search}, which {label} was trained on, does not say who judged it ({error!r})")
                 continue
             if judge.same(other):

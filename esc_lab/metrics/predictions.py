@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import READ_ERRORS, write_atomic
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import metrics_of_replies
 from esc_lab.metrics.text import bleu_counts
@@ -130,7 +130,7 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
         for line in path.read_bytes().splitlines():
             yield _parse(json.loads(line.decode()))
             count += 1
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except READ_ERRORS as error:
         message = f"not a prediction: {type(error).__name__} {error}"
         raise UserError(message, where=f"{path}:{count + 1}", fix=FIX) from error
     if not count:

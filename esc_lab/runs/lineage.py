@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from esc_lab.artifacts import fingerprint
+from esc_lab.artifacts import READ_ERRORS, fingerprint
 from esc_lab.config import TRAININGS, Key, keys
+from esc_lab.errors import UserError
 from esc_lab.runs.identity import flatten, select
-from esc_lab.runs.layout import Settings, find_run, read_config
+from esc_lab.runs.layout import CONFIG, Settings, find_run, read_config
 
 _NAMED_APART = ("stage", "seed")  # a method has them beside its settings
 
@@ -86,24 +87,39 @@ def find_searches(directory: Path) -> tuple[list[Path], list[str]]:
     """The searches whose data trained the model of a run, and the checkpoints behind it whose runs are gone.
 
     Raises:
-        KeyError: the configuration lacks what every run's has; and what `read_config` raises.
+        UserError: a configuration behind it cannot be read, or lacks what every run's has.
     """
-    config = read_config(directory)
     searches: list[Path] = []
     lost: list[str] = []
-    for origin in (config.get("checkpoint"), config.get("init_from")):
-        training = find_run(Path(origin), directory) if origin else None
-        if training and training.resolve() != directory.resolve():
-            earlier, gone = find_searches(training)
-            searches, lost = searches + earlier, lost + gone
-        elif origin and not training:
-            lost.append(str(origin))
+    left, visited = [directory], set[Path]()
+    while left:
+        run = left.pop()
+        if run.resolve() in visited:
+            continue
+        visited.add(run.resolve())
+        try:
+            trainings, of_data, gone = _origins(run)
+        except READ_ERRORS as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            fix = "correct it, or leave out the runs that were made from it"
+            raise UserError(f"not the configuration of a run: {reason}", where=str(run / CONFIG), fix=fix) from error
+        left, searches, lost = left + trainings, of_data + searches, gone + lost
+    return list(dict.fromkeys(searches)), list(dict.fromkeys(lost))
+
+
+def _origins(directory: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """The trainings that a run goes on from, the searches that made its data, and checkpoints whose runs are gone."""
+    config = read_config(directory)
+    origins = [Path(origin) for origin in (config.get("checkpoint"), config.get("init_from")) if origin]
+    trainings = {origin: find_run(origin, directory) for origin in origins}
     data = config.get("data", {}).get("path")
+    searches: list[Path] = []
     if data and config["stage"] in ("sft", "cso"):
         # The data may be named as the folder that the search left, or as a file in it.
         runs = (find_run(path, directory) for path in (Path(data), Path(data).parent))
-        searches += [run for run in runs if run and read_config(run).get("stage") == "search"]
-    return list(dict.fromkeys(searches)), list(dict.fromkeys(lost))
+        searches = [run for run in runs if run and read_config(run).get("stage") == "search"]
+    lost = [str(origin) for origin, training in trainings.items() if not training]
+    return [training for training in trainings.values() if training], searches, lost
 
 
 def _training(directory: Path) -> tuple[str, dict[str, str]]:

@@ -6,15 +6,18 @@ The manifest has a line of JSON when a job starts and one when it ends, so that 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import READ_ERRORS, write_atomic
 from esc_lab.config import place_names
 from esc_lab.errors import UserError
 from esc_lab.runs.layout import MANIFEST, METRICS
+
+log = logging.getLogger(__name__)
 
 DONE = ("done", "reused")
 _OVERRIDES = "multirun.json"
@@ -69,11 +72,21 @@ def read_jobs(directory: Path) -> list[Job]:
             known = {key: record[key] for key in ("error", "seconds", "metrics", "stages") if key in record}
             words = tuple(record["overrides"])
             key = tuple(sorted(drop_resume(words)))  # the words of a multirun may change places, and so its numbers
-            latest[key] = Job(record["job"], words, place, record["status"], **known)
-        except (ValueError, KeyError, TypeError) as error:
+            latest[key] = _check_types(Job(record["job"], words, place, record["status"], **known))
+        except READ_ERRORS as error:
             fix = "correct the line, or name the run directories one by one"
             raise UserError("not the record of a job", where=f"{path}:{number}", fix=fix) from error
     return sorted(latest.values(), key=lambda job: job.number)
+
+
+def _check_types(job: Job) -> Job:
+    mappings = (job.metrics or {}, job.stages or {})
+    numbers = (job.number, job.seconds, *(job.metrics or {}).values())
+    if not all(isinstance(number, int | float) for number in numbers) or not all(isinstance(m, dict) for m in mappings):
+        raise TypeError("no job")
+    if not all(isinstance(text, str) for text in (job.status, job.error)):
+        raise TypeError("no job")
+    return job
 
 
 def find_finished_job(directory: Path, overrides: Sequence[str]) -> Job | None:
@@ -107,22 +120,45 @@ def read_job_overrides(directory: Path) -> list[str] | None:
     path = directory.absolute().parent / _OVERRIDES
     if not path.exists():
         return None
-    common = {"resume", *json.loads(path.read_text(encoding="utf-8")).get("common", ())}
+    common = {"resume", *_read_start(path).get("common", ())}
     overrides = next((job.overrides for job in read_jobs(path.parent) if job.directory.name == directory.name), ())
     return [word for word in overrides if word.partition("=")[0].lstrip("+") not in common]
 
 
 def read_overrides(directory: Path) -> list[str] | None:
-    """The overrides that a multirun was started with, less those that change no result; None if it is none."""
+    """The overrides that a multirun was started with, less those that change no result; None if it is none.
+
+    Raises:
+        UserError: what it was started with cannot be read.
+    """
     path = directory / _OVERRIDES
-    return json.loads(path.read_text(encoding="utf-8"))["words"] if path.exists() else None
+    return _read_start(path)["words"] if path.exists() else None
+
+
+def _read_start(path: Path) -> dict[str, list[str]]:
+    try:
+        start = {name: [*words] for name, words in json.loads(path.read_text(encoding="utf-8")).items()}
+        if "words" not in start or not all(isinstance(word, str) for words in start.values() for word in words):
+            raise ValueError("no words")
+    except READ_ERRORS as error:
+        fix = "delete the file; its jobs can be named one by one"
+        raise UserError("not what a multirun was started with", where=str(path), fix=fix) from error
+    return start
 
 
 def find_multirun(root: Path, overrides: Sequence[str]) -> Path | None:
-    """The newest multirun below `root` that was started with these overrides, those that change no result aside."""
-    paths = root.glob(f"*/{_OVERRIDES}")
+    """The newest multirun below `root` that was started with these overrides, those that change no result aside.
+
+    One that cannot be read is left out with a warning.
+    """
     wanted = sorted(_drop_places(overrides))
-    same = [path for path in paths if sorted(_drop_places(read_overrides(path.parent) or [])) == wanted]
+    same = []
+    for path in root.glob(f"*/{_OVERRIDES}"):
+        try:
+            if sorted(_drop_places(read_overrides(path.parent) or [])) == wanted:
+                same.append(path)
+        except UserError as error:
+            log.warning("left out: %s", error)
     return max(same, key=lambda path: path.stat().st_mtime).parent if same else None
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import TRAININGS, Config, Key, keys
 from esc_lab.errors import UserError
 from esc_lab.runs.identity import select
@@ -45,10 +46,19 @@ def resolve_resume(cfg: Config) -> Config:
 
 
 def _find_furthest(root: Path, cfg: Config) -> Path | None:
-    """The run directory with the most steps among the interrupted trainings of this configuration below `root`."""
-    runs = (path.parents[1] for path in root.glob(f"**/{CHECKPOINT}"))
-    alike = [run for run in runs if find_differences(cfg, run) == []]
-    return max(alike, key=lambda run: count_steps(run / CHECKPOINT), default=None)
+    """The run directory with the most steps among the interrupted trainings of this configuration below `root`.
+
+    One that cannot be read is left out with a warning.
+    """
+    steps = {}
+    for path in root.glob(f"**/{CHECKPOINT}"):
+        run = path.parents[1]
+        try:
+            if find_differences(cfg, run) == []:
+                steps[run] = count_steps(path)
+        except UserError as error:
+            log.warning("resume=auto leaves out %s", error)
+    return max(steps, key=steps.__getitem__, default=None)
 
 
 def _find_named(directory: Path, cfg: Config) -> Path | None:
@@ -69,11 +79,20 @@ def find_differences(cfg: Config, run: Path) -> list[str] | None:
     """Keys that decide a training and have another value in a run directory; None if it holds no configuration.
 
     A key that is newer than the run counts as having had its default.
+
+    Raises:
+        UserError: its configuration cannot be read.
     """
     if not (run / CONFIG).exists():
         return None
     deciding = [key for key in keys() if key.decides(cfg.stage)]
-    own, other = (_select_relative(config, deciding) for config in (asdict(cfg), read_config(run)))
+    own = _select_relative(asdict(cfg), deciding)
+    try:
+        other = _select_relative(read_config(run), deciding)
+    except READ_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        fix = "correct it, or take the run away"
+        raise UserError(f"not the configuration of a run: {reason}", where=str(run / CONFIG), fix=fix) from error
     return [key.name for key in deciding if own[key.name] != other.get(key.name, key.default)]
 
 
@@ -98,7 +117,7 @@ def count_steps(checkpoint: Path) -> int:
 
     try:
         return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+    except (*READ_ERRORS, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         fix = "delete it, or start anew with resume=null"
         raise UserError("not a whole checkpoint", where=str(checkpoint), fix=fix) from error
 
@@ -110,4 +129,7 @@ def drop_checkpoints(run: Path) -> None:
         visited.add(run)
         for path in (run / CHECKPOINT).parent.glob(f"{CHECKPOINT.name}*"):
             path.unlink(missing_ok=True)
-        run = Path(read_config(run).get("resume") or run)
+        try:
+            run = Path(read_config(run).get("resume") or run)
+        except READ_ERRORS as error:
+            log.warning("%s: whether it went on from another run is not known: %s", run / CONFIG, error)

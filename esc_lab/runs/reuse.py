@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from esc_lab.artifacts import INPUTS, cached, file_fingerprint, replace_file, write_atomic
+from esc_lab.artifacts import INPUTS, READ_ERRORS, cached, file_fingerprint, replace_file, write_atomic
 from esc_lab.config import TRAININGS, Config, keys
 from esc_lab.config.endpoint import shown_url
 from esc_lab.config.files import option_files
@@ -95,8 +95,16 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
                 f"cannot write what is reused: {error.strerror or error}", where=str(own), fix=fix
             ) from error
         write_atomic(own / layout.REUSED, json.dumps({"from": str(directory)}))
-        metrics.update(json.loads((directory / layout.METRICS).read_text(encoding="utf-8")))
+        metrics.update(_read_metrics(directory / layout.METRICS))
     return metrics
+
+
+def _read_metrics(path: Path) -> dict[str, float]:
+    try:
+        return {str(name): float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except READ_ERRORS as error:
+        fix = f"delete {path.parent}; the result is then computed anew"
+        raise UserError("not the metrics of a result", where=str(path), fix=fix) from error
 
 
 def result_inputs(cfg: Config) -> dict[str, Any]:
@@ -162,7 +170,8 @@ def find_reused_stages(directory: Path) -> dict[str, bool]:
     reused = {}
     configs = [directory / layout.CONFIG, *directory.glob(f"[!.]*/{layout.CONFIG}")]
     for path in sorted(configs, key=os.path.getmtime):
-        stage = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("stage: "))
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        stage = next((line for line in lines if line.startswith("stage: ")), "")
         if stage.removeprefix("stage: ") in STORED:
             reused[path.parent.name] = (path.parent / layout.REUSED).exists()
     return reused

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from esc_lab.artifacts import remove_files, write_atomic
+from esc_lab.artifacts import READ_ERRORS, remove_files, write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
@@ -197,7 +197,7 @@ def _read_note(file: Path) -> Note:
             raise ValueError(f"dtype {model.dtype}")
         accuracy = None if read["accuracy"] is None else float(read["accuracy"])
         return Note(model, read["inventory"], tuple(read["strategies"]), int(read["reply_tokens"]), accuracy)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except READ_ERRORS as error:
         what = f"broken note: {type(error).__name__} {error}"
         raise UserError(what, where=str(file), fix="train the classifier again") from error
 

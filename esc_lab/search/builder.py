@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import READ_ERRORS, write_atomic
 from esc_lab.config.search import MCTSConfig
 from esc_lab.errors import UserError
 from esc_lab.search.calls import BudgetError
@@ -182,7 +182,7 @@ def load_tree(path: Path, fingerprint: str, settings: MCTSConfig) -> tuple[Searc
         if state["grown_with"] == fingerprint:
             return Search.from_state(state, settings), Counter(state["counts"])
         leaves = state["settings"].get("in_flight", 1)  # no part of the settings any more
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except READ_ERRORS as error:
         fix = "delete the file; the tree is then grown again from its journal"
         raise UserError("not a tree of this version", where=str(path), fix=fix) from error
     if leaves > 1:

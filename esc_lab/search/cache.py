@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.errors import UserError
 from esc_lab.search.requests import Answer
 
@@ -51,6 +52,6 @@ class RequestCache:
     def _wrap_errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
+        except (sqlite3.Error, *READ_ERRORS) as error:
             fix = "make room, delete the file, or use search.cache=false; the journals of the run hold its answers"
             raise UserError(f"the request cache does not work: {error}", where=str(self.path), fix=fix) from error

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.runs.layout import JOURNAL_SUFFIX, rename_keys
@@ -131,7 +132,7 @@ class Journal:
             try:
                 answer = Answer.from_json(record["answer"])
                 self._note(record["key"], record["at"], record["role"], answer, record["cached"])
-            except (KeyError, TypeError) as error:
+            except READ_ERRORS as error:
                 raise self._damaged_error(number) from error
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
@@ -147,7 +148,7 @@ class Journal:
             raise UserError(f"the journal is of another configuration: {shown}{more}", where=str(self.path), fix=fix)
 
     def _record(self, line: bytes, number: int) -> Mapping[str, Any]:
-        with suppress(ValueError):
+        with suppress(*READ_ERRORS):
             record = json.loads(line)
             if isinstance(record, dict):
                 return record
@@ -167,7 +168,7 @@ def read_journal_config(path: Path) -> Any:
         line = file.readline()
     try:
         return json.loads(line)["config"]
-    except (ValueError, KeyError, TypeError):
+    except READ_ERRORS:
         return None
 
 

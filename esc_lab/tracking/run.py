@@ -15,8 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
 from esc_lab.environment import first_process
 from esc_lab.errors import UserError
@@ -150,7 +149,7 @@ def _method(cfg: Config) -> dict[str, str]:
         return {}
     try:
         name = read_method(Path(cfg.run_dir)).name
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+    except READ_ERRORS as error:
         log.debug("no method: %s", error)
         return {}
     return {"method": name, "model_method": f"{cfg.model.name} {name}"}

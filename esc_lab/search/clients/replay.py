@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.search.journal import read_journal_config
@@ -71,7 +72,7 @@ def _read(path: Path) -> dict[str, Answer]:
             if "key" not in record:
                 continue
             key, answer = record["key"], Answer.from_json(record["answer"])
-        except (ValueError, KeyError, TypeError) as error:
+        except READ_ERRORS as error:
             if last and isinstance(error, ValueError):
                 continue  # the writer was stopped within this line
             problem = f"broken record: {type(error).__name__} {error}"
