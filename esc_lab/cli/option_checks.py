@@ -12,19 +12,27 @@ from esc_lab.config.prompt import PromptConfig, TemplateConfig, find_layout
 from esc_lab.config.search import LLMConfig
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
-from esc_lab.errors import UserError
+from esc_lab.errors import UserError, nearest
+from esc_lab.metrics.records import METRICS
 from esc_lab.prompts import Layout, build_layout
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.training.objectives import OBJECTIVES, objective_of
 
 Section = dict[str, Any]
+_CLOSED = ("strategy", "generated", "chance", "text")  # families of metrics whose records name them all
 
 
 def option_problems(cfg: DictConfig) -> list[str]:
     """Problems of the sections that a composed configuration has from files; each names its file."""
     plain: Section = OmegaConf.to_container(cfg, throw_on_missing=False)  # type: ignore[assignment]
     messages = []
-    checks: tuple[Callable[[Section], None], ...] = (_check_inventory, _check_prompts, _check_roles, _check_objective)
+    checks: tuple[Callable[[Section], None], ...] = (
+        _check_inventory,
+        _check_prompts,
+        _check_roles,
+        _check_objective,
+        _check_metric,
+    )
     for check in checks:
         try:
             check(plain)
@@ -50,6 +58,20 @@ def _check_objective(cfg: Section) -> None:
     section = cfg["objective"]
     if cfg["stage"] in ("cso", "pipeline") and section["name"] in OBJECTIVES:  # others are no choice of the key
         objective_of(ObjectiveConfig(name=section["name"], value_margin=section["value_margin"]))
+
+
+def _check_metric(cfg: Section) -> None:
+    """Whether an evaluation, or the pipeline that holds it, can have the metric that a sweep is to look for."""
+    name, stage = cfg["optimize_metric"], cfg["stage"]
+    if not name or stage not in ("evaluate", "pipeline"):
+        return
+    steps = ["base", *(step for step in cfg["pipeline"]["stages"] if step != "search")] if stage == "pipeline" else []
+    known = [f"{step}/{metric}" for step in steps for metric in METRICS] or [*METRICS]
+    family = ["", *name.split("/")][-2]
+    if name not in known and family in ("", *_CLOSED):
+        raise UserError(
+            f"no such metric{nearest(name, known)}", where=f"optimize_metric={name}", fix="see metrics.json"
+        )
 
 
 def _check_prompts(cfg: Section) -> None:

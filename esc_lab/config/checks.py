@@ -62,6 +62,8 @@ def _value_problem(key: Key, value: Any) -> str | None:
     if key.within != ANY and not low <= value <= high:
         allowed = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
         return f"{key.name}={value}: has to be {allowed} ({key.doc})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{key.name}={value}: has to be a finite number ({key.doc})"
     if key.path and not os.path.exists(str(value)):
         start = "" if os.path.isabs(value) else f"; the working directory is {os.getcwd()}"
         return f"{key.name}={value}: no such file or directory. Fix: check the path{start}"
@@ -102,8 +104,13 @@ def _data_problems(cfg: DictConfig) -> Iterator[str]:
     strategies = [strategy.name for strategy in cfg.inventory.strategies if "name" in strategy]
     for name in (name for name in data.strategy_weights if name not in strategies):
         yield f"data.strategy_weights: no strategy '{name}' in {cfg.inventory.name}{nearest(name, strategies)}"
-    if len(cfg.optimizer.betas) != 2:
-        yield f"optimizer.betas={cfg.optimizer.betas}: two numbers are needed, such as [0.9,0.999]"
+    if len(cfg.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.optimizer.betas):
+        yield f"optimizer.betas={cfg.optimizer.betas}: two numbers from 0 to below 1 are needed, such as [0.9,0.999]"
+    for name in ("max_epochs", "max_steps"):
+        if cfg.trainer[name] == 0:
+            yield f"trainer.{name}=0: nothing would be trained. Fix: give at least 1, or -1 for no limit"
+    if cfg.trainer.max_epochs == cfg.trainer.max_steps == -1:
+        yield "trainer.max_epochs=-1 and trainer.max_steps=-1: training would never end. Fix: limit one of them"
 
 
 def _target_problems(cfg: DictConfig) -> Iterator[str]:
