@@ -38,6 +38,7 @@ from esc_lab.runs.signals import TERMINATED, end_on_sigterm
 from esc_lab.stages.run_stage import run_stage
 
 log = logging.getLogger("run")
+_BY_SIGTERM = "ended by SIGTERM"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -56,7 +57,7 @@ def run_job(cfg: DictConfig) -> float | None:
 def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
     start = time.time()
     outcome: dict[str, Any] = {}
-    value, end = None, None
+    value, end, text = None, None, ""
     directory, in_multirun = Path(hydra_config.runtime.output_dir), hydra_config.mode == RunMode.MULTIRUN
     if in_multirun:
         if manifest.is_stopped(Path(hydra_config.sweep.dir)) or is_orphan(hydra_config.launcher._target_):
@@ -79,12 +80,12 @@ def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
             raise SystemExit(1) from error
         outcome |= {"status": "failed", "error": text[:500]}
     except (SystemExit, KeyboardInterrupt) as stop:
-        end, text = stop, "ended by SIGTERM" if getattr(stop, "code", None) == TERMINATED else "interrupted"
+        end, text = stop, _BY_SIGTERM if getattr(stop, "code", None) == TERMINATED else "interrupted"
         log.error("error: %s", text)
         outcome = {"status": "failed", "error": text}
     if in_multirun:
         _note_job(hydra_config, {**outcome, "seconds": time.time() - start})
-    if end and not (in_multirun and in_worker()):  # a worker may have other jobs
+    if end and not (in_multirun and in_worker() and text == _BY_SIGTERM):  # a worker may have other jobs
         raise end
     return value
 
