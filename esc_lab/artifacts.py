@@ -251,11 +251,3 @@ def _acquired(lock: FileLock, kind: str) -> AcquireReturnProxy[FileLock]:
     except Timeout:
         log.info("%s: waiting for another process that is making the same", kind)
         return lock.acquire()
-
-
-def _acquired(lock: FileLock, kind: str) -> AcquireReturnProxy[FileLock]:
-    try:
-        return lock.acquire(blocking=False)
-    except Timeout:
-        log.info("%s: waiting for another process that is making the same", kind)
-        return lock.acquire()
