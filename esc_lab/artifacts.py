@@ -57,11 +57,25 @@ def read_yaml(path: Path) -> Any:
             too large or hold itself.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
+        _check_depth(text)
+        content = yaml.load(text, Loader=_Loader)
         _check_size(content)
     except RecursionError as error:
         raise yaml.YAMLError("nested too deep") from error
     return content
+
+
+def _check_depth(text: str) -> None:
+    """The C loader recurses without a limit of its own, and ends the process."""
+    indents = (len(line) - len(line.lstrip(" -?")) for line in text.splitlines())
+    if text.count("[") + text.count("{") + 2 * max(indents, default=0) < 1000:
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError("nested too deep")
 
 
 def _check_size(content: Any) -> None:

@@ -24,13 +24,16 @@ from esc_lab.config import place_names
 from esc_lab.errors import UserError
 from esc_lab.runs import manifest
 from esc_lab.runs.layout import LOG, MANIFEST, METRICS
-from esc_lab.runs.signals import end_on_sigterm
+from esc_lab.runs.signals import TERMINATED, end_on_sigterm
 from esc_lab.terminal import console
 
 RUN_PY = Path(__file__).parents[2] / "run.py"
 _RESUME_FIX = "resume=auto runs what is missing"
 _PROCESS = "ESC_LAB_MULTIRUN"  # the environment variable that names the process of a multirun to its workers
 _GRACE_S = 20.0  # of jobs that are to end; Slurm kills after 30
+
+_job: Path | None = None  # the directory of the multirun whose job this process runs
+_watcher: threading.Thread | None = None  # in a worker
 
 
 def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[], Any]) -> int:
@@ -102,22 +105,29 @@ def is_orphan(launcher: str) -> bool:
 
 @contextmanager
 def end_with_multirun(directory: Path) -> Iterator[None]:
-    """In a worker, SIGTERM for this process when its multirun, in that directory, is stopped or its process is gone."""
-    over = threading.Event()
-    parent = os.getppid()
+    """In a worker, SIGTERM for the job in this block when its multirun, in that directory, is stopped or gone.
 
-    def watch() -> None:
-        while not over.wait(1.0):
-            if manifest.is_stopped(directory) or os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    if in_worker():
-        threading.Thread(target=watch, daemon=True).start()
+    A worker without a job ends when the process of the multirun is gone.
+    """
+    global _job, _watcher
+    _job = directory
+    if in_worker() and _watcher is None:
+        _watcher = threading.Thread(target=_watch, args=(os.getppid(),), daemon=True)
+        _watcher.start()
     try:
         yield
     finally:
-        over.set()
+        _job = None
+
+
+def _watch(parent: int) -> None:
+    while True:
+        time.sleep(1.0)
+        job, gone = _job, os.getppid() != parent
+        if job and (gone or manifest.is_stopped(job)):
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif gone:
+            os._exit(TERMINATED)
 
 
 def run_in_process(overrides: Sequence[str], directory: Path) -> dict[str, float]:

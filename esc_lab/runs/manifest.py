@@ -64,7 +64,7 @@ def read_jobs(directory: Path) -> list[Job]:
         UserError: a line of the manifest is no record of a job.
     """
     path, latest = directory / MANIFEST, dict[tuple[str, ...], Job]()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
         try:
             record = json.loads(line)
             place = Path(record["directory"])

@@ -103,8 +103,7 @@ def finished(tmp_path_factory) -> dict[str, bytes]:
 def interrupted(tmp_path_factory) -> dict[str, bytes]:
     """Files of an interrupted training."""
     run = interrupted_run(tmp_path_factory.mktemp("interrupted") / "run", 2)
-    config = json.dumps(read_yaml(run / "config.yaml")).encode()
-    return {"config.yaml": config, str(CHECKPOINT): (run / CHECKPOINT).read_bytes()}
+    return {name: (run / name).read_bytes() for name in ("config.yaml", str(CHECKPOINT))}
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,9 @@ from tests.runs.test_reuse import content_of, settings
 
 def finished(directory: Path, **changes: object) -> config.Config:
     """Settings of a training whose run directory holds a finished one."""
-    cfg = replace(settings("sft"), run_dir=str(directory), cache_dir=str(directory.parent / "cache"), **changes)
+    cfg = replace(
+        settings("sft", "logger=none"), run_dir=str(directory), cache_dir=str(directory.parent / "cache"), **changes
+    )
     stages.run_stage(cfg)
     return cfg
 
@@ -116,7 +118,7 @@ def test_a_failure_of_the_run_is_not_one_of_the_store(tmp_path):
             raise UserError("cannot write the checkpoint") from error
         return {}
 
-    cfg = replace(settings("sft"), run_dir=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"))
+    cfg = replace(settings("sft", "logger=none"), run_dir=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"))
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="cannot write the checkpoint"):
         run_or_reuse(cfg, fail)
