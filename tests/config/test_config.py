@@ -180,6 +180,8 @@ def test_values_out_of_range_or_choice():
         "adapter.dropout=1.5": "adapter.dropout=1.5: has to be from 0 to 1",
         "optimizer.lr=nan": "optimizer.lr=nan: has to be at least 0",
         "optimizer.betas=[0.9]": "optimizer.betas=[0.9]: two numbers",
+        "optimizer.weight_decay=inf": "optimizer.weight_decay=inf: has to be a finite number",
+        "trainer.max_epochs=0": "trainer.max_epochs=0: nothing would be trained",
         "data.proportions={train: 0.9, val: -0.1}": "'val': -0.1",
         "model.chat_template=absent.jinja": "absent.jinja",
         "data.limit={tset: 20}": "data.limit={'tset': 20}",
@@ -191,6 +193,25 @@ def test_values_out_of_range_or_choice():
     for message in wrong.values():
         assert message in found
     assert "have to add up to 1" in complaint("data.proportions={train: 0.9}")
+
+
+def test_training_has_an_end():
+    assert "training would never end" in complaint("trainer.max_epochs=-1")
+    assert check(["stage=sft", "trainer.max_epochs=-1", "trainer.max_steps=2"])
+
+
+def test_a_metric_to_look_for_is_one_of_the_stage():
+    for stage, name, hint in (
+        ("evaluate", "strategy/q", "strategy/Q"),
+        ("evaluate", "Q", "strategy/Q"),
+        ("pipeline", "strategy/Q", "strategy/Q"),
+        ("pipeline", "cso/strategy/QQ", "cso/strategy/Q"),
+    ):
+        found = complaint(f"stage={stage}", f"optimize_metric={name}")
+        assert f"optimize_metric={name}: no such metric; did you mean '" in found
+        assert hint in found
+    for stage, name in (("evaluate", "strategy/Q"), ("pipeline", "cso/strategy/Q"), ("sft", "val/loss")):
+        assert check([f"stage={stage}", f"optimize_metric={name}"])
 
 
 def test_words_that_do_not_compose():

@@ -347,10 +347,12 @@ def test_a_damaged_checkpoint_is_told(tmp_path, watch, damage):
     old = stopped(watch, 1, crash, tmp_path / "runs").path
     content = (old / CHECKPOINT).read_bytes()
     (old / CHECKPOINT).write_bytes(content[: len(content) // 2] if damage is None else damage)
-    for resume in ("auto", str(old)):
-        outcome = stopped(watch, -1, crash, tmp_path / "runs", f"resume={resume}")
-        assert f"{CHECKPOINT}: not a whole checkpoint. Fix: delete it" in outcome.errors
-        assert "Traceback" not in outcome.errors
+    outcome = stopped(watch, -1, crash, tmp_path / "runs", f"resume={old}")
+    assert f"{CHECKPOINT}: not a whole checkpoint. Fix: delete it" in outcome.errors
+    assert "Traceback" not in outcome.errors
+    outcome = run(tmp_path / "runs", "resume=auto")
+    assert f"resume=auto leaves out {old / CHECKPOINT}: not a whole checkpoint" in outcome.errors
+    assert "starting anew" in outcome.errors
 
 
 def test_changed_data_are_told(tmp_path, watch):
