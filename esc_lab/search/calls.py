@@ -77,6 +77,7 @@ class Calls:
     Args:
         clients: by role.
         concurrency: calls that clients may be working on at once.
+        uncached: roles that the cache neither answers for nor learns from.
 
     Attributes:
         spent: what clients did in this run, its earlier parts included.
@@ -88,8 +89,10 @@ class Calls:
         concurrency: int,
         cache: RequestCache | None = None,
         budget: BudgetConfig | None = None,
+        uncached: frozenset[str] = frozenset(),
     ) -> None:
         self.clients, self.cache, self.budget = clients, cache, budget or BudgetConfig()
+        self.uncached = uncached
         self.spent = Spent()
         self.journals: list[Journal] = []
         self._fatal: UserError | None = None  # of a client: there is no use in asking for more
@@ -159,7 +162,8 @@ class Calls:
         if key in journal.answers:
             self.spent.from_journal += 1
             return journal.answers[key]
-        answer = self.cache.get(key) if self.cache else None
+        cache = None if request.role in self.uncached else self.cache
+        answer = cache.get(key) if cache else None
         self.spent.from_cache += answer is not None
         if answer is None:
             answer = await self._join(key, journal, client, request)
@@ -204,7 +208,7 @@ class Calls:
         self.spent.add(answer)
         self.spent.made += 1
         journal.add(key, request, answer)
-        if self.cache:
+        if self.cache and request.role not in self.uncached:
             self.cache.put(key, answer)
         return answer
 
@@ -257,7 +261,9 @@ def open_calls(cfg: Config, roles: Sequence[str]) -> Calls:
             built[key] = import_module(f"esc_lab.search.clients.{played.client}").build_client(cfg, role)
         clients[role] = built[key]
     cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
-    return Calls(clients, cfg.search.concurrency, cache, cfg.search.budget)
+    # A recording answers by itself: one that lacks an answer is the wrong one, whatever others have been answered.
+    uncached = frozenset(role for role in roles if getattr(cfg.llm, role).client == "replay")
+    return Calls(clients, cfg.search.concurrency, cache, cfg.search.budget, uncached)
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:

@@ -18,6 +18,7 @@ from esc_lab.errors import UserError
 from esc_lab.report.tree_page import tree_page
 from esc_lab.runs.layout import ESC_PRO, JUDGE_CHECK, TREES
 from esc_lab.search.calls import open_calls
+from esc_lab.search.clients.replay import take_sampling
 from esc_lab.search.esc_pro import render_data_card, require_pairs, write_esc_pro
 from esc_lab.search.preferences import Preferences, extract_dialogues, find_preferences
 from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
@@ -41,6 +42,7 @@ def run(cfg: Config) -> dict[str, float]:
     seeds = _build_seeds(cfg, splits)
     log.info("%s: %d seed dialogues of %s; %s", cfg.data.name, len(seeds), cfg.search.split, report.line())
 
+    cfg = take_sampling(cfg)
     calls = open_calls(cfg, ROLES)
     result = calls.run(SearchSession(cfg, seeds, calls).search(), cfg.run_dir)
     if result.judge:

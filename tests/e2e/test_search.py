@@ -12,7 +12,7 @@ import pytest
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
 from tests.conftest import ROOT
-from tests.e2e.conftest import Outcome, execute
+from tests.e2e.conftest import SEARCH, Outcome, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import journalled, play, role
@@ -167,6 +167,24 @@ def test_replay(command, endpoint):
     assert (again.path / TRAIN).read_bytes() == (one.path / TRAIN).read_bytes()
     other = ("stage=search", "llm=replay", f"llm.strategist.recording={journal}", "mcts=quick", "search.seeds=2")
     line = complaint(command(*other, "search.judge_check=0"), "trees")
+    assert "no recorded answer for this request of the" in line
+
+
+def test_replay_of_a_local_model(command, tmp_path):
+    """With the sampling of the recording, which is not that of llm=replay; and never out of the request cache."""
+    own = ("search.cache=true", f"cache_dir={tmp_path}/cache", "search.judge_check=0", "search.seeds=1", "stage=search")
+    twice = ("search.cache=false", "search.judge_check=2")
+    one = command(*own, *(word for word in SEARCH if word not in twice))
+    assert one.status == 0, one.errors
+    (journal,) = one.path.glob("trees/*.journal.jsonl")
+    replay = (*own, "llm=replay", "mcts=quick", "mcts.min_iterations=4", "mcts.max_iterations=5")
+    again = command(*replay, f"llm.strategist.recording={journal}")
+    assert again.status == 0, again.errors
+    assert (again.path / TRAIN).read_bytes() == (one.path / TRAIN).read_bytes()
+    assert again.metrics["search/from_cache"] == 0
+    lines = journal.read_text().splitlines(keepends=True)
+    (tmp_path / "wrong.journal.jsonl").write_text("".join(lines[:-3]))
+    line = complaint(command(*replay, f"llm.strategist.recording={tmp_path}/wrong.journal.jsonl"), "trees")
     assert "no recorded answer for this request of the" in line
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
+from esc_lab.config.search import ROLES
 from esc_lab.errors import UserError
 from esc_lab.search.journal import read_journal_config
 from esc_lab.search.requests import Answer, Request
+
+_SAMPLING = ("temperature", "top_p", "max_tokens", "attempts")
 
 
 def build_client(cfg: Config, role: str) -> ReplayClient:
@@ -23,6 +28,21 @@ def build_client(cfg: Config, role: str) -> ReplayClient:
     except (OSError, KeyError, TypeError) as error:
         fix = "name a trees/*.journal.jsonl of a search"
         raise UserError("no journal of a search", where=f"llm.{role}.recording={recording}", fix=fix) from error
+
+
+def take_sampling(cfg: Config) -> Config:
+    """The configuration with the sampling of the recordings in the roles that they play, so that they are asked alike.
+
+    A recording that cannot be read changes nothing here; `build_client` says what is wrong with it.
+    """
+    roles: dict[str, Any] = {}
+    for name in ROLES:
+        played = getattr(cfg.llm, name)
+        if played.client == "replay":
+            with suppress(OSError, KeyError, TypeError):
+                recorded = read_journal_config(Path(played.recording or ""))["roles"][name]
+                roles[name] = replace(played, **{key: recorded[key] for key in _SAMPLING if key in recorded})
+    return replace(cfg, llm=replace(cfg.llm, **roles))
 
 
 class ReplayClient:
