@@ -21,7 +21,8 @@ from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.evaluation.read_table import measure_pair
 from esc_lab.metrics.prediction_table import PAIR_MEASURES
-from esc_lab.models.load import LoadedModel, find_checkpoint, load_model
+from esc_lab.models.checkpoint_files import find_checkpoint
+from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import PAIRS, REFERENCE, find_run, read_config
 from esc_lab.statistics.intervals import FloatArray
