@@ -100,7 +100,8 @@ def test_low_precision_around_it_costs_nothing(make, batches):
 
 
 def test_an_unknown_span_is_refused():
-    with pytest.raises(ValueError, match="no SRA 'paper/names': paper or reference or first_token, name, quoted, quoted_strategy, instruction"):
+    spans = "paper or reference or first_token, name, quoted, quoted_strategy, instruction"
+    with pytest.raises(ValueError, match=f"no SRA 'paper/names': {spans}"):
         StrategyRelevantAttention(CLASSES, span="names")
     with pytest.raises(ValueError, match="replies without 'paper/quoted', only paper/name"):
         StrategyRelevantAttention(CLASSES, span="quoted").update(ATTENTION[:1], CLASSES[:1], [1])

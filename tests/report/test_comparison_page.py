@@ -127,8 +127,8 @@ def test_sorting_by_click_and_by_keyboard(show, path, comparison):
 
 def test_one_metric_strategies_and_groups_follow_their_choices(show, path, comparison):
     page = show(path)
-    page.select_option("#metric-choice", "strategy/Q_W")
-    one = comparison.estimates["tiny SFT (cso)", "strategy/Q_W"]
+    page.select_option("#metric-choice", "strategy/accuracy")
+    one = comparison.estimates["tiny SFT (cso)", "strategy/accuracy"]
     row = spaced(page.locator("#metric-table tbody tr").nth(1).inner_text())
     assert row.startswith(f"SFT {one.interval.value:.3f} {one.interval.low:.3f} to {one.interval.high:.3f}")
     page.select_option("#strategy-choice", label="Information")
