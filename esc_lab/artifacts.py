@@ -161,6 +161,13 @@ class CacheError(UserError):
     """The cache cannot be written to."""
 
 
+def make_readable(directory: Path) -> None:
+    """Let others than their owner read the directory and the files in it: safetensors writes for its owner alone."""
+    directory.chmod(0o755)
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:
     """Directory of the artifact that `inputs` determine; `build(directory)` fills it if it is not there yet.
 

@@ -1,22 +1,41 @@
-"""What a person sees on the terminal: the console of tables, and progress of long loops outside the trainer."""
+"""What a person sees: the console of tables, progress of long loops outside the trainer, and texts of others.
+
+Texts of models, endpoints and files are made safe to show: on the terminal, in a spreadsheet, in Markdown.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
 
 log = logging.getLogger(__name__)
 LINE_EVERY_S = 30.0
 T = TypeVar("T")
+# C0 but tab and newline, DEL, C1, and the marks that turn the direction of writing. A terminal obeys the first three.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_MARKDOWN = re.compile(r"[\\`*~\[\]<>|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)//|(?<=\bwww)\.", re.IGNORECASE)
+
+
+class PlainFormatter(logging.Formatter):
+    """Messages as a terminal may have them: control characters in them are shown, not obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return show_controls(super().format(record))
+
+
+def escape(text: str) -> str:
+    """The text as markup of rich that shows it as it is."""
+    return markup.escape(show_controls(text))
 
 
 def track_progress(items: Sequence[T], what: str) -> Iterator[T]:
@@ -53,7 +72,7 @@ def print_table(
         table.add_row(*map(escape, row))
     screen.print(table)
     for note in notes:
-        screen.print(f"- {note}", highlight=False, markup=False, style="dim")
+        screen.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
 
 
 @contextmanager
@@ -78,3 +97,41 @@ def show_progress(what: str, total: float) -> Iterator[Callable[[float, Callable
     with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as bars:
         bar = bars.add_task(what, total=total, state="")
         yield lambda done, state: bars.update(bar, completed=done, state=state())
+
+
+def show_controls(text: str) -> str:
+    r"""The text with control characters as escapes, so that no terminal obeys them.
+
+    >>> show_controls("\x1b[2Jgone\n")
+    '\\x1b[2Jgone\n'
+    """
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def escape_markdown(text: str) -> str:
+    """The text as Markdown that shows it in one line: no markup, table cell, HTML or link comes of it.
+
+    >>> escape_markdown("<b>*max_tokens*</b> | http://a.b")
+    '\\\\<b\\\\>\\\\*max_tokens\\\\*\\\\</b\\\\> \\\\| http:\\\\//a.b'
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(show_controls(text).split()))
+
+
+def to_cell(value: object) -> object:
+    """A value for a CSV cell: no spreadsheet takes a text for a formula.
+
+    >>> to_cell("=1+1"), to_cell("-"), to_cell(-1.5), to_cell("-1.5")
+    ("'=1+1", "'-", -1.5, '-1.5')
+    """
+    if not isinstance(value, str):
+        return value
+    text = show_controls(value)
+    return f"'{text}" if text.lstrip(" \t\n\"'")[:1] in tuple("=+-@") and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -23,9 +23,11 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from esc_lab import config
 from esc_lab.config.checks import unknown_key
+from esc_lab.config.endpoint import names_secret
 from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
 
@@ -53,6 +55,20 @@ class ConfigDirs(SearchPathPlugin):
             search_path.append("config_dirs", f"file://{path}")
 
 
+def read_variable(name: str, *default: Any) -> Any:
+    """OmegaConf's `oc.env`, but not of secrets: what it gives comes into config.yaml, and from there to W&B.
+
+    Raises:
+        UserError: the name of the variable is that of a secret.
+    """
+    if names_secret(name):
+        what = f"the value of {name} would come into config.yaml and to W&B"
+        fix = "leave it out: llm.openai.key_variable takes the name of a variable, and W&B reads its own"
+        raise UserError(what, where=f"${{oc.env:{name}}}", fix=fix)
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", read_variable, replace=True)
 OmegaConf.register_new_resolver("short_hash", _short_hash, replace=True)
 OmegaConf.register_new_resolver("override_name", override_name, replace=True)
 ConfigStore.instance().store(name="schema", node=config.schema())
@@ -159,6 +175,7 @@ def one_line(error: BaseException) -> str:
     noise = r"\^|(object_type|reference_type|provider)\b|Config search path|See https:"
     lines = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in lines if line and not re.match(f"{noise}|full_key", line))
+    text = text.removeprefix("UserError raised while resolving interpolation: ")
     key = _full_key(error)
     return text if key in text else f"{key}: {text}"
 

@@ -49,7 +49,8 @@ def _overview() -> str:
     lines += ["", f"Other keys: {', '.join(further)}", "", "Commands to copy"]
     for purpose, command in _COMMANDS:
         lines += [f"  # {purpose}", f"  {command}"]
-    lines += ["", "`--cfg job` prints the composed configuration; `hydra.verbose=true` shows tracebacks."]
+    lines += ["", "`--cfg job` prints the composed configuration, with -m that of each job."]
+    lines += ["`hydra.verbose=true` shows tracebacks."]
     return "\n".join(lines)
 
 

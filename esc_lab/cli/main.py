@@ -28,7 +28,14 @@ from omegaconf import DictConfig
 from esc_lab import config
 from esc_lab.cli.compositions import COMPOSITION_ERRORS, explain_error, one_line, use_config_dirs
 from esc_lab.cli.help import help_text
-from esc_lab.cli.multirun import end_with_multirun, in_worker, is_orphan, run_in_process, run_multirun
+from esc_lab.cli.multirun import (
+    describe_jobs,
+    end_with_multirun,
+    in_worker,
+    is_orphan,
+    run_in_process,
+    run_multirun,
+)
 from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, translate_python_dict
 from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
@@ -36,6 +43,7 @@ from esc_lab.runs import manifest
 from esc_lab.runs.reuse import find_reused_stages
 from esc_lab.runs.signals import TERMINATED, end_on_sigterm
 from esc_lab.stages.run_stage import run_stage
+from esc_lab.terminal import show_controls
 
 log = logging.getLogger("run")
 _BY_SIGTERM = "ended by SIGTERM"
@@ -143,7 +151,7 @@ def main() -> int:
             raise
         composing = isinstance(error, COMPOSITION_ERRORS)
         text = str(error) if isinstance(error, UserError) else explain_error(error) if composing else one_line(error)
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {show_controls(text)}", file=sys.stderr)
         return 1
 
 
@@ -167,6 +175,9 @@ def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> i
             print("no stage named: every job is a pipeline (stage=pipeline)", file=sys.stderr)
             words.append("stage=pipeline")
         first = check(words, multirun=multirun)
+    if multirun and options.cfg and first is not None:  # Hydra shows the configuration of a single run only
+        print(describe_jobs(words, first, options.cfg, resolve=options.resolve))
+        return 0
     sys.argv[1:] = [*flags, *words]  # Hydra's parser wants all overrides in one place
     if first is not None and not options.cfg:
         if multirun:

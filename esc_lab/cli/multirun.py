@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
+from omegaconf import OmegaConf
 from rich.table import Table
 
 from esc_lab.cli.compositions import compose_config, one_line, quote
@@ -25,7 +25,7 @@ from esc_lab.errors import UserError
 from esc_lab.runs import manifest
 from esc_lab.runs.layout import LOG, MANIFEST, METRICS
 from esc_lab.runs.signals import TERMINATED, end_on_sigterm
-from esc_lab.terminal import console
+from esc_lab.terminal import console, escape
 
 RUN_PY = Path(__file__).parents[2] / "run.py"
 _RESUME_FIX = "resume=auto runs what is missing"
@@ -128,6 +128,23 @@ def _watch(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         elif gone:
             os._exit(TERMINATED)
+
+
+def describe_jobs(words: Sequence[str], first: Sequence[str], part: str, *, resolve: bool) -> str:
+    """The configuration of each job of a multirun, as YAML documents headed by the job's overrides.
+
+    Args:
+        first: the overrides of its first job, the only one that is known where a sweeper chooses jobs as it goes.
+        part: `job`, `hydra`, or `all` for both.
+    """
+    jobs, _ = expand_multirun(words)
+    documents = [] if jobs else ["# the sweeper chooses the jobs as it goes; the first of each choice:\n"]
+    for number, job in enumerate(jobs or [[*first]]):
+        cfg, hydra = compose_config(*job)
+        sections = {"job": [cfg], "hydra": [{"hydra": hydra}], "all": [cfg, {"hydra": hydra}]}[part]
+        text = "".join(OmegaConf.to_yaml(section, resolve=resolve) for section in sections)
+        documents.append(f"# job {number} of {len(jobs) or 'many'}: {' '.join(job)}\n{text}")
+    return "---\n".join(documents)
 
 
 def run_in_process(overrides: Sequence[str], directory: Path) -> dict[str, float]:

@@ -22,6 +22,7 @@ from esc_lab.comparison.table import Table
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.records import find_metric
 from esc_lab.runs.layout import COMPARISON_CSV
+from esc_lab.terminal import escape_markdown, to_cell
 
 log = logging.getLogger(__name__)
 _LONG_COLUMNS = (
@@ -97,7 +98,7 @@ def write_wide_table(comparison: ComparisonResult, path: Path) -> None:
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([to_cell(value) for value in row] for row in rows)
     return buffer.getvalue()
 
 
@@ -111,8 +112,9 @@ def _pairs(judge: dict[str, Any] | None) -> list[str]:
          read_interval(row["length_controlled"]).text(3), f"{row['consistency']['value']:.3f}"]
         for row in judge["pairs"]
     ]  # fmt: skip
+    models = escape_markdown(", ".join(judge["models"]))
     note = (
-        f"Judge: {', '.join(judge['models'])}. Both orders are asked, a mismatch is a tie and counts half; at equal "
+        f"Judge: {models}. Both orders are asked, a mismatch is a tie and counts half; at equal "
         "length after Dubois et al. 2024; consistency: share of pairs on which both orders agree. 95 % intervals over "
         "dialogues."
     )

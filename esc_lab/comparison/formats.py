@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 
 from esc_lab.comparison.estimates import Difference
 from esc_lab.comparison.table import Entry, Table
 from esc_lab.metrics.metric import Metric
+from esc_lab.terminal import escape, show_controls
 
 # --- Markdown
 
@@ -87,7 +87,7 @@ def print_table(table: Table, console: Console) -> None:
         title = "comparison" if len(parts) == 1 else f"comparison, part {number} of {len(parts)}"
         console.print(_terminal_table(table, part, title, first))
     for note in table.notes:
-        console.print(f"- {note}", highlight=False, markup=False, style="dim")
+        console.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
 
 
 def _split_columns(widths: Sequence[int], room: int) -> Iterator[slice]:

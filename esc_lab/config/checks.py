@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from esc_lab.config.data import SPLITS
+from esc_lab.config.endpoint import FIELD_SETTINGS, is_variable_name
 from esc_lab.config.item import ANY, Key
 from esc_lab.config.schema import RENAMED, keys
 from esc_lab.config.search import ROLES
@@ -42,6 +43,8 @@ def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in cfg:
         full = f"{prefix}{name!s}"
         value = MISSING if OmegaConf.is_missing(cfg, name) else cfg[name]
+        if isinstance(value, ListConfig):
+            OmegaConf.to_container(value, resolve=True)  # an interpolation in it that fails, fails here
         if isinstance(value, DictConfig) and len(value):
             yield from _leaves(value, f"{full}.")
         else:
@@ -80,6 +83,13 @@ def _endpoint_problems(cfg: DictConfig) -> Iterator[str]:
         elif "?" in url or "#" in url:
             fix = "give it as http(s)://host:port/v1, and the key in the variable llm.openai.key_variable"
             yield f"llm.{name}.base_url: what follows ? or # may be a secret, and is never sent. Fix: {fix}"
+
+    openai = cfg.llm.openai
+    if not is_variable_name(openai.key_variable):  # it may be the key itself, so it is not shown
+        fix = "give the name, such as OPENAI_API_KEY, and export the key under it"
+        yield f"llm.openai.key_variable: no name of an environment variable in capital letters. Fix: {fix}"
+    for name in (name for name in FIELD_SETTINGS if name in openai.extra_body):
+        yield f"llm.openai.extra_body.{name}: no field that can be added. Fix: {FIELD_SETTINGS[name]}"
 
 
 def _model_problems(cfg: DictConfig) -> Iterator[str]:

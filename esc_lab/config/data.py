@@ -16,7 +16,9 @@ SPLITS = ("train", "val", "test")
 
 @dataclass
 class DataConfig:
-    name: str = item(MISSING, "short name of the corpus, used in run names", affects=looks("search"))
+    name: str = item(
+        MISSING, "short name of the corpus, used in run names and cards", affects=looks("search", *TRAININGS)
+    )
     path: str | None = item(
         MISSING, "file, or directory with train/valid/test files; null = the sample corpus", path=True, method=False
     )
@@ -24,7 +26,7 @@ class DataConfig:
         "auto", "record format; auto looks at the first record", choices=("auto", *FORMATS), method=False
     )
     licence: str | None = item(
-        None, "licence of the corpus, for data cards; null = not stated", affects=looks("search")
+        None, "licence of the corpus, for cards; null = not stated", affects=looks("search", *TRAININGS)
     )
     merge: str = item("set", "join consecutive supporter turns: keep apart, label of the first, set of labels",
                       choices=("none", "first", "set"), measures=TEST_SET)  # fmt: skip

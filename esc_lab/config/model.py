@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from esc_lab.config.item import COUNT, SPEED, item, looks
+from esc_lab.config.item import COUNT, SPEED, TRAININGS, item, looks
 
 
 @dataclass
@@ -29,7 +29,11 @@ class ModelConfig:
         False, "recompute activations in the backward pass to save memory", affects=SPEED
     )
     licence: str | None = item(
-        None, "licence of the weights, for data cards; null = not stated", affects=looks("search", "export")
+        None, "licence of the weights, for cards; null = not stated", affects=looks("search", *TRAININGS)
     )
+    hub_id: str | None = item(
+        None, "what the hub calls the model, for cards; null = path where source=hub, else not stated",
+        affects=looks(*TRAININGS),
+    )  # fmt: skip
     trust_remote_code: bool = item(False, "run Python code that ships with a hub model")
     shape: dict[str, Any] = item({}, "model type and sizes for source=random")

@@ -23,7 +23,7 @@ class TemplateConfig:
 @dataclass
 class PromptConfig:
     train: TemplateConfig = section(TemplateConfig, results("sft", "cso"))
-    eval: TemplateConfig = section(TemplateConfig, results("evaluate", "export"))
+    eval: TemplateConfig = section(TemplateConfig, results("evaluate"))
     inference: str = item(
         "direct", "prompting baseline used at evaluation: a key of prompt.baselines", affects=results("evaluate")
     )

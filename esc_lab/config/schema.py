@@ -126,7 +126,7 @@ class Config:
     adapter: AdapterConfig = section(AdapterConfig, TRAINING)
     data: DataConfig = section(DataConfig, results("search", *TRAININGS, "evaluate"))
     inventory: InventoryConfig = section(InventoryConfig, results("search", *TRAININGS, "evaluate"))
-    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "evaluate", "export"))
+    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "evaluate"))
     objective: ObjectiveConfig = section(ObjectiveConfig, results("cso"))
     optimizer: OptimizerConfig = section(OptimizerConfig, TRAINING)
     scheduler: SchedulerConfig = section(SchedulerConfig, TRAINING)

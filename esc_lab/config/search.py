@@ -79,8 +79,12 @@ class RoleConfig:
     checkpoint: str | None = item(None, "local: run directory with a trained adapter or model", path=True)
     base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url", method=False)
     recording: str | None = item(None, "replay: journal of an earlier search (trees/*.journal.jsonl)", path=True)
-    temperature: float = item(1.0, "sampling temperature; 0 = greedy", within=FROM_ZERO)
-    top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1))
+    temperature: float | None = item(
+        1.0,
+        "sampling temperature; 0 = greedy, null = not sent to an endpoint, which then has its own",
+        within=FROM_ZERO,
+    )
+    top_p: float | None = item(1.0, "nucleus sampling mass; null = not sent to an endpoint", within=(1e-6, 1))
     max_tokens: int = item(256, "longest answer in tokens", within=COUNT)
     attempts: int = item(3, "times that it is asked before its answer counts as missing", within=COUNT)
     licence: str | None = item(
@@ -109,10 +113,16 @@ class EndpointConfig:
         None, "URL of the endpoint up to /v1; null = OPENAI_BASE_URL, or OpenAI's own", method=False
     )
     key_variable: str = item("OPENAI_API_KEY", "environment variable that holds the key", affects=PLACE)
-    timeout: float = item(60.0, "seconds until a call is given up", within=(0.01, float("inf")), affects=SPEED)
+    timeout: float = item(
+        60.0,
+        "seconds until a try is given up; doubles for a call that timed out",
+        within=(0.01, float("inf")),
+        affects=SPEED,
+    )
     attempts: int = item(8, "tries of a call that fails in a way that may pass", within=COUNT, affects=SPEED)
     structured: bool = item(True, "send JSON schemas; false for servers without structured output")
     seeds: bool = item(True, "send the seed of a draw")
+    extra_body: dict[str, Any] = item({}, "further fields of each request: {field: value}; no secrets, they are kept")
     token_limit: str = item("max_tokens", "field that carries max_tokens; newer OpenAI models want the other one",
                             choices=("max_tokens", "max_completion_tokens"), method=False)  # fmt: skip
     price_in: float = item(

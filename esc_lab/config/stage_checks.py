@@ -73,6 +73,9 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
     unnamed = [role for role in roles if cfg.llm[role].client == "openai" and not cfg.llm[role].model]
     if unnamed and not cfg.llm.openai.model:
         yield f"llm.openai.model: no name of a model for {', '.join(unnamed)}. Fix: llm.openai.model=NAME"
+    for role in (role for role in roles if cfg.llm[role].client == "local"):
+        for name in (name for name in ("temperature", "top_p") if cfg.llm[role][name] is None):
+            yield f"llm.{role}.{name}=null: a local model needs one. Fix: give a number"
     silent = [role for role in roles if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]
     if silent:
         more = "; with llm=replay that of the strategist is for all" if "strategist" in silent else ""

@@ -21,7 +21,7 @@ from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
-from esc_lab.terminal import print_table
+from esc_lab.terminal import escape_markdown, print_table
 
 
 class _Results(NamedTuple):
@@ -156,7 +156,7 @@ def _table(inputs: JudgeInputs, axes: Sequence[Axis], results: _Results) -> tupl
 
 def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
     cfg, inputs = session.cfg, session.inputs
-    models = ", ".join(session.calls.models(JUDGE)) or inputs.judge
+    models = escape_markdown(", ".join(session.calls.models(JUDGE))) or inputs.judge
     weights = ", ".join(f"{axis.weight:g} {axis.name}" for axis in session.axes)
     spent = session.calls.spent
     notes = [f"FORCED, do not rely on these numbers: {reason}." for reason in answers.forced]

@@ -84,7 +84,14 @@ class JudgeSession:
         journal = self.calls.open_journal(Path(cfg.run_dir) / JUDGE_JOURNAL, self.config)
         send = partial(self.calls.send, journal)
         self.roles = Roles(
-            inputs.inventory, SeekerProfile(""), cfg.llm, self.calls.scoring, send, self.counts, cfg.seed
+            inputs.inventory,
+            SeekerProfile(""),
+            cfg.llm,
+            self.calls.scoring,
+            send,
+            self.counts,
+            cfg.seed,
+            self.calls.watch,
         )
         gates = await self._check()
         failures = check_gates(gates, cfg.judge.force)

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from esc_lab.artifacts import fingerprint, remove_files, write_atomic
+from esc_lab.artifacts import fingerprint, make_readable, remove_files, write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
@@ -146,10 +146,14 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
 
 
 def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Path:
-    """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model."""
+    """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model.
+
+    The adapter names its base model as the hub does, where that is known.
+    """
     target = directory / ("adapter" if isinstance(loaded.model, PeftModel) else "model")
     remove_files(target)
     if isinstance(loaded.model, PeftModel):
+        loaded.model.peft_config["default"].base_model_name_or_path = model.hub_id or model.path
         # A frozen copy of the adapter may be there beside it, as the reference.
         loaded.model.save_pretrained(str(target), selected_adapters=["default"])
     else:
@@ -158,6 +162,7 @@ def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Pa
     other = "model" if target.name == "adapter" else "adapter"
     (directory / other / BASE_MODEL).unlink(missing_ok=True)  # of an earlier run here: no checkpoint any more
     write_atomic(target / BASE_MODEL, json.dumps(identify_base(model), indent=2))
+    make_readable(target)
     return target
 
 

@@ -27,7 +27,7 @@ _SPEAKERS: Mapping[str, str] = {"user": "seeker", "assistant": "supporter"}
 # What models of reasoning write around it; where the prompt holds the first tag, only the second is there.
 _TAGS = "think|thinking|thought|reasoning|seed:think"
 _REASONING_START = re.compile(rf"\A\s*(?:<(?:{_TAGS})>|\[THINK\])", re.IGNORECASE)
-_REASONING_END = re.compile(rf".*(?:</(?:{_TAGS})>|\[/THINK\])", re.IGNORECASE | re.DOTALL)
+_REASONING_END = re.compile(rf"\A.*(?:</(?:{_TAGS})>|\[/THINK\])", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ FIGURES = {
     "q_against_b": (
         "Proficiency against bias",
         "Each point is a run: higher agrees better with the supporters of the corpus (Q), further left favours fewer "
-        "strategies of its own (B). Lines: 95 % intervals.",
+        "strategies of its own (B). Lines: 95 % intervals; that of B is about less than its value, an upper one.",
     ),
     "preference": (
         "Preference for each strategy",

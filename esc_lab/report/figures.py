@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.statistics.intervals import BoolArray, FloatArray, Interval
+from esc_lab.terminal import show_controls
 
 P = ParamSpec("P")
 
@@ -84,7 +85,7 @@ def draw_figure(path: Path, plot: Callable[P, Figure], *args: P.args, **kwargs: 
             figure.set_layout_engine("none")
         figure.savefig(text, format="svg", metadata={"Date": None})
         figure.savefig(data, format="png")
-    write_atomic(svg, text.getvalue())
+    write_atomic(svg, show_controls(text.getvalue()))  # XML has no control characters
     write_atomic(png, data.getvalue())
     return png
 

@@ -29,7 +29,7 @@ from esc_lab.sra.relations import (
 )
 from esc_lab.sra.sample import MeasuredReply, ReplySample
 from esc_lab.statistics.intervals import FloatArray, Interval
-from esc_lab.terminal import console, print_table
+from esc_lab.terminal import console, print_table, show_controls
 
 MEASURES = {
     "log_sra": "mean log SRA",
@@ -59,7 +59,7 @@ class Report:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
-        console().print(line, highlight=False)
+        console().print(show_controls(line), highlight=False)
 
     def draw_curves(self, name: str, series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> None:
         if series:

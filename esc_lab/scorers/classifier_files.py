@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from esc_lab.artifacts import READ_ERRORS, remove_files, write_atomic
+from esc_lab.artifacts import READ_ERRORS, make_readable, remove_files, write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
@@ -68,6 +68,8 @@ def save_classifier(
     """
     target = directory / CLASSIFIER
     remove_files(target)
+    if isinstance(classifier.model, PeftModel):
+        classifier.model.peft_config["default"].base_model_name_or_path = model.hub_id or model.path
     classifier.model.save_pretrained(str(target))
     if not isinstance(classifier.model, PeftModel):
         classifier.tokenizer.save_pretrained(target)
@@ -76,6 +78,7 @@ def save_classifier(
     inventory = classifier.inventory
     note = Note(model, inventory.name, inventory.names, classifier.reply_tokens, accuracy)
     write_atomic(target / NOTE, json.dumps(asdict(note), indent=2))
+    make_readable(target)
     return target
 
 

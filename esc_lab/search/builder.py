@@ -19,6 +19,7 @@ from esc_lab.search.calls import BudgetError
 from esc_lab.search.iteration import Call
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search
+from esc_lab.search.requests import TooLongError
 from esc_lab.search.roles import Roles
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class TreeSearch:
         journal: its finished calls.
         extend: gives the nodes that are to get texts when the search is done (`extend_rejected`).
         finished: the search came to its end.
+        too_long: why it is set aside, if a conversation of it exceeds the context of a model.
         unused: answers to calls that were made ahead and that the tree was not made from.
     """
 
@@ -45,6 +47,7 @@ class TreeSearch:
     journal: Journal
     extend: Callable[[Search], Sequence[int]] | None = None
     finished: bool = False
+    too_long: TooLongError | None = None
     unused: int = 0
 
 
@@ -54,7 +57,7 @@ async def search_trees(
     on_finish: Callable[[TreeSearch], None] = lambda _: None,
     has_room: Callable[[], bool] = lambda: True,
 ) -> BudgetError | None:
-    """Search until all trees are finished or the budget is spent.
+    """Search until all trees are finished, or set aside as too long for a model, or the budget is spent.
 
     As long as the answers do not, the trees depend neither on `at_once` nor on how many calls may be under way.
 
@@ -83,6 +86,9 @@ async def search_trees(
                     await _make_calls(tree, has_room)
             except BudgetError as error:
                 stopped.append(error)
+            except TooLongError as error:
+                tree.too_long = error
+                log.warning("%s is set aside: %s", tree.name, error)
             else:
                 tree.finished = True
                 on_finish(tree)
@@ -109,7 +115,7 @@ async def _make_calls(tree: TreeSearch, has_room: Callable[[], bool]) -> None:
     search = tree.search
     under_way: dict[asyncio.Task[tuple[Any, Counter[str]]], Call] = {}
     events: dict[Call, Counter[str]] = {}
-    refused: dict[Call, BudgetError] = {}
+    refused: dict[Call, UserError] = {}
 
     def begin(calls: Sequence[Call]) -> None:
         under_way.update({asyncio.create_task(_find_result(tree.roles, call)): call for call in calls})
@@ -126,7 +132,7 @@ async def _make_calls(tree: TreeSearch, has_room: Callable[[], bool]) -> None:
             # In the order in which they were asked for, although the tree does not depend on it.
             for task in [task for task in under_way if task in done]:
                 call = under_way.pop(task)
-                if isinstance(error := task.exception(), BudgetError):
+                if isinstance(error := task.exception(), BudgetError | TooLongError):
                     refused[call] = error
                 else:
                     result, events[call] = task.result()

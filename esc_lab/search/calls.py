@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 from esc_lab.config import Config
 from esc_lab.config.search import BudgetConfig, RoleConfig
 from esc_lab.errors import UserError
+from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.journal import Journal
-from esc_lab.search.requests import Answer, Client, Request
+from esc_lab.search.requests import Answer, Client, Request, TooLongError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class Calls:
 
     Attributes:
         spent: what clients did in this run, its earlier parts included.
+        watch: of the answers of all trees, for their roles.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Calls:
     ) -> None:
         self.clients, self.cache, self.budget = clients, cache, budget or BudgetConfig()
         self.uncached = uncached
-        self.spent = Spent()
+        self.spent, self.watch = Spent(), AnswerWatch()
         self.journals: list[Journal] = []
         self._fatal: UserError | None = None  # of a client: there is no use in asking for more
         self._slots = asyncio.Semaphore(concurrency)
@@ -153,6 +155,7 @@ class Calls:
 
         Raises:
             BudgetError: it would have to be made, and the budget is spent.
+            TooLongError: the conversation exceeds the context of the model.
             UserError: it cannot be had.
         """
         client = self.clients[request.role]
@@ -198,7 +201,7 @@ class Calls:
                 self._check_budget()
                 call.begun = True
                 answer = _replace_surrogates(await client.answer(request))
-        except BudgetError:
+        except (BudgetError, TooLongError):
             raise
         except UserError as error:
             self._fatal = error

@@ -24,6 +24,7 @@ from esc_lab.search.preferences import Preferences
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
 from esc_lab.statistics.intervals import LEVEL
+from esc_lab.terminal import escape_markdown
 
 log = logging.getLogger(__name__)
 NOT_STATED = "not stated"
@@ -86,7 +87,9 @@ def render_data_card(
     }
     lost = sum(node.lost for tree in result.trees for node in tree.nodes)
     failures = {**result.counts, "decisions without texts": lost, "unfinished trees": result.unfinished}
-    # Markdown, which no browser runs: nothing is escaped but what would break a table.
+    if result.too_long:
+        failures["of these set aside, as a conversation exceeds a model's context"] = result.too_long
+    # Markdown, so nothing is escaped as HTML; what models and endpoints say stands in tables, which `_table` escapes.
     loader = PackageLoader("esc_lab.search")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.get_template("data_card.md.jinja").render(
@@ -114,7 +117,8 @@ def render_data_card(
 def _describe_role(cfg: Config, role: str, models: Sequence[str]) -> tuple[str, ...]:
     """Who played a role: its row of the table."""
     played = getattr(cfg.llm, role)
-    sampling = ", ".join(f"{name} {getattr(played, name)}" for name in ("max_tokens", "temperature", "top_p"))
+    settings = {name: getattr(played, name) for name in ("max_tokens", "temperature", "top_p")}
+    sampling = ", ".join(f"{name} {'not sent' if value is None else value}" for name, value in settings.items())
     local = cfg.llm.local.model.licence if played.client == "local" and played.model is None else None
     return (
         role,
@@ -143,5 +147,5 @@ def _describe_limits(rule: PreferenceConfig, preferences: Sequence[Preferences])
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    cells = [[" ".join(str(value).split()).replace("|", "\\|") for value in line] for line in lines]
+    cells = [[escape_markdown(str(value)) for value in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 from esc_lab.artifacts import fingerprint
+from esc_lab.errors import UserError
 from esc_lab.prompts import Message
+
+
+class TooLongError(UserError):
+    """A conversation exceeds the context of a model: others can still be answered."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Request:
         messages: the chat so far; ends with a user message.
         questions: with them a client that scores returns log-probabilities of their options instead of text.
         schema: JSON schema of the reply, for endpoints that can hold a model to it; None for plain text.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; it and `top_p` are None where the endpoint is to choose.
         sample: number of this draw, of that `seed`, among calls with the same content.
     """
 
@@ -39,8 +45,8 @@ class Request:
     questions: tuple[Question, ...] = ()
     schema: Mapping[str, Any] | None = None
     max_tokens: int = 256
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float | None = 1.0
+    top_p: float | None = 1.0
     sample: int = 0
     seed: int = 0
 
@@ -63,6 +69,7 @@ class Answer:
         model: as the endpoint names it.
         cost: in US dollars, 0 where none is known.
         refusal: why the model refused, if it said so.
+        finish_reason: why the completion ends, as the endpoint says: `stop`, `length`, `content_filter` ...
     """
 
     text: str = ""
@@ -72,11 +79,21 @@ class Answer:
     completion_tokens: int = 0
     cost: float = 0.0
     refusal: str = ""
+    finish_reason: str = ""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Answer:
-        """The answer whose `asdict` came back from JSON."""
-        return cls(**{**data, "log_probs": tuple(tuple(row) for row in data["log_probs"])})
+        """The answer whose `asdict` came back from JSON. A KeyError or TypeError if it is none."""
+        answer = cls(**{**data, "log_probs": tuple(tuple(row) for row in data["log_probs"])})
+        texts = (answer.text, answer.model, answer.refusal, answer.finish_reason)
+        numbers = (answer.prompt_tokens, answer.completion_tokens, answer.cost, *chain.from_iterable(answer.log_probs))
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(n, int | float) for n in numbers):
+            raise TypeError("not the types of an answer")
+        return answer
+
+    def is_cut_off(self, max_tokens: int) -> bool:
+        """Whether the completion ends because it has `max_tokens`."""
+        return self.finish_reason == "length" or self.completion_tokens >= max_tokens
 
 
 class Client(Protocol):
@@ -93,7 +110,10 @@ class Client(Protocol):
     retries: Mapping[str, int]
 
     async def answer(self, request: Request) -> Answer:
-        """The answer; a UserError where asking again will not help (wrong key, endpoint gone for good)."""
+        """The answer; a UserError where asking again will not help (wrong key, endpoint gone for good).
+
+        A TooLongError where only this conversation cannot be answered.
+        """
         ...
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from esc_lab.data.dialogue import Speaker
@@ -32,6 +33,7 @@ _SENTENCE_END = re.compile(r"[.!?…][\"'”\u2019)\]]*(?=\s|\Z)")
 _END = re.compile(re.escape(END).replace("END", r"\s*END\s*"), re.IGNORECASE)
 _BETTER = re.compile(r"(?i:\bbetter)[\"'*]*\s*[:=]\s*[\"'*]*([AB])\b")
 _ALONE = re.compile(r"\A[\s\"'*(\[]*([AB])[\s\"'*)\].]*\Z")
+_MAX_BRACES = 100  # at which an object is looked for: each try may read all that follows
 _AROUND = (("**", "**"), ("*", "*"), ('"', '"'), ("“", "”"))
 
 
@@ -187,7 +189,7 @@ def _find_object(text: str) -> Mapping[str, Any] | None:
     """The first JSON object with a number in a text, be it in a code block, among words or in another object."""
     decoder = json.JSONDecoder()
     objects: list[Mapping[str, Any]] = []
-    for brace in re.finditer(r"\{", text):
+    for brace in islice(re.finditer(r"\{", text), _MAX_BRACES):
         with suppress(ValueError, RecursionError):
             objects.append(decoder.raw_decode(text, brace.start())[0])
             if any(_parse_number(number) is not None for number in objects[-1].values()):

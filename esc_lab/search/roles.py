@@ -20,6 +20,7 @@ from esc_lab.config.search import LLMConfig, RoleConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message
+from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.iteration import Call, SeekerTurn
 from esc_lab.search.requests import Answer, Client, Question, Request
 from esc_lab.search.role_answers import (
@@ -44,8 +45,10 @@ class Roles:
     Args:
         scoring: roles whose clients read ratings off probabilities.
         send: makes a call.
-        counts: of events, by `<role>/<event>`: `unusable` answers, those of them that were `refused`, and results
-            that are `partly` there or `missing`.
+        counts: of events, by `<role>/<event>`: `cut_off` answers, which end at max_tokens; `unusable` ones, those of
+            them that were `refused` (by the model, or as `filtered` by the endpoint) or `empty`; and results that are
+            `partly` there or `missing`.
+        watch: of the answers of all that search together; it raises a UserError where none of a role can be used.
     """
 
     def __init__(
@@ -57,12 +60,13 @@ class Roles:
         send: Callable[[Request], Awaitable[Answer]],
         counts: Counter[str],
         seed: int = 0,
+        watch: AnswerWatch | None = None,
     ) -> None:
         self.inventory, self.seeker, self.llm, self.scoring = inventory, seeker, llm, frozenset(scoring)
         self.prompts = build_role_prompts(inventory, llm)
         self.axes = self.prompts.axes
         self.counts, self.seed = counts, seed
-        self._send = send
+        self._send, self._watch = send, watch or AnswerWatch()
 
     async def result(self, call: Call) -> Any:
         """What `Search.tell` takes for this call; None if there is no usable answer."""
@@ -163,7 +167,7 @@ class Roles:
 
     def _message(self, answer: Answer, request: Request) -> str:
         side: Speaker = "supporter" if request.role == "supporter" else "seeker"
-        cut_off = answer.completion_tokens >= request.max_tokens
+        cut_off = answer.is_cut_off(request.max_tokens)
         return parse_message(answer.text, side, self.inventory, cut_off=cut_off)
 
     async def _numbers(
@@ -190,20 +194,33 @@ class Roles:
         partly: T | None = None
         for _ in range(getattr(self.llm, request.role).attempts):
             answer = await self._send(request)
+            self._count(request, "cut_off", answer.is_cut_off(request.max_tokens))
             try:
                 if answer.refusal:
-                    self.counts[f"{request.role}/refused"] += 1
                     raise UnusableError("the model refused")
-                return parse(answer)
+                result = parse(answer)
+                self._watch.note_usable(request.role)
+                return result
             except UnusableError as error:
-                self.counts[f"{request.role}/unusable"] += 1
+                self._note_unusable(request, answer, error)
                 partly = error.partly or partly
                 request = _add_correction(request, answer, self.prompts.text("correction", error=str(error)))
-        if partly is not None:
-            self.counts[f"{request.role}/partly"] += 1
-            return partly
-        self.counts[f"{request.role}/missing"] += 1
-        return None
+        self._count(request, "missing" if partly is None else "partly")
+        return partly
+
+    def _count(self, request: Request, event: str, happened: bool = True) -> None:
+        if happened:
+            self.counts[f"{request.role}/{event}"] += 1
+
+    def _note_unusable(self, request: Request, answer: Answer, error: UnusableError) -> None:
+        self._count(request, "unusable")
+        self._count(request, "refused", bool(answer.refusal))
+        self._count(request, "filtered", answer.finish_reason == "content_filter")
+        self._count(request, "empty", not answer.refusal and not answer.text.strip())
+        if error.partly is not None:
+            self._watch.note_usable(request.role)
+        else:
+            self._watch.note_unusable(request.role, answer, request.max_tokens, str(error))
 
 
 def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:

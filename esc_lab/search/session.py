@@ -15,6 +15,7 @@ from typing import Any
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
 from esc_lab.config.search import ROLES
+from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import build_inventory
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
@@ -25,6 +26,7 @@ from esc_lab.search.judge_check import JudgeCheck, check_rubric
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import SearchProgress
+from esc_lab.search.requests import TooLongError
 from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
 from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts
 from esc_lab.search.seed_dialogue import SeedDialogue
@@ -49,6 +51,7 @@ class SearchResult:
         prompts: hash of the prompts.
         seconds: the search took.
         unused: answers that were asked for ahead and that no tree was made from.
+        too_long: how many of the unfinished trees are set aside: a conversation exceeds the context of a model.
     """
 
     seeds: Sequence[SeedDialogue]
@@ -61,6 +64,7 @@ class SearchResult:
     prompts: str
     seconds: float
     unused: int = 0
+    too_long: int = 0
 
     def metrics(self) -> dict[str, float]:
         """Flat, under `search/`."""
@@ -75,6 +79,7 @@ class SearchResult:
             "search/from_cache": float(spent.from_cache),
             "search/unused_calls": float(self.unused),
             "search/unfinished_trees": float(self.unfinished),
+            "search/too_long_trees": float(self.too_long),
         }
         metrics |= {f"search/{name}": float(count) for name, count in self.counts.items()}
         metrics |= {f"search/retries/{kind}": float(count) for kind, count in self.calls.retries.items()}
@@ -117,6 +122,15 @@ class SearchSession:
             showing.cancel()
         log_curve(progress.point())
         log.info("%s", progress.state())
+        too_long = [tree for tree in trees if tree.too_long]
+        if too_long:
+            log.warning(
+                "%d of %d seed dialogues are set aside, as a conversation from them exceeds the context of a model; "
+                "their trees are as far as they came", len(too_long), len(trees),
+            )  # fmt: skip
+            if len(too_long) == len(trees):
+                assert too_long[0].too_long is not None
+                raise too_long[0].too_long
         return SearchResult(
             seeds=self.seeds,
             trees=[tree.search.tree for tree in trees],
@@ -128,6 +142,7 @@ class SearchSession:
             prompts=self.prompts,
             seconds=time.time() - started,
             unused=sum(tree.unused for tree in trees),
+            too_long=len(too_long),
         )
 
     def _journal_config(self, name: str) -> dict[str, Any]:
@@ -174,7 +189,8 @@ class SearchSession:
 
     def _roles(self, seeker: SeekerProfile, journal: Journal, counts: Counter[str]) -> Roles:
         send = partial(self.calls.send, journal)
-        return Roles(self.inventory, seeker, self.cfg.llm, self.calls.scoring, send, counts, self.cfg.search.seed)
+        seed, watch = self.cfg.search.seed, self.calls.watch
+        return Roles(self.inventory, seeker, self.cfg.llm, self.calls.scoring, send, counts, seed, watch)
 
     async def _check_judge(self, journal: Journal, counts: Counter[str]) -> JudgeCheck | None:
         """Whether the judge is believed; None if that cannot be said."""
@@ -184,8 +200,16 @@ class SearchSession:
             return None
         log.info("checking the judge on up to %d given replies", replies)
         roles = self._roles(SeekerProfile(""), journal, counts)
+
+        async def score(history: Sequence[Turn]) -> float | None:
+            try:
+                return await roles.score(history)
+            except TooLongError:
+                counts["judge/too_long"] += 1
+                return None
+
         try:
-            check = await check_rubric(roles.score, dialogues, replies, roles.claim, self.cfg.search.seed)
+            check = await check_rubric(score, dialogues, replies, roles.claim, self.cfg.search.seed)
         except BudgetError:
             return None  # it stops the search too, which says so
         log.log(logging.INFO if check.believed else logging.WARNING, "%s", check.verdict)

@@ -16,13 +16,14 @@ from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerCon
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import STRATEGIES
+from esc_lab.runs.layout import STRATEGIES, read_config
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps, print_scores, score_classifier
 from esc_lab.seeds import EVALUATION_SEED
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.training.datamodule import load_splits
 from esc_lab.training.fit import fit_best, start_training
+from esc_lab.training.model_card import write_card
 from esc_lab.training.steps import StepDataModule
 from esc_lab.training.trainer import prepare
 
@@ -107,5 +108,8 @@ def run(cfg: Config) -> dict[str, float]:
         metrics |= scores
         write_atomic(directory / STRATEGIES, json.dumps(rows, indent=1))
         print_scores(f"{cfg.model.name}: strategies of held-out replies of {cfg.data.name}", metrics, rows)
-    log.info("saved %s", save_classifier(classifier, cfg.model, directory, metrics.get("classifier/accuracy")))
+    target = save_classifier(classifier, cfg.model, directory, metrics.get("classifier/accuracy"))
+    card = write_card(read_config(directory), metrics, run=directory, adapter=cfg.adapter.kind == "lora")
+    write_atomic(target / "README.md", card)
+    log.info("saved %s", target)
     return metrics

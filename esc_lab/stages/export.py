@@ -1,4 +1,4 @@
-"""Stage `export`: merge an adapter into a plain model directory with a model card."""
+"""Stage `export`: a trained model as a plain model directory with a model card, for transformers without esc-lab."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ import json
 import logging
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import yaml
 from peft import PeftModel
+from transformers import GenerationConfig
 
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import make_readable, write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
-from esc_lab.models.load import load_model
-from esc_lab.runs.layout import METRICS
+from esc_lab.models.default_system import add_default_system
+from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.runs.layout import METRICS, Settings, find_run, read_config
+from esc_lab.training.model_card import system_prompt, write_card
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: Config) -> dict[str, float]:
-    """Write the merged model, whole or not at all; transformers loads it without esc-lab.
+    """Write the model, an adapter merged into it, whole or not at all.
+
+    Its chat template is that of the training, with the training's system message as the default where all prompts had
+    the same, and it generates greedily: what transformers makes of a chat is what an evaluation of the run made of it.
 
     Raises:
-        UserError: the target holds something already, or the weights are quantised.
+        UserError: the target holds something already, the weights are quantised, or the training run is gone.
     """
     prepare(cfg)
     assert cfg.checkpoint is not None  # checked with the configuration
@@ -34,17 +43,27 @@ def run(cfg: Config) -> dict[str, float]:
         raise UserError("there is something already", where=str(target), fix="choose another export.directory")
     if cfg.model.quantization:
         raise UserError("an adapter cannot be merged into quantised weights", fix="set model.quantization=null")
-    loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=source)
-    model = loaded.model
+    training, config = _read_training(source)
+    settings = replace(cfg.model, chat_template=config["model"]["chat_template"])
+    if settings.dtype != config["model"]["dtype"]:
+        log.warning("model.dtype=%s, trained in %s: replies may differ", settings.dtype, config["model"]["dtype"])
+    loaded = load_model(settings, Path(cfg.cache_dir), checkpoint=source)
+    model: Any = loaded.model
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
+    tokenizer = loaded.encoder.tokenizer
+    text, shared = system_prompt(config)
+    if shared:
+        tokenizer.chat_template = add_default_system(loaded.encoder, text)
+    model.generation_config = _generation(loaded, config)
+    metrics = json.loads((training / METRICS).read_text(encoding="utf-8")) if (training / METRICS).exists() else {}
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         model.save_pretrained(temporary)
-        loaded.encoder.tokenizer.save_pretrained(temporary)
-        write_atomic(temporary / "README.md", _card(cfg, source))
-        temporary.chmod(0o755)
+        tokenizer.save_pretrained(temporary)
+        write_atomic(temporary / "README.md", write_card(config, metrics, run=training, adapter=False))
+        make_readable(temporary)
         temporary.replace(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -53,26 +72,25 @@ def run(cfg: Config) -> dict[str, float]:
     return {"export/parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
 
 
-def _card(cfg: Config, source: Path) -> str:
-    """A model card from what the training run left."""
-    metrics_file = source / METRICS
-    metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()))
-    template = cfg.prompt.eval.template
-    return f"""---
-base_model: {cfg.model.path}
-library_name: transformers
-tags: [emotional-support-conversation, esc-lab]
----
-# {cfg.model.name}, fine-tuned for emotional support conversation
+def _read_training(checkpoint: Path) -> tuple[Path, Settings]:
+    """The run that trained the weights, and its configuration."""
+    run = find_run(checkpoint)
+    if run is None:
+        fix = "name the run directory itself, with its config.yaml: the card and the prompts come from there"
+        raise UserError("the run that trained it is not there", where=str(checkpoint), fix=fix)
+    try:
+        config = read_config(run)
+        return run, {**config, "model": {"chat_template": None, **config["model"]}}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"its config.yaml cannot be read: {error}", where=str(run), fix="copy the run again") from error
 
-Made with esc-lab from `{source}`. Base model: {cfg.model.name} (`{cfg.model.path}`); its licence applies, and so does
-that of the training data (`{cfg.data.name}`).
 
-It was trained on prompts of the `{template}` layout over the `{cfg.inventory.name}` strategies; other prompts will work
-less well. It is a research model: not a counsellor, and not to be used with people in crisis.
-
-| metric of the training run | value |
-|---|---|
-{rows}
-"""
+def _generation(loaded: LoadedModel, config: Settings) -> GenerationConfig:
+    """Greedy generation to the end of the turn, without the penalties and draws that a base model may bring."""
+    tokenizer = loaded.encoder.tokenizer
+    stop = sorted(token for token in loaded.encoder.stop_tokens if token is not None)
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=config["evaluate"]["generation"]["max_new_tokens"],
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=stop, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip

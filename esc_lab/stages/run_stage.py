@@ -19,6 +19,7 @@ from esc_lab.runs.directory import explain_full_disk, keep_finished_run, own_dir
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, LOG, METRICS
 from esc_lab.runs.resume import drop_checkpoints, resolve_resume
 from esc_lab.runs.reuse import run_or_reuse
+from esc_lab.terminal import PlainFormatter
 from esc_lab.tracking.run import wandb_run
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def run_substage(cfg: Config, directory: Path) -> dict[str, float]:
 def _log_file(path: Path) -> Iterator[None]:
     """Messages go into this file too, in the form of Hydra's run.log."""
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield

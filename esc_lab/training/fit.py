@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.models.load import LoadedModel, add_adapter, save_trained
-from esc_lab.runs.layout import CHECKPOINT
+from esc_lab.runs.layout import ADAPTER, CHECKPOINT, read_config
 from esc_lab.runs.signals import TERMINATED, hold_sigterm
 from esc_lab.training.datamodule import ESCDataModule, data_metrics
+from esc_lab.training.model_card import write_card
 from esc_lab.training.module import TrainingModule, leave_process_group
 from esc_lab.training.steps import StepDataModule
 from esc_lab.training.trainer import build_trainer
@@ -45,7 +47,10 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
     """
     metrics = fit_best(cfg, data, module, validation=bool(data.splits.get("val"))) | data_metrics(data)
     if module.trainer.is_global_zero:
-        target = save_trained(loaded, cfg.model, Path(cfg.run_dir))
+        run = Path(cfg.run_dir)
+        target = save_trained(loaded, cfg.model, run)
+        card = write_card(read_config(run), metrics, run=run, adapter=target.name == ADAPTER)
+        write_atomic(target / "README.md", card)
         best_loss = f"; best validation loss {metrics['val/loss']:.4f}" if "val/loss" in metrics else ""
         log.info("saved %s%s", target, best_loss)
     leave_process_group(module.trainer)  # no process reports the end before the weights are there

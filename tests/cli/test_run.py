@@ -62,6 +62,20 @@ def broken(tmp_path):
     return finished_run(tmp_path / "broken")
 
 
+def test_the_configurations_of_all_jobs_are_printed(tmp_path):
+    words = ("-m", "stage=sft", "model=tiny_llama,tiny_qwen2", "seed=1,2", "--cfg", "job")
+    done = start(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text, heavy = done.stdout.rsplit("heavy:", 1)
+    assert heavy.split() == []
+    documents = text.split("---\n")
+    jobs = [OmegaConf.create(document) for document in documents]
+    expected = [("tiny-llama", 1), ("tiny-llama", 2), ("tiny-qwen2", 1), ("tiny-qwen2", 2)]
+    assert [(job.model.name, job.seed) for job in jobs] == expected
+    assert documents[1].startswith("# job 1 of 4: stage=sft model=tiny_llama seed=2\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pickles_are_not_loaded(tmp_path):
     """Hydra's `--experimental-rerun` loads one."""
     ran = tmp_path / "ran"

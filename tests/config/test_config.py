@@ -246,6 +246,40 @@ def test_what_stages_need():
     assert "data.path: " in complaint("data.path=${oc.env:NO_SUCH_VARIABLE}")
 
 
+SECRET = "sk-recognisable-0123456789"
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "my_password"])
+@pytest.mark.parametrize("value", ["${{oc.env:{}}}", "${{oc.env:{},none}}", "x-${{oc.env:{}}}-y"])
+@pytest.mark.parametrize("key", ["logger.project", "output_root", "tags.0"])
+def test_secrets_do_not_come_into_the_configuration(monkeypatch, name, value, key):
+    monkeypatch.setenv(name, SECRET)
+    word = f"{key}={value.format(name)}" if key != "tags.0" else f"tags=['{value.format(name)}']"
+    found = complaint(word)
+    assert f"${{oc.env:{name}}}: the value of {name} would come into config.yaml and to W&B" in found
+    assert SECRET not in found
+
+
+def test_other_variables_may_be_read(monkeypatch):
+    monkeypatch.setenv("MY_PROJECT", "esc")
+    assert composed("logger.project=${oc.env:MY_PROJECT}").logger.project == "esc"
+    assert composed("logger.project=${oc.env:NO_SUCH_VARIABLE,other}").logger.project == "other"
+
+
+def test_settings_of_endpoints():
+    found = complaint(f"llm.openai.key_variable={SECRET}")
+    assert "llm.openai.key_variable: no name of an environment variable" in found
+    assert SECRET not in found
+    found = complaint("llm.openai.extra_body={temperature: 1, reasoning_effort: low, stream: true}")
+    assert "llm.openai.extra_body.temperature: no field that can be added. Fix: llm.<role>.temperature" in found
+    assert "llm.openai.extra_body.stream" in found
+    assert "reasoning_effort" not in found
+    found = complaint("stage=search", "mcts=quick", "llm.judge.top_p=null")
+    assert "llm.judge.top_p=null: a local model needs one" in found
+    words = ("stage=search", "llm=openai", "llm.openai.model=m", "llm.judge.top_p=null", "llm.judge.temperature=null")
+    assert problems(composed(*words)) == []
+
+
 def test_several_samples_need_a_temperature_and_somebody_who_writes():
     several = ("stage=evaluate", "evaluate.generation.samples=3")
     assert "at temperature 0 all samples are the same reply. Fix: evaluate.generation.temp" in complaint(*several)

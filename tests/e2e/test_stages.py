@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import socket
 
 import pytest
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.strategies import load_inventory
 from esc_lab.metrics.predictions import Prediction
+from esc_lab.prompts import parse_reply
 from tests.conftest import FAMILIES
 from tests.tracking.wandb_files import read_offline_run
 
@@ -189,7 +191,7 @@ def test_exported_model_is_the_adapter_model(command, trained):
     assert isinstance(loaded.model, PeftModel)
     chat = [{"role": "user", "content": "I lost my job."}]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    assert tokenizer.chat_template == loaded.encoder.tokenizer.chat_template
+    assert tokenizer.chat_template.endswith(loaded.encoder.tokenizer.chat_template)
     loaded.model.get_base_model().set_attn_implementation("eager")
     with torch.inference_mode():
         expected = loaded.model(input_ids=ids["input_ids"]).logits
@@ -200,6 +202,53 @@ def test_exported_model_is_the_adapter_model(command, trained):
     assert (without - expected).abs().max() > 1e-2
     card = (outcome.path / "model" / "README.md").read_text()
     assert f"| val/loss | {trained.metrics['val/loss']:.4g} |" in card
+
+
+def test_transformers_alone_replies_as_the_run_did(command, trained, evaluated):
+    """The exported directory by its defaults: the history as chat, greedily, without esc-lab's prompts or encoder."""
+    exported = command("stage=export", f"checkpoint={trained.path}", "prompt=c1_hf").path / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(exported), AutoTokenizer.from_pretrained(exported)
+    dialogues = {dialogue.id: dialogue for dialogue in read_dialogues(evaluated.path / "dialogues.jsonl")}
+    replies = 0
+    for line in evaluated.lines("predictions.jsonl"):
+        chat = []
+        for turn in dialogues[line["dialogue"]].turns[: line["turn"]]:
+            label = f"({turn.reply.strategies[0]}) " if turn.speaker == "supporter" and turn.reply.strategies else ""
+            role = "user" if turn.speaker == "seeker" else "assistant"
+            chat.append({"role": role, "content": label + turn.reply.text})
+        if [message["role"] for message in chat] != ["user", "assistant"] * (len(chat) // 2) + ["user"]:
+            continue  # an opening of the supporter, or consecutive turns
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        written = model.generate(**ids)[0, ids["input_ids"].shape[1] :]
+        content = tokenizer.decode(written, skip_special_tokens=True)
+        assert parse_reply(content, load_inventory("esconv"))[1] == line["reply"]
+        replies += 1
+    assert replies > 5
+
+
+def test_cards_tell_of_the_training_and_can_be_read_by_others(command, trained):
+    """Not of the command that exports: other words of it change nothing."""
+    words = ("prompt=c1_hf", "inventory=cso", "data.name=theirs", "data.licence=theirs", "model.licence=theirs")
+    exported = command("stage=export", f"checkpoint={trained.path}", *words).path / "model"
+    for directory in (exported, trained.path / "adapter"):
+        card = (directory / "README.md").read_text()
+        assert "`cso` layout over the 8 strategies of `esconv`" in card
+        assert "supervised fine-tuning on the supporter's turns, on sample; licence of sample: Apache-2.0" in card
+        assert "Base model: tiny-llama; licence of its weights: not stated" in card
+        assert "Answer in the form (<strategy>) <response>" in card
+        assert "theirs" not in card
+        assert str(trained.path.parent) not in card
+        assert {file.stat().st_mode & 0o777 for file in directory.rglob("*")} == {0o644}
+        assert directory.stat().st_mode & 0o777 == 0o755
+    adapter = json.loads((trained.path / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "tiny_llama"
+
+
+def test_export_needs_the_run_that_trained(command, trained, tmp_path):
+    shutil.copytree(trained.path / "adapter", tmp_path / "adapter")
+    outcome = command("stage=export", f"checkpoint={tmp_path}/adapter")
+    assert outcome.status == 1
+    assert "the run that trained it is not there. Fix: name the run directory itself" in outcome.errors
 
 
 def test_exported_model_can_be_evaluated(command, trained, evaluated):

@@ -75,7 +75,7 @@ def test_a_key_changes_the_results_that_it_declares_and_no_others(tmp_path, name
         ("model=tiny_gemma3", {"sft", "cso", "classifier", "evaluate"}),
         ("model@llm.local.model=tiny_gemma3", {"search"}),
         ("trainer.precision=bf16-mixed", {"sft", "cso", "classifier", "evaluate"}),
-        ("data.licence=MIT", {"search"}),  # for its data card
+        ("data.licence=MIT", {"search", "sft", "cso", "classifier"}),  # for their cards
         ("search.seed=7", {"search"}),
         ("mcts=quick", {"search"}),
         ("data.limit={test: 2}", set(STORED)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -47,16 +48,20 @@ class Endpoint:
         latency_s: how long each answer takes, in seconds.
         faults: what is wrong with the n-th request (from 0), from n and its body; None for nothing:
             `429` (with `retry_after`), `500`, `503` or any other status, which may carry an error code as in
-            `400:content_filter`; `timeout` (no answer until the client gives up); `disconnect`; `truncated` (the
-            connection is lost within the response); `refusal`; `filtered` (finish_reason content_filter); `empty`;
-            `malformed_body` (not JSON); `body:...` (this body); `malformed_json` (the content is broken JSON);
-            `unknown_strategy` (the content is JSON that names a strategy of no inventory).
+            `400:content_filter`, or a body as in `400 {...}`; `timeout` (no answer until the client gives up);
+            `disconnect`; `truncated` (the connection is lost within the response); `refusal`; `filtered` (finish_reason
+            content_filter); `cut_off` (finish_reason length); `empty`; `reasoning` (no content beside it);
+            `endless` (a body without an end); `drip` (a byte of body every 10 s, for ever); `packed` (64 MiB in 64 KiB
+            of gzip); `packed:br` (as if by this); `redirect:307 URL`; `malformed_body` (not JSON); `body:...` (this
+            body); `malformed_json` (the content is broken JSON); `unknown_strategy` (the content is JSON that names a
+            strategy of no inventory).
             Error messages tell the `Authorization` header, as careless servers do.
         retry_after: headers that go with a 429.
         model: what the endpoint says that the model is called, from the request's body.
 
     Attributes:
         requests: all that came in, in their order.
+        sent: bytes of bodies without an end.
         most_at_once: highest number of requests that were being answered at the same time.
     """
 
@@ -72,9 +77,14 @@ class Endpoint:
         self._reply, self._latency_s, self._faults, self._model = reply, latency_s, faults, model
         self._retry_after = {"Retry-After": "0.01"} if retry_after is None else retry_after
         self.requests: list[Received] = []
-        self.most_at_once = 0
+        self.most_at_once = self.sent = 0
         self._at_once = 0
         self._handlers: set[asyncio.Task[None]] = set()
+
+    @property
+    def at_once(self) -> int:
+        """Requests that are being answered, with the one that a fault is asked for."""
+        return self._at_once
 
     @property
     def connections(self) -> int:
@@ -128,9 +138,9 @@ class Endpoint:
             writer.write(bytes(_Response(b"no such path", 404)))
             return True
         received = Received(headers.get("authorization", ""), json.loads(content), asyncio.get_running_loop().time())
+        self._at_once += 1
         fault = self._faults(len(self.requests), received.body)
         self.requests.append(received)
-        self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             if self._latency_s:
@@ -143,17 +153,36 @@ class Endpoint:
         if fault == "disconnect":
             writer.transport.abort()
             return False
+        if fault in ("endless", "drip"):
+            await self._send_without_end(writer, 10.0 if fault == "drip" else 0.0)
         response = bytes(self._response(received, fault))
         writer.write(response[:-5] if fault == "truncated" else response)
         return fault != "truncated"
 
+    async def _send_without_end(self, writer: asyncio.StreamWriter, pause_s: float) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        size = 1 if pause_s else 2**16
+        while True:
+            writer.write(b"%x\r\n%s\r\n" % (size, b" " * size))
+            await writer.drain()  # a ConnectionError when the client has gone
+            self.sent += size
+            await asyncio.sleep(pause_s)
+
     def _response(self, received: Received, fault: str | None) -> _Response:
+        if fault and fault[:4].endswith(" "):
+            return _Response(fault[4:].encode(), int(fault[:3]))
         if fault and fault[0].isdigit():
             status, _, code = fault.partition(":")
             said = f"The server says\n{status} to {received.authorization}."
             error = {"message": said, "type": "error", "param": None, "code": code or None}
             headers = self._retry_after if status == "429" else None
             return _Response(json.dumps({"error": error}).encode(), int(status), headers)
+        if fault and fault.startswith("redirect:"):
+            status, url = fault.removeprefix("redirect:").split()
+            return _Response(b"moved", int(status), {"Location": url})
+        if fault and fault.startswith("packed"):
+            packed = gzip.compress(bytes(2**26), compresslevel=1)
+            return _Response(packed, headers={"Content-Encoding": fault.partition(":")[2] or "gzip"})
         if fault == "malformed_body":
             return _Response(b'{"choices": [')
         if fault and fault.startswith("body:"):
@@ -162,7 +191,7 @@ class Endpoint:
 
     def _completion(self, body: dict[str, Any], fault: str | None) -> dict[str, Any]:
         content: str | None = self._reply(body)
-        if fault == "refusal":
+        if fault in ("refusal", "reasoning"):
             content = None
         elif fault == "empty":
             content = ""
@@ -175,9 +204,10 @@ class Endpoint:
         message = {
             "role": "assistant",
             "content": content,
+            **({"reasoning_content": "First, let me think."} if fault == "reasoning" else {}),
             "refusal": "I cannot help with that." if fault == "refusal" else None,
         }
-        finish = "content_filter" if fault == "filtered" else "stop"
+        finish = {"filtered": "content_filter", "cut_off": "length"}.get(fault or "", "stop")
         return {
             "id": "chatcmpl-0",
             "object": "chat.completion",

@@ -29,7 +29,7 @@ from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.iteration import Call
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search, SeedDecision
-from esc_lab.search.requests import Answer, Request
+from esc_lab.search.requests import Answer, Request, TooLongError
 from esc_lab.search.role_prompts import SeekerProfile
 from esc_lab.search.roles import Roles
 from tests.search.endpoint_roles import play
@@ -298,6 +298,47 @@ def test_a_search_that_is_interrupted_leaves_nothing_running(tmp_path: Path, und
     again.go()
     assert again.states() == undisturbed[False, False]
     assert not run.client.made.keys() & again.client.made.keys()
+
+
+@pytest.mark.parametrize("extend", [False, True])
+def test_a_tree_whose_talk_is_too_long_is_set_aside(tmp_path: Path, undisturbed, extend: bool) -> None:
+    """The others finish, and are those of an undisturbed search."""
+
+    def refuse(request: Request, number: int) -> None:
+        text = "".join(message.content for message in request.messages)
+        if "job 1." in text and request.role == "judge":
+            raise TooLongError("the conversation is too long", where="test", fix="a longer context")
+
+    run = Run(tmp_path, Playing(slow=0.002), extend=extend)
+    run.client.fails = refuse
+    assert run.go() is None
+    assert sorted(run.finished) == ["0", "2", "3"]
+    assert [tree.too_long is not None for tree in run.trees] == [False, True, False, False]
+    assert not run.trees[1].finished
+    expected = undisturbed[False, extend]
+    assert run.states(0, 2, 3) == [expected[number] for number in (0, 2, 3)]
+    # With room for it, the search goes on from what was answered.
+    again = Run(tmp_path, Playing(), extend=extend)
+    again.go()
+    assert again.states() == expected
+    assert not run.client.made.keys() & again.client.made.keys()
+
+
+def test_a_call_made_ahead_that_is_too_long_and_not_needed_sets_nothing_aside(tmp_path: Path, undisturbed) -> None:
+    needed = Run(tmp_path / "needed", Playing(), settings=replace(SETTINGS, in_flight=1))
+    needed.go()
+
+    def refuse(request: Request, number: int) -> None:
+        if request.key(run.client.identity) not in needed.client.made:
+            refused.append(request)
+            raise TooLongError("the conversation is too long")
+
+    refused: list[Request] = []
+    run = Run(tmp_path / "ahead", Playing(slow=0.002))
+    run.client.fails = refuse
+    run.go()
+    assert len(run.finished) == TREES
+    assert run.states() == undisturbed[False, False]
 
 
 @pytest.mark.parametrize("slow", [0.002, 60.0])

@@ -296,3 +296,16 @@ def test_older_journals_name_how_many_leaves_were_in_flight_which_their_answers_
 ) -> None:
     Journal(tmp_path / "j", {"search": {"c": 1.0, "in_flight": 4}}).add("a", REQUEST, ANSWERS["a"])
     assert Journal(tmp_path / "j", {"search": {"c": 1.0}}).answers == {"a": ANSWERS["a"]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"text": 5, "log_probs": []}', '{"log_probs": [["a"]]}', '{"cost": "much", "log_probs": []}', "[" * 50_000],
+)
+def test_answers_of_wrong_types_are_damage(tmp_path: Path, answer: str) -> None:
+    path = tmp_path / "journal"
+    Journal(path, {"tree": 1}).sync()
+    with path.open("a") as file:
+        file.write(f'{{"key": "a", "role": "judge", "at": "", "cached": false, "answer": {answer}}}\n')
+    with pytest.raises(UserError, match=r"journal:2: not a line of a journal"):
+        Journal(path, {"tree": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import math
@@ -12,6 +13,8 @@ import sys
 import time
 import traceback
 import urllib.request
+from contextlib import suppress
+from dataclasses import replace
 from email.utils import formatdate
 from typing import get_args
 from urllib.error import HTTPError
@@ -23,8 +26,10 @@ from hypothesis import strategies as st
 from esc_lab.config.search import EndpointConfig
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
-from esc_lab.search.clients.openai import OpenAIClient, Passing, parse_retry_after
-from esc_lab.search.requests import Answer, Request
+from esc_lab.search.clients.completions import Redaction, parse_retry_after
+from esc_lab.search.clients.connection import Pace
+from esc_lab.search.clients.openai import OpenAIClient, Passing
+from esc_lab.search.requests import Answer, Request, TooLongError
 from tests.search.endpoint import Endpoint
 from tests.search.virtual_time import run as virtual_run
 
@@ -131,12 +136,25 @@ def test_fields_that_can_be_left_out():
     assert body["max_completion_tokens"] == 32
 
 
+def test_temperature_and_top_p_can_be_left_out():
+    _, _, endpoint = ask(request=replace(REQUEST, temperature=None, top_p=None))
+    assert {"temperature", "top_p"} & set(endpoint.requests[0].body) == set()
+
+
+def test_fields_that_are_added():
+    extra = {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}
+    _, client, endpoint = ask(options={"extra_body": extra})
+    assert {name: endpoint.requests[0].body[name] for name in extra} == extra
+    assert client.identity["extra_body"] == extra
+
+
 def test_answer_carries_text_model_tokens_and_cost():
     answers, client, _ = ask(options={"price_in": 0.15, "price_out": 0.6}, reply=lambda body: "Three words here.")
     cost = (7 * 0.15 + 3 * 0.6) / 1_000_000
     assert answers == [
-        Answer(text="Three words here.", model="gpt-test-0613", prompt_tokens=7, completion_tokens=3, cost=cost)
-    ]
+        Answer(text="Three words here.", model="gpt-test-0613", prompt_tokens=7, completion_tokens=3, cost=cost,
+               finish_reason="stop")
+    ]  # fmt: skip
     assert counted(client) == {}
 
 
@@ -161,7 +179,25 @@ def test_half_a_surrogate_pair_is_replaced():
 def test_refusals_are_answers(fault, refusal):
     (answer,), client, _ = ask(fault)
     assert (answer.text, answer.refusal) == ("", refusal)
+    assert answer.finish_reason == ("stop" if fault == "refusal" else "content_filter")
     assert counted(client) == {}
+
+
+def test_why_a_completion_ends():
+    answers, _, _ = ask(None, "cut_off", "reasoning", calls=3)
+    assert [(answer.text, answer.finish_reason) for answer in answers] == [
+        ("That sounds hard.", "stop"),
+        ("That sounds hard.", "length"),
+        ("", "stop"),
+    ]
+    assert [answer.is_cut_off(32) for answer in answers] == [False, True, False]
+    assert Answer("yes", completion_tokens=32).is_cut_off(32)
+
+
+def test_content_in_parts():
+    parts = [{"type": "text", "text": "That sounds "}, {"type": "image"}, {"type": "text", "text": "hard."}]
+    (answer,), _, _ = ask("body:" + json.dumps({"choices": [{"message": {"content": parts}}]}))
+    assert answer.text == "That sounds hard."
 
 
 def test_contents_are_not_judged_here():
@@ -183,10 +219,17 @@ def test_bodies_that_are_no_completion():
         '{"choices": [{"message": {"content": ["a"]}}]}',
         '{"choices": [{"message": {"content": "a"}}], "usage": 3}',
         '{"error": {"message": "upstream is down"}}',
+        *(
+            f'{{"choices": [{{"message": {{"content": "a"}}}}], "usage": {{"prompt_tokens": {count}}}}}'
+            for count in ("1e999", "-1e999", "NaN", "-3", "9" * 30, "9" * 5000, '"many"', "[1]")
+        ),
+        '{"a":' * 100_000,
+        "[" * 1_000_000,
+        '{"choices": [{"message": {"content": ' + "[" * 400 + "]" * 400 + "}}]}",
         "<html>",
         "\udcff",
     )
-    (answer,), client, _ = ask(*(f"body:{body}" for body in bodies), options={"attempts": 20})
+    (answer,), client, _ = ask(*(f"body:{body}" for body in bodies), options={"attempts": 40})
     assert answer.text == "That sounds hard."
     assert counted(client) == {"malformed": len(bodies)}
 
@@ -197,6 +240,119 @@ def test_passing_problems_are_tried_again_and_counted(fault, kind):
     assert answer.text == "That sounds hard."
     assert counted(client) == {kind: 2}
     assert [received.body for received in endpoint.requests] == [endpoint.requests[0].body] * 3
+
+
+@pytest.mark.parametrize(("fault", "said"), [("endless", "longer than 4 MiB"), ("packed", "longer than 4 MiB"),
+                                             ("packed:br", "packed in a way")])  # fmt: skip
+def test_a_body_is_read_up_to_a_limit(fault, said):
+    async def run():
+        async with (endpoint := Endpoint(faults=lambda number, body: fault)) as url:
+            client = client_of(url, attempts=2)
+            with pytest.raises(UserError, match=f"after 2 attempts; the last problem: the response is {said}"):
+                await client.answer(REQUEST)
+            await client.close()
+            assert counted(client) == {"malformed": 2}
+            return endpoint.sent
+
+    # What is on its way when the client hangs up is in the buffers of both ends.
+    assert virtual_run(run()) < 2 * 32 * 2**20
+
+
+BODY = b'{"choices": [{"message": {"content": "yes"}}]}'
+HEADS = [
+    b"\x00\xff\r\n\r\n",
+    b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nX-\xff: \xff\x00\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999999999999999\r\n\r\n{",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: \xff\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"HTTP/1.1 503 \xff\r\nRetry-After: \xff\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"A: " + b"b" * 100_000 + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"".join(b"A%d: b\r\n" % number for number in range(20_000)) + b"\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=range(len(HEADS)))
+def test_heads_that_are_hostile_are_counted(head):
+    async def run():
+        responses = iter([head])
+
+        async def serve(reader, writer):
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await reader.readuntil(b"\r\n\r\n")
+                good = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+                writer.write(next(responses, good))
+                await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            client = client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+            answer = await client.answer(REQUEST)
+            await client.close()
+            return answer, client
+
+    answer, client = virtual_run(run())
+    assert answer.text == "yes"
+    assert client.retries.total() == 1
+
+
+def test_a_packed_body_is_unpacked():
+    async def run():
+        async def serve(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            body = gzip.compress(b'{"choices": [{"message": {"content": "yes"}}]}')
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            client = client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+            answer = await client.answer(REQUEST)
+            await client.close()
+            return answer
+
+    assert virtual_run(run()).text == "yes"
+
+
+def test_a_body_that_drips_is_given_up():
+    (answer,), client, _ = ask("drip", options={"timeout": 25.0})
+    assert answer.text == "That sounds hard."
+    assert counted(client) == {"timeouts": 1}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_leads_to_another_server(status):
+    async def run():
+        async with (
+            (other := Endpoint()) as elsewhere,
+            (endpoint := Endpoint(faults=lambda number, body: f"redirect:{status} {elsewhere}/{KEY}")) as url,
+        ):
+            client = client_of(url)
+            with pytest.raises(UserError, match=rf"the endpoint redirects \({status}\) to .*not followed") as caught:
+                await client.answer(REQUEST)
+            await client.close()
+            assert "Fix: set base_url to the address that answers" in str(caught.value)
+            assert KEY not in str(caught.value)
+            return len(endpoint.requests), len(other.requests)
+
+    assert virtual_run(run()) == (1, 0)
+
+
+@pytest.mark.parametrize("location", ["//evil.example/v1", "https://127.0.0.1:1/v1", "http://[", "file:///etc/passwd"])
+def test_odd_redirects_are_refused(location):
+    assert "which is not followed" in str(error_of(f"redirect:308 {location}"))
+
+
+def test_a_redirect_on_the_same_server_is_followed():
+    (answer,), client, endpoint = ask("redirect:308 /v1/chat/completions")
+    assert answer.text == "That sounds hard."
+    assert endpoint.requests[1].body == endpoint.requests[0].body
+    _, client, _ = ask(*["redirect:307 /v1/chat/completions"] * 30)
+    assert counted(client) == {"connection_errors": 1}
 
 
 @pytest.mark.parametrize("fault", ["429", "503", "timeout", "disconnect", "malformed_body"])
@@ -246,6 +402,63 @@ def test_what_will_not_pass_stops_at_once(fault, said):
             assert len(endpoint.requests) == 1
 
     virtual_run(run())
+
+
+@pytest.mark.parametrize(
+    ("field", "said", "setting"),
+    [
+        ("temperature", "'temperature' is not supported with this model.", "llm.judge.temperature=null leaves it out"),
+        ("top_p", "the model does not take top_p", "llm.judge.top_p=null leaves it out"),
+        ("seed", "Extra inputs are not permitted: seed", "llm.openai.seeds=false"),
+        ("response_format", "response_format is not supported", "llm.openai.structured=false"),
+        ("max_tokens", "Use 'max_completion_tokens' instead.", "llm.openai.token_limit=max_completion_tokens"),
+        ("reasoning_effort", "unknown field", "take reasoning_effort out of llm.openai.extra_body"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_refused_field_names_its_setting(field, said, setting, named):
+    said = said if named or field in said else f"{field}: {said}"
+    body = json.dumps({"error": {"message": said, "param": field if named else None, "code": None}})
+    options = {"extra_body": {"reasoning_effort": "low"}}
+    error = error_of(f"400 {body}", options=options)
+    assert f"the endpoint refuses the field {field} (400): {said}" in str(error)
+    assert setting in str(error)
+
+
+def test_a_refused_request_without_a_field():
+    text = str(error_of("422"))
+    assert "refuses the request (422)" in text
+    assert "extra_body say which fields are sent" in text
+
+
+@pytest.mark.parametrize("said", ["This model's maximum context length is 8192 tokens", "prompt is too long: 9 tokens",
+                                  "the request exceeds the available context size"])  # fmt: skip
+def test_a_conversation_that_is_too_long(said):
+    body = json.dumps({"error": {"message": said, "type": "invalid_request_error"}})
+    assert isinstance(error_of(f"400 {body}"), TooLongError)
+
+
+def test_errors_that_are_hostile():
+    deep = "[" * 900 + "]" * 900
+    error = error_of(f'400 {{"error": {{"message": {deep}, "code": {{"a": 1}}, "param": [2]}}}}')
+    assert "refuses the request (400)" in str(error)
+    assert len(str(error)) < 600
+
+
+@pytest.mark.parametrize("secret", ["none", "token", "test"])
+def test_a_short_key_is_hidden_and_ordinary_words_are_not(secret):
+    hide = Redaction([secret]).hide
+    words = f"{secret}, the {secret} of a {secret}ed model"
+    assert hide(words) == words
+    for shown in (f"Bearer {secret}", f"api key: {secret}.", f"key={secret}&a", f"key '{secret}'", f":{secret}@host"):
+        assert secret not in hide(shown.replace("token", "tok") if secret != "token" else shown), shown
+    assert Redaction([secret]).hide_whole(f"key: {secret}") == f"key: {secret}"
+
+
+def test_an_answer_that_tells_the_key():
+    body = {"choices": [{"message": {"content": f"Yes, {KEY}."}, "finish_reason": "stop"}], "model": KEY}
+    (answer,), _, _ = ask("body:" + json.dumps(body))
+    assert answer == Answer("Yes, ***.", model="***", finish_reason="stop")
 
 
 def test_wrong_key_names_the_variable():
@@ -305,6 +518,13 @@ def test_no_key(monkeypatch):
         client_of(None)
     _, _, endpoint = ask()
     assert endpoint.requests[0].authorization == "Bearer none"
+
+
+@pytest.mark.parametrize("variable", ["sk-abc", "gsk_abc1", "A=B", "", "A" * 65])
+def test_a_key_in_place_of_its_variable(variable):
+    with pytest.raises(UserError, match="key_variable is no name") as caught:
+        client_of("http://127.0.0.1:9/v1", key_variable=variable)
+    assert not variable or variable not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["sk-a\nb", "sk-ä"])
@@ -439,6 +659,72 @@ def test_busy_endpoint_is_no_failing_endpoint():
     assert counted(client) == {"rate_limited": 20}
 
 
+def test_a_call_that_timed_out_gets_more_time():
+    """Each answer takes 100 s: with the same 60 s for every try none would ever come."""
+
+    async def run():
+        async with (endpoint := Endpoint(latency_s=100.0)) as url:
+            client = client_of(url, backoff_s=1e-9)
+            answer = await client.answer(REQUEST)
+            await client.close()
+            return answer, client, len(endpoint.requests)
+
+    answer, client, requests = virtual_run(run())
+    assert answer.text == "That sounds hard."
+    assert counted(client) == {"timeouts": 1}
+    assert requests == 2
+
+
+def test_a_starved_endpoint_gets_fewer_calls_at_once():
+    """It answers in time only up to two calls at once; sixteen as before would time out again and again."""
+
+    def fault(number: int, body: dict) -> str | None:
+        return "timeout" if endpoint.at_once > 2 else None
+
+    endpoint = Endpoint(faults=fault, latency_s=0.5)
+
+    async def run():
+        async with endpoint as url:
+            client = client_of(url, connections=16, timeout=1.0, backoff_s=1e-9)
+            await asyncio.gather(*(client.answer(REQUEST) for _ in range(16)))
+            slow = len(endpoint.requests)
+            await asyncio.gather(*(client.answer(REQUEST) for _ in range(200)))
+            await client.close()
+            return slow, client
+
+    slow, client = virtual_run(run())
+    assert 16 < slow < 16 * 4
+    assert counted(client)["timeouts"] < 100
+
+
+def test_pace():
+    async def run():
+        clock = asyncio.get_running_loop().time
+        pace = Pace(16)
+        first = clock()
+        await asyncio.sleep(1)
+        for _ in range(10):  # sent together, they are one sign of being too many
+            pace.slow(first)
+        shares = [pace.turns.total_tokens]
+        for _ in range(6):
+            await asyncio.sleep(1)
+            pace.slow(clock())
+            shares.append(pace.turns.total_tokens)
+        rounds = []
+        for _ in range(3):
+            for _ in range(16):
+                pace.quicken()
+            rounds.append(pace.turns.total_tokens)
+        for _ in range(1000):
+            pace.quicken()
+        return shares, rounds, pace.turns.total_tokens
+
+    shares, rounds, most = virtual_run(run())
+    assert shares == [8, 4, 2, 1, 1, 1, 1]
+    assert rounds == [2, 3, 4]
+    assert most == 16
+
+
 def test_connections_are_limited_and_waiting_for_one_is_not_timed():
     async def run():
         async with (endpoint := Endpoint(latency_s=0.05)) as url:
@@ -516,6 +802,7 @@ def test_wait_until_a_date(monkeypatch):
 
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "esc_lab.search.clients.connection")
     with pytest.raises(UserError, match=r"'openai' is not installed. Fix: pip install -e .\[openai\]"):
         client_of("http://127.0.0.1:9/v1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given
@@ -349,3 +350,19 @@ def test_reasoning_without_an_answer_is_unusable(text):
                  lambda text: parse_message(text, "seeker", CSO)):  # fmt: skip
         assert "before any answer" in str(unusable(read, text))
     assert not ends_conversation(f"{text} [END]" if text.lstrip().startswith("<") else text)
+
+
+@pytest.mark.parametrize(
+    "part", ['{"a":', '{"a":1,', "{", "<think>", "</think>", "a ", "\nseeker", '."""', "[ ", "1", "-"]
+)
+def test_a_huge_answer_is_read_about_as_fast_as_it_is_long(part):
+    """What took the square of its length would run for hours here."""
+    text = part * (600_000 // len(part))
+    for read in (
+        lambda text: parse_ratings(text, CSO),
+        lambda text: parse_message(text, "seeker", CSO, cut_off=True),
+        parse_preference,
+    ):
+        with suppress(UnusableError):
+            read(text)
+    assert not ends_conversation(text)

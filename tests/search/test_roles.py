@@ -229,7 +229,37 @@ def test_no_request_is_made_twice_for_one_result() -> None:
         assert asyncio.run(played.reply(TALK, "Affirmation")) is None
         assert len({request.key({}) for request in asked.requests}) == 3
         expected = {"supporter/unusable": 3, "supporter/missing": 1}
-        assert played.counts == expected | ({"supporter/refused": 3} if bad.refusal else {})
+        kind = "refused" if bad.refusal else "" if bad.text else "empty"
+        assert played.counts == expected | ({f"supporter/{kind}": 3} if kind else {})
+
+
+def test_cut_off_and_filtered_answers_are_counted() -> None:
+    answers = [
+        Answer("I hear", finish_reason="length"),
+        Answer(refusal="Filtered.", finish_reason="content_filter"),
+        Answer("", completion_tokens=40),
+        Answer("I hear you.", finish_reason="stop"),
+    ]
+    played = roles_of(Asked(answers))
+    assert asyncio.run(played.reply(TALK, "Affirmation")) == "I hear"
+    assert played.counts == {"supporter/cut_off": 1}
+    played = roles_of(Asked(answers[1:]))
+    assert asyncio.run(played.reply(TALK, "Affirmation")) == "I hear you."
+    counts = {"unusable": 2, "refused": 1, "filtered": 1, "empty": 1, "cut_off": 1}
+    assert played.counts == {f"supporter/{event}": count for event, count in counts.items()}
+
+
+def test_it_is_not_asked_for_ever_where_nothing_can_be_used() -> None:
+    asked = Asked(lambda request: Answer("Well, hm."))
+    played = roles_of(asked)
+
+    async def rate_all() -> None:
+        for sample in range(100):
+            await played.rate(TALK, sample)
+
+    with pytest.raises(UserError, match=r"llm.strategist: 30 of 30 answers cannot be used: 30 unreadable"):
+        asyncio.run(rate_all())
+    assert len(asked.requests) == 30
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])

@@ -28,7 +28,7 @@ from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, Ta
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel, load_model, model_identity
 from esc_lab.prompts import Message, Prompt
-from esc_lab.search.requests import Answer, Question, Request
+from esc_lab.search.requests import Answer, Question, Request, TooLongError
 from esc_lab.tokens.encode import ChatEncoder, IntArray
 from esc_lab.tokens.trie import shared_prefix
 
@@ -117,7 +117,8 @@ class LocalClient:
         """See `Client`. An error of the model (out of memory ...) is raised by every request under way.
 
         Raises:
-            UserError: the prompt is too long.
+            TooLongError: the prompt is too long.
+            UserError: it is longer than the client has room for.
             RuntimeError: the client is closed.
         """
         if self._closed:
@@ -187,6 +188,8 @@ class LocalClient:
             task: Task = ScoreTask(prompt, [option for ids, _ in options for option in ids], first)
             longest = max(len(option) for ids, _ in options for option in ids)
         else:
+            assert request.temperature is not None, "the configuration is checked for it"
+            assert request.top_p is not None, "the configuration is checked for it"
             sampling = Sampling(request.max_tokens, request.temperature, request.top_p)
             task, longest = ReplyTask(prompt, sampling, request.seed), request.max_tokens
         self._check(request, task, longest)
@@ -208,7 +211,7 @@ class LocalClient:
         if prompt + reply > context:
             fix = "search shorter dialogues, lower max_tokens of the role, or use a model with a longer context"
             lengths = f"its prompt of {prompt} tokens and a reply of up to {reply}"
-            raise UserError(f"{lengths} exceed the model's context of {context}", where=where, fix=fix)
+            raise TooLongError(f"{lengths} exceed the model's context of {context}", where=where, fix=fix)
         if prompt + task.room > working:
             message = f"it takes {prompt} + {task.room} tokens, and the client has room for {working}"
             raise UserError(message, where=where, fix="raise the client's working_tokens, or search shorter dialogues")

@@ -4,36 +4,40 @@ What may pass is tried again after a wait that grows (exponential backoff with f
 The SDK's own retries are off: they do not count what went wrong, ask again for what will not pass (a used-up account),
 do not ask again where a response is no chat completion, give up on a call while the endpoint answers others, and let
 all others run into the same rate limit. What will not pass (wrong key, unknown model, a request that the endpoint
-refuses) stops at once with a `UserError`.
+refuses) stops at once with a `UserError`. Nothing that an endpoint sends is trusted (`connection`, `completions`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import logging
+import math
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from esc_lab.config import Config
-from esc_lab.config.endpoint import split_login
+from esc_lab.config.endpoint import is_variable_name, split_login
 from esc_lab.config.search import EndpointConfig
 from esc_lab.errors import UserError
+from esc_lab.search.clients.completions import (
+    FILTER_CODES,
+    LONGEST_WAIT_S,
+    Redaction,
+    describe_refusal,
+    parse_retry_after,
+    read_completion,
+)
 from esc_lab.search.requests import Answer, Request
 
 if TYPE_CHECKING:
     import openai
 
-# Error codes of endpoints whose filter stopped the prompt before any model read it.
-_FILTER_CODES = ("content_filter", "content_policy_violation")
-LONGEST_WAIT_S = 60.0
+LONGEST_TIMEOUT_S = 600.0
 
 # How an attempt can fail in a way that may pass: 429; 5xx and 409; no answer in time, and 408; a connection that could
 # not be made or was lost; a response that is no chat completion.
@@ -64,7 +68,9 @@ class OpenAIClient:
             login in it (`http://user:password@host/v1`) is sent in place of the key and never shown. Other servers
             than OpenAI's may do without a key. A 429 counts as one of the `attempts` only if no other call of this
             client was answered since the last try: the endpoint is well then, and the call only waits for its turn.
-        connections: most connections at once; more calls wait for a free one, without being timed.
+            A call that timed out gets twice the time at its next try, up to 10 minutes, and the endpoint gets fewer
+            calls at once until it answers in time again.
+        connections: most calls at once; more wait for their turn, without being timed.
         backoff_s: longest wait before the second attempt; doubles with each further one, up to 60 s.
 
     Raises:
@@ -78,23 +84,28 @@ class OpenAIClient:
         self._url, login = split_login(endpoint.base_url)
         key = _key(endpoint.key_variable, needed=url is None)
         settings = {name: getattr(endpoint, name) for name in ("model", "structured", "seeds", "token_limit")}
+        if endpoint.extra_body:
+            settings["extra_body"] = dict(endpoint.extra_body)
         self.identity: Mapping[str, Any] = {"kind": "openai", "base_url": self._url, **settings}
         self.retries: Counter[str] = Counter()
-        self._endpoint, self._model, self._backoff_s = endpoint, endpoint.model or "", backoff_s
+        self._endpoint, self._backoff_s = endpoint, backoff_s
         encoded = base64.b64encode(":".join(login).encode()).decode()
-        self._secrets = [secret for secret in (key, encoded, *login) if secret]
-        self._client = _connect(self._url, key or "none", login, endpoint.timeout, connections)
+        self._redaction = Redaction([key, encoded, *login])
+        self._connection = _import_connection()
+        self._client = self._connection.connect(self._url, key or "none", login, connections)
+        self._pace = self._connection.Pace(connections)
         self._answered = 0
         self._open_at = 0.0  # no call is sent before this time of the event loop's clock
 
     async def answer(self, request: Request) -> Answer:
         body = self._body(request)
-        failures = tries = 0
+        failures = tries = timeouts = 0
         answered = self._answered
         while True:
             while (wait := self._open_at - asyncio.get_running_loop().time()) > 0:
                 await asyncio.sleep(wait)
-            outcome = await self._attempt(body)
+            longest = max(self._endpoint.timeout, LONGEST_TIMEOUT_S)
+            outcome = await self._attempt(body, request.role, min(self._endpoint.timeout * 2**timeouts, longest))
             if isinstance(outcome, Answer):
                 self._answered += 1
                 return outcome
@@ -102,10 +113,11 @@ class OpenAIClient:
                 raise outcome
             self.retries[outcome.kind] += 1
             tries += 1
+            timeouts += outcome.kind == "timeouts"
             failures += outcome.kind != "rate_limited" or self._answered == answered
             answered = self._answered
             if failures >= self._endpoint.attempts:
-                what = f"no answer of '{self._model}' after {tries} attempts; the last problem: {outcome.text}"
+                what = f"no answer of '{self._endpoint.model}' after {tries} attempts; the last problem: {outcome.text}"
                 raise UserError(what, where=self._url, fix="check the endpoint, then go on with resume")
             longest = min(LONGEST_WAIT_S, self._backoff_s * 2 ** min(tries - 1, 30))
             await asyncio.sleep(min(LONGEST_WAIT_S, outcome.retry_after + random.uniform(0, longest)))
@@ -116,47 +128,71 @@ class OpenAIClient:
     def _body(self, request: Request) -> dict[str, Any]:
         """Only fields that other servers know too: some, such as `transformers serve`, refuse those they do not."""
         body: dict[str, Any] = {
-            "model": self._model,
+            "model": self._endpoint.model or "",
             "messages": [{"role": message.role, "content": message.content} for message in request.messages],
             self._endpoint.token_limit: request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
         }
+        drawn = {"temperature": request.temperature, "top_p": request.top_p}
+        body |= {field: value for field, value in drawn.items() if value is not None}
         if self._endpoint.seeds:
             body["seed"] = request.seed
         if self._endpoint.structured and request.schema is not None:
             schema = {"name": request.role, "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+        return body | self._endpoint.extra_body
 
-    async def _attempt(self, body: Mapping[str, Any]) -> Answer | Problem | UserError:
-        """One try. Errors are returned, so that none carries the SDK's, which quotes what the endpoint said."""
-        import aiohttp
+    async def _attempt(self, body: Mapping[str, Any], role: str, timeout_s: float) -> Answer | Problem | UserError:
+        """One try, when it is its turn. Errors are returned, so that none carries the SDK's, which quotes responses."""
+        async with self._pace.turns:
+            sent = asyncio.get_running_loop().time()
+            try:
+                async with asyncio.timeout(None if math.isinf(timeout_s) else timeout_s):
+                    outcome = await self._send(body, role)
+            except TimeoutError:
+                outcome = Problem("timeouts", f"no answer within {timeout_s:g} s")
+            if isinstance(outcome, Answer):
+                self._pace.quicken()
+            elif isinstance(outcome, Problem) and outcome.kind == "timeouts":
+                self._pace.slow(sent)
+            return outcome
+
+    async def _send(self, body: Mapping[str, Any], role: str) -> Answer | Problem | UserError:
         import httpx2
         import openai
 
+        connection = self._connection
         try:
             # `chat.completions.create` sends the same, after 2 ms of walking through the types of all messages.
             response = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
         except openai.APIStatusError as error:
-            return self._read_error(error)
-        except (openai.APIConnectionError, aiohttp.ClientError) as error:
+            return self._read_error(error, body, role)
+        except connection.LOST as error:
             cause = _first_cause(error)
-            if isinstance(cause, TimeoutError):
-                return Problem("timeouts", f"no answer within {self._endpoint.timeout:g} s")
-            return Problem("connection_errors", self._one_line(f"{type(cause).__name__} {cause}"))
+            kind: Passing = "timeouts" if isinstance(cause, TimeoutError) else "connection_errors"
+            return Problem(kind, self._one_line(f"{type(cause).__name__} {cause}"))
+        except ValueError as error:  # of what reads heads: bytes in them that are no text, and the like
+            return Problem("malformed", f"the head of the response cannot be read ({type(error).__name__})")
+        except connection.BodyError as error:
+            return Problem("malformed", str(error))
+        except connection.RedirectError as error:
+            fix = "set base_url to the address that answers, if you trust it"
+            return UserError(self._one_line(str(error)), where=self._url, fix=fix)
         try:
-            return _read_completion(response.content, self._endpoint.price_in, self._endpoint.price_out)
+            answer = read_completion(response.content, self._endpoint.price_in, self._endpoint.price_out)
         except ValueError:
-            said = self._one_line(response.content.decode(errors="replace"))
+            said = self._one_line(response.content[:1000].decode(errors="replace"))
             return Problem("malformed", f"the response is no chat completion: {said}")
+        # Answers are written down, and an endpoint knows the key.
+        hide = self._redaction.hide_whole
+        return replace(answer, text=hide(answer.text), model=hide(answer.model), refusal=hide(answer.refusal))
 
-    def _read_error(self, error: openai.APIStatusError) -> Answer | Problem | UserError:
+    def _read_error(
+        self, error: openai.APIStatusError, body: Mapping[str, Any], role: str
+    ) -> Answer | Problem | UserError:
         """What a status other than 2xx stands for."""
-        status, code, body = error.status_code, error.code, error.body
-        said = self._one_line(str(body.get("message") or body) if isinstance(body, dict) else error.message)
-        if status == 400 and code in _FILTER_CODES:
-            return Answer(refusal=said)
+        status, code, said = error.status_code, error.code, self._one_line(_message(error))
+        if status == 400 and code in FILTER_CODES:
+            return Answer(refusal=said, finish_reason="content_filter")
         wait = parse_retry_after(error.response.headers)
         if status == 429 and code != "insufficient_quota":
             # The limit is that of the account: other calls would only be refused too.
@@ -166,38 +202,27 @@ class OpenAIClient:
             return Problem("timeouts", f"timeout of the endpoint (408): {said}", wait)
         if status == 409 or status >= 500:
             return Problem("server_errors", f"server error ({status}): {said}", wait)
-        message, fix = _describe_refusal(status, code, said, self._model, self._endpoint.key_variable)
-        return UserError(message, where=self._url, fix=fix)
+        about = {"code": code, "param": error.param}
+        return describe_refusal(status, about, said, where=self._url, role=role, endpoint=self._endpoint, body=body)
 
     def _one_line(self, text: str, longest: int = 200) -> str:
         """The text without secrets and line breaks, cut where it is long."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        text = " ".join(text.split())
+        text = " ".join(self._redaction.hide(text[:10_000]).split())
         return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
-def _connect(url: str, key: str, login: tuple[str, ...], timeout_s: float, connections: int) -> openai.AsyncOpenAI:
+def _import_connection() -> Any:
     try:
-        import aiohttp  # noqa: F401
-        import httpx2
-        import openai
+        return import_module("esc_lab.search.clients.connection")
     except ImportError as error:
         raise UserError(f"package '{error.name}' is not installed", fix="pip install -e .[openai]") from error
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs a line a call
-    # With aiohttp a call costs two thirds of the time, and no more with many connections. Servers often close what was
-    # idle for 5 s; a connection must not be taken up again just then.
-    limits = httpx2.Limits(max_connections=connections, keepalive_expiry=4.0)
-    return openai.AsyncOpenAI(
-        api_key=key,
-        base_url=url,
-        max_retries=0,
-        timeout=httpx2.Timeout(timeout_s, pool=None),
-        http_client=openai.DefaultAioHttpClient(limits=limits, auth=(login[0], login[1]) if login else None),
-    )
 
 
 def _key(variable: str, *, needed: bool) -> str:
+    if not is_variable_name(variable):  # it may be the key itself, so it is not shown
+        raise UserError(
+            "key_variable is no name of an environment variable", fix="name the variable that holds the key"
+        )
     key = os.environ.get(variable, "").strip()
     if needed and not key:
         fix = f"export {variable}=..., or set base_url to a server that needs no key"
@@ -207,63 +232,12 @@ def _key(variable: str, *, needed: bool) -> str:
     return key
 
 
-def _read_completion(content: bytes, price_in: float, price_out: float) -> Answer:
-    """The answer in the body of a response, at prices in US dollars per million tokens; ValueError if there is none."""
+def _message(error: openai.APIStatusError) -> str:
+    """What an error says, as far as it can be told."""
     try:
-        data = json.loads(content)
-        choice = data["choices"][0]
-        message, usage = choice["message"], data.get("usage") or {}
-        text, refusal = message.get("content") or "", message.get("refusal") or ""
-        read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        # JSON lets half of a surrogate pair through, which no file takes.
-        text, refusal = (str.encode(part, errors="replace").decode() for part in (text, refusal))
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError("no chat completion") from error
-    if choice.get("finish_reason") == "content_filter":
-        refusal = refusal or "stopped by the endpoint's content filter"
-    return Answer(
-        text="" if refusal else text,
-        model=str(data.get("model") or ""),
-        prompt_tokens=read,
-        completion_tokens=written,
-        cost=(read * price_in + written * price_out) / 1e6,
-        refusal=refusal,
-    )
-
-
-def _describe_refusal(status: int, code: str | None, said: str, model: str, key_variable: str) -> tuple[str, str]:
-    """What a status says that will not pass, and what to do about it."""
-    if status == 401:  # without the message: endpoints quote parts of the key in it
-        return "the endpoint does not accept the key (401)", f"set {key_variable} to a key of this endpoint"
-    if status == 403:
-        return f"no permission (403): {said}", f"check what the key in {key_variable} may do"
-    if status == 404:
-        return f"no model '{model}', or no endpoint at this URL (404): {said}", "check model and base_url"
-    if status in (402, 429):
-        return f"the account is used up ({status}): {said}", "top it up, then go on with resume"
-    if code == "context_length_exceeded" or "context length" in said.lower():
-        return f"the conversation is too long for '{model}' ({status}): {said}", "choose a model with a longer context"
-    fix = "change what it names; `structured`, `seeds` and `token_limit` say which fields are sent"
-    return f"the endpoint refuses the request ({status}): {said}", fix
-
-
-def parse_retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that `retry-after-ms`, or `retry-after` as seconds or a date, ask to wait, in [0, 60]; 0 for none.
-
-    >>> parse_retry_after({"retry-after": "2.5"})
-    2.5
-    >>> parse_retry_after({"retry-after-ms": "20"})
-    0.02
-    """
-    text = headers.get("retry-after", "0")
-    try:
-        wait = float(headers["retry-after-ms"]) / 1000 if "retry-after-ms" in headers else float(text)
-    except ValueError:
-        try:
-            wait = parsedate_to_datetime(text).timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return max(0.0, min(LONGEST_WAIT_S, wait))
+        return str(error.body.get("message") or error.body) if isinstance(error.body, dict) else str(error.message)
+    except RecursionError:
+        return "(nested too deep)"
 
 
 def _first_cause(error: BaseException) -> BaseException:

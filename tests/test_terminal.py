@@ -1,0 +1,73 @@
+"""Texts of others neither steer a terminal, nor become formulas or markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from esc_lab.comparison.files import _csv
+from esc_lab.errors import UserError
+from esc_lab.terminal import PlainFormatter, escape, escape_markdown, print_table, show_controls, to_cell
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egone\x7f\r"
+
+
+@given(st.text())
+def test_no_control_character_is_left(text):
+    shown = show_controls(text)
+    assert not any((ord(c) < 32 and c not in "\t\n") or 127 <= ord(c) < 160 for c in shown)
+    assert show_controls(shown) == shown
+    assert shown.count("\n") == text.count("\n")
+
+
+def test_errors_logs_and_tables_show_what_a_terminal_would_obey(capsys):
+    shown = []
+    try:
+        raise UserError(f"no such model {HOSTILE}", where=HOSTILE, fix=HOSTILE)
+    except UserError as error:
+        record = logging.LogRecord(
+            "run", logging.ERROR, "", 0, "the endpoint says %s", (HOSTILE,), (UserError, error, None)
+        )
+    shown.append(PlainFormatter("%(message)s").format(record))
+    print_table(HOSTILE, (HOSTILE, "b"), [(HOSTILE, HOSTILE)], caption=HOSTILE, notes=[HOSTILE])
+    shown.append(capsys.readouterr().out)
+    for text in shown:
+        assert "gone" in text
+        assert not set(text) & set("\x1b\x07\x9b\u202e\x7f\r")
+
+
+def test_markup_of_rich_is_text():
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80)
+    screen.print(escape("[red]a[/red] \x1b[31mb"), highlight=False)
+    assert screen.file.getvalue() == "[red]a[/red] \\x1b[31mb\n"
+
+
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", " =1", "\t=1", "'=1", '"=1', "\r=1", "-"]
+)
+def test_formulas_are_text(cell):
+    (row,) = csv.reader(io.StringIO(_csv([[cell]])))
+    assert row[0].startswith(("'", "\\"))
+    assert cell.strip("\r") in row[0]
+
+
+@pytest.mark.parametrize("value", ["-1.5", "+3", "1e-3", "-inf", "run-1", "a=b", "", -1.5, 3, None])
+def test_numbers_and_plain_texts_stay(value):
+    assert to_cell(value) == value
+
+
+def test_markdown_of_others_is_text():
+    said = "# a\n* b | <script>x</script> [c](http://d.e) ![f](www.g.h) `i` **j** ~~k~~ max_tokens _l_ \x1b[m"
+    escaped = escape_markdown(said)
+    assert "\n" not in escaped
+    assert "\x1b" not in escaped
+    assert "max_tokens" in escaped
+    for markup in ("<script>", "[c]", "http://", "www.", "**j", "~~k", " _l_", " | ", "`i`"):
+        assert markup not in escaped
+    assert escaped.replace("\\", "") == " ".join(show_controls(said).split()).replace("\\", "")
