@@ -232,6 +232,40 @@ def test_wrong_key(command, tmp_path, check):
     key_is_nowhere(tmp_path, outcome)
 
 
+def test_a_seed_that_is_too_long_is_set_aside(command, tmp_path, undisturbed):
+    """The others finish, it is told and counted, and with room for it the search goes on to what it would have been."""
+    texts: list[str] = []
+
+    def fault(number: int, body: dict) -> str | None:
+        start = body["messages"][1]["content"][:120]  # the first turns of a seed
+        texts.extend([start] if start not in texts and role(body) == "strategist" else [])
+        return "400:context_length_exceeded" if texts and start == texts[0] and full else None
+
+    full = True
+    with Endpoint(play, faults=fault, model=name).running() as url:
+        call = words(url)
+        outcome = command(*call)
+        assert outcome.status == 0, outcome.errors
+        assert outcome.metrics["search/too_long_trees"] == outcome.metrics["search/unfinished_trees"] == 1
+        assert "is set aside: " in outcome.errors
+        assert "1 of 3 seed dialogues are set aside" in outcome.errors
+        card = (outcome.path / "esc_pro/README.md").read_text()
+        assert "| of these set aside, as a conversation exceeds a model's context | 1 |" in card
+        full = False
+        resumed = command(*call, f"resume={outcome.path}")
+    assert resumed.status == 0, resumed.errors
+    assert resumed.metrics["search/too_long_trees"] == 0
+    assert (resumed.path / TRAIN).read_bytes() == undisturbed
+
+
+def test_answers_that_are_all_cut_off(command):
+    with (endpoint := Endpoint(play, faults=lambda number, body: "cut_off empty")).running() as url:
+        line = complaint(command(*words(url, "search.concurrency=4")), "trees")
+    assert "llm.strategist: 30 of 30 answers cannot be used: 30 cut off at max_tokens (256)" in line
+    assert "Fix: raise llm.strategist.max_tokens" in line
+    assert len(endpoint.requests) < 60
+
+
 def test_no_key(command, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     line = complaint(command("stage=search", "llm=openai", "llm.openai.model=test"))

@@ -50,7 +50,8 @@ class Endpoint:
             `429` (with `retry_after`), `500`, `503` or any other status, which may carry an error code as in
             `400:content_filter`, or a body as in `400 {...}`; `timeout` (no answer until the client gives up);
             `disconnect`; `truncated` (the connection is lost within the response); `refusal`; `filtered` (finish_reason
-            content_filter); `cut_off` (finish_reason length); `empty`; `reasoning` (no content beside it);
+            content_filter); `cut_off` (finish_reason length); `empty`, `cut_off empty`;
+            `reasoning` (no content beside it);
             `endless` (a body without an end); `drip` (a byte of body every 10 s, for ever); `packed` (64 MiB in 64 KiB
             of gzip); `packed:br` (as if by this); `redirect:307 URL`; `malformed_body` (not JSON); `body:...` (this
             body); `malformed_json` (the content is broken JSON); `unknown_strategy` (the content is JSON that names a
@@ -193,7 +194,7 @@ class Endpoint:
         content: str | None = self._reply(body)
         if fault in ("refusal", "reasoning"):
             content = None
-        elif fault == "empty":
+        elif fault in ("empty", "cut_off empty"):
             content = ""
         elif fault == "malformed_json":
             content = '{"strategy": "Affirm'
@@ -207,7 +208,7 @@ class Endpoint:
             **({"reasoning_content": "First, let me think."} if fault == "reasoning" else {}),
             "refusal": "I cannot help with that." if fault == "refusal" else None,
         }
-        finish = {"filtered": "content_filter", "cut_off": "length"}.get(fault or "", "stop")
+        finish = {"filtered": "content_filter", "cut_off": "length", "cut_off empty": "length"}.get(fault or "", "stop")
         return {
             "id": "chatcmpl-0",
             "object": "chat.completion",
