@@ -141,8 +141,8 @@ def describe_jobs(words: Sequence[str], first: Sequence[str], part: str, *, reso
     documents = [] if jobs else ["# the sweeper chooses the jobs as it goes; the first of each choice:\n"]
     for number, job in enumerate(jobs or [[*first]]):
         cfg, hydra = compose_config(*job)
-        sections = {"job": [cfg], "hydra": [{"hydra": hydra}], "all": [cfg, {"hydra": hydra}]}[part]
-        text = "".join(OmegaConf.to_yaml(section, resolve=resolve) for section in sections)
+        choices: dict[str, list[Any]] = {"job": [cfg], "hydra": [{"hydra": hydra}], "all": [cfg, {"hydra": hydra}]}
+        text = "".join(OmegaConf.to_yaml(section, resolve=resolve) for section in choices[part])
         documents.append(f"# job {number} of {len(jobs) or 'many'}: {' '.join(job)}\n{text}")
     return "---\n".join(documents)
 
