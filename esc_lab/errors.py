@@ -24,9 +24,9 @@ class UserError(Exception):
         super().__init__(f"{text}{stop} Fix: {fix}" if fix else text)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known name closest to `name`, or an empty string."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """`; did you mean 'x'?` for the known name closest to `name`, or nothing if none is as alike as `cutoff`."""
     options = list(known)
     by_lower = {option.lower(): option for option in options}
-    match = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=cutoff)
     return f"; did you mean '{by_lower[match[0]]}'?" if match else ""

@@ -52,6 +52,10 @@ def _check_inventory(cfg: Section) -> None:
     for source in inventory.mappings:
         if source in files:
             inventory.mapping_from(load_inventory(source, config_dirs))
+    labels = cfg["data"]["inventory"]
+    if labels is not None and labels not in files:
+        what = f"no such inventory{nearest(labels, files)}"
+        raise UserError(what, where=f"data.inventory={labels}", fix=f"use one of {', '.join(files)}")
 
 
 def _check_objective(cfg: Section) -> None:

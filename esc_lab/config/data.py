@@ -25,6 +25,38 @@ class DataConfig:
     format: str = item(
         "auto", "record format; auto looks at the first record", choices=("auto", *FORMATS), method=False
     )
+    inventory: str | None = item(
+        None,
+        "read all labels of the corpus as this inventory's, e.g. of ESC-Pro that a search with it wrote; null = as the "
+        "record or the format says",
+        measures=TEST_SET,
+        method=False,
+    )
+    labels: dict[str, Any] = item(
+        {},
+        "how labels of the corpus are read, e.g. {Greeting: Others}: a strategy of its inventory, or null for none",
+        measures=TEST_SET,
+    )
+    unknown: str = item(
+        "error",
+        "labels that the corpus' inventory does not know: drop leaves their turns unlabelled, and counts them",
+        choices=("error", "drop"),
+        measures=TEST_SET,
+    )
+    too_long: str = item(
+        "error",
+        "replies that exceed row_tokens even with the shortest history: drop leaves them out, and counts them",
+        choices=("error", "drop"),
+        affects=results(*TRAININGS, "evaluate"),
+        measures=TEST_SET,
+        method=False,
+    )
+    overlap: str = item(
+        "error",
+        "the same trees in two splits, or in the evaluated split and in the training of the evaluated model",
+        choices=("error", "allow"),
+        method=False,
+    )
     licence: str | None = item(
         None, "licence of the corpus, for cards; null = not stated", affects=looks("search", *TRAININGS)
     )

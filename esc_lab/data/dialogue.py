@@ -66,6 +66,7 @@ class Dialogue:
     problem: str = ""  # the corpus' type of problem
     meta: Mapping[str, Any] = field(default_factory=dict)  # what else a corpus brings, JSON types; part of the content
     survey: Survey | None = None  # None: nobody was asked
+    where: str = field(default="", compare=False, repr=False)  # file and record it was read from; no part of it
 
     def __post_init__(self) -> None:
         if not self.tree_id:
@@ -73,8 +74,8 @@ class Dialogue:
 
     @cached_property
     def id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the content (everything but `tree_id` and `survey`)."""
-        content = {key: value for key, value in asdict(self).items() if key not in ("tree_id", "survey")}
+        """First 16 hex digits of the SHA-256 of the content (turns, inventory and what a corpus says of them)."""
+        content = {key: value for key, value in asdict(self).items() if key not in ("tree_id", "survey", "where")}
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
     def decisions(self, *, score_opening: bool = False) -> Iterator[int]:

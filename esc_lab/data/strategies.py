@@ -68,14 +68,14 @@ class Inventory:
     def spellings(self) -> dict[str, str]:
         """Canonical names by every known spelling, folded."""
         return {
-            _simplify(text): strategy.name
+            fold_label(text): strategy.name
             for strategy in self.strategies
             for text in (*strategy.spellings, strategy.name)
         }
 
     def knows(self, label: str) -> bool:
         """Whether a label, however it is spelt, is one of these strategies."""
-        return _simplify(label) in self.spellings
+        return fold_label(label) in self.spellings
 
     def mapping_from(self, source: Inventory, where: str | None = None) -> Mapping[str, str | None]:
         """How the labels of another inventory are read.
@@ -175,7 +175,7 @@ def _text(data: Mapping[str, Any], key: str, where: str) -> str:
 def _strategy(data: Mapping[str, Any], where: str) -> Strategy:
     check_keys(data, Strategy.__dataclass_fields__, where)
     name = _text(data, "name", where)
-    if len(name) > MAX_NAME or re.search(r"[()\[\]\n]", name) or not _simplify(name):
+    if len(name) > MAX_NAME or re.search(r"[()\[\]\n]", name) or not fold_label(name):
         fix = f"use letters, at most {MAX_NAME} characters, and no brackets: models write it as (name)"
         raise UserError(f"the name {name!r} could not be read back", where=where, fix=fix)
     spellings = tuple(text for text, _ in items(optional(data, "spellings", list, where), str, "spelling", where))
@@ -191,14 +191,14 @@ def _check_spellings(strategies: Sequence[Strategy], where: str) -> None:
     """Refuse two strategies that one label could mean."""
     owners: dict[str, str] = {}
     for strategy in strategies:
-        for text in dict.fromkeys(map(_simplify, (strategy.name, *strategy.spellings))):
+        for text in dict.fromkeys(map(fold_label, (strategy.name, *strategy.spellings))):
             if text in owners:
                 what = f"'{text}' is both '{owners[text]}' and '{strategy.name}'"
                 raise UserError(what, where=where, fix="give each strategy names and spellings of its own")
             owners[text] = strategy.name
 
 
-def _simplify(label: str) -> str:
+def fold_label(label: str) -> str:
     """Lower case, `&` as `and`, punctuation and runs of blanks as one blank."""
     return re.sub(r"[\W_]+", " ", label.lower().replace("&", " and ")).strip()
 
@@ -212,4 +212,4 @@ def normalize_label(label: str, inventory: Inventory) -> str:
     if not inventory.knows(label):
         hint = nearest(label, inventory.names) or f"; known: {', '.join(inventory.names)}"
         raise UnknownStrategyError(f"unknown strategy '{label}' in inventory '{inventory.name}'{hint}")
-    return inventory.spellings[_simplify(label)]
+    return inventory.spellings[fold_label(label)]

@@ -201,6 +201,7 @@ def _read_dialogues(runs: Sequence[Run], inventory: Inventory, config_dirs: Sequ
     config = runs[0].config
     data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config["data"]))
     assert isinstance(data, DataConfig)
+    data.overlap = "allow"  # only their texts are read
     log.info("no %s in %s: reading its corpus", DIALOGUES, runs[0].directory)
     splits = read_splits(data, inventory, ReadReport(), config_dirs)
     return {dialogue.id: dialogue for dialogue in splits.get(config["evaluate"]["split"], ())}

@@ -29,6 +29,7 @@ ADAPTER, MODEL, CLASSIFIER = WEIGHTS = "adapter", "model", "classifier"  # folde
 BASE_MODEL = "base_model.json"  # in such a folder: the model that the weights were trained from
 REFERENCE = "reference.json"  # what CSO's reference model was
 CURVES = "metrics.csv"
+TRAINING_TREES = "training_trees.json"  # ids of the dialogue trees that it was trained on
 # Of searches.
 ESC_PRO = "esc_pro"  # folder of the preference data
 TREES = "trees"  # folder of trees, their pages and their journals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,7 @@ from esc_lab.artifacts import READ_ERRORS, fingerprint
 from esc_lab.config import TRAININGS, Key, keys
 from esc_lab.errors import UserError
 from esc_lab.runs.identity import flatten, select
-from esc_lab.runs.layout import CONFIG, Settings, find_run, read_config
+from esc_lab.runs.layout import CONFIG, TRAINING_TREES, Settings, find_run, read_config
 
 _NAMED_APART = ("stage", "seed")  # a method has them beside its settings
 
@@ -120,6 +121,20 @@ def _origins(directory: Path) -> tuple[list[Path], list[Path], list[str]]:
         searches = [run for run in runs if run and read_config(run).get("stage") == "search"]
     lost = [str(origin) for origin, training in trainings.items() if not training]
     return [training for training in trainings.values() if training], searches, lost
+
+
+def find_training_trees(directory: Path) -> dict[str, Path]:
+    """Trees that the model of a training run was trained on, there or in the trainings that it went on from.
+
+    Returns:
+        The last run that was trained on each, by tree id. Runs of older code do not say what they were trained on.
+    """
+    origin = read_config(directory).get("init_from")
+    earlier = find_run(Path(origin), directory) if origin else None
+    trees = find_training_trees(earlier) if earlier and earlier.resolve() != directory.resolve() else {}
+    if (directory / TRAINING_TREES).exists():
+        trees |= dict.fromkeys(json.loads((directory / TRAINING_TREES).read_text(encoding="utf-8")), directory)
+    return trees
 
 
 def _training(directory: Path) -> tuple[str, dict[str, str]]:

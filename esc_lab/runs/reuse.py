@@ -128,7 +128,8 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
         files["chat template"] = model.chat_template
     # A corpus may be labelled by another inventory, which is read from its file and mapped onto the configured one.
     inventories = option_files("inventory", cfg.config_dirs)
-    files |= {f"inventory {name}": str(inventories[name]) for name in cfg.inventory.mappings if name in inventories}
+    named = [*cfg.inventory.mappings, *([cfg.data.inventory] if cfg.data.inventory else [])]
+    files |= {f"inventory {name}": str(inventories[name]) for name in named if name in inventories}
     return {
         "code": code_version(cfg.stage),
         "settings": settings,

@@ -25,7 +25,7 @@ from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.stages.classifier import stored_classifier
-from esc_lab.training.datamodule import ESCDataModule, build_data, data_metrics
+from esc_lab.training.datamodule import ESCDataModule, build_data, check_unseen, data_metrics
 from esc_lab.training.trainer import build_trainer, prepare
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def run(cfg: Config) -> dict[str, float]:
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
+    seen = check_unseen(cfg, data.splits.get(data.eval_split, ()))
     data.setup("test")
     write_dialogues(data.splits[data.eval_split], directory / DIALOGUES, inventory=inventory)
     module = EvaluationModule(
@@ -63,7 +64,7 @@ def run(cfg: Config) -> dict[str, float]:
     if classifier and classifier.accuracy is not None:
         metrics["adherence/classifier_accuracy"] = classifier.accuracy
     metrics["evaluate/seconds"] = time.time() - started
-    metrics |= data_metrics(data)
+    metrics |= data_metrics(data) | {"data/dialogues_trained_on": float(seen)}
     if module.measured:
         write_attention(cfg, loaded, module.measured)
     write_atomic(directory / STRATEGIES, json.dumps(strategies, indent=1))

@@ -50,4 +50,7 @@ def _use_search(data: DataConfig, directory: Path) -> DataConfig:
     if missing:
         fix = "give the splits val and test some dialogues, or run stage=search and the trainings one by one"
         raise UserError(f"there are no {' and no '.join(missing)} dialogues", where="stage=pipeline", fix=fix)
-    return replace(data, path=str(directory), format="jsonl", split="published", limit={}, seed_fraction=1.0)
+    return replace(
+        data, path=str(directory), format="jsonl", split="published", limit={}, seed_fraction=1.0, inventory=None,
+        labels={},
+    )  # fmt: skip

@@ -99,14 +99,24 @@ class ChatEncoder:
         has_system = prompt.messages[0].role == "system"
         return prompt if self.system_role or not has_system else without_system_role(prompt)
 
-    def encode(self, messages: Sequence[Message], spans: Sequence[Span] = ()) -> EncodedChat:
-        return self.encode_many([(messages, spans)])[0]
+    def encode(self, messages: Sequence[Message], spans: Sequence[Span] = (), where: str = "") -> EncodedChat:
+        return self.encode_many([(messages, spans)], [where])[0]
 
-    def encode_many(self, chats: Sequence[tuple[Sequence[Message], Sequence[Span]]]) -> list[EncodedChat]:
-        """Encode complete chats (the last message may be an assistant's) in one call of the tokenizer."""
+    def encode_many(
+        self, chats: Sequence[tuple[Sequence[Message], Sequence[Span]]], places: Sequence[str] = ()
+    ) -> list[EncodedChat]:
+        """Encode complete chats (the last message may be an assistant's) in one call of the tokenizer.
+
+        Args:
+            places: where each chat comes from, for error messages.
+
+        Raises:
+            UserError: a message holds a special token of the tokenizer.
+        """
         if not chats:
             return []
-        laid_out = [self._lay_out(messages) for messages, _ in chats]
+        named = zip(chats, places or [""] * len(chats), strict=True)
+        laid_out = [self._lay_out(messages, where=where) for (messages, _), where in named]
         batch = self.tokenizer([text for text, _ in laid_out], add_special_tokens=False)
         return [
             self._locate(encoding, starts, messages, spans)
@@ -151,7 +161,9 @@ class ChatEncoder:
     def _unusable(self, message: str) -> UserError:
         return UserError(message, where=self._name, fix="set model.chat_template to a bundled template or a file")
 
-    def _lay_out(self, messages: Sequence[Message], *, generation: bool = False) -> tuple[str, list[int]]:
+    def _lay_out(
+        self, messages: Sequence[Message], *, generation: bool = False, where: str = ""
+    ) -> tuple[str, list[int]]:
         """The rendered text and the character offset of each message's content in it.
 
         Raises:
@@ -163,7 +175,9 @@ class ChatEncoder:
             special = self.special_text.search(message.content)
             if special:  # it would end the turn or open another one
                 what, fix = f"a message holds the special token {special[0]!r}", "take it out of the data"
-                raise UserError(what, where=repr(message.content[:60]), fix=f"{fix}, or use another model")
+                begin = max(special.start() - 30, 0)
+                excerpt = f"{where}: {message.content[begin : begin + 60]!r}".removeprefix(": ")
+                raise UserError(what, where=excerpt, fix=f"{fix}, or use another model")
             starts.append(length + len(piece))
             parts += [piece, message.content]
             length += len(piece) + len(message.content)

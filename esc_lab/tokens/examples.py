@@ -8,6 +8,7 @@ the trie finds later.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,10 +18,16 @@ from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts import Layout, Message, Prompt, build_prompt, reply_content
+from esc_lab.prompts import Layout, Message, Prompt, Span, build_prompt, reply_content
 from esc_lab.tokens.encode import ChatEncoder, EncodedChat, IntArray, TokenSpan
 
 log = logging.getLogger(__name__)
+
+_CHARACTERS = 16  # no text has as many to a token, on average
+
+
+class TooLongError(UserError):
+    """A reply does not fit into the budget, even with the shortest history."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Example:
         starts: turns of the dialogue that a shortened history may start with, ascending.
         shortened: `shortened(start=turn)` is the prompt whose history starts with that turn.
         first_turn: turn of the dialogue that the history in `prompt` starts with.
+        where: file and record of the dialogue, if it was read from one.
     """
 
     prompt: Prompt
@@ -40,6 +48,12 @@ class Example:
     starts: tuple[int, ...] = ()
     shortened: Callable[..., Prompt] | None = None
     first_turn: int = 0
+    where: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where the reply stands, for error messages."""
+        return f"{self.where}, turn {self.key.turn + 1}" if self.where else str(self.key)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -76,15 +90,25 @@ class TokenSequence:
 
 @dataclass
 class EncodeReport:
-    """What encoding did: examples in all, examples that lost old turns, turns lost (summed over these), tokens."""
+    """What encoding did.
+
+    Attributes:
+        examples: in all.
+        truncated_examples, dropped_turns: examples that lost old turns, and these turns, summed over them.
+        too_long_dropped: replies left out since they do not fit with the shortest history (`data.too_long=drop`).
+        encoded_tokens: of all sequences.
+    """
 
     examples: int = 0
     truncated_examples: int = 0
     dropped_turns: int = 0
+    too_long_dropped: int = 0
     encoded_tokens: int = 0
 
     def warn(self, purpose: str) -> None:
-        """Say in the log how many histories were shortened, if any."""
+        """Say in the log how many histories were shortened and how many replies left out, if any."""
+        if self.too_long_dropped:
+            log.warning("%s: %d replies left out, too long (data.too_long=drop)", purpose, self.too_long_dropped)
         if self.truncated_examples:
             log.warning(
                 "%s: %d of %d replies see a shortened history (%d turns dropped in all)",
@@ -131,6 +155,9 @@ def build_examples(
         history_turns: the prompts show at most this many of the last turns, from where the seeker begins to speak.
     """
     longest = max(inventory.strategies, key=lambda strategy: len(strategy.name + strategy.definition)).name
+    sides = [turn.speaker for turn in dialogue.turns]
+    # Where a seeker begins to speak, after the first turn.
+    all_starts = [i for i in range(1, len(sides)) if (sides[i - 1], sides[i]) == ("supporter", "seeker")]
     examples = []
     for turn in dialogue.decisions(score_opening=score_opening):
         reply = dialogue.turns[turn].reply
@@ -147,9 +174,7 @@ def build_examples(
             situation=settings.situation,
             inference=inference,
         )
-        # Where a seeker begins to speak, after the first turn.
-        sides = [before.speaker for before in dialogue.turns[:turn]]
-        starts = tuple(i for i in range(1, turn) if (sides[i - 1], sides[i]) == ("supporter", "seeker"))
+        starts = tuple(all_starts[: bisect_left(all_starts, turn)])
         first = 0 if history_turns is None else next((s for s in (0, *starts) if turn - s <= history_turns), starts[-1])
         examples.append(
             Example(
@@ -159,13 +184,19 @@ def build_examples(
                 tuple(start for start in starts if start > first),
                 prompt,
                 first,
+                dialogue.where,
             )
         )
     return examples
 
 
 def encode_examples(
-    encoder: ChatEncoder, groups: Sequence[Sequence[Example]], max_tokens: int, report: EncodeReport
+    encoder: ChatEncoder,
+    groups: Sequence[Sequence[Example]],
+    max_tokens: int,
+    report: EncodeReport,
+    *,
+    drop: bool = False,
 ) -> list[list[TokenSequence]]:
     """Encode the examples of each group (a dialogue or tree) as sequences of at most `max_tokens` tokens.
 
@@ -173,18 +204,20 @@ def encode_examples(
     is too long loses its oldest turns, never the system message or the last seeker message; what is left takes half of
     the free room, so that the replies that follow share one sequence again.
 
+    Args:
+        drop: leave out, and count, a reply that does not fit with its system message and the last seeker message.
+
     Raises:
-        UserError: a single reply with its system message and the last seeker message does not fit.
+        UserError: there is such a reply, or a message holds a special token.
     """
     chains = [(number, chain) for number, group in enumerate(groups) for chain in _chains(encoder, group)]
-    encoded = encoder.encode_many([(chain[-1].messages, chain[-1].prompt.spans) for _, chain in chains])
+    short = [chain for _, chain in chains if not _is_far_above(chain[-1], max_tokens)]
+    chats = iter(encoder.encode_many([_chat(chain[-1]) for chain in short], [chain[-1].where for chain in short]))
     result: list[list[TokenSequence]] = [[] for _ in groups]
-    for (number, chain), chat in zip(chains, encoded, strict=True):
+    for number, chain in chains:
         report.examples += len(chain)
-        if chat.replies[len(chain[-1].prompt.messages)][1] <= max_tokens:
-            sequences = [_sequence(chain, chat)]
-        else:
-            sequences = _windows(encoder, chain, max_tokens, report)
+        chat = None if _is_far_above(chain[-1], max_tokens) else next(chats)
+        sequences = _windows(encoder, chain, chat, max_tokens, report, drop=drop)
         report.encoded_tokens += sum(len(sequence.input_ids) for sequence in sequences)
         result[number] += sequences
     return result
@@ -214,36 +247,91 @@ def _sequence(chain: Sequence[Example], chat: EncodedChat, first_turn: int = 0) 
 
 
 def _windows(
-    encoder: ChatEncoder, chain: Sequence[Example], max_tokens: int, report: EncodeReport
+    encoder: ChatEncoder,
+    chain: Sequence[Example],
+    chat: EncodedChat | None,
+    max_tokens: int,
+    report: EncodeReport,
+    *,
+    drop: bool,
 ) -> list[TokenSequence]:
-    """A chain that is too long as several sequences: the replies that fit with all their history, then windows."""
+    """The replies of a chain that fit with all their history, and where some do not, windows of its history.
+
+    Args:
+        chat: the whole chain, if it was encoded.
+    """
     sequences = []
     rest, start = list(chain), 0
+    window: Sequence[Example] = chain
     while rest:
-        window = [example.from_turn(start, encoder) for example in rest]
-        chat = encoder.encode(window[-1].messages, window[-1].prompt.spans)
-        fitting = sum(chat.replies[len(example.prompt.messages)][1] <= max_tokens for example in window)
-        if fitting:
+        if chat is None:
+            window, chat = _window(encoder, rest, start, max_tokens)
+        fitting = sum(chat.replies[len(example.prompt.messages)][1] <= max_tokens for example in window) if chat else 0
+        if chat and fitting:
             sequences.append(_sequence(window[:fitting], chat, start))
             report.truncated_examples += fitting if start else 0
             report.dropped_turns += start * fitting
             rest = rest[fitting:]
-        if rest:
-            start = _window_start(encoder, rest[0], max_tokens)
+        chat = None
+        while rest:
+            try:
+                start = _window_start(encoder, rest[0], max_tokens)
+                break
+            except TooLongError:
+                if not drop:
+                    raise
+                report.too_long_dropped += 1
+                rest = rest[1:]
     return sequences
 
 
+def _window(
+    encoder: ChatEncoder, rest: Sequence[Example], start: int, max_tokens: int
+) -> tuple[Sequence[Example], EncodedChat | None]:
+    """Examples with a history from turn `start`, as many as the budget holds and perhaps some more, as one chat."""
+    count = 8
+    while True:
+        window = [example.from_turn(start, encoder) for example in rest[:count]]
+        window = [example for example in window if not _is_far_above(example, max_tokens)]
+        if not window:
+            return (), None
+        chat = encoder.encode(*_chat(window[-1]), where=window[-1].where)
+        if len(window) < count or chat.replies[len(window[-1].prompt.messages)][1] > max_tokens:
+            return window, chat
+        count *= 2
+
+
 def _window_start(encoder: ChatEncoder, example: Example, max_tokens: int) -> int:
-    """The earliest turn from which the history takes half of the room at most that is left beside its last turns."""
+    """The earliest turn from which the history takes half of the room at most that is left beside its last turns.
+
+    Looked for from the end, in growing steps: a long history costs no more than a short one.
+    """
     starts = (0, *example.starts)
 
-    def size(start: int) -> int:
-        shorter = example.from_turn(start, encoder)
-        return encoder.encode(shorter.messages).replies[len(shorter.prompt.messages)][1]
+    def size(index: int) -> int:
+        shorter = example.from_turn(starts[index], encoder)
+        return encoder.encode(shorter.messages, where=example.where).replies[len(shorter.prompt.messages)][1]
 
-    least = size(starts[-1])
+    fits, above, step = len(starts) - 1, -1, 1
+    least = size(fits)
     if least > max_tokens:
         what = f"its instruction, the last seeker message and the reply take {least} tokens, above the budget of"
-        fix = "raise data.row_tokens (and model.context_tokens)"
-        raise UserError(f"{what} {max_tokens}", where=f"{example.key}: {example.reply[:50]!r}", fix=fix)
-    return next(start for start in starts if size(start) <= (least + max_tokens) // 2)
+        fix = "raise data.row_tokens (and model.context_tokens), or leave such replies out: data.too_long=drop"
+        raise TooLongError(f"{what} {max_tokens}", where=f"{example.place}: {example.reply[:50]!r}", fix=fix)
+    room = (least + max_tokens) // 2
+    while fits and above < 0:
+        index = max(fits - step, 0)
+        if size(index) <= room:
+            fits, step = index, 2 * step
+        else:
+            above = index
+    return starts[bisect_left(range(fits), True, above + 1, key=lambda index: size(index) <= room)]
+
+
+def _is_far_above(example: Example, max_tokens: int) -> bool:
+    """Whether a chat has so many characters that it need not be encoded to know that it is too long."""
+    return sum(len(message.content) for message in example.messages) > _CHARACTERS * max_tokens
+
+
+def _chat(example: Example) -> tuple[Sequence[Message], Sequence[Span]]:
+    return example.messages, example.prompt.spans

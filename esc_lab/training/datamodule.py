@@ -19,6 +19,8 @@ from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel
 from esc_lab.prompts import build_layout
+from esc_lab.runs.layout import find_run
+from esc_lab.runs.lineage import find_training_trees
 from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence
 from esc_lab.training.negatives import NegativesReport, write_negatives
 from esc_lab.training.preference_steps import PreferenceSteps
@@ -71,7 +73,8 @@ class ESCDataModule(StepDataModule):
         objective: ObjectiveConfig | None = None,
         seed: int = 1,
     ) -> None:
-        turns = TurnEncoder(encoder, inventory, prompt.train, data.row_tokens)
+        drop = data.too_long == "drop"
+        turns = TurnEncoder(encoder, inventory, prompt.train, data.row_tokens, drop_too_long=drop)
         steps: Steps
         if objective is None:
             steps = SFTSteps(splits, turns, data, seed)
@@ -142,6 +145,30 @@ def load_splits(cfg: Config, inventory: Inventory) -> tuple[dict[str, list[Dialo
     return splits, report
 
 
+def check_unseen(cfg: Config, dialogues: Sequence[Dialogue]) -> int:
+    """Number of dialogues to be evaluated that the evaluated model was trained on.
+
+    Evaluations of the training split ask for that.
+
+    Raises:
+        UserError: there are some, and `data.overlap` does not allow them.
+    """
+    run = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    if run is None or cfg.evaluate.split == "train":
+        return 0
+    trained = find_training_trees(run)
+    seen = [dialogue for dialogue in dialogues if dialogue.tree_id in trained]
+    if seen and cfg.data.overlap == "error":
+        first = seen[0]
+        what = f"{len(seen)} of {len(dialogues)} dialogues are of trees that {trained[first.tree_id]} was trained on"
+        fix = "evaluate on the split that the training left out (the same data and split), or data.overlap=allow"
+        raise UserError(f"{what}, such as {first.where or first.id}", where=f"evaluate.split={cfg.evaluate.split}",
+                        fix=fix)  # fmt: skip
+    if seen:
+        log.warning("%d of %d dialogues to be evaluated were trained on", len(seen), len(dialogues))
+    return len(seen)
+
+
 def build_data(cfg: Config, loaded: LoadedModel, objective: ObjectiveConfig | None = None) -> ESCDataModule:
     """The data module; reads and splits the corpus, reports what reading changed.
 
@@ -151,7 +178,8 @@ def build_data(cfg: Config, loaded: LoadedModel, objective: ObjectiveConfig | No
     inventory = build_inventory(cfg.inventory)
     splits, report = load_splits(cfg, inventory)
     settings = replace(cfg.data, row_tokens=min(cfg.data.row_tokens, loaded.context_tokens))
-    turns = TurnEncoder(loaded.encoder, inventory, cfg.prompt.train, settings.row_tokens)
+    drop = settings.too_long == "drop"
+    turns = TurnEncoder(loaded.encoder, inventory, cfg.prompt.train, settings.row_tokens, drop_too_long=drop)
     negatives: dict[str, NegativesReport] = {}
     if objective is not None and settings.negatives != "recorded":
         for split in ("train", "val"):

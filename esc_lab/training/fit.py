@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.models.load import LoadedModel, add_adapter, save_trained
-from esc_lab.runs.layout import ADAPTER, CHECKPOINT, read_config
+from esc_lab.runs.layout import ADAPTER, CHECKPOINT, TRAINING_TREES, read_config
 from esc_lab.runs.signals import TERMINATED, hold_sigterm
 from esc_lab.training.datamodule import ESCDataModule, data_metrics
 from esc_lab.training.model_card import write_card
@@ -48,6 +49,8 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
     metrics = fit_best(cfg, data, module, validation=bool(data.splits.get("val"))) | data_metrics(data)
     if module.trainer.is_global_zero:
         run = Path(cfg.run_dir)
+        trees = sorted({dialogue.tree_id for dialogue in data.splits["train"]})
+        write_atomic(run / TRAINING_TREES, json.dumps(trees))
         target = save_trained(loaded, cfg.model, run)
         card = write_card(read_config(run), metrics, run=run, adapter=target.name == ADAPTER)
         write_atomic(target / "README.md", card)

@@ -229,6 +229,15 @@ class PreferenceSteps:
             unjudged, inverted = report.unjudged_pairs, report.inverted_pairs
             if equal := report.equal_pairs_dropped:
                 log.warning("%s: %d pairs dropped, rejected reply equal to the chosen one", split, equal)
+            if report.unlabelled_chosen:
+                log.warning(
+                    "%s: %d chosen replies without a strategy left out, and with them %d pairs",
+                    split, report.unlabelled_chosen, report.unlabelled_pairs,
+                )  # fmt: skip
+            if report.unlabelled_rejected:
+                log.warning("%s: %d rejected replies have no strategy", split, report.unlabelled_rejected)
+            if report.too_long_rejected:
+                log.warning("%s: %d rejected replies left out, too long", split, report.too_long_rejected)
             if self.objective.value_margin and unjudged + inverted:
                 log.warning(
                     "%s: %d pairs without search values and %d with the chosen value below the other left out",
@@ -241,6 +250,13 @@ class PreferenceSteps:
             counts = f"{report.unjudged_pairs} unjudged, {report.inverted_pairs} with the chosen value below the other"
             message = f"none of {report.pairs} pairs has a value gap ({counts})"
             return UserError(message, fix="set objective.value_margin=0")
+        if report.unlabelled_pairs:
+            message = (
+                f"none of the {report.unlabelled_chosen} chosen replies with a rejected one beside it has a strategy "
+                f"({report.unlabelled_pairs} pairs of the train split are left out)"
+            )
+            fix = "write the strategies into the data, in pairs as (strategy) text; see docs/data-format.md"
+            return UserError(message, where="data.path", fix=fix)
         fix = "use data with alternatives (ESC-Pro), or let the model write them: data.negatives=gold_contrast"
         message = "the train split has no rejected reply, so there is nothing to prefer"
         return UserError(message, where="data.negatives=recorded", fix=fix)

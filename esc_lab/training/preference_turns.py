@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 
 import numpy as np
 
 from esc_lab.data.corpora import unpaired_dialogues
-from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.dialogue import Dialogue, Turn
+from esc_lab.errors import UserError
 from esc_lab.models.log_probs import join_reply
 from esc_lab.prompts import Message, reply_content
 from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples, encode_labels
@@ -32,6 +32,9 @@ class PreferenceReport:
         unjudged_pairs, inverted_pairs: pairs with a reply that has no search value, or whose chosen reply has the
             lower value. They are dropped where the objective has a value margin.
         desirable, undesirable: replies that KTO learns from, one by one.
+        unlabelled_chosen, unlabelled_pairs: given replies left out since they have no strategy, and their pairs.
+        unlabelled_rejected: rejected replies without a strategy, which are compared all the same.
+        too_long_rejected: rejected replies left out since they exceed the budget (`data.too_long=drop`).
     """
 
     turns: int = 0
@@ -42,6 +45,10 @@ class PreferenceReport:
     inverted_pairs: int = 0
     desirable: int = 0
     undesirable: int = 0
+    unlabelled_chosen: int = 0
+    unlabelled_pairs: int = 0
+    unlabelled_rejected: int = 0
+    too_long_rejected: int = 0
 
     def count(self, turn: PreferenceTurn) -> None:
         self.turns += 1
@@ -112,6 +119,7 @@ class PreferenceEncoder:
             UserError: a turn with all its replies exceeds the budget.
         """
         turns: dict[bytes, PreferenceTurn] = {}
+        self._count_unlabelled(dialogues)
         for dialogue in dialogues:
             examples = self.turns.examples(dialogue)
             if not self.single_replies:
@@ -124,6 +132,25 @@ class PreferenceEncoder:
             self.report.count(turn)
         return kept
 
+    def _count_unlabelled(self, dialogues: Sequence[Dialogue]) -> None:
+        """Count what the dialogues of a tree have no label for, a turn that several of them share once."""
+        seen: set[tuple[Turn, ...]] = set()
+        for dialogue in dialogues:
+            for turn in dialogue.decisions():
+                reply, rejected = dialogue.turns[turn].reply, dialogue.turns[turn].rejected
+                bare = sum(not other.strategies for other in rejected)
+                if (reply.strategies and not bare) or not (rejected or self.single_replies):
+                    continue
+                path = dialogue.turns[: turn + 1]
+                if path in seen:
+                    continue
+                seen.add(path)
+                if reply.strategies:
+                    self.report.unlabelled_rejected += bare
+                else:
+                    self.report.unlabelled_chosen += 1
+                    self.report.unlabelled_pairs += len(rejected)
+
     def _add(
         self, turns: dict[bytes, PreferenceTurn], dialogue: Dialogue, examples: Sequence[Example], *, desirable: bool
     ) -> None:
@@ -133,8 +160,10 @@ class PreferenceEncoder:
         if not self._label_tokens:
             labels = encode_labels(self.turns.encoder, self.turns.inventory, examples[0].prompt)
             self._label_tokens = dict(zip(self.turns.inventory.names, map(len, labels), strict=True))
-        gold = self._encode_gold(dialogue, examples)
-        rejected = self._encode_rejected(dialogue, examples, gold)
+        compared = {example.key: self._find_rejected(dialogue, example) for example in examples}
+        gold = self._encode_gold(dialogue, examples, compared)
+        examples = [example for example in examples if example.key in gold]
+        rejected = self._encode_rejected(dialogue, examples, gold, compared)
         for example in examples:
             sequence = gold[example.key]
             prompt = sequence.input_ids[: sequence.replies[0].start]
@@ -151,13 +180,47 @@ class PreferenceEncoder:
                     turn.pairs.append((chosen, index))
                     turn.desirable.setdefault(index, False)
 
-    def _encode_gold(self, dialogue: Dialogue, examples: Sequence[Example]) -> dict[ReplyKey, TokenSequence]:
+    def _find_rejected(self, dialogue: Dialogue, example: Example) -> dict[ReplyKey, int]:
+        """The rejected replies of a turn with the most tokens that each may take.
+
+        Raises:
+            UserError: the longest of them leaves no room for the turn's own reply.
+        """
+        turn = example.key.turn
+        keys = [ReplyKey(dialogue.id, turn, number + 1) for number in range(len(dialogue.turns[turn].rejected))]
+        texts = [self._content(dialogue, key) for key in keys]
+        tokens = self.turns.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ()
+        sizes = {key: len(ids) + _AROUND_A_REPLY for key, ids in zip(keys, tokens, strict=True)}
+        budget = self.turns.row_tokens
+        if sum(sizes.values()) <= budget // 2:
+            return sizes
+        encoder, start = self.turns.encoder, (0, *example.starts)[-1]
+        shortest = example.from_turn(start, encoder)
+        messages = (*encoder.adapt(shortest.prompt).messages, Message("assistant", example.reply))
+        beside = len(encoder.encode(messages, where=example.where).input_ids)
+        while sizes and beside <= budget < beside + sum(sizes.values()):
+            longest = max(sizes, key=lambda key: sizes[key])
+            if not self.turns.drop_too_long:
+                place = f"{example.place}, rejected reply {longest.alternative}"
+                others = beside + sum(sizes.values()) - sizes[longest]
+                what = (
+                    f"it takes {sizes[longest] - _AROUND_A_REPLY} tokens, and the instruction, the last seeker message "
+                    f"and the other replies {others}, above the budget of {budget}"
+                )
+                fix = "raise data.row_tokens (and model.context_tokens), or leave such replies out: data.too_long=drop"
+                raise UserError(what, where=f"{place}: {find_reply(dialogue, longest).text[:50]!r}", fix=fix)
+            del sizes[longest]
+            self.report.too_long_rejected += 1
+        return sizes
+
+    def _encode_gold(
+        self, dialogue: Dialogue, examples: Sequence[Example], compared: Mapping[ReplyKey, Mapping[ReplyKey, int]]
+    ) -> dict[ReplyKey, TokenSequence]:
         """Each turn's own reply as the end of a sequence that leaves room for the rejected ones beside it."""
-        contents = [[self._content(dialogue, key) for key in _rejected_keys(dialogue, example)] for example in examples]
-        texts = list(chain.from_iterable(contents))
-        tokens = iter(self.turns.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
-        room = max(sum(len(next(tokens)) + _AROUND_A_REPLY for _ in replies) for replies in contents)
-        (sequences,) = encode_examples(self.turns.encoder, [examples], self.turns.row_tokens - room, self.encoded)
+        room = max(sum(sizes.values()) for sizes in compared.values())
+        (sequences,) = encode_examples(
+            self.turns.encoder, [examples], self.turns.row_tokens - room, self.encoded, drop=self.turns.drop_too_long
+        )
         return {
             reply.key: TokenSequence(sequence.input_ids[: reply.end], (replace(reply, spans=()),))
             for sequence in sequences
@@ -165,19 +228,25 @@ class PreferenceEncoder:
         }
 
     def _encode_rejected(
-        self, dialogue: Dialogue, examples: Sequence[Example], gold: Mapping[ReplyKey, TokenSequence]
+        self,
+        dialogue: Dialogue,
+        examples: Sequence[Example],
+        gold: Mapping[ReplyKey, TokenSequence],
+        compared: Mapping[ReplyKey, Mapping[ReplyKey, int]],
     ) -> dict[ReplyKey, list[TokenSequence]]:
         """The rejected replies of each turn after the same (perhaps shortened) history as its own reply."""
         encoder = self.turns.encoder
-        chats, keys = [], []
+        chats, keys, places = [], [], []
         for example in examples:
             first_turn = gold[example.key].replies[0].first_turn
             prompt = encoder.adapt(example.from_turn(first_turn, encoder).prompt)
-            for key in _rejected_keys(dialogue, example):
+            for key in compared[example.key]:
                 chats.append(([*prompt.messages, Message("assistant", self._content(dialogue, key))], ()))
                 keys.append((example.key, key))
+                places.append(example.where)
         rejected: dict[ReplyKey, list[TokenSequence]] = {}
-        for (turn, key), (messages, _), chat in zip(keys, chats, encoder.encode_many(chats), strict=True):
+        encoded = encoder.encode_many(chats, places)
+        for (turn, key), (messages, _), chat in zip(keys, chats, encoded, strict=True):
             start, end = chat.replies[len(messages) - 1]
             rejected.setdefault(turn, []).append(TokenSequence(chat.input_ids[:end], (ReplyTokens(key, start, end),)))
         return rejected
@@ -190,8 +259,3 @@ class PreferenceEncoder:
         """Label tokens and search value of a reply."""
         reply = find_reply(dialogue, key)
         return self._label_tokens[reply.strategies[0]] if reply.strategies else 0, reply.value
-
-
-def _rejected_keys(dialogue: Dialogue, example: Example) -> list[ReplyKey]:
-    turn = example.key.turn
-    return [ReplyKey(dialogue.id, turn, number + 1) for number in range(len(dialogue.turns[turn].rejected))]

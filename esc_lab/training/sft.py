@@ -64,6 +64,9 @@ class SFTSteps:
             message = f"the {split} split has no supporter turn with a strategy"
             raise UserError(message, fix="check the data and its split")
         encoded = self.turns.encode(split, examples)
+        if not any(encoded):
+            message = f"every reply of the {split} split exceeds the budget (data.too_long=drop)"
+            raise UserError(message, fix="raise data.row_tokens")
         return [(dialogue, sequences) for dialogue, sequences in zip(dialogues, encoded, strict=True) if sequences]
 
     def plan_epoch(self, epoch: int) -> list[list[int]]:

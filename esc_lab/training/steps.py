@@ -31,6 +31,7 @@ class TurnEncoder:
     Attributes:
         row_tokens: longest sequence, and budget of one packed row.
         reports: what encoding did, by split.
+        drop_too_long: leave out, and count, replies that exceed `row_tokens` even with the shortest history.
     """
 
     encoder: ChatEncoder
@@ -38,6 +39,7 @@ class TurnEncoder:
     prompt: TemplateConfig
     row_tokens: int
     reports: dict[str, EncodeReport] = field(default_factory=dict)
+    drop_too_long: bool = False
 
     @cached_property
     def layout(self) -> Layout:
@@ -57,7 +59,7 @@ class TurnEncoder:
             UserError: an example exceeds the budget.
         """
         report = self.report(split)
-        sequences = encode_examples(self.encoder, groups, self.row_tokens, report)
+        sequences = encode_examples(self.encoder, groups, self.row_tokens, report, drop=self.drop_too_long)
         report.warn(split)
         return sequences
 

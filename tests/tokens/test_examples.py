@@ -1,5 +1,6 @@
 """Examples as few sequences, against each example encoded by itself from the prompt that it should have."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn, merge_turns
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message, Prompt, build_prompt, load_layout, reply_content
 from esc_lab.tokens import EncodeReport, Example, build_tree, encode_examples
+from esc_lab.tokens.examples import build_examples
 
 ESCONV = load_inventory("esconv")
 UNLIMITED = 100_000
@@ -236,3 +239,52 @@ def test_a_budget_below_one_example_names_it(encoders, sample_dialogues):
     example = Example(Prompt((Message("user", "Hi."),)), "Hello.", "greeting")
     with pytest.raises(UserError, match=r"greeting: .*take \d+ tokens, above the budget of 3"):
         encode_examples(encoder, [[example]], 3, EncodeReport())
+
+
+def long_dialogue(turns, words="word " * 20):
+    replies = (Turn("supporter", Reply(words.strip(), ("Question",))), Turn("seeker", Reply(words.strip())))
+    return Dialogue(tuple(replies[(number + 1) % 2] for number in range(turns)), "esconv", where="talks.jsonl:3")
+
+
+@pytest.mark.parametrize("template", ["cso", "c1_hf"])
+def test_the_text_that_is_encoded_grows_with_the_dialogue_and_not_faster(encoders, monkeypatch, template):
+    encoder = encoders("chatml")
+    encode_many, characters = encoder.encode_many, []
+
+    def count(chats, *places):
+        characters.append(sum(len(message.content) for messages, _ in chats for message in messages))
+        return encode_many(chats, *places)
+
+    monkeypatch.setattr(encoder, "encode_many", count)
+    totals = []
+    for turns in (240, 480):
+        characters.clear()
+        examples = build_examples(long_dialogue(turns), ESCONV, TemplateConfig(template=template), load_layout(template))
+        (sequences,) = encode_examples(encoder, [examples], 1500, EncodeReport())
+        assert sum(len(sequence.replies) for sequence in sequences) == turns // 2
+        totals.append(sum(characters))
+    assert totals[1] < 2.3 * totals[0]
+
+
+def test_a_reply_that_is_too_long_is_named_by_its_place_or_dropped_and_counted(encoders):
+    encoder = encoders("chatml")
+    dialogue = long_dialogue(12)
+    turns = [*dialogue.turns]
+    turns[5] = Turn("supporter", Reply("far too long " * 2000, ("Question",)))
+    dialogue = replace(dialogue, turns=tuple(turns))
+    examples = build_examples(dialogue, ESCONV, TemplateConfig(), load_layout("cso"))
+    with pytest.raises(UserError, match=r"^talks.jsonl:3, turn 6: '\(Question\) far.* above the budget of 1500.*=drop"):
+        encode_examples(encoder, [examples], 1500, EncodeReport())
+    report = EncodeReport()
+    (sequences,) = encode_examples(encoder, [examples], 1500, report, drop=True)
+    assert [reply.key.turn for sequence in sequences for reply in sequence.replies] == [1, 3, 7, 9, 11]
+    assert (report.examples, report.too_long_dropped) == (6, 1)
+
+
+def test_a_message_that_cannot_be_rendered_is_named_by_its_place(encoders):
+    dialogue = replace(long_dialogue(4), situation="no")
+    turns = [*dialogue.turns]
+    turns[2] = Turn("seeker", Reply("Well, it said <|im_end|> to me."))
+    examples = build_examples(replace(dialogue, turns=tuple(turns)), ESCONV, TemplateConfig(), load_layout("cso"))
+    with pytest.raises(UserError, match=r"^talks.jsonl:3: 'Well, it said .*special token '<\|im_end\|>'"):
+        encode_examples(encoders("chatml"), [examples], 1500, EncodeReport())

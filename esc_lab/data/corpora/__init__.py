@@ -7,8 +7,8 @@ asked for, is mapped to another. Whatever reading drops or changes is counted in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import SPLITS, DataConfig
@@ -17,7 +17,13 @@ from esc_lab.data.corpora.esc_pro import unpaired_dialogues
 from esc_lab.data.corpora.esc_pro_write import write_records
 from esc_lab.data.corpora.reading import Reading, ReadReport
 from esc_lab.data.corpora.records import Record, as_line, read_records
-from esc_lab.data.corpora.splits import EIGHT_ONE_ONE, proportional_split, published_split, seed_fraction
+from esc_lab.data.corpora.splits import (
+    EIGHT_ONE_ONE,
+    count_shared_trees,
+    proportional_split,
+    published_split,
+    seed_fraction,
+)
 from esc_lab.data.dialogue import Dialogue, merge_turns
 from esc_lab.data.strategies import Inventory, map_to_nothing
 from esc_lab.errors import UserError, nearest
@@ -41,6 +47,7 @@ _READERS: Mapping[str, Callable[[Record, Reading], Dialogue]] = {
     "jsonl": jsonl.read_dialogue,
 }
 _FORMATS = (*_READERS, "esc_pro")
+_PREFERENCE_KEYS = (("messages", "esc_pro"), ("prompt", "esc_pro"), ("chosen", "esc_pro"))
 _WRITTEN = ("jsonl", "esc_pro_dialogues", "esc_pro_pairs", "esc_pro_kto")
 
 
@@ -50,6 +57,8 @@ def read_dialogues(
     *,
     inventory: Inventory | str | None = None,
     mapping: Inventory | str | None = None,
+    labels: Mapping[str, str | None] = MappingProxyType({}),
+    unknown: str = "error",
     report: ReadReport | None = None,
     config_dirs: Sequence[str | Path] = (),
 ) -> list[Dialogue]:
@@ -60,6 +69,8 @@ def read_dialogues(
         inventory: read the file's labels as this inventory instead of the corpus' own.
         mapping: map the labels to this inventory, which the dialogues then have. Labels without a counterpart leave
             their turn unlabelled.
+        labels: how labels are read, however they are spelt: as a strategy of the file's inventory, or None as none.
+        unknown: `error`, or `drop`: labels that the file's inventory does not know leave their turn unlabelled.
         report: counts to add to.
         config_dirs: directories of your own in which inventories are looked up by name before `conf/`.
 
@@ -67,28 +78,37 @@ def read_dialogues(
         UserError: the file cannot be read, a record is not of the format, or labels are unknown.
     """
     path = Path(path)
-    _check_format(format, (*_FORMATS, "auto"), path)
     report = ReadReport() if report is None else report
-    dialogues: list[Dialogue] = []
-    for file in published_split(path).values() if path.is_dir() else [path]:
+    reading = Reading(
+        report, inventory=inventory, mapping=mapping, labels=labels, drop_unknown=unknown == "drop",
+        config_dirs=config_dirs,
+    )  # fmt: skip
+    files = published_split(path) if path.is_dir() else {"": path}
+    return [dialogue for dialogues in _read_files(files, format, reading).values() for dialogue in dialogues]
+
+
+def _read_files(files: Mapping[str, Path], format: str, reading: Reading) -> dict[str, list[Dialogue]]:
+    """The dialogues of each file; labels that are unknown in any of them are one error."""
+    in_files: dict[str, list[Dialogue]] = {}
+    for key, file in files.items():
+        _check_format(format, (*_FORMATS, "auto"), file)
         records = read_records(file)
         if format not in ("auto", "jsonl") and str(records[0].data.get("format")).startswith("esc-lab/"):
             fix = "read it as jsonl (data=jsonl)"
             raise UserError(f"not {format}, but esc-lab's own format", where=records[0].where, fix=fix)
-        name = _detect(records[0]) if format == "auto" else format
-        reading = Reading(report, name, inventory=inventory, mapping=mapping, config_dirs=config_dirs)
-        if name == "esc_pro":
-            in_file = esc_pro.read_all(records, reading)
+        reading.format = _detect(records[0]) if format == "auto" else format
+        if reading.format == "esc_pro":
+            in_files[key] = esc_pro.read_all(records, reading)
         else:
-            in_file = [_READERS[name](record, reading) for record in records]
-        reading.finish()
-        if not in_file:
+            in_files[key] = [_READERS[reading.format](record, reading) for record in records]
+        if not in_files[key]:
             fix = "give at least one pair of two different replies"
             raise UserError("the file holds no dialogues", where=str(file), fix=fix)
-        dialogues += in_file
-    for dialogue in dialogues:
-        report.add(dialogue)
-    return dialogues
+    reading.finish()
+    for dialogues in in_files.values():
+        for dialogue in dialogues:
+            reading.report.add(dialogue)
+    return in_files
 
 
 def read_splits(
@@ -108,18 +128,24 @@ def read_splits(
         needs_labels: without a mapping from the corpus' own inventory there is an error; else its labels are left out.
 
     Raises:
-        UserError: files or labels are wrong, there is no mapping onto the inventory, or a published split has no such
-            files.
+        UserError: files or labels are wrong, there is no mapping onto the inventory, a published split has no such
+            files, or two of these hold the same trees.
     """
     if not needs_labels:
         inventory = map_to_nothing(inventory, config_dirs)
     path = Path(data.path) if data.path else sample_path()
     published = data.split == "published" or (data.split == "auto" and path.is_dir())
-    read = partial(read_dialogues, format=data.format, mapping=inventory, report=report, config_dirs=config_dirs)
+    reading = Reading(
+        report, inventory=data.inventory, mapping=inventory,
+        labels=data.labels, drop_unknown=data.unknown == "drop", config_dirs=config_dirs,
+    )  # fmt: skip
+    files = published_split(path) if published or path.is_dir() else {"": path}
+    splits = _read_files(files, data.format, reading)
     if published:
-        splits = {name: read(file) for name, file in published_split(path).items()}
+        report.trees_in_two_splits += count_shared_trees(splits, str(path), refuse=data.overlap == "error")
     else:
-        splits = proportional_split(read(path), dict.fromkeys(SPLITS, 0.0) | data.proportions, data.split_seed)
+        together = [dialogue for dialogues in splits.values() for dialogue in dialogues]
+        splits = proportional_split(together, dict.fromkeys(SPLITS, 0.0) | data.proportions, data.split_seed)
     if data.seed_fraction < 1 and "train" in splits:
         splits["train"] = seed_fraction(splits["train"], data.seed_fraction, data.split_seed)
     for name, count in data.limit.items():
@@ -185,13 +211,13 @@ def _detect(record: Record) -> str:
     keys = record.data.keys()
     if keys & {"format", "turns"}:
         return "jsonl"
-    for key, name in (("dialog", "esconv"), ("messages", "esc_pro"), ("content", "extes")):
+    for key, name in (("dialog", "esconv"), *_PREFERENCE_KEYS, ("content", "extes")):
         if key in keys:
             return name
     raise UserError(
         f"no known format has the keys {', '.join(keys) or '(none)'}",
         where=record.where,
-        fix="a record needs 'dialog' (esconv), 'content' (extes), 'messages' (esc_pro) or 'turns' (jsonl)",
+        fix="a record needs 'dialog' (esconv), 'content' (extes), 'messages' or 'prompt' (esc_pro) or 'turns' (jsonl)",
     )
 
 

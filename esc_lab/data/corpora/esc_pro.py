@@ -4,6 +4,10 @@
   negative: [{content, strategy}]}]}`; one record is one dialogue.
 - pair: `{scene, description, messages, chosen, reject}` (or `rejected`), the supporter's messages `(strategy) text`.
 - KTO: `{scene, description, messages, label}`; the last message is the reply, preferred if the label is true.
+- TRL's conversational `{prompt, chosen, rejected}` (or without prompt) and `{prompt, completion, label}`, lists of
+  messages each, are pairs and KTO records.
+
+Without `strategy`, the text of a dialogue's message is read as in the other forms, `(strategy) text`.
 
 Pairs and labelled replies are put back into dialogues: records whose messages extend one another are one path, each
 path that none extends is one dialogue, and a rejected reply stands at its turn in every dialogue that goes through the
@@ -51,6 +55,7 @@ def read_all(records: Sequence[Record], reading: Reading) -> list[Dialogue]:
         UserError: a record is not of this form, a message is empty, or a rejected KTO reply has no dialogue of its
             seed to stay with.
     """
+    records = [_from_trl(record) for record in records]
     keys = records[0].data.keys()
     inventory = reading.inventory(None, records[0].where)
     if "messages" in keys and keys & {"chosen", "reject", "rejected"}:
@@ -65,6 +70,32 @@ def read_all(records: Sequence[Record], reading: Reading) -> list[Dialogue]:
         meta = {"unpaired_rejected": unpaired} if unpaired else {}
         dialogues.append(_of_seed(path.seed, path.turns, meta, inventory, reading, path.where))
     return dialogues
+
+
+def _from_trl(record: Record) -> Record:
+    """A record of TRL's conversational formats as a pair or KTO record; any other as it is."""
+    data, where = dict(record.data), record.where
+    if "messages" in data or not ("prompt" in data or isinstance(data.get("chosen"), list)):
+        return record
+    prompt = data.pop("prompt", None)
+    if isinstance(prompt, str):
+        fix = "write {messages: [{role, content}, ...], chosen: {role, content}, rejected: {role, content}}"
+        raise UserError("'prompt' is a text, not a list of messages", where=where, fix=fix)
+    if "completion" in data:
+        answer = require(data, "completion", list, where)
+        del data["completion"]
+        return Record({**data, "messages": [*(prompt or ()), *answer]}, where)
+    histories = []
+    for key in ("chosen", "rejected"):
+        messages = require(data, key, list, where)
+        if not messages:
+            raise UserError(f"'{key}' is empty", where=where, fix="end it with the reply")
+        histories.append(messages[:-1])
+        data[key] = messages[-1]
+    if histories[0] != histories[1]:
+        fix = "let 'prompt' hold the history and 'chosen' and 'rejected' a reply each"
+        raise UserError("'chosen' and 'rejected' answer different messages", where=where, fix=fix)
+    return Record({**data, "messages": [*(prompt or ()), *histories[0]]}, where)
 
 
 def _of_seed(
@@ -113,6 +144,8 @@ def _dialogue(record: Record, inventory: Inventory, reading: Reading) -> Dialogu
 def _supporter_turn(message: Mapping[str, Any], inventory: Inventory, reading: Reading, where: str) -> Turn:
     def reply(data: Mapping[str, Any], place: str) -> Reply:
         text = reading.full_text(require(data, "content", str, place), place)
+        if "strategy" not in data:
+            return _labelled_reply(text, inventory, reading, place)
         label = optional(data, "strategy", str, place) or ""
         return Reply(text, reading.labels([label], inventory, place))
 
@@ -125,6 +158,14 @@ def _supporter_turn(message: Mapping[str, Any], inventory: Inventory, reading: R
         if other != given:
             rejected[other] = None
     return Turn("supporter", given, tuple(rejected))
+
+
+def _labelled_reply(text: str, inventory: Inventory, reading: Reading, where: str) -> Reply:
+    """The reply that `(strategy) text` stands for."""
+    labelled = _LABELLED.match(text)
+    if labelled is None:
+        return Reply(text)
+    return Reply(reading.full_text(labelled[2], where), reading.labels([labelled[1]], inventory, where))
 
 
 class _Messages:
@@ -162,12 +203,10 @@ class _Messages:
         content = require(message, "content", str, where)
         if (speaker, content) not in self._turns:
             text = self._reading.full_text(content, where)
-            strategies: tuple[str, ...] = ()
-            labelled = _LABELLED.match(text) if speaker == "supporter" else None
-            if labelled:
-                strategies = self._reading.labels([labelled[1]], self._inventory, where)
-                text = self._reading.full_text(labelled[2], where)
-            self._turns[speaker, content] = Turn(speaker, Reply(text, strategies))
+            reply = Reply(text)
+            if speaker == "supporter":
+                reply = _labelled_reply(text, self._inventory, self._reading, where)
+            self._turns[speaker, content] = Turn(speaker, reply)
         return self._turns[speaker, content]
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from esc_lab.artifacts import fingerprint
 from esc_lab.config.files import option_files
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.fields import check_type
-from esc_lab.data.strategies import Inventory, UnknownStrategyError, load_inventory, normalize_label
-from esc_lab.errors import UserError
+from esc_lab.data.strategies import Inventory, fold_label, load_inventory, normalize_label
+from esc_lab.errors import UserError, nearest
+
+MAX_SHOWN = 30  # distinct unknown labels in an error
 
 
 @dataclass
@@ -24,6 +28,8 @@ class ReadReport:
     turns: int = 0
     supporter_turns: int = 0
     unlabelled_supporter_turns: int = 0  # without a strategy, whatever the reason
+    labels_replaced: int = 0  # labels read as `data.labels` says
+    unknown_labels_dropped: int = 0  # labels that the inventory does not know, left out by `data.unknown=drop`
     labels_mapped_away: int = 0  # labels that the mapping gives no counterpart
     empty_turns_dropped: int = 0  # turns without text in ESConv and ExTES
     system_messages_dropped: int = 0  # of ESC-Pro records
@@ -32,6 +38,7 @@ class ReadReport:
     unpaired_rejected: int = 0  # rejected KTO replies without a preferred one, kept in `meta`
     keys_ignored: int = 0  # of ESC-Pro pairs and KTO records, where they are not part of the format
     survey_answers_unreadable: int = 0  # of ESConv, no numbers from 1 to 5; kept in `meta`
+    trees_in_two_splits: int = 0  # of a published split, allowed by `data.overlap=allow`
     texts_stripped: int = 0  # messages that had surrounding white space
 
     def add(self, dialogue: Dialogue) -> None:
@@ -50,14 +57,18 @@ class ReadReport:
 
 
 class Reading:
-    """One reading of a file: the inventory its labels come from, the one they go to, and the counts.
+    """One reading of files: the inventory their labels come from, the one they go to, and the counts.
 
     Args:
         report: counts to add to.
-        format: the corpus format, which says whose labels they are where the record does not.
         inventory: inventory to read all labels as, in place of the corpus' own.
         mapping: inventory to map the labels to.
+        labels: how labels are read, however they are spelt: as a strategy of the corpus' inventory, or None as none.
+        drop_unknown: leave out, and count, labels that the corpus' inventory does not know.
         config_dirs: the user's own directories, in which inventories are looked up before `conf/`.
+
+    Attributes:
+        format: the corpus format of the file, which says whose labels they are where the record does not.
 
     Raises:
         UserError: `inventory` or `mapping` names no inventory.
@@ -66,18 +77,23 @@ class Reading:
     def __init__(
         self,
         report: ReadReport,
-        format: str,
+        format: str = "jsonl",
         *,
         inventory: Inventory | str | None = None,
         mapping: Inventory | str | None = None,
+        labels: Mapping[str, str | None] = MappingProxyType({}),
+        drop_unknown: bool = False,
         config_dirs: Sequence[str | Path] = (),
     ) -> None:
-        self.report, self._format, self._config_dirs = report, format, config_dirs
+        self.report, self.format, self._config_dirs = report, format, config_dirs
         self._inventories = {given.name: given for given in (inventory, mapping) if isinstance(given, Inventory)}
-        self._inventory = self._load(inventory) if isinstance(inventory, str) else inventory
+        self._inventory = self._load(inventory, "data.inventory") if isinstance(inventory, str) else inventory
         self._mapping = self._load(mapping) if isinstance(mapping, str) else mapping
         self._mappings: dict[str, Mapping[str, str | None]] = {}
+        self._labels = {fold_label(label): name for label, name in labels.items()}
+        self._drop_unknown = drop_unknown
         self._unknown: list[tuple[str, Inventory, str]] = []  # (label, inventory, where)
+        self._unmapped: tuple[Inventory, str] | None = None  # of the format, which has no mapping; where
 
     def inventory(self, stated: str | None, where: str) -> Inventory:
         """The inventory that labels are read as, `stated` by the record or not.
@@ -85,9 +101,9 @@ class Reading:
         Raises:
             UserError: no inventory is known, it does not exist, or there is no mapping from it.
         """
-        known = self._inventory or (self._load(stated, where) if stated else self._default())
+        known = self._inventory or (self._load(stated, where) if stated else self._default(where))
         if known is None:
-            fix = "add 'inventory' to the record, or say how to read the file"
+            fix = "add 'inventory' to the record, or data.inventory=NAME"
             raise UserError("no 'inventory' says where the labels come from", where=where, fix=fix)
         if self._mapping and known.name not in self._mappings:
             self._mappings[known.name] = self._mapping.mapping_from(known, where)
@@ -97,13 +113,24 @@ class Reading:
         """Canonical names of labels of `inventory`, mapped where a mapping is set; empty labels count as none.
 
         Unknown labels are remembered for `finish`.
+
+        Raises:
+            UserError: a label is to be read as a strategy that the inventory does not have.
         """
         names: dict[str, None] = {}
         for label in filter(str.strip, raw):
-            if not inventory.knows(label):
+            read: str | None = label
+            if self._labels and fold_label(label) in self._labels:
+                read = self._labels[fold_label(label)]
+                self.report.labels_replaced += 1
+                if read is not None and not inventory.knows(read):
+                    what = f"'{label}' is to be read as '{read}', which the inventory '{inventory.name}' does not know"
+                    what += nearest(read, inventory.names)
+                    raise UserError(what, where="data.labels", fix=f"use one of {', '.join(inventory.names)}, or null")
+            if read is not None and not inventory.knows(read):
                 self._unknown.append((label, inventory, where))
                 continue
-            name: str | None = normalize_label(label, inventory)
+            name = None if read is None else normalize_label(read, inventory)
             if name and self._mapping:
                 name = self._mappings[inventory.name][name]
                 self.report.labels_mapped_away += name is None
@@ -119,11 +146,18 @@ class Reading:
                 raise UserError(error.message, where=error.where or where, fix=error.fix) from error
         return self._inventories[name]
 
-    def _default(self) -> Inventory | None:
-        """The inventory of the corpus format: the one mapped to, if it is one of the format, else the first that is."""
-        if self._mapping and self._format in self._mapping.formats:
+    def _default(self, where: str) -> Inventory | None:
+        """The inventory of the corpus format: the one mapped to, if it is one of the format, else the first that is.
+
+        Where that has no mapping, the labels are read as the inventory mapped to, which a search may have written.
+        """
+        if self._mapping and self.format in self._mapping.formats:
             return self._mapping
-        return next((known for known in self._known() if self._format in known.formats), None)
+        own = next((known for known in self._known() if self.format in known.formats), None)
+        if own and self._mapping and own.name != self._mapping.name and own.name not in self._mapping.mappings:
+            self._unmapped = own, where
+            return self._mapping
+        return own
 
     def _known(self) -> Iterator[Inventory]:
         """All inventories there are; files that are wrong concern nobody who does not name them."""
@@ -158,23 +192,39 @@ class Reading:
             raise UserError("the dialogue has no turns", where=where, fix="add its messages or remove the record")
         if all(turn.speaker == "seeker" for turn in turns):
             raise UserError("the dialogue has no supporter turn", where=where, fix="add one or remove the record")
-        return Dialogue(tuple(turns), (self._mapping or inventory).name, **content)
+        return Dialogue(tuple(turns), (self._mapping or inventory).name, **content, where=where)
 
     def finish(self) -> None:
-        """Raise one UserError for all labels that no inventory entry or spelling matched."""
+        """Raise one UserError for all labels that no inventory entry or spelling matched, or count them as dropped."""
         if not self._unknown:
             return
-        label, inventory, where = self._unknown[0]
-        distinct = list(dict.fromkeys(entry[0] for entry in self._unknown))
-        more = f"{len(self._unknown) - 1} more unknown labels" if self._unknown[1:] else ""
-        more += f", such as '{distinct[1]}'" if distinct[1:] else ""
-        knowing = [known.name for known in self._known() if all(known.knows(label) for label in distinct)]
-        fix = "correct the labels in the file"
-        fix += f", or read it with an inventory that knows them: {', '.join(knowing)}" if knowing else ""
-        try:
-            normalize_label(label, inventory)
-        except UnknownStrategyError as error:
-            raise UserError(f"{error} ({more})" if more else str(error), where=where, fix=fix) from error
+        _, inventory, where = self._unknown[0]
+        labels = list(dict.fromkeys(label for label, _, _ in self._unknown))
+        if self._unmapped and any(map(self._unmapped[0].knows, labels)):
+            assert self._mapping
+            self._mapping.mapping_from(*self._unmapped)  # says that there is none
+        if self._drop_unknown:
+            self.report.unknown_labels_dropped += len(self._unknown)
+            self._unknown.clear()
+            return
+        fix = f"data.labels={{{labels[0]}: NAME}} with one of {', '.join(inventory.names)} (null: none) for each"
+        fix += ", or data.unknown=drop to leave them out"
+        for known in self._known():
+            if all(map(known.knows, labels)):
+                readable = self._mapping is None or known.name in (self._mapping.name, *self._mapping.mappings)
+                fix += f"; '{known.name}' knows them all: {'data.' if readable else ''}inventory={known.name}"
+        raise UserError(f"unknown strategies in inventory '{inventory.name}': {self._count_unknown()}", where=where,
+                        fix=fix)  # fmt: skip
+
+    def _count_unknown(self) -> str:
+        """Each unknown label with how often it stands there, the most frequent first, and what it may mean."""
+        counts = Counter((label, inventory) for label, inventory, _ in self._unknown)
+        shown = [
+            f"'{label}' ({count}{nearest(label, inventory.spellings.values(), cutoff=0.75).rstrip('?')})"
+            for (label, inventory), count in counts.most_common(MAX_SHOWN)
+        ]
+        more = len(counts) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def seed_id(*parts: str) -> str:

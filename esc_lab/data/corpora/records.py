@@ -1,19 +1,22 @@
 """JSON files in and out: records with their place in the file, checked values.
 
 A file holds either one JSON list of objects or one JSON object a line; the content decides which, not the file name.
+An object may also take several lines. Records of the one key `text` are read as the JSON object that it holds.
 Lines, records and turns are counted from 1 in every message.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from esc_lab.data.fields import check_type
 from esc_lab.errors import UserError
+
+_FIX = "the file must be one JSON list, or hold one JSON object a line"
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,59 @@ def read_records(path: Path) -> list[Record]:
     """
     text = _read_text(path)
     if text.lstrip().startswith("["):
-        items = _parse(text, path, line=1)
+        items = _parse(text, path)
         placed = [(f"{path}, record {number}", item) for number, item in enumerate(items, start=1)]
     else:
-        # Only "\n" ends a line: splitlines() would also cut at separators that JSON texts may hold unescaped.
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        placed = [(f"{path}:{number}", _parse(line, path, line=number)) for number, line in lines]
+        placed = list(_parse_objects(text, path))
+    placed = [(where, _from_text_column(item, where)) for where, item in placed]
     if not placed:
         raise UserError("the file holds no dialogues", where=str(path), fix="give a file with at least one record")
     if "\\ud" in text or "\\uD" in text:
         for where, item in placed:
             _check_encodable(item, where)
     return [Record(check_type(item, dict, "the record", where), where) for where, item in placed]
+
+
+def _parse_objects(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Objects with their places: one a line, or over several lines where it is whole only there."""
+    # Only "\n" ends a line: splitlines() would also cut at separators that JSON texts may hold unescaped.
+    lines = text.split("\n")
+    number = 0
+    while number < len(lines):
+        line, first = lines[number], number + 1
+        number += 1
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line, parse_constant=_refuse_constant)
+        except json.JSONDecodeError as error:
+            rest = "\n".join(lines[first - 1 :])
+            if error.pos < len(line.rstrip()):
+                raise _broken(error, path, first) from error
+            try:
+                item, end = _DECODER.raw_decode(rest, len(rest) - len(rest.lstrip()))
+            except ValueError as later:
+                # A line that another object follows was cut off; else the object over several lines is broken.
+                following = next((line for line in lines[first:] if line.strip()), "{")
+                raise _broken(error if following.startswith("{") else later, path, first) from error
+            number = first - 1 + rest.count("\n", 0, end) + 1
+            if rest[end:].partition("\n")[0].strip():
+                raise UserError("more than one object in a line", where=f"{path}:{number}", fix=_FIX) from error
+        except ValueError as error:
+            raise _broken(error, path, first) from error
+        yield f"{path}:{first}", item
+
+
+def _from_text_column(item: object, where: str) -> object:
+    """The object in a record whose only key is `text`, as data sets of the Hugging Face hub hold them; else itself."""
+    text = item["text"] if isinstance(item, dict) and list(item) == ["text"] else None
+    if not (isinstance(text, str) and text.lstrip().startswith("{")):
+        return item
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        fix = "put a JSON object there, or its keys into the record itself"
+        raise UserError(f"the text in the one key 'text' is not JSON: {error}", where=where, fix=fix) from error
 
 
 def as_line(record: Mapping[str, Any], where: str) -> str:
@@ -76,18 +120,20 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _parse(text: str, path: Path, line: int) -> Any:
-    """JSON value of `text`, which starts at `line` of the file."""
+def _parse(text: str, path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
-        offset = error.lineno - 1 if isinstance(error, json.JSONDecodeError) else 0
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise UserError(
-            f"broken JSON: {reason}",
-            where=f"{path}:{line + offset}",
-            fix="the file must be one JSON list, or hold one JSON object a line",
-        ) from error
+        raise _broken(error, path, 1) from error
+
+
+def _broken(error: ValueError, path: Path, line: int) -> UserError:
+    """What is wrong with the JSON that starts at `line` of a file, and the words around it."""
+    if not isinstance(error, json.JSONDecodeError):
+        return UserError(f"broken JSON: {error}", where=f"{path}:{line}", fix=_FIX)
+    around = error.doc[max(error.pos - 30, 0) : error.pos + 30]
+    where = f"{path}:{line + error.lineno - 1}, column {error.colno}"
+    return UserError(f"broken JSON: {error.msg}, in {around!r}", where=where, fix=_FIX)
 
 
 def _check_encodable(item: object, where: str) -> None:
@@ -101,3 +147,6 @@ def _check_encodable(item: object, where: str) -> None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

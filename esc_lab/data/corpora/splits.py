@@ -7,6 +7,7 @@ a hash of the seed and their id: the outcome depends on which trees there are, n
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from types import MappingProxyType
 
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 EIGHT_ONE_ONE: Mapping[str, float] = MappingProxyType({"train": 0.8, "val": 0.1, "test": 0.1})
 
@@ -67,6 +70,27 @@ def proportional_split(
     for dialogue in dialogues:
         splits[split_of[dialogue.tree_id]].append(dialogue)
     return splits
+
+
+def count_shared_trees(splits: Mapping[str, Sequence[Dialogue]], where: str, *, refuse: bool) -> int:
+    """Number of trees that several splits hold, so that one would be tested on what another was trained on.
+
+    Raises:
+        UserError: there are such trees, and they are refused.
+    """
+    places: dict[str, dict[str, str]] = {}
+    for name, dialogues in splits.items():
+        for dialogue in dialogues:
+            places.setdefault(dialogue.tree_id, {}).setdefault(name, dialogue.where)
+    shared = [names for names in places.values() if len(names) > 1]
+    if shared and refuse:
+        named = " and ".join(f"{name} ({place})" for name, place in shared[0].items())
+        fix = "take them out of one, cut anew with data.split=proportion, or data.overlap=allow"
+        what = f"{len(shared)} of {len(places)} dialogue trees are in several splits, such as one in {named}"
+        raise UserError(what, where=where, fix=fix)
+    if shared:
+        log.warning("%s: %d of %d dialogue trees are in several splits", where, len(shared), len(places))
+    return len(shared)
 
 
 def seed_fraction(dialogues: Sequence[Dialogue], fraction: float, seed: int = 0) -> list[Dialogue]:

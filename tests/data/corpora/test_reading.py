@@ -201,7 +201,7 @@ def test_inventory_can_be_overridden(tmp_path: Path) -> None:
         "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "strategy": "Others"}]
     }
     path = save(tmp_path / "corpus", record)
-    with pytest.raises(UserError, match="with an inventory that knows them: esconv, extes"):
+    with pytest.raises(UserError, match=r"'esconv' knows them all: data.inventory=esconv; 'extes' knows"):
         read_dialogues(path)
     assert read_dialogues(path, inventory="esconv")[0].inventory == "esconv"
 
@@ -229,14 +229,13 @@ def test_unknown_labels_are_reported_once_with_place_and_neighbour(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         read_dialogues(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}:2, turn 2: unknown strategy 'Qestion'")
-    assert "did you mean 'Question'?" in message
-    assert "2 more unknown labels, such as 'Wisdom'" in message
+    assert message.startswith(f"{path}:2, turn 2: unknown strategies in inventory 'esconv': ")
+    assert "'Qestion' (2; did you mean 'Question'), 'Wisdom' (1). Fix: data.labels={Qestion: NAME}" in message
 
 
 def test_labels_of_another_corpus_point_to_its_inventory(tmp_path: Path) -> None:
     record = {"dialog": [{"speaker": "sys", "text": "a", "strategy": "Offer Hope"}]}
-    with pytest.raises(UserError, match="with an inventory that knows them: extes, extes_sra"):
+    with pytest.raises(UserError, match=r"'extes' knows them all: data.inventory=extes; 'extes_sra' knows"):
         read_dialogues(save(tmp_path / "corpus", record))
 
 
@@ -328,8 +327,12 @@ def test_errors_name_file_and_line(tmp_path: Path, record: Any, message: str) ->
         (b"", "the file is empty"),
         (b" \n", "the file is empty"),
         (b"[]", "holds no dialogues"),
-        (b'{"dialog": []}\n{"dialog"', ":2: broken JSON"),
-        (b'[\n{"dialog": []},\n{"dialog" []}]', ":3: broken JSON"),
+        (b'{"dialog": []}\n{"dialog"', ":2, column 10: broken JSON: Expecting ':'"),
+        (b'[\n{"dialog": []},\n{"dialog" []}]', ':3, column 11: broken JSON: .*, in .*dialog" \\[\\]'),
+        (b'{"dialog":\n{"dialog": []}', ":1, column 11: broken JSON"),
+        (b'{\n "dialog": [\n  {"speaker" "usr"}\n]}', ":3, column 14: broken JSON"),
+        (b'{\n "dialog": []\n} {"dialog": []}', ":3: more than one object in a line"),
+        (b'{"text": "{dialog"}', ":1: the text in the one key 'text' is not JSON"),
         (b'{"dialog": NaN}', ":1: broken JSON: NaN"),
         (b'{"dialog": "\xff"}', "not UTF-8"),
     ],
