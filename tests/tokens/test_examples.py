@@ -259,7 +259,9 @@ def test_the_text_that_is_encoded_grows_with_the_dialogue_and_not_faster(encoder
     totals = []
     for turns in (240, 480):
         characters.clear()
-        examples = build_examples(long_dialogue(turns), ESCONV, TemplateConfig(template=template), load_layout(template))
+        examples = build_examples(
+            long_dialogue(turns), ESCONV, TemplateConfig(template=template), load_layout(template)
+        )
         (sequences,) = encode_examples(encoder, [examples], 1500, EncodeReport())
         assert sum(len(sequence.replies) for sequence in sequences) == turns // 2
         totals.append(sum(characters))
