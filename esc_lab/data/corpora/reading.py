@@ -155,7 +155,7 @@ class Reading:
             return self._mapping
         own = next((known for known in self._known() if self.format in known.formats), None)
         if own and self._mapping and own.name != self._mapping.name and own.name not in self._mapping.mappings:
-            self._unmapped = own, where
+            self._unmapped = self._unmapped or (own, where)
             return self._mapping
         return own
 
