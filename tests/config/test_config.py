@@ -340,6 +340,16 @@ def test_the_run_directory_is_not_set_by_its_key():
     assert "run_dir=place: run.py sets it. Fix: hydra.run.dir=DIR" in complaint("run_dir=place")
 
 
+def test_how_labels_are_read_is_said_on_the_command_line():
+    words = ("data.labels={Greeting: Others, Small Talk: null}", "data.unknown=drop", "data.inventory=esconv")
+    assert composed(*words, "model=tiny_llama").data.labels == {"Greeting": "Others", "Small Talk": None}
+    check(["stage=sft", *words, "data.too_long=drop", "data.overlap=allow"])
+    assert "data.unknown=keep: not one of error, drop" in complaint("data.unknown=keep")
+    assert "data.inventory=esconf: no such inventory; did you mean 'esconv'? Fix: use" in complaint(
+        "data.inventory=esconf"
+    )
+
+
 def test_mappings_replace_what_was_given_before(tmp_path, monkeypatch):
     monkeypatch.setattr(ConfigDirs, "paths", ())
     free = [key.name for key in KEYS.values() if key.free]
