@@ -50,32 +50,50 @@ def read_records(path: Path) -> list[Record]:
 
 def _parse_objects(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     """Objects with their places: one a line, or over several lines where it is whole only there."""
-    # Only "\n" ends a line: splitlines() would also cut at separators that JSON texts may hold unescaped.
-    lines = text.split("\n")
-    number = 0
-    while number < len(lines):
-        line, first = lines[number], number + 1
-        number += 1
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line, parse_constant=_refuse_constant)
-        except json.JSONDecodeError as error:
-            rest = "\n".join(lines[first - 1 :])
-            if error.pos < len(line.rstrip()):
-                raise _broken(error, path, first) from error
+    number, at = 1, 0
+    while at < len(text):
+        # Only "\n" ends a line: splitlines() would also cut at separators that JSON texts may hold unescaped.
+        line, end = _line_at(text, at)
+        if line.strip():
             try:
-                item, end = _DECODER.raw_decode(rest, len(rest) - len(rest.lstrip()))
-            except ValueError as later:
-                # A line that another object follows was cut off; else the object over several lines is broken.
-                following = next((line for line in lines[first:] if line.strip()), "{")
-                raise _broken(error if following.startswith("{") else later, path, first) from error
-            number = first - 1 + rest.count("\n", 0, end) + 1
-            if rest[end:].partition("\n")[0].strip():
-                raise UserError("more than one object in a line", where=f"{path}:{number}", fix=_FIX) from error
-        except ValueError as error:
-            raise _broken(error, path, first) from error
-        yield f"{path}:{first}", item
+                item = json.loads(line, parse_constant=_refuse_constant)
+            except json.JSONDecodeError as error:
+                item, end = _parse_over_lines(text, at, error, path, number)
+            except ValueError as error:
+                raise _broken(error, path, number) from error
+            yield f"{path}:{number}", item
+        number += text.count("\n", at, end)
+        at = end
+
+
+def _line_at(text: str, at: int) -> tuple[str, int]:
+    """The line that starts at a character, and where the next one does."""
+    end = text.find("\n", at) + 1 or len(text)
+    return text[at:end].removesuffix("\n"), end
+
+
+def _parse_over_lines(text: str, at: int, cut: json.JSONDecodeError, path: Path, number: int) -> tuple[Any, int]:
+    """The object that starts at a character, in line `number`, and goes on after that line; where the next line starts.
+
+    Args:
+        cut: what is wrong with its first line alone.
+    """
+    line, following = _line_at(text, at)
+    if cut.pos < len(line.rstrip()):  # and not only its end is missing
+        raise _broken(cut, path, number) from cut
+    try:
+        item, end = _DECODER.raw_decode(text, at + len(line) - len(line.lstrip()))
+    except json.JSONDecodeError as error:
+        # Where another object follows, the line was cut off; else the object over several lines is broken.
+        another = not text[following:].strip() or text[following:].lstrip().startswith("{")
+        raise (_broken(cut, path, number) if another else _broken(error, path, 1)) from error
+    except ValueError as error:
+        raise _broken(error, path, number) from error
+    rest, end = _line_at(text, end)
+    if rest.strip():
+        where = f"{path}:{number + text.count(chr(10), at, end - 1)}"
+        raise UserError("more than one object in a line", where=where, fix=_FIX)
+    return item, end
 
 
 def _from_text_column(item: object, where: str) -> object:
