@@ -128,12 +128,23 @@ def find_training_trees(directory: Path) -> dict[str, Path]:
 
     Returns:
         The last run that was trained on each, by tree id. Runs of older code do not say what they were trained on.
+
+    Raises:
+        UserError: a file that says so is broken.
     """
-    origin = read_config(directory).get("init_from")
-    earlier = find_run(Path(origin), directory) if origin else None
-    trees = find_training_trees(earlier) if earlier and earlier.resolve() != directory.resolve() else {}
-    if (directory / TRAINING_TREES).exists():
-        trees |= dict.fromkeys(json.loads((directory / TRAINING_TREES).read_text(encoding="utf-8")), directory)
+    trees: dict[str, Path] = {}
+    run: Path | None = directory
+    visited: set[Path] = set()
+    while run and run.resolve() not in visited:
+        visited.add(run.resolve())
+        file = run / TRAINING_TREES
+        try:
+            trees = dict.fromkeys(json.loads(file.read_text(encoding="utf-8")) if file.exists() else (), run) | trees
+            origin = read_config(run).get("init_from")
+        except READ_ERRORS as error:
+            fix = "train again, or name a whole run"
+            raise UserError(f"cannot be read: {error}", where=str(file), fix=fix) from error
+        run = find_run(Path(origin), run) if origin else None
     return trees
 
 
