@@ -431,10 +431,10 @@ def test_the_fingerprint_covers_all_words_of_the_prompts() -> None:
 
 # Journals and caches hold these: with other ones an earlier search could not go on.
 FINGERPRINTS = {
-    "esconv": ["dc288c4b00acbfe3", "3aae75dc87110b4e", "731754dd8f8d4b57"],
-    "cso": ["617a4dff36465a15", "2f6ecefddff3ac63", "3cf0102a826b1f42"],
-    "extes": ["92331cf70e29f529", "8f835acc3ff3e1e5", "5cd62d567e94c91f"],
-    "extes_sra": ["398aabae87b4f9ce", "8498255131b2279c", "75168aa329fa31ea"],
+    "esconv": ["4cc63f85b5e04210", "5b8eba749245a851", "2613c350d4b5e403"],
+    "cso": ["261f886a5f7e15c6", "1ab003a9b40faa42", "17e6138cd0bd5282"],
+    "extes": ["7c7b8a04d09cf33e", "54ee166d8e65dca2", "0f9fa6a1a9b9395b"],
+    "extes_sra": ["4fe406b3daa5ebe4", "082385fda62e09c1", "9a39b52135b3930f"],
 }
 
 
