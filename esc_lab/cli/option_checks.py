@@ -73,9 +73,9 @@ def _check_metric(cfg: Section) -> None:
     known = [f"{step}/{metric}" for step in steps for metric in METRICS] or [*METRICS]
     family = ["", *name.split("/")][-2]
     if name not in known and family in ("", *_CLOSED):
-        raise UserError(
-            f"no such metric{nearest(name, known)}", where=f"optimize_metric={name}", fix="see metrics.json"
-        )
+        ending = [metric for metric in known if metric.endswith(f"/{name}")]
+        hint = nearest(name, ending, cutoff=0) or nearest(name, known)
+        raise UserError(f"no such metric{hint}", where=f"optimize_metric={name}", fix="see metrics.json")
 
 
 def _check_prompts(cfg: Section) -> None:

@@ -51,7 +51,7 @@ def test_one_good_record_is_enough(command, tmp_path):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([RECORD, '{"format": "esc-lab/1", "turns": ['], r"corpus\.jsonl:2: broken JSON: .* Fix: "),
+        ([RECORD, '{"format": "esc-lab/1", "turns": ['], r"corpus\.jsonl:2, column 35: broken JSON: .* Fix: "),
         ([RECORD, {**RECORD, "turns": []}], r"corpus\.jsonl:2: the dialogue has no turns\. Fix: "),
         ([{**RECORD, "turns": TURNS[:1]}], r"corpus\.jsonl:1: the dialogue has no supporter turn\. Fix: "),
         (
@@ -168,4 +168,4 @@ def test_traceback_on_request(command):
     assert outcome.status == 1
     assert "error: " in outcome.errors
     assert "Traceback" in outcome.errors
-    assert "UserError" in (outcome.path / "run.log").read_text()
+    assert "esc_lab.tokens.examples.TooLongError: " in (outcome.path / "run.log").read_text()

@@ -211,7 +211,7 @@ def test_pipeline_searches_trains_and_compares_three_models(command):
     assert outcome.metrics["cso/data/train_pairs"] == outcome.metrics["search/pairs"]
     rows = (outcome.path / "compare" / "comparison.md").read_text().split("\n\n")[0].splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == [
-        f"tiny-llama {name} (cso)" for name in ("base", "SFT", "CSO")
+        f"tiny-llama {name}" for name in ("base (cso)", "SFT (cso)‡", "CSO (cso)‡")
     ]
     noted = json.loads((outcome.path / "cso" / "reference.json").read_text())
     assert noted["init_from"] == str(outcome.path / "sft")

@@ -108,9 +108,8 @@ def test_same_seed_same_results(command):
 def test_evaluate_base_model(base):
     check_run_directory(base)
     metrics = base.metrics
-    assert {"strategy/Q", "strategy/Q_W", "strategy/B", "generated/Q", "text/perplexity", "text/rouge_l"} <= set(
-        metrics
-    )
+    assert {"strategy/Q", "strategy/Q_W", "strategy/B", "text/perplexity", "text/rouge_l"} <= set(metrics)
+    assert ("generated/Q" in metrics) == (metrics["generated/unparsable"] < 1)
     predictions = base.lines("predictions.jsonl")
     assert len(predictions) == metrics["decisions"] == metrics["strategy/n"] == metrics["text/replies"]
     evaluated = {dialogue.id: dialogue for dialogue in read_dialogues(base.path / "dialogues.jsonl")}

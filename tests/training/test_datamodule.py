@@ -235,7 +235,7 @@ def test_unmerged_replies_are_trained_each(encoders):
 
 
 def test_an_example_above_the_budget_is_named(module, dialogues):
-    with pytest.raises(UserError, match=rf"{dialogues[0].id}, turn 2: .*above the budget of 100.*data.row_tokens"):
+    with pytest.raises(UserError, match=r"sample\.jsonl:1, turn 2: .*above the budget of 100.*data.row_tokens"):
         module(dialogues[:1], row_tokens=100)
 
 

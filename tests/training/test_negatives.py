@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -184,17 +183,20 @@ def test_replies_do_not_depend_on_those_beside_them(tiny_models, sample_dialogue
     assert strategies(other) == strategies(together)
 
 
-def test_a_second_run_reads_what_the_first_one_wrote(tiny_models, sample_dialogues, tmp_path):
+def test_a_second_run_reads_what_the_first_one_wrote(tiny_models, sample_dialogues, tmp_path, monkeypatch):
     loaded, dialogues = tiny_models("llama"), sample_dialogues[:1]
-    found, report = negatives(loaded, dialogues, tmp_path)
-    assert negatives(loaded, dialogues, tmp_path, seed=5) == (found, report)  # greedy: no seed in it
-    (file,) = tmp_path.rglob("replies.json")
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    stored[0][0]["text"] = "Supporter: (Others) From the store."
-    file.write_text(json.dumps(stored), encoding="utf-8")
-    (again,), counts = negatives(loaded, dialogues, tmp_path)
-    assert rejected(again)[0][1][0].text == "(Others) From the store."
-    assert counts == dataclasses.replace(report, role_prefixes_removed=1)
+    first = negatives(loaded, dialogues, tmp_path)
+    monkeypatch.setattr("esc_lab.training.negatives.generate", None)
+    assert negatives(loaded, dialogues, tmp_path, seed=5) == first  # greedy: no seed in it
+
+
+def test_a_role_prefix_is_taken_off_and_one_label_stays(tiny_models, sample_dialogues, tmp_path, monkeypatch):
+    loaded, texts = tiny_models("llama"), "Supporter: (Others) From the model."
+    ids = loaded.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr("esc_lab.training.negatives.generate", lambda model, prompts, *_: [ids] * len(prompts))
+    (dialogue,), counts = negatives(loaded, sample_dialogues[:1], tmp_path)
+    assert {reply.text for _, replies in rejected(dialogue) for reply in replies} == {"(Others) From the model."}
+    assert counts.role_prefixes_removed == counts.replies
 
 
 def test_what_replies_depend_on_has_an_artifact_of_its_own(tiny_models, tmp_path):
