@@ -41,7 +41,7 @@ def own_directory(directory: Path) -> Iterator[None]:
         fix = "wait for its end, or choose another hydra.run.dir"
         raise UserError("another process is running in it", where=str(directory), fix=fix) from error
     except NotImplementedError:  # by the file system
-        log.debug("%s: no locks there", directory)
+        log.warning("%s: its file system has no locks, so a second process in it would not be noticed", directory)
     except OSError as error:
         fix = "choose another place, or make room there"
         raise UserError(f"cannot write: {error.strerror}", where=str(directory), fix=fix) from error
