@@ -20,7 +20,7 @@ from esc_lab.data.dialogue import Dialogue, Survey, Turn
 from esc_lab.search.judge_cases import FOREIGN, HARD, KINDS, JudgeCase, add_claim, draw_cases
 from esc_lab.search.word_similarity import WordSimilarity
 from esc_lab.statistics.auc import draw_auc
-from esc_lab.statistics.bootstrap import ClusterSample
+from esc_lab.statistics.bootstrap import MIN_CLUSTERS, ClusterSample
 from esc_lab.statistics.correlation import spearman_interval
 from esc_lab.statistics.intervals import FloatArray, Interval, percentile_interval
 
@@ -100,6 +100,8 @@ class JudgeCheck:
         if foreign is None:
             return ["no usable answer"]
         reasons = []
+        if foreign.dialogues < MIN_CLUSTERS:
+            reasons.append(f"{foreign.dialogues} dialogues say too little of others, it takes {MIN_CLUSTERS}")
         if not (foreign.value.value >= self.min_auc and foreign.value.low > 0.5):
             told = f"{self.measure} {foreign.value.text(2)} against {KINDS[FOREIGN]}"
             reasons.append(f"{told}; it takes {self.min_auc:g} and an interval above 0.5")
@@ -263,8 +265,9 @@ def _check_kinds(
 
 
 def _interval(draws: FloatArray, sample: ClusterSample, lowest: float) -> Interval:
-    """From a single dialogue nothing can be said about others, so its interval is everything."""
-    return percentile_interval(draws[0], draws[1:]) if sample.clusters > 1 else Interval(float(draws[0]), lowest, 1.0)
+    """Few dialogues say nothing about others, however many contexts they have, so their interval is everything."""
+    few = sample.clusters < MIN_CLUSTERS
+    return Interval(float(draws[0]), lowest, 1.0) if few else percentile_interval(draws[0], draws[1:])
 
 
 def _check_claim(asked: Sequence[tuple[JudgeCase, float, float]], seed: int) -> ClaimCheck | None:

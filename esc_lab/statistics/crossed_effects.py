@@ -97,19 +97,20 @@ class CrossedMean:
     degrees: tuple[float, ...]
 
     def interval(self, *, corrected: bool = False) -> Interval:
-        """The value with its interval; `corrected`: the interval is about the value less its bias."""
-        center = self.value - self.bias * corrected
-        error = self._standard_error
-        half = critical_value(1 - LEVEL, self.variances, self.degrees) * error if error > 0 else error
+        """The value with its interval; `corrected`: the interval is about the value less its bias.
+
+        It has no ends where nothing varies: that all of a few replies are right does not say that all replies are.
+        """
+        center, error = self.value - self.bias * corrected, self._standard_error
+        varies = error > _ROUNDING * abs(center)
+        half = critical_value(1 - LEVEL, self.variances, self.degrees) * error if varies else math.nan
         return Interval(self.value, center - half, center + half)
 
     def p(self, *, corrected: bool = False) -> float:
-        """Two-sided p of a test that the mean is 0; nan where its interval has no ends, or a width of 0 beside 0."""
+        """Two-sided p of a test that the mean is 0; nan where its interval has no ends."""
         center, error = abs(self.value - self.bias * corrected), self._standard_error
-        if math.isnan(error):
+        if not error > _ROUNDING * center:
             return math.nan
-        if error <= _ROUNDING * center:
-            return math.nan if center else 1.0
         low, high = math.log(_MIN_P), 0.0
         for _ in range(_STEPS):
             middle = (low + high) / 2

@@ -336,7 +336,7 @@ def sampled(tokens: int) -> dict[str, Any]:
 
 def test_dialogues_of_the_corpus(tmp_path):
     """An evaluation that left no dialogues: its configuration says where they are from."""
-    split = read_splits(DataConfig(name="sample", path=None), "esconv", ReadReport())["test"][:3]
+    split = read_splits(DataConfig(name="sample", path=None), "esconv", ReadReport())["test"][:6]
     found = evaluation(tmp_path / "run", plain, split, keep=False, evaluate=sampled(40))
     with Endpoint(judging(knowing(split))).running() as url:
         left = judge(tmp_path / "judge", url, [found], judge__decisions=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -140,12 +141,26 @@ def test_rule(foreign: tuple[float, float], hard: dict[str, float], believed: bo
     assert JudgeCheck("rubric", kinds, min_auc=0.9).believed is False
 
 
-def test_one_dialogue_says_nothing_about_others() -> None:
-    """Only two dialogues, one of which has an answer."""
-    first = {turn.reply.text for turn in DIALOGUES[0].turns}
-    check = scored(lambda talk: knows(talk) if talk[0].reply.text in first else None, DIALOGUES[:2])
-    assert (check.kinds[FOREIGN].value.low, check.kinds[FOREIGN].value.high) == (0, 1)
-    assert not check.believed
+@pytest.mark.parametrize("answered", [1, 4, 5])
+def test_few_dialogues_say_nothing_about_others(answered: int) -> None:
+    """However many contexts they have. Of the last dialogue nothing is answered."""
+    dialogues = DIALOGUES[: answered + 1]
+    last = {turn.reply.text for turn in dialogues[-1].turns}
+    check = scored(lambda talk: None if talk[0].reply.text in last else knows(talk), dialogues, count=60)
+    foreign, enough = check.kinds[FOREIGN], answered == 5
+    assert (foreign.value.value, foreign.dialogues) == (1, answered)
+    assert (foreign.value.low, foreign.value.high) == ((1, 1) if enough else (0, 1))
+    assert check.believed is enough
+    assert (f"{answered} dialogues say too little of others, it takes 5" in check.verdict) is not enough
+
+
+def test_chance_is_not_believed_for_its_many_contexts_of_two_dialogues() -> None:
+    def guesses(seed: int) -> Callable[[Sequence[Turn]], float]:
+        return lambda talk: random.Random(
+            f"{seed} {[(turn.reply.text, turn.reply.strategies) for turn in talk]}"
+        ).random()
+
+    assert not any(scored(guesses(seed), DIALOGUES[:2], count=30).believed for seed in range(40))
 
 
 def test_record_is_json() -> None:

@@ -179,12 +179,29 @@ def test_what_has_no_interval():
     assert math.isnan(estimate_mean(undefined).interval().low)
 
 
-def test_equal_runs_do_not_differ_and_constant_differences_are_not_tested():
+@pytest.mark.parametrize("shift", [0, 0.25])
+def test_differences_that_do_not_vary_are_not_tested(shift):
     values = np.random.default_rng(0).normal(size=(3, 5))
-    same = estimate_mean(subtract(table_of(values), table_of(values)))
-    assert (same.p(), *ends(same.interval())) == (1, 0, 0)
-    constant = estimate_mean(subtract(table_of(values + 0.25), table_of(values)))
+    constant = estimate_mean(subtract(table_of(values + shift), table_of(values)))
+    assert constant.value == pytest.approx(shift)
     assert math.isnan(constant.p())
+    assert all(map(math.isnan, ends(constant.interval())))
+
+
+def test_rates_of_0_and_1_have_no_interval_of_no_width():
+    """A rate of 2 % is 0 in many samples of 36 replies: an interval [0, 0] would miss it each time."""
+    draw, covered, known = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        hits = draw.binomial(3, 0.02, size=12).astype(float)
+        table = SeedTable(np.array([hits.sum() / 36]), influence(np.stack([hits, np.full(12, 3.0)]), mean)[None],
+                          np.ones(12, bool))  # fmt: skip
+        interval = estimate_mean(table).interval()
+        known += not math.isnan(interval.low)
+        covered += interval.low <= 0.02 <= interval.high
+    assert 100 < known < 300
+    assert covered / known > 0.9
+    for rate in (0.0, 1.0):
+        assert math.isnan(estimate_mean(table_of(np.full((3, 12), rate))).interval().low)
 
 
 # --- coverage
