@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -152,6 +153,26 @@ def compose_config(*words: str) -> Composition:
         cfg = compose("config", list(words), return_hydra_config=True)
     with open_dict(cfg):
         return Composition(hydra=cfg.pop("hydra"), cfg=cfg)
+
+
+def run_composed(words: Sequence[str], job: Callable[[DictConfig], Any]) -> None:
+    """Hydra's single run of a job, of the configuration that the checks have composed; Hydra would do it twice more.
+
+    Args:
+        words: the overrides, which `compose_config` can compose.
+        job: the function that takes the configuration.
+    """
+    composition = compose_config(*words)
+    compose_config.cache_clear()  # the run changes what is to be read only
+    cfg = composition.cfg
+    with open_dict(cfg):
+        cfg.hydra = composition.hydra
+    cfg.hydra.overrides.hydra.append("hydra.mode=RUN")  # as Hydra notes it
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        hydra.config_loader.load_configuration = lambda **_: copy.deepcopy(cfg)  # type: ignore[method-assign]
+        hydra.run(config_name="config", task_function=job, overrides=[*words])
 
 
 def parse_overrides(words: Sequence[str], where: str = "command line") -> list[Override]:

@@ -26,7 +26,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from esc_lab import config
-from esc_lab.cli.compositions import COMPOSITION_ERRORS, explain_error, one_line, use_config_dirs
+from esc_lab.cli.compositions import (
+    COMPOSITION_ERRORS,
+    compose_config,
+    explain_error,
+    one_line,
+    run_composed,
+    use_config_dirs,
+)
 from esc_lab.cli.help import help_text
 from esc_lab.cli.multirun import (
     describe_jobs,
@@ -183,5 +190,8 @@ def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> i
         if multirun:
             return run_multirun(words, first, run_job)
         hint_at_experiment_sweep(first)
+        if not flags and compose_config(*first).hydra.mode is None:
+            run_composed(first, run_job.__wrapped__)
+            return 0
     run_job()
     return 0

@@ -3,7 +3,7 @@
 from esc_lab.config.data import SPLITS, DataConfig, InventoryConfig
 from esc_lab.config.item import TRAININGS, Key
 from esc_lab.config.prompt import PromptConfig, TemplateConfig
-from esc_lab.config.schema import RESUMED, STAGES, Config, keys, place_names, schema, typed
+from esc_lab.config.schema import RESUMED, STAGES, Config, keys, place_names, schema, to_yaml, typed
 
 __all__ = [
     "RESUMED",
@@ -19,5 +19,6 @@ __all__ = [
     "keys",
     "place_names",
     "schema",
+    "to_yaml",
     "typed",
 ]

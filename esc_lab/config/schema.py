@@ -6,12 +6,15 @@ Each key is a dataclass field with type, default, unit and doc; `conf/` only com
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 
 from esc_lab.config.compare import CompareConfig, JudgingConfig
 from esc_lab.config.data import DataConfig, InventoryConfig
@@ -189,8 +192,9 @@ def _replaced(mapping: DictConfig) -> DictConfig:
     return mapping
 
 
+@cache
 def schema() -> DictConfig:
-    """The schema as a config in which the keys of free dicts, and only those, may be added.
+    """The schema as a config in which the keys of free dicts, and only those, may be added; to be read only.
 
     A free dict that a file or a word of the command line gives replaces the one before it; `KEY.NAME=value` changes one
     entry.
@@ -208,3 +212,15 @@ def typed(cfg: DictConfig) -> Config:
     assert isinstance(value, Config)
     fill_layouts(value.prompt, value.config_dirs)
     return value
+
+
+def to_yaml(cfg: Config) -> str:
+    """The text of config.yaml: as `OmegaConf.to_yaml` writes it, which would check every value again."""
+    text: str = yaml.dump(
+        dataclasses.asdict(cfg),
+        Dumper=get_omega_conf_dumper(),
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+    )
+    return text

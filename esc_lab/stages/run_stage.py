@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from esc_lab.artifacts import write_atomic
-from esc_lab.config import Config
+from esc_lab.config import Config, to_yaml
 from esc_lab.environment import describe_environment
 from esc_lab.runs.directory import explain_full_disk, keep_finished_run, own_directory
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, LOG, METRICS
@@ -39,7 +37,7 @@ def run_stage(cfg: Config) -> dict[str, float]:
     with own_directory(directory), keep_finished_run(directory), explain_full_disk(directory):
         cfg = resolve_resume(cfg)
         (directory / METRICS).unlink(missing_ok=True)  # of an earlier run in the same directory
-        write_atomic(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+        write_atomic(directory / CONFIG, to_yaml(cfg))
         write_atomic(directory / ENVIRONMENT, json.dumps(describe_environment(), indent=2))
         with wandb_run(cfg) as run:
             metrics = run_or_reuse(cfg, _import_and_run)

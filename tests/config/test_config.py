@@ -49,6 +49,13 @@ def test_every_key_has_a_doc_and_a_fitting_default():
             assert key.within[0] <= key.default <= key.within[1], key.name
 
 
+@pytest.mark.parametrize("experiment", ["mcts", "beta_search", "demo"])
+def test_the_text_of_a_configuration_is_that_of_omegaconf(experiment):
+    words = ("tags=['1e3','yes','null','a: b','ä','1:30','']", "data.limit={train: 3}")
+    cfg = config.typed(composed(f"experiment={experiment}", *words))
+    assert config.to_yaml(cfg) == OmegaConf.to_yaml(OmegaConf.structured(cfg))
+
+
 @pytest.mark.parametrize("group", sorted(groups()))
 def test_every_option_composes_without_problems_of_its_own(group):
     """Missing values aside: those are the user's to give."""

@@ -8,16 +8,13 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
-from hydra._internal.hydra import Hydra
-from hydra.types import RunMode
 from safetensors.torch import load_file
 
 from tests.conftest import CACHE, HANGS_S, ROOT
@@ -76,9 +73,7 @@ def execute(output_root: Path, *words: str) -> Outcome:
     sys.argv = ["run.py", *words, *added]
     output, errors = io.StringIO(), io.StringIO()
     try:
-        # Hydra composes a single run twice: first to see whether it is one.
-        single = patch.object(Hydra, "get_mode", return_value=RunMode.RUN) if "-m" not in words else nullcontext()
-        with single, redirect_stdout(output), redirect_stderr(errors):
+        with redirect_stdout(output), redirect_stderr(errors):
             status = run.main()
     except SystemExit as stop:
         status = int(stop.code or 0)
