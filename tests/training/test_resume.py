@@ -37,7 +37,7 @@ WORDS = (
 @pytest.fixture(scope="module", autouse=True)
 def short_dialogues(sample_dialogues) -> None:
     """The beginnings of the sample's dialogues: many trainings here, of which only the steps matter."""
-    write_dialogues([replace(one, turns=one.turns[:6]) for one in sample_dialogues], SHORT)
+    write_dialogues([replace(one, turns=one.turns[:4]) for one in sample_dialogues], SHORT)
 
 
 @dataclass
@@ -109,6 +109,24 @@ def stopped(watch: Watch, at: int, act, root: Path, *words: str, status: int = 1
     return outcome
 
 
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[tuple[str, ...], tuple[Outcome, dict]]:
+    """Runs by their words, for the tests that compare others with them."""
+    return {}
+
+
+@pytest.fixture
+def whole_run(watch, uninterrupted, tmp_path_factory):
+    """`whole_run(*words)` -> the uninterrupted run of these words, and its steps."""
+
+    def get(*words: str) -> tuple[Outcome, dict]:
+        if words not in uninterrupted:
+            uninterrupted[words] = run(tmp_path_factory.mktemp("whole"), *words), watch.take()
+        return uninterrupted[words]
+
+    return get
+
+
 def assert_same_result(first: Outcome, second: Outcome) -> None:
     assert (first.status, second.status) == (0, 0), first.errors + second.errors
     for outcome in (first, second):
@@ -131,10 +149,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_resumed_training_is_the_uninterrupted_one(watch, tmp_path, case):
+def test_resumed_training_is_the_uninterrupted_one(watch, whole_run, tmp_path, case):
     words, crashes = CASES[case]
-    whole = run(tmp_path / "whole", *words)
-    expected = watch.take()
+    whole, expected = whole_run(*words)
     assert len(expected) == whole.metrics["train/steps"]
     for at in crashes:
         stopped(watch, at, crash, tmp_path / "parts", *words, "resume=auto")
@@ -149,18 +166,18 @@ def test_resumed_training_is_the_uninterrupted_one(watch, tmp_path, case):
 
 def test_best_weights_and_patience_survive(watch, tmp_path, monkeypatch):
     """The third validation is the best; training stops when three more have not been better."""
-    planted = dict(zip(range(3, 28, 3), (5.0, 4.0, 3.0, 3.5, 6.0, 3.25, 1.0, 1.0, 1.0), strict=True))  # by step
+    planted = dict(zip(range(2, 19, 2), (5.0, 4.0, 3.0, 3.5, 6.0, 3.25, 1.0, 1.0, 1.0), strict=True))  # by step
 
     def validate(self):
         self.log("val/loss", planted[self.trainer.global_step])
 
     monkeypatch.setattr(SFTModule, "on_validation_epoch_end", validate)
-    words = ("trainer.max_epochs=9", "trainer.patience=3")
+    words = ("trainer.max_epochs=9", "trainer.patience=3", "data.limit={train: 4, val: 2, test: 1}")
     whole = run(tmp_path / "whole", *words)
-    assert whole.metrics["train/steps"] == 18
+    assert whole.metrics["train/steps"] == 12
     assert whole.metrics["val/loss"] == 3
     expected = watch.take()
-    first = stopped(watch, 10, crash, tmp_path / "parts", *words)
+    first = stopped(watch, 7, crash, tmp_path / "parts", *words)
     best = (first.path / "checkpoints" / "best.ckpt").read_bytes()
     resumed = run(tmp_path / "parts", *words, "resume=auto")
     assert watch.steps == expected
@@ -169,11 +186,13 @@ def test_best_weights_and_patience_survive(watch, tmp_path, monkeypatch):
         assert (outcome.path / "checkpoints" / "best.ckpt").read_bytes() == best
 
 
-def test_resume_in_the_same_directory(watch, tmp_path):
-    words = ("trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/parts/sft/00")
-    expected = run(tmp_path / "whole", "trainer.max_epochs=2")
+TWO_EPOCHS = ("trainer.max_epochs=2", "logger=csv")
+
+
+def test_resume_in_the_same_directory(watch, whole_run, tmp_path):
+    words = (*TWO_EPOCHS, f"hydra.run.dir={tmp_path}/parts/sft/00")
     stopped(watch, 4, crash, tmp_path / "parts", *words)
-    assert_same_result(expected, run(tmp_path / "parts", *words, "resume=auto"))
+    assert_same_result(whole_run(*TWO_EPOCHS)[0], run(tmp_path / "parts", *words, "resume=auto"))
     # Without `resume` the old checkpoint goes before the run starts.
     stopped(watch, 4, crash, tmp_path / "parts", *words)
     stopped(watch, 0, crash, tmp_path / "parts", *words)
@@ -181,10 +200,9 @@ def test_resume_in_the_same_directory(watch, tmp_path):
 
 
 @pytest.mark.parametrize(("act", "status", "step"), [(interrupt, 1, 4), (terminate, 143, 5)])
-def test_ctrl_c_and_sigterm_write_a_checkpoint_and_fail(watch, tmp_path, act, status, step):
-    words = ("trainer.max_epochs=2", "trainer.save_every=100")
-    whole = run(tmp_path / "whole", *words)
-    expected = watch.take()
+def test_ctrl_c_and_sigterm_write_a_checkpoint_and_fail(watch, whole_run, tmp_path, act, status, step):
+    words = (*TWO_EPOCHS, "trainer.save_every=100")
+    whole, expected = whole_run(*TWO_EPOCHS)
     first = stopped(watch, 4, act, tmp_path / "parts", *words, status=status)
     assert count_steps(first.path / CHECKPOINT) == step
     assert f"interrupted after step {step}; last checkpoint, for resume=auto: {first.path / CHECKPOINT}" in first.errors
@@ -193,25 +211,29 @@ def test_ctrl_c_and_sigterm_write_a_checkpoint_and_fail(watch, tmp_path, act, st
     assert_same_result(whole, resumed)
 
 
-SMALL_ROWS = ("data.limit={train: 6, val: 4, test: 1}", "data.row_tokens=600")  # several rows of a validation
+# Several rows of a step and of a validation: one for each dialogue.
+SMALL_ROWS = ("data.limit={train: 6, val: 4, test: 1}", "data.row_tokens=700")
 
 
-def test_sigterm_in_any_step(watch, tmp_path):
-    """Those before a validation, in which it may come to an end early, and the last one of all included."""
+# There is no checkpoint before a validation that is due: after steps 2, 5 and 6.
+@pytest.mark.parametrize(("signals", "kept"), [((0, 2, 4), 3), ((1, 3, 5), 5)])
+def test_sigterm_in_any_step(watch, whole_run, tmp_path, signals, kept):
+    """One run goes on after the other; the last step of all is included."""
     words = ("trainer.max_epochs=2", "trainer.validate_every=0.7", "trainer.save_every=100", *SMALL_ROWS)
-    whole = run(tmp_path / "whole", *words)
-    expected = watch.take()
+    whole, expected = whole_run(*words)
     assert len(expected) == 6, whole.errors
-    for at in range(6):
-        stopped(watch, at, terminate, tmp_path / str(at), *words, status=143)
-        assert_same_result(whole, run(tmp_path / str(at), *words, "resume=auto"))
-        assert watch.take() == expected
+    for at in signals:
+        stopped(watch, at, terminate, tmp_path, *words, "resume=auto", status=143)
+    last = run(tmp_path, *words, "resume=auto")
+    assert f"going on from step {kept} of " in last.errors
+    assert_same_result(whole, last)
+    assert watch.steps == expected
 
 
 @pytest.mark.parametrize("hook", ["setup", "on_validation_epoch_end", "on_fit_end"])
-def test_sigterm_between_steps(watch, tmp_path, monkeypatch, hook):
+def test_sigterm_between_steps(watch, whole_run, tmp_path, monkeypatch, hook):
     words = ("trainer.max_epochs=1", *SMALL_ROWS)
-    whole = run(tmp_path / "whole", *words)
+    whole, _ = whole_run(*words)
     earlier = getattr(SFTModule, hook)
 
     def signalled(self, *args, **rest):
@@ -264,17 +286,16 @@ sys.exit(run.main())
 """
 
 
-def test_killed_while_it_writes_a_checkpoint(watch, tmp_path):
-    words = [*WORDS, "model=tiny_llama", "logger=csv", f"cache_dir={CACHE}", "reuse=false", "trainer.max_epochs=2"]
+def test_killed_while_it_writes_a_checkpoint(watch, whole_run, tmp_path):
+    words = [*WORDS, *TWO_EPOCHS, "model=tiny_llama", f"cache_dir={CACHE}", "reuse=false"]
     program = [sys.executable, "-c", KILLED.format(root=str(ROOT)), *words, f"hydra.run.dir={tmp_path}/parts/sft/00"]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == -signal.SIGKILL, done.stderr
     (checkpoint,) = (tmp_path / "parts").rglob("last.ckpt")
     assert count_steps(checkpoint) == 3
     assert (checkpoint.parent / "last.ckpt.part").exists()
-    whole = run(tmp_path / "whole", "trainer.max_epochs=2", "logger=csv")
-    expected = watch.take()
-    resumed = run(tmp_path / "parts", "trainer.max_epochs=2", "logger=csv", "resume=auto")
+    whole, expected = whole_run(*TWO_EPOCHS)
+    resumed = run(tmp_path / "parts", *TWO_EPOCHS, "resume=auto")
     assert watch.steps == {step: values for step, values in expected.items() if step[1] >= 3}
     assert_same_result(whole, resumed)
     # The logs of both parts make that of one training: same values at the same steps.
@@ -330,7 +351,7 @@ def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path):
     command = [
         sys.executable, "run.py", *(word for word in WORDS if "optimizer" not in word), *TOO_FAST,
         "model=tiny_llama", "logger=none", "reuse=false", f"output_root={tmp_path}", f"cache_dir={CACHE}",
-        "data.row_tokens=600",
+        "data.row_tokens=700",
         "trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS_S)
@@ -342,17 +363,17 @@ def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path):
 # --- what it cannot go on from, and pipelines
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and no more", None])
-def test_a_damaged_checkpoint_is_told(tmp_path, watch, damage):
+def test_a_damaged_checkpoint_is_told(tmp_path, watch):
     old = stopped(watch, 1, crash, tmp_path / "runs").path
     content = (old / CHECKPOINT).read_bytes()
-    (old / CHECKPOINT).write_bytes(content[: len(content) // 2] if damage is None else damage)
-    outcome = stopped(watch, -1, crash, tmp_path / "runs", f"resume={old}")
-    assert f"{CHECKPOINT}: not a whole checkpoint. Fix: delete it" in outcome.errors
-    assert "Traceback" not in outcome.errors
-    outcome = run(tmp_path / "runs", "resume=auto")
-    assert f"resume=auto leaves out {old / CHECKPOINT}: not a whole checkpoint" in outcome.errors
-    assert "starting anew" in outcome.errors
+    for damaged in (b"", b"PK\x03\x04 and no more", content[: len(content) // 2]):
+        (old / CHECKPOINT).write_bytes(damaged)
+        outcome = stopped(watch, -1, crash, tmp_path / "runs", f"resume={old}")
+        assert f"{CHECKPOINT}: not a whole checkpoint. Fix: delete it" in outcome.errors
+        assert "Traceback" not in outcome.errors
+        outcome = stopped(watch, 0, crash, tmp_path / "runs", "resume=auto")  # before its first step
+        assert f"resume=auto leaves out {old / CHECKPOINT}: not a whole checkpoint" in outcome.errors
+        assert "starting anew" in outcome.errors
 
 
 def test_changed_data_are_told(tmp_path, watch):
