@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -121,7 +122,8 @@ class Reading:
         for label in filter(str.strip, raw):
             read: str | None = label
             if self._labels and fold_label(label) in self._labels:
-                read = self._labels[fold_label(label)]
+                value = self._labels[fold_label(label)]
+                read = None if value is None else str(value)
                 self.report.labels_replaced += 1
                 if read is not None and not inventory.knows(read):
                     what = f"'{label}' is to be read as '{read}', which the inventory '{inventory.name}' does not know"
@@ -207,7 +209,7 @@ class Reading:
             self.report.unknown_labels_dropped += len(self._unknown)
             self._unknown.clear()
             return
-        fix = f"data.labels={{{labels[0]}: NAME}} with one of {', '.join(inventory.names)} (null: none) for each"
+        fix = f"{_as_setting(labels[0])} with one of {', '.join(inventory.names)} (null: none) for each"
         fix += ", or data.unknown=drop to leave them out"
         for known in self._known():
             if all(map(known.knows, labels)):
@@ -225,6 +227,13 @@ class Reading:
         ]
         more = len(counts) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _as_setting(label: str) -> str:
+    """How the command line is told to read a label: Hydra knows no quotes around keys, but labels compare folded."""
+    key = label if re.fullmatch(r"[A-Za-z][A-Za-z /-]*", label) else fold_label(label)
+    setting = f"data.labels={{{key}: NAME}}"
+    return setting if key.isascii() else f"'{setting}' as YAML in a file of your own (docs/own-configs.md)"
 
 
 def seed_id(*parts: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from esc_lab.data.corpora import ReadReport, read_dialogues, sample_path
 from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn
@@ -231,6 +232,30 @@ def test_unknown_labels_are_reported_once_with_place_and_neighbour(tmp_path: Pat
     message = str(caught.value)
     assert message.startswith(f"{path}:2, turn 2: unknown strategies in inventory 'esconv': ")
     assert "'Qestion' (2; did you mean 'Question'), 'Wisdom' (1). Fix: data.labels={Qestion: NAME}" in message
+
+
+@pytest.mark.parametrize(
+    "label", ["Small Talk", "Hope & Comfort", "Hope, Comfort", "Talk (small)", "Seeker's view", "1st"]
+)
+def test_the_way_out_for_unknown_labels_is_one_that_the_command_line_takes(tmp_path: Path, label: str) -> None:
+    path = save(tmp_path / "corpus", {"dialog": [{"speaker": "sys", "text": "a", "strategy": label}]})
+    with pytest.raises(UserError) as caught:
+        read_dialogues(path)
+    word = caught.value.fix.split(" with one of ")[0].replace("NAME", "Others")
+    (override,) = OverridesParser.create().parse_overrides([word])
+    labels = {str(key): name for key, name in override.value().items()}
+    assert read_dialogues(path, labels=labels)[0].turns[0].reply.strategies == ("Others",)
+
+
+def test_labels_of_other_alphabets_are_mapped_in_a_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "corpus", {"dialog": [{"speaker": "sys", "text": "a", "strategy": "Début"}]})
+    with pytest.raises(UserError, match=r"'data.labels=\{début: NAME\}' as YAML in a file of your own"):
+        read_dialogues(path)
+
+
+def test_a_label_that_is_read_as_no_name_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'Question' is to be read as '5', which the inventory 'esconv' does not know"):
+        read_dialogues(save(tmp_path / "corpus", PUBLISHED), labels={"Question": 5})  # type: ignore[dict-item]
 
 
 def test_labels_of_another_corpus_point_to_its_inventory(tmp_path: Path) -> None:
