@@ -1,6 +1,7 @@
 """What a person sees: the console of tables, progress of long loops outside the trainer, and texts of others.
 
-Texts of models, endpoints and files are made safe to show: on the terminal, in a spreadsheet, in Markdown.
+Texts of models, endpoints and files are made safe to show: on the terminal, in a spreadsheet, in Markdown. Rich is
+imported where it draws: a command that only shows a configuration does without.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich import markup
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 log = logging.getLogger(__name__)
 LINE_EVERY_S = 30.0
@@ -37,12 +36,17 @@ class PlainFormatter(logging.Formatter):
 
 def escape(text: str) -> str:
     """The text as markup of rich that shows it as it is."""
-    return markup.escape(show_controls(text))
+    from rich.markup import escape as escape_markup
+
+    return escape_markup(show_controls(text))
 
 
 def track_progress(items: Sequence[T], what: str) -> Iterator[T]:
     """The items, with progress: a bar on a terminal, elsewhere a log line about every tenth of the way."""
     if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
         yield from track(items, what, console=Console(stderr=True))
         return
     for number, item in enumerate(items, start=1):
@@ -53,8 +57,10 @@ def track_progress(items: Sequence[T], what: str) -> Iterator[T]:
 
 def console() -> Console:
     """Standard output; as wide as a table needs where it is not a terminal, so that logs are not cut."""
-    found = Console()
-    return found if found.is_terminal else Console(width=160)
+    from rich.console import Console
+
+    screen = Console()
+    return screen if screen.is_terminal else Console(width=160)
 
 
 def print_table(
@@ -66,6 +72,8 @@ def print_table(
     notes: Sequence[str] = (),
 ) -> None:
     """A table of plain texts, the first column to the left and the others to the right, and notes below it."""
+    from rich.table import Table
+
     screen = console()
     table = Table(title=escape(title), caption=escape(caption), show_header=any(heads))
     for number, head in enumerate(heads):
@@ -95,6 +103,9 @@ def show_progress(what: str, total: float) -> Iterator[Callable[[float, Callable
 
         yield write_line
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as bars:
         bar = bars.add_task(what, total=total, state="")

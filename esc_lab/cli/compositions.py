@@ -28,12 +28,12 @@ from omegaconf.resolvers import oc
 
 from esc_lab import config
 from esc_lab.config.checks import unknown_key
-from esc_lab.config.endpoint import names_secret
 from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
 
 NO_STAGE = "no stage chosen: add stage=STAGE; `python run.py --help` tells more"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+_SECRETS = ("KEY", "KEYS", "TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "CREDENTIALS")
 
 
 def _short_hash(text: str) -> str:
@@ -54,6 +54,15 @@ class ConfigDirs(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for path in self.paths:
             search_path.append("config_dirs", f"file://{path}")
+
+
+def names_secret(variable: str) -> bool:
+    """Whether an environment variable, by its name, holds a secret.
+
+    >>> names_secret("HF_TOKEN"), names_secret("OPENAI_APIKEY"), names_secret("TOKENIZERS_PARALLELISM")
+    (True, True, False)
+    """
+    return any(part.endswith(_SECRETS) for part in re.split(r"[^A-Z]+", variable.upper()))
 
 
 def read_variable(name: str, *default: Any) -> Any:

@@ -47,9 +47,7 @@ from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, 
 from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs import manifest
-from esc_lab.runs.reuse import find_reused_stages
 from esc_lab.runs.signals import TERMINATED, end_on_sigterm
-from esc_lab.stages.run_stage import run_stage
 from esc_lab.terminal import show_controls
 
 log = logging.getLogger("run")
@@ -70,6 +68,8 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
+    from esc_lab.runs.reuse import find_reused_stages  # what shows a configuration only does not need it
+
     start = time.time()
     outcome: dict[str, Any] = {}
     value, end, text = None, None, ""
@@ -106,6 +106,8 @@ def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
 
 
 def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
+    from esc_lab.stages.run_stage import run_stage
+
     settings = config.typed(cfg)
     settings.run_dir = str(directory)
     if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.table import Table
 
 from esc_lab.cli.compositions import compose_config, one_line, quote
 from esc_lab.cli.overrides import expand_multirun
@@ -184,6 +183,8 @@ def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]]
         planned: overrides of all jobs, by number, where they are known; those without a record were never started.
         metric: of the jobs, to be shown too.
     """
+    from rich.table import Table
+
     numbers = {job.number for job in started}
     jobs = [*started]
     jobs += [

@@ -13,7 +13,6 @@ from esc_lab.config.search import LLMConfig
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
 from esc_lab.errors import UserError, nearest
-from esc_lab.metrics.records import METRICS
 from esc_lab.prompts import Layout, build_layout
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.training.objectives import OBJECTIVES, objective_of
@@ -69,6 +68,8 @@ def _check_metric(cfg: Section) -> None:
     name, stage = cfg["optimize_metric"], cfg["stage"]
     if not name or stage not in ("evaluate", "pipeline"):
         return
+    from esc_lab.metrics.records import METRICS  # numpy comes with it
+
     steps = ["base", *(step for step in cfg["pipeline"]["stages"] if step != "search")] if stage == "pipeline" else []
     known = [f"{step}/{metric}" for step in steps for metric in METRICS] or [*METRICS]
     family = ["", *name.split("/")][-2]
@@ -88,8 +89,8 @@ def _check_prompts(cfg: Section) -> None:
         fix = "add an example to it, or choose another prompt.inference"
         raise UserError(f"{cfg['inventory']['name']} has no example", where=f"prompt.inference={inference}", fix=fix)
     if stage in ("cso", "pipeline") and not train.chooses_strategy:
-        where = f"prompt.train.template={train.name}"
-        raise UserError("it names the strategy, so there is none to prefer", where=where, fix="prompt=cso")
+        where, fix = f"prompt.train.template={train.name}", "prompt=cso, or `choice` for `instruction` in the layout"
+        raise UserError("it names the strategy, so there is none to prefer", where=where, fix=fix)
     if stage in ("evaluate", "pipeline"):
         _check_span(cfg, evaluation)
     if stage != "sra":

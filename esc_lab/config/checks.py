@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from esc_lab.config.data import SPLITS
-from esc_lab.config.endpoint import FIELD_SETTINGS, is_variable_name
+from esc_lab.config.endpoint import is_variable_name
 from esc_lab.config.item import ANY, Key
 from esc_lab.config.schema import RENAMED, keys
 from esc_lab.config.search import ROLES
@@ -26,6 +26,19 @@ from esc_lab.errors import nearest
 
 # Packages whose classes `_target_` may name, besides those in `allow`.
 TARGET_PACKAGES = ("esc_lab", "pytorch_lightning", "lightning_fabric", "transformers", "wandb")
+# Fields of a request that have settings of their own, or that the client of endpoints depends on.
+_FIELD_SETTINGS = {
+    "model": "llm.openai.model names it",
+    "messages": "the words of prompts are in conf/roles",
+    "temperature": "llm.<role>.temperature",
+    "top_p": "llm.<role>.top_p",
+    "max_tokens": "llm.<role>.max_tokens, in the field llm.openai.token_limit",
+    "max_completion_tokens": "llm.<role>.max_tokens, in the field llm.openai.token_limit",
+    "seed": "search.seed, sent with llm.openai.seeds=true",
+    "response_format": "llm.openai.structured",
+    "stream": "answers are read whole",
+    "n": "each call gives one answer",
+}
 
 
 def problems(cfg: DictConfig) -> list[str]:
@@ -88,8 +101,8 @@ def _endpoint_problems(cfg: DictConfig) -> Iterator[str]:
     if not is_variable_name(openai.key_variable):  # it may be the key itself, so it is not shown
         fix = "give the name, such as OPENAI_API_KEY, and export the key under it"
         yield f"llm.openai.key_variable: no name of an environment variable in capital letters. Fix: {fix}"
-    for name in (name for name in FIELD_SETTINGS if name in openai.extra_body):
-        yield f"llm.openai.extra_body.{name}: no field that can be added. Fix: {FIELD_SETTINGS[name]}"
+    for name in (name for name in _FIELD_SETTINGS if name in openai.extra_body):
+        yield f"llm.openai.extra_body.{name}: no field that can be added. Fix: {_FIELD_SETTINGS[name]}"
 
 
 def _model_problems(cfg: DictConfig) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Addresses of endpoints and names of variables: which are valid, and which hold what may not be shown."""
+"""Addresses of endpoints and names of the variables that hold their keys: which are valid, and what may be shown."""
 
 from __future__ import annotations
 
@@ -10,20 +10,6 @@ from esc_lab.errors import UserError
 
 OPENAI_URL = "https://api.openai.com/v1"
 
-# Fields of a request that have settings of their own, or that this client depends on.
-FIELD_SETTINGS = {
-    "model": "llm.openai.model names it",
-    "messages": "the words of prompts are in conf/roles",
-    "temperature": "llm.<role>.temperature",
-    "top_p": "llm.<role>.top_p",
-    "max_tokens": "llm.<role>.max_tokens, in the field llm.openai.token_limit",
-    "max_completion_tokens": "llm.<role>.max_tokens, in the field llm.openai.token_limit",
-    "seed": "search.seed, sent with llm.openai.seeds=true",
-    "response_format": "llm.openai.structured",
-    "stream": "answers are read whole",
-    "n": "each call gives one answer",
-}
-
 
 def is_variable_name(text: str) -> bool:
     """Whether a text looks like the name of an environment variable, and not like a key.
@@ -32,18 +18,6 @@ def is_variable_name(text: str) -> bool:
     (True, False, False)
     """
     return re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", text) is not None
-
-
-_SECRETS = ("KEY", "KEYS", "TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "CREDENTIALS")
-
-
-def names_secret(variable: str) -> bool:
-    """Whether an environment variable, by its name, holds a secret.
-
-    >>> names_secret("HF_TOKEN"), names_secret("OPENAI_APIKEY"), names_secret("TOKENIZERS_PARALLELISM")
-    (True, True, False)
-    """
-    return any(part.endswith(_SECRETS) for part in re.split(r"[^A-Z]+", variable.upper()))
 
 
 def shown_url(base_url: str | None) -> str:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.formats import markdown_table
 from esc_lab.comparison.record import replace_nan
+from esc_lab.judge_check.cases import FOREIGN
 from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric
 from esc_lab.judging.session import JUDGE, JudgeAnswers, JudgeSession
 from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, PREDICTIONS
-from esc_lab.search.judge_cases import FOREIGN
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.environment import first_process
 from esc_lab.errors import UserError
+from esc_lab.runs.environment import first_process
 from esc_lab.runs.layout import CHECKPOINT, CONFIG, ENVIRONMENT, LOG, METRICS, REUSED, WANDB
 from esc_lab.runs.reuse import file_versions, unshare_files
 

@@ -22,9 +22,9 @@ from esc_lab.config.endpoint import shown_url
 from esc_lab.config.files import option_files
 from esc_lab.config.search import ROLES
 from esc_lab.data.corpora import published_split, sample_path
-from esc_lab.environment import first_process
 from esc_lab.errors import UserError
 from esc_lab.runs import layout
+from esc_lab.runs.environment import first_process
 from esc_lab.runs.identity import code_version, select
 
 log = logging.getLogger(__name__)

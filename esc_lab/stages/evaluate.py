@@ -8,6 +8,7 @@ import random
 import time
 from pathlib import Path
 
+import esc_lab.stages.classifier  # noqa: F401  trains the judge, so its code decides what is measured here
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.data.corpora import write_dialogues
@@ -21,10 +22,11 @@ from esc_lab.models.checks import check_probe
 from esc_lab.models.load import load_model
 from esc_lab.report.attention_files import write_attention
 from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, STRATEGIES
+from esc_lab.scorers.auto_classifier import stored_classifier
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
-from esc_lab.stages.classifier import stored_classifier
+from esc_lab.stages.run_stage import run_substage
 from esc_lab.training.datamodule import ESCDataModule, build_data, check_unseen, data_metrics
 from esc_lab.training.trainer import build_trainer, prepare
 
@@ -77,7 +79,8 @@ def _load_judge(cfg: Config) -> StrategyClassifier | None:
     """The classifier that judges adherence, if there is to be one."""
     if cfg.evaluate.classifier is None:
         return None
-    path = stored_classifier(cfg) if cfg.evaluate.classifier == "auto" else Path(cfg.evaluate.classifier)
+    auto = cfg.evaluate.classifier == "auto"
+    path = stored_classifier(cfg, run_substage) if auto else Path(cfg.evaluate.classifier)
     classifier = load_classifier(path, build_inventory(cfg.inventory), Path(cfg.cache_dir))
     accuracy = "unknown" if classifier.accuracy is None else f"{classifier.accuracy:.3f}"
     log.info("adherence is judged by %s, accuracy on held-out replies %s", path, accuracy)

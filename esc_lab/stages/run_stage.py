@@ -12,8 +12,8 @@ from pathlib import Path
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config, to_yaml
-from esc_lab.environment import describe_environment
 from esc_lab.runs.directory import explain_full_disk, keep_finished_run, own_directory
+from esc_lab.runs.environment import describe_environment
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, LOG, METRICS
 from esc_lab.runs.resume import drop_checkpoints, resolve_resume
 from esc_lab.runs.reuse import run_or_reuse

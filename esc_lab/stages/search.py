@@ -13,9 +13,9 @@ from esc_lab.config.search import ROLES
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory
-from esc_lab.environment import git_commit
 from esc_lab.errors import UserError
 from esc_lab.report.tree_page import tree_page
+from esc_lab.runs.environment import git_commit
 from esc_lab.runs.layout import ESC_PRO, JUDGE_CHECK, TREES
 from esc_lab.search.calls import open_calls
 from esc_lab.search.clients.replay import take_sampling

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
-from esc_lab.environment import first_process
 from esc_lab.errors import UserError
+from esc_lab.runs.environment import first_process
 from esc_lab.runs.identity import flatten
 from esc_lab.runs.lineage import read_method
 from esc_lab.runs.manifest import read_job_overrides

@@ -23,8 +23,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.config.checks import target_problem
-from esc_lab.environment import first_process
 from esc_lab.errors import UserError, nearest
+from esc_lab.runs.environment import first_process
 from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint

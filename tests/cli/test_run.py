@@ -29,7 +29,8 @@ sys.argv = ["run.py", *sys.argv[1:]]
 try:
     runpy.run_path({path!r}, run_name="__main__")
 finally:
-    print("heavy:", *sorted({{"torch", "transformers", "pytorch_lightning", "peft", "wandb"}} & set(sys.modules)))
+    heavy = {{"torch", "numpy", "rich", "transformers", "pytorch_lightning", "peft", "wandb"}}
+    print("heavy:", *sorted(heavy & set(sys.modules)))
 """
 
 
@@ -132,7 +133,7 @@ def test_a_traceback_is_shown_on_request_only(tmp_path):
 def test_a_run_directory_says_stage_and_time(tmp_path, good):
     done = start("stage=compare", f"compare.runs=[{good}]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("heavy: wandb\n")
+    assert done.stdout.endswith("heavy: numpy rich wandb\n")
     found = list((tmp_path / "outputs").glob("*/*"))
     assert len(found) == 1
     assert re.fullmatch(

@@ -22,7 +22,7 @@ from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import Config, DataConfig, typed
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.errors import UserError
-from esc_lab.search.judge_cases import FOREIGN, NEXT, REJECTED, add_claim, draw_cases
+from esc_lab.judge_check.cases import FOREIGN, NEXT, REJECTED, add_claim, draw_cases
 from esc_lab.stages.run_stage import run_stage
 from tests.comparison.synthetic import settings, write_run
 from tests.e2e.test_search_faults import PROCESSES

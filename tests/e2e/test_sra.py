@@ -165,9 +165,9 @@ def test_lengths_study(command):
 
 
 def test_the_automatic_judge_is_trained_once(command, tmp_path, monkeypatch):
-    from esc_lab.stages import classifier
+    from esc_lab.scorers import auto_classifier
 
-    monkeypatch.setattr(classifier, "AUTO_MODEL", model_config("tiny_llama"))
+    monkeypatch.setattr(auto_classifier, "AUTO_MODEL", model_config("tiny_llama"))
     words = ("stage=evaluate", "prompt=c1_hf", "evaluate.classifier=auto", f"cache_dir={tmp_path / 'cache'}", *SMALL)
     first = command(*words)
     assert first.status == 0, first.errors

@@ -13,9 +13,9 @@ import yaml
 
 from esc_lab.config import Config
 from esc_lab.config.search import PreferenceConfig
+from esc_lab.judge_check.check import ClaimCheck, JudgeCheck, KindCheck
 from esc_lab.search.calls import Calls
 from esc_lab.search.esc_pro import render_data_card
-from esc_lab.search.judge_check import ClaimCheck, JudgeCheck, KindCheck
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics

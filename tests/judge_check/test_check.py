@@ -13,9 +13,9 @@ import pytest
 
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn, merge_turns
-from esc_lab.search.judge_cases import FOREIGN, NEXT, REJECTED, STRATEGY
-from esc_lab.search.judge_check import JudgeCheck, KindCheck, check_pairwise, check_rubric
-from esc_lab.search.word_similarity import WordSimilarity
+from esc_lab.judge_check.cases import FOREIGN, NEXT, REJECTED, STRATEGY
+from esc_lab.judge_check.check import JudgeCheck, KindCheck, check_pairwise, check_rubric
+from esc_lab.judge_check.word_similarity import WordSimilarity
 from esc_lab.statistics.intervals import Interval
 
 DIALOGUES = [merge_turns(dialogue, "set") for dialogue in read_dialogues(sample_path())[:8]]

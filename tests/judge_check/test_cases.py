@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
-from esc_lab.search.judge_cases import FOREIGN, NEXT, REJECTED, STRATEGY, add_claim, draw_cases
+from esc_lab.judge_check.cases import FOREIGN, NEXT, REJECTED, STRATEGY, add_claim, draw_cases
 
 LABELS = ("Question", "Information", "Others")
 

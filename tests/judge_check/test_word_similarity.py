@@ -7,7 +7,7 @@ import math
 import pytest
 
 from esc_lab.data.dialogue import Reply, Turn
-from esc_lab.search.word_similarity import WordSimilarity
+from esc_lab.judge_check.word_similarity import WordSimilarity
 
 
 def talk(*texts: str) -> tuple[Turn, ...]:

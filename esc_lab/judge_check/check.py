@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from esc_lab.data.dialogue import Dialogue, Survey, Turn
-from esc_lab.search.judge_cases import FOREIGN, HARD, KINDS, JudgeCase, add_claim, draw_cases
-from esc_lab.search.word_similarity import WordSimilarity
+from esc_lab.judge_check.cases import FOREIGN, HARD, KINDS, JudgeCase, add_claim, draw_cases
+from esc_lab.judge_check.word_similarity import WordSimilarity
 from esc_lab.statistics.auc import draw_auc
 from esc_lab.statistics.bootstrap import MIN_CLUSTERS, ClusterSample
 from esc_lab.statistics.correlation import spearman_interval
