@@ -146,16 +146,11 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
 
 
 def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Path:
-    """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model.
-
-    The adapter names its base model as the hub does, where that is known.
-    """
+    """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model."""
     target = directory / ("adapter" if isinstance(loaded.model, PeftModel) else "model")
     remove_files(target)
     if isinstance(loaded.model, PeftModel):
-        loaded.model.peft_config["default"].base_model_name_or_path = model.hub_id or model.path
-        # A frozen copy of the adapter may be there beside it, as the reference.
-        loaded.model.save_pretrained(str(target), selected_adapters=["default"])
+        save_adapter(loaded.model, model, target)
     else:
         loaded.model.save_pretrained(str(target))
         loaded.encoder.tokenizer.save_pretrained(target)
@@ -164,6 +159,17 @@ def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Pa
     write_atomic(target / BASE_MODEL, json.dumps(identify_base(model), indent=2))
     make_readable(target)
     return target
+
+
+def save_adapter(adapted: PeftModel, model: ModelConfig, target: Path) -> None:
+    """Write the trained adapter, which names its base model as the hub does, where that is known.
+
+    Left to itself PEFT asks the hub for the base model's vocabulary, and what it writes would depend on the network; no
+    vocabulary is resized here.
+    """
+    adapted.peft_config["default"].base_model_name_or_path = model.hub_id or model.path
+    # A frozen copy of the adapter may be there beside it, as the reference.
+    adapted.save_pretrained(str(target), selected_adapters=["default"], save_embedding_layers=False)
 
 
 def model_identity(model: Any) -> dict[str, str]:

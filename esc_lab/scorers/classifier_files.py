@@ -20,6 +20,7 @@ from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
 from esc_lab.errors import UserError
+from esc_lab.models.load import save_adapter
 from esc_lab.models.sources import WHEELS, load_config, locate_model, refuse_unreadable
 from esc_lab.runs.layout import CLASSIFIER
 from esc_lab.scorers.classifier import StrategyClassifier
@@ -69,9 +70,9 @@ def save_classifier(
     target = directory / CLASSIFIER
     remove_files(target)
     if isinstance(classifier.model, PeftModel):
-        classifier.model.peft_config["default"].base_model_name_or_path = model.hub_id or model.path
-    classifier.model.save_pretrained(str(target))
-    if not isinstance(classifier.model, PeftModel):
+        save_adapter(classifier.model, model, target)
+    else:
+        classifier.model.save_pretrained(str(target))
         classifier.tokenizer.save_pretrained(target)
     if model.source == "directory":
         model = replace(model, path=str(Path(model.path).absolute()))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
 from esc_lab.models.checkpoint_files import find_checkpoint, identify_base
+from esc_lab.models.load import add_adapter, load_model, model_identity, save_trained
 from esc_lab.models.sources import locate_model
-from tests.conftest import model_config
+from tests.conftest import CACHE, model_config
 
 LLAMA = model_config("tiny_llama")
 
@@ -43,6 +47,23 @@ def test_runs_and_their_weights_are_checkpoints(tmp_path, kind):
     assert find_checkpoint(LLAMA, None) == (None, None)
     with pytest.raises(UserError, match=r"trained from tiny-llama .* not from tiny-qwen2 .* Fix: choose the same"):
         find_checkpoint(model_config("tiny_qwen2"), run)
+
+
+@pytest.mark.parametrize("modules", ["all-linear", "q_proj,embed_tokens"])
+def test_what_an_adapter_holds_does_not_depend_on_the_hub(tmp_path, monkeypatch, modules):
+    def ask(*_, **__):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", ask)
+    settings = replace(LLAMA, hub_id="somebody/tiny-llama")
+    adapted = add_adapter(load_model(settings, CACHE), AdapterConfig(r=2, target_modules=modules), settings)
+    directory = save_trained(adapted, settings, tmp_path)
+    names = load_file(directory / "adapter_model.safetensors")
+    assert names
+    assert all(".lora_" in name for name in names)
+    assert json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"] == settings.hub_id
+    again = load_model(settings, CACHE, checkpoint=tmp_path)
+    assert model_identity(again.model) == model_identity(adapted.model)
 
 
 def test_a_pipeline_or_multirun_suggests_its_parts(tmp_path):
