@@ -11,7 +11,7 @@ from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
 from esc_lab.cli import sweeps
-from esc_lab.cli.compositions import CONF, use_config_dirs
+from esc_lab.cli.compositions import CONF, compose_config, use_config_dirs
 from esc_lab.cli.help import help_text
 from esc_lab.cli.overrides import check
 from esc_lab.errors import UserError
@@ -51,6 +51,14 @@ def write(directory: Path, options: dict[str, str]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return directory
+
+
+def test_a_file_that_has_changed_is_read_again(own):
+    words = use_config_dirs(["model=tiny_llama", "experiment=question"], str(own))
+    for seed in (7, 8888):
+        (own / "experiment" / "question.yaml").write_text(EXPERIMENT.replace("seed: 7", f"seed: {seed}"))
+        compose_config.cache_clear()
+        assert compose_config(*words).cfg.seed == seed
 
 
 def complaint(directory: Path, *words: str, multirun: bool = False) -> str:

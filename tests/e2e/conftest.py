@@ -25,6 +25,7 @@ SEARCH = (
     "search.judge_check=2", "search.cache=false", "llm.supporter.max_tokens=6", "llm.seeker.max_tokens=6",
 )  # fmt: skip
 LIMITS = "data.limit={train: 4, val: 2, test: 2}"
+FEW = "data.limit={train: 2, val: 1, test: 2}"  # where nothing is searched
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def execute(output_root: Path, *words: str) -> Outcome:
         "model": "model=tiny_llama",
         "logger": "logger=none",
         "reuse": "reuse=false",  # or a test would prove what the code of an earlier run did
-        "data.limit": LIMITS,
+        "data.limit": FEW if {"stage=sft", "stage=cso", "stage=evaluate"} & {*words} else LIMITS,
         "evaluate.generation.max_new_tokens": "evaluate.generation.max_new_tokens=8",
         "cache_dir": f"cache_dir={CACHE}",
     }

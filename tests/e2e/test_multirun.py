@@ -10,11 +10,12 @@ from pathlib import Path
 from esc_lab.runs import manifest as multirun
 from tests.cli.test_run import PROBE
 from tests.conftest import CACHE, ROOT
-from tests.e2e.conftest import LIMITS, SEARCH, execute
+from tests.e2e.conftest import SEARCH, execute
 
 SWEEP = (
     "-m", "stage=pipeline", "model=tiny_llama", "objective=cso,simpo",
-    "hydra.launcher.n_jobs=2", "logger=none", "trainer.max_steps=1", "evaluate.generation.enabled=false", LIMITS,
+    "hydra.launcher.n_jobs=2", "logger=none", "trainer.max_steps=1", "evaluate.generation.enabled=false",
+    "data.limit={train: 2, val: 1, test: 2}",
     *SEARCH,
 )  # fmt: skip
 

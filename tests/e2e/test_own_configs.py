@@ -60,7 +60,7 @@ def write_own_configs(root: Path) -> Path:
 def test_search_sft_cso_evaluate_and_compare_run_on_them(own, tmp_path):
     outcome = execute(
         tmp_path, "--config-dir", str(own), "experiment=mi_study", "model=own_llama", f"cache_dir={CACHE}",
-        "data.limit={train: 4, val: 2, test: 2}",
+        "data.limit={train: 2, val: 1, test: 2}",
     )  # fmt: skip
     assert outcome.status == 0, outcome.errors
     root = outcome.path
@@ -79,7 +79,7 @@ def test_search_sft_cso_evaluate_and_compare_run_on_them(own, tmp_path):
     # What the run left says all of it: it is evaluated again, and compared, with the directory named once more.
     again = execute(
         tmp_path / "again", "--config-dir", str(own), "stage=evaluate", "inventory=mi", "prompt=mi", "model=own_llama",
-        f"checkpoint={root / 'cso'}", "data.limit={train: 4, val: 2, test: 2}",
+        f"checkpoint={root / 'cso'}", "data.limit={train: 2, val: 1, test: 2}",
         "evaluate.generation.decisions=2",
     )  # fmt: skip
     assert again.status == 0, again.errors

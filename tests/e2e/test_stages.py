@@ -22,6 +22,7 @@ from esc_lab.data.strategies import load_inventory
 from esc_lab.metrics.predictions import Prediction
 from esc_lab.prompts import parse_reply
 from tests.conftest import FAMILIES
+from tests.e2e.conftest import LIMITS
 from tests.tracking.wandb_files import read_offline_run
 
 NAMES = load_inventory("esconv").names
@@ -62,7 +63,7 @@ def base(tmp_path_factory):
 
 def test_sft_leaves_an_adapter(trained):
     check_run_directory(trained)
-    assert trained.metrics["train/steps"] == 3  # 4 dialogues in one step an epoch, 3 epochs
+    assert trained.metrics["train/steps"] == 3  # 2 dialogues in one step an epoch, 3 epochs
     assert trained.read("environment.json")["device"]
     weights = load_file(trained.path / "adapter" / "adapter_model.safetensors")
     assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in weights.items())
@@ -85,7 +86,7 @@ def test_full_fine_tuning_can_be_evaluated(command):
 
 
 def test_the_loss_falls(command):
-    words = ("stage=sft", "trainer.max_epochs=4", "data.step_dialogues=2", "scheduler.name=constant")
+    words = ("stage=sft", "trainer.max_epochs=4", "data.step_dialogues=2", "scheduler.name=constant", LIMITS)
     outcome = command(*words, "optimizer.lr=0.03", "logger=csv", "trainer.validate_every=1.0")
     check_run_directory(outcome)
     with (outcome.path / "metrics.csv").open() as file:

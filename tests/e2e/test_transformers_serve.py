@@ -81,7 +81,7 @@ def test_search(command, served, tmp_path):
         f"llm.openai.timeout={HANGS_S}", "search.concurrency=1", "search.cache=false",
         *(f"llm.{role}.max_tokens=16" for role in ("strategist", "supporter", "seeker", "judge")),
         "llm.strategist.attempts=1", "llm.judge.attempts=1", "mcts.preferences.rejected_visits=0",
-        "mcts.min_iterations=1", "mcts.max_iterations=2", "mcts.rollout_rounds=0",
+        "mcts.min_iterations=1", "mcts.max_iterations=2", "mcts.rollout_rounds=0", "search.judge_check=2",
     )  # fmt: skip
     assert outcome.status == 0, outcome.errors
     assert outcome.metrics["search/pairs"] >= 1

@@ -423,7 +423,7 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path):
     words = (
         "stage=cso", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
         "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1200", "data.step_pairs=12",
-        "trainer.accelerator=cpu", "data.limit={train: 5, val: 1, test: 1}", "objective.reference=live", "reuse=false",
+        "trainer.accelerator=cpu", "data.limit={train: 3, val: 1, test: 1}", "objective.reference=live", "reuse=false",
     )  # fmt: skip
     weights = one_and_two_processes(tmp_path, *words)
     for name, value in weights[0].items():

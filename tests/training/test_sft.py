@@ -112,8 +112,8 @@ def test_validation_counts_shared_replies_for_each_dialogue(tiny_models, sample_
 def test_two_processes_take_the_same_steps_as_one(tmp_path):
     words = (
         "stage=sft", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
-        "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1400", "data.step_dialogues=4",
-        "trainer.accelerator=cpu", "data.limit={train: 8, val: 2, test: 1}", "reuse=false",
+        "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1400", "data.step_dialogues=3",
+        "trainer.accelerator=cpu", "data.limit={train: 6, val: 1, test: 1}", "reuse=false",
     )  # fmt: skip
     weights = one_and_two_processes(tmp_path, *words)
     for name, value in weights[0].items():
