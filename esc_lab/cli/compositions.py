@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -149,6 +149,7 @@ def use_config_dirs(words: Sequence[str], option: str | None = None) -> list[str
                 raise UserError(f"{directory / file} has the same name", where=str(path / file), fix="rename it")
         known |= dict.fromkeys(own, path)
     ConfigDirs.paths = paths
+    groups.cache_clear()
     Plugins.instance().register(
         ConfigDirs
     )  # again: a launcher that runs jobs in this process sets Hydra's plugins up anew
@@ -173,6 +174,7 @@ def quote(value: str) -> str:
     return f"'{escaped}'"
 
 
+@cache  # until directories are named: every word of a command line asks for them
 def groups() -> dict[str, dict[str, Path]]:
     """The config groups of all directories, and the file of each of their options."""
     files: dict[str, dict[str, Path]] = {}

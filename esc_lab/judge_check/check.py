@@ -162,7 +162,7 @@ class JudgeCheck:
         for side, claim in self.claims.items():
             metrics |= {f"claim/{side}/share": claim.share.value, f"claim/{side}/lift": claim.lift.value}
         metrics |= {f"survey/{name}": found.value for name, found in self.outcomes.items()}
-        return {name: value for name, value in metrics.items() if not math.isnan(value)}
+        return {name: float(value) for name, value in metrics.items() if not math.isnan(value)}
 
 
 async def check_rubric(

@@ -61,7 +61,7 @@ def test_a_sweep_and_the_same_sweep_again(tmp_path):
     words = [word for word in SWEEP if not word.startswith(("-m", "objective", "hydra"))]
     single = start(tmp_path, "single", *words, "objective=simpo")
     assert single.returncode == 0, single.stderr
-    assert single.stdout.endswith("heavy:\n")
+    assert single.stdout.endswith("heavy: numpy rich\n")
 
     # A comparison of the whole multirun: base and SFT are the same in all jobs, so they count once.
     outcome = execute(tmp_path / "compare", "stage=compare", f"compare.runs=[{directory}]")
