@@ -93,10 +93,11 @@ def _trainings(config: Settings, run: Path | None) -> list[str]:
         objective = config["objective"]
         what += f" ({objective.get('title') or objective['name']})"
     places = [Path(data["path"]), Path(data["path"]).parent] if data["path"] else []
-    runs = [place for path in places if (place := find_run(path, run))]
-    search = any(read_config(place).get("stage") == "search" for place in runs)
-    source = f"what a search made of {data['name']}" if search else data["name"]
-    return [*lines, f"- {what}, on {source}; licence of {data['name']}: {data.get('licence') or NOT_STATED}"]
+    origins = [read_config(place) for path in places if (place := find_run(path, run))]
+    search = next((origin for origin in origins if origin.get("stage") == "search"), None)
+    corpus = search["data"] if search else data  # the seeds' own name and licence
+    source = f"what a search made of {corpus['name']}" if search else corpus["name"]
+    return [*lines, f"- {what}, on {source}; licence of {corpus['name']}: {corpus.get('licence') or NOT_STATED}"]
 
 
 def _use(config: Settings, *, adapter: bool) -> str:
