@@ -18,7 +18,7 @@ from esc_lab.runs.reuse import file_versions, unshare_files
 
 log = logging.getLogger(__name__)
 
-_LOCK = ".lock"
+_LOCK = ".lock"  # stays when the run ends: where it is removed, two processes may hold locks of two files of this name
 _SHELL = (CONFIG, ENVIRONMENT, METRICS, REUSED)  # what is written anew before a stage leaves anything of its own
 
 
@@ -48,9 +48,7 @@ def own_directory(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if lock.is_locked:
-            (directory / _LOCK).unlink(missing_ok=True)
-            lock.release()
+        lock.release()
 
 
 @contextmanager

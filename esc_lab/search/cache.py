@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +16,20 @@ from esc_lab.artifacts import READ_ERRORS
 from esc_lab.errors import UserError
 from esc_lab.search.requests import Answer
 
+log = logging.getLogger(__name__)
+
 
 class RequestCache:
     """Answers by `Request.key`, which covers the client, the content, the sampling and the number of the sample.
 
-    Several processes may use one file.
+    Several processes may use one file. Where its disk is full it takes no more answers, with a warning.
 
     Raises:
         UserError: the file is no such cache, or cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._full = path, False
         with self._wrap_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=30, isolation_level=None)
@@ -39,8 +43,11 @@ class RequestCache:
         with self._wrap_errors():
             row = self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
             return Answer.from_json(json.loads(row[0])) if row else None
+        return None
 
     def put(self, key: str, answer: Answer) -> None:
+        if self._full:
+            return
         with self._wrap_errors():
             text = json.dumps(vars(answer), ensure_ascii=False)
             self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
@@ -53,5 +60,18 @@ class RequestCache:
         try:
             yield
         except (sqlite3.Error, *READ_ERRORS) as error:
+            if self._full or _is_full(error):
+                if not self._full:
+                    log.warning("%s: the request cache takes no more answers: %s", self.path, error)
+                self._full = True
+                return
             fix = "make room, delete the file, or use search.cache=false; the journals of the run hold its answers"
             raise UserError(f"the request cache does not work: {error}", where=str(self.path), fix=fix) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether an error is one of a disk without room; SQLite has two words for it, by the file that it writes."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0)
+        return code == sqlite3.SQLITE_FULL or code & 0xFF == sqlite3.SQLITE_IOERR
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +49,24 @@ def test_a_second_process_is_refused(tmp_path):
         pytest.fail("two")
     with own_directory(tmp_path / "run"):
         pass
-    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_process_that_comes_as_another_one_ends(tmp_path, monkeypatch):
+    """It has opened the lock when the other one lets go of it; a third that comes then is refused."""
+    first, lock, late = ExitStack(), fcntl.flock, []
+    first.enter_context(own_directory(tmp_path))
+
+    def end_first(file: int, how: int) -> None:
+        if how & fcntl.LOCK_EX and not late:
+            late.append(file)
+            first.close()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", end_first)
+    with own_directory(tmp_path):
+        assert late
+        with pytest.raises(UserError, match="another process is running in it"), own_directory(tmp_path):
+            pytest.fail("two")
 
 
 @pytest.mark.parametrize("error", [UserError("wrong data"), KeyboardInterrupt(), SystemExit(143)])
