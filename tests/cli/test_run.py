@@ -200,7 +200,7 @@ def test_resume_runs_what_is_missing(tmp_path, good, broken):
     assert {path: path.stat().st_mtime_ns for path in written} == written  # these were left as they are
     assert "0 of 4 jobs failed" in second.stderr
     # Other words are another multirun.
-    third = start(*words[:-1], "seed=1", "resume=auto", cwd=tmp_path)
+    third = start(*words[:2], f"compare.runs=[{good}]", "logger=none", "resume=auto", cwd=tmp_path)
     assert "no such multirun before" in third.stderr
     assert len(list((tmp_path / "outputs" / "multirun").iterdir())) == 2
 
@@ -234,7 +234,8 @@ def test_a_job_whose_process_is_killed(tmp_path, good, broken):
 def run_job(directory: Path, mode: str, *words: str) -> float | None:
     """Call the job function as Hydra's sweepers do."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["stage=compare", *words, f"hydra.mode={mode}"], return_hydra_config=True)
+        own = ["stage=compare", "logger=none", f"hydra.mode={mode}"]
+        cfg = compose("config", [*own, *words], return_hydra_config=True)
     directory.mkdir()
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = str(directory / "job")
