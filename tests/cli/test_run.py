@@ -21,6 +21,7 @@ from esc_lab.cli.compositions import CONF, override_name
 from esc_lab.cli.main import run_job as job
 from esc_lab.runs import manifest as multirun
 from tests.conftest import ROOT
+from tests.e2e.conftest import execute
 
 # Runs run.py as the main module and says at the end which heavy modules are there.
 PROBE = """
@@ -267,6 +268,18 @@ def test_a_failing_single_job_ends_with_status_1(tmp_path, broken):
     assert stop.value.code == 1
     assert not (tmp_path / "a" / "manifest.jsonl").exists()
     assert not (tmp_path / "a" / "job" / "metrics.json").exists()
+
+
+def test_a_single_run_is_as_hydra_has_it(tmp_path, broken):
+    """With `--run` Hydra composes anew what the checks have composed."""
+    words = ("stage=compare", f"compare.runs=[{broken}]", "seed=3", "hydra.job.name=mine")
+    left = []
+    for options in ([], ["--run"]):
+        outcome = execute(tmp_path / "runs", *options, *words, f"hydra.run.dir={tmp_path}/runs/compare/one")
+        assert (outcome.status, "none of its metrics can be compared" in outcome.errors) == (1, True)
+        left.append({path.name: path.read_text() for path in (outcome.path / ".hydra").iterdir()})
+    assert left[0].keys() == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert left[0] == left[1]
 
 
 @pytest.mark.parametrize(
