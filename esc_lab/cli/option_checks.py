@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from esc_lab.config.files import option_files
+from esc_lab.config.item import TRAININGS
 from esc_lab.config.prompt import PromptConfig, TemplateConfig, find_layout
 from esc_lab.config.search import LLMConfig
 from esc_lab.config.training import ObjectiveConfig
@@ -18,7 +19,7 @@ from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.training.objectives import OBJECTIVES, objective_of
 
 Section = dict[str, Any]
-_CLOSED = ("strategy", "generated", "chance", "text")  # families of metrics whose records name them all
+_CLOSED = ("strategy", "generated", "chance", "text", "val")  # families of metrics whose records name them all
 
 
 def option_problems(cfg: DictConfig) -> list[str]:
@@ -64,14 +65,15 @@ def _check_objective(cfg: Section) -> None:
 
 
 def _check_metric(cfg: Section) -> None:
-    """Whether an evaluation, or the pipeline that holds it, can have the metric that a sweep is to look for."""
+    """Whether a training, an evaluation or a pipeline can have the metric that a sweep is to look for."""
     name, stage = cfg["optimize_metric"], cfg["stage"]
-    if not name or stage not in ("evaluate", "pipeline"):
+    if not name or stage not in (*TRAININGS, "evaluate", "pipeline"):
         return
     from esc_lab.metrics.records import METRICS  # numpy comes with it
 
     steps = ["base", *(step for step in cfg["pipeline"]["stages"] if step != "search")] if stage == "pipeline" else []
     known = [f"{step}/{metric}" for step in steps for metric in METRICS] or [*METRICS]
+    known = ["val/loss"] if stage in TRAININGS else known
     family = ["", *name.split("/")][-2]
     if name not in known and family in ("", *_CLOSED):
         ending = [metric for metric in known if metric.endswith(f"/{name}")]

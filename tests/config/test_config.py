@@ -213,11 +213,20 @@ def test_a_metric_to_look_for_is_one_of_the_stage():
         ("evaluate", "Q", "strategy/Q"),
         ("pipeline", "strategy/Q", "strategy/Q"),
         ("pipeline", "cso/strategy/QQ", "cso/strategy/Q"),
+        ("pipeline", "cso/val/lss", "cso/val/loss"),
+        ("sft", "val/lss", "val/loss"),
+        ("cso", "loss", "val/loss"),
     ):
         found = complaint(f"stage={stage}", f"optimize_metric={name}")
         assert f"optimize_metric={name}: no such metric; did you mean '" in found
         assert hint in found
-    for stage, name in (("evaluate", "strategy/Q"), ("pipeline", "cso/strategy/Q"), ("sft", "val/loss")):
+    for stage, name in (
+        ("evaluate", "strategy/Q"),
+        ("pipeline", "cso/strategy/Q"),
+        ("pipeline", "cso/val/loss"),
+        ("sft", "val/loss"),
+        ("cso", "train/margin"),
+    ):
         assert check([f"stage={stage}", f"optimize_metric={name}"])
 
 
@@ -441,7 +450,11 @@ def test_ranges_need_a_sweeper_that_draws_from_them():
 
 def test_the_sweep_of_an_experiment_is_checked_too():
     params = {"model": "tiny_llama,tiny_lama", "adapter": "lora", "sede": "1", "seed": "1,x"}
-    words = ["experiment=base_models", *(f"++hydra.sweeper.params.{key}='{value}'" for key, value in params.items())]
+    words = [
+        "experiment=base_models",
+        "optimize_metric=null",
+        *(f"++hydra.sweeper.params.{key}='{value}'" for key, value in params.items()),
+    ]
     found = complaint(*words, multirun=True)
     assert "3 things are wrong" in found
     for message in ("did you mean 'tiny_llama'?", "did you mean 'seed'?", "seed: Value 'x'"):
