@@ -12,7 +12,7 @@ import pytest
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
 from tests.conftest import ROOT
-from tests.e2e.conftest import SEARCH, Outcome, execute
+from tests.e2e.conftest import LIMITS, SEARCH, Outcome, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import journalled, play, role
@@ -123,7 +123,7 @@ def test_forms_and_metrics_agree(searched):
 @pytest.mark.parametrize("stage", ["sft", "cso"])
 def test_it_can_be_trained_on(command, searched, stage):
     data = ("data=jsonl", f"data.path={searched.path}/esc_pro", "trainer.fast_dev_run=true")
-    outcome = command(f"stage={stage}", *data)
+    outcome = command(f"stage={stage}", *data, LIMITS)
     assert outcome.status == 0, outcome.errors
 
 
