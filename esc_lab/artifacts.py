@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,14 @@ def _acquired(lock: FileLock, kind: str) -> AcquireReturnProxy[FileLock]:
     except Timeout:
         log.info("%s: waiting for another process that is making the same", kind)
         return lock.acquire()
+
+
+def replace_nan(value: Any) -> Any:
+    """A value of JSON types and numpy numbers without nan and infinity, which JSON does not have: they become null."""
+    if isinstance(value, Mapping):
+        return {key: replace_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [replace_nan(item) for item in value]
+    if hasattr(value, "item"):  # of numpy
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

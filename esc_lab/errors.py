@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -30,3 +30,12 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     by_lower = {option.lower(): option for option in options}
     match = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=cutoff)
     return f"; did you mean '{by_lower[match[0]]}'?" if match else ""
+
+
+def list_names(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The names, of more than `most` the first ones and how many others there are.
+
+    >>> list_names(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

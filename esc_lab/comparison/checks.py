@@ -15,7 +15,7 @@ from esc_lab.comparison.runs import Cell, Run
 from esc_lab.config import TRAININGS, keys
 from esc_lab.config.item import TEST_SET
 from esc_lab.data.strategies import build_inventory
-from esc_lab.errors import UserError, nearest
+from esc_lab.errors import UserError, list_names, nearest
 from esc_lab.evaluation.read_table import read_table
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
 from esc_lab.metrics.records import METRICS, find_metric
@@ -103,12 +103,12 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
     controls = {
         run: _name_control(_layout(run)) for run in runs if _layout(run) and any(n in run.metrics for n in nets)
     }
-    fix = f"evaluate them under prompts of the same words, or choose metrics without {_list_names(nets)}"
+    fix = f"evaluate them under prompts of the same words, or choose metrics without {list_names(nets, 4)}"
     _require_equal(controls, "attention is net of different controls", fix)
     for beginning, settings in _SETTINGS.items():
         measured = [n for n in metrics if n.startswith(beginning) or find_metric(n).count.startswith(beginning)]
         having = [run for run in runs if any(name in run.metrics for name in measured)]
-        fix = f"evaluate them alike, or choose metrics without {_list_names(measured)}"
+        fix = f"evaluate them alike, or choose metrics without {list_names(measured, 4)}"
         for name in settings:
             values = _values(having, name)
             if name in _SAMPLING and values and _named_by(name, values):
@@ -155,7 +155,7 @@ def _require_same_seeds(cells: Sequence[Cell]) -> None:
         for cell in trained:
             by_seeds.setdefault(", ".join(map(str, cell.seeds)), []).append(cell.name)
         if len(by_seeds) > 1:
-            seeds = "; ".join(f"{numbers}: {_list_names(names)}" for numbers, names in by_seeds.items())
+            seeds = "; ".join(f"{numbers}: {list_names(names, 4)}" for numbers, names in by_seeds.items())
             fix = "run the missing seeds, or name run directories with the same ones"
             raise UserError(f"cells with different seeds: {seeds}", where="seeds", fix=fix)
 
@@ -260,11 +260,7 @@ def _describe(values: Mapping[Run, str]) -> str:
 
 
 def _list_runs(runs: Sequence[Run]) -> str:
-    return _list_names([str(run.directory) for run in runs])
-
-
-def _list_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return list_names([str(run.directory) for run in runs], 4)
 
 
 def _values(runs: Iterable[Run], setting: str) -> dict[Run, str]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
+from esc_lab.artifacts import replace_nan
 from esc_lab.comparison.estimates import Estimate
 from esc_lab.comparison.groups import GroupEstimate
 from esc_lab.comparison.judgements import build_pairs_record
@@ -109,14 +106,3 @@ def _strategies(table: StrategyTable) -> dict[str, Any]:
         ],
         "confusion": table.confusion.tolist(),
     }
-
-
-def replace_nan(value: Any) -> Any:
-    """A value of JSON types without nan and infinity, which JSON does not have: they become null."""
-    if isinstance(value, Mapping):
-        return {key: replace_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [replace_nan(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

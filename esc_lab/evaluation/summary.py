@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from esc_lab.artifacts import replace_nan
 from esc_lab.metrics.attention import phrase_spread
 from esc_lab.metrics.chance import chance_levels, describe_chance
 from esc_lab.metrics.prediction_table import NOT_ASKED, SAMPLING, PredictionTable
@@ -51,15 +52,10 @@ def _strategy_table(table: PredictionTable, choice: str) -> dict[str, Any]:
     scores = {**class_scores(counts), "preference": preferences(counts[:-1])}
     names = table.test.strategies
     rows = [
-        {"strategy": name, **{key: _known(values[number]) for key, values in scores.items()}}
+        {"strategy": name, **{key: replace_nan(float(values[number])) for key, values in scores.items()}}
         for number, name in enumerate(names)
     ]
     return {"per_strategy": rows, "confusion": {"predicted_by_gold": counts.tolist(), "classes": [*names]}}
-
-
-def _known(value: float) -> float | None:
-    """A number for JSON, which has no nan."""
-    return None if math.isnan(value) else float(value)
 
 
 def print_strategies(title: str, table: Mapping[str, Any], metrics: Mapping[str, float], group: str) -> None:

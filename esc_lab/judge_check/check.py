@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from esc_lab.artifacts import replace_nan
 from esc_lab.data.dialogue import Dialogue, Survey, Turn
 from esc_lab.judge_check.cases import FOREIGN, HARD, KINDS, JudgeCase, add_claim, draw_cases
 from esc_lab.judge_check.word_similarity import WordSimilarity
@@ -149,7 +150,7 @@ class JudgeCheck:
     def record(self) -> dict[str, Any]:
         """In JSON types; what is not a number is None."""
         verdict = {"believed": self.believed, "reasons": self.reasons, "verdict": self.verdict}
-        return {**asdict(self, dict_factory=_without_nan), **verdict}
+        return {**replace_nan(asdict(self)), **verdict}
 
     def metrics(self) -> dict[str, float]:
         """Flat, without what is not known."""
@@ -227,10 +228,6 @@ async def check_pairwise(
 
 
 _IN_PAIRS = tuple(kind for kind in KINDS if kind != "wrong_strategy")
-
-
-def _without_nan(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in items}
 
 
 def _draw_share(given: FloatArray, foil: FloatArray, sample: ClusterSample) -> FloatArray:

@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from esc_lab.artifacts import file_fingerprint, write_atomic
+from esc_lab.artifacts import file_fingerprint, replace_nan, write_atomic
 from esc_lab.comparison.formats import markdown_table
-from esc_lab.comparison.record import replace_nan
 from esc_lab.judge_check.cases import FOREIGN
 from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric

@@ -15,6 +15,7 @@ from esc_lab.artifacts import file_fingerprint, write_atomic
 from esc_lab.comparison.record import build_record
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.table import Table, build_table
+from esc_lab.errors import list_names
 from esc_lab.report.comparison_results import summary, table_context, title_of
 from esc_lab.report.dialogue_browser import browser_data, link
 from esc_lab.report.figures import COLOURS
@@ -146,7 +147,7 @@ def _browser_notes(browser: dict[str, Any] | None) -> list[str]:
             "evaluate again to have it."
         )
     if browser and browser["left_out"]:
-        notes.append(f"Not shown here, for size: {_first_names(browser['left_out'])}.")
+        notes.append(f"Not shown here, for size: {list_names(browser['left_out'], 6)}.")
     return notes
 
 
@@ -160,7 +161,7 @@ def _reproduction(comparison: ComparisonResult, directory: Path) -> dict[str, An
     version_heads, version_rows = versions(comparison.cells)
     return {
         "commands": [_command_context(command, directory) for command in lines],
-        "without": _first_names(without),
+        "without": list_names(without, 6),
         "tables": {
             "Settings that differ": (["setting", *heads], rows),
             "Versions": (["", *version_heads], version_rows),
@@ -172,7 +173,7 @@ def _reproduction(comparison: ComparisonResult, directory: Path) -> dict[str, An
 def _command_context(command: Command, directory: Path) -> dict[str, Any]:
     return {
         "line": command.line,
-        "place": f"{_place(command.directory, directory)}, for {_first_names(command.runs)}",
+        "place": f"{_place(command.directory, directory)}, for {list_names(command.runs, 6)}",
         "jobs": [_command_context(job, directory) for job in command.jobs],
     }
 
@@ -182,10 +183,6 @@ def _place(place: Path, directory: Path) -> str:
     whole, own = place.absolute(), directory.absolute()
     near = own.parents[min(2, len(own.parents) - 1)]
     return str(whole.relative_to(near)) if whole.is_relative_to(near) else str(whole)
-
-
-def _first_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def inline_svg(path: Path, prefix: str, label: str) -> str:

@@ -289,10 +289,6 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _replace_surrogates(answer: Answer) -> Answer:
-    """Half surrogate pairs, which no file, hash or tokenizer takes, become question marks."""
-    try:
-        f"{answer.text}{answer.refusal}{answer.model}".encode()
-    except UnicodeEncodeError:
-        parts = {name: getattr(answer, name) for name in ("text", "refusal", "model")}
-        return replace(answer, **{name: part.encode(errors="replace").decode() for name, part in parts.items()})
-    return answer
+    """Half surrogate pairs, which JSON lets through and no file, hash or tokenizer takes, become question marks."""
+    texts: dict[str, Any] = {name: value for name, value in vars(answer).items() if isinstance(value, str)}
+    return replace(answer, **{name: text.encode(errors="replace").decode() for name, text in texts.items()})

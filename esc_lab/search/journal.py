@@ -20,7 +20,8 @@ from typing import Any
 
 from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
-from esc_lab.errors import UserError
+from esc_lab.errors import UserError, list_names
+from esc_lab.runs.identity import flatten
 from esc_lab.runs.layout import JOURNAL_SUFFIX, rename_keys
 from esc_lab.search.requests import Answer, Request
 
@@ -142,10 +143,9 @@ class Journal:
         differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if differing:
             changes = [f"{name} was {_short(old.get(name))}, is {_short(new.get(name))}" for name in differing]
-            shown = "; ".join(changes[:5])
-            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            what = f"the journal is of another configuration: {list_names(changes, 5, '; ')}"
             fix = "set it back, or start a new search without resume="
-            raise UserError(f"the journal is of another configuration: {shown}{more}", where=str(self.path), fix=fix)
+            raise UserError(what, where=str(self.path), fix=fix)
 
     def _record(self, line: bytes, number: int) -> Mapping[str, Any]:
         with suppress(*READ_ERRORS):
@@ -177,21 +177,13 @@ def journal_settings(config: Any) -> dict[str, Any]:
 
     Older journals name `in_flight`, on which no answer depends.
     """
+    if not isinstance(config, Mapping):
+        return {}
     config = json.loads(json.dumps(config))
-    if isinstance(config, dict) and isinstance(config.get("search"), dict):
+    if isinstance(config.get("search"), dict):
         rename_keys({"mcts": config["search"]})
         config["search"].pop("in_flight", None)
-    return _flat(config)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {name: value}
-    return {
-        key: leaf
-        for part, inner in value.items()
-        for key, leaf in _flat(inner, f"{name}.{part}" if name else part).items()
-    }
+    return flatten(config)
 
 
 def _short(value: Any) -> str:

@@ -18,18 +18,16 @@ from esc_lab.data.planted import (
     ORDERS,
     FloatArray,
     MessagePool,
-    Slope,
     collect_messages,
     draw_dialogues,
     draw_utilities,
-    fit_pairs_slope,
-    fit_slope,
 )
 from esc_lab.data.strategies import build_inventory
 from esc_lab.models.load import load_model
 from esc_lab.models.log_probs import label_log_probs
 from esc_lab.runs.layout import DIALOGUES, SLOPES
 from esc_lab.stages.run_stage import run_substage
+from esc_lab.statistics.utility_slope import Slope, fit_pairs_slope, fit_slope
 from esc_lab.terminal import print_table
 from esc_lab.tokens import encode_labels
 from esc_lab.training.steps import TurnEncoder

@@ -14,10 +14,9 @@ from esc_lab.data.planted import (
     collect_messages,
     draw_dialogues,
     draw_utilities,
-    fit_pairs_slope,
-    fit_slope,
 )
 from esc_lab.data.strategies import load_inventory
+from esc_lab.statistics.utility_slope import fit_pairs_slope, fit_slope
 from tests.e2e.conftest import execute
 
 ESCONV = load_inventory("esconv")

@@ -408,10 +408,10 @@ def test_closing_cancels_what_is_under_way_and_closes_each_client_once(tmp_path:
 
 def test_half_a_surrogate_pair_reaches_no_file(tmp_path: Path, journal) -> None:
     async def test() -> None:
-        client = Playing(Answer("a \ud83d b", model="\udfff", refusal="\ud800", completion_tokens=3))
+        client = Playing(Answer("a \ud83d b", model="\udfff", refusal="\ud800", finish_reason="\ud800"))
         calls = Calls({"seeker": client}, 2, RequestCache(tmp_path / "requests.sqlite"))
         answer = await calls.send(journal, ask())
-        assert answer == Answer("a ? b", model="?", refusal="?", completion_tokens=3)
+        assert answer == Answer("a ? b", model="?", refusal="?", finish_reason="?")
         assert list(kept(journal).values()) == [answer]
         client.template = whole = Answer("\U0001f600 \x00 <|im_end|>", model="é")
         assert await calls.send(journal, ask("again")) == whole == list(kept(journal).values())[1]

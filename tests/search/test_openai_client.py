@@ -163,11 +163,6 @@ def test_answer_without_usage_and_model():
     assert answer == Answer(text="yes")
 
 
-def test_half_a_surrogate_pair_is_replaced():
-    (answer,), _, _ = ask('body:{"choices": [{"message": {"content": "sad \\ud83d"}}]}')
-    assert answer.text == "sad ?"
-
-
 @pytest.mark.parametrize(
     ("fault", "refusal"),
     [

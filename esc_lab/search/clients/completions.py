@@ -31,9 +31,7 @@ def read_completion(content: bytes, price_in: float, price_out: float) -> Answer
         message, usage = choice["message"], data.get("usage") or {}
         text, refusal = _text(message.get("content")), _text(message.get("refusal"))
         read, written = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion"))
-        finish_reason, model = (
-            _encodable(str(part or "")) for part in (choice.get("finish_reason"), data.get("model"))
-        )
+        finish_reason, model = (str(part or "") for part in (choice.get("finish_reason"), data.get("model")))
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("no chat completion") from error
     if finish_reason == "content_filter":
@@ -53,12 +51,9 @@ def _text(content: Any) -> str:
     """A content, also one in parts, of which those of text count; TypeError if it is none."""
     if isinstance(content, list):
         return "".join(_text(part["text"]) for part in content if part.get("type") == "text")
-    return _encodable(content or "")
-
-
-def _encodable(text: str) -> str:
-    """JSON lets half of a surrogate pair through, which no file takes."""
-    return str.encode(text, errors="replace").decode()
+    if not isinstance(content or "", str):
+        raise TypeError("no text")
+    return content or ""
 
 
 def _count(value: Any) -> int:

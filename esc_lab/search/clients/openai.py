@@ -205,10 +205,10 @@ class OpenAIClient:
         about = {"code": code, "param": error.param}
         return describe_refusal(status, about, said, where=self._url, role=role, endpoint=self._endpoint, body=body)
 
-    def _one_line(self, text: str, longest: int = 200) -> str:
+    def _one_line(self, text: str) -> str:
         """The text without secrets and line breaks, cut where it is long."""
         text = " ".join(self._redaction.hide(text[:10_000]).split())
-        return text if len(text) <= longest else f"{text[: longest - 3]}..."
+        return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _import_connection() -> Any:
