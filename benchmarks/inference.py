@@ -4,7 +4,8 @@ Trainings of a method and dialogues are drawn from a population whose Q and B ar
 (tests/statistics/simulation.py). Q: how often the interval over seeds and dialogues holds the population's value, and
 how often the test calls two methods different that are equal, for 2 to 10 seeds, 12 to 195 dialogues, and three spreads
 between seeds. B: how often its interval, about the value less the jackknife's bias, holds what one training has on all
-dialogues; beside it the bias, and what is left of it.
+dialogues; beside it the bias, and what is left of it. Judges: how often one that tells as much as words do passes the
+check that decides whether it is believed, and how often one that tells more (tests/judge_check/simulation.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from joblib import Parallel, delayed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from esc_lab.statistics.crossed_effects import estimate_mean, subtract
+from tests.judge_check.simulation import count_believed
 from tests.statistics.simulation import Population, simulate_population
 
 SEEDS, DIALOGUES = (2, 3, 5, 10), (12, 40, 195)
@@ -30,6 +32,9 @@ BATCH = 250  # replications of a task
 # Dialogues, their decisions on average, and what the method prefers: with 3.0 some strategies are never chosen.
 B_CELLS = [(12, 7), (12, 14), (20, 14), (40, 14), (80, 14), (195, 14)]
 PREFERENCES = (0.3, 0.8, 3.0)
+# AUCs of judges and of words on hard kinds, on 60 contexts of each.
+JUDGES = [(0.5, 0.5), (0.65, 0.65), (0.8, 0.8), (0.65, 0.5), (0.7, 0.5), (0.75, 0.65)]
+JUDGED_DIALOGUES = (5, 8, 12, 40, 60)
 
 
 def measure_q(population: Population, seeds: int, dialogues: int, repeats: int, seed: int) -> tuple[int, int]:
@@ -109,22 +114,45 @@ def simulate_b(repeats: int, jobs: int) -> dict[tuple[float, int], float]:
     return rates
 
 
+def simulate_judges(repeats: int, jobs: int) -> dict[tuple[float, float, bool, int], float]:
+    """How often judges are believed, by their AUC, that of words, the kind of judge, and the number of dialogues."""
+    rates = {}
+    print(f"{'AUC':>5} {'words':>6} {'judge':>9} {'dialogues':>10} {'believed':>9}")
+    for (judge, floor), pairwise, dialogues in itertools.product(JUDGES, (False, True), JUDGED_DIALOGUES):
+        tasks = split(_count_believed, repeats, dialogues, judge, floor, pairwise)
+        rates[judge, floor, pairwise, dialogues] = rate = sum(Parallel(n_jobs=jobs)(tasks)) / repeats
+        kind = "pairwise" if pairwise else "rubric"
+        print(f"{judge:5.2f} {floor:6.2f} {kind:>9} {dialogues:10} {rate:9.3f}", flush=True)
+    return rates
+
+
+def _count_believed(dialogues: int, judge: float, floor: float, pairwise: bool, repeats: int, seed: int) -> int:
+    return count_believed(dialogues, judge, floor, repeats, seed, pairwise=pairwise)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=2000, help="of a cell of Q; of B a quarter of them")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", choices=("q", "b", "judges"), help="one of the three simulations")
     options = parser.parse_args()
     started = time.perf_counter()
-    q = simulate_q(options.repeats, options.jobs)
-    b = simulate_b(max(1, options.repeats // 4), options.jobs)
-    covered, sizes = zip(*q.values(), strict=True)
-    within = sum(0.93 <= rate <= 0.97 for rate in covered), sum(0.03 <= rate <= 0.07 for rate in sizes)
-    large = [rate for (preference, count), rate in b.items() if count >= (1000 if preference == 3.0 else 500)]
-    print(f"{time.perf_counter() - started:.0f} s, {options.repeats:,} replications of a cell")
-    print(f"cells within the goal: coverage {within[0]} of {len(q)}, size {within[1]} of {len(q)}")
-    print(f"inference_coverage_q: {min(covered):.3f} to {max(covered):.3f} (goal .93 to .97)")
-    print(f"inference_size_q: {min(sizes):.3f} to {max(sizes):.3f} (goal .03 to .07)")
-    print(f"inference_coverage_b: {min(large):.3f} to {max(large):.3f} (goal .90 or more where it is given)")
+    print(f"{options.repeats:,} replications of a cell")
+    if options.only in (None, "q"):
+        covered, sizes = zip(*simulate_q(options.repeats, options.jobs).values(), strict=True)
+        within = sum(0.93 <= rate <= 0.97 for rate in covered), sum(0.03 <= rate <= 0.07 for rate in sizes)
+        print(f"cells within the goal: coverage {within[0]} of {len(covered)}, size {within[1]} of {len(covered)}")
+        print(f"inference_coverage_q: {min(covered):.3f} to {max(covered):.3f} (goal .93 to .97)")
+        print(f"inference_size_q: {min(sizes):.3f} to {max(sizes):.3f} (goal .03 to .07)")
+    if options.only in (None, "b"):
+        b = simulate_b(max(1, options.repeats // 4), options.jobs)
+        large = [rate for (preference, count), rate in b.items() if count >= (1000 if preference == 3.0 else 500)]
+        print(f"inference_coverage_b: {min(large):.3f} to {max(large):.3f} (goal .90 or more where it is given)")
+    if options.only in (None, "judges"):
+        judges = simulate_judges(options.repeats, options.jobs)
+        believed = [rate for (judge, floor, *_), rate in judges.items() if judge == floor]
+        print(f"inference_judge_size: {min(believed):.3f} to {max(believed):.3f} (goal <= .05)")
+    print(f"{time.perf_counter() - started:.0f} s")
 
 
 if __name__ == "__main__":

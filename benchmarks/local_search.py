@@ -4,12 +4,16 @@ Eight trees of the sample corpus grow turn by turn. A round asks for one turn of
 supporter's reply, the seeker's answer and the judge's scores. Plain: one `model.generate` after another, where ratings
 and scores are written as JSON; the calls of every fourth tree. Client: 32 requests in flight, for all trees; ratings
 and scores are read off probabilities. The two are run in turn, round by round. The client starts with an empty cache.
+
+With `--repeated N` it searches N times twice instead, one call after another and many at once, with another seed each
+time and without the request cache, and counts the pairs that gave the same ESC-Pro byte for byte.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +23,10 @@ from statistics import mean, median
 
 import torch
 from _common import load_smollm2
+from hydra import compose, initialize_config_dir
 
+from esc_lab.cli.compositions import CONF
+from esc_lab.config import typed
 from esc_lab.config.search import LLMConfig
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Turn
@@ -30,6 +37,7 @@ from esc_lab.prompts import Prompt
 from esc_lab.search.clients.local import LocalClient
 from esc_lab.search.requests import Question, Request
 from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
+from esc_lab.stages.run_stage import run_stage
 
 KINDS = ("strategist", "supporter", "seeker", "judge")
 INVENTORY = load_inventory("esconv")
@@ -43,7 +51,13 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=8)
     parser.add_argument("--in-flight", type=int, default=32, help="requests to the client at a time")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--repeated", type=int, default=0, help="pairs of searches to compare instead of timing")
+    parser.add_argument("--model", default="smollm2_135m", help="of these, a file in conf/model")
+    parser.add_argument("--seeds", type=int, default=3, help="trees of each of these")
     options = parser.parse_args()
+    if options.repeated:
+        count_repeated(options.model, options.dtype, options.seeds, options.repeated)
+        return
     _, loaded = load_smollm2(Path(".cache"), options.dtype)
     rounds = [requests_of(number, options.trees) for number in range(options.rounds)]
     client = LocalClient(loaded, "SmolLM2-135M")
@@ -68,6 +82,29 @@ def main() -> None:
         print(f"plain, {role}: {median(own):.2f} s a call")
     print(f"{mean(tokens):.0f} prompt tokens a call; ratio of the rounds {min(ratios):.1f} to {max(ratios):.1f}")
     print(f"local_search_speedup: {median(ratios):.1f} (goal >= 4x)")
+
+
+def count_repeated(model: str, dtype: str, seeds: int, pairs: int) -> None:
+    """Search twice for each pair, and print how many of them are the same."""
+    same = 0
+    for number in range(pairs):
+        with tempfile.TemporaryDirectory() as folder:
+            ways = [("search.concurrency=1", "search.trees=1"), ("search.concurrency=64", "search.trees=32")]
+            found = [search(Path(folder) / way[0], model, dtype, seeds, number, way) for way in ways]
+            same += found[0] == found[1]
+        print(f"pair {number + 1}: {'the same' if found[0] == found[1] else 'different'}", flush=True)
+    print(f"local_search_repeated: {same} of {pairs} searches with {model} in {dtype} gave the same bytes")
+
+
+def search(directory: Path, model: str, dtype: str, seeds: int, seed: int, words: Sequence[str]) -> dict[str, bytes]:
+    """Files of the ESC-Pro that a search found, by name."""
+    own = [f"model@llm.local.model={model}", f"llm.local.model.dtype={dtype}", f"search.seeds={seeds}"]
+    own += [f"search.seed={seed}", "stage=search", "mcts=quick", "search.cache=false", "search.judge_check=0"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = typed(compose("config", [*own, "logger=none", "reuse=false", *words]))
+    directory.mkdir()
+    run_stage(replace(cfg, run_dir=str(directory)))
+    return {path.name: path.read_bytes() for path in sorted((directory / "esc_pro").glob("*.json*"))}
 
 
 def requests_of(number: int, trees: int) -> list[Request]:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 # C0 but tab and newline, DEL, C1, and the marks that turn the direction of writing. A terminal obeys the first three.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MARKDOWN = re.compile(
-    r"[\\`*~<>|]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)//|(?<=\bwww)\.", re.IGNORECASE
+    r"[\\`*~>|]|<(?=[A-Za-z/!?])|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)//|(?<=\bwww)\.", re.IGNORECASE
 )
 
 

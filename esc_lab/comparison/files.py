@@ -44,7 +44,7 @@ def write_comparison(comparison: ComparisonResult, table: Table, figures: Sequen
     Raises:
         UserError: a file cannot be written.
     """
-    record = build_record(comparison, list(table.notes))
+    record = build_record(comparison, list(table.notes), list(table.details))
     names = [str(path.relative_to(out)) for path in figures]
     parts = [
         format_markdown(table),

@@ -12,39 +12,48 @@ from rich.table import Table as RichTable
 from esc_lab.comparison.estimates import Difference
 from esc_lab.comparison.table import Entry, Table
 from esc_lab.metrics.metric import Metric
-from esc_lab.terminal import escape, show_controls
+from esc_lab.terminal import escape, escape_markdown, show_controls
 
 # --- Markdown
 
 
 def format_markdown(table: Table) -> str:
-    """The table, a second one with the differences to the baseline, and the notes."""
+    """The table with its notes, a second one with the differences to the baseline, and the details."""
     rows = [
         [f"{cell.name}{table.mark(cell)}", str(len(cell.runs)), *map(_in_markdown, entries)]
         for cell, entries in table.rows
     ]
-    parts = [markdown_table(["run", "seeds", *table.headings], rows)]
+    parts = [markdown_table(["run", "seeds", *table.headings], rows), _bullets(table.notes)]
     differences = table.differences()
     compared = [number for number in range(len(table.columns)) if any(row[number] for _, row in differences)]
     if compared:
         rows = [
             [
                 f"{cell.name}{table.mark(cell)}",
-                next(difference.baseline for difference in row if difference),
+                escape_markdown(next(difference.baseline for difference in row if difference)).replace("\\|", "|"),
                 *(_difference_in_markdown(row[number], table.columns[number]) for number in compared),
             ]
             for cell, row in differences
         ]
         heads = ["run", "minus", *(table.headings[number] for number in compared)]
         parts.append(f"## Differences\n\n{markdown_table(heads, rows)}")
-    parts.append("\n".join(f"- {_escape_stars(note)}" for note in table.notes))
+    if table.details:
+        parts.append(f"## Details\n\n{_bullets(table.details)}")
     return "\n\n".join(parts)
 
 
+def _bullets(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {escape_markdown(note)}" for note in notes)
+
+
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first column is text and whose others are numbers."""
-    lines = [heads, ["---", *("---:" for _ in heads[1:])], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    """A Markdown table whose first column is plain text and whose others are numbers, in Markdown."""
+    lines = [
+        heads,
+        ["---", *("---:" for _ in heads[1:])],
+        *([escape_markdown(name), *(field.replace("|", "\\|") for field in fields)] for name, *fields in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _in_markdown(entry: Entry | None) -> str:
@@ -88,6 +97,8 @@ def print_table(table: Table, console: Console) -> None:
         console.print(_terminal_table(table, part, title, first))
     for note in table.notes:
         console.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
+    if table.details:
+        console.print("- How intervals, tests and verdicts came about: comparison.md", highlight=False, style="dim")
 
 
 def _split_columns(widths: Sequence[int], room: int) -> Iterator[slice]:

@@ -14,9 +14,9 @@ from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.strategies import StrategyTable
 
 
-def build_record(comparison: ComparisonResult, notes: list[str]) -> dict[str, Any]:
+def build_record(comparison: ComparisonResult, notes: list[str], details: list[str]) -> dict[str, Any]:
     """Keys: `test_set`, `chance`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with
-    `pairs`; null without one), `left_out`, `notes` and `primary`."""
+    `pairs`; null without one), `left_out`, `notes`, `details` and `primary`."""
     test = comparison.test
     record = {
         "test_set": test
@@ -38,6 +38,7 @@ def build_record(comparison: ComparisonResult, notes: list[str]) -> dict[str, An
         "judge": build_pairs_record(comparison.cells, comparison.judgements),
         "left_out": list(comparison.left_out),
         "notes": notes,
+        "details": details,
     }
     return {name: replace_nan(value) for name, value in record.items()}
 

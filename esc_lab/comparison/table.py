@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from esc_lab.comparison.estimates import GUARDED, Difference, Estimate, Estimates
-from esc_lab.comparison.notes import build_notes
+from esc_lab.comparison.notes import build_details, build_notes
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.search_judges import MARK
@@ -62,7 +62,8 @@ class Table:
     Attributes:
         columns: the metrics.
         rows: a cell with an entry for each column, None where it has no such metric; those of a model stand together.
-        notes: sentences below.
+        notes: lines below.
+        details: sentences for those who want to know more.
         doubtful: cells that were trained on data whose judge is not believed, by name. They are marked.
     """
 
@@ -70,6 +71,7 @@ class Table:
     rows: Sequence[tuple[Cell, Sequence[Entry | None]]]
     notes: Sequence[str]
     doubtful: Collection[str] = ()
+    details: Sequence[str] = ()
 
     @property
     def headings(self) -> list[str]:
@@ -97,10 +99,11 @@ class Table:
 
 
 def build_table(comparison: ComparisonResult) -> Table:
-    """The table of a comparison, with its notes."""
+    """The table of a comparison, with what stands below it."""
     judges = comparison.search_judges.items()
     doubtful = {name for name, of_cell in judges if not all(judge.believed for judge in of_cell)}
-    return tabulate(comparison.cells, comparison.columns, comparison.estimates, build_notes(comparison), doubtful)
+    table = tabulate(comparison.cells, comparison.columns, comparison.estimates, build_notes(comparison), doubtful)
+    return replace(table, details=build_details(comparison))
 
 
 def tabulate(

@@ -19,15 +19,23 @@ import numpy as np
 from esc_lab.artifacts import replace_nan
 from esc_lab.data.dialogue import Dialogue, Survey, Turn
 from esc_lab.judge_check.cases import FOREIGN, HARD, KINDS, JudgeCase, add_claim, draw_cases
+from esc_lab.judge_check.measures import (
+    MIN_DIALOGUES,
+    ClaimCheck,
+    KindCheck,
+    Measure,
+    check_claim,
+    check_kind,
+    check_preferred_claim,
+    measure_share,
+)
 from esc_lab.judge_check.word_similarity import WordSimilarity
-from esc_lab.statistics.auc import draw_auc
-from esc_lab.statistics.bootstrap import MIN_CLUSTERS, ClusterSample
+from esc_lab.statistics.auc import measure_auc
 from esc_lab.statistics.correlation import spearman_interval
-from esc_lab.statistics.intervals import FloatArray, Interval, percentile_interval
+from esc_lab.statistics.intervals import FloatArray, Interval
 
-DRAWS = 2000
+DRAWS = 2000  # of the bootstrap of correlations
 MIN_AUC = 0.6
-RISE = 1e-3  # of a score from 0 to 4; less is rounding
 OUTCOMES = {"relief": "drop of the emotion's intensity", "empathy": "empathy", "relevance": "relevance"}
 PLACES = {"supporter": "the reply", "seeker": "the seeker's message"}
 
@@ -35,36 +43,6 @@ Conversation: TypeAlias = Sequence[Turn]
 Score: TypeAlias = Callable[[Conversation], Awaitable[float | None]]
 # Outcome for the first of two replies to a history: 1, 0, or 0.5 for a tie.
 Prefer: TypeAlias = Callable[[Conversation, Turn, Turn], Awaitable[float | None]]
-Measure: TypeAlias = Callable[[FloatArray, FloatArray, ClusterSample], FloatArray]
-
-
-@dataclass(frozen=True)
-class KindCheck:
-    """How a judge tells given replies from foils of a kind.
-
-    Attributes:
-        value, floor: AUC or share of the judge, and of the similarity of words.
-        above: the judge's less the floor's, or less one half where that is more.
-        contexts, dialogues: what it was measured on.
-    """
-
-    value: Interval
-    floor: Interval
-    above: Interval
-    contexts: int
-    dialogues: int
-
-
-@dataclass(frozen=True)
-class ClaimCheck:
-    """What a judge makes of a claim to be good in a message: the share of cases in which it likes the reply better.
-
-    `lift` is the mean change of the score; without a value for a judge in pairs.
-    """
-
-    share: Interval
-    lift: Interval
-    contexts: int
 
 
 @dataclass(frozen=True)
@@ -101,8 +79,8 @@ class JudgeCheck:
         if foreign is None:
             return ["no usable answer"]
         reasons = []
-        if foreign.dialogues < MIN_CLUSTERS:
-            reasons.append(f"{foreign.dialogues} dialogues say too little of others, it takes {MIN_CLUSTERS}")
+        if foreign.dialogues < MIN_DIALOGUES:
+            reasons.append(f"{foreign.dialogues} dialogues say too little of others, it takes {MIN_DIALOGUES}")
         if not (foreign.value.value >= self.min_auc and foreign.value.low > 0.5):
             told = f"{self.measure} {foreign.value.text(2)} against {KINDS[FOREIGN]}"
             reasons.append(f"{told}; it takes {self.min_auc:g} and an interval above 0.5")
@@ -198,8 +176,8 @@ async def check_rubric(
     outcomes, surveys = _relate_to_survey(by_tree, dialogues, seed)
     return JudgeCheck(
         "rubric",
-        _check_kinds({kind: pairs(drawn) for kind, drawn in cases.items()}, draw_auc, dialogues, seed),
-        {side: found for side, drawn in claims.items() if (found := _check_claim(pairs(drawn), seed))},
+        _check_kinds({kind: pairs(drawn) for kind, drawn in cases.items()}, measure_auc, dialogues),
+        {side: check_claim(*_split(found)) for side, drawn in claims.items() if (found := pairs(drawn))},
         outcomes,
         surveys,
         min_auc,
@@ -223,64 +201,34 @@ async def check_pairwise(
         outcomes = [(case, next(answers)) for case in drawn]
         return [(case, outcome, 1 - outcome) for case, outcome in outcomes if outcome is not None]
 
-    kinds = _check_kinds({kind: known(drawn) for kind, drawn in cases.items()}, _draw_share, dialogues, seed)
-    return JudgeCheck("pairwise", kinds, _check_preferred_claim(known(claims), seed), min_auc=min_auc)
+    kinds = _check_kinds({kind: known(drawn) for kind, drawn in cases.items()}, measure_share, dialogues)
+    answered = known(claims)
+    preferred = {"supporter": check_preferred_claim(_split(answered)[0][:, 1], _split(answered)[1])} if answered else {}
+    return JudgeCheck("pairwise", kinds, preferred, min_auc=min_auc)
 
 
 _IN_PAIRS = tuple(kind for kind in KINDS if kind != "wrong_strategy")
-
-
-def _draw_share(given: FloatArray, foil: FloatArray, sample: ClusterSample) -> FloatArray:
-    """Share [1 + draws] of cases in which the given reply scores more, ties half."""
-    outcome = np.heaviside(given - foil, 0.5)
-    return sample.means(outcome, np.zeros(len(outcome), np.intp), 1)[:, 0]
 
 
 def _check_kinds(
     answers: Mapping[str, Sequence[tuple[JudgeCase, float, float]]],
     measure: Measure,
     dialogues: Sequence[Dialogue],
-    seed: int,
 ) -> dict[str, KindCheck]:
     similarity = WordSimilarity(turn.reply.text for dialogue in dialogues for turn in dialogue.turns)
-    kinds = {}
-    for kind, asked in answers.items():
-        if not asked:
-            continue
-        sample = ClusterSample([case.tree_id for case, _, _ in asked], DRAWS, seed)
-        value = measure(np.array([given for _, given, _ in asked]), np.array([foil for _, _, foil in asked]), sample)
-        words = [[similarity(talk) for talk in case[:2]] for case, _, _ in asked]
-        floor = measure(np.array(words)[:, 0], np.array(words)[:, 1], sample)
-        kinds[kind] = KindCheck(
-            value=_interval(value, sample, 0),
-            floor=_interval(floor, sample, 0),
-            above=_interval(value - np.maximum(floor, 0.5), sample, -1),
-            contexts=len(asked),
-            dialogues=sample.clusters,
-        )
-    return kinds
+    answered = {kind: asked for kind, asked in answers.items() if asked}
+    hard = sum(kind in HARD for kind in answered)
+    return {
+        kind: check_kind(scores, words, trees, measure, hard)
+        for kind, asked in answered.items()
+        for scores, trees in [_split(asked)]
+        for words in [np.array([[similarity(talk) for talk in case[:2]] for case, _, _ in asked])]
+    }
 
 
-def _interval(draws: FloatArray, sample: ClusterSample, lowest: float) -> Interval:
-    """Few dialogues say nothing about others, however many contexts they have, so their interval is everything."""
-    few = sample.clusters < MIN_CLUSTERS
-    return Interval(float(draws[0]), lowest, 1.0) if few else percentile_interval(draws[0], draws[1:])
-
-
-def _check_claim(asked: Sequence[tuple[JudgeCase, float, float]], seed: int) -> ClaimCheck | None:
-    if not asked:
-        return None
-    change = np.array([foil - given for _, given, foil in asked])
-    sample = ClusterSample([case.tree_id for case, _, _ in asked], DRAWS, seed)
-    return ClaimCheck(sample.mean((change > RISE).astype(np.float64)), sample.mean(change), len(asked))
-
-
-def _check_preferred_claim(asked: Sequence[tuple[JudgeCase, float, float]], seed: int) -> dict[str, ClaimCheck]:
-    if not asked:
-        return {}
-    sample = ClusterSample([case.tree_id for case, _, _ in asked], DRAWS, seed)
-    nothing = Interval(math.nan, math.nan, math.nan)
-    return {"supporter": ClaimCheck(sample.mean(np.array([foil for _, _, foil in asked])), nothing, len(asked))}
+def _split(asked: Sequence[tuple[JudgeCase, float, float]]) -> tuple[FloatArray, list[str]]:
+    """Scores [cases, 2] and the cases' trees."""
+    return np.array([(given, foil) for _, given, foil in asked]), [case.tree_id for case, _, _ in asked]
 
 
 def _relate_to_survey(

@@ -173,6 +173,8 @@ def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
         )
     missing = session.counts.get("judge/missing", 0)
     notes += [f"{missing} questions had no usable answer and are left out."] if missing else []
+    too_long = session.counts.get("judge/too_long", 0)
+    notes += [f"{too_long} questions exceed the judge's context and are left out."] if too_long else []
     notes += [f"{remark[0].upper()}{remark[1:]}." for remark in inputs.remarks]
     cost = f", ${spent.cost:.2f}" if spent.cost else ""
     notes.append(f"{spent.calls} calls ({spent.from_cache} more from the cache), {spent.tokens:,} tokens{cost}.")

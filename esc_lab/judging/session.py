@@ -24,7 +24,7 @@ from esc_lab.runs.layout import JUDGE_JOURNAL
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import take_over_journals
 from esc_lab.search.role_prompts import RolePrompts, SeekerProfile, build_role_prompts
-from esc_lab.search.roles import Roles, describe_role
+from esc_lab.search.roles import Roles, describe_role, leave_out_too_long
 from esc_lab.terminal import show_progress
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class JudgeSession:
     Attributes:
         config: everything that the calls depend on beside their own content.
         settings: of that, how the judge is asked: client, sampling, attempts.
-        counts: answers that were unusable, refused or missing.
+        counts: answers that were unusable, refused or missing, and questions that exceed the judge's context.
     """
 
     def __init__(self, cfg: Config, inputs: JudgeInputs, calls: Calls) -> None:
@@ -94,7 +94,7 @@ class JudgeSession:
             self.calls.watch,
         )
         gates = await self._check()
-        failures = check_gates(gates, cfg.judge.force)
+        failures = check_gates(gates, cfg.judge.force, self.counts["judge/too_long"])
         scored = inputs.runs if cfg.judge.rubric else []
         paired = inputs.candidates if cfg.judge.pairwise else []
         questions: list[Awaitable[Any]] = [self._score(run, key) for run in scored for key in inputs.keys]
@@ -117,12 +117,15 @@ class JudgeSession:
         asked = (dialogues, settings.check, self.roles.claim, self.cfg.seed, settings.min_auc)
         gates = []
         if settings.rubric:
-            gates.append(await check_rubric(self.roles.score, *asked))
+            gates.append(await check_rubric(lambda talk: self._answer(self.roles.score(talk)), *asked))
         if settings.pairwise and self.inputs.candidates:
             gates.append(await check_pairwise(self._prefer, *asked))
         for gate in gates:
             log.log(logging.INFO if gate.believed else logging.WARNING, "%s", gate.verdict)
         return gates
+
+    async def _answer(self, question: Awaitable[T]) -> T | None:
+        return await leave_out_too_long(question, JUDGE, self.counts)
 
     async def _prefer(self, history: Sequence[Turn], reply: Turn, other: Turn) -> float | None:
         return (await self._compare(history, reply, other)).outcome
@@ -133,12 +136,12 @@ class JudgeSession:
         difference = len(reply.reply.text) - len(other.reply.text)
         if texts[0] == texts[1]:
             return Pair(None, None, difference, identical=True)
-        first = await self.roles.prefer(history, *texts)
-        second = await self.roles.prefer(history, *reversed(texts))
+        first = await self._answer(self.roles.prefer(history, *texts))
+        second = await self._answer(self.roles.prefer(history, *reversed(texts)))
         return Pair(first, None if second is None else 1 - second, difference)
 
     async def _score(self, run: EvaluatedRun, key: Key) -> Scores | None:
-        return await self.roles.judge([*self.inputs.history(key), run.replies[key].turn])
+        return await self._answer(self.roles.judge([*self.inputs.history(key), run.replies[key].turn]))
 
     async def _pair(self, run: EvaluatedRun, key: Key) -> Pair:
         reply, other = run.replies[key], self.inputs.baseline.replies[key]
@@ -146,8 +149,11 @@ class JudgeSession:
         return replace(pair, difference=len(reply.text) - len(other.text))  # an empty one is shown in words
 
 
-def check_gates(gates: Sequence[JudgeCheck], force: bool) -> list[str]:
+def check_gates(gates: Sequence[JudgeCheck], force: bool, too_long: int = 0) -> list[str]:
     """Why judges should not be believed: sentences on those that are not; empty gates: no check was made.
+
+    Args:
+        too_long: questions that exceed the judge's context.
 
     Raises:
         UserError: there are reasons, and the judge is not forced.
@@ -155,6 +161,8 @@ def check_gates(gates: Sequence[JudgeCheck], force: bool) -> list[str]:
     failures = [gate.verdict for gate in gates if not gate.believed]
     if not gates:
         failures = ["the judges cannot be checked: that takes two dialogues"]
+    if failures and too_long:
+        failures.append(f"{too_long} of its questions exceed the judge's context")
     if failures and not force:
         some = "; judge.rubric=false or judge.pairwise=false leaves one out" if len(failures) != len(gates) else ""
         fix = f"a larger model as judge{some}; judge.force=true judges all the same, and says so"

@@ -51,8 +51,8 @@ def describe_chance(levels: Mapping[str, float]) -> str:
     texts = (
         f"Q {levels[f'chance/{guesser}_Q']:.3f}, acc {levels[f'chance/{guesser}_accuracy']:.3f} {how}"
         for guesser, how in (
-            ("prior", "if drawn from the shares of the gold strategies"),
-            ("majority", "if always the most common one"),
+            ("prior", "(drawn by the gold shares)"),
+            ("majority", "(always the most common)"),
         )
     )
     return f"By chance: {'; '.join(texts)}."

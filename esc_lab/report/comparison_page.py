@@ -111,7 +111,7 @@ def _facts(comparison: ComparisonResult) -> dict[str, str]:
 
 def _numbers(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
     """What the script draws: the record, with names for readers, less what the page says elsewhere."""
-    record = build_record(comparison, [])
+    record = build_record(comparison, [], [])
     labels = {cell.name: table.label(cell) for cell in comparison.cells}
     several = len(table.by_model()) > 1
     columns = [

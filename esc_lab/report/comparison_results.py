@@ -106,7 +106,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def table_context(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
-    """What the template draws: columns, rows with a field for each of them, notes."""
+    """What the template draws: columns, rows with a field for each of them, notes and details."""
     several = len(table.by_model()) > 1
     rows = []
     for cell, entries in table.rows:
@@ -124,7 +124,7 @@ def table_context(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
                 "fields": fields,
             }
         )
-    return {"columns": table.columns, "rows": rows, "notes": table.notes}
+    return {"columns": table.columns, "rows": rows, "notes": table.notes, "details": table.details}
 
 
 def _field(estimate: Estimate | None, entry: Entry | None, column: Metric) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message
 from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.iteration import Call, SeekerTurn
-from esc_lab.search.requests import Answer, Client, Question, Request
+from esc_lab.search.requests import Answer, Client, Question, Request, TooLongError
 from esc_lab.search.role_answers import (
     UnusableError,
     ends_conversation,
@@ -221,6 +221,15 @@ class Roles:
             self._watch.note_usable(request.role)
         else:
             self._watch.note_unusable(request.role, answer, request.max_tokens, str(error))
+
+
+async def leave_out_too_long(question: Awaitable[T], role: str, counts: Counter[str]) -> T | None:
+    """The answer to a question of a role; None, and counted, if its conversation exceeds the context of the model."""
+    try:
+        return await question
+    except TooLongError:
+        counts[f"{role}/too_long"] += 1
+        return None
 
 
 def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:

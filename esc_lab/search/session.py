@@ -26,9 +26,8 @@ from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import SearchProgress
-from esc_lab.search.requests import TooLongError
 from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
-from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts
+from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts, leave_out_too_long
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.tree import Tree
 from esc_lab.tracking.run import log_curve
@@ -202,11 +201,7 @@ class SearchSession:
         roles = self._roles(SeekerProfile(""), journal, counts)
 
         async def score(history: Sequence[Turn]) -> float | None:
-            try:
-                return await roles.score(history)
-            except TooLongError:
-                counts["judge/too_long"] += 1
-                return None
+            return await leave_out_too_long(roles.score(history), "judge", counts)
 
         try:
             check = await check_rubric(score, dialogues, replies, roles.claim, self.cfg.search.seed)

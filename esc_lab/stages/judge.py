@@ -10,6 +10,7 @@ from esc_lab.judging.files import write_results
 from esc_lab.judging.inputs import JudgeInputs, read_inputs
 from esc_lab.judging.session import JUDGE, JudgeSession
 from esc_lab.search.calls import open_calls
+from esc_lab.search.clients.replay import take_sampling
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ def run(cfg: Config) -> dict[str, float]:
         UserError: the runs cannot be judged together, the judge must not be trusted and is not forced, an answer cannot
             be had, or the budget is spent.
     """
+    cfg = take_sampling(cfg)
     prepare(cfg)
     inputs = read_inputs(cfg)
     _check_roles(cfg, inputs)

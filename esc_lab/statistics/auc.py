@@ -1,4 +1,4 @@
-"""Area under the ROC curve (AUC) of scores in clusters, in every draw of a bootstrap."""
+"""Area under the ROC curve (AUC) of scores in clusters, in every draw of a bootstrap or with each cluster left out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.intervals import FloatArray
 
 
-def draw_auc(positive: FloatArray, negative: FloatArray, sample: ClusterSample) -> FloatArray:
+def measure_auc(positive: FloatArray, negative: FloatArray, sample: ClusterSample) -> FloatArray:
     """AUCs [1 + draws]: the probability that a positive score is above a negative one, ties counted half.
 
     Any positive score is compared with any negative one (Mann-Whitney), not only with its own. The bootstrap draws
@@ -28,4 +28,5 @@ def draw_auc(positive: FloatArray, negative: FloatArray, sample: ClusterSample) 
     member = np.eye(sample.clusters)[sample.cluster]  # [n, clusters]
     wins, sizes = member.T @ above @ member, member.sum(axis=0)
     weights = sample.weights
-    return np.asarray(((weights @ wins) * weights).sum(axis=1) / (weights @ sizes) ** 2)
+    with np.errstate(invalid="ignore"):  # nothing is left of a single cluster without it
+        return np.asarray(((weights @ wins) * weights).sum(axis=1) / (weights @ sizes) ** 2)

@@ -41,6 +41,13 @@ class ClusterSample:
         self.clusters = len(names)
         self.weights: FloatArray = np.vstack([np.ones(self.clusters), draw_weights(self.clusters, draws, seed)])
 
+    @classmethod
+    def leave_out(cls, labels: Sequence[str]) -> ClusterSample:
+        """With each cluster left out in turn instead of draws: the jackknife, in the order of `np.unique(labels)`."""
+        sample = cls(labels, 0, 0)
+        sample.weights = np.vstack([sample.weights, 1 - np.eye(sample.clusters)])
+        return sample
+
     def sums(self, values: FloatArray, group: IntArray, groups: int) -> FloatArray:
         """Sums [1 + draws, groups] of values [n] over each group of observations; `group` [n] in 0..groups-1."""
         return np.asarray(self.weights @ self._by_cluster(values, group, groups))

@@ -73,6 +73,11 @@ def influence(sums: FloatArray, value: Value) -> FloatArray:
     return np.asarray(value(totals) - value(totals - sums))
 
 
+def estimate_from_left_out(values: FloatArray) -> CrossedMean:
+    """Of one run: its metric [1 + clusters] on everything, and with each cluster left out in turn."""
+    return estimate_mean(SeedTable(values[:1], values[:1] - values[None, 1:], np.ones(len(values) - 1, bool)))
+
+
 def subtract(first: SeedTable, second: SeedTable) -> SeedTable:
     """Differences, seed by seed: of runs with the same seeds, or to one run that stands for all of them."""
     values = first.values - second.values
@@ -96,14 +101,14 @@ class CrossedMean:
     variances: tuple[float, ...]
     degrees: tuple[float, ...]
 
-    def interval(self, *, corrected: bool = False) -> Interval:
+    def interval(self, *, corrected: bool = False, level: float = LEVEL) -> Interval:
         """The value with its interval; `corrected`: the interval is about the value less its bias.
 
         It has no ends where nothing varies: that all of a few replies are right does not say that all replies are.
         """
         center, error = self.value - self.bias * corrected, self._standard_error
         varies = error > _ROUNDING * abs(center)
-        half = critical_value(1 - LEVEL, self.variances, self.degrees) * error if varies else math.nan
+        half = critical_value(1 - level, self.variances, self.degrees) * error if varies else math.nan
         return Interval(self.value, center - half, center + half)
 
     def p(self, *, corrected: bool = False) -> float:

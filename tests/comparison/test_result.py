@@ -12,7 +12,7 @@ import pytest
 
 from esc_lab.comparison.formats import format_markdown
 from esc_lab.comparison.groups import MIN_DECISIONS
-from esc_lab.comparison.notes import build_notes
+from esc_lab.comparison.notes import build_details, build_notes
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
 from esc_lab.data.strategies import load_inventory
@@ -203,7 +203,9 @@ def test_one_training_says_nothing_of_the_method(tmp_path):
                 training = write_training(tmp_path / f"{method}{seed}", method, seed=seed)
                 rows = predictions(skill=skill, seed=seed)
                 runs.append(write_evaluation(tmp_path / f"{method}{seed}_run", rows, checkpoint=str(training)))
-        return " ".join(build_notes(compute_comparison(runs, metrics=["strategy/Q"])))
+        found = compute_comparison(runs, metrics=["strategy/Q"])
+        assert all(len(note) <= 120 for note in build_notes(found))  # a line each, to be taken in at a glance
+        return " ".join([*build_notes(found), *build_details(found)])
 
     assert "One training each: says nothing of the method" in notes([1])
     assert "over dialogues (" in notes([1])

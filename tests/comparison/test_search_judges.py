@@ -58,15 +58,19 @@ def test_results_are_marked_unless_the_judge_is_believed(tmp_path):
         assert f"{judge.verdict}.".endswith(end)
         assert f"| {cell.name}{mark.strip()} |" in markdown
     assert r"$^\ddagger$" in format_latex(table, "caption")
-    records = {cell["name"]: cell["search_judges"] for cell in build_record(found, [])["cells"]}
+    records = {cell["name"]: cell["search_judges"] for cell in build_record(found, [], [])["cells"]}
     assert [judge["believed"] for judges in records.values() for judge in judges] == [False, None, True]
 
 
 def test_one_search_of_several_cells_is_told_once(tmp_path):
     made = search(tmp_path / "search", believed=False)
-    notes = build_table(compared(tmp_path, made, made)).notes
-    (note,) = [note for note in notes if str(made) in note]
+    table = build_table(compared(tmp_path, made, made))
+    (note,) = [note for note in table.details if str(made) in note]
     assert note.count("tiny CSO") == 2
+    (line,) = [note for note in table.notes if "trained on data" in note]
+    assert line.startswith("\u2021 ")
+    assert line.count("CSO") == 2
+    assert line.endswith(": trained on data whose judge is not believed (tiny).")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"believed": true}'])

@@ -289,6 +289,40 @@ def test_budget_keeps_what_was_paid_for(knows, evaluated, judged, tmp_path):
     assert not journalled(tmp_path / "other")  # nothing was copied
 
 
+def test_a_recording_judges_with_its_own_sampling(knows, evaluated, judged, tmp_path):
+    recorded = judge(tmp_path / "recorded", knows[1], evaluated, llm__judge__temperature=0.3, llm__judge__top_p=0.7)
+    before = len(knows[0].requests)
+    replay = {"llm__judge__client": "replay", "llm__judge__recording": str(recorded.path / "judge.journal.jsonl")}
+    again = judge(tmp_path / "again", knows[1], evaluated, **replay)
+    assert len(knows[0].requests) == before
+    assert again.lines == recorded.lines
+    assert {line["judge_sampling"]["temperature"] for line in again.lines} == {0.3}
+
+
+def test_what_is_too_long_for_the_judge_is_set_aside(evaluated, judged, tmp_path):
+    """Of one dialogue nothing can be asked, as it exceeds the judge's context: it is counted, and told."""
+    long = next(dialogue for dialogue in DIALOGUES if dialogue.id == judged[0].lines[0]["dialogue"])
+    start = next(turn.reply.text for turn in long.turns if turn.speaker == "seeker")
+
+    def too_long(number: int, body: dict[str, Any]) -> str | None:
+        if start not in body["messages"][1]["content"] and body["model"] != "short":
+            return None
+        return f"400 {json.dumps({'error': {'message': 'too much', 'code': 'context_length_exceeded'}})}"
+
+    with Endpoint(judging(knowing(DIALOGUES)), faults=too_long).running() as url:
+        left = judge(tmp_path / "judge", url, evaluated, judge__force=True)  # seven dialogues are few
+        with pytest.raises(UserError, match=r"NOT believed, no usable answer.*\d+ of its questions exceed the judge's"):
+            judge(tmp_path / "all", url, evaluated, llm__openai__model="short")
+    theirs = [line for line in left.lines if line["dialogue"] == long.id]
+    assert theirs
+    assert all(line.get("scores") is None and line.get("outcome") in (None, 0.5) for line in theirs)
+    assert [x for x in left.lines if x["dialogue"] != long.id] == [
+        x for x in judged[0].lines if x["dialogue"] != long.id
+    ]
+    assert left.metrics["judge/too_long"] == left.record["counts"]["judge/too_long"] > 0
+    assert "questions exceed the judge's context and are left out" in (left.path / "judge.md").read_text()
+
+
 def test_the_judge_of_the_search_is_refused(knows, tmp_path):
     llm = {"judge": {"client": "openai", "model": None}, "openai": {"model": "test"}}
     search = write_run(tmp_path / "search", {**settings("search"), "llm": llm}, {})
@@ -336,10 +370,10 @@ def sampled(tokens: int) -> dict[str, Any]:
 
 def test_dialogues_of_the_corpus(tmp_path):
     """An evaluation that left no dialogues: its configuration says where they are from."""
-    split = read_splits(DataConfig(name="sample", path=None), "esconv", ReadReport())["test"][:6]
+    split = read_splits(DataConfig(name="sample", path=None), "esconv", ReadReport())["test"]
     found = evaluation(tmp_path / "run", plain, split, keep=False, evaluate=sampled(40))
     with Endpoint(judging(knowing(split))).running() as url:
-        left = judge(tmp_path / "judge", url, [found], judge__decisions=3)
+        left = judge(tmp_path / "judge", url, [found], judge__decisions=3, judge__force=True)
         assert left.metrics[f"{BASE}/rubric/n"] == 3
         foreign = evaluation(tmp_path / "foreign", plain, keep=False, evaluate=sampled(40))
         with pytest.raises(UserError, match=r"are not those that were evaluated"):

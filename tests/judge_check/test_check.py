@@ -17,6 +17,7 @@ from esc_lab.judge_check.cases import FOREIGN, NEXT, REJECTED, STRATEGY
 from esc_lab.judge_check.check import JudgeCheck, KindCheck, check_pairwise, check_rubric
 from esc_lab.judge_check.word_similarity import WordSimilarity
 from esc_lab.statistics.intervals import Interval
+from tests.judge_check.simulation import count_believed
 
 DIALOGUES = [merge_turns(dialogue, "set") for dialogue in read_dialogues(sample_path())[:8]]
 CLAIM = "empathy: 4"
@@ -50,9 +51,11 @@ def test_a_judge_that_knows_is_believed() -> None:
     check = scored(knows)
     assert {*check.kinds} == {FOREIGN, NEXT, REJECTED, STRATEGY}
     for found in check.kinds.values():
-        assert (found.value.value, found.value.low, found.above.low > 0) == (1, 1, True)
+        lowest = 0.025 ** (1 / found.dialogues)  # so many dialogues that are all told rightly say no more
+        assert (found.value.value, found.value.low) == (1, pytest.approx(lowest))
+    assert check.kinds[STRATEGY].above.low > 0
     assert check.believed
-    assert check.verdict.startswith("rubric judge: believed, AUC 1.00 [1.00, 1.00] (words alone 0.")
+    assert check.verdict.startswith("rubric judge: believed, AUC 1.00 [0.63, 1.00] (words alone 0.")
     assert check.claims["supporter"].share.value == 0
     assert check.metrics()["believed"] == 1
     assert check.metrics()[f"{FOREIGN}/contexts"] == check.kinds[FOREIGN].contexts
@@ -63,7 +66,7 @@ def test_a_judge_of_words_is_its_own_floor() -> None:
     check = scored(WordSimilarity(turn.reply.text for dialogue in DIALOGUES for turn in dialogue.turns))
     assert check.kinds[FOREIGN].value == check.kinds[FOREIGN].floor
     assert check.kinds[FOREIGN].value.low > 0.5
-    assert all(found.above.high <= 0 for found in check.kinds.values())
+    assert all(found.above.low <= 0 for found in check.kinds.values())
     assert check.kinds[STRATEGY].value.value == 0.5
     assert not check.believed
     assert len(check.reasons) == 1
@@ -96,7 +99,7 @@ def test_judges_in_pairs() -> None:
     check = preferred(known)
     assert {*check.kinds} == {FOREIGN, NEXT, REJECTED}  # nobody is asked about labels that are not shown
     assert check.believed
-    assert check.verdict.startswith("pairwise judge: believed, share 1.00 [1.00, 1.00] (words alone 0.")
+    assert check.verdict.startswith("pairwise judge: believed, share 1.00 [0.63, 1.00] (words alone 0.")
     tied = preferred(lambda *_: 0.5)
     assert (tied.kinds[FOREIGN].value.value, tied.believed) == (0.5, False)
     longer = preferred(lambda _, one, other: float(len(one.reply.text) > len(other.reply.text)))
@@ -112,14 +115,14 @@ def test_a_judge_that_can_be_talked_to() -> None:
     assert check.claims["supporter"].share.value == 1
     assert check.claims["supporter"].lift.value == pytest.approx(1)
     assert check.claims["seeker"].share.value == 0
-    assert "A good rating written into the reply raises its score in 1.00 [1.00, 1.00] of 24 contexts, by +1.00" in (
+    assert "A good rating written into the reply raises its score in 1.00 [0.63, 1.00] of 24 contexts, by +1.00" in (
         " ".join(check.notes())
     )
     assert check.metrics()["claim/supporter/lift"] == pytest.approx(1)
 
 
 def kind(value: float, low: float, above: float) -> KindCheck:
-    return KindCheck(Interval(value, low, 1), Interval(0.5, 0.4, 0.6), Interval(above + 0.1, above, above + 0.2), 9, 5)
+    return KindCheck(Interval(value, low, 1), Interval(0.5, 0.4, 0.6), Interval(above + 0.1, above, above + 0.2), 9, 6)
 
 
 @pytest.mark.parametrize(
@@ -141,17 +144,17 @@ def test_rule(foreign: tuple[float, float], hard: dict[str, float], believed: bo
     assert JudgeCheck("rubric", kinds, min_auc=0.9).believed is False
 
 
-@pytest.mark.parametrize("answered", [1, 4, 5])
+@pytest.mark.parametrize("answered", [1, 5, 6])
 def test_few_dialogues_say_nothing_about_others(answered: int) -> None:
     """However many contexts they have. Of the last dialogue nothing is answered."""
     dialogues = DIALOGUES[: answered + 1]
     last = {turn.reply.text for turn in dialogues[-1].turns}
     check = scored(lambda talk: None if talk[0].reply.text in last else knows(talk), dialogues, count=60)
-    foreign, enough = check.kinds[FOREIGN], answered == 5
+    foreign, enough = check.kinds[FOREIGN], answered == 6
     assert (foreign.value.value, foreign.dialogues) == (1, answered)
-    assert (foreign.value.low, foreign.value.high) == ((1, 1) if enough else (0, 1))
-    assert check.believed is enough
-    assert (f"{answered} dialogues say too little of others, it takes 5" in check.verdict) is not enough
+    assert (foreign.value.low, foreign.value.high) == ((pytest.approx(0.025 ** (1 / 6)), 1) if enough else (0, 1))
+    assert not (check.believed and not enough)
+    assert (f"{answered} dialogues say too little of others, it takes 6" in check.verdict) is not enough
 
 
 def test_chance_is_not_believed_for_its_many_contexts_of_two_dialogues() -> None:
@@ -161,6 +164,16 @@ def test_chance_is_not_believed_for_its_many_contexts_of_two_dialogues() -> None
         ).random()
 
     assert not any(scored(guesses(seed), DIALOGUES[:2], count=30).believed for seed in range(40))
+
+
+@pytest.mark.parametrize("pairwise", [False, True])
+@pytest.mark.parametrize("dialogues", [5, 12, 40])
+def test_a_judge_at_the_floor_is_seldom_believed(dialogues: int, pairwise: bool) -> None:
+    """In 5 % of cases at most, and those that chance adds; one that tells more is where there are enough dialogues."""
+    repeats = 100
+    at_the_floor = count_believed(dialogues, 0.65, 0.65, repeats, pairwise=pairwise)
+    assert at_the_floor <= 0.05 * repeats + 2 * math.sqrt(0.05 * 0.95 * repeats)
+    assert (count_believed(dialogues, 0.9, 0.65, 20, pairwise=pairwise) > 14) is (dialogues > 5)
 
 
 def test_record_is_json() -> None:

@@ -56,7 +56,7 @@ def test_levels_by_hand():
     assert found["chance/majority_Q"] == pytest.approx(scored([0, 0, 0, 0], golds))
     text = describe_chance(found)
     assert text.startswith("By chance: Q 0.")
-    assert "acc 0.750 if always the most common one." in text
+    assert "acc 0.750 (always the most common)." in text
 
 
 def test_sets_raise_the_level():

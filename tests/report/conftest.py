@@ -24,7 +24,7 @@ def browser():
 
 @pytest.fixture
 def show(browser):
-    """`show(html)` or `show(path, anchor="#there")` -> page; fails if the page logs anything or asks for anything."""
+    """`show(html)` or `show(path, anchor="#there")` -> page; fails if it logs, opens or asks for anything."""
     complaints, pages = [], []
 
     def opened(html: str | Path, width: int = 1280, scheme: str = "light", height: int = 800, anchor: str = ""):
@@ -32,6 +32,7 @@ def show(browser):
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         page.set_default_timeout(HANGS_S * 1000)
         page.on("console", lambda message: complaints.append(message.text))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: request.url.split("#")[0] != own and complaints.append(request.url))
         if isinstance(html, Path):

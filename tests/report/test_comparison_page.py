@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from esc_lab.comparison.notes import build_notes
+from esc_lab.comparison.notes import build_details, build_notes
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
 from esc_lab.report.comparison_figures import draw_comparison
@@ -105,7 +105,9 @@ def test_the_table_holds_every_value_and_explains_its_columns(show, path, compar
     heads = page.locator("#results-table thead button")
     assert [spaced(text) for text in heads.all_inner_texts()] == ["Run", "Seeds", "Q ↑", "B ↓", "acc ↑", "unpars. ↓"]
     assert "mean over the strategies of f1" in heads.nth(2).get_attribute("title").lower()
-    assert page.locator(".notes li").count() == len(build_notes(comparison))
+    assert page.locator(".notes li:visible").count() == len(build_notes(comparison))
+    page.get_by_text("How intervals, tests").click()
+    assert page.locator("details .notes li:visible").count() == len(build_details(comparison))
 
 
 def test_sorting_by_click_and_by_keyboard(show, path, comparison):

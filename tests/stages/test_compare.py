@@ -54,7 +54,8 @@ def test_everything_is_written(directories, tmp_path, capsys, monkeypatch):
     output = capsys.readouterr().out
     assert "comparison" in output
     said = " ".join(output.split())
-    assert "Tests are two-sided and by the same estimate as the interval of the difference. Q is the primary" in said
+    assert "(corrected, but that of Q). - One training each: says nothing of the method." in said
+    assert "\n- Tests are two-sided and by the same estimate as the interval of the difference. " in markdown
     assert "By chance: Q 0." in said
     assert metrics["tiny SFT training (cso)/val/loss"] == 2.5
 

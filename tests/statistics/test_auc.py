@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from esc_lab.statistics.auc import draw_auc
+from esc_lab.statistics.auc import measure_auc
 from esc_lab.statistics.bootstrap import ClusterSample, draw_weights
 from esc_lab.statistics.intervals import percentile_interval
 
@@ -18,7 +18,7 @@ SCORES = st.sampled_from([0.0, 0.1, 1.5, 2.0, 3.9, 4.0])
 
 
 def auc(positive: list[float], negative: list[float], labels: list[str], draws: int = 2, seed: int = 0) -> np.ndarray:
-    return draw_auc(np.array(positive), np.array(negative), ClusterSample(labels, draws, seed))
+    return measure_auc(np.array(positive), np.array(negative), ClusterSample(labels, draws, seed))
 
 
 @given(scores=st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=12))
@@ -38,7 +38,7 @@ def test_ties_count_half() -> None:
 @pytest.mark.parametrize(("positive", "negative"), [([], []), ([float("nan")], [1.0]), ([1.0, 2.0], [0.0, 0.5])])
 def test_each_observation_has_two_scores(positive: list[float], negative: list[float]) -> None:
     with pytest.raises(ValueError, match="two finite scores for each of 1 observations"):
-        draw_auc(np.array(positive), np.array(negative), ClusterSample(["a"], 2, 0))
+        measure_auc(np.array(positive), np.array(negative), ClusterSample(["a"], 2, 0))
 
 
 def test_draws_are_those_of_repeated_observations() -> None:
