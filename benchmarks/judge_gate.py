@@ -18,11 +18,11 @@ from esc_lab.config.search import LLMConfig
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.dialogue import Turn, merge_turns
 from esc_lab.data.strategies import load_inventory
+from esc_lab.judge_check.check import check_rubric
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import join_reply, score_rows
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.prompts import Prompt
-from esc_lab.search.judge_check import check_rubric
 from esc_lab.search.role_prompts import RolePrompts, build_role_prompts
 from esc_lab.terminal import print_table
 from esc_lab.tokens.packing import pack_rows
