@@ -46,7 +46,7 @@ def model_config(name: str, *overrides: str) -> ModelConfig:
 def pytest_collection_finish() -> None:
     """Garbage is looked for among what tests make, not again and again among all that torch and Hydra brought along."""
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

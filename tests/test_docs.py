@@ -15,6 +15,7 @@ import pytest
 from esc_lab.cli.compositions import use_config_dirs
 from esc_lab.cli.overrides import check
 from tests.conftest import ROOT
+from tests.e2e.conftest import execute
 from tests.e2e.test_own_configs import write_own_configs
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -114,21 +115,17 @@ def test_command_that_only_tells_runs(arguments, places):
     assert result.stdout
 
 
-def test_first_commands_of_the_readme_run(places, tmp_path):
+def test_first_commands_of_the_readme_run(places, tmp_path, monkeypatch):
     """Fine-tuning and evaluation as the README has them, shrunk to a tiny model and a step."""
     readme = [shlex.split(arguments) for page, arguments in commands() if page == "README.md"]
-    small = [
-        "model=tiny_llama",
-        "logger=none",
-        f"cache_dir={ROOT / '.cache'}",
-        "data.limit={train: 2, val: 1, test: 1}",
-    ]
+    small = ("model=tiny_llama", "data.limit={train: 2, val: 1, test: 1}", "output_root=outputs")
     shutil.copytree(places / "DIR", tmp_path / "DIR")
+    monkeypatch.chdir(tmp_path)
     sft = next(words for words in readme if words[0] == "stage=sft")
-    result = run(*sft, *small, "trainer.max_steps=1", "hydra.run.dir=outputs/sft/RUN", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = execute(tmp_path, *sft, *small, "trainer.max_steps=1", "hydra.run.dir=outputs/sft/RUN")
+    assert result.status == 0, result.errors
     evaluate = next(words for words in readme if words[0] == "stage=evaluate")
-    short = ["evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4"]
-    result = run(*evaluate, *small, *short, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    short = ("evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4")
+    result = execute(tmp_path, *evaluate, *small, *short)
+    assert result.status == 0, result.errors
     assert list(tmp_path.glob("outputs/evaluate/*/metrics.json"))

@@ -215,7 +215,9 @@ def run_composed(words: Sequence[str], job: Callable[[DictConfig], Any]) -> None
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        hydra.config_loader.load_configuration = lambda **_: copy.deepcopy(cfg)  # type: ignore[method-assign]
+        # Where it is to be verbose, Hydra asks again, and takes apart what it shows.
+        asked = copy.deepcopy if cfg.hydra.verbose else lambda same: same
+        hydra.config_loader.load_configuration = lambda **_: asked(cfg)  # type: ignore[method-assign]
         hydra.run(config_name="config", task_function=job, overrides=[*words])
 
 

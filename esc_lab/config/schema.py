@@ -208,7 +208,8 @@ def schema() -> DictConfig:
 
 def typed(cfg: DictConfig) -> Config:
     """The composed configuration as plain dataclasses, all interpolations resolved."""
-    value = OmegaConf.to_object(OmegaConf.merge(schema(), cfg))
+    known = OmegaConf.get_type(cfg) is Config  # composed with the schema
+    value = OmegaConf.to_object(cfg if known else OmegaConf.merge(schema(), cfg))
     assert isinstance(value, Config)
     fill_layouts(value.prompt, value.config_dirs)
     return value

@@ -24,6 +24,7 @@ def complaint(outcome, *kept: str) -> str:
         assert {path.name for path in outcome.path.iterdir()} <= {
             ".hydra",
             "run.log",
+            ".lock",
             "config.yaml",
             "environment.json",
             *kept,
