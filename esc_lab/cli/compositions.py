@@ -212,12 +212,15 @@ def run_composed(words: Sequence[str], job: Callable[[DictConfig], Any]) -> None
     with open_dict(cfg):
         cfg.hydra = composition.hydra
     cfg.hydra.overrides.hydra.append("hydra.mode=RUN")  # as Hydra notes it
+
+    def composed(**_: Any) -> DictConfig:
+        # Where it is to be verbose, Hydra asks again, and takes apart what it shows.
+        return copy.deepcopy(cfg) if cfg.hydra.verbose else cfg
+
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        # Where it is to be verbose, Hydra asks again, and takes apart what it shows.
-        asked = copy.deepcopy if cfg.hydra.verbose else lambda same: same
-        hydra.config_loader.load_configuration = lambda **_: asked(cfg)  # type: ignore[method-assign]
+        hydra.config_loader.load_configuration = composed  # type: ignore[method-assign, assignment]
         hydra.run(config_name="config", task_function=job, overrides=[*words])
 
 
