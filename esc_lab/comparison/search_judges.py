@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.comparison.runs import Cell
 from esc_lab.judge_check.cases import FOREIGN
 from esc_lab.runs.layout import JUDGE_CHECK
@@ -56,7 +57,7 @@ def read_search_judge(search: Path) -> SearchJudge:
         return SearchJudge(search, bool(record["believed"]), verdict, short)
     except FileNotFoundError:
         return SearchJudge(search, None, "its judge was not checked")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except READ_ERRORS as error:
         return SearchJudge(search, None, f"the check of its judge cannot be read ({type(error).__name__} {error})")
 
 

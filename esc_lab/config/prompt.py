@@ -48,7 +48,7 @@ def find_layout(
     known = prompt.layouts if prompt else {}
     if name not in known:
         known = read_option("prompt", name, config_dirs).get("layouts") or {}
-    if name not in known:
+    if not isinstance(known, dict) or not isinstance(known.get(name), dict):
         fix = f"write layouts: {{{name}: {{system: [...]}}}} into it"
         raise UserError(f"prompt/{name}.yaml holds no layout of its name", where=f"template={name}", fix=fix)
     shared = vars(prompt) if prompt and prompt.wording else read_option("wording", "default", config_dirs)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
@@ -52,12 +51,16 @@ def locate_model(model: ModelConfig, cache: Path) -> str:
 
 @contextmanager
 def refuse_unreadable(where: str) -> Iterator[None]:
-    """What transformers, PEFT and safetensors raise about files that they cannot load, as a UserError of one line."""
+    """What transformers, PEFT, safetensors and tokenizers raise about files that they cannot load, as one line.
+
+    Raises:
+        UserError: for whatever they raise.
+    """
     try:
         yield
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError
-    ) as error:  # fmt: skip
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises no less
         raise UserError(f"it cannot be loaded: {first_line(error)}", where=where) from error
 
 

@@ -12,10 +12,12 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.comparison.parallel import parallel_map
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Table
+from esc_lab.errors import UserError
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.report.figures import (
     Point,
@@ -120,11 +122,19 @@ def _training(model: str, cells: Sequence[Cell], directory: Path) -> Iterator[Ta
 
 
 def read_curve(path: Path, column: str) -> tuple[FloatArray, FloatArray] | None:
-    """Steps [n] and values [n] of a column of a logger's metrics.csv; None if there is no file or no value in it."""
+    """Steps [n] and values [n] of a column of a logger's metrics.csv; None if there is no file or no value in it.
+
+    Raises:
+        UserError: the file is broken.
+    """
     if not path.exists():
         return None
-    with path.open(encoding="utf-8", newline="") as file:
-        points = [(float(row["step"]), float(row[column])) for row in csv.DictReader(file) if row.get(column)]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            points = [(float(row["step"]), float(row[column])) for row in csv.DictReader(file) if row.get(column)]
+    except (csv.Error, *READ_ERRORS) as error:
+        what, fix = " ".join(str(error).split()), "correct it, or delete it: there is then no curve of this training"
+        raise UserError(f"not the curves of a training: {what}", where=str(path), fix=fix) from error
     last = sorted(dict(points).items())  # a resumed training may have written a step twice
     return (np.array([step for step, _ in last]), np.array([value for _, value in last])) if last else None
 

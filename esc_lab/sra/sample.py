@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from esc_lab.artifacts import READ_ERRORS
 from esc_lab.errors import UserError
 from esc_lab.metrics.attention import span_measures
-from esc_lab.metrics.predictions import read_predictions
+from esc_lab.metrics.predictions import Prediction, read_predictions
 from esc_lab.runs.layout import PREDICTIONS
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.intervals import FloatArray, IntArray
@@ -97,19 +98,26 @@ def read_measured_replies(directory: Path, run: str, measure: str) -> list[Measu
         UserError: there are none, or the predictions cannot be read.
     """
     replies = []
-    for p in read_predictions(directory / PREDICTIONS):
-        if p.sra:
-            neutral = p.neutral or {"phrase": "", "place": ""}
-            replies.append(
-                MeasuredReply(
-                    run=run, dialogue=p.dialogue, turn=p.turn, strategy=str(p.followed), **p.sra[measure],
-                    adheres=p.adheres, sample=p.sample, phrase=neutral["phrase"], place=neutral["place"],
-                )
-            )  # fmt: skip
+    for number, prediction in enumerate(read_predictions(directory / PREDICTIONS), start=1):
+        if prediction.sra:
+            try:
+                replies.append(_measured_reply(prediction, run, measure))
+            except READ_ERRORS as error:
+                where, what = f"{directory / PREDICTIONS}:{number}", f"{type(error).__name__} {error}"
+                raise UserError(f"not a measured reply: {what}", where=where, fix="evaluate the run again") from error
     if not replies:
         fix = "see sra/skipped_... in its metrics.json; raise evaluate.generation.decisions"
         raise UserError("no reply could be measured", where=str(directory), fix=fix)
     return replies
+
+
+def _measured_reply(prediction: Prediction, run: str, measure: str) -> MeasuredReply:
+    neutral = prediction.neutral or {"phrase": "", "place": ""}
+    return MeasuredReply(
+        run=run, dialogue=prediction.dialogue, turn=prediction.turn, strategy=str(prediction.followed),
+        **prediction.sra[measure],
+        adheres=prediction.adheres, sample=prediction.sample, phrase=neutral["phrase"], place=neutral["place"],
+    )  # fmt: skip
 
 
 def measure_columns(replies: Sequence[MeasuredReply]) -> dict[str, FloatArray]:

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from peft import PeftModel
 from transformers import GenerationConfig
 
-from esc_lab.artifacts import make_readable, write_atomic
+from esc_lab.artifacts import READ_ERRORS, make_readable, write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.models.default_system import add_default_system
@@ -56,7 +55,7 @@ def run(cfg: Config) -> dict[str, float]:
     if shared:
         tokenizer.chat_template = add_default_system(loaded.encoder, text)
     model.generation_config = _generation(loaded, config)
-    metrics = json.loads((training / METRICS).read_text(encoding="utf-8")) if (training / METRICS).exists() else {}
+    metrics = _read_metrics(training / METRICS)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -81,8 +80,19 @@ def _read_training(checkpoint: Path) -> tuple[Path, Settings]:
     try:
         config = read_config(run)
         return run, {**config, "model": {"chat_template": None, **config["model"]}}
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except READ_ERRORS as error:
         raise UserError(f"its config.yaml cannot be read: {error}", where=str(run), fix="copy the run again") from error
+
+
+def _read_metrics(path: Path) -> dict[str, float]:
+    """The metrics of a training; none of one that did not come to its end."""
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except READ_ERRORS as error:
+        fix = "copy the run again, or delete the file: the card then shows no results"
+        raise UserError(f"not the metrics of a run: {error}", where=str(path), fix=fix) from error
 
 
 def _generation(loaded: LoadedModel, config: Settings) -> GenerationConfig:

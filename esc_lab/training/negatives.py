@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from esc_lab.artifacts import cached, fingerprint, write_atomic
+from esc_lab.artifacts import READ_ERRORS, cached, fingerprint, write_atomic
 from esc_lab.config import DataConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
@@ -121,10 +121,15 @@ def write_negatives(
     directory, reused = cached(root, _ARTIFACT, {**model_identity(loaded.model), **writer.inputs(places)}, build)
     if reused:
         log.info("rejected replies from %s", directory)
-    written = json.loads((directory / "replies.json").read_text(encoding="utf-8"))
-    report.not_enough_strategies = sum(data.negatives_per_turn - len(replies) for replies in written)
-    by_place = {(place.dialogue, place.turn): replies for place, replies in zip(places, written, strict=True)}
-    return _replace_rejected(dialogues, by_place, report), report
+    file = directory / "replies.json"
+    try:  # entries of older code have no checksums
+        written = json.loads(file.read_text(encoding="utf-8"))
+        report.not_enough_strategies = sum(data.negatives_per_turn - len(replies) for replies in written)
+        by_place = {(place.dialogue, place.turn): replies for place, replies in zip(places, written, strict=True)}
+        return _replace_rejected(dialogues, by_place, report), report
+    except READ_ERRORS as error:
+        fix = f"delete {directory}; they are then written anew"
+        raise UserError(f"not the rejected replies of these turns: {error}", where=str(file), fix=fix) from error
 
 
 @dataclass(frozen=True)

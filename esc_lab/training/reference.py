@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from esc_lab.artifacts import cached
+from esc_lab.artifacts import READ_ERRORS, cached
 from esc_lab.errors import UserError
 from esc_lab.models.forward import evaluation_mode
 from esc_lab.models.log_probs import score_rows
@@ -75,7 +76,14 @@ def stored_log_probs(
     directory, reused = cached(root, _KIND, {**identity, "replies": split.content}, build)
     if reused:
         log.info("reference log-probabilities from %s", directory)
-    values: FloatArray = load_file(directory / "log_probs.safetensors")["log_probs"]
+    file = directory / "log_probs.safetensors"
+    try:  # entries of older code have no checksums
+        values: FloatArray = load_file(file)["log_probs"]
+        if values.shape != (len(split.sequences), 2):
+            raise ValueError(f"shape {values.shape}")
+    except (SafetensorError, *READ_ERRORS) as error:
+        fix = f"delete {directory}; they are then computed anew"
+        raise UserError(f"not log-probabilities of these replies: {error}", where=str(file), fix=fix) from error
     return values
 
 

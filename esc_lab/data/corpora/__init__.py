@@ -16,7 +16,7 @@ from esc_lab.data.corpora import esc_pro, esconv, extes, jsonl
 from esc_lab.data.corpora.esc_pro import unpaired_dialogues
 from esc_lab.data.corpora.esc_pro_write import write_records
 from esc_lab.data.corpora.reading import Reading, ReadReport
-from esc_lab.data.corpora.records import Record, as_line, read_records
+from esc_lab.data.corpora.records import Record, as_line, check_nesting, read_records
 from esc_lab.data.corpora.splits import (
     EIGHT_ONE_ONE,
     count_shared_trees,
@@ -107,6 +107,7 @@ def _read_files(files: Mapping[str, Path], format: str, reading: Reading) -> dic
     reading.finish()
     for dialogues in in_files.values():
         for dialogue in dialogues:
+            check_nesting(dialogue.meta, dialogue.where)
             reading.report.add(dialogue)
     return in_files
 

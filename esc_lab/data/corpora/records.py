@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from esc_lab.data.fields import check_type
 from esc_lab.errors import UserError
 
+_MAX_DEPTH = 100
 _FIX = "the file must be one JSON list, or hold one JSON object a line"
 
 
@@ -59,7 +60,7 @@ def _parse_objects(text: str, path: Path) -> Iterator[tuple[str, Any]]:
                 item = json.loads(line, parse_constant=_refuse_constant)
             except json.JSONDecodeError as error:
                 item, end = _parse_over_lines(text, at, error, path, number)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _broken(error, path, number) from error
             yield f"{path}:{number}", item
         number += text.count("\n", at, end)
@@ -87,7 +88,7 @@ def _parse_over_lines(text: str, at: int, cut: json.JSONDecodeError, path: Path,
         # Where another object follows, the line was cut off; else the object over several lines is broken.
         another = not text[following:].strip() or text[following:].lstrip().startswith("{")
         raise (_broken(cut, path, number) if another else _broken(error, path, 1)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(error, path, number) from error
     rest, end = _line_at(text, end)
     if rest.strip():
@@ -103,9 +104,21 @@ def _from_text_column(item: object, where: str) -> object:
         return item
     try:
         return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fix = "put a JSON object there, or its keys into the record itself"
-        raise UserError(f"the text in the one key 'text' is not JSON: {error}", where=where, fix=fix) from error
+        raise UserError(
+            f"the text in the one key 'text' is not JSON: {_reason(error)}", where=where, fix=fix
+        ) from error
+
+
+def check_nesting(meta: Mapping[str, Any], where: str) -> None:
+    """Refuse what else a record brings where it is nested so deep that it can be neither hashed nor written."""
+    level = [part for part in meta.values() if isinstance(part, dict | list)]
+    for _ in range(_MAX_DEPTH):
+        parts = (part for value in level for part in (value.values() if isinstance(value, dict) else value))
+        level = [part for part in parts if isinstance(part, dict | list)]
+    if level:
+        raise UserError("nested too deep", where=where, fix=f"nest at most {_MAX_DEPTH} lists or objects")
 
 
 def as_line(record: Mapping[str, Any], where: str) -> str:
@@ -141,17 +154,21 @@ def _read_text(path: Path) -> str:
 def _parse(text: str, path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(error, path, 1) from error
 
 
-def _broken(error: ValueError, path: Path, line: int) -> UserError:
+def _broken(error: ValueError | RecursionError, path: Path, line: int) -> UserError:
     """What is wrong with the JSON that starts at `line` of a file, and the words around it."""
     if not isinstance(error, json.JSONDecodeError):
-        return UserError(f"broken JSON: {error}", where=f"{path}:{line}", fix=_FIX)
+        return UserError(f"broken JSON: {_reason(error)}", where=f"{path}:{line}", fix=_FIX)
     around = error.doc[max(error.pos - 30, 0) : error.pos + 30]
     where = f"{path}:{line + error.lineno - 1}, column {error.colno}"
     return UserError(f"broken JSON: {error.msg}, in {around!r}", where=where, fix=_FIX)
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def _check_encodable(item: object, where: str) -> None:

@@ -397,3 +397,12 @@ def test_sample_corpus() -> None:
     dialogues = read_dialogues(sample_path(), report=report)
     assert report.unlabelled_supporter_turns == 0
     assert any(turn.rejected for dialogue in dialogues for turn in dialogue.turns)
+
+
+@pytest.mark.parametrize("record", [PUBLISHED, EXTES, OWN])
+@pytest.mark.parametrize("depth", [500, 200_000])
+def test_nesting_without_end_is_told(tmp_path: Path, record: dict[str, Any], depth: int) -> None:
+    nested = json.dumps({**record, "meta": "NESTED"}).replace('"NESTED"', '{"a": ' * depth + "1" + "}" * depth)
+    (tmp_path / "corpus").write_text(json.dumps(record) + "\n" + nested + "\n")
+    with pytest.raises(UserError, match=r"corpus:2: (broken JSON: )?nested too deep\. Fix: "):
+        read_dialogues(tmp_path / "corpus")
