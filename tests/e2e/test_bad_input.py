@@ -23,7 +23,6 @@ def complaint(outcome, *kept: str) -> str:
     if outcome.directory:
         assert {path.name for path in outcome.path.iterdir()} <= {
             ".hydra",
-            ".lock",
             "run.log",
             ".lock",
             "config.yaml",
