@@ -5,7 +5,8 @@ Trainings of a method and dialogues are drawn from a population whose Q and B ar
 how often the test calls two methods different that are equal, for 2 to 10 seeds, 12 to 195 dialogues, and three spreads
 between seeds. B: how often its interval, about the value less the jackknife's bias, holds what one training has on all
 dialogues; beside it the bias, and what is left of it. Judges: how often one that tells as much as words do passes the
-check that decides whether it is believed, and how often one that tells more (tests/judge_check/simulation.py).
+check that decides whether it is believed, and how often one that tells more (tests/judge_check/simulation.py). Beside
+these, what the bootstrap over seeds alone would do.
 """
 
 from __future__ import annotations
@@ -98,6 +99,16 @@ def simulate_q(repeats: int, jobs: int) -> dict[tuple[str, int, int], tuple[floa
     return rates
 
 
+def simulate_bootstrap(repeats: int) -> None:
+    """How often the interval of the bootstrap over seeds alone holds the mean that normal values were drawn with."""
+    draw = np.random.default_rng(1000)
+    for seeds in (2, 3, 5, 10):
+        values = draw.normal(size=(repeats, seeds))
+        means = np.stack([values[:, draw.integers(seeds, size=seeds)].mean(axis=1) for _ in range(1000)])
+        low, high = np.percentile(means, [2.5, 97.5], axis=0)
+        print(f"bootstrap over {seeds} seeds: coverage {((low <= 0) & (high >= 0)).mean():.3f}", flush=True)
+
+
 def simulate_b(repeats: int, jobs: int) -> dict[tuple[float, int], float]:
     rates = {}
     print(f"{'prefers':>8} {'B':>6} {'decisions':>10} {'dialogues':>10} {'bias':>7} {'left':>7} {'coverage':>9}")
@@ -134,10 +145,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=2000, help="of a cell of Q; of B a quarter of them")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", choices=("q", "b", "judges"), help="one of the three simulations")
+    parser.add_argument("--only", choices=("bootstrap", "q", "b", "judges"), help="one of the simulations")
     options = parser.parse_args()
     started = time.perf_counter()
     print(f"{options.repeats:,} replications of a cell")
+    if options.only in (None, "bootstrap"):
+        simulate_bootstrap(options.repeats)
     if options.only in (None, "q"):
         covered, sizes = zip(*simulate_q(options.repeats, options.jobs).values(), strict=True)
         within = sum(0.93 <= rate <= 0.97 for rate in covered), sum(0.03 <= rate <= 0.07 for rate in sizes)
