@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from esc_lab.evaluation.module import EvaluationModule
 from esc_lab.search.calls import Calls
-from tests.e2e.conftest import SEARCH
+from esc_lab.stages import compare
+from esc_lab.training.cso import CSOModule
+from esc_lab.training.sft import SFTModule
+from tests.e2e.conftest import SEARCH, execute
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +55,46 @@ def test_sigterm_in_a_search(command, monkeypatch, tmp_path):
     assert not (tmp_path / "run/search/0/metrics.json").exists()
     again = command(*words)
     assert again.status == 0, again.errors
+
+
+PIPELINE = (
+    "stage=pipeline", "search.seeds=3", *SEARCH, "trainer.max_epochs=1", "data.step_pairs=8", "data.step_dialogues=2",
+    "evaluate.generation.enabled=false", "seed=1",
+)  # fmt: skip
+
+
+def whole_weights(run: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(run.glob("*/adapter/adapter_model.safetensors"))]
+
+
+def test_sigterm_in_each_stage_of_a_pipeline(monkeypatch, tmp_path):
+    """One run goes on after the other, each ended in a later stage; the last one ends as if nothing had happened."""
+    whole = execute(tmp_path / "whole", *PIPELINE)
+    assert whole.status == 0, whole.errors
+    resume: list[str] = []
+    for stage, owner, name in (
+        ("search", Calls, "send"),
+        ("evaluate_base", EvaluationModule, "test_step"),
+        ("sft", SFTModule, "training_step"),
+        ("cso", CSOModule, "training_step"),
+        ("compare", compare, "compute_comparison"),
+    ):
+        original = getattr(owner, name)
+
+        def terminated(*arguments, original=original, **named):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, terminated)
+            outcome = execute(tmp_path / stage, *PIPELINE, *resume)
+        assert outcome.status == 143, (stage, outcome.errors)
+        assert "error: ended by SIGTERM" in outcome.errors
+        assert "Traceback" not in outcome.errors
+        assert (outcome.path / stage).exists()
+        assert not (outcome.path / stage / "metrics.json").exists()
+        assert not (outcome.path / "metrics.json").exists()
+        resume = [f"resume={outcome.path}"]
+    last = execute(tmp_path / "last", *PIPELINE, *resume)
+    assert last.status == 0, last.errors
+    assert whole_weights(last.path) == whole_weights(whole.path)
