@@ -11,7 +11,7 @@ import pytest
 
 from esc_lab.evaluation.module import EvaluationModule
 from esc_lab.search.calls import Calls
-from esc_lab.stages import compare
+from esc_lab.stages import compare, export
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.sft import SFTModule
 from tests.e2e.conftest import SEARCH, execute
@@ -98,3 +98,27 @@ def test_sigterm_in_each_stage_of_a_pipeline(monkeypatch, tmp_path):
     last = execute(tmp_path / "last", *PIPELINE, *resume)
     assert last.status == 0, last.errors
     assert whole_weights(last.path) == whole_weights(whole.path)
+
+
+def test_sigterm_in_a_study_and_in_an_export(command, monkeypatch, trained, tmp_path):
+    def terminated(*_: object, **named: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluationModule, "test_step", terminated)
+        study = command("stage=sra", "sra.study=templates", "logger=wandb", "logger.mode=offline")
+    assert study.status == 143, study.errors
+    assert list(study.path.glob("wandb/offline-run-*/run-*.wandb"))
+    words = ("stage=export", f"checkpoint={trained.path}", f"export.directory={tmp_path}/exported")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_card", terminated)
+        outcome = command(*words)
+    assert outcome.status == 143, outcome.errors
+    for ended in (study, outcome):
+        assert "error: ended by SIGTERM" in ended.errors
+        assert "Traceback" not in ended.errors
+        assert not (ended.path / "metrics.json").exists()
+    assert not list(tmp_path.glob("*exported*"))  # nothing half-written, either
+    again = command(*words)
+    assert again.status == 0, again.errors
+    assert (tmp_path / "exported" / "model.safetensors").exists()
