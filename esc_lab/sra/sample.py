@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,7 +101,7 @@ def read_measured_replies(directory: Path, run: str, measure: str) -> list[Measu
     for number, prediction in enumerate(read_predictions(directory / PREDICTIONS), start=1):
         if prediction.sra:
             try:
-                replies.append(_measured_reply(prediction, run, measure))
+                replies.append(_measured_reply(prediction, run, prediction.sra[measure]))
             except READ_ERRORS as error:
                 where, what = f"{directory / PREDICTIONS}:{number}", f"{type(error).__name__} {error}"
                 raise UserError(f"not a measured reply: {what}", where=where, fix="evaluate the run again") from error
@@ -111,11 +111,11 @@ def read_measured_replies(directory: Path, run: str, measure: str) -> list[Measu
     return replies
 
 
-def _measured_reply(prediction: Prediction, run: str, measure: str) -> MeasuredReply:
+def _measured_reply(prediction: Prediction, run: str, measured: Mapping[str, float]) -> MeasuredReply:
     neutral = prediction.neutral or {"phrase": "", "place": ""}
     return MeasuredReply(
         run=run, dialogue=prediction.dialogue, turn=prediction.turn, strategy=str(prediction.followed),
-        **prediction.sra[measure],
+        **measured,
         adheres=prediction.adheres, sample=prediction.sample, phrase=neutral["phrase"], place=neutral["place"],
     )  # fmt: skip
 
