@@ -26,7 +26,7 @@ format: .venv/ready-dev ## let ruff mend what it can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/ready ## install TRL and run all benchmarks, each ends with `name: value (goal ...)`
+bench: .venv/ready-dev ## install TRL and run all benchmarks, each ends with `name: value (goal ...)`
 	$(PIP) -e .[bench]
 	@for file in benchmarks/[a-z]*.py; do .venv/bin/python $$file || exit 1; done
 

@@ -297,6 +297,10 @@ def test_wrong_settings(command):
     ("overrides", "message"),
     [
         (["llm=openai"], "no name of a model for strategist, supporter, seeker, judge. Fix: llm.openai.model=NAME"),
+        (
+            ["llm=openai", "llm.openai.model=m", "search.budget.cost=5"],
+            "search.budget.cost=5.0: without prices every call costs 0. Fix: llm.openai.price_in",
+        ),
         (["llm=replay"], "no recording for strategist, supporter, seeker, judge. Fix: llm.strategist.recording=FILE"),
         (
             ["llm.judge.client=replay", "llm.judge.recording=absent.jsonl"],
