@@ -78,8 +78,8 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
             yield f"llm.{role}.{name}=null: a local model needs one. Fix: give a number"
     priced = any(cfg.llm.openai[name] for name in ("price_in", "price_out"))
     if cfg.search.budget.cost is not None and not priced and any(cfg.llm[role].client == "openai" for role in roles):
-        reason, fix = "without prices every call costs 0", "llm.openai.price_in and price_out, dollars per million tokens"
-        yield _refuse(cfg, "search.budget.cost", reason, fix)
+        fix = "llm.openai.price_in and price_out, in dollars per million tokens"
+        yield _refuse(cfg, "search.budget.cost", "without prices every call costs 0", fix)
     silent = [role for role in roles if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]
     if silent:
         more = "; with llm=replay that of the strategist is for all" if "strategist" in silent else ""
