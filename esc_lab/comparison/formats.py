@@ -30,13 +30,13 @@ def format_markdown(table: Table) -> str:
         rows = [
             [
                 f"{cell.name}{table.mark(cell)}",
-                escape_markdown(next(difference.baseline for difference in row if difference)).replace("\\|", "|"),
+                next(difference.baseline for difference in row if difference),
                 *(_difference_in_markdown(row[number], table.columns[number]) for number in compared),
             ]
             for cell, row in differences
         ]
         heads = ["run", "minus", *(table.headings[number] for number in compared)]
-        parts.append(f"## Differences\n\n{markdown_table(heads, rows)}")
+        parts.append(f"## Differences\n\n{markdown_table(heads, rows, texts=2)}")
     if table.details:
         parts.append(f"## Details\n\n{_bullets(table.details)}")
     return "\n\n".join(parts)
@@ -46,12 +46,12 @@ def _bullets(notes: Sequence[str]) -> str:
     return "\n".join(f"- {escape_markdown(note)}" for note in notes)
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first column is plain text and whose others are numbers, in Markdown."""
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A Markdown table whose first columns (`texts`) are plain text and whose others are numbers, in Markdown."""
     lines = [
         heads,
         ["---", *("---:" for _ in heads[1:])],
-        *([escape_markdown(name), *(field.replace("|", "\\|") for field in fields)] for name, *fields in rows),
+        *([*map(escape_markdown, row[:texts]), *(field.replace("|", "\\|") for field in row[texts:])] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -14,11 +14,11 @@ from esc_lab.comparison.estimates import compare_tables, tabulate_metric
 from esc_lab.comparison.runs import Cell
 from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTable, TestSet
 from esc_lab.metrics.records import find_metric
-from esc_lab.statistics.bootstrap import MIN_CLUSTERS
 from esc_lab.statistics.crossed_effects import CrossedMean, SeedTable, estimate_mean
 from esc_lab.statistics.intervals import Interval
 
 MIN_DECISIONS = 20  # in a group
+MIN_CLUSTERS = 5  # dialogues in a group with intervals: fewer hardly say how much dialogues differ
 _DEPTHS = 6
 
 

@@ -30,6 +30,7 @@ class RequestCache:
 
     def __init__(self, path: Path) -> None:
         self.path, self._full = path, False
+        self._file = sqlite3.connect(":memory:")  # stays where there is no room for the file
         with self._wrap_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=30, isolation_level=None)

@@ -14,8 +14,6 @@ import numpy as np
 from esc_lab.seeds import derive_seed
 from esc_lab.statistics.intervals import FloatArray, IntArray, Interval, percentile_interval
 
-MIN_CLUSTERS = 5  # fewer hardly say how much clusters differ
-
 
 def draw_weights(clusters: int, draws: int, seed: int) -> IntArray:
     """How often each draw of clusters, with replacement, has each of them [draws, clusters]."""

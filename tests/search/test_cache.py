@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import subprocess
@@ -159,3 +160,17 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert all(cache.get(str(number)) == Answer("x" * 1000) for number in range(int(kept)))
     cache.put("room again", Answer())
     assert cache.get("room again") == Answer()
+
+
+def test_a_disk_without_room_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    """The search goes on without a cache, and is told so once."""
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    cache = RequestCache(tmp_path / "new" / "requests.sqlite")
+    cache.put("a", ANSWERS["a"])
+    assert cache.get("a") is None
+    cache.close()
+    assert [record.getMessage().count("takes no more answers") for record in caplog.records] == [1]
