@@ -39,7 +39,7 @@ from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import add_adapter, load_encoder, load_model
 from esc_lab.tokens import pack_rows
 from esc_lab.training.cso import CSOModule
-from esc_lab.training.reference import label_and_text_log_probs
+from esc_lab.training.reference import score_replies
 
 
 class Recording(CSOModule):
@@ -47,11 +47,12 @@ class Recording(CSOModule):
 
     run: TrlRun
 
-    def _compare(self, row: Any, scores: Any, kl: Tensor) -> Any:
+    def _compare(self, row: Any, tokens: Any, kl: Tensor) -> Any:
+        policy, _, reference = tokens.sums()
         for first, second in zip(row.chosen, row.rejected, strict=True):
-            self.run.policy.append((scores.policy[first].item(), scores.policy[second].item()))
-            self.run.reference.append((scores.reference[first].item(), scores.reference[second].item()))
-        return super()._compare(row, scores, kl)
+            self.run.policy.append((policy[first].item(), policy[second].item()))
+            self.run.reference.append((reference[first].item(), reference[second].item()))
+        return super()._compare(row, tokens, kl)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         started = time.perf_counter()
@@ -83,7 +84,7 @@ def run_tree(
 
     def train() -> None:
         started = time.perf_counter()
-        split.reference = label_and_text_log_probs(loaded.model, split, ROW_TOKENS)
+        split.reference = score_replies(loaded.model, split, ROW_TOKENS)
         run.reference_seconds = seconds_since(started)
         policy = add_adapter(loaded, AdapterConfig(), settings).model.train()
         for name, value in trained(policy).items():

@@ -30,11 +30,16 @@ class ObjectiveConfig:
     beta: float = item(0.1, "scale of the reward: log-ratio to the reference, for simpo mean log-probability",
                        within=(1e-9, math.inf))  # fmt: skip
     peak_lr: float | None = item(None, "peak learning rate of cso; null = optimizer.lr", within=FROM_ZERO)
-    label_smoothing: float = item(0.0, "cso, dpo: probability that a pair is the wrong way round", within=(0, 0.499))
-    normalisation: str = item("mean", "ipo: log-ratios summed over a reply's tokens or averaged",
-                              choices=("sum", "mean"))  # fmt: skip
+    label_smoothing: float = item(
+        0.0, "cso, dpo, ld_dpo: probability that a pair is the wrong way round", within=(0, 0.499)
+    )
+    normalisation: str = item(
+        "mean", "ipo, grpo: log-ratios (losses) summed over a reply's tokens or averaged", choices=("sum", "mean")
+    )
     gamma: float = item(1.0, "simpo: target reward margin", within=FROM_ZERO)
-    lambda_: float = item(0.1, "orpo: weight of the odds ratio", within=FROM_ZERO)
+    lambda_: float = item(
+        0.1, "orpo: weight of the odds ratio; dpop: of a chosen reply's loss of probability", within=FROM_ZERO
+    )
     desirable_weight: float | None = item(
         None, "kto: weight of preferred replies; null = that which makes both groups count alike", within=FROM_ZERO
     )
@@ -44,7 +49,22 @@ class ObjectiveConfig:
         "larger group has 1",
         within=FROM_ZERO,
     )
-    value_margin: float = item(0.0, "cso, dpo: reward margin per point of search value; 0 = off", within=FROM_ZERO)
+    excess_weight: float = item(
+        0.5, "ld_dpo: weight of a reply's tokens past the length of the shorter one; 1 = dpo", within=(0, 1)
+    )
+    clip_range: float = item(
+        0.2, "grpo: how far a token's ratio to the old policy may lie from 1", within=(1e-9, 0.999)
+    )
+    kl_weight: float = item(0.04, "grpo: weight of the KL divergence from the reference", within=FROM_ZERO)
+    advantage: str = item(
+        "mean_std",
+        "grpo: a search value less the siblings' mean, divided by their standard deviation or not",
+        choices=("mean_std", "mean"),
+    )
+    inner_epochs: int = item(1, "grpo: optimizer steps in a row on the same trees", within=COUNT)
+    value_margin: float = item(
+        0.0, "cso, dpo, ld_dpo: reward margin per point of search value; 0 = off", within=FROM_ZERO
+    )
     strategy_weight: float = item(1.0, "weight of the strategy label's tokens against those of the text",
                                   within=FROM_ZERO)  # fmt: skip
     reference: str = item(

@@ -27,12 +27,13 @@ from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import PAIRS, REFERENCE, find_run, read_config
 from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens.encode import IntArray
-from esc_lab.training.cso import pair_rewards
+from esc_lab.training.cso import pair_log_probs, pair_rewards
 from esc_lab.training.datamodule import ESCDataModule
 from esc_lab.training.objectives import objective_of
-from esc_lab.training.preference_steps import PreferenceSplit, PreferenceSteps
-from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
-from esc_lab.training.reply_log_probs import PairLogProbs
+from esc_lab.training.preference_split import PreferenceSplit
+from esc_lab.training.preference_steps import PreferenceSteps
+from esc_lab.training.reference import LiveReference, score_replies, stored_log_probs
+from esc_lab.training.reply_log_probs import TokenLogProbs, split_replies, weigh_tokens
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     split = PreferenceSteps(dialogues, turns, cfg.data, pairs, cfg.seed).encode_split(name)
     if not len(split.comparisons):
         return {}
-    policy = label_and_text_log_probs(loaded.model, split, data.row_tokens)
+    policy = score_replies(loaded.model, split, data.row_tokens)
     first = split.first_reply[split.comparisons[:, 0]]
     chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
     run = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
@@ -77,7 +78,7 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
         rewards, ratios = _rewards(cfg, loaded, run, split, (chosen, rejected), policy, data.row_tokens)
     sides = np.stack([chosen, rejected], axis=1)
     both = None if rewards is None else torch.stack(rewards, dim=1).double().numpy()
-    rows = _list_pairs(split, policy.sum(axis=1)[sides], both, None if ratios is None else ratios[sides])
+    rows = _list_pairs(split, split.sum_replies(policy)[sides], both, None if ratios is None else ratios[sides])
     write_atomic(Path(cfg.run_dir) / PAIRS, "\n".join(map(json.dumps, rows)))
     measures = [measure_pair(row) for row in rows]
     shares = {name: float(np.mean([measure[name] for measure in measures])) for name in PAIR_MEASURES}
@@ -91,7 +92,7 @@ def _list_pairs(
     split: PreferenceSplit, log_probs: FloatArray, rewards: FloatArray | None, ratios: FloatArray | None
 ) -> list[dict[str, Any]]:
     """The lines of pairs.jsonl; `log_probs`, `rewards` and `ratios` [pairs, 2] are of chosen and rejected replies."""
-    lengths = _reply_tokens(split)
+    lengths = np.diff(split.first_token)
     rows = []
     for number, (turn, *sides) in enumerate(split.comparisons.tolist()):
         key = split.turns[turn].replies[sides[1]].replies[0].key
@@ -103,11 +104,6 @@ def _list_pairs(
             | {name: None if of is None else of[number].tolist() for name, of in values.items()}
         )
     return rows
-
-
-def _reply_tokens(split: PreferenceSplit) -> IntArray:
-    """Tokens of each reply, its label and end of turn included."""
-    return np.array([len(reply.input_ids) - reply.replies[0].start for reply in split.sequences])
 
 
 def _rewards(
@@ -133,19 +129,18 @@ def _rewards(
             log.warning("rewards of held-out pairs left out, their reference is gone: %s", error)
             return None, None
 
-    def weighted(values: FloatArray) -> list[Tensor]:
-        sums = torch.from_numpy(objective.strategy_weight * values[:, 0] + values[:, 1])
-        return [sums[torch.from_numpy(side)] for side in pairs]
-
-    labels = np.concatenate([turn.label_tokens for turn in split.turns])
-    tokens = np.stack([labels, _reply_tokens(split) - labels], axis=1).astype(np.float32)
-    of_reference = () if reference is None else weighted(reference)
-    rewards = list(pair_rewards(objective, PairLogProbs(*weighted(policy), *weighted(tokens), *of_reference)))
-    return rewards, None if reference is None else (policy - reference).sum(axis=1)
+    lengths, labels, chosen, rejected = map(torch.from_numpy, (np.diff(split.first_token), split.label_tokens, *pairs))
+    tokens = TokenLogProbs(
+        split_replies(torch.from_numpy(policy), lengths),
+        weigh_tokens(lengths, labels, objective.strategy_weight),
+        None if reference is None else split_replies(torch.from_numpy(reference), lengths),
+    )
+    rewards = list(pair_rewards(objective, pair_log_probs(objective, tokens, lengths, chosen, rejected)))
+    return rewards, None if reference is None else split.sum_replies(policy - reference)
 
 
 def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSplit, row_tokens: int) -> FloatArray:
-    """Log-probabilities [replies, 2] under the reference of a training run, stored ones if there are any.
+    """Log-probabilities [tokens] under the reference of a training run, stored ones if there are any.
 
     Raises:
         UserError: the model that the training started from has changed or is gone.
@@ -159,9 +154,9 @@ def _reference(cfg: Config, loaded: LoadedModel, run: Path, split: PreferenceSpl
             raise UserError("it has changed since the training that started from it", where=str(init_from))
         if weights or not isinstance(loaded.model, PeftModel):
             model = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=init_from).model
-            return label_and_text_log_probs(model, split, row_tokens)
+            return score_replies(model, split, row_tokens)
         with LiveReference(loaded.model, adapter)() as model:
-            return label_and_text_log_probs(model, split, row_tokens)
+            return score_replies(model, split, row_tokens)
 
     other = {} if note["dtype"] == cfg.model.dtype else {"dtype": cfg.model.dtype}
     return stored_log_probs(split, {**note["identity"], **other}, compute, Path(cfg.cache_dir))

@@ -15,7 +15,7 @@ from esc_lab.training.datamodule import build_data
 from esc_lab.training.fit import fit, prepare_model
 from esc_lab.training.objectives import balance_weights, objective_of
 from esc_lab.training.preference_steps import PreferenceSteps
-from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
+from esc_lab.training.reference import LiveReference, score_replies, stored_log_probs
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ def run(cfg: Config) -> dict[str, float]:
         identity = model_identity(loaded.model)
         note_reference(cfg, loaded, identity)
         for split in () if live else data.steps.preferences.values():
-            compute = partial(label_and_text_log_probs, loaded.model, split, data.row_tokens)
+            compute = partial(score_replies, loaded.model, split, data.row_tokens)
             split.reference = stored_log_probs(split, identity, compute, cache_dir)
     loaded = prepare_model(cfg, loaded)
     reference = LiveReference(loaded.model, loaded.adapter) if live else None
     lr = cfg.optimizer.lr if cfg.objective.peak_lr is None else cfg.objective.peak_lr
     optimizer, clip = replace(cfg.optimizer, lr=lr), cfg.trainer.gradient_clip
     settings, weights = cfg.objective, {}
-    if objective.single_replies:
+    if objective.compares == "replies":
         report = data.steps.counts["train"]
         settings = balance_weights(settings, report.desirable, report.undesirable)
         weights = {f"kto/{name}": float(getattr(settings, name)) for name in ("desirable_weight", "undesirable_weight")}

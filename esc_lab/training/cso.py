@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from esc_lab.config.training import ObjectiveConfig, OptimizerConfig, SchedulerConfig
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.objectives import apply_settings, objective_of
-from esc_lab.training.preference_steps import PreferenceBatch, PreferenceRow
+from esc_lab.training.preference_split import PreferenceRow
+from esc_lab.training.preference_steps import PreferenceBatch
 from esc_lab.training.reference import LiveReference
-from esc_lab.training.reply_log_probs import PairLogProbs, ReplyLogProbs, value_gap_margin, weighted_log_prob
-
-# Log-probabilities [replies] of a row's replies, their (weighted) token counts, and log-probabilities of the reference.
-ReplyScores = tuple[Tensor, Tensor, Tensor | None]
+from esc_lab.training.reply_log_probs import (
+    GroupLogProbs,
+    PairLogProbs,
+    ReplyLogProbs,
+    TokenLogProbs,
+    compare_pairs,
+    split_replies,
+    value_gap_margin,
+    weigh_tokens,
+)
 
 
 class CSOModule(TrainingModule):
-    """Minimises the mean of a preference objective over the pairs (for KTO the replies) of each optimizer step.
+    """Minimises the mean of a preference objective over the pairs (replies, groups) of each optimizer step.
 
-    Logged, as means over the step's pairs: `loss`; `reward_chosen`, `reward_rejected`, `margin` and `accuracy` of the
-    objective's rewards (for KTO: of desirable and undesirable replies, and the share on the right side of the
-    reference point); `logp_chosen`, `logp_rejected` per reply; `kl`, the mean log-ratio of policy and reference over
-    these replies (an estimate of how far the policy has moved on them, not of its own samples' KL divergence);
-    `pairs_per_s`; and `tokens_saved`, the share of tokens that separate sequences would need on top.
+    Logged, as means over the step's pairs (of groups, over best and worst sibling): `loss`; `reward_chosen`,
+    `reward_rejected`, `margin` and `accuracy` of the objective's rewards (for KTO: of desirable and undesirable
+    replies, and the share on the right side of the reference point); `logp_chosen`, `logp_rejected` per reply; `kl`,
+    the mean log-ratio of policy and reference over these replies (an estimate of how far the policy has moved on them,
+    not of its own samples' KL divergence); `pairs_per_s`; and `tokens_saved`, the share of tokens that separate
+    sequences would need on top.
 
     Args:
         reference: live reference model; None if the batches bring its log-probabilities or the objective needs none.
@@ -50,6 +60,7 @@ class CSOModule(TrainingModule):
         super().__init__(model, optimizer, scheduler, gradient_clip, seed)
         self.settings, self.objective = objective, objective_of(objective)
         self.reference = reference
+        self.old_policy: dict[int, Tensor] = {}  # by number of the row in the step, before the step's inner epochs
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         started = time.perf_counter()
@@ -73,82 +84,120 @@ class CSOModule(TrainingModule):
 
     def _losses(self, batch: PreferenceBatch, kl: Tensor, sums: dict[str, float]) -> Iterator[Tensor]:
         """Summed loss of each row over the number of comparisons of the step; adds the row's metrics to `sums`."""
-        for row in batch.rows:
-            scores = self._score(row)
-            single = self.objective.single_replies
-            values = self._compare_replies(row, scores, kl) if single else self._compare_pairs(row, scores)
+        for number, row in enumerate(batch.rows):
+            tokens = self._score(row)
+            if self.objective.takes_inner_epochs:
+                tokens = self._add_old_policy(tokens, number)
+            values = self._compare(row, tokens, kl)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach().sum())
             # A row without comparisons still takes part in the gradient exchange.
-            yield values["loss"].sum() / batch.comparisons if len(row.chosen) else 0.0 * scores[0].sum()
+            yield values["loss"].sum() / batch.comparisons if len(row.members) else 0.0 * tokens.policy.sum()
 
-    def _score(self, row: PreferenceRow) -> ReplyScores:
-        reference = self._reference_log_probs(row)
-        return *self._weighted_log_probs(self.model, row), reference
-
-    def _weighted_log_probs(self, model: Any, row: PreferenceRow) -> tuple[Tensor, Tensor]:
-        values = reply_log_probs(model, row.row)
-        reply, is_label = (torch.from_numpy(array).to(values.device) for array in (row.row.reply, row.is_label))
-        return weighted_log_prob(values, reply, is_label, len(row.row.keys), self.settings.strategy_weight)
+    def _score(self, row: PreferenceRow) -> TokenLogProbs:
+        """Log-probabilities of the row's replies, [replies, tokens]."""
+        policy, reference = reply_log_probs(self.model, row.row), self._reference_log_probs(row)
+        lengths, label_tokens = (self._tensor(array) for array in (row.lengths, row.label_tokens))
+        return TokenLogProbs(
+            split_replies(policy, lengths),
+            weigh_tokens(lengths, label_tokens, self.settings.strategy_weight, policy.dtype),
+            None if reference is None else split_replies(reference, lengths),
+        )
 
     def _reference_log_probs(self, row: PreferenceRow) -> Tensor | None:
-        """Log-probabilities [replies] under the reference model, from the row or from the live model."""
+        """Log-probabilities [N] of the row's reply tokens under the reference model, from the row or the live model."""
         if not self.objective.needs_reference:
             return None
         if row.reference is not None:
-            label, text = torch.from_numpy(row.reference).to(self.device).unbind(dim=1)
-            return self.settings.strategy_weight * label + text
+            return self._tensor(row.reference)
         assert self.reference is not None
         with self.reference() as model:
-            return self._weighted_log_probs(model, row)[0]
+            return reply_log_probs(model, row.row)
+
+    def _add_old_policy(self, tokens: TokenLogProbs, number: int) -> TokenLogProbs:
+        """The tokens with those of the policy before the inner epochs of the step; in validation of the reference.
+
+        The first inner epoch needs no other pass: its policy is the old one. At validation every advantage would cancel
+        out beside it, and the loss say nothing but how far the policy has moved.
+        """
+        if not self.trainer.training:
+            return replace(tokens, old_policy=tokens.reference)
+        if self.trainer.global_step % self.settings.inner_epochs == 0:
+            self.old_policy[self._row_of_step(number)] = tokens.policy.detach()
+        return replace(tokens, old_policy=self.old_policy[self._row_of_step(number)].to(self.device))
+
+    def _row_of_step(self, number: int) -> int:
+        """Number in the whole step of a row of this process."""
+        return self.global_rank + number * self.trainer.world_size
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.objective.takes_inner_epochs:
+            checkpoint["old_policy"] = gather_rows(self.old_policy)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.old_policy = checkpoint.get("old_policy", {})
 
     def _reference_point(self, batch: PreferenceBatch, *, distributed: bool) -> Tensor:
         """KTO's reference point (see `kto`): the mismatched replies of the step's turns count once each."""
         sums = torch.zeros(2, device=self.device)
-        if not self.objective.single_replies:
+        if self.objective.compares != "replies":
             return sums[0]
         with torch.no_grad():
             for row in batch.mismatched:
-                policy, _, reference = self._score(row)
+                policy, _, reference = self._score(row).sums()
                 assert reference is not None
-                replies = torch.from_numpy(row.reply_of).to(sums.device)
+                replies = self._tensor(row.reply_of)
                 sums += torch.stack([(policy - reference)[replies].sum(), sums.new_tensor(len(replies))])
         if distributed:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         return (sums[0] / sums[1]).clamp(min=0)
 
-    def _compare_pairs(self, row: PreferenceRow, scores: ReplyScores) -> dict[str, Tensor]:
-        """Loss [P] of the row's pairs, and the values of each that are logged."""
-        policy, tokens, reference = scores
-        chosen, rejected = (torch.from_numpy(side).to(policy.device) for side in (row.chosen, row.rejected))
-        ours = (policy[chosen], policy[rejected], tokens[chosen], tokens[rejected])
-        theirs = (None, None) if reference is None else (reference[chosen], reference[rejected])
-        pairs = PairLogProbs(*ours, theirs[0], theirs[1], self._margins(row))
+    def _compare(self, row: PreferenceRow, tokens: TokenLogProbs, kl: Tensor) -> dict[str, Tensor]:
+        """Loss [P] of what is compared in the row, and the values of each that are logged."""
+        match self.objective.compares:
+            case "replies":
+                return self._compare_replies(row, tokens, kl)
+            case "groups":
+                groups = GroupLogProbs(tokens.select(self._tensor(row.members)), self._tensor(row.values))
+                losses = apply_settings(self.objective.loss, self.settings, groups)
+                return {"loss": losses, **self._describe_pairs(row, tokens, self._pairs(row, tokens))}
+            case "pairs":
+                pairs = self._pairs(row, tokens)
+                losses = apply_settings(self.objective.loss, self.settings, pairs)
+                return {"loss": losses, **self._describe_pairs(row, tokens, pairs)}
+
+    def _pairs(self, row: PreferenceRow, tokens: TokenLogProbs) -> PairLogProbs:
+        """The row's pairs; of groups the best and the worst sibling."""
+        sides = (self._tensor(row.lengths), self._tensor(row.chosen), self._tensor(row.rejected))
+        return replace(pair_log_probs(self.settings, tokens, *sides), margin=self._margins(row))
+
+    def _describe_pairs(self, row: PreferenceRow, tokens: TokenLogProbs, pairs: PairLogProbs) -> dict[str, Tensor]:
+        policy, _, reference = tokens.sums()
+        members = self._tensor(row.members[:, :2])
         reward_chosen, reward_rejected = pair_rewards(self.settings, pairs)
         values = {
-            "loss": apply_settings(self.objective.loss, self.settings, pairs),
             "reward_chosen": reward_chosen,
             "reward_rejected": reward_rejected,
             "accuracy": (reward_chosen > reward_rejected).float(),
-            "logp_chosen": pairs.chosen,
-            "logp_rejected": pairs.rejected,
+            "logp_chosen": policy[members[:, 0]],
+            "logp_rejected": policy[members[:, 1]],
         }
         if reference is not None:
-            values["kl"] = (pairs.chosen - reference[chosen] + pairs.rejected - reference[rejected]) / 2
+            values["kl"] = (policy - reference)[members].mean(dim=1)
         return values
 
     def _margins(self, row: PreferenceRow) -> Tensor | None:
         if not self.settings.value_margin:
             return None
-        chosen, rejected = torch.from_numpy(row.values).to(self.device).unbind(dim=1)
+        chosen, rejected = self._tensor(row.values).unbind(dim=1)
         return value_gap_margin(chosen, rejected, self.settings.value_margin)
 
-    def _compare_replies(self, row: PreferenceRow, scores: ReplyScores, kl: Tensor) -> dict[str, Tensor]:
+    def _compare_replies(self, row: PreferenceRow, tokens: TokenLogProbs, kl: Tensor) -> dict[str, Tensor]:
         """Loss [N] of the row's single replies, and the values of each that are logged."""
-        policy, _, reference = scores
+        policy, _, reference = tokens.sums()
         assert reference is not None
-        replies = torch.from_numpy(row.chosen).to(policy.device)
-        desirable = torch.from_numpy(row.desirable).to(replies.device)
+        replies, desirable = self._tensor(row.chosen), self._tensor(row.desirable)
         labelled = ReplyLogProbs(policy[replies], reference[replies], desirable)
         log_ratio = labelled.policy - labelled.reference
         reward = self.settings.beta * log_ratio
@@ -162,6 +211,26 @@ class CSOModule(TrainingModule):
             "kl": log_ratio,
             "kl_mismatched": kl.expand(len(log_ratio)),
         }
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def pair_log_probs(
+    settings: ObjectiveConfig, tokens: TokenLogProbs, lengths: Tensor, chosen: Tensor, rejected: Tensor
+) -> PairLogProbs:
+    """Log-probabilities of pairs, without margins, as the objective of these settings weighs them."""
+    excess_weight = settings.excess_weight if objective_of(settings).weighs_excess else 1.0
+    return compare_pairs(tokens, lengths, chosen, rejected, excess_weight)
+
+
+def gather_rows(rows: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The rows of all processes."""
+    if not torch.distributed.is_initialized():
+        return rows
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, {number: row.cpu() for number, row in rows.items()})
+    return {number: row for part in parts for number, row in part.items()}
 
 
 def pair_rewards(settings: ObjectiveConfig, pairs: PairLogProbs) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,10 @@
 """Preference objectives: losses of replies from their log-probabilities, and the record of each. Pure functions.
 
 A pair objective takes the log-probabilities of P preference pairs and returns P losses; `kto` takes N replies with a
-label each and returns N losses. None of them takes a mean: the loss of an optimizer step is the mean over all pairs of
-that step, and only the caller knows how many those are. Everywhere below, for reply y after history x,
+label each and returns N losses; `listwise` and `grpo` (`group_objectives`) take G groups of siblings, the replies that
+a search has tried and valued at a decision, and return G losses. None of them takes a mean: the loss of an optimizer
+step is the mean over all pairs (replies, groups) of that step, and only the caller knows how many those are. Everywhere
+below, for reply y after history x,
 
     log pi(y)   log-probability under the policy, summed over the reply's tokens and its end-of-turn token
     log ref(y)  the same under the frozen reference model
@@ -20,13 +22,14 @@ when a loss is computed, so that a configuration can be checked without it.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError, nearest
+from esc_lab.training.group_objectives import grpo, listwise
+from esc_lab.training.limits import check_not_negative, check_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +68,20 @@ def dpo(pairs: PairLogProbs, *, beta: float, label_smoothing: float = 0.0) -> Te
     return -(1 - label_smoothing) * _log_sigmoid(logit) - label_smoothing * _log_sigmoid(-logit)
 
 
+def dpop(pairs: PairLogProbs, *, beta: float, lambda_: float) -> Tensor:
+    """Losses [P] of DPO-Positive (Pal et al. 2024, eq. 3): DPO that lets no chosen reply become less probable.
+
+        loss = -log sigmoid(beta (h - lambda max(0, log ref(y_w) - log pi(y_w))))
+
+    In DPO a chosen reply may lose probability as long as the rejected one loses more, above all where the two differ in
+    few tokens. The paper takes lambda = 50 and beta = 0.3. TRL 1.16 has no such loss.
+    """
+    check_not_negative(lambda_=lambda_)
+    _refuse_margin(pairs)
+    chosen, rejected = implicit_rewards(pairs, beta=beta)
+    return -_log_sigmoid(chosen - rejected - lambda_ * (-chosen).relu())
+
+
 def ipo(pairs: PairLogProbs, *, beta: float, normalisation: Literal["sum", "mean"]) -> Tensor:
     """Losses [P] of IPO (Azar et al. 2024, eq. 17; beta is the paper's tau).
 
@@ -76,7 +93,7 @@ def ipo(pairs: PairLogProbs, *, beta: float, normalisation: Literal["sum", "mean
     """
     if normalisation not in ("sum", "mean"):
         raise ValueError(f"normalisation must be 'sum' or 'mean', got {normalisation!r}")
-    _check_positive(beta=beta)
+    check_positive(beta=beta)
     _refuse_margin(pairs)
     chosen, rejected = _log_ratios(pairs)
     if normalisation == "mean":
@@ -103,7 +120,7 @@ def simpo(pairs: PairLogProbs, *, beta: float, gamma: float) -> Tensor:
 
     TRL's `CPOTrainer` (`loss_type="simpo"`, `cpo_alpha=0`) is the same; its `simpo_gamma` is gamma, not gamma / beta.
     """
-    _check_positive(beta=beta)
+    check_positive(beta=beta)
     check_not_negative(gamma=gamma)
     _refuse_margin(pairs)
     chosen, rejected = mean_log_probs(pairs)
@@ -144,7 +161,7 @@ def kto(
             history. This is KTO's own, biased estimator of KL(pi || ref). TRL has the same loss; it rotates the replies
             of each device's batch by one, in an order that is fixed before training, and averages over the devices.
     """
-    _check_positive(beta=beta)
+    check_positive(beta=beta)
     check_not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
     if kl.ndim:
         raise ValueError(f"kl must be a scalar, got shape {list(kl.shape)}")
@@ -159,7 +176,7 @@ def implicit_rewards(pairs: PairLogProbs, *, beta: float) -> tuple[Tensor, Tenso
 
     Rafailov et al. 2023, eq. 5 without its term that depends on the history only.
     """
-    _check_positive(beta=beta)
+    check_positive(beta=beta)
     chosen, rejected = _log_ratios(pairs)
     return beta * chosen, beta * rejected
 
@@ -174,33 +191,44 @@ def scaled_mean_log_probs(pairs: PairLogProbs, *, beta: float) -> tuple[Tensor, 
     return beta * pairs.chosen / pairs.chosen_tokens, beta * pairs.rejected / pairs.rejected_tokens
 
 
+Comparison = Literal["pairs", "replies", "groups"]
+
+
 @dataclass(frozen=True)
 class Objective:
     """What there is to know of an objective.
 
     Attributes:
-        loss: of PairLogProbs, or with `single_replies` of ReplyLogProbs and KTO's reference point.
+        loss: of PairLogProbs, of ReplyLogProbs and KTO's reference point, or of GroupLogProbs.
         rewards: of PairLogProbs: what the objective compares in chosen and rejected replies, for logs and evaluation.
         needs_reference: whether it compares the policy with a reference model.
         takes_margin: whether the pairs may carry margins (`objective.value_margin`).
-        single_replies: whether it learns from replies one by one, each with a label, and not from pairs.
+        compares: pairs; replies one by one, each with a label; or groups, the siblings of a decision with their values.
+        weighs_excess: whether what a reply is longer by counts less (`objective.excess_weight`; `compare_pairs`).
+        takes_inner_epochs: whether several steps in a row see the same comparisons (`objective.inner_epochs`).
     """
 
     loss: Callable[..., Tensor]
     rewards: Callable[..., tuple[Tensor, Tensor]] = implicit_rewards
     needs_reference: bool = True
     takes_margin: bool = False
-    single_replies: bool = False
+    compares: Comparison = "pairs"
+    weighs_excess: bool = False
+    takes_inner_epochs: bool = False
 
 
 OBJECTIVES: Mapping[str, Objective] = {
     "cso": Objective(dpo, takes_margin=True),
     "dpo": Objective(dpo, takes_margin=True),
+    "dpop": Objective(dpop),
+    "ld_dpo": Objective(dpo, takes_margin=True, weighs_excess=True),
     "ipo": Objective(ipo),
     "hinge": Objective(hinge),
     "simpo": Objective(simpo, scaled_mean_log_probs, needs_reference=False),
     "orpo": Objective(orpo, mean_log_probs, needs_reference=False),
-    "kto": Objective(kto, single_replies=True),
+    "kto": Objective(kto, compares="replies"),
+    "listwise": Objective(listwise, compares="groups"),
+    "grpo": Objective(grpo, compares="groups", takes_inner_epochs=True),
 }
 
 
@@ -223,6 +251,11 @@ def objective_of(settings: ObjectiveConfig) -> Objective:
             where=f"objective.value_margin={settings.value_margin:g}", fix=f"{able}, or objective.value_margin=0",
         )  # fmt: skip
     return OBJECTIVES[name]
+
+
+def count_inner_epochs(settings: ObjectiveConfig) -> int:
+    """How many optimizer steps in a row see the same comparisons."""
+    return settings.inner_epochs if objective_of(settings).takes_inner_epochs else 1
 
 
 def balance_weights(settings: ObjectiveConfig, desirable: int, undesirable: int) -> ObjectiveConfig:
@@ -285,15 +318,3 @@ def _log_odds(log_p: Tensor) -> Tensor:
 
     log_p = log_p.clamp(max=-finfo(log_p.dtype).eps)
     return log_p - (-log_p.expm1()).log()
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be 0 or more, got {value}")

@@ -14,6 +14,7 @@ from esc_lab.models.log_probs import join_reply
 from esc_lab.prompts import Message, reply_content
 from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples, encode_labels
 from esc_lab.tokens.examples import ReplyKey, find_reply
+from esc_lab.training.objectives import Comparison
 from esc_lab.training.steps import TurnEncoder
 
 # A chat template may put tokens around a reply that its text alone does not have.
@@ -31,6 +32,9 @@ class PreferenceReport:
         equal_pairs_dropped: pairs whose rejected reply is the chosen one.
         unjudged_pairs, inverted_pairs: pairs with a reply that has no search value, or whose chosen reply has the
             lower value. They are dropped where the objective has a value margin.
+        groups: turns whose replies differ in search value, from which a group objective learns.
+        flat_turns: turns with pairs that it leaves out, since fewer than two of their replies have a search value or
+            all values are equal.
         desirable, undesirable: replies that KTO learns from, one by one.
         unlabelled_chosen, unlabelled_pairs: given replies left out since they have no strategy, and their pairs.
         unlabelled_rejected: rejected replies without a strategy, which are compared all the same.
@@ -43,6 +47,8 @@ class PreferenceReport:
     equal_pairs_dropped: int = 0
     unjudged_pairs: int = 0
     inverted_pairs: int = 0
+    groups: int = 0
+    flat_turns: int = 0
     desirable: int = 0
     undesirable: int = 0
     unlabelled_chosen: int = 0
@@ -53,6 +59,7 @@ class PreferenceReport:
     def count(self, turn: PreferenceTurn) -> None:
         self.turns += 1
         self.pairs += len(turn.pairs)
+        self.groups += bool(turn.siblings)
         for chosen, rejected in turn.pairs:
             self.unjudged_pairs += bool(np.isnan(turn.values[chosen] + turn.values[rejected]))
             self.inverted_pairs += turn.values[chosen] < turn.values[rejected]
@@ -80,6 +87,13 @@ class PreferenceTurn:
     desirable: dict[int, bool] = field(default_factory=dict)
     mismatched: int | None = None
 
+    @property
+    def siblings(self) -> list[int]:
+        """The replies that have a search value, from the best to the worst; none if no two of them differ in it."""
+        valued = [number for number, value in enumerate(self.values) if not np.isnan(value)]
+        valued.sort(key=lambda number: -self.values[number])
+        return valued if valued and self.values[valued[0]] > self.values[valued[-1]] else []
+
     def add(self, sequence: TokenSequence, label_tokens: int, value: float | None) -> int:
         """Index of the reply; one that is there already is not added again."""
         for number, reply in enumerate(self.replies):
@@ -104,11 +118,13 @@ class PreferenceEncoder:
     Args:
         turns: its `row_tokens` are the budget for all replies of a turn together with their prompt.
         report: counts to add to.
-        single_replies: also take turns without a rejected reply, and rejected replies without a chosen one.
+        compares: what the objective compares. For single replies also turns without a rejected reply are taken, and
+            rejected replies without a chosen one; for groups all turns with replies of different search values.
     """
 
-    def __init__(self, turns: TurnEncoder, split: str, report: PreferenceReport, *, single_replies: bool) -> None:
-        self.turns, self.encoded, self.report, self.single_replies = turns, turns.report(split), report, single_replies
+    def __init__(self, turns: TurnEncoder, split: str, report: PreferenceReport, compares: Comparison) -> None:
+        self.turns, self.encoded, self.report, self.compares = turns, turns.report(split), report, compares
+        self.single_replies = compares == "replies"
         self._layout = turns.layout
         self._label_tokens: dict[str, int] = {}
 
@@ -122,15 +138,20 @@ class PreferenceEncoder:
         self._count_unlabelled(dialogues)
         for dialogue in dialogues:
             examples = self.turns.examples(dialogue)
-            if not self.single_replies:
+            if self.compares == "pairs":
                 examples = [example for example in examples if dialogue.turns[example.key.turn].rejected]
             self._add(turns, dialogue, examples, desirable=True)
             for alone in unpaired_dialogues(dialogue) if self.single_replies else ():
                 self._add(turns, alone, self.turns.examples(alone)[-1:], desirable=False)
-        kept = [turns[prompt] for prompt in sorted(turns) if self.single_replies or turns[prompt].pairs]
+        kept = [turns[prompt] for prompt in sorted(turns) if self._offers_comparison(turns[prompt])]
+        if self.compares == "groups":
+            self.report.flat_turns += sum(bool(turn.pairs) and not turn.siblings for turn in turns.values())
         for turn in kept:
             self.report.count(turn)
         return kept
+
+    def _offers_comparison(self, turn: PreferenceTurn) -> bool:
+        return {"pairs": bool(turn.pairs), "replies": True, "groups": bool(turn.siblings)}[self.compares]
 
     def _count_unlabelled(self, dialogues: Sequence[Dialogue]) -> None:
         """Count what the dialogues of a tree have no label for, a turn that several of them share once."""

@@ -26,36 +26,35 @@ from esc_lab.models.log_probs import score_rows
 from esc_lab.statistics.intervals import FloatArray
 from esc_lab.terminal import track_progress
 from esc_lab.tokens import pack_rows
-from esc_lab.training.preference_steps import PreferenceSplit
+from esc_lab.training.preference_split import PreferenceSplit
 
 log = logging.getLogger(__name__)
-_KIND = "reference_log_probs_v2"
+_KIND = "reference_log_probs_v3"
 
 
-def label_and_text_log_probs(model: Any, split: PreferenceSplit, row_tokens: int) -> FloatArray:
-    """Log-probabilities [replies, 2] of the label and of the rest of each reply, in the order of their numbers.
+def score_replies(model: Any, split: PreferenceSplit, row_tokens: int) -> FloatArray:
+    """Log-probabilities [tokens] of the tokens of all replies of a split, reply by reply in the order of their numbers.
 
     Args:
         row_tokens: budget of a packed row; does not change the values.
     """
     sequences = split.sequences
-    log_probs = np.full((len(sequences), 2), np.nan, dtype=np.float32)
+    log_probs = np.full(split.first_token[-1], np.nan, dtype=np.float32)
     rows = pack_rows([sequences], max(row_tokens, *(len(sequence.input_ids) for sequence in sequences)))
     for key, tokens in score_rows(model, track_progress(rows, "log-probabilities")):
-        turn, reply = split.place[key]
-        label = split.turns[turn].label_tokens[reply]
-        log_probs[split.number(turn, reply)] = tokens[:label].sum(), tokens[label:].sum()
+        first = split.first_token[split.number(*split.place[key])]
+        log_probs[first : first + len(tokens)] = tokens
     return log_probs
 
 
 def stored_log_probs(
     split: PreferenceSplit, identity: dict[str, str], compute: Callable[[], FloatArray], root: Path
 ) -> FloatArray:
-    """Reference log-probabilities of a split, [replies, 2], from the artifact store or computed once.
+    """Reference log-probabilities of a split, [tokens], from the artifact store or computed once.
 
     Args:
         identity: `model_identity` of the reference model and what else its log-probabilities depend on.
-        compute: gives `label_and_text_log_probs` of the reference model if they are needed.
+        compute: gives `score_replies` of the reference model if they are needed.
         root: the cache directory.
 
     Raises:
@@ -66,9 +65,10 @@ def stored_log_probs(
         log.info("reference log-probabilities of %d replies", len(split.sequences))
         values = compute()
         if not np.isfinite(values).all():
-            count = int((~np.isfinite(values)).any(axis=1).sum())
+            count = np.count_nonzero(split.sum_replies(~np.isfinite(values)))
             raise UserError(
-                f"the log-probabilities of {count} of {len(values)} replies under the reference model are not finite",
+                f"the log-probabilities of {count} of {len(split.sequences)} replies under the reference model are not "
+                "finite",
                 fix="compute in float32 (model.dtype), or check the model",
             )
         save_file({"log_probs": values}, directory / "log_probs.safetensors")

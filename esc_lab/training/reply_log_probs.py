@@ -5,12 +5,12 @@ Symbols are those of `objectives`. Log-probabilities should be float32 or wider.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from esc_lab.training.objectives import check_not_negative
+from esc_lab.training.limits import check_not_negative
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class PairLogProbs:
 
     Attributes:
         chosen, rejected: log pi(y).
-        chosen_tokens, rejected_tokens: |y|, 1 or more; fractions if tokens are weighted (`weighted_log_prob`).
+        chosen_tokens, rejected_tokens: |y|, 1 or more; fractions if tokens are weighted (`weigh_tokens`).
         reference_chosen, reference_rejected: log ref(y), or None for the objectives that need no reference.
         margin: offset >= 0 in units of the reward margin (`value_gap_margin`), 0 for a pair without one; None if no
             pair has one. Only `dpo` takes it.
@@ -89,10 +89,68 @@ def value_gap_margin(chosen_value: Tensor, rejected_value: Tensor, scale: float)
     return scale * (chosen_value - rejected_value)
 
 
-def weighted_log_prob(
-    token_log_probs: Tensor, reply: Tensor, is_strategy: Tensor, replies: int, strategy_weight: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of replies in which the tokens of the strategy label weigh more or less than the text.
+@dataclass(frozen=True, eq=False)
+class TokenLogProbs:
+    """Log-probabilities of the tokens of replies, each tensor [..., T]; 0 past the end of a reply.
+
+    Attributes:
+        policy: log pi of each token, given all before it.
+        weights: what the token counts (`weigh_tokens`).
+        reference: the same as policy under the reference model, or None for the objectives that need none.
+        old_policy: the same under the policy before the inner epochs of a step; only `grpo` takes it.
+    """
+
+    policy: Tensor
+    weights: Tensor
+    reference: Tensor | None = None
+    old_policy: Tensor | None = None
+
+    def select(self, replies: Tensor) -> TokenLogProbs:
+        """The tokens of the replies with these numbers, [*replies.shape, T]."""
+        return TokenLogProbs(**{name: tensor[replies] for name, tensor in vars(self).items() if tensor is not None})
+
+    def weigh(self, factors: Tensor) -> TokenLogProbs:
+        """The same with weights multiplied by factors [..., T]."""
+        return replace(self, weights=self.weights * factors)
+
+    def sums(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """log pi(y) = sum_t w_t log pi(t), |y| = sum_t w_t, and log ref(y) if there is a reference; [...] each."""
+        reference = None if self.reference is None else (self.weights * self.reference).sum(-1)
+        return (self.weights * self.policy).sum(-1), self.weights.sum(-1), reference
+
+
+@dataclass(frozen=True, eq=False)
+class GroupLogProbs:
+    """Siblings, the replies to one history that a search has tried, of G decisions.
+
+    Attributes:
+        tokens: of the siblings, [G, K, T].
+        values: [G, K] search values; NaN where a group has fewer than K siblings. Their tokens are any.
+    """
+
+    tokens: TokenLogProbs
+    values: Tensor
+
+
+def split_replies(values: Tensor, lengths: Tensor) -> Tensor:
+    """Values [N] of the tokens of replies, one reply after the other, as [R, T] with 0 past the end of each.
+
+    Args:
+        lengths: [R] tokens of each reply, N in all.
+
+    Example:
+        >>> split_replies(torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([2, 1]))
+        tensor([[-1., -2.],
+                [-3.,  0.]])
+    """
+    inside = _places(lengths) < lengths[:, None]
+    return values.new_zeros(inside.shape).masked_scatter(inside, values)
+
+
+def weigh_tokens(
+    lengths: Tensor, label_tokens: Tensor, strategy_weight: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Weights [R, T] of replies in which the tokens of the strategy label weigh more or less than the text.
 
         log pi(y) = sum_t w_t log pi(t),  |y| = sum_t w_t,  w_t = strategy_weight on the label, 1 elsewhere
 
@@ -101,26 +159,59 @@ def weighted_log_prob(
     Length-normalised objectives must divide by the weighted counts, so that they compare weighted means.
 
     Args:
-        token_log_probs: [N] of the tokens of all replies.
-        reply: [N], integer: which of the `replies` the token belongs to.
-        is_strategy: [N], bool: whether the token belongs to the strategy label.
-
-    Returns:
-        log pi(y) and |y|, [replies] each.
+        lengths: [R] tokens of each reply.
+        label_tokens: [R] how many of its first tokens are the strategy label.
 
     Raises:
-        ValueError: shapes differ or are not [N], or strategy_weight is negative.
+        ValueError: strategy_weight is negative.
 
     Example:
-        >>> log_probs, label = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([True, False, False])
-        >>> weighted_log_prob(log_probs, torch.tensor([0, 0, 1]), label, 2, strategy_weight=4)
-        (tensor([-6., -3.]), tensor([5., 1.]))
+        >>> weigh_tokens(torch.tensor([2, 1]), torch.tensor([1, 0]), strategy_weight=4)
+        tensor([[4., 1.],
+                [1., 0.]])
     """
     check_not_negative(strategy_weight=strategy_weight)
-    _check_lengths(token_log_probs=token_log_probs, reply=reply, is_strategy=is_strategy)
-    weights = torch.ones_like(token_log_probs).masked_fill(is_strategy, strategy_weight)
-    zeros = token_log_probs.new_zeros(replies)
-    return zeros.index_add(0, reply, weights * token_log_probs), zeros.index_add(0, reply, weights)
+    places = _places(lengths)
+    weights = torch.ones(len(lengths), len(places), dtype=dtype, device=lengths.device)
+    return weights.masked_fill(places < label_tokens[:, None], strategy_weight).masked_fill(
+        places >= lengths[:, None], 0
+    )
+
+
+def compare_pairs(
+    tokens: TokenLogProbs, lengths: Tensor, chosen: Tensor, rejected: Tensor, excess_weight: float = 1.0
+) -> PairLogProbs:
+    """Log-probabilities of P pairs, without margins; with an excess_weight below 1 those of LD-DPO.
+
+        log pi(y) = sum of w_t log pi(t) over the first l tokens + excess_weight times that over the others
+        l = the smaller number of tokens of y_w and y_l
+
+    Liu et al. 2024 (Length Desensitization in DPO, section 3.3), for policy and reference alike: what a reply is longer
+    by has a part of its say, since in DPO a long reply's tokens outweigh a short one's. Weight 1 is DPO, weight 0 cuts
+    the longer reply. |y| is not touched. TRL: `ld_alpha` is excess_weight; the same.
+
+    Args:
+        tokens: of R replies, [R, T].
+        lengths: [R] tokens of each.
+        chosen, rejected: [P] numbers of replies.
+
+    Raises:
+        ValueError: excess_weight is not in [0, 1].
+    """
+    if not 0 <= excess_weight <= 1:
+        raise ValueError(f"excess_weight must lie in [0, 1], got {excess_weight}")
+    counts = tokens.weights.sum(-1)
+    shared = torch.minimum(lengths[chosen], lengths[rejected])[:, None]
+    excess = torch.arange(tokens.policy.shape[-1], device=shared.device) >= shared
+    factors = 1 - (1 - excess_weight) * excess.to(tokens.weights.dtype)
+    own, _, own_reference = tokens.select(chosen).weigh(factors).sums()
+    other, _, other_reference = tokens.select(rejected).weigh(factors).sums()
+    return PairLogProbs(own, other, counts[chosen], counts[rejected], own_reference, other_reference)
+
+
+def _places(lengths: Tensor) -> Tensor:
+    """[T] numbers of tokens in the longest reply."""
+    return torch.arange(int(lengths.max()) if len(lengths) else 0, device=lengths.device)
 
 
 def _check_lengths(**tensors: Tensor | None) -> None:

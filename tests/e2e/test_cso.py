@@ -24,6 +24,7 @@ from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import SEARCH, execute
 from tests.e2e.test_bad_input import complaint
 from tests.e2e.test_stages import TWO_STEPS, check_run_directory
+from tests.training.modules import add_values
 
 ESCONV = load_inventory("esconv")
 OBJECTIVES = sorted(file.stem for file in (CONF / "objective").glob("*.yaml"))
@@ -40,14 +41,28 @@ def tuned(trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_trains(command, objective):
-    outcome = command("stage=cso", f"objective={objective}", TWO_STEPS, "data.step_pairs=8", "optimizer.lr=0.01")
+def test_every_objective_trains(command, sample_dialogues, tmp_path, objective):
+    data = []
+    if objective in ("listwise", "grpo"):
+        valued = [replace(one, turns=tuple(map(add_values, one.turns))) for one in sample_dialogues]
+        write_dialogues(valued, tmp_path / "valued.jsonl")
+        data = ["data=jsonl", f"data.path={tmp_path}/valued.jsonl"]
+    words = (f"objective={objective}", TWO_STEPS, "data.step_pairs=8", "optimizer.lr=0.01")
+    outcome = command("stage=cso", *words, *data)
     check_run_directory(outcome)
     assert {"train/loss", "train/accuracy", "train/reward_chosen", "train/tokens_saved"} <= outcome.metrics.keys()
     assert ("train/kl" in outcome.metrics) == (objective not in ("simpo", "orpo"))
     assert outcome.metrics["train/grad_norm"] > 0
     weights = load_file(outcome.path / "adapter" / "adapter_model.safetensors")
     assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize("objective", ["listwise", "grpo"])
+def test_siblings_without_values_are_told(command, objective):
+    message = complaint(command("stage=cso", f"objective={objective}", TWO_STEPS))
+    assert f"objective={objective}: none of " in message
+    assert "different search values" in message
+    assert "RUN/esc_pro/train.jsonl" in message
 
 
 def test_training_widens_the_margin(tuned, trained):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytorch_lightning as pl
 
 from esc_lab.config import DataConfig, PromptConfig
 from esc_lab.config.evaluate import EvaluateConfig
+from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.training.datamodule import ESCDataModule
 
@@ -21,10 +24,16 @@ def data_module(
     )  # fmt: skip
 
 
-def one_step_trainer(directory, **options) -> pl.Trainer:
-    """A trainer of one step on the CPU that leaves nothing behind."""
+def add_values(turn: Turn) -> Turn:
+    """The turn as if a search had valued its replies."""
+    rejected = tuple(replace(reply, value=-0.5 * number) for number, reply in enumerate(turn.rejected))
+    return replace(turn, reply=replace(turn.reply, value=0.5), rejected=rejected) if rejected else turn
+
+
+def one_step_trainer(directory, *, max_steps=1, **options) -> pl.Trainer:
+    """A trainer of one step (or a few) on the CPU that leaves nothing behind."""
     return pl.Trainer(
-        max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        max_steps=max_steps, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=directory, limit_val_batches=0,
         **options,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from esc_lab.models.load import add_adapter, model_identity
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.objectives import balance_weights
-from esc_lab.training.reference import LiveReference, label_and_text_log_probs, stored_log_probs
+from esc_lab.training.reference import LiveReference, score_replies, stored_log_probs
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import one_and_two_processes
 from tests.training.modules import data_module, one_step_trainer
@@ -264,10 +264,10 @@ def test_trees_that_begin_alike_count_each_on_its_own(tiny_models, sample_dialog
     assert len(split.comparisons) == 2 * len(once.steps.preferences["train"].comparisons)
     assert sum(len(row.chosen) for row in batch.rows) == len(split.comparisons)
     assert any(len(keys) > 1 for row in batch.rows for keys in row.row.keys)
-    before = label_and_text_log_probs(loaded.model, split, row_tokens).sum(axis=1)
+    before = split.sum_replies(score_replies(loaded.model, split, row_tokens))
     assert not np.isnan(before).any()
     policy = perturbed(loaded.model)
-    after = label_and_text_log_probs(policy, split, row_tokens).sum(axis=1)
+    after = split.sum_replies(score_replies(policy, split, row_tokens))
     _, logged = step(
         policy,
         Frozen(loaded.model),
@@ -372,7 +372,7 @@ def test_live_reference_is_the_starting_point(sample_dialogues, tmp_path, kind):
         save_trained(first, settings, tmp_path)
         loaded = load_model(settings, CACHE, checkpoint=tmp_path)
     identity = model_identity(loaded.model)
-    compute = partial(label_and_text_log_probs, loaded.model, split, 2048)
+    compute = partial(score_replies, loaded.model, split, 2048)
     stored = stored_log_probs(split, identity, compute, tmp_path / "cache")
     loaded = add_adapter(loaded, AdapterConfig(kind="full" if kind == "full" else "lora", dropout=0.5), settings)
     live = LiveReference(loaded.model, loaded.adapter)
@@ -383,11 +383,11 @@ def test_live_reference_is_the_starting_point(sample_dialogues, tmp_path, kind):
             if parameter.requires_grad:
                 parameter.add_(0.1)
     with live() as reference:
-        found = label_and_text_log_probs(reference, split, 2048)
+        found = score_replies(reference, split, 2048)
     np.testing.assert_allclose(found, stored, atol=1e-4)
     assert loaded.model.training
     assert trained == {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
-    moved = label_and_text_log_probs(loaded.model, split, 2048)
+    moved = score_replies(loaded.model, split, 2048)
     assert np.abs(moved - stored).max() > 0.1
 
 
@@ -400,7 +400,7 @@ def test_stored_reference_is_reused_and_never_stale(tiny_models, sample_dialogue
 
     def compute(wanted, row_tokens=2048):
         asked.append(1)
-        return label_and_text_log_probs(loaded.model, wanted, row_tokens)
+        return score_replies(loaded.model, wanted, row_tokens)
 
     first = stored_log_probs(split, identity, partial(compute, split), tmp_path)
     again = stored_log_probs(split, identity, partial(compute, split, 1024), tmp_path)
@@ -415,7 +415,7 @@ def test_stored_reference_is_reused_and_never_stale(tiny_models, sample_dialogue
     stored_log_probs(split, changed, partial(compute, split), tmp_path)
     assert len(asked) == 4
     with pytest.raises(UserError, match=r"of 1 of .* replies under the reference model are not finite"):
-        stored_log_probs(split, {"weights": "bad"}, lambda: np.where(first == first[3, 0], np.nan, first), tmp_path)
+        stored_log_probs(split, {"weights": "bad"}, lambda: np.where(first == first[3], np.nan, first), tmp_path)
     assert len(stored_log_probs(split, {"weights": "bad"}, partial(compute, split), tmp_path)) == len(first)
 
 

@@ -20,6 +20,7 @@ from esc_lab.training.objectives import (
     apply_settings,
     balance_weights,
     dpo,
+    dpop,
     hinge,
     implicit_rewards,
     ipo,
@@ -28,13 +29,21 @@ from esc_lab.training.objectives import (
     orpo,
     simpo,
 )
-from esc_lab.training.reply_log_probs import PairLogProbs, ReplyLogProbs, value_gap_margin, weighted_log_prob
+from esc_lab.training.reply_log_probs import (
+    PairLogProbs,
+    ReplyLogProbs,
+    TokenLogProbs,
+    split_replies,
+    value_gap_margin,
+    weigh_tokens,
+)
 from tests.conftest import ROOT
 
 # One set of options for each objective and variant.
 CASES = {
     "dpo": (dpo, {"beta": 0.3}),
     "dpo smoothed": (dpo, {"beta": 0.3, "label_smoothing": 0.2}),
+    "dpop": (dpop, {"beta": 0.3, "lambda_": 5.0}),
     "ipo sum": (ipo, {"beta": 0.4, "normalisation": "sum"}),
     "ipo mean": (ipo, {"beta": 0.4, "normalisation": "mean"}),
     "hinge": (hinge, {"beta": 0.3}),
@@ -91,6 +100,8 @@ def plain(name, row, options, margin=0.0) -> float:
         case "dpo" | "dpo smoothed":
             z = beta * h - margin
             return -(1 - smoothing) * log_sigmoid(z) - smoothing * log_sigmoid(-z)
+        case "dpop":
+            return -log_sigmoid(beta * (h - options["lambda_"] * max(0.0, ref_chosen - chosen)))
         case "ipo sum":
             return (h - 1 / (2 * beta)) ** 2
         case "ipo mean":
@@ -151,6 +162,8 @@ def test_every_objective_has_a_preset_and_reads_its_settings():
     pairs, settings = make_pairs(), ObjectiveConfig(beta=0.4, label_smoothing=0.2, gamma=0.7, lambda_=0.5)
     expected = {
         "cso": dpo(pairs, beta=0.4, label_smoothing=0.2),
+        "ld_dpo": dpo(pairs, beta=0.4, label_smoothing=0.2),
+        "dpop": dpop(pairs, beta=0.4, lambda_=0.5),
         "ipo": ipo(pairs, beta=0.4, normalisation="mean"),
         "hinge": hinge(pairs, beta=0.4),
         "simpo": simpo(pairs, beta=0.4, gamma=0.7),
@@ -163,7 +176,7 @@ def test_every_objective_has_a_preset_and_reads_its_settings():
 def test_an_unknown_objective_is_refused():
     """It must not fall through to another loss."""
     with pytest.raises(
-        UserError, match=r"objective\.name=simp0: .*did you mean 'simpo'.* Fix: use one of cso, dpo, ipo"
+        UserError, match=r"objective\.name=simp0: .*did you mean 'simpo'.* Fix: use one of cso, dpo, dpop, ld_dpo, ipo"
     ):
         objective_of(ObjectiveConfig(name="simp0"))
     with pytest.raises(UserError, match=r"value_margin=0\.5: hinge has no margin. Fix: objective=cso, objective=dpo"):
@@ -174,7 +187,8 @@ def test_an_unknown_objective_is_refused():
 @CASE
 def test_gradients_equal_finite_differences(case):
     function, options = CASES[case]
-    pairs = make_pairs()
+    # The penalty of dpop has a corner where policy and reference agree.
+    pairs = make_pairs([row for row in ROWS if case != "dpop" or row[0] != row[4]])
 
     def losses(chosen, rejected):
         rest = (pairs.chosen_tokens, pairs.rejected_tokens, pairs.reference_chosen, pairs.reference_rejected)
@@ -205,7 +219,7 @@ def test_kto_weights_that_are_given_stay_and_empty_groups_balance_nothing():
     assert balance_weights(ObjectiveConfig(), 0, 5) == balance_weights(ObjectiveConfig(), 5, 0) == ones
 
 
-def test_gradients_of_kto_and_weighted_log_prob_equal_finite_differences():
+def test_gradients_of_kto_and_weighted_sums_equal_finite_differences():
     reference, desirable, kl = float64([-9, -8, -30]), torch.tensor([True, False, False]), float64(0.5)
 
     def losses(policy):
@@ -214,8 +228,9 @@ def test_gradients_of_kto_and_weighted_log_prob_equal_finite_differences():
 
     policy = float64([-8, -9, -25]).requires_grad_()
     assert torch.autograd.gradcheck(losses, (policy,))
-    label, reply = torch.tensor([True, False, True]), torch.tensor([0, 0, 2])
-    assert torch.autograd.gradcheck(lambda x: weighted_log_prob(x, reply, label, 3, 2.5)[0], (policy,))
+    lengths = torch.tensor([2, 1])
+    weights = weigh_tokens(lengths, torch.tensor([1, 1]), 2.5, torch.float64)
+    assert torch.autograd.gradcheck(lambda x: TokenLogProbs(split_replies(x, lengths), weights).sums()[0], (policy,))
 
 
 @CASE
@@ -289,7 +304,7 @@ def test_only_log_ratios_count_where_there_is_a_reference(case, row, shift):
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("case", ["dpo", "hinge", "simpo", "orpo"])
+@pytest.mark.parametrize("case", ["dpo", "dpop", "hinge", "simpo", "orpo"])
 @many
 @given(row=row, gain=st.floats(0.01, 5))
 def test_loss_falls_with_the_chosen_and_rises_with_the_rejected(case, row, gain):
@@ -315,23 +330,25 @@ def test_value_gap_margin():
     assert value_gap_margin(chosen, rejected, scale=0.0).tolist() == [0, 0]
 
 
-tokens = st.lists(st.tuples(st.floats(-20, 0), st.integers(0, 3), st.booleans()), max_size=12)
+replies = st.lists(st.tuples(st.lists(st.floats(-20, 0), max_size=6), st.integers(0, 6)), max_size=4)
 
 
 @many
-@given(tokens=tokens, weight=st.floats(0, 10))
-def test_weighted_log_prob_equals_a_loop(tokens, weight):
-    sums, counts = [0.0] * 4, [0.0] * 4
-    for log_prob, reply, is_strategy in tokens:
-        sums[reply] += log_prob * (weight if is_strategy else 1)
-        counts[reply] += weight if is_strategy else 1
-    log_prob, reply, label = (
-        torch.tensor([token[i] for token in tokens], dtype=dtype)
-        for i, dtype in enumerate((torch.float64, torch.int64, torch.bool))
+@given(replies=replies, weight=st.floats(0, 10))
+def test_weighted_sums_equal_a_loop(replies, weight):
+    sums, counts = [], []
+    for log_probs, label in replies:
+        weights = [weight if place < label else 1 for place in range(len(log_probs))]
+        sums.append(sum(w * x for w, x in zip(weights, log_probs, strict=True)))
+        counts.append(sum(weights))
+    lengths, labels = (
+        torch.tensor([len(log_probs) for log_probs, _ in replies], dtype=torch.int64),
+        torch.tensor([label for _, label in replies], dtype=torch.int64),
     )
-    found = weighted_log_prob(log_prob, reply, label, 4, weight)
-    assert found[0].tolist() == pytest.approx(sums)
-    assert found[1].tolist() == pytest.approx(counts)
+    policy = split_replies(float64([x for log_probs, _ in replies for x in log_probs]), lengths)
+    tokens = TokenLogProbs(policy, weigh_tokens(lengths, labels, weight, torch.float64), policy / 2)
+    for found, expected in zip(tokens.sums(), (sums, counts, [x / 2 for x in sums]), strict=True):
+        assert found.tolist() == pytest.approx(expected)
 
 
 def test_errors_say_what_to_do():
@@ -361,6 +378,7 @@ def test_errors_say_what_to_do():
         ("ipo sum", {"normalisation": "tokens"}),
         ("simpo", {"gamma": -0.1}),
         ("orpo", {"lambda_": -0.1}),
+        ("dpop", {"lambda_": -0.1}),
     ],
 )
 def test_bad_options_are_value_errors(case, wrong):
@@ -386,8 +404,7 @@ def test_bad_tensors_and_weights_are_value_errors():
         (lambda: value_gap_margin(two - 1, two, 1.0), "no value gap"),
         (lambda: value_gap_margin(two, two, -1.0), "scale"),
         (lambda: value_gap_margin(two, one, 1.0), "one length"),
-        (lambda: weighted_log_prob(two, two.long(), two.bool(), 1, -1.0), "strategy_weight"),
-        (lambda: weighted_log_prob(two, one.long(), two.bool(), 1, 1.0), "one length"),
+        (lambda: weigh_tokens(two.long(), two.long(), -1.0), "strategy_weight"),
     ]
     for call, message in bad:
         with pytest.raises(ValueError, match=message):
@@ -397,7 +414,7 @@ def test_bad_tensors_and_weights_are_value_errors():
 def our_losses() -> dict[str, torch.Tensor]:
     """The losses of ROWS that TRL has too; kto takes the chosen replies, with labels of their own."""
     pairs = make_pairs()
-    losses = {case: function(pairs, **options) for case, (function, options) in CASES.items() if case != "ipo sum"}
+    losses = {case: function(pairs, **options) for case, (function, options) in CASES.items() if case in TRL}
     losses["orpo"] = losses["orpo"] + pairs.chosen / pairs.chosen_tokens
     replies = ReplyLogProbs(pairs.chosen, pairs.reference_chosen, torch.tensor(KTO_LABELS))
     return losses | {"kto": kto(replies, float64(KTO_KL), **KTO_OPTIONS)}

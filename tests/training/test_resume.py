@@ -25,6 +25,7 @@ from esc_lab.training.module import TrainingModule
 from esc_lab.training.sft import SFTModule
 from tests.conftest import CACHE, HANGS_S, ROOT
 from tests.e2e.conftest import SEARCH, Outcome, execute
+from tests.training.modules import add_values
 
 SHORT = CACHE / "tests" / "short.jsonl"
 # Three steps an epoch, with all that has a state: dropout, Adam's moments, a schedule.
@@ -37,7 +38,7 @@ WORDS = (
 @pytest.fixture(scope="module", autouse=True)
 def short_dialogues(sample_dialogues) -> None:
     """The beginnings of the sample's dialogues: many trainings here, of which only the steps matter."""
-    write_dialogues([replace(one, turns=one.turns[:4]) for one in sample_dialogues], SHORT)
+    write_dialogues([replace(one, turns=tuple(map(add_values, one.turns[:4]))) for one in sample_dialogues], SHORT)
 
 
 @dataclass
@@ -144,6 +145,10 @@ CASES = {
     "validation inside an epoch": (["trainer.max_epochs=2", "trainer.validate_every=0.7"], (2, 3, 5)),
     "validation by steps": (["trainer.max_steps=8", "trainer.max_epochs=-1", "trainer.validate_every=4"], (4, 6, 7)),
     "steps end inside an epoch": (["trainer.max_steps=5", "trainer.save_every=2"], (2, 3)),
+    "inside the inner epochs of a step": (
+        ["stage=cso", "objective=grpo", "objective.inner_epochs=3", "data.step_pairs=2", "trainer.max_steps=5"],
+        (1, 2, 4),
+    ),
     "no validation": (["trainer.max_epochs=2", "data.limit={train: 6, val: 0, test: 0}"], (1, 3)),
 }
 
