@@ -45,7 +45,7 @@ def grpo(
     advantage: Literal["mean_std", "mean"],
     normalisation: Literal["mean", "sum"],
 ) -> Tensor:
-    """Losses [G] of GRPO (Shao et al. 2024, eq. 3 and 4) in which the siblings of a decision are the group: tree-GRPO.
+    """Losses [G] of tree-GRPO: GRPO (Shao et al. 2024, DeepSeekMath, eq. 3 and 4) whose groups are siblings.
 
         A(y) = (V(y) - mean V) / (std V + 1e-4)  over the siblings; "mean": without the division
         rho = pi(t) / old(t) and d = log ref(t) - log pi(t)  of each token t

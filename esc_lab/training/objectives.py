@@ -69,7 +69,7 @@ def dpo(pairs: PairLogProbs, *, beta: float, label_smoothing: float = 0.0) -> Te
 
 
 def dpop(pairs: PairLogProbs, *, beta: float, lambda_: float) -> Tensor:
-    """Losses [P] of DPO-Positive (Pal et al. 2024, eq. 3): DPO that lets no chosen reply become less probable.
+    """Losses [P] of DPO-Positive (Pal et al. 2024): DPO in which no chosen reply is to become less probable.
 
         loss = -log sigmoid(beta (h - lambda max(0, log ref(y_w) - log pi(y_w))))
 

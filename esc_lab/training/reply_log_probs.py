@@ -186,7 +186,7 @@ def compare_pairs(
         log pi(y) = sum of w_t log pi(t) over the first l tokens + excess_weight times that over the others
         l = the smaller number of tokens of y_w and y_l
 
-    Liu et al. 2024 (Length Desensitization in DPO, section 3.3), for policy and reference alike: what a reply is longer
+    Liu et al. 2024 (LD-DPO, arXiv 2409.06411), for policy and reference alike: what a reply is longer
     by has a part of its say, since in DPO a long reply's tokens outweigh a short one's. Weight 1 is DPO, weight 0 cuts
     the longer reply. |y| is not touched. TRL: `ld_alpha` is excess_weight; the same.
 

@@ -30,10 +30,10 @@ def add_values(turn: Turn) -> Turn:
     return replace(turn, reply=replace(turn.reply, value=0.5), rejected=rejected) if rejected else turn
 
 
-def one_step_trainer(directory, *, max_steps=1, **options) -> pl.Trainer:
-    """A trainer of one step (or a few) on the CPU that leaves nothing behind."""
-    return pl.Trainer(
-        max_steps=max_steps, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+def one_step_trainer(directory, **options) -> pl.Trainer:
+    """A trainer of one step on the CPU that leaves nothing behind, unless the options say otherwise."""
+    default = dict(
+        max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=directory, limit_val_batches=0,
-        **options,
     )  # fmt: skip
+    return pl.Trainer(**default | options)
