@@ -27,7 +27,7 @@ from tests.conftest import CACHE, HANGS_S, ROOT
 from tests.e2e.conftest import SEARCH, Outcome, execute
 from tests.training.modules import add_values
 
-SHORT = CACHE / "tests" / "short.jsonl"
+SHORT = CACHE / "tests" / "short_valued.jsonl"
 # Three steps an epoch, with all that has a state: dropout, Adam's moments, a schedule.
 WORDS = (
     "stage=sft", "adapter.dropout=0.3", "optimizer.lr=0.02", "data.step_dialogues=2", "trainer.save_every=1",

@@ -154,7 +154,7 @@ def test_validation_of_grpo_takes_the_reference_for_the_old_policy(valued, tmp_p
     with torch.no_grad():
         own, reference = ([token_log_probs(model, s) for s in split.sequences] for model in (policy, loaded.model))
     module = CSOModule(policy, objective, OptimizerConfig(), SchedulerConfig(), 0.0, 1, Frozen(loaded.model))
-    (found,) = one_step_trainer(tmp_path, limit_val_batches=1.0).validate(module, data.val_dataloader(), verbose=False)
+    (found,) = one_step_trainer(tmp_path, limit_val_batches=1.0).validate(module, datamodule=data, verbose=False)
     expected = plain_grpo(split, own, reference, reference, objective.clip_range, objective.kl_weight)
     assert found["val/loss"] == pytest.approx(float(expected), rel=1e-4)
 
