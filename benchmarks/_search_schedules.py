@@ -20,13 +20,13 @@ sys.path.append(str(Path(__file__).parents[1]))  # the endpoint is the tests'
 from esc_lab.config.search import ROLES, EndpointConfig, LLMConfig, MCTSConfig
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.strategies import load_inventory
+from esc_lab.prompts import SeekerProfile
 from esc_lab.search.builder import TreeSearch, search_trees
 from esc_lab.search.calls import Calls, run_loop
 from esc_lab.search.clients.openai import OpenAIClient
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import Answer, Client, Request
-from esc_lab.search.role_prompts import SeekerProfile
 from esc_lab.search.roles import Roles
 from esc_lab.search.seed_dialogue import build_seed
 from tests.search.endpoint import Endpoint

@@ -33,10 +33,10 @@ from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.tree_attention import IMPLEMENTATION
-from esc_lab.prompts import Prompt
+from esc_lab.prompts import Prompt, SeekerProfile
 from esc_lab.search.clients.local import LocalClient
 from esc_lab.search.requests import Question, Request
-from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
+from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.stages.run_stage import run_stage
 
 KINDS = ("strategist", "supporter", "seeker", "judge")

@@ -82,6 +82,12 @@ class DataConfig:
         affects=results(*TRAININGS, "evaluate"),
         method=False,
     )
+    side: str = item(
+        "supporter",
+        "sft: whose turns are trained on; a seeker learns to play seekers of a search (llm.seeker.checkpoint)",
+        choices=("supporter", "seeker"),
+        affects=results("sft"),
+    )
     step_dialogues: int = item(8, "dialogues in one optimizer step of sft", within=COUNT, affects=results("sft"))
     step_pairs: int = item(
         32, "preference pairs (KTO: replies) in one optimizer step of cso", within=COUNT, affects=results("cso")

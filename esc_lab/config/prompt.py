@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ class PromptConfig:
     eval: TemplateConfig = section(TemplateConfig, results("evaluate"))
     inference: str = item(
         "direct", "prompting baseline used at evaluation: a key of prompt.baselines", affects=results("evaluate")
+    )
+    seeker: dict[str, Any] = item(
+        {},
+        "data.side=seeker: words of the seeker's prompts, those of llm.wording; filled in when a run starts",
+        affects=results("sft"),
+        method=False,
     )
     # Results depend on these three by way of the layouts of both sides, which they are filled into.
     layouts: dict[str, Any] = item(
@@ -54,6 +60,20 @@ def find_layout(
     shared = vars(prompt) if prompt and prompt.wording else read_option("wording", "default", config_dirs)
     words = {**shared["wording"], **(known[name].get("wording") or {})}
     return {**known[name], "wording": words, "baselines": shared["baselines"]}
+
+
+SEEKER_TEXTS = ("seeker_system", "seeker_situation", "seeker_problem", "seeker_emotion")
+
+
+def fill_seeker(prompt: PromptConfig, wording: Mapping[str, Any]) -> None:
+    """Bring the words that a seeker is trained with into their section (in place), so that a run keeps what it used.
+
+    Args:
+        wording: of the search's roles; empty for the shipped one.
+    """
+    words = wording or read_option("roles", "default")["wording"]
+    start = prompt.wording or read_option("wording", "default")["wording"]
+    prompt.seeker = {**{name: words[name] for name in SEEKER_TEXTS if name in words}, "start": start["start"]}
 
 
 def fill_layouts(prompt: PromptConfig, config_dirs: Sequence[str | Path] = ()) -> None:

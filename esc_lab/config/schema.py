@@ -33,13 +33,13 @@ from esc_lab.config.item import (
     section,
 )
 from esc_lab.config.model import ModelConfig
-from esc_lab.config.prompt import PromptConfig, fill_layouts
+from esc_lab.config.prompt import PromptConfig, fill_layouts, fill_seeker
 from esc_lab.config.search import LLMConfig, MCTSConfig, SearchConfig
 from esc_lab.config.tracking import DashboardConfig, LoggerConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 
 STAGES: Mapping[str, str] = {
-    "sft": "fine-tune a model on the supporter turns of the training dialogues",
+    "sft": "fine-tune a model on the supporter turns of the training dialogues, or on the seekers' (data.side=seeker)",
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
     "judge": "have a language model judge the replies of evaluations: by a rubric, and in pairs against a baseline",
@@ -212,6 +212,8 @@ def typed(cfg: DictConfig) -> Config:
     value = OmegaConf.to_object(cfg if known else OmegaConf.merge(schema(), cfg))
     assert isinstance(value, Config)
     fill_layouts(value.prompt, value.config_dirs)
+    if value.data.side == "seeker":
+        fill_seeker(value.prompt, value.llm.wording)
     return value
 
 

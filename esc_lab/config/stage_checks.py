@@ -16,6 +16,8 @@ def stage_problems(cfg: DictConfig) -> Iterator[str]:
     stage = OmegaConf.select(cfg, "stage")
     for check in _CHECKS.get(stage, ()):
         yield from check(cfg)
+    if cfg.data.side == "seeker":
+        yield from _check_seeker(cfg)
     if cfg.resume is not None:
         yield from _check_resume(cfg)
 
@@ -43,6 +45,13 @@ def _check_export(cfg: DictConfig) -> Iterator[str]:
 def _check_training(cfg: DictConfig) -> Iterator[str]:
     if cfg.checkpoint is not None:
         yield _refuse(cfg, "checkpoint", f"stage={cfg.stage} trains", "start from it with init_from=")
+
+
+def _check_seeker(cfg: DictConfig) -> Iterator[str]:
+    if cfg.stage not in ("sft", "compare", "export", "dashboard"):
+        yield _refuse(cfg, "data.side", f"stage={cfg.stage} is about supporters", "leave it out")
+    if cfg.data.strategy_weights:
+        yield "data.strategy_weights: a seeker's turns have no strategy. Fix: leave it out"
 
 
 def _check_pipeline(cfg: DictConfig) -> Iterator[str]:

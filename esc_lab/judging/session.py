@@ -20,10 +20,11 @@ from esc_lab.judge_check.check import JudgeCheck, check_pairwise, check_rubric
 from esc_lab.judging.inputs import EvaluatedRun, JudgeInputs
 from esc_lab.judging.results import Pair, Scores
 from esc_lab.metrics.prediction_table import Key
+from esc_lab.prompts import SeekerProfile
 from esc_lab.runs.layout import JUDGE_JOURNAL
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import take_over_journals
-from esc_lab.search.role_prompts import RolePrompts, SeekerProfile, build_role_prompts
+from esc_lab.search.role_prompts import RolePrompts, build_role_prompts
 from esc_lab.search.roles import Roles, describe_role, leave_out_too_long
 from esc_lab.terminal import show_progress
 

@@ -1,4 +1,4 @@
-"""Prompts of the supporter: layouts and their words, chat messages with spans, and what replies look like."""
+"""Prompts of supporter and trained seeker: layouts, words, chat messages with spans, and what replies look like."""
 
 from esc_lab.prompts.chat import (
     Message,
@@ -13,14 +13,17 @@ from esc_lab.prompts.chat import (
     without_system_role,
 )
 from esc_lab.prompts.layouts import Baseline, Layout, build_layout, load_layout
+from esc_lab.prompts.seeker import END, SeekerProfile, seeker_messages, seeker_reply, seeker_system
 from esc_lab.prompts.wording import Span, check_wording
 
 __all__ = [
+    "END",
     "Baseline",
     "Layout",
     "Message",
     "Prompt",
     "Role",
+    "SeekerProfile",
     "Span",
     "build_layout",
     "build_prompt",
@@ -31,5 +34,8 @@ __all__ = [
     "load_layout",
     "parse_reply",
     "reply_content",
+    "seeker_messages",
+    "seeker_reply",
+    "seeker_system",
     "without_system_role",
 ]

@@ -13,8 +13,7 @@ from typing import Any
 
 from esc_lab.data.dialogue import Speaker
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
-from esc_lab.prompts import drop_reasoning
-from esc_lab.search.role_prompts import END
+from esc_lab.prompts import END, drop_reasoning
 
 _ROLE = re.compile(
     r"\A[\s\"'*]*(?:the )?(supporter|seeker|assistant|user)[\s*]*(?:[(\[][^()\[\]\n]*[)\]][\s*]*)?(?::\**|-(?=\s))\s*",

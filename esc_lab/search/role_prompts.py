@@ -18,9 +18,7 @@ from esc_lab.data.dialogue import Turn
 from esc_lab.data.fields import check_keys, check_type, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts import Message, check_wording
-
-END = "[END]"
+from esc_lab.prompts import END, Message, SeekerProfile, check_wording, seeker_system
 
 # Slots of each text (see `check_wording`).
 SLOTS = {
@@ -61,15 +59,6 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class SeekerProfile:
-    """The person that the seeker plays."""
-
-    situation: str
-    emotion: str = ""
-    problem: str = ""
-
-
-@dataclass(frozen=True)
 class RolePrompts:
     """What the roles are asked, in the words of a configuration; the weights of the judge's axes sum to 1."""
 
@@ -88,12 +77,7 @@ class RolePrompts:
 
     def seeker_messages(self, seeker: SeekerProfile, history: Sequence[Turn], asked: str) -> tuple[Message, ...]:
         """Prompt of the seeker."""
-        about = [
-            self.text(f"seeker_{key}", **{key: getattr(seeker, key)})
-            for key in ("situation", "problem", "emotion")
-            if getattr(seeker, key)
-        ]
-        system = self.text("seeker_system", profile="\n".join(about)).strip()
+        system = seeker_system(self.wording, seeker)
         return self._messages(system, transcript(history, labels=False), asked)
 
     def rate_request(self, *, json: bool, discourage: bool) -> str:

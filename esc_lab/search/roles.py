@@ -19,7 +19,7 @@ from esc_lab.artifacts import fingerprint
 from esc_lab.config.search import LLMConfig, RoleConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
-from esc_lab.prompts import Message
+from esc_lab.prompts import Message, SeekerProfile
 from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.iteration import Call, SeekerTurn
 from esc_lab.search.requests import Answer, Client, Question, Request, TooLongError
@@ -31,7 +31,7 @@ from esc_lab.search.role_answers import (
     parse_ratings,
     parse_scores,
 )
-from esc_lab.search.role_prompts import Axis, RolePrompts, SeekerProfile, build_role_prompts
+from esc_lab.search.role_prompts import Axis, RolePrompts, build_role_prompts
 from esc_lab.seeds import derive_seed
 
 T = TypeVar("T")

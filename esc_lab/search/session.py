@@ -19,6 +19,7 @@ from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import build_inventory
 from esc_lab.judge_check.cases import FOREIGN
 from esc_lab.judge_check.check import JudgeCheck, check_rubric
+from esc_lab.prompts import SeekerProfile
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.calls import BudgetError, Calls
@@ -26,7 +27,7 @@ from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import SearchProgress
-from esc_lab.search.role_prompts import SeekerProfile, build_role_prompts
+from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts, leave_out_too_long
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.tree import Tree
@@ -170,8 +171,7 @@ class SearchSession:
         name, settings, counts = seed.dialogue.id, self.cfg.mcts, Counter[str]()
         if any(getattr(self.cfg.llm, role).client == "replay" for role in ROLES):
             settings = replace(settings, in_flight=1)  # a recording has only the answers that its search needed
-        dialogue = seed.dialogue
-        roles = self._roles(SeekerProfile(dialogue.situation, dialogue.emotion, dialogue.problem), journal, counts)
+        roles = self._roles(SeekerProfile.of(seed.dialogue), journal, counts)
         earlier = load_tree(self.directory / f"{name}.json", self._tree_fingerprint(name), settings)
         if earlier is not None:
             counts.update(earlier[1])

@@ -19,6 +19,7 @@ from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel
 from esc_lab.prompts import build_layout
+from esc_lab.prompts.trained import check_side
 from esc_lab.runs.layout import find_run
 from esc_lab.runs.lineage import find_training_trees
 from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence
@@ -74,7 +75,8 @@ class ESCDataModule(StepDataModule):
         seed: int = 1,
     ) -> None:
         drop = data.too_long == "drop"
-        turns = TurnEncoder(encoder, inventory, prompt.train, data.row_tokens, drop_too_long=drop)
+        seeker = prompt.seeker if data.side == "seeker" else None
+        turns = TurnEncoder(encoder, inventory, prompt.train, data.row_tokens, drop_too_long=drop, seeker=seeker)
         steps: Steps
         if objective is None:
             steps = SFTSteps(splits, turns, data, seed)
@@ -175,6 +177,9 @@ def build_data(cfg: Config, loaded: LoadedModel, objective: ObjectiveConfig | No
     Args:
         objective: train on preferences; where `data.negatives` asks for it, the model writes the rejected replies.
     """
+    for key in ("checkpoint", "init_from"):
+        if checkpoint := getattr(cfg, key):
+            check_side(Path(checkpoint), "seeker" if cfg.data.side == "seeker" else "supporter", f"{key}={checkpoint}")
     inventory = build_inventory(cfg.inventory)
     splits, report = load_splits(cfg, inventory)
     settings = replace(cfg.data, row_tokens=min(cfg.data.row_tokens, loaded.context_tokens))

@@ -6,22 +6,23 @@ Licences are never guessed, and no place on the machine that trained them is nam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from esc_lab.config import TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import build_inventory
-from esc_lab.prompts import build_layout, build_prompt
+from esc_lab.prompts import END, SeekerProfile, build_layout, build_prompt, seeker_messages
+from esc_lab.prompts.trained import read_template
 from esc_lab.runs.layout import Settings, find_run, read_config
 
 NOT_STATED = "not stated"
 _TRAININGS = {
     "sft": "supervised fine-tuning on the supporter's turns",
+    "seeker": "supervised fine-tuning on the seeker's turns",
     "cso": "preference optimisation",
     "classifier": "a classifier of strategies",
 }
+_SOMEBODY = SeekerProfile("...", "...", "...")
 # Beginnings of the numbers of a training that another machine would have too.
 _METRICS = ("val/loss", "train/loss", "train/steps", "train/parameters", "classifier/", "kto/")
 
@@ -38,8 +39,9 @@ def system_prompt(config: Settings) -> tuple[str, bool]:
 
     If it was not, it is that of a prompt for the inventory's first strategy, without situation or quoted history.
     """
-    known = [field.name for field in fields(TemplateConfig)]
-    settings = TemplateConfig(**{name: value for name, value in config["prompt"]["train"].items() if name in known})
+    if config["data"].get("side") == "seeker":
+        return seeker_messages(config["prompt"]["seeker"], _SOMEBODY, ())[0].content, False
+    settings = read_template(config)
     layout, inventory = build_layout(settings), build_inventory(config["inventory"])
     dialogue = Dialogue((Turn("seeker", Reply("...")),), inventory.name)
     prompt = build_prompt(
@@ -88,7 +90,7 @@ def _trainings(config: Settings, run: Path | None) -> list[str]:
         lines = _trainings(read_config(start), start)
     elif origin:
         lines = ["- an earlier training, whose run is gone"]
-    what = _TRAININGS[config["stage"]]
+    what = _TRAININGS["seeker" if config["data"].get("side") == "seeker" else config["stage"]]
     if config["stage"] == "cso":
         objective = config["objective"]
         what += f" ({objective.get('title') or objective['name']})"
@@ -117,6 +119,8 @@ def _use(config: Settings, *, adapter: bool) -> str:
 
 def _prompts(config: Settings) -> str:
     """How the model was asked, and so how it has to be asked."""
+    if config["data"].get("side") == "seeker":
+        return _seeker_prompts(config)
     train, inventory = config["prompt"]["train"], config["inventory"]
     text, shared = system_prompt(config)
     quoted = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
@@ -126,4 +130,16 @@ def _prompts(config: Settings) -> str:
         f"It was trained on prompts of the `{train['template']}` layout over the {len(inventory['strategies'])} "
         f"strategies of `{inventory['name']}`, and knows no others. The user is the seeker and begins, the assistant "
         f"is the supporter; they take turns.{labels} In these prompts {told}\n\n{quoted}"
+    )
+
+
+def _seeker_prompts(config: Settings) -> str:
+    """How a model that plays seekers was asked."""
+    text, _ = system_prompt(config)
+    quoted = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+    start = config["prompt"]["seeker"]["start"]
+    return (
+        "It plays seekers, for a simulation: the assistant is the seeker and the user the supporter; they take turns. "
+        f"A talk that the seeker opens begins with the user message `{start}`. Where it ends the talk it writes "
+        f"`{END}`, alone or after its last message. The system message says who it plays:\n\n{quoted}"
     )

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on all supporter turns of a dialogue in one pass: optimizer steps, and their loss."""
+"""Supervised fine-tuning on all turns of a side of a dialogue in one pass: optimizer steps, and their loss."""
 
 from __future__ import annotations
 
@@ -57,11 +57,12 @@ class SFTSteps:
         self._validation = pack_rows([[s for _, sequences in validation for s in sequences]], self.turns.row_tokens)
 
     def encode_split(self, split: str) -> list[tuple[Dialogue, list[TokenSequence]]]:
-        """Dialogues of a split with their sequences, those without any strategy left out."""
+        """Dialogues of a split with their sequences, those without anything to train on left out."""
         dialogues = list(self.splits.get(split, ()))
         examples = [self.turns.examples(dialogue) for dialogue in dialogues]
         if not any(examples):
-            message = f"the {split} split has no supporter turn with a strategy"
+            what = "supporter turn with a strategy" if self.turns.seeker is None else "seeker turn"
+            message = f"the {split} split has no {what}"
             raise UserError(message, fix="check the data and its split")
         encoded = self.turns.encode(split, examples)
         if not any(encoded):
@@ -99,6 +100,8 @@ class SFTSteps:
         return np.array(weights, dtype=np.float32)
 
     def _turn_weight(self, dialogue: Dialogue, key: ReplyKey) -> float:
+        if self.turns.seeker is not None:
+            return 1.0
         return self.data.strategy_weights.get(find_reply(dialogue, key).strategies[0], 1.0)
 
 

@@ -22,6 +22,7 @@ from esc_lab.prompts import Layout, build_layout
 from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_examples
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import build_examples
+from esc_lab.tokens.seeker_examples import build_seeker_examples
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TurnEncoder:
         row_tokens: longest sequence, and budget of one packed row.
         reports: what encoding did, by split.
         drop_too_long: leave out, and count, replies that exceed `row_tokens` even with the shortest history.
+        seeker: words of the seeker's prompts, where its turns are encoded and not the supporter's.
     """
 
     encoder: ChatEncoder
@@ -40,13 +42,16 @@ class TurnEncoder:
     row_tokens: int
     reports: dict[str, EncodeReport] = field(default_factory=dict)
     drop_too_long: bool = False
+    seeker: Mapping[str, str] | None = None
 
     @cached_property
     def layout(self) -> Layout:
         return build_layout(self.prompt)
 
     def examples(self, dialogue: Dialogue, **options: Any) -> list[Example]:
-        """The dialogue's supporter turns with a strategy; options as in `build_examples`."""
+        """The dialogue's supporter turns with a strategy (options as in `build_examples`), or its seeker's turns."""
+        if self.seeker is not None:
+            return build_seeker_examples(dialogue, self.seeker)
         return build_examples(dialogue, self.inventory, self.prompt, self.layout, **options)
 
     def report(self, split: str) -> EncodeReport:

@@ -22,6 +22,7 @@ from esc_lab.config.search import ROLES, BudgetConfig, LLMConfig, MCTSConfig
 from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
+from esc_lab.prompts import SeekerProfile
 from esc_lab.search import builder
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.cache import RequestCache
@@ -30,7 +31,6 @@ from esc_lab.search.iteration import Call
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search, SeedDecision
 from esc_lab.search.requests import Answer, Request, TooLongError
-from esc_lab.search.role_prompts import SeekerProfile
 from esc_lab.search.roles import Roles
 from tests.search.endpoint_roles import play
 from tests.search.oracle import Oracle

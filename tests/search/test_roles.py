@@ -22,10 +22,11 @@ from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.data.strategies import Inventory, Strategy, load_inventory
 from esc_lab.errors import UserError
 from esc_lab.judging import session as judging
+from esc_lab.prompts import SeekerProfile
 from esc_lab.search.iteration import Call, SeekerTurn
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import Answer, Request
-from esc_lab.search.role_prompts import Axis, RolePrompts, SeekerProfile, build_role_prompts, transcript
+from esc_lab.search.role_prompts import Axis, RolePrompts, build_role_prompts, transcript
 from esc_lab.search.roles import DECIMALS, Roles, fingerprint_prompts
 from tests.search.endpoint_roles import play
 
