@@ -15,9 +15,11 @@ ROLES = ("strategist", "supporter", "seeker", "judge")
 # Who can play a role -> what it is. A client is a module of `esc_lab.search.clients` with this name.
 CLIENTS = {
     "local": "a model that is loaded here",
+    "policy": "as strategist, the choice of a trained supporter",
     "openai": "an endpoint with OpenAI's chat completions",
     "replay": "a journal of an earlier search",
 }
+LOADED = ("local", "policy")  # those with a model that is loaded here: `llm.local.model`, or the role's own
 
 
 @dataclass
@@ -76,12 +78,17 @@ class RoleConfig:
         None,
         "openai: the model's name there, null = llm.openai.model; local: a model directory, null = llm.local.model",
     )
-    checkpoint: str | None = item(None, "local: run directory with a trained adapter or model", path=True)
+    checkpoint: str | None = item(
+        None,
+        "local, policy: run directory with a trained adapter or model; supporter and seeker are asked as in training",
+        path=True,
+    )
     base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url", method=False)
     recording: str | None = item(None, "replay: journal of an earlier search (trees/*.journal.jsonl)", path=True)
     temperature: float | None = item(
         1.0,
-        "sampling temperature; 0 = greedy, null = not sent to an endpoint, which then has its own",
+        "sampling temperature; 0 = greedy, null = not sent to an endpoint, which then has its own; client=policy: that "
+        "of the priors",
         within=FROM_ZERO,
     )
     top_p: float | None = item(1.0, "nucleus sampling mass; null = not sent to an endpoint", within=(1e-6, 1))
@@ -98,6 +105,11 @@ class RoleConfig:
 class StrategistConfig(RoleConfig):
     discourage: bool = item(
         False, "tell it not to repeat a strategy or overuse planning, as the published one was told"
+    )
+    min_prior: float = item(
+        0.01,
+        "client=policy: least prior of a strategy, whatever the policy thinks; what is left is shared as it says",
+        within=(0, 0.5),
     )
 
 

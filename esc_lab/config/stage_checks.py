@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from esc_lab.config.schema import RESUMED
-from esc_lab.config.search import ROLES
+from esc_lab.config.search import LOADED, ROLES
 
 
 def stage_problems(cfg: DictConfig) -> Iterator[str]:
@@ -82,13 +82,15 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
     unnamed = [role for role in roles if cfg.llm[role].client == "openai" and not cfg.llm[role].model]
     if unnamed and not cfg.llm.openai.model:
         yield f"llm.openai.model: no name of a model for {', '.join(unnamed)}. Fix: llm.openai.model=NAME"
-    for role in (role for role in roles if cfg.llm[role].client == "local"):
+    for role in (role for role in roles if cfg.llm[role].client in LOADED):
         for name in (name for name in ("temperature", "top_p") if cfg.llm[role][name] is None):
             yield f"llm.{role}.{name}=null: a local model needs one. Fix: give a number"
     priced = any(cfg.llm.openai[name] for name in ("price_in", "price_out"))
     if cfg.search.budget.cost is not None and not priced and any(cfg.llm[role].client == "openai" for role in roles):
         fix = "llm.openai.price_in and price_out, in dollars per million tokens"
         yield _refuse(cfg, "search.budget.cost", "without prices every call costs 0", fix)
+    for role in (role for role in roles if cfg.llm[role].client == "policy"):
+        yield from _check_policy(cfg, role)
     silent = [role for role in roles if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]
     if silent:
         more = "; with llm=replay that of the strategist is for all" if "strategist" in silent else ""
@@ -96,8 +98,24 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
         yield f"client=replay: no recording for {', '.join(silent)}. Fix: {fix}"
     for role in roles:
         model = cfg.llm[role].model
-        if cfg.llm[role].client == "local" and model and not Path(model, "config.json").exists():
+        if cfg.llm[role].client in LOADED and model and not Path(model, "config.json").exists():
             yield f"llm.{role}.model={model}: no model directory (it has no config.json)"
+
+
+def _check_policy(cfg: DictConfig, role: str) -> Iterator[str]:
+    played = cfg.llm[role]
+    if role != "strategist":
+        fix = f"llm.{role}.client=local; with llm.{role}.checkpoint it is asked as in its training"
+        yield _refuse(cfg, f"llm.{role}.client", "a policy plays the strategist alone", fix)
+        return
+    if not played.checkpoint:
+        fix = "llm.strategist.checkpoint=<run directory of a stage=sft or stage=cso>"
+        yield f"llm.strategist.client=policy needs a trained supporter. Fix: {fix}"
+    if played.temperature == 0:
+        yield _refuse(cfg, "llm.strategist.temperature", "priors need one above 0", "leave it at 1")
+    if played.min_prior * len(cfg.inventory.strategies) >= 1:
+        reason = f"as much for each of {len(cfg.inventory.strategies)} strategies is more than there is"
+        yield _refuse(cfg, "llm.strategist.min_prior", reason, "lower it")
 
 
 def _check_judge(cfg: DictConfig) -> Iterator[str]:

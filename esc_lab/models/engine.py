@@ -3,7 +3,8 @@
 Every pass computes what there is to compute: the next token of each reply that is being written, new prompts, and
 continuations that are only scored. A prompt that begins like an earlier one starts from the keys and values kept of
 that (`slots.PrefixIndex`); prompts that are worked on at the same time share the slots of their common beginning
-(`slots.BranchGroup`). What is answered to a prompt does not depend on the others, up to rounding.
+(`slots.BranchGroup`). What is answered to a prompt does not depend on the others, up to rounding. Tasks may go through
+different adapters of one base model; they are computed in the same pass, and share no keys and values.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from esc_lab.models.forward import base_model, head_logits
 from esc_lab.models.generate import Sampling, draw
 from esc_lab.models.log_probs import token_log_probs
+from esc_lab.models.row_adapters import BASE, RowAdapters
 from esc_lab.models.slots import BranchGroup, KeyValueSlots, PrefixIndex, find_start, run_pass
 from esc_lab.tokens.encode import IntArray
 
@@ -29,12 +31,14 @@ class ReplyTask:
     """A prompt to be continued until a stop token or `max_new_tokens`; the draws depend on `seed` alone.
 
     Attributes:
+        adapter: number of the adapter that it goes through; 0 is the base model.
         reply: the tokens so far, without the stop token.
     """
 
     prompt: IntArray
     sampling: Sampling
     seed: int
+    adapter: int = BASE
     reply: list[int] = field(default_factory=list)
 
     @property
@@ -49,13 +53,17 @@ class ScoreTask:
 
     Attributes:
         first: for each continuation the number of the first token that is scored.
+        adapter: number of the adapter that it goes through; 0 is the base model.
         log_probs: for each continuation those of its tokens from there on.
+        state: [hidden] final hidden state of the prompt's last token, for a head on it.
     """
 
     prompt: IntArray
     continuations: Sequence[IntArray]
     first: Sequence[int]
+    adapter: int = BASE
     log_probs: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    state: npt.NDArray[np.float64] | None = None
 
     @property
     def room(self) -> int:
@@ -101,10 +109,13 @@ class Engine:
     Args:
         model: in evaluation mode.
         stop: ids that end a reply.
+        adapters: of the model, if tasks go through any.
     """
 
-    def __init__(self, model: Any, stop: frozenset[int], limits: EngineLimits | None = None) -> None:
-        self.limits = limits or EngineLimits()
+    def __init__(
+        self, model: Any, stop: frozenset[int], limits: EngineLimits | None = None, adapters: RowAdapters | None = None
+    ) -> None:
+        self.limits, self._adapters = limits or EngineLimits(), adapters
         self._inner, self._stop = base_model(model), stop
         self._cache = KeyValueSlots(self.limits.cache_tokens + self.limits.working_tokens)
         self.reset()
@@ -154,11 +165,15 @@ class Engine:
         scored = self._begin(ScoreTask)
         self._crowded = any(isinstance(task, ScoreTask) for task in self._waiting)
         rows = [_add_continuations(branch) for branch in scored]
-        states = run_pass(self._inner, self._cache, [group for group in self._groups if group.rows])
+        groups = sorted((group for group in self._groups if group.rows), key=lambda group: group.adapter)
+        if self._adapters:
+            self._adapters.use([(group.adapter, group.rows) for group in groups])
+        states = run_pass(self._inner, self._cache, groups)
         self._keep([*new, *scored])
         for branch, queries in zip(scored, rows, strict=True):
             branch.group.reserved -= branch.task.room
-            branch.task.log_probs = self._score(branch, states, queries)
+            branch.task.state = states[branch.group.first_row + branch.row].double().cpu().numpy()
+            branch.task.log_probs = self._score(branch, states, queries) if queries else []
         for group, mark in marks:
             group.cut(mark)
         self._replies += new
@@ -192,9 +207,9 @@ class Engine:
         The last token of a prompt is always computed, since its output is needed.
         """
         ids = task.prompt[:-1]
-        known = self._index.find(ids)
+        known = self._index.find(ids, task.adapter)
         shared, home = ids[:0], None
-        for group in self._groups:
+        for group in (group for group in self._groups if group.adapter == task.adapter):
             path = group.find_prefix(ids)
             fits = group.free >= len(task.prompt) - len(path) + task.room
             if fits and len(path) > len(shared) and 2 * len(path) >= len(ids):
@@ -203,7 +218,7 @@ class Engine:
         new += task.room if isinstance(task, ScoreTask) else 0
         if self._new and new > self.limits.row_tokens:
             return None
-        home = home or self._open(len(task.prompt), task.room)
+        home = home or self._open(len(task.prompt), task.room, task.adapter)
         if home is None:
             return None
         if len(known) <= len(shared):
@@ -212,12 +227,12 @@ class Engine:
         self._cache.copy(known[len(shared) :], home.start + path[len(shared) :])
         return home, path
 
-    def _open(self, prompt: int, room: int) -> BranchGroup | None:
+    def _open(self, prompt: int, room: int, adapter: int) -> BranchGroup | None:
         """A group for a task, if possible with room for more tasks with a prompt like this."""
         for width in (2 * prompt + 6 * room, prompt + room):
             start = find_start(self._groups, width, self.limits.cache_tokens, self._cache.slots)
             if start is not None:
-                self._groups.append(BranchGroup(start, width))
+                self._groups.append(BranchGroup(start, width, adapter))
                 return self._groups[-1]
         return None
 
@@ -225,7 +240,7 @@ class Engine:
         """Keep the keys and values of new prompts for later ones."""
         sources, targets = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
         for branch in branches:
-            known, slots = self._index.add(branch.task.prompt[:-1])
+            known, slots = self._index.add(branch.task.prompt[:-1], branch.task.adapter)
             sources.append(branch.group.start + branch.path[known : known + len(slots)])
             targets.append(slots)
         self._cache.copy(np.concatenate(sources), np.concatenate(targets))

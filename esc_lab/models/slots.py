@@ -21,7 +21,7 @@ from esc_lab.models.tree_attention import BLOCK, QueryBlock, additive
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.trie import shared_prefix
 
-_ROOT = -1
+_ROOT = -1  # and below it, a root for each adapter
 
 
 class KeyValueSlots(DynamicCache):
@@ -73,10 +73,11 @@ class BranchGroup:
         rows: tokens that the next pass computes for the group.
         first_row: where they begin in the pass.
         paths: tokens and path of each branch that later ones may share a beginning with.
+        adapter: number of the adapter that all its tokens go through.
     """
 
-    def __init__(self, start: int, width: int) -> None:
-        self.start, self.width = start, width
+    def __init__(self, start: int, width: int, adapter: int = 0) -> None:
+        self.start, self.width, self.adapter = start, width, adapter
         self.reserved = self.branches = self.first_row = 0
         self._filled = 0  # slots that are taken so far
         self._position = np.zeros(width, dtype=np.int64)
@@ -190,7 +191,8 @@ def find_start(groups: Sequence[BranchGroup], width: int, first: int, end: int) 
 class PrefixIndex:
     """Which of `size` slots hold the tokens of earlier prompts: a trie over slots, found again by their tokens.
 
-    A node is a slot, its parent the slot of the token before it. What was not used for longest is forgotten first.
+    A node is a slot, its parent the slot of the token before it. Keys and values depend on the adapter that computed
+    them, so each adapter has a root of its own. What was not used for longest is forgotten first.
     """
 
     def __init__(self, size: int) -> None:
@@ -204,28 +206,29 @@ class PrefixIndex:
         """What is found or added from now on is kept until the next tick."""
         self._now += 1
 
-    def find(self, ids: IntArray) -> IntArray:
+    def find(self, ids: IntArray, adapter: int = 0) -> IntArray:
         """Slots of the longest known prefix."""
-        path, parent = [], _ROOT
+        path: list[int] = []
+        parent: int | None = _ROOT - adapter
         for token in ids.tolist():
-            if (parent := self._slot_of.get((parent, token), _ROOT)) == _ROOT:
+            if (parent := self._slot_of.get((parent, token))) is None:
                 break
             path.append(parent)
         slots = np.array(path, dtype=np.int64)
         self._last_use[slots] = self._now
         return slots
 
-    def add(self, ids: IntArray) -> tuple[int, IntArray]:
+    def add(self, ids: IntArray, adapter: int = 0) -> tuple[int, IntArray]:
         """Take in a sequence, as far as there is room.
 
         Returns:
             How many of its tokens were known, and the slots of those after them.
         """
-        known = self.find(ids)
+        known = self.find(ids, adapter)
         missing = len(ids) - len(known)
         if missing > len(self._free):
             self._forget(missing - len(self._free))
-        parent = int(known[-1]) if len(known) else _ROOT
+        parent = int(known[-1]) if len(known) else _ROOT - adapter
         slots = []
         for token in ids[len(known) :].tolist():
             if not self._free:

@@ -20,7 +20,7 @@ from esc_lab.artifacts import INPUTS, READ_ERRORS, cached, file_fingerprint, rep
 from esc_lab.config import TRAININGS, Config, keys
 from esc_lab.config.endpoint import shown_url
 from esc_lab.config.files import option_files
-from esc_lab.config.search import ROLES
+from esc_lab.config.search import LOADED, ROLES
 from esc_lab.data.corpora import published_split, sample_path
 from esc_lab.errors import UserError
 from esc_lab.runs import layout
@@ -122,7 +122,7 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
         played = getattr(cfg.llm, role)
         if played.client == "openai":
             endpoints[role] = shown_url(played.base_url or cfg.llm.openai.base_url)
-        elif played.client == "local" and played.model:
+        elif played.client in LOADED and played.model:
             weights[role] = played.model
     if model.chat_template and Path(model.chat_template).is_file():
         files["chat template"] = model.chat_template

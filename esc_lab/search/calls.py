@@ -102,9 +102,12 @@ class Calls:
         self._under_way: dict[str, _SharedCall] = {}
 
     @property
-    def scoring(self) -> frozenset[str]:
-        """Roles whose clients answer questions with log-probabilities."""
-        return frozenset(role for role, client in self.clients.items() if client.scores)
+    def scoring(self) -> dict[str, Any]:
+        """Roles whose clients answer questions with log-probabilities, and how those that were trained are asked.
+
+        The latter is what `restore_trained_prompts` takes; None for a role that is asked in the search's own words.
+        """
+        return {role: client.identity.get("asked") for role, client in self.clients.items() if client.scores}
 
     def has_room(self) -> bool:
         """Whether a client would begin another call at once."""
@@ -248,20 +251,22 @@ class Calls:
 def open_calls(cfg: Config, roles: Sequence[str]) -> Calls:
     """Calls to clients of these roles, with the request cache and the budget of the search.
 
-    `llm.<role>.client` names a module of `esc_lab.search.clients`; its `build_client(cfg, role)` gives the client.
-    Roles that are played in the same way share one.
+    `llm.<role>.client` names a module of `esc_lab.search.clients`; its `build_client(cfg, role, shared)` gives the
+    client. Roles that are played in the same way share one; what else clients share, such as a model, they keep in the
+    dictionary `shared`.
 
     Raises:
         UserError: a model cannot be loaded, there is no key, or a recording or the cache cannot be read.
     """
     clients: dict[str, Client] = {}
     built: dict[tuple[str | None, ...], Client] = {}
+    shared: dict[str, Any] = {}
     for role in roles:
         played: RoleConfig = getattr(cfg.llm, role)
-        recording = (played.recording, role) if played.client == "replay" else ()  # it has another client for each role
-        key = (played.client, played.model, played.checkpoint, played.base_url, *recording)
+        own = (played.recording, role) if played.client == "replay" or played.checkpoint else ()  # not for other roles
+        key = (played.client, played.model, played.checkpoint, played.base_url, *own)
         if key not in built:
-            built[key] = import_module(f"esc_lab.search.clients.{played.client}").build_client(cfg, role)
+            built[key] = import_module(f"esc_lab.search.clients.{played.client}").build_client(cfg, role, shared)
         clients[role] = built[key]
     cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
     # A recording answers by itself: one that lacks an answer is the wrong one, whatever others have been answered.

@@ -15,7 +15,7 @@ from statistics import median
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from esc_lab.config import Config
-from esc_lab.config.search import PreferenceConfig
+from esc_lab.config.search import LOADED, PreferenceConfig
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
@@ -119,7 +119,7 @@ def _describe_role(cfg: Config, role: str, models: Sequence[str]) -> tuple[str, 
     played = getattr(cfg.llm, role)
     settings = {name: getattr(played, name) for name in ("max_tokens", "temperature", "top_p")}
     sampling = ", ".join(f"{name} {'not sent' if value is None else value}" for name, value in settings.items())
-    local = cfg.llm.local.model.licence if played.client == "local" and played.model is None else None
+    local = cfg.llm.local.model.licence if played.client in LOADED and played.model is None else None
     return (
         role,
         played.client,

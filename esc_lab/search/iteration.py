@@ -34,12 +34,19 @@ CallKind = Literal["rate", "reply", "answer", "judge"]
 
 
 @dataclass(frozen=True)
+class StrategyPriors:
+    """Priors themselves, in place of ratings: strategy -> probability."""
+
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Call:
     """A call that the search needs. Equal calls have equal results.
 
     Attributes:
-        kind: what to tell. `rate`: strategy -> rating. `reply`: the supporter's text. `answer`: the `SeekerTurn`.
-            `judge`: the score of the last reply, in [0, 4]. None where there is no usable result.
+        kind: what to tell. `rate`: strategy -> rating, or `StrategyPriors`. `reply`: the supporter's text. `answer`:
+            the `SeekerTurn`. `judge`: the score of the last reply, in [0, 4]. None where there is no usable result.
         history: the conversation so far. For `judge` it ends with the reply and leaves out an opening by the supporter.
         strategy: of the reply, for `reply`.
         sample: number of the draw among calls with the same content: 0 in the tree, 1 in rollouts, counting up where an
@@ -108,6 +115,7 @@ class Outcome:
         return sum(judged) / len(judged) + WORST_REWARD if judged else None
 
 
+Ratings = Mapping[str, float] | StrategyPriors
 # Waits for the result of the first call that it yields.
 Steps = Generator[tuple[Call, ...], Any, None]
 
@@ -191,13 +199,15 @@ class Iterations:
             history = history[first:]
         return Call(kind, tuple(history), strategy, sample)
 
-    def _priors(self, ratings: Mapping[str, float] | None) -> dict[str, float]:
+    def _priors(self, ratings: Ratings | None) -> dict[str, float]:
         """Priors of the rated strategies; uniform over all strategies without ratings."""
         if ratings is None:
             return dict.fromkeys(self.strategies, 1 / len(self.strategies))
+        if isinstance(ratings, StrategyPriors):
+            return dict(ratings.shares)
         return compute_priors(ratings, self.settings.rating_scale)
 
-    def _choose_strategy(self, priors: Mapping[str, float], ratings: Mapping[str, float] | None, *purpose: int) -> str:
+    def _choose_strategy(self, priors: Mapping[str, float], ratings: Ratings | None, *purpose: int) -> str:
         """The most probable strategy, the first of equals; one drawn at random where there are no ratings."""
         names = list(priors)
         if ratings is None:
@@ -207,10 +217,10 @@ class Iterations:
 
     def _rate(
         self, history: Sequence[Turn], sample: int, beside: Sequence[Call]
-    ) -> Generator[tuple[Call, ...], Any, Mapping[str, float] | None]:
+    ) -> Generator[tuple[Call, ...], Any, Ratings | None]:
         if self.settings.policy == "random":
             return None
-        ratings: Mapping[str, float] | None = yield (self._call("rate", history, sample=sample), *beside)
+        ratings: Ratings | None = yield (self._call("rate", history, sample=sample), *beside)
         return ratings
 
     def _write_exchange(

@@ -33,15 +33,24 @@ _END = re.compile(re.escape(END).replace("END", r"\s*END\s*"), re.IGNORECASE)
 _BETTER = re.compile(r"(?i:\bbetter)[\"'*]*\s*[:=]\s*[\"'*]*([AB])\b")
 _ALONE = re.compile(r"\A[\s\"'*(\[]*([AB])[\s\"'*)\].]*\Z")
 _MAX_BRACES = 100  # at which an object is looked for: each try may read all that follows
+# What hardly anybody says in a talk, and prompts do: 1 of 38,365 turns of ESConv has it.
+_META = re.compile(
+    r"\b(?:you are|you're|you play|playing|i am|i'm) (?:a|the) (?:seeker|supporter)\b"
+    r"|\bthe (?:seeker|supporter)'s (?:next|last) message\b|\bemotional support conversation\b",
+    re.IGNORECASE,
+)
 _AROUND = (("**", "**"), ("*", "*"), ('"', '"'), ("“", "”"))
 
 
 class UnusableError(ValueError):
-    """A completion cannot be used; the message tells the model why. `partly` is what could be used of it, if any."""
+    """A completion cannot be used; the message tells the model why. `partly` is what could be used of it, if any.
 
-    def __init__(self, message: str, partly: Any = None) -> None:
+    `kind` is the name that such answers are counted by, where they have one.
+    """
+
+    def __init__(self, message: str, partly: Any = None, kind: str = "") -> None:
         super().__init__(message)
-        self.partly = partly
+        self.partly, self.kind = partly, kind
 
 
 def parse_numbers(text: str, best: int) -> tuple[dict[str, float], dict[str, str]]:
@@ -118,19 +127,21 @@ def parse_message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bo
     Where its token limit has cut it off, a last sentence that is not whole is left out if others are.
 
     Raises:
-        UnusableError: nothing is left, or it is marked as the other side's.
+        UnusableError: nothing is left, it is marked as the other side's, or it is about the roles: "You are a seeker".
     """
     said = _answer(text)
     role = _ROLE.match(said)
     if role:
         if role[1].lower() in {"supporter", "seeker"} - {side}:
-            raise UnusableError(f"it is not the {side}'s message but the other side's")
+            raise UnusableError(f"it is not the {side}'s message but the other side's", kind="other_side")
         said = said[role.end() :]
     following = _NEXT_ROLE.search(said)
     said = said[: following.start()] if following else said
     label = _LABEL.match(said)
     if label and _find_strategy(label[1] or label[2], inventory):
         said = said[label.end() :]
+    if _META.search(said):
+        raise UnusableError(f"it is about seeker and supporter, and no message of the {side}", kind="meta")
     said = _unwrap(said.strip())
     ends = [match.end() for match in _SENTENCE_END.finditer(said)]
     if cut_off and ends and not following:
@@ -144,6 +155,16 @@ def ends_conversation(text: str) -> bool:
     """Whether a completion of the seeker ends the conversation: the marker among words, or alone without brackets."""
     text = drop_reasoning(text)
     return bool(_END.search(text)) or text.strip(" \t\n\"'*.()").upper() == END.strip("[]")
+
+
+def split_end(text: str) -> tuple[str, bool]:
+    """What a seeker says and whether it ends the talk with it, by the marker.
+
+    >>> split_end("Thanks, bye! [END]"), split_end("And then?")
+    (('Thanks, bye!', True), ('And then?', False))
+    """
+    said, *after = _END.split(drop_reasoning(text), maxsplit=1)
+    return said.strip(), bool(after)
 
 
 def _answer(text: str) -> str:

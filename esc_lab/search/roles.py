@@ -19,9 +19,10 @@ from esc_lab.artifacts import fingerprint
 from esc_lab.config.search import LLMConfig, RoleConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
-from esc_lab.prompts import Message, SeekerProfile
+from esc_lab.prompts import Message, SeekerProfile, label_text
+from esc_lab.prompts.trained import SeekerPrompts, SupporterPrompts, restore_trained_prompts
 from esc_lab.search.answer_watch import AnswerWatch
-from esc_lab.search.iteration import Call, SeekerTurn
+from esc_lab.search.iteration import Call, Ratings, SeekerTurn, StrategyPriors
 from esc_lab.search.requests import Answer, Client, Question, Request, TooLongError
 from esc_lab.search.role_answers import (
     UnusableError,
@@ -30,6 +31,7 @@ from esc_lab.search.role_answers import (
     parse_preference,
     parse_ratings,
     parse_scores,
+    split_end,
 )
 from esc_lab.search.role_prompts import Axis, RolePrompts, build_role_prompts
 from esc_lab.seeds import derive_seed
@@ -43,11 +45,12 @@ class Roles:
     """Plays all roles for one seeker.
 
     Args:
-        scoring: roles whose clients read ratings off probabilities.
+        scoring: roles whose clients read ratings off probabilities; a mapping also says how those that were trained are
+            asked (see `Calls.scoring`).
         send: makes a call.
         counts: of events, by `<role>/<event>`: `cut_off` answers, which end at max_tokens; `unusable` ones, those of
-            them that were `refused` (by the model, or as `filtered` by the endpoint) or `empty`; and results that are
-            `partly` there or `missing`.
+            them that were `refused` (by the model, or as `filtered` by the endpoint), `empty`, written as the
+            `other_side` or about the roles (`meta`); and results that are `partly` there or `missing`.
         watch: of the answers of all that search together; it raises a UserError where none of a role can be used.
     """
 
@@ -56,13 +59,15 @@ class Roles:
         inventory: Inventory,
         seeker: SeekerProfile,
         llm: LLMConfig,
-        scoring: Collection[str],
+        scoring: Collection[str] | Mapping[str, Any],
         send: Callable[[Request], Awaitable[Answer]],
         counts: Counter[str],
         seed: int = 0,
         watch: AnswerWatch | None = None,
     ) -> None:
         self.inventory, self.seeker, self.llm, self.scoring = inventory, seeker, llm, frozenset(scoring)
+        asked = scoring if isinstance(scoring, Mapping) else {}
+        self.trained = {role: restore_trained_prompts(how, inventory) for role, how in asked.items() if how}
         self.prompts = build_role_prompts(inventory, llm)
         self.axes = self.prompts.axes
         self.counts, self.seed = counts, seed
@@ -78,25 +83,37 @@ class Roles:
             return await self.answer(call.history, call.sample)
         return await self.score(call.history, call.sample)
 
-    async def rate(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
-        """The strategist's rating of each strategy, 0 to 10. Strategies that were not rated are left out."""
+    async def rate(self, history: Sequence[Turn], sample: int = 0) -> Ratings | None:
+        """The strategist's rating of each strategy, 0 to 10. Strategies that were not rated are left out.
+
+        Where a policy plays it, its priors.
+        """
+        if isinstance(policy := self.trained.get("strategist"), SupporterPrompts):
+            messages, _ = policy.ask(self.seeker, history, None)
+            return await self._choose(messages)
         scores, discourage = "strategist" in self.scoring, self.llm.strategist.discourage
         asked = self.prompts.rate_request(json=not scores, discourage=discourage)
-        request = self._request("strategist", self.prompts.support_messages(history, asked), sample)
+        request = self._request("strategist", self.prompts.support_messages(history, asked), sample=sample)
         parse = partial(parse_ratings, inventory=self.inventory)
         return await self._numbers(request, self.inventory.names, BEST_RATING, parse)
 
     async def reply(self, history: Sequence[Turn], strategy: str, sample: int = 0) -> str | None:
         """The supporter's message with a strategy."""
-        asked = self.prompts.reply_request(strategy)
-        request = self._request("supporter", self.prompts.support_messages(history, asked), sample)
+        if isinstance(trained := self.trained.get("supporter"), SupporterPrompts):
+            request = self._request("supporter", *trained.ask(self.seeker, history, strategy), sample=sample)
+        else:
+            asked = self.prompts.reply_request(strategy)
+            request = self._request("supporter", self.prompts.support_messages(history, asked), sample=sample)
         return await self._ask_until_usable(request, lambda answer: self._message(answer, request))
 
     async def answer(self, history: Sequence[Turn], sample: int = 0) -> SeekerTurn | None:
         """The seeker's answer, or that it ends the conversation.
 
-        Where a client scores, the end is drawn with the probability that the model gives it.
+        Where a client scores, the end is drawn with the probability that the model gives it; a trained seeker writes it
+        as it learned to, perhaps after last words.
         """
+        if isinstance(trained := self.trained.get("seeker"), SeekerPrompts):
+            return await self._answer_as_trained(trained.ask(self.seeker, history), sample)
         scores = "seeker" in self.scoring
         if scores:
             messages = self.prompts.seeker_messages(self.seeker, history, self.prompts.text("ends"))
@@ -105,7 +122,7 @@ class Roles:
             if draw.random() < await self._first_probability("seeker", messages, question):
                 return SeekerTurn("", True)
         asked = self.prompts.answer_request(marker=not scores)
-        request = self._request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample)
+        request = self._request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample=sample)
 
         def parse(answer: Answer) -> SeekerTurn:
             if not scores and ends_conversation(answer.text):
@@ -118,7 +135,7 @@ class Roles:
         """The judge's score of the last reply on each axis, 0 to 4."""
         names = [axis.name for axis in self.axes]
         asked = self.prompts.judge_request(json="judge" not in self.scoring)
-        request = self._request("judge", self.prompts.support_messages(history, asked), sample)
+        request = self._request("judge", self.prompts.support_messages(history, asked), sample=sample)
         return await self._numbers(request, names, BEST_SCORE, partial(parse_scores, axes=names))
 
     @property
@@ -142,18 +159,43 @@ class Roles:
         if scores:
             return await self._first_probability("judge", messages, Question("better", "better: ", ("A", "B")))
         schema = _object_schema({"better": {"type": "string", "enum": ["A", "B"]}})
-        request = replace(self._request("judge", messages, 0), schema=schema)
+        request = replace(self._request("judge", messages), schema=schema)
         return await self._ask_until_usable(request, lambda answer: float(parse_preference(answer.text) == "A"))
 
-    def _seed(self, role: str, messages: Sequence[Message], sample: int) -> int:
+    def _seed(self, role: str, messages: Sequence[Message], sample: int, lead: str = "") -> int:
         """Of a draw: different for different prompts, the same for the same one. 31 bits, which endpoints take."""
-        return derive_seed(self.seed, role, sample, *(message.content for message in messages)) >> 32
+        texts = [*(message.content for message in messages), *([lead] if lead else [])]
+        return derive_seed(self.seed, role, sample, *texts) >> 32
 
     async def _first_probability(self, role: str, messages: tuple[Message, ...], question: Question) -> float:
-        answer = await self._send(replace(self._request(role, messages, 0), questions=(question,)))
+        answer = await self._send(replace(self._request(role, messages), questions=(question,)))
         return math.exp(answer.log_probs[0][0])
 
-    def _request(self, role: str, messages: tuple[Message, ...], sample: int) -> Request:
+    async def _choose(self, messages: tuple[Message, ...]) -> StrategyPriors:
+        """The priors of a policy: shares by `p^(1 / temperature)` of its labels, mixed with `min_prior` for each."""
+        settings, names = self.llm.strategist, self.inventory.names
+        assert settings.temperature, "the configuration is checked for it"
+        question = Question("strategy", "", tuple(map(label_text, names)))
+        answer = await self._send(
+            replace(self._request("strategist", messages), questions=(question,), temperature=0.0)
+        )
+        weights = np.array(answer.log_probs[0]) / settings.temperature
+        shares = np.exp(weights - np.logaddexp.reduce(weights))
+        priors = settings.min_prior + (1 - settings.min_prior * len(names)) * shares
+        return StrategyPriors(dict(zip(names, priors.tolist(), strict=True)))
+
+    async def _answer_as_trained(self, messages: tuple[Message, ...], sample: int) -> SeekerTurn | None:
+        request = self._request("seeker", messages, sample=sample)
+
+        def parse(answer: Answer) -> SeekerTurn:
+            said, ended = split_end(answer.text)
+            if ended and not said:
+                return SeekerTurn("", True)
+            return SeekerTurn(self._message(replace(answer, text=said), request), ended)
+
+        return await self._ask_until_usable(request, parse)
+
+    def _request(self, role: str, messages: tuple[Message, ...], lead: str = "", *, sample: int = 0) -> Request:
         settings: RoleConfig = getattr(self.llm, role)
         return Request(
             role,
@@ -162,7 +204,8 @@ class Roles:
             temperature=settings.temperature,
             top_p=settings.top_p,
             sample=sample,
-            seed=self._seed(role, messages, sample),
+            seed=self._seed(role, messages, sample, lead),
+            lead=lead,
         )
 
     def _message(self, answer: Answer, request: Request) -> str:
@@ -204,7 +247,10 @@ class Roles:
             except UnusableError as error:
                 self._note_unusable(request, answer, error)
                 partly = error.partly or partly
-                request = _add_correction(request, answer, self.prompts.text("correction", error=str(error)))
+                if request.role in self.trained:  # it never learned to be corrected: another draw
+                    request = replace(request, seed=derive_seed(request.seed, "another draw") >> 32)
+                else:
+                    request = _add_correction(request, answer, self.prompts.text("correction", error=str(error)))
         self._count(request, "missing" if partly is None else "partly")
         return partly
 
@@ -214,6 +260,7 @@ class Roles:
 
     def _note_unusable(self, request: Request, answer: Answer, error: UnusableError) -> None:
         self._count(request, "unusable")
+        self._count(request, error.kind, bool(error.kind))
         self._count(request, "refused", bool(answer.refusal))
         self._count(request, "filtered", answer.finish_reason == "content_filter")
         self._count(request, "empty", not answer.refusal and not answer.text.strip())

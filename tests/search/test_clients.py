@@ -38,7 +38,7 @@ class Echo:
 @pytest.fixture
 def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     module = ModuleType("echo")
-    module.build_client = lambda cfg, role: Echo(getattr(cfg.llm, role).model)  # type: ignore[attr-defined]
+    module.build_client = lambda cfg, role, shared: Echo(getattr(cfg.llm, role).model)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "esc_lab.search.clients.echo", module)
     cfg = Config(cache_dir=str(tmp_path))
     for role in ROLES:
@@ -67,4 +67,4 @@ def test_a_recording_has_a_client_for_each_role(cfg: Config, tmp_path: Path) -> 
         played.client, played.recording = "replay", str(tmp_path / "tree.journal.jsonl")
     calls = open_calls(cfg, ROLES)
     assert {role: client.identity["model"] for role, client in calls.clients.items()} == {role: role for role in ROLES}
-    assert calls.scoring == {"judge"}
+    assert calls.scoring == {"judge": None}

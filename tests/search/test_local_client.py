@@ -18,7 +18,8 @@ from esc_lab.errors import UserError
 from esc_lab.models.engine import EngineLimits
 from esc_lab.models.load import load_encoder
 from esc_lab.prompts import Message, Prompt
-from esc_lab.search.clients.local import LocalClient, build_client, encode_options, normalize_options
+from esc_lab.search.clients.local import LocalClient, build_client
+from esc_lab.search.model_worker import encode_options, normalize_options
 from esc_lab.search.requests import Answer, Question, Request
 from tests.conftest import CACHE, model_config
 
@@ -92,9 +93,10 @@ def test_in_float64_answers_are_the_same_to_the_last_bit(tiny_models, family):
 def test_a_float32_model_computes_in_float64_under_its_own_name():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words = ["stage=search", "model@llm.local.model=tiny_llama", f"cache_dir={CACHE}"]
-        client = build_client(typed(compose("config", words)), "judge")
+        cfg = typed(compose("config", words))
+    client = build_client(cfg, "judge", {})
     assert client.identity["dtype"] == "float32"
-    assert client._loaded.model.dtype == torch.float64
+    assert client._worker._loaded.model.dtype == torch.float64
     asyncio.run(client.close())
 
 
@@ -235,7 +237,7 @@ def test_an_error_of_the_model_reaches_all_under_way_and_the_client_goes_on(tiny
 
 async def begun(client: LocalClient) -> None:
     """Until the model has requests to work on."""
-    while not client._jobs:
+    while not client._worker._jobs:
         await asyncio.sleep(0.001)
 
 
@@ -272,7 +274,7 @@ def test_closing_ends_the_thread_and_cancels_what_waits(tiny_models):
         await client.close()
 
     asyncio.run(run())
-    assert not client._thread.is_alive()
+    assert not client._worker._thread.is_alive()
 
 
 def test_identity_is_json_and_tells_models_apart(tiny_models):

@@ -1,64 +1,95 @@
 """Client that answers with a model loaded here. Requests that wait at the same time are answered together.
 
-One thread runs the model, so the event loop stays free. What is waiting joins the next pass of the model
-(`models.engine`). Replies are sampled; a question is answered with the probabilities of its options: that the model
-goes on with this option after the lead, and not with a longer one, so that "1" does not stand for "10".
+One thread runs the model, so the event loop stays free; roles with the same base model share both, each with its own
+adapter (`model_worker`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import queue
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from copy import copy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
-from esc_lab.errors import UserError
-from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, Task
-from esc_lab.models.generate import Sampling
+from esc_lab.config.model import ModelConfig
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.strategies import build_inventory
+from esc_lab.models.checkpoint_files import find_checkpoint
+from esc_lab.models.engine import EngineLimits
+from esc_lab.models.forward import base_model
 from esc_lab.models.load import LoadedModel, load_model, model_identity
-from esc_lab.prompts import Message, Prompt
-from esc_lab.search.requests import Answer, Question, Request, TooLongError
-from esc_lab.tokens.encode import ChatEncoder, IntArray
-from esc_lab.tokens.trie import shared_prefix
+from esc_lab.models.row_adapters import BASE, RowAdapters, fingerprint_adapter
+from esc_lab.prompts import Prompt, SeekerProfile
+from esc_lab.prompts.trained import SupporterPrompts, TrainedPrompts, read_trained_prompts
+from esc_lab.search.model_worker import Job, ModelWorker
+from esc_lab.search.requests import Answer, Request
+from esc_lab.tokens import ChatEncoder, encode_labels
 
 log = logging.getLogger(__name__)
 
-# An idle model begins when no new request has come for so many seconds.
-_PAUSE = 0.002
-_DECIMALS = 6
-# Probabilities below this one count as this one: JSON has no infinite logarithms.
-_MIN_PROBABILITY = 1e-30
+
+def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> LocalClient:
+    """The client of a role with a model that is loaded here: `llm.local.model`, or the role's own.
+
+    Supporters and seekers that were trained here are asked as in their training.
+    """
+    played = getattr(cfg.llm, role)
+    if role not in ("supporter", "seeker") or not played.checkpoint:
+        return play_model(cfg, role, shared)
+    inventory, side = build_inventory(cfg.inventory), "seeker" if role == "seeker" else "supporter"
+    where = f"llm.{role}.checkpoint"
+    return play_model(cfg, role, shared, read_trained_prompts(Path(played.checkpoint), side, inventory, where))
 
 
-@dataclass(frozen=True)
-class _Job:
-    request: Request
-    answer: Future[Answer]
+def play_model(cfg: Config, role: str, shared: dict[str, Any], trained: TrainedPrompts | None = None) -> LocalClient:
+    """The client of a role by its `model` and `checkpoint`; each base model is loaded once, into `shared`.
 
+    Args:
+        trained: how it is asked, if as in its training.
 
-def build_client(cfg: Config, role: str) -> LocalClient:
-    """The client of a role with a model that is loaded here: `llm.local.model`, or the role's own."""
+    Raises:
+        UserError: the model or the checkpoint cannot be loaded, they do not belong together, or the labels of a
+            supporter's strategies cannot be read off a prefix.
+    """
     played, model = getattr(cfg.llm, role), cfg.llm.local.model
     if played.model:
         model = replace(model, name=Path(played.model).name, source="directory", path=played.model, revision=None)
     checkpoint = Path(played.checkpoint) if played.checkpoint else None
-    loaded = load_model(model, Path(cfg.cache_dir), checkpoint=checkpoint)
-    name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
-    identity = {"dtype": model.dtype, **model_identity(loaded.model)}
-    _widen(loaded.model)
-    limits = EngineLimits(batch=cfg.llm.local.batch)
-    return LocalClient(loaded, name, identity=identity, limits=limits)
+    adapter, weights = find_checkpoint(model, checkpoint)
+    base = _load_base(cfg, model, checkpoint if weights else None, shared)
+    if checkpoint is None or not (adapter or trained):
+        return base
+    identity = {"adapter": fingerprint_adapter(adapter)} if adapter else {}
+    if trained:
+        identity["asked"] = trained.record()
+        _check_labels(base.encoder, trained)
+    return base.share(base.adapters.load(adapter) if adapter else BASE, f"{model.name} ({checkpoint.name})", identity)
+
+
+def _check_labels(encoder: ChatEncoder, trained: TrainedPrompts) -> None:
+    """Whether the labels that a supporter chooses from, or is given, have tokens of their own."""
+    if isinstance(trained, SupporterPrompts) and trained.layout.chooses_strategy:
+        messages, _ = trained.ask(SeekerProfile(""), (Turn("seeker", Reply("...")),), None)
+        encode_labels(encoder, trained.inventory, Prompt(messages))
+
+
+def _load_base(cfg: Config, model: ModelConfig, checkpoint: Path | None, shared: dict[str, Any]) -> LocalClient:
+    key = f"local {fingerprint([asdict(model), str(checkpoint)])}"
+    if key not in shared:
+        loaded = load_model(model, Path(cfg.cache_dir), checkpoint=checkpoint)
+        name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
+        identity = {"dtype": model.dtype, **model_identity(loaded.model)}
+        _widen(loaded.model)
+        shared[key] = LocalClient(loaded, name, identity=identity, limits=EngineLimits(batch=cfg.llm.local.batch))
+    client: LocalClient = shared[key]
+    return client
 
 
 def _widen(model: Any) -> None:
@@ -79,7 +110,7 @@ class LocalClient:
     """Answers requests with a loaded model; see `search.requests.Client`.
 
     Answers do not depend on what is asked at the same time but for the model's rounding, which in half precision can
-    change a reply. Log-probabilities are rounded to `_DECIMALS`.
+    change a reply.
 
     Args:
         loaded: is put into evaluation mode and must not change while the client is open.
@@ -87,7 +118,8 @@ class LocalClient:
         identity: what else answers depend on (revision, checkpoint ...).
 
     Attributes:
-        specials_removed: special tokens of the tokenizer that were taken out of messages where they were spelled out.
+        adapters: of the model.
+        encoder: its chat encoder.
     """
 
     scores = True
@@ -103,15 +135,27 @@ class LocalClient:
     ) -> None:
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         self.identity: Mapping[str, Any] = {"kind": "local", "model": name, "dtype": dtype, **(identity or {})}
-        self.specials_removed = 0
-        self._loaded, self._name = loaded, name
-        self._options = lru_cache(maxsize=256)(lambda question: encode_options(loaded.encoder, question))
-        self._engine = Engine(loaded.model, loaded.encoder.stop_tokens, limits)
-        self._jobs: dict[Task, _Job] = {}
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, name=f"local client {name}", daemon=True)
-        self._thread.start()
+        self._name, self._adapter = name, BASE
+        self.encoder = loaded.encoder
+        self.adapters = RowAdapters(base_model(loaded.model))
+        self._worker = ModelWorker(loaded, name, limits, self.adapters)
+
+    def share(self, adapter: int, name: str, identity: Mapping[str, Any]) -> LocalClient:
+        """A client with the same model and thread, and an adapter.
+
+        Args:
+            adapter: its number in `adapters`.
+            identity: what its answers depend on beside the base model.
+        """
+        other = copy(self)
+        other._name, other._adapter = name, adapter
+        other.identity = {**self.identity, "model": name, **identity}
+        return other
+
+    @property
+    def specials_removed(self) -> int:
+        """Special tokens of the tokenizer that were taken out of messages where they were spelled out."""
+        return self._worker.specials_removed
 
     async def answer(self, request: Request) -> Answer:
         """See `Client`. An error of the model (out of memory ...) is raised by every request under way.
@@ -121,153 +165,8 @@ class LocalClient:
             UserError: it is longer than the client has room for.
             RuntimeError: the client is closed.
         """
-        if self._closed:
-            raise RuntimeError("the client is closed")
-        job = _Job(request, Future())
-        self._queue.put(job)
-        return await asyncio.wrap_future(job.answer)
+        return await self._worker.answer(Job(request, Future(), self._name, self._adapter))
 
     async def close(self) -> None:
-        """End the thread. Requests that are not answered yet are cancelled."""
-        self._closed = True
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    # What follows runs in the thread.
-
-    def _work(self) -> None:
-        self._loaded.model.eval()
-        while self._receive():
-            for task in [task for task, job in self._jobs.items() if job.answer.cancelled()]:
-                self._engine.drop(task)
-                del self._jobs[task]
-            if not self._engine.idle:
-                self._step()
-        for job in self._jobs.values():
-            job.answer.cancel()
-
-    def _receive(self) -> bool:
-        """Take on what is waiting; an idle model waits for a request, and until no more come. False at the end."""
-        idle = self._engine.idle
-        wait = None if idle else 0.0
-        while True:
-            try:
-                job = self._queue.get(timeout=wait) if idle else self._queue.get_nowait()
-            except queue.Empty:
-                return True
-            if job is None:
-                return False
-            wait = _PAUSE
-            try:
-                task = self._task(job.request)
-                self._engine.add(task)
-            except Exception as error:
-                _settle(job, error)
-            else:
-                self._jobs[task] = job
-
-    def _step(self) -> None:
-        try:
-            for task in self._engine.step():
-                job = self._jobs[task]
-                _settle(job, self._answer(job.request, task))
-                del self._jobs[task]
-        except Exception as error:
-            for job in self._jobs.values():
-                _settle(job, error)
-            self._jobs.clear()
-            self._engine.reset()
-
-    def _task(self, request: Request) -> Task:
-        encoder = self._loaded.encoder
-        prompt = encoder.encode_prompt(encoder.adapt(Prompt(tuple(map(self._plain, request.messages))))).input_ids
-        if request.questions:
-            options = [self._options(question) for question in request.questions]
-            # The lead is given, and so are the tokens that all options of a question begin with.
-            first = [number for ids, number in options for _ in ids]
-            task: Task = ScoreTask(prompt, [option for ids, _ in options for option in ids], first)
-            longest = max(len(option) for ids, _ in options for option in ids)
-        else:
-            assert request.temperature is not None, "the configuration is checked for it"
-            assert request.top_p is not None, "the configuration is checked for it"
-            sampling = Sampling(request.max_tokens, request.temperature, request.top_p)
-            task, longest = ReplyTask(prompt, sampling, request.seed), request.max_tokens
-        self._check(request, task, longest)
-        return task
-
-    def _plain(self, message: Message) -> Message:
-        """The message without special tokens, which would end a turn or begin another."""
-        content, removed = message.content, 1
-        while removed:  # what is left may come together to another special token
-            content, removed = self._loaded.encoder.special_text.subn("", content)
-            if removed and not self.specials_removed:
-                log.warning("special tokens are taken out of messages to %s", self._name)
-            self.specials_removed += removed
-        return Message(message.role, content)
-
-    def _check(self, request: Request, task: Task, reply: int) -> None:
-        where, prompt = f"{self._name}, request of the {request.role}", len(task.prompt)
-        context, working = self._loaded.context_tokens, self._engine.limits.working_tokens
-        if prompt + reply > context:
-            fix = "search shorter dialogues, lower max_tokens of the role, or use a model with a longer context"
-            lengths = f"its prompt of {prompt} tokens and a reply of up to {reply}"
-            raise TooLongError(f"{lengths} exceed the model's context of {context}", where=where, fix=fix)
-        if prompt + task.room > working:
-            message = f"it takes {prompt} + {task.room} tokens, and the client has room for {working}"
-            raise UserError(message, where=where, fix="raise the client's working_tokens, or search shorter dialogues")
-
-    def _answer(self, request: Request, task: Task) -> Answer:
-        if isinstance(task, ReplyTask):
-            text = self._loaded.encoder.decode(task.reply)
-            return Answer(text, model=self._name, prompt_tokens=len(task.prompt), completion_tokens=len(task.reply))
-        log_probs, values = [], iter(task.log_probs)
-        for question in request.questions:
-            ids, first = self._options(question)
-            scores = normalize_options([option[first:] for option in ids], [next(values) for _ in ids])
-            log_probs.append(tuple(scores.round(_DECIMALS).tolist()))
-        return Answer(log_probs=tuple(log_probs), model=self._name, prompt_tokens=len(task.prompt))
-
-
-def encode_options(encoder: ChatEncoder, question: Question) -> tuple[list[IntArray], int]:
-    """Tokens of lead and option, for each option, as the model would write them; and how many they all begin with."""
-    texts = [question.lead + option for option in question.options]
-    # Tokens of a reply do not depend on the messages before it.
-    chats = [((Message("user", "-"), Message("assistant", text)), ()) for text in texts]
-    options = []
-    for chat in encoder.encode_many(chats):
-        start, end = chat.replies[1]
-        options.append(chat.input_ids[start : end - 1])  # without the end of the turn
-    shortest = min(map(len, options))
-    return options, min([shortest - 1, *(shared_prefix(options[0], ids) for ids in options)])
-
-
-def normalize_options(
-    options: Sequence[IntArray], log_probs: Sequence[npt.NDArray[np.float64]]
-) -> npt.NDArray[np.float64]:
-    """Log-probability of each option, normalised over the options.
-
-    An option that others go on from counts as written where none of these follows. Log-probabilities come for each
-    token of each option.
-    """
-    tokens = [tuple(ids.tolist()) for ids in options]
-    sums = []
-    for ids, values in zip(tokens, log_probs, strict=True):
-        end = len(ids)
-        longer = {
-            other[: end + 1]: float(np.exp(of[end]))
-            for other, of in zip(tokens, log_probs, strict=True)
-            if len(other) > end and other[:end] == ids
-        }
-        sums.append(values.sum() + np.log(max(1.0 - sum(longer.values()), _MIN_PROBABILITY)))
-    scores = np.maximum(np.array(sums), np.max(sums) + np.log(_MIN_PROBABILITY))
-    return np.asarray(scores - np.logaddexp.reduce(scores), dtype=np.float64)
-
-
-def _settle(job: _Job, result: Answer | Exception) -> None:
-    """Hand over a result, unless nobody waits for it any more."""
-    if not job.answer.set_running_or_notify_cancel():
-        return
-    if isinstance(result, Exception):
-        job.answer.set_exception(result)
-    else:
-        job.answer.set_result(result)
+        """End the thread. Requests that are not answered yet, of all that share it, are cancelled."""
+        await self._worker.close()

@@ -53,7 +53,7 @@ class Problem:
     retry_after: float = 0.0
 
 
-def build_client(cfg: Config, role: str) -> OpenAIClient:
+def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> OpenAIClient:
     """The client of a role at an endpoint; model and URL of the role go before those of `llm.openai`."""
     played, endpoint = getattr(cfg.llm, role), cfg.llm.openai
     endpoint = replace(endpoint, model=played.model or endpoint.model, base_url=played.base_url or endpoint.base_url)

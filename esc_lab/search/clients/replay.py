@@ -19,7 +19,7 @@ from esc_lab.search.requests import Answer, Request
 _SAMPLING = ("temperature", "top_p", "max_tokens", "attempts")
 
 
-def build_client(cfg: Config, role: str) -> ReplayClient:
+def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> ReplayClient:
     """The client of a role whose recording is a journal of a search."""
     recording = Path(getattr(cfg.llm, role).recording or "")
     try:
