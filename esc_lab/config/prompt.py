@@ -65,15 +65,15 @@ def find_layout(
 SEEKER_TEXTS = ("seeker_system", "seeker_situation", "seeker_problem", "seeker_emotion")
 
 
-def fill_seeker(prompt: PromptConfig, wording: Mapping[str, Any]) -> None:
-    """Bring the words that a seeker is trained with into their section (in place), so that a run keeps what it used.
+def collect_seeker_words(prompt: PromptConfig, wording: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of a trained seeker's prompts.
 
     Args:
         wording: of the search's roles; empty for the shipped one.
     """
     words = wording or read_option("roles", "default")["wording"]
     start = prompt.wording or read_option("wording", "default")["wording"]
-    prompt.seeker = {**{name: words[name] for name in SEEKER_TEXTS if name in words}, "start": start["start"]}
+    return {**{name: words[name] for name in SEEKER_TEXTS if name in words}, "start": start["start"]}
 
 
 def fill_layouts(prompt: PromptConfig, config_dirs: Sequence[str | Path] = ()) -> None:

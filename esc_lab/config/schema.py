@@ -33,7 +33,7 @@ from esc_lab.config.item import (
     section,
 )
 from esc_lab.config.model import ModelConfig
-from esc_lab.config.prompt import PromptConfig, fill_layouts, fill_seeker
+from esc_lab.config.prompt import PromptConfig, collect_seeker_words, fill_layouts
 from esc_lab.config.search import LLMConfig, MCTSConfig, SearchConfig
 from esc_lab.config.tracking import DashboardConfig, LoggerConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
@@ -213,7 +213,7 @@ def typed(cfg: DictConfig) -> Config:
     assert isinstance(value, Config)
     fill_layouts(value.prompt, value.config_dirs)
     if value.data.side == "seeker":
-        fill_seeker(value.prompt, value.llm.wording)
+        value.prompt.seeker = collect_seeker_words(value.prompt, value.llm.wording)
     return value
 
 

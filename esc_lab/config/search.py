@@ -187,4 +187,10 @@ class SearchConfig:
         within=FROM_ZERO,
         affects=looks("search"),
     )
+    seeker_check: int = item(
+        100,
+        "seeker turns that the search wrote, and of held-out dialogues, whose perplexity and repetition are measured",
+        within=FROM_ZERO,
+        affects=looks("search"),
+    )
     pages: int = item(20, "trees that get an HTML page to look at", within=FROM_ZERO, affects=looks("search"))

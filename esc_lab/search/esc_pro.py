@@ -21,6 +21,7 @@ from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.search.preferences import Preferences
+from esc_lab.search.seeker_texts import HEADS, SeekerTexts
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
 from esc_lab.statistics.intervals import LEVEL
@@ -79,9 +80,17 @@ def require_pairs(result: SearchResult, rule: PreferenceConfig, statistics: Sear
 
 
 def render_data_card(
-    cfg: Config, result: SearchResult, preferences: Sequence[Preferences], statistics: SearchStatistics, code: str
+    cfg: Config,
+    result: SearchResult,
+    preferences: Sequence[Preferences],
+    statistics: SearchStatistics,
+    code: str,
+    texts: Mapping[str, SeekerTexts],
 ) -> str:
-    """The card. Equal arguments give the same text, whatever the order of their mappings; `code` is its version."""
+    """The card. Equal arguments give the same text, whatever the order of their mappings; `code` is its version.
+
+    `texts` is what `compare_seekers` found.
+    """
     constants = {
         key: value for key, value in asdict(cfg.mcts).items() if key not in ("preferences", "name", "in_flight")
     }
@@ -109,6 +118,8 @@ def render_data_card(
         judge=result.judge,
         level=f"{LEVEL:.0%}",
         statistics=statistics,
+        seekers=[texts[name].row(name) for name in sorted(texts, reverse=True)],
+        seeker_heads=HEADS,
         json=json.dumps,
         table=_table,
     )

@@ -64,7 +64,7 @@ class ModelWorker:
 
     def __init__(self, loaded: LoadedModel, name: str, limits: EngineLimits | None, adapters: RowAdapters) -> None:
         self.specials_removed = 0
-        self._loaded, self._name = loaded, name
+        self.model, self._loaded, self._name = loaded.model, loaded, name
         self._options = lru_cache(maxsize=256)(lambda question: encode_options(loaded.encoder, question))
         self._lead = lru_cache(maxsize=256)(lambda lead: encode_reply(loaded.encoder, [lead])[0])
         self._engine = Engine(loaded.model, loaded.encoder.stop_tokens, limits, adapters)

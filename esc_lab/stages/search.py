@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from esc_lab.artifacts import write_atomic
@@ -22,6 +23,7 @@ from esc_lab.search.clients.replay import take_sampling
 from esc_lab.search.esc_pro import render_data_card, require_pairs, write_esc_pro
 from esc_lab.search.preferences import Preferences, extract_dialogues, find_preferences
 from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
+from esc_lab.search.seeker_texts import HEADS, compare_seekers
 from esc_lab.search.session import SearchResult, SearchSession
 from esc_lab.search.statistics import SearchStatistics, compute_statistics
 from esc_lab.terminal import print_table
@@ -63,13 +65,17 @@ def run(cfg: Config) -> dict[str, float]:
         log.warning("%s", result.stopped)
     directory = Path(cfg.run_dir) / ESC_PRO
     write_esc_pro(directory, dialogues, splits, cfg.search.split, inventory)
-    card = render_data_card(cfg, result, preferences, statistics, git_commit() or "")
+    texts = compare_seekers(cfg, calls, dialogues, splits)
+    card = render_data_card(cfg, result, preferences, statistics, git_commit() or "", texts)
     write_atomic(directory / "README.md", card)
     if result.judge:
         print_table("Check of the judge", *result.judge.table(), notes=result.judge.notes())
     _print(statistics)
+    if texts:
+        print_table("What seekers say", HEADS, [figures.row(name) for name, figures in texts.items()])
     log.info("ESC-Pro: %s (data=jsonl data.path=%s)", directory, directory)
-    return statistics.metrics() | result.metrics()
+    measured = [figures.metrics(name) for name, figures in texts.items()]
+    return statistics.metrics() | result.metrics() | dict(chain.from_iterable(group.items() for group in measured))
 
 
 def _build_seeds(cfg: Config, splits: Mapping[str, Sequence[Dialogue]]) -> list[SeedDialogue]:

@@ -14,7 +14,7 @@ from esc_lab.prompts import Prompt, SeekerProfile, seeker_messages, seeker_reply
 from esc_lab.tokens.examples import Example, ReplyKey
 
 
-def build_seeker_examples(dialogue: Dialogue, words: Mapping[str, str]) -> list[Example]:
+def build_seeker_examples(dialogue: Dialogue, words: Mapping[str, str], *, ends: bool = True) -> list[Example]:
     """One example for each time that the seeker speaks, and one for the end of the talk if that is not its own.
 
     Consecutive turns are one message; its key is that of the first. The end after the supporter's last word has the
@@ -22,6 +22,7 @@ def build_seeker_examples(dialogue: Dialogue, words: Mapping[str, str]) -> list[
 
     Args:
         words: of the seeker's prompts (see `seeker_messages`).
+        ends: the dialogue comes to its end, and the seeker says so.
     """
     turns, seeker = dialogue.turns, SeekerProfile.of(dialogue)
     sides = [turn.speaker for turn in turns]
@@ -35,7 +36,7 @@ def build_seeker_examples(dialogue: Dialogue, words: Mapping[str, str]) -> list[
     # A shortened history starts where a supporter begins to speak.
     starts = [i for i in range(1, len(turns)) if (sides[i - 1], sides[i]) == ("seeker", "supporter")]
     examples = []
-    for begin in [*begins, *([len(turns)] if sides[-1] == "supporter" else [])]:
+    for begin in [*begins, *([len(turns)] if ends and sides[-1] == "supporter" else [])]:
         end = begin
         while end < len(turns) and sides[end] == "seeker":
             end += 1
@@ -44,7 +45,7 @@ def build_seeker_examples(dialogue: Dialogue, words: Mapping[str, str]) -> list[
         examples.append(
             Example(
                 prompt(start=0),
-                seeker_reply(text, ends=end == len(turns)),
+                seeker_reply(text, ends=ends and end == len(turns)),
                 ReplyKey(dialogue.id, begin),
                 tuple(start for start in starts if start < begin),
                 prompt,

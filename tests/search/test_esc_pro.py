@@ -90,7 +90,7 @@ def card(
 ) -> str:
     preferences = [Preferences((), {}, *pair) for pair in limits or [(0.5, 0.5)]]
     found = found or result(supporter=["gpt|x", "gpt|y"], judge=["SmolLM2"])
-    return render_data_card(cfg or config(), found, preferences, statistics, "0.1.0")
+    return render_data_card(cfg or config(), found, preferences, statistics, "0.1.0", {})
 
 
 def split(text: str) -> tuple[dict[str, Any], str]:

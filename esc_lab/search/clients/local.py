@@ -7,7 +7,7 @@ adapter (`model_worker`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
 from dataclasses import asdict, replace
@@ -25,12 +25,14 @@ from esc_lab.models.checkpoint_files import find_checkpoint
 from esc_lab.models.engine import EngineLimits
 from esc_lab.models.forward import base_model
 from esc_lab.models.load import LoadedModel, load_model, model_identity
+from esc_lab.models.log_probs import score_rows
 from esc_lab.models.row_adapters import BASE, RowAdapters, fingerprint_adapter
 from esc_lab.prompts import Prompt, SeekerProfile
 from esc_lab.prompts.trained import SupporterPrompts, TrainedPrompts, read_trained_prompts
 from esc_lab.search.model_worker import Job, ModelWorker
 from esc_lab.search.requests import Answer, Request
-from esc_lab.tokens import ChatEncoder, encode_labels
+from esc_lab.statistics.intervals import FloatArray
+from esc_lab.tokens import ChatEncoder, TokenSequence, encode_labels, pack_rows
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +122,7 @@ class LocalClient:
     Attributes:
         adapters: of the model.
         encoder: its chat encoder.
+        context_tokens: its longest context.
     """
 
     scores = True
@@ -136,7 +139,7 @@ class LocalClient:
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         self.identity: Mapping[str, Any] = {"kind": "local", "model": name, "dtype": dtype, **(identity or {})}
         self._name, self._adapter = name, BASE
-        self.encoder = loaded.encoder
+        self.encoder, self.context_tokens = loaded.encoder, loaded.context_tokens
         self.adapters = RowAdapters(base_model(loaded.model))
         self._worker = ModelWorker(loaded, name, limits, self.adapters)
 
@@ -156,6 +159,11 @@ class LocalClient:
     def specials_removed(self) -> int:
         """Special tokens of the tokenizer that were taken out of messages where they were spelled out."""
         return self._worker.specials_removed
+
+    def score(self, sequences: Sequence[TokenSequence], row_tokens: int) -> Iterator[tuple[Any, FloatArray]]:
+        """Key and token log-probabilities of each reply by the base model, once the client is closed."""
+        self.adapters.use([])
+        return score_rows(self._worker.model, pack_rows([sequences], row_tokens))
 
     async def answer(self, request: Request) -> Answer:
         """See `Client`. An error of the model (out of memory ...) is raised by every request under way.
