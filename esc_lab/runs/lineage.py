@@ -155,6 +155,8 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     settings = _values(config, _deciding_keys(config["stage"]))
     objective = config["objective"] if preferences else {"name": config["stage"]}
     name = str(objective.get("title") or str(objective["name"]).upper())
+    if config.get("data", {}).get("side") == "seeker":
+        name += " seeker"
     if config.get("adapter", {}).get("kind") == "full":
         name += " full"
     negatives = config.get("data", {}).get("negatives", "recorded")
