@@ -93,6 +93,9 @@ class RoleConfig:
     )
     top_p: float | None = item(1.0, "nucleus sampling mass; null = not sent to an endpoint", within=(1e-6, 1))
     max_tokens: int = item(256, "longest answer in tokens", within=COUNT)
+    no_repeat: int = item(
+        0, "local: write no run of so many tokens that the talk has already; 0 = any", within=FROM_ZERO
+    )
     attempts: int = item(3, "times that it is asked before its answer counts as missing", within=COUNT)
     licence: str | None = item(
         None,

@@ -89,6 +89,8 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
     if cfg.search.budget.cost is not None and not priced and any(cfg.llm[role].client == "openai" for role in roles):
         fix = "llm.openai.price_in and price_out, in dollars per million tokens"
         yield _refuse(cfg, "search.budget.cost", "without prices every call costs 0", fix)
+    for role in (role for role in roles if cfg.llm[role].client == "openai" and cfg.llm[role].no_repeat):
+        yield _refuse(cfg, f"llm.{role}.no_repeat", "an endpoint has no such setting", "leave it at 0")
     for role in (role for role in roles if cfg.llm[role].client == "policy"):
         yield from _check_policy(cfg, role)
     silent = [role for role in roles if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]

@@ -32,6 +32,8 @@ class ReplyTask:
 
     Attributes:
         adapter: number of the adapter that it goes through; 0 is the base model.
+        no_repeat: the reply writes no run of so many tokens that prompt or reply have already; 0 = any. It may always
+            come to its end.
         reply: the tokens so far, without the stop token.
     """
 
@@ -39,6 +41,7 @@ class ReplyTask:
     sampling: Sampling
     seed: int
     adapter: int = BASE
+    no_repeat: int = 0
     reply: list[int] = field(default_factory=list)
 
     @property
@@ -259,7 +262,11 @@ class Engine:
             return []
         rows = torch.tensor([reply.group.first_row + reply.row for reply in self._replies], device=states.device)
         samplings = [reply.task.sampling for reply in self._replies]
-        tokens = draw(head_logits(self._inner, states[rows]), samplings, [reply.generator for reply in self._replies])
+        logits = head_logits(self._inner, states[rows])
+        for row, reply in enumerate(self._replies):
+            banned = find_repeating(reply.task.prompt, reply.task.reply, reply.task.no_repeat)
+            logits[row, [token for token in banned.tolist() if token not in self._stop]] = -torch.inf
+        tokens = draw(logits, samplings, [reply.generator for reply in self._replies])
         finished: list[Task] = []
         for reply, token in zip(list(self._replies), tokens, strict=True):
             task: ReplyTask = reply.task
@@ -276,6 +283,20 @@ class Engine:
         reply.group.reserved -= reply.task.room - written
         reply.group.branches -= 1
         self._replies.remove(reply)
+
+
+def find_repeating(prompt: IntArray, reply: Sequence[int], size: int) -> IntArray:
+    """Tokens that would end a run of `size` tokens of the reply that is in prompt or reply already.
+
+    As in *A Deep Reinforced Model for Abstractive Summarization* (arXiv 1705.04304), section 2.5, with the prompt.
+    """
+    if not size or len(reply) < size - 1:
+        return prompt[:0]
+    text = np.concatenate([prompt, np.array(reply, dtype=np.int64)])
+    starts = np.ones(len(text) - size + 1, dtype=np.bool_)
+    for place, token in enumerate(reply[len(reply) - size + 1 :]):
+        starts &= text[place : place + len(starts)] == token
+    return np.unique(text[np.flatnonzero(starts) + size - 1])
 
 
 def _add_continuations(branch: _Branch) -> list[IntArray]:

@@ -209,11 +209,13 @@ class PrefixIndex:
     def find(self, ids: IntArray, adapter: int = 0) -> IntArray:
         """Slots of the longest known prefix."""
         path: list[int] = []
-        parent: int | None = _ROOT - adapter
+        parent = _ROOT - adapter
         for token in ids.tolist():
-            if (parent := self._slot_of.get((parent, token))) is None:
+            slot = self._slot_of.get((parent, token))
+            if slot is None:
                 break
-            path.append(parent)
+            path.append(slot)
+            parent = slot
         slots = np.array(path, dtype=np.int64)
         self._last_use[slots] = self._now
         return slots

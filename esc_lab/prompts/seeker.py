@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.prompts.chat import Message
+from esc_lab.prompts.chat import Message, Role
 
 END = "[END]"  # by which a seeker ends the talk
 
@@ -54,7 +54,7 @@ def seeker_messages(words: Mapping[str, str], seeker: SeekerProfile, turns: Sequ
     if not turns or turns[0].speaker == "seeker":
         messages.append(Message("user", words["start"]))
     for turn in turns:
-        role = "assistant" if turn.speaker == "seeker" else "user"
+        role: Role = "assistant" if turn.speaker == "seeker" else "user"
         last = messages[-1]
         if last.role == role and len(messages) > 1:
             messages[-1] = Message(last.role, f"{last.content}\n{turn.reply.text}")

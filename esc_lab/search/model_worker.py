@@ -147,7 +147,8 @@ class ModelWorker:
             sampling = Sampling(request.max_tokens, request.temperature, request.top_p)
             if request.lead:
                 prompt = np.concatenate([prompt, self._lead(request.lead)])
-            task, longest = ReplyTask(prompt, sampling, request.seed, job.adapter), request.max_tokens
+            task = ReplyTask(prompt, sampling, request.seed, job.adapter, request.no_repeat)
+            longest = request.max_tokens
         self._check(job, task, longest)
         return task
 

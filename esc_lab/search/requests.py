@@ -35,6 +35,7 @@ class Request:
     Attributes:
         messages: the chat so far; ends with a user message.
         questions: with them a client that scores returns log-probabilities of their options instead of text.
+        no_repeat: the reply has no run of so many tokens that was there already; 0 = any. Only for models loaded here.
         lead: what the reply begins with, which is given and no part of the answer: the label of a trained supporter.
         schema: JSON schema of the reply, for endpoints that can hold a model to it; None for plain text.
         temperature: 0 is greedy; it and `top_p` are None where the endpoint is to choose.
@@ -51,14 +52,16 @@ class Request:
     sample: int = 0
     seed: int = 0
     lead: str = ""
+    no_repeat: int = 0
 
     def key(self, client: Mapping[str, Any]) -> str:
         """Content hash of this request to a client of that identity: key of the journal and the cache."""
         fields = {**vars(self), "client": dict(client)}
         fields["messages"] = [(message.role, message.content) for message in self.messages]
         fields["questions"] = [(question.lead, question.options) for question in self.questions]
-        if not self.lead:  # journals of older versions know of none
-            del fields["lead"]
+        for name in ("lead", "no_repeat"):  # journals of older versions know of none
+            if not fields[name]:
+                del fields[name]
         return fingerprint(fields)
 
 

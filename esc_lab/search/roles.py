@@ -206,6 +206,7 @@ class Roles:
             sample=sample,
             seed=self._seed(role, messages, sample, lead),
             lead=lead,
+            no_repeat=settings.no_repeat,
         )
 
     def _message(self, answer: Answer, request: Request) -> str:
@@ -282,6 +283,9 @@ async def leave_out_too_long(question: Awaitable[T], role: str, counts: Counter[
 def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:
     """All that a role's answers depend on beside its prompts, for journals."""
     sampling = {"temperature": role.temperature, "top_p": role.top_p, "max_tokens": role.max_tokens}
+    sampling |= {"no_repeat": role.no_repeat} if role.no_repeat else {}  # journals of older versions know of none
+    if isinstance(role, StrategistConfig) and "asked" in client.identity:
+        sampling["min_prior"] = role.min_prior
     return {**sampling, "attempts": role.attempts, "scores": client.scores, "client": dict(client.identity)}
 
 

@@ -14,7 +14,7 @@ from esc_lab.config import Config, DataConfig, PromptConfig, TemplateConfig
 from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.corpora import ReadReport, read_splits
-from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.dialogue import Dialogue, Speaker
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel
@@ -140,7 +140,9 @@ def needs_gold(settings: EvaluateConfig, prompt: TemplateConfig) -> bool:
 def load_splits(cfg: Config, inventory: Inventory) -> tuple[dict[str, list[Dialogue]], ReadReport]:
     """Dialogues of each split of the corpus, with what reading them changed in the log."""
     report = ReadReport()
-    needs_labels = cfg.stage != "evaluate" or needs_gold(cfg.evaluate, cfg.prompt.eval)
+    needs_labels = cfg.data.side == "supporter" and (
+        cfg.stage != "evaluate" or needs_gold(cfg.evaluate, cfg.prompt.eval)
+    )
     splits = read_splits(cfg.data, inventory, report, cfg.config_dirs, needs_labels=needs_labels)
     sizes = ", ".join(f"{len(dialogues)} {name}" for name, dialogues in splits.items())
     log.info("%s: %s; %s", cfg.data.name, sizes, report.line())
@@ -177,9 +179,10 @@ def build_data(cfg: Config, loaded: LoadedModel, objective: ObjectiveConfig | No
     Args:
         objective: train on preferences; where `data.negatives` asks for it, the model writes the rejected replies.
     """
+    side: Speaker = "seeker" if cfg.data.side == "seeker" else "supporter"
     for key in ("checkpoint", "init_from"):
         if checkpoint := getattr(cfg, key):
-            check_side(Path(checkpoint), "seeker" if cfg.data.side == "seeker" else "supporter", f"{key}={checkpoint}")
+            check_side(Path(checkpoint), side, f"{key}={checkpoint}")
     inventory = build_inventory(cfg.inventory)
     splits, report = load_splits(cfg, inventory)
     settings = replace(cfg.data, row_tokens=min(cfg.data.row_tokens, loaded.context_tokens))

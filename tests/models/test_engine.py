@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import esc_lab.models.slots as slots
-from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask
+from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, find_repeating
 from esc_lab.models.generate import Sampling
 from tests.models.test_tree_attention import random_sequences
 
@@ -137,3 +137,43 @@ def test_tasks_without_room_are_refused(tiny_models):
     engine.add(ReplyTask(np.arange(40), Sampling(10), 0))
     with pytest.raises(ValueError, match="41 \\+ 10 tokens, of 50"):
         engine.add(ReplyTask(np.arange(41), Sampling(10), 0))
+
+
+def test_tokens_that_would_repeat_a_run():
+    prompt = np.array([1, 2, 3, 1, 2, 4, 9])
+    assert find_repeating(prompt, [1, 2], 3).tolist() == [3, 4]
+    assert find_repeating(prompt, [5, 1, 2], 3).tolist() == [3, 4]
+    assert find_repeating(prompt, [1, 2], 0).tolist() == []
+    assert find_repeating(prompt, [2], 3).tolist() == []  # a run of the reply alone counts
+    assert find_repeating(prompt, [7, 8, 7, 8, 7], 3).tolist() == [8]
+    assert find_repeating(prompt, [7, 8], 3).tolist() == []
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_reply_repeats_no_run(exact_models, size):
+    """Greedy tiny models go round in circles."""
+    model = exact_models("llama")
+    prompt = growing_prompts(5)[2]
+    free, held = (ReplyTask(prompt, Sampling(60), 0, no_repeat=n) for n in (0, size))
+    run(Engine(model, NEVER), [free, held])
+    assert repeats(prompt.tolist(), free.reply, size)
+    assert not repeats(prompt.tolist(), held.reply, size)
+    assert len(held.reply) == 60
+
+
+def repeats(prompt: list[int], reply: list[int], size: int) -> bool:
+    """Whether a run within the reply is in prompt or reply before."""
+    text = prompt + reply
+    runs = [tuple(text[place : place + size]) for place in range(len(text) - size + 1)]
+    return any(runs[place] in runs[:place] for place in range(len(prompt), len(runs)))
+
+
+def test_a_reply_may_end_with_a_run_that_was_there(exact_models):
+    model = exact_models("llama")
+    prompt = growing_prompts(5)[2]
+    free = ReplyTask(prompt, Sampling(60), 0)
+    run(Engine(model, NEVER), [free])
+    first = free.reply[0]
+    again = ReplyTask(np.append(prompt, [5, first, 5]), Sampling(60), 0, no_repeat=1)
+    run(Engine(model, frozenset(range(2000))), [again])  # whatever it writes ends it
+    assert again.reply == []

@@ -19,7 +19,7 @@ import torch
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
 from esc_lab.config.model import ModelConfig
-from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import build_inventory
 from esc_lab.models.checkpoint_files import find_checkpoint
 from esc_lab.models.engine import EngineLimits
@@ -43,11 +43,11 @@ def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> LocalClient:
     Supporters and seekers that were trained here are asked as in their training.
     """
     played = getattr(cfg.llm, role)
-    if role not in ("supporter", "seeker") or not played.checkpoint:
+    side: Speaker | None = "seeker" if role == "seeker" else "supporter" if role == "supporter" else None
+    if side is None or not played.checkpoint:
         return play_model(cfg, role, shared)
-    inventory, side = build_inventory(cfg.inventory), "seeker" if role == "seeker" else "supporter"
-    where = f"llm.{role}.checkpoint"
-    return play_model(cfg, role, shared, read_trained_prompts(Path(played.checkpoint), side, inventory, where))
+    checkpoint, where = Path(played.checkpoint), f"llm.{role}.checkpoint"
+    return play_model(cfg, role, shared, read_trained_prompts(checkpoint, side, build_inventory(cfg.inventory), where))
 
 
 def play_model(cfg: Config, role: str, shared: dict[str, Any], trained: TrainedPrompts | None = None) -> LocalClient:
@@ -68,7 +68,7 @@ def play_model(cfg: Config, role: str, shared: dict[str, Any], trained: TrainedP
     base = _load_base(cfg, model, checkpoint if weights else None, shared)
     if checkpoint is None or not (adapter or trained):
         return base
-    identity = {"adapter": fingerprint_adapter(adapter)} if adapter else {}
+    identity: dict[str, Any] = {"adapter": fingerprint_adapter(adapter)} if adapter else {}
     if trained:
         identity["asked"] = trained.record()
         _check_labels(base.encoder, trained)

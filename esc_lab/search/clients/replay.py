@@ -16,7 +16,7 @@ from esc_lab.errors import UserError
 from esc_lab.search.journal import read_journal_config
 from esc_lab.search.requests import Answer, Request
 
-_SAMPLING = ("temperature", "top_p", "max_tokens", "attempts")
+_SAMPLING = ("temperature", "top_p", "max_tokens", "attempts", "no_repeat", "min_prior")
 
 
 def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> ReplayClient:
