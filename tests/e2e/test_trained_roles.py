@@ -41,19 +41,18 @@ def test_the_training_keeps_its_words_and_says_what_it_is(seeker):
     assert seeker.metrics["data/train_examples"] > 0
 
 
-def requests_of(searched: Outcome, role: str) -> list[dict]:
-    lines = [json.loads(line) for file in searched.path.glob("trees/*.journal.jsonl") for line in file.open()]
-    return [line["request"] for line in lines if line.get("request", {}).get("role") == role]
-
-
 def test_the_roles_are_asked_as_in_training(searched):
-    strategist, supporter, seeker = (requests_of(searched, role) for role in ("strategist", "supporter", "seeker"))
-    assert all(len(request["questions"]) == 1 for request in strategist)
-    assert {request["lead"][:1] for request in supporter} == {"("}
-    assert not any(request["questions"] for request in seeker)  # it ends the talk itself
-    for request in (*strategist, *supporter):
-        assert "Answer in the form (<strategy>) <response>" in json.dumps(request["messages"])
-    assert all("You play the seeker" in json.dumps(request["messages"]) for request in seeker)
+    """As their journals say; the strategist is asked for one choice, and the seeker ends the talk itself."""
+    for file in searched.path.glob("trees/*.journal.jsonl"):
+        head, *calls = [json.loads(line) for line in file.read_text().splitlines()]
+        asked = {role: how["client"].get("asked") for role, how in head["config"]["roles"].items()}
+        assert "judge" not in {role for role, how in asked.items() if how}
+        assert asked["strategist"] == asked["supporter"]
+        assert asked["supporter"]["template"]["template"] == "cso"
+        assert asked["seeker"]["words"]["seeker_system"].startswith("You play the seeker")
+        answers = {role: [call["answer"] for call in calls if call["role"] == role] for role in asked}
+        assert all(len(answer["log_probs"]) == 1 for answer in answers["strategist"])
+        assert not any(answer["log_probs"] for answer in answers["seeker"])
 
 
 def test_every_strategy_has_a_prior(searched):
