@@ -96,9 +96,6 @@ def test_the_wrong_checkpoint_is_refused(trained, seeker, command):
     other = ("stage=search", "llm=policy", *SEARCH[1:], "model@llm.local.model=tiny_qwen2",
              f"llm.supporter.checkpoint={trained.path}")  # fmt: skip
     assert "it was trained from tiny-llama" in complaint(command(*other))
-    inventory = ("stage=search", "llm=policy", *SEARCH, f"llm.supporter.checkpoint={trained.path}", "inventory=extes",
-                 "data.format=jsonl")  # fmt: skip
-    assert "it was trained on the strategies of 'esconv'" in complaint(command(*inventory))
     assert "it was trained as the seeker" in complaint(command("stage=evaluate", f"checkpoint={seeker.path}"))
 
 
