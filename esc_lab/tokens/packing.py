@@ -29,6 +29,7 @@ class PackedRow:
         query: [N] node whose output predicts a reply token (the node before it).
         target: [N] the reply token that it has to predict.
         reply: [N] which reply the token belongs to: index into `keys`.
+        end: [replies] node of each reply's last token.
         keys: for each reply of the row, the keys of the examples that it stands for. Equal replies after equal
             histories are one reply with several keys.
     """
@@ -39,6 +40,7 @@ class PackedRow:
     query: IntArray
     target: IntArray
     reply: IntArray
+    end: IntArray
     keys: tuple[tuple[Any, ...], ...]
 
     def __repr__(self) -> str:
@@ -92,11 +94,7 @@ def pack_rows(trees: Sequence[Sequence[TokenSequence]], budget: int) -> list[Pac
     parts = [
         part for tree in trees for part in split_units([(sequence,) for sequence in _each_reply_once(tree)], budget)
     ]
-    built = [build_tree([sequence.input_ids for sequence in part]) for part in parts]
-    return [
-        _row([(built[number], parts[number]) for number in sorted(bin_)])
-        for bin_ in pack_trees([len(tree) for tree in built], budget)
-    ]
+    return _pack_groups(parts, budget)
 
 
 def pack_units(units: Sequence[Sequence[TokenSequence]], budget: int) -> list[PackedRow]:
@@ -107,6 +105,24 @@ def pack_units(units: Sequence[Sequence[TokenSequence]], budget: int) -> list[Pa
     """
     groups = split_units(units, budget)
     return [_row([(build_tree([sequence.input_ids for sequence in group]), group)]) for group in groups]
+
+
+def pack_unit_trees(trees: Sequence[Sequence[Sequence[TokenSequence]]], budget: int) -> list[PackedRow]:
+    """As `pack_rows`, for trees whose sequences come in units that stay in one row: a tree is cut as rarely as can be.
+
+    Raises:
+        UserError: a single unit exceeds the budget.
+    """
+    return _pack_groups([group for units in trees for group in split_units(units, budget)], budget)
+
+
+def _pack_groups(groups: Sequence[Sequence[TokenSequence]], budget: int) -> list[PackedRow]:
+    """A trie of each group, as few rows as fit them."""
+    built = [build_tree([sequence.input_ids for sequence in group]) for group in groups]
+    return [
+        _row([(built[number], groups[number]) for number in sorted(bin_)])
+        for bin_ in pack_trees([len(tree) for tree in built], budget)
+    ]
 
 
 def _trie_size(sequences: Sequence[TokenSequence]) -> int:
@@ -133,7 +149,7 @@ def _each_reply_once(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
 
 
 def _row(members: Sequence[tuple[TokenTree, Sequence[TokenSequence]]]) -> PackedRow:
-    nodes, tokens = [], []
+    nodes, tokens, ends = [], [], []
     keys: list[tuple[Any, ...]] = []
     offset = 0
     for tree, sequences in members:
@@ -141,11 +157,12 @@ def _row(members: Sequence[tuple[TokenTree, Sequence[TokenSequence]]]) -> Packed
         for reply, reply_keys in _tree_replies(tree, sequences).items():
             path = np.array(reply, dtype=np.int64)
             tokens.append((tree.parent[path] + offset, tree.input_ids[path], np.full(len(path), len(keys))))
+            ends.append(int(path[-1]) + offset)
             keys.append(tuple(reply_keys))
         offset += len(tree)
     ids, positions, leave = map(np.concatenate, zip(*nodes, strict=True))
     query, target, owner = map(np.concatenate, zip(*tokens, strict=True))
-    return PackedRow(ids, positions, leave, query, target, owner, tuple(keys))
+    return PackedRow(ids, positions, leave, query, target, owner, np.array(ends, dtype=np.int64), tuple(keys))
 
 
 def _tree_replies(tree: TokenTree, sequences: Sequence[TokenSequence]) -> dict[tuple[int, ...], list[Any]]:

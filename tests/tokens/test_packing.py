@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from esc_lab.errors import UserError
 from esc_lab.tokens import ReplyTokens, TokenSequence, pack_rows, pack_trees, pack_units, split_units
+from esc_lab.tokens.packing import pack_unit_trees
 
 relaxed = settings(max_examples=150)
 LONGEST = 8
@@ -55,6 +56,9 @@ def replies_in(row):
         end = query[-1]
         children = [i for i in range(end + 1, row.leave[end]) if row.position_ids[i] == row.position_ids[end] + 1]
         assert target[-1] in row.input_ids[children]
+        last = int(row.end[number])
+        assert [j for j in range(last + 1) if last < row.leave[j]] == [*paths[-1], last]
+        assert row.input_ids[last] == target[-1]
         assert len(set(keys)) == len(keys)
         found.append(((tuple(row.input_ids[paths[0]].tolist()), target), set(keys)))
     assert sorted(set(row.reply.tolist())) == list(range(len(row.keys)))
@@ -125,18 +129,18 @@ def test_units_stay_whole(drawn, budget):
         [TokenSequence(s.input_ids, tuple(replace(r, key=(number, *r.key)) for r in s.replies)) for s in unit]
         for number, unit in enumerate(drawn)
     ]
-    rows = pack_units(units, budget)
-    assert all(len(row) <= budget for row in rows)
-    places = defaultdict(set)
-    keys = Counter()
-    for number, row in enumerate(rows):
-        for (history, reply), names in replies_in(row):
-            for name in names:
-                keys[name] += 1
-                places[name[0]].add(number)
-                assert name in replies_of(units[name[0]])[history, reply]
-    assert keys == {reply.key: 1 for unit in units for sequence in unit for reply in sequence.replies}
-    assert all(len(found) == 1 for found in places.values())
+    for rows in (pack_units(units, budget), pack_unit_trees([units[::2], units[1::2]], budget)):
+        assert all(len(row) <= budget for row in rows)
+        places = defaultdict(set)
+        keys = Counter()
+        for number, row in enumerate(rows):
+            for (history, reply), names in replies_in(row):
+                for name in names:
+                    keys[name] += 1
+                    places[name[0]].add(number)
+                    assert name in replies_of(units[name[0]])[history, reply]
+        assert keys == {reply.key: 1 for unit in units for sequence in unit for reply in sequence.replies}
+        assert all(len(found) == 1 for found in places.values())
 
 
 @relaxed
