@@ -6,7 +6,7 @@ Only safetensors are read, and no code that ships with a model is run.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
 from esc_lab.errors import UserError
 from esc_lab.models.load import save_adapter
-from esc_lab.models.sources import WHEELS, load_config, locate_model, refuse_unreadable
+from esc_lab.models.sources import load_config, locate_model, refuse_unreadable
 from esc_lab.runs.layout import CLASSIFIER
+from esc_lab.scorers.base_models import check_safetensors, describe_base, read_base
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.seeds import derive_seed
 
@@ -74,11 +75,9 @@ def save_classifier(
     else:
         classifier.model.save_pretrained(str(target))
         classifier.tokenizer.save_pretrained(target)
-    if model.source == "directory":
-        model = replace(model, path=str(Path(model.path).absolute()))
     inventory = classifier.inventory
     note = Note(model, inventory.name, inventory.names, classifier.reply_tokens, accuracy)
-    write_atomic(target / NOTE, json.dumps(asdict(note), indent=2))
+    write_atomic(target / NOTE, json.dumps({**asdict(note), "model": describe_base(model)}, indent=2))
     make_readable(target)
     return target
 
@@ -183,22 +182,13 @@ def _check_files(directory: Path, *, adapter: bool) -> None:
     if not adapter and not (directory / "config.json").exists():
         fix = "name a run directory of stage=classifier, or that of a sequence classification model"
         raise UserError("no classifier in it", where=str(directory), fix=fix)
-    weights = "adapter_model.safetensors" if adapter else "model*.safetensors"
-    if not any(directory.glob(weights)):
-        fix = "save it again as safetensors; other formats can run code, so they are not read"
-        raise UserError(f"no {weights} in it", where=str(directory), fix=fix)
+    check_safetensors(directory, "adapter_model.safetensors" if adapter else "model*.safetensors")
 
 
 def _read_note(file: Path) -> Note:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
-        model = ModelConfig(**{**read["model"], "trust_remote_code": False})
-        if model.source == "gguf_wheel" and model.path not in WHEELS:
-            # Its code would run, and a file that comes from elsewhere may name any package.
-            fix = f"use a base model in one of {', '.join(WHEELS)}, on the hub or in a directory"
-            raise UserError(f"its base model is in an unknown package, '{model.path}'", where=str(file), fix=fix)
-        if model.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype {model.dtype}")
+        model = read_base(read["model"], file)
         accuracy = None if read["accuracy"] is None else float(read["accuracy"])
         return Note(model, read["inventory"], tuple(read["strategies"]), int(read["reply_tokens"]), accuracy)
     except READ_ERRORS as error:
