@@ -18,12 +18,13 @@ from esc_lab.seeds import derive_seed
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
-FOREIGN, NEXT, REJECTED, STRATEGY = "foreign", "same_dialogue", "rejected", "wrong_strategy"
+FOREIGN, NEXT, REJECTED, STRATEGY, OWN = "foreign", "same_dialogue", "rejected", "wrong_strategy", "own_reply"
 KINDS: Mapping[str, str] = {
     FOREIGN: "replies of other dialogues",
     NEXT: "the next reply of the same dialogue",
     REJECTED: "rejected replies of the same turn",
     STRATEGY: "the same words under a wrong strategy",
+    OWN: "what a model writes itself under another strategy",  # only where somebody lets it write
 }
 HARD = (NEXT, REJECTED, STRATEGY)
 

@@ -173,10 +173,10 @@ async def check_rubric(
     for talk, tree in given.items():
         if (value := scores[talk]) is not None:
             by_tree[tree].append(value)
-    outcomes, surveys = _relate_to_survey(by_tree, dialogues, seed)
+    outcomes, surveys = relate_to_survey(by_tree, dialogues, seed)
     return JudgeCheck(
         "rubric",
-        _check_kinds({kind: pairs(drawn) for kind, drawn in cases.items()}, measure_auc, dialogues),
+        check_kinds({kind: pairs(drawn) for kind, drawn in cases.items()}, measure_auc, dialogues),
         {side: check_claim(*_split(found)) for side, drawn in claims.items() if (found := pairs(drawn))},
         outcomes,
         surveys,
@@ -201,7 +201,7 @@ async def check_pairwise(
         outcomes = [(case, next(answers)) for case in drawn]
         return [(case, outcome, 1 - outcome) for case, outcome in outcomes if outcome is not None]
 
-    kinds = _check_kinds({kind: known(drawn) for kind, drawn in cases.items()}, measure_share, dialogues)
+    kinds = check_kinds({kind: known(drawn) for kind, drawn in cases.items()}, measure_share, dialogues)
     answered = known(claims)
     preferred = {"supporter": check_preferred_claim(_split(answered)[0][:, 1], _split(answered)[1])} if answered else {}
     return JudgeCheck("pairwise", kinds, preferred, min_auc=min_auc)
@@ -210,7 +210,7 @@ async def check_pairwise(
 _IN_PAIRS = tuple(kind for kind in KINDS if kind != "wrong_strategy")
 
 
-def _check_kinds(
+def check_kinds(
     answers: Mapping[str, Sequence[tuple[JudgeCase, float, float]]],
     measure: Measure,
     dialogues: Sequence[Dialogue],
@@ -231,7 +231,7 @@ def _split(asked: Sequence[tuple[JudgeCase, float, float]]) -> tuple[FloatArray,
     return np.array([(given, foil) for _, given, foil in asked]), [case.tree_id for case, _, _ in asked]
 
 
-def _relate_to_survey(
+def relate_to_survey(
     scores: Mapping[str, Sequence[float]], dialogues: Sequence[Dialogue], seed: int
 ) -> tuple[dict[str, Interval], int]:
     """Spearman's correlation with each answer over the trees with a survey, and how many these are."""

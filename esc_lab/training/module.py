@@ -148,8 +148,12 @@ class TrainingModule(pl.LightningModule):
         strategy_model: Any = self.trainer.strategy.model
         return strategy_model.no_sync() if hasattr(strategy_model, "no_sync") else nullcontext()
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, in groups with settings of their own; the first group has the configured learning rate."""
+        return [{"params": self._trained()}]
+
     def configure_optimizers(self) -> Any:
-        settings, parameters = self.optimizer_settings, self._trained()
+        settings, parameters = self.optimizer_settings, self.parameter_groups()
         common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
         optimizer: torch.optim.Optimizer
         if settings.name == "sgd":
