@@ -99,16 +99,19 @@ class DataConfig:
         "rejected replies of cso: those of the records, or the model's own replies under its most probable wrong "
         "strategies (gold_contrast, no CSO) or under random other ones",
         choices=("recorded", "gold_contrast", "random"),
-        affects=results("cso"),
+        affects=results("cso", "reward"),
     )
     negatives_per_turn: int = item(
-        3, "rejected replies that the model writes for each supporter turn", within=COUNT, affects=results("cso")
+        3,
+        "rejected replies that the model writes for each supporter turn",
+        within=COUNT,
+        affects=results("cso", "reward"),
     )
     negatives_tokens: int = item(
-        64, "longest reply that the model writes, in tokens", within=COUNT, affects=results("cso")
+        64, "longest reply that the model writes, in tokens", within=COUNT, affects=results("cso", "reward")
     )
     negatives_temperature: float = item(
-        0.0, "sampling temperature of these replies; 0 = greedy", within=FROM_ZERO, affects=results("cso")
+        0.0, "sampling temperature of these replies; 0 = greedy", within=FROM_ZERO, affects=results("cso", "reward")
     )
     strategy_weights: dict[str, float] = item(
         {}, "loss weight of replies per strategy; 1 where not named", affects=results("sft", "cso")

@@ -45,7 +45,7 @@ def looks(*stages: str) -> Effect:
 
 
 LOOKS, SPEED, PLACE = looks(), Effect("speed"), Effect("place")
-TRAININGS = ("sft", "cso", "classifier")
+TRAININGS = ("sft", "cso", "classifier", "reward")
 TRAINING = results(*TRAININGS)
 TEST_SET = ("",)  # as `measures`: decides which decisions are scored, and so every metric
 

@@ -34,6 +34,7 @@ from esc_lab.config.item import (
 )
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.prompt import PromptConfig, collect_seeker_words, fill_layouts
+from esc_lab.config.reward import RewardConfig
 from esc_lab.config.search import LLMConfig, MCTSConfig, SearchConfig
 from esc_lab.config.tracking import DashboardConfig, LoggerConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
@@ -49,6 +50,7 @@ STAGES: Mapping[str, str] = {
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
     "pipeline": "search, sft, cso: build preference data, train and evaluate, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
+    "reward": "train a reward model: a score of a reply in its dialogue, learned from comparisons with other replies",
     "sra": "studies of Strategy-Relevant Attention: evaluations side by side, their tables and figures",
     "planted_preference": "check that cso learns what its pairs say: dialogues with known strategy utilities",
 }
@@ -129,7 +131,7 @@ class Config:
     adapter: AdapterConfig = section(AdapterConfig, TRAINING)
     data: DataConfig = section(DataConfig, results("search", *TRAININGS, "evaluate"))
     inventory: InventoryConfig = section(InventoryConfig, results("search", *TRAININGS, "evaluate"))
-    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "evaluate"))
+    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "reward", "evaluate"))
     objective: ObjectiveConfig = section(ObjectiveConfig, results("cso"))
     optimizer: OptimizerConfig = section(OptimizerConfig, TRAINING)
     scheduler: SchedulerConfig = section(SchedulerConfig, TRAINING)
@@ -142,6 +144,7 @@ class Config:
     dashboard: DashboardConfig = section(DashboardConfig, looks("dashboard"))
     planted: PlantedConfig = section(PlantedConfig, results("planted_preference"))
     classifier: ClassifierConfig = section(ClassifierConfig, results("classifier"))
+    reward: RewardConfig = section(RewardConfig, results("reward"))
     mcts: MCTSConfig = section(MCTSConfig, results("search"))
     llm: LLMConfig = section(LLMConfig, results("search", "judge"))
     search: SearchConfig = section(SearchConfig, results("search"))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from esc_lab.config.reward import COMPARISONS
 from esc_lab.config.schema import RESUMED
 from esc_lab.config.search import LOADED, ROLES
+from esc_lab.errors import nearest
 
 
 def stage_problems(cfg: DictConfig) -> Iterator[str]:
@@ -150,6 +152,31 @@ def _check_classifier(cfg: DictConfig) -> Iterator[str]:
         yield _refuse(cfg, "trainer.devices", "stage=classifier runs on one device", "leave it out")
 
 
+def _check_reward(cfg: DictConfig) -> Iterator[str]:
+    for name in ("checkpoint", "init_from"):
+        if cfg[name] is not None:
+            reason = "a reward model starts from a base model, so that it judges all runs alike"
+            fix = "leave it out, or name the directory of an exported model with model=directory"
+            yield _refuse(cfg, name, reason, fix)
+    if cfg.adapter.kind == "full":
+        reason = "a reward model is an adapter and a head, so that other roles can share its base model"
+        yield _refuse(cfg, "adapter.kind", reason, "adapter=lora")
+    if cfg.trainer.devices not in ("auto", "1"):
+        yield _refuse(cfg, "trainer.devices", "stage=reward runs on one device", "leave it out")
+    kinds = cfg.reward.kinds
+    for name in (name for name in kinds if name not in COMPARISONS):
+        yield f"reward.kinds: no kind '{name}'{nearest(name, COMPARISONS)}. Fix: choose of {', '.join(COMPARISONS)}"
+    if any(share < 0 for share in kinds.values()) or not any(share > 0 for share in kinds.values()):
+        yield f"reward.kinds={kinds}: shares are from 0, and one at least above it. Fix: {{same_dialogue: 1}}, say"
+    if kinds.get("own_reply", 0) > 0 and cfg.data.negatives == "recorded":
+        reason = "kind own_reply compares with what the model writes"
+        yield _refuse(cfg, "data.negatives", reason, "data.negatives=random, or gold_contrast")
+    replies = (1 + cfg.reward.foils) * cfg.reward.reply_tokens
+    if cfg.data.row_tokens <= replies:
+        fix = "raise it, or lower reward.reply_tokens"
+        yield _refuse(cfg, "data.row_tokens", f"{replies} tokens of replies leave no room for a history", fix)
+
+
 def _check_evaluation(cfg: DictConfig) -> Iterator[str]:
     classifier, generation = cfg.evaluate.classifier, cfg.evaluate.generation
     if classifier not in (None, "auto") and not Path(classifier).is_dir():
@@ -199,6 +226,7 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "sft": (_check_training,),
     "cso": (_check_training,),
     "classifier": (_check_classifier,),
+    "reward": (_check_reward,),
     "search": (_check_search,),
     "pipeline": (_check_pipeline,),
     "evaluate": (_check_evaluation,),

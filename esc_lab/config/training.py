@@ -17,6 +17,7 @@ class AdapterConfig:
     alpha: int = item(32, "LoRA scaling numerator: updates are scaled by alpha / r", within=COUNT)
     dropout: float = item(0.0, "dropout on the adapter input, in [0, 1)", within=SHARE)
     target_modules: str = item("all-linear", "modules that get an adapter: all-linear, or names joined by commas")
+    layers: int | None = item(None, "how many of the last layers get an adapter; null = all", within=COUNT)
 
 
 @dataclass

@@ -92,6 +92,8 @@ def _describe_run(path: Path, config: Settings, training: str) -> tuple[str, str
     if stage == "classifier":
         fix = f"judge with it: evaluate.classifier={path}"
         return ": it is a classifier of replies, which writes none", fix
+    if stage == "reward":
+        return ": it is a reward model, which scores replies and writes none", "name a run of stage=sft or stage=cso"
     if stage in TRAININGS:
         resume = f"let it go on: stage={stage} resume={path}" if (path / CHECKPOINT).exists() else training
         return f": its stage={stage} has not come to its end", resume

@@ -130,19 +130,36 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
     if adapter.kind == "full":
         loaded.model.requires_grad_(True)
         return loaded
-    targets = adapter.target_modules
+    targets: str | list[str] = adapter.target_modules
+    if targets != "all-linear":
+        targets = adapter.target_modules.split(",")
+    elif adapter.layers is not None:  # PEFT wants names then
+        targets = _linear_modules(base_model(loaded.model).get_decoder().layers)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.r,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=targets if targets == "all-linear" else targets.split(","),
+        target_modules=targets,
+        layers_to_transform=_last_layers(loaded.model, adapter.layers),
     )
     try:
         peft_model = get_peft_model(loaded.model, config)
     except ValueError as error:
-        raise UserError(first_line(error), where=f"adapter.target_modules={targets}") from None
+        raise UserError(first_line(error), where=f"adapter.target_modules={adapter.target_modules}") from None
     return replace(loaded, model=peft_model)
+
+
+def _last_layers(model: Any, count: int | None) -> list[int] | None:
+    """Numbers of the last layers; None for all."""
+    layers = base_model(model).config.get_text_config().num_hidden_layers
+    return None if count is None or count >= layers else [*range(layers - count, layers)]
+
+
+def _linear_modules(layers: Any) -> list[str]:
+    """Names of the linear modules in decoder layers, as an adapter takes them."""
+    found = (name for name, module in layers.named_modules() if isinstance(module, torch.nn.Linear))
+    return sorted({name.rpartition(".")[2] for name in found})
 
 
 def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Path:

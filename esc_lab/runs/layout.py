@@ -25,8 +25,9 @@ REUSED = "reused.json"  # where the result was taken from, if it was not compute
 WANDB = "wandb"  # folder of the W&B run
 # Of trainings.
 CHECKPOINT = Path("checkpoints", "last.ckpt")  # from which an interrupted training goes on
-ADAPTER, MODEL, CLASSIFIER = WEIGHTS = "adapter", "model", "classifier"  # folders of trained weights
+ADAPTER, MODEL, CLASSIFIER, REWARD = WEIGHTS = "adapter", "model", "classifier", "reward"  # folders of trained weights
 BASE_MODEL = "base_model.json"  # in such a folder: the model that the weights were trained from
+REWARD_CHECK = "reward_check.json"  # how far a reward model tells given replies from foils
 REFERENCE = "reference.json"  # what CSO's reference model was
 CURVES = "metrics.csv"
 TRAINING_TREES = "training_trees.json"  # ids of the dialogue trees that it was trained on

@@ -160,6 +160,7 @@ def _tags(cfg: Config) -> list[str]:
     tags = {
         "evaluate": [cfg.prompt.eval.template],
         "classifier": [cfg.adapter.kind],
+        "reward": [kind for kind, share in cfg.reward.kinds.items() if share > 0],
         "sft": [cfg.adapter.kind, cfg.prompt.train.template],
         "cso": [cfg.adapter.kind, cfg.prompt.train.template, cfg.objective.name],
         "search": [cfg.mcts.name],

@@ -21,10 +21,11 @@ _TRAININGS = {
     "seeker": "supervised fine-tuning on the seeker's turns",
     "cso": "preference optimisation",
     "classifier": "a classifier of strategies",
+    "reward": "a reward model of replies",
 }
 _SOMEBODY = SeekerProfile("...", "...", "...")
 # Beginnings of the numbers of a training that another machine would have too.
-_METRICS = ("val/loss", "train/loss", "train/steps", "train/parameters", "classifier/", "kto/")
+_METRICS = ("val/loss", "train/loss", "train/steps", "train/parameters", "classifier/", "reward/", "kto/")
 
 
 def hub_name(model: Mapping[str, Any]) -> str:
@@ -75,7 +76,7 @@ def write_card(config: Settings, metrics: Mapping[str, float], *, run: Path | No
             + (origin if model["source"] == "gguf_wheel" else ""),
             "Trained with esc-lab:\n\n" + "\n".join(_trainings(config, run)),
             _use(config, adapter=adapter),
-            *([] if config["stage"] == "classifier" else [_prompts(config)]),
+            *([] if config["stage"] in ("classifier", "reward") else [_prompts(config)]),
             "A research model: not a counsellor, and not to be used with people in crisis.",
             *(["\n".join(["| of the training | value |", "|---|---|", *rows])] if rows else []),
         ]
@@ -108,6 +109,11 @@ def _use(config: Settings, *, adapter: bool) -> str:
         strategies = f"the strategies of `{config['inventory']['name']}`"
         return (
             f"It tells which of {strategies} a reply follows, read alone. esc-lab loads it with `evaluate.classifier=`."
+        )
+    if config["stage"] == "reward":
+        return (
+            "It scores a reply in its dialogue: an adapter, and a head on what it makes of the reply. esc-lab loads it "
+            "with `esc_lab.scorers.reward_files.load_reward`."
         )
     if adapter:
         return (

@@ -68,21 +68,21 @@ def test_a_key_changes_the_results_that_it_declares_and_no_others(tmp_path, name
 @pytest.mark.parametrize(
     ("word", "stages"),
     [
-        ("seed=7", {"sft", "cso", "classifier", "evaluate"}),
+        ("seed=7", {"sft", "cso", "classifier", "reward", "evaluate"}),
         ("objective=ipo", {"cso"}),
-        ("optimizer.lr=0.5", {"sft", "cso", "classifier"}),
-        ("adapter=full", {"sft", "cso", "classifier"}),
-        ("model=tiny_gemma3", {"sft", "cso", "classifier", "evaluate"}),
+        ("optimizer.lr=0.5", {"sft", "cso", "classifier", "reward"}),
+        ("adapter=full", {"sft", "cso", "classifier", "reward"}),
+        ("model=tiny_gemma3", {"sft", "cso", "classifier", "reward", "evaluate"}),
         ("model@llm.local.model=tiny_gemma3", {"search"}),
-        ("trainer.precision=bf16-mixed", {"sft", "cso", "classifier", "evaluate"}),
-        ("data.licence=MIT", {"search", "sft", "cso", "classifier"}),  # for their cards
+        ("trainer.precision=bf16-mixed", {"sft", "cso", "classifier", "reward", "evaluate"}),
+        ("data.licence=MIT", {"search", "sft", "cso", "classifier", "reward"}),  # for their cards
         ("search.seed=7", {"search"}),
         ("mcts=quick", {"search"}),
         ("data.limit={test: 2}", set(STORED)),
         ("inventory=cso", set(STORED)),
-        ("prompt=c1_hf", {"sft", "cso", "evaluate"}),
+        ("prompt=c1_hf", {"sft", "cso", "reward", "evaluate"}),
         ("evaluate.generation.temperature=0.5", {"evaluate"}),
-        ("data.negatives=random", {"cso"}),
+        ("data.negatives=random", {"cso", "reward"}),
         ("data.step_pairs=3", {"cso"}),
         ("data.step_dialogues=3", {"sft"}),
         # Nothing of a result depends on these.

@@ -1,0 +1,155 @@
+"""What a reward model learns from: given replies beside foils, drawn by kind anew in each epoch.
+
+A judge could tell foils by themselves, by their length, say, or by how often their strategy is given. So what is drawn
+from other turns are given replies again: each kind's foils are the same sort of text as what they are compared with. A
+foil of the same dialogue is one of the next replies after another message: near, so that it is hard to tell, and later,
+since a repetition of the history would give it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import dropwhile
+from typing import NamedTuple
+
+import numpy as np
+
+from esc_lab.config.reward import RewardConfig
+from esc_lab.data.dialogue import Dialogue, Reply
+from esc_lab.errors import UserError
+from esc_lab.seeds import derive_seed
+from esc_lab.statistics.correlation import center
+from esc_lab.statistics.intervals import FloatArray
+
+NEAR = 3  # replies after a given one that are its foils of the same dialogue
+
+
+class Comparison(NamedTuple):
+    """Two replies to the turns before index `turn` of a dialogue; the first is the better one, or they are a tie."""
+
+    turn: int
+    better: Reply
+    worse: Reply
+    kind: str
+    tie: bool = False
+
+
+@dataclass
+class ComparisonPool:
+    """What the dialogues of a split offer to compare.
+
+    Args:
+        dialogues: of the split; those of one tree are never foreign to each other.
+        own_replies: the same dialogues with what the model wrote as their rejected replies; None where it wrote none.
+
+    Attributes:
+        kinds: by dialogue and decision, the kinds that it has foils of.
+    """
+
+    dialogues: Sequence[Dialogue]
+    settings: RewardConfig
+    own_replies: Sequence[Dialogue] | None = None
+    kinds: list[dict[int, dict[str, list[tuple[Reply, Reply, bool]]]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kinds = [
+            {turn: self._choices(number, turn) for turn in dialogue.decisions()}
+            for number, dialogue in enumerate(self.dialogues)
+        ]
+        self._given = [
+            (dialogue.tree_id, dialogue.turns[turn].reply)
+            for dialogue in self.dialogues
+            for turn in dialogue.decisions()
+        ]
+        self._trees = len({tree for tree, _ in self._given})
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        return {kind: share for kind, share in self.settings.kinds.items() if share > 0}
+
+    def counts(self) -> dict[str, int]:
+        """Decisions that have foils of each kind."""
+        counts = dict.fromkeys(self.shares, 0)
+        for turns in self.kinds:
+            for choices in turns.values():
+                for kind in counts:
+                    counts[kind] += self._trees > 1 if kind == "other_dialogue" else bool(choices.get(kind))
+        return counts
+
+    def check(self) -> None:
+        """Raises a UserError if there is nothing to compare."""
+        if not any(self.counts().values()):
+            fix = "give more dialogues, or other kinds: reward.kinds={same_dialogue: 1, other_dialogue: 1}"
+            what = f"nothing to compare in {len(self.dialogues)} training dialogues: no given reply has a foil"
+            raise UserError(what, where=f"reward.kinds={dict(self.shares)}", fix=fix)
+
+    def draw(self, number: int, seed: int) -> list[Comparison]:
+        """The comparisons of a dialogue: at each decision up to `foils` foils, each of a kind drawn by its share.
+
+        Foils have other words than what they are compared with.
+        """
+        dialogue = self.dialogues[number]
+        chance = np.random.default_rng(derive_seed(seed, "comparisons", dialogue.id))
+        drawn = []
+        for turn, choices in self.kinds[number].items():
+            offers = {kind: list(choices.get(kind, ())) for kind in self.shares}
+            if "other_dialogue" in offers and self._trees > 1:
+                given = dialogue.turns[turn].reply
+                foreign = [self._foreign(dialogue.tree_id, chance) for _ in range(self.settings.foils)]
+                offers["other_dialogue"] = [(given, reply, False) for reply in foreign if _differ(given, reply)]
+            for _ in range(self.settings.foils):
+                left = [kind for kind, offered in offers.items() if offered]
+                if not left:
+                    break
+                weights = np.array([self.shares[kind] for kind in left])
+                kind = left[chance.choice(len(left), p=weights / weights.sum())]
+                better, worse, tie = offers[kind].pop(chance.integers(len(offers[kind])))
+                drawn.append(Comparison(turn, better, worse, kind, tie))
+        return drawn
+
+    def _foreign(self, tree: str, chance: np.random.Generator) -> Reply:
+        while True:
+            other, reply = self._given[chance.integers(len(self._given))]
+            if other != tree:
+                return reply
+
+    def _choices(self, number: int, turn: int) -> dict[str, list[tuple[Reply, Reply, bool]]]:
+        """Better and worse reply, and whether they are a tie, of each comparison within the dialogue."""
+        dialogue = self.dialogues[number]
+        given, rejected = dialogue.turns[turn].reply, dialogue.turns[turn].rejected
+        answered = dropwhile(lambda each: each.speaker == "supporter", dialogue.turns[turn:])
+        later = [each.reply for each in answered if each.speaker == "supporter"][:NEAR]
+        written = self.own_replies[number].turns[turn].rejected if self.own_replies else ()
+        rated = [reply for reply in (given, *rejected) if reply.value is not None]
+        foils: dict[str, Sequence[Reply]] = {"same_dialogue": later, "rejected": rejected, "own_reply": written}
+        choices = {
+            kind: [(given, reply, False) for reply in replies if _differ(given, reply)]
+            for kind, replies in foils.items()
+        }
+        pairs = [(one, other) for place, one in enumerate(rated) for other in rated[:place] if _differ(one, other)]
+        return {**choices, "rated": [self._rate(one, other) for one, other in pairs]}
+
+    def _rate(self, one: Reply, other: Reply) -> tuple[Reply, Reply, bool]:
+        assert one.value is not None
+        assert other.value is not None
+        better, worse = (one, other) if one.value >= other.value else (other, one)
+        return better, worse, abs(one.value - other.value) <= self.settings.tie_margin
+
+
+def _differ(one: Reply, other: Reply) -> bool:
+    return one.text.split() != other.text.split()
+
+
+def outcome_weights(dialogues: Sequence[Dialogue], strength: float) -> FloatArray:
+    """Weight [N] of each dialogue: 1 + strength x the relief of its seeker in standard deviations, not below 0.
+
+    A dialogue without a survey weighs 1.
+    """
+    relief = np.array([np.nan if each.survey is None or each.survey.relief is None else each.survey.relief
+                       for each in dialogues], dtype=np.float64)  # fmt: skip
+    known = ~np.isnan(relief)
+    weights = np.ones(len(dialogues))
+    if strength and known.any() and (spread := relief[known].std()) > 0:
+        weights[known] = np.maximum(1 + strength * center(relief[known]) / spread, 0)
+    return weights

@@ -1,0 +1,152 @@
+"""Reward models made, saved and loaded: an adapter and a head as safetensors, and a note of what they belong to.
+
+Only safetensors are read, and no code that ships with a model is run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from esc_lab.artifacts import READ_ERRORS, make_readable, remove_files, write_atomic
+from esc_lab.config.model import ModelConfig
+from esc_lab.config.reward import RewardConfig
+from esc_lab.config.training import AdapterConfig
+from esc_lab.data.strategies import Inventory
+from esc_lab.errors import UserError
+from esc_lab.models.checkpoint_files import identify_base
+from esc_lab.models.forward import base_model
+from esc_lab.models.load import LoadedModel, add_adapter, load_model, save_adapter
+from esc_lab.models.sources import refuse_unreadable
+from esc_lab.runs.layout import REWARD
+from esc_lab.scorers.base_models import check_safetensors, describe_base, read_base
+from esc_lab.scorers.conversations import WORDS, ConversationEncoder
+from esc_lab.scorers.reward_model import Calibration, RewardHead, RewardModel
+
+NOTE, HEAD = "reward.json", "head.safetensors"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What `reward.json` says: of which base model and inventory it is, what it reads, and its calibration."""
+
+    model: ModelConfig
+    inventory: str
+    strategies: tuple[str, ...]
+    words: dict[str, str]
+    strategy_text: bool
+    history_tokens: int
+    reply_tokens: int
+    row_tokens: int
+    calibration: Calibration
+
+
+def new_reward(
+    loaded: LoadedModel,
+    model: ModelConfig,
+    adapter: AdapterConfig,
+    settings: RewardConfig,
+    words: dict[str, str],
+    row_tokens: int,
+) -> RewardModel:
+    """An untrained reward model on a loaded base model, which gets a new adapter; its scores are all 0.
+
+    Args:
+        words: as of `ConversationEncoder`.
+        row_tokens: budget of a packed row; a history leaves room in it for the replies that are compared after it.
+
+    Raises:
+        UserError: the adapter cannot be put on it, or the budget is too small.
+    """
+    row_tokens = min(row_tokens, loaded.context_tokens)
+    history_tokens = row_tokens - (1 + settings.foils) * settings.reply_tokens
+    if history_tokens <= 0:
+        what = f"{1 + settings.foils} replies of {settings.reply_tokens} tokens leave no room for a history"
+        fix = "raise it (and model.context_tokens), or lower reward.reply_tokens"
+        raise UserError(what, where=f"data.row_tokens={row_tokens}", fix=fix)
+    trained = add_adapter(loaded, adapter, model).model
+    conversations = ConversationEncoder(
+        loaded.encoder, words, settings.strategy_text, history_tokens, settings.reply_tokens
+    )
+    head = RewardHead(base_model(trained).config.get_text_config().hidden_size).to(base_model(trained).device)
+    return RewardModel(trained, head, conversations, model.name, row_tokens)
+
+
+def save_reward(reward: RewardModel, model: ModelConfig, inventory: Inventory, directory: Path) -> Path:
+    """Write `reward/` into a directory: adapter, head, and the note that `load_reward` goes by."""
+    target = directory / REWARD
+    remove_files(target)
+    save_adapter(reward.model, model, target)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in reward.head.state_dict().items()}, target / HEAD)
+    read = reward.conversations
+    note = Note(
+        model, inventory.name, inventory.names, dict(read.words), read.strategy_text, read.history_tokens,
+        read.reply_tokens, reward.row_tokens, reward.calibration,
+    )  # fmt: skip
+    write_atomic(target / NOTE, json.dumps({**asdict(note), "model": describe_base(model)}, indent=2))
+    make_readable(target)
+    return target
+
+
+def load_reward(path: Path, inventory: Inventory, cache: Path, model: ModelConfig | None = None) -> RewardModel:
+    """A reward model in evaluation mode, on CUDA if there is any.
+
+    Args:
+        path: run directory of stage `reward`, or its `reward/`.
+        inventory: whose strategies its replies follow.
+        cache: directory of converted base models.
+        model: the base model that it has to be of; None = whichever it is.
+
+    Raises:
+        UserError: files are missing or broken, or it is of another inventory or base model.
+    """
+    directory = path / REWARD if (path / REWARD).is_dir() else path
+    if not (directory / NOTE).exists():
+        raise UserError("no reward model in it", where=str(path), fix="name a run directory of stage=reward")
+    for weights in ("adapter_model.safetensors", HEAD):
+        check_safetensors(directory, weights)
+    note = _read_note(directory / NOTE)
+    if (note.inventory, note.strategies) != (inventory.name, inventory.names):
+        what = (
+            f"it is for the strategies {', '.join(note.strategies)} ({note.inventory}), not those of {inventory.name}"
+        )
+        raise UserError(what, where=str(directory), fix=f"inventory={note.inventory}, or train one for this inventory")
+    if model is not None and identify_base(model) != identify_base(note.model):
+        what = f"it was trained on {note.model.name} ({note.model.path}), not on {model.name} ({model.path})"
+        raise UserError(what, where=str(directory), fix="choose the same model= as its training, or train one on this")
+    loaded = load_model(note.model, cache)
+    head = RewardHead(loaded.model.config.get_text_config().hidden_size)
+    with refuse_unreadable(str(directory)):
+        trained = PeftModel.from_pretrained(loaded.model, str(directory))
+        head.load_state_dict(load_file(directory / HEAD))
+    trained.eval()
+    conversations = ConversationEncoder(
+        loaded.encoder, note.words, note.strategy_text, note.history_tokens, note.reply_tokens
+    )
+    return RewardModel(
+        trained, head.to(loaded.model.device), conversations, note.model.name, note.row_tokens, note.calibration
+    )  # fmt: skip
+
+
+def _read_note(file: Path) -> Note:
+    try:
+        read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        temperature, center = (float(read["calibration"][name]) for name in ("temperature", "center"))
+        if not temperature > 0:
+            raise ValueError(f"temperature {temperature:g}")
+        words = {name: str(read["words"][name]) for name in WORDS}
+        sizes = {name: int(read[name]) for name in ("history_tokens", "reply_tokens", "row_tokens")}
+        if min(sizes.values()) < 1:
+            raise ValueError(f"sizes {sizes}")
+        return Note(
+            read_base(read["model"], file), str(read["inventory"]), tuple(read["strategies"]), words,
+            bool(read["strategy_text"]), **sizes, calibration=Calibration(temperature, center),
+        )  # fmt: skip
+    except READ_ERRORS as error:
+        what = f"broken note: {type(error).__name__} {error}"
+        raise UserError(what, where=str(file), fix="train the reward model again") from error

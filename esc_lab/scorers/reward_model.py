@@ -1,0 +1,115 @@
+"""A reward model: a scalar head on a base model with an adapter, which scores a reply in its dialogue.
+
+The score is read from the final hidden state at the reply's end-of-turn token in the packed token tree: all candidate
+replies of a turn, and all turns of a dialogue, cost one pass. Scores are logits: by the model of Bradley and Terry
+(1952) the probability that the first of two replies is the better one is the logistic of their difference, and that of
+one reply's score the probability that it beats a middling one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from esc_lab.data.dialogue import Turn
+from esc_lab.models.forward import evaluation_mode, tree_hidden_states
+from esc_lab.scorers.conversations import Candidate, ConversationEncoder
+from esc_lab.statistics.intervals import FloatArray
+from esc_lab.tokens import PackedRow, TokenSequence
+from esc_lab.tokens.packing import pack_rows
+
+
+class RewardHead(nn.Module):
+    """Hidden state to score, in float32; and `tie`, the logarithm of Davidson's parameter of ties (`reward_loss`).
+
+    The states are brought to unit root mean square first, so that a learning rate means the same for every model.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+        self.tie = nn.Parameter(torch.zeros(()))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Scores [N] of states [N, hidden]."""
+        scores: Tensor = self.score(nn.functional.rms_norm(states.float(), states.shape[-1:]))[:, 0]
+        return scores
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores are raw ones less `center`, over `temperature`."""
+
+    temperature: float = 1.0
+    center: float = 0.0
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A base model with an adapter, the head, and how conversations are read.
+
+    Attributes:
+        name: of its base model.
+        row_tokens: budget of a packed row.
+        calibration: what makes its scores logits, from validation data.
+    """
+
+    model: Any
+    head: RewardHead
+    conversations: ConversationEncoder
+    name: str
+    row_tokens: int
+    calibration: Calibration = Calibration()
+
+    def raw_scores(self, row: PackedRow) -> Tensor:
+        """Scores [replies], before calibration, of the replies of a packed row."""
+        states = tree_hidden_states(self.model, row.input_ids, row.position_ids, row.leave)
+        scores: Tensor = self.head(states[torch.from_numpy(row.end).to(states.device)])
+        return scores
+
+    def to_device(self) -> None:
+        """Move model and head to CUDA if there is any: a training leaves them on the CPU."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model.to(device)
+        self.head.to(device)
+
+    @torch.no_grad()
+    def score(self, conversations: Sequence[Sequence[Turn]]) -> FloatArray:
+        """Calibrated scores [N], float64, of the last message of each conversation, which is the supporter's.
+
+        What the conversations share is computed once.
+
+        Raises:
+            ValueError: a conversation is empty or ends with the seeker.
+            UserError: a message holds a special token, or leaves no room for a reply.
+        """
+        if any(not talk or talk[-1].speaker != "supporter" for talk in conversations):
+            raise ValueError("a conversation has to end with a reply of the supporter")
+        trees: dict[str, list[TokenSequence]] = {}
+        numbered = sorted(enumerate(conversations), key=lambda item: _history_key(item[1]))
+        for _, group in groupby(numbered, key=lambda item: _history_key(item[1])):
+            members = list(group)
+            turns = tuple(members[0][1][:-1])
+            candidates = [Candidate(len(turns), talk[-1].reply, number) for number, talk in members]
+            first = turns[0].reply.text if turns else ""
+            trees.setdefault(first, []).extend(self.conversations.encode(turns, candidates))
+        scores = np.full(len(conversations), np.nan)
+        with evaluation_mode(self.model):
+            for row in pack_rows([*trees.values()], self.row_tokens):
+                values = self.raw_scores(row).double().cpu().numpy()
+                for value, keys in zip(values, row.keys, strict=True):
+                    scores[list(keys)] = value
+        return np.asarray((scores - self.calibration.center) / self.calibration.temperature)
+
+
+def _history_key(conversation: Sequence[Turn]) -> tuple[tuple[str, str, str], ...]:
+    """What of the turns before the last one can be read."""
+    return tuple((turn.speaker, turn.reply.text, " ".join(turn.reply.strategies[:1])) for turn in conversation[:-1])
