@@ -200,7 +200,7 @@ def _hint(name: str, sections: set[str]) -> str:
         other_section, _, other_leaf = other.rpartition(".")
         in_full = difflib.SequenceMatcher(None, name, other).ratio()
         last_part = difflib.SequenceMatcher(None, leaf, other_leaf).ratio()
-        if leaf in other_leaf.split("_"):
+        if leaf in (*other_leaf.split("_"), *known.get(other, "").replace(",", "").split()[:1]):
             last_part = max(last_part, 0.9)
         return max(0.9 * in_full, 0.85 * last_part + 0.15 * (section == other_section))
 

@@ -62,7 +62,7 @@ class ObjectiveConfig:
         "grpo: a search value less the siblings' mean, divided by their standard deviation or not",
         choices=("mean_std", "mean"),
     )
-    inner_epochs: int = item(1, "grpo: optimizer steps in a row on the same trees", within=COUNT)
+    iterations: int = item(1, "grpo: optimizer steps in a row on the same trees", within=COUNT)
     value_margin: float = item(
         0.0, "cso, dpo, ld_dpo: reward margin per point of search value; 0 = off", within=FROM_ZERO
     )

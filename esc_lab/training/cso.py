@@ -86,7 +86,7 @@ class CSOModule(TrainingModule):
         """Summed loss of each row over the number of comparisons of the step; adds the row's metrics to `sums`."""
         for number, row in enumerate(batch.rows):
             tokens = self._score(row)
-            if self.objective.takes_inner_epochs:
+            if self.objective.takes_iterations:
                 tokens = self._add_old_policy(tokens, number)
             values = self._compare(row, tokens, kl)
             for name, value in values.items():
@@ -122,7 +122,7 @@ class CSOModule(TrainingModule):
         """
         if not self.trainer.training:
             return replace(tokens, old_policy=tokens.reference)
-        if self.trainer.global_step % self.settings.inner_epochs == 0:
+        if self.trainer.global_step % self.settings.iterations == 0:
             self.old_policy[self._row_of_step(number)] = tokens.policy.detach()
         return replace(tokens, old_policy=self.old_policy[self._row_of_step(number)].to(self.device))
 
@@ -132,7 +132,7 @@ class CSOModule(TrainingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.objective.takes_inner_epochs:
+        if self.objective.takes_iterations:
             checkpoint["old_policy"] = gather_rows(self.old_policy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

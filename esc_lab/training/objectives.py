@@ -205,7 +205,7 @@ class Objective:
         takes_margin: whether the pairs may carry margins (`objective.value_margin`).
         compares: pairs; replies one by one, each with a label; or groups, the siblings of a decision with their values.
         weighs_excess: whether what a reply is longer by counts less (`objective.excess_weight`; `compare_pairs`).
-        takes_inner_epochs: whether several steps in a row see the same comparisons (`objective.inner_epochs`).
+        takes_iterations: whether several steps in a row see the same comparisons (`objective.iterations`).
     """
 
     loss: Callable[..., Tensor]
@@ -214,7 +214,7 @@ class Objective:
     takes_margin: bool = False
     compares: Comparison = "pairs"
     weighs_excess: bool = False
-    takes_inner_epochs: bool = False
+    takes_iterations: bool = False
 
 
 OBJECTIVES: Mapping[str, Objective] = {
@@ -228,7 +228,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "orpo": Objective(orpo, mean_log_probs, needs_reference=False),
     "kto": Objective(kto, compares="replies"),
     "listwise": Objective(listwise, compares="groups"),
-    "grpo": Objective(grpo, compares="groups", takes_inner_epochs=True),
+    "grpo": Objective(grpo, compares="groups", takes_iterations=True),
 }
 
 
@@ -253,9 +253,9 @@ def objective_of(settings: ObjectiveConfig) -> Objective:
     return OBJECTIVES[name]
 
 
-def count_inner_epochs(settings: ObjectiveConfig) -> int:
+def count_iterations(settings: ObjectiveConfig) -> int:
     """How many optimizer steps in a row see the same comparisons."""
-    return settings.inner_epochs if objective_of(settings).takes_inner_epochs else 1
+    return settings.iterations if objective_of(settings).takes_iterations else 1
 
 
 def balance_weights(settings: ObjectiveConfig, desirable: int, undesirable: int) -> ObjectiveConfig:

@@ -20,7 +20,7 @@ from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import pack_units
 from esc_lab.tokens.encode import IntArray
-from esc_lab.training.objectives import count_inner_epochs, objective_of
+from esc_lab.training.objectives import count_iterations, objective_of
 from esc_lab.training.preference_split import PreferenceRow, PreferenceSplit, by_turn
 from esc_lab.training.preference_turns import PreferenceEncoder, PreferenceReport
 from esc_lab.training.steps import TurnEncoder, equal_parts
@@ -149,7 +149,7 @@ class PreferenceSteps:
         if self.compares == "groups":  # a group of K siblings weighs as much as K - 1 pairs, on average
             size = max(size * len(tree) // self._count_siblings(), 1)
         steps = equal_parts(np.argsort(rank[tree], kind="stable"), size)
-        return [step for step in steps for _ in range(count_inner_epochs(self.objective))]
+        return [step for step in steps for _ in range(count_iterations(self.objective))]
 
     def _count_siblings(self) -> int:
         """How many siblings the groups of the training split have beside their best."""

@@ -79,7 +79,7 @@ def stored_log_probs(
     file = directory / "log_probs.safetensors"
     try:  # entries of older code have no checksums
         values: FloatArray = load_file(file)["log_probs"]
-        if values.shape != (len(split.sequences), 2):
+        if values.shape != (split.first_token[-1],):
             raise ValueError(f"shape {values.shape}")
     except (SafetensorError, *READ_ERRORS) as error:
         fix = f"delete {directory}; they are then computed anew"

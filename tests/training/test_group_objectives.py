@@ -17,7 +17,7 @@ from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
 from esc_lab.training.cso import pair_log_probs
 from esc_lab.training.group_objectives import group_advantages, grpo, listwise
-from esc_lab.training.objectives import OBJECTIVES, apply_settings, count_inner_epochs, dpo
+from esc_lab.training.objectives import OBJECTIVES, apply_settings, count_iterations, dpo
 from esc_lab.training.reply_log_probs import GroupLogProbs, PairLogProbs, TokenLogProbs, compare_pairs
 
 GRPO = {"clip_range": 0.2, "kl_weight": 0.3, "advantage": "mean_std", "normalisation": "mean"}
@@ -210,7 +210,7 @@ def test_presets_read_their_settings():
     options = {"clip_range": 0.05, "kl_weight": 0.7, "advantage": "mean", "normalisation": "sum"}
     assert apply_settings(OBJECTIVES["grpo"].loss, config, made).tolist() == grpo(made, **options).tolist()
     assert apply_settings(OBJECTIVES["listwise"].loss, config, made).tolist() == listwise(made, beta=2).tolist()
-    several = {name: count_inner_epochs(ObjectiveConfig(name=name, inner_epochs=3)) for name in OBJECTIVES}
+    several = {name: count_iterations(ObjectiveConfig(name=name, iterations=3)) for name in OBJECTIVES}
     assert [name for name, count in several.items() if count > 1] == ["grpo"]
 
 

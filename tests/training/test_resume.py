@@ -146,7 +146,7 @@ CASES = {
     "validation by steps": (["trainer.max_steps=8", "trainer.max_epochs=-1", "trainer.validate_every=4"], (4, 6, 7)),
     "steps end inside an epoch": (["trainer.max_steps=5", "trainer.save_every=2"], (2, 3)),
     "inside the inner epochs of a step": (
-        ["stage=cso", "objective=grpo", "objective.inner_epochs=3", "data.step_pairs=2", "trainer.max_steps=5"],
+        ["stage=cso", "objective=grpo", "objective.iterations=3", "data.step_pairs=2", "trainer.max_steps=5"],
         (1, 2, 4),
     ),
     "no validation": (["trainer.max_epochs=2", "data.limit={train: 6, val: 0, test: 0}"], (1, 3)),

@@ -110,12 +110,12 @@ def plain_grpo(split, policy, old, reference, clip_range, kl_weight):
     return torch.stack(losses).mean()
 
 
-def test_grpo_keeps_the_old_policy_over_the_inner_epochs_of_a_step(valued, tmp_path):
+def test_grpo_keeps_the_old_policy_over_the_iterations_of_a_step(valued, tmp_path):
     loaded, dialogues = valued
     initial = copy.deepcopy(loaded.model).double()
     policy = perturbed(initial)
     options = {"clip_range": 0.001, "kl_weight": 0.1}
-    objective = ObjectiveConfig(name="grpo", inner_epochs=3, **options)
+    objective = ObjectiveConfig(name="grpo", iterations=3, **options)
     data = preference_data(loaded.encoder, dialogues, objective=vars(objective), row_tokens=1100)
     split = data.steps.preferences["train"]
     plan = data.steps.plan_epoch(0)
@@ -221,7 +221,7 @@ def test_steps_of_groups_hold_as_many_replies_as_steps_of_pairs(tiny_models, sam
     loaded = tiny_models("llama")
     dialogues = [with_values(dialogue, 0.5, 0.0, -0.5) for dialogue in sample_dialogues[:8]]
     pairs = preference_data(loaded.encoder, dialogues, step_pairs=4).steps.plan_epoch(0)
-    objective = {"name": "grpo", "inner_epochs": 2}
+    objective = {"name": "grpo", "iterations": 2}
     groups = preference_data(loaded.encoder, dialogues, step_pairs=4, objective=objective).steps
     plan = groups.plan_epoch(0)
     assert len(pairs) == 4
