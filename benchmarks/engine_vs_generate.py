@@ -27,7 +27,7 @@ from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.prompts import Prompt
-from esc_lab.search.clients.local import encode_options
+from esc_lab.search.model_worker import encode_options
 from esc_lab.search.requests import Request
 from esc_lab.tokens import ReplyTokens, TokenSequence, pack_units
 
