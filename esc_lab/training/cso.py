@@ -60,7 +60,9 @@ class CSOModule(TrainingModule):
         super().__init__(model, optimizer, scheduler, gradient_clip, seed)
         self.settings, self.objective = objective, objective_of(objective)
         self.reference = reference
-        self.old_policy: dict[int, Tensor] = {}  # by number of the row in the step, before the step's inner epochs
+        self.old_policy: dict[
+            int, Tensor
+        ] = {}  # by number of the row in the step, before the first step on the same trees
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         started = time.perf_counter()
@@ -115,9 +117,9 @@ class CSOModule(TrainingModule):
             return reply_log_probs(model, row.row)
 
     def _add_old_policy(self, tokens: TokenLogProbs, number: int) -> TokenLogProbs:
-        """The tokens with those of the policy before the inner epochs of the step; in validation of the reference.
+        """The tokens with those of the policy before the first step on these trees; in validation of the reference.
 
-        The first inner epoch needs no other pass: its policy is the old one. At validation every advantage would cancel
+        The first step needs no other pass: its policy is the old one. At validation every advantage would cancel
         out beside it, and the loss say nothing but how far the policy has moved.
         """
         if not self.trainer.training:

@@ -51,7 +51,7 @@ def grpo(
         rho = pi(t) / old(t) and d = log ref(t) - log pi(t)  of each token t
         loss = mean over siblings of  1 / |y| sum_t (kl_weight (exp d - d - 1) - min(rho A, clip(rho) A))
 
-    V are the search values, old is the policy before the inner epochs of the step, clip keeps rho in
+    V are the search values, old is the policy before the first of the `objective.iterations` steps, clip keeps rho in
     [1 - clip_range, 1 + clip_range], and exp d - d - 1 is Schulman's estimator k3 of KL(pi || ref) where t is drawn
     from pi. `advantage="mean"` with `normalisation="sum"` (no 1 / |y|) is Dr. GRPO (Liu et al. 2025), whose constant
     is left to the learning rate.

@@ -97,7 +97,7 @@ class TokenLogProbs:
         policy: log pi of each token, given all before it.
         weights: what the token counts (`weigh_tokens`).
         reference: the same as policy under the reference model, or None for the objectives that need none.
-        old_policy: the same under the policy before the inner epochs of a step; only `grpo` takes it.
+        old_policy: the same before the first of the `objective.iterations` steps on them; only `grpo` takes it.
     """
 
     policy: Tensor

@@ -145,7 +145,7 @@ CASES = {
     "validation inside an epoch": (["trainer.max_epochs=2", "trainer.validate_every=0.7"], (2, 3, 5)),
     "validation by steps": (["trainer.max_steps=8", "trainer.max_epochs=-1", "trainer.validate_every=4"], (4, 6, 7)),
     "steps end inside an epoch": (["trainer.max_steps=5", "trainer.save_every=2"], (2, 3)),
-    "inside the inner epochs of a step": (
+    "between two steps on the same trees": (
         ["stage=cso", "objective=grpo", "objective.iterations=3", "data.step_pairs=2", "trainer.max_steps=5"],
         (1, 2, 4),
     ),
