@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from esc_lab.config.files import option_files
 from esc_lab.config.item import TRAININGS
 from esc_lab.config.prompt import PromptConfig, TemplateConfig, find_layout
+from esc_lab.config.schema import POLICY_TRAININGS
 from esc_lab.config.search import LLMConfig
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
@@ -71,7 +72,8 @@ def _check_metric(cfg: Section) -> None:
         return
     from esc_lab.metrics.records import METRICS  # numpy comes with it
 
-    steps = ["base", *(step for step in cfg["pipeline"]["stages"] if step != "search")] if stage == "pipeline" else []
+    policies = [step for step in cfg["pipeline"]["stages"] if step in POLICY_TRAININGS]
+    steps = ["base", *policies] if stage == "pipeline" else []
     known = [f"{step}/{metric}" for step in steps for metric in METRICS] or [*METRICS]
     known = ["val/loss"] if stage in TRAININGS else known
     family = ["", *name.split("/")][-2]

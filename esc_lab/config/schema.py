@@ -48,7 +48,7 @@ STAGES: Mapping[str, str] = {
     "dashboard": "lay out the comparison of a W&B project's runs as a workspace",
     "export": "merge an adapter into a plain model directory with a model card",
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
-    "pipeline": "search, sft, cso: build preference data, train and evaluate, then compare",
+    "pipeline": "train, search, optimise (pipeline.stages): build preference data, train and evaluate, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
     "reward": "train a reward model: a score of a reply in its dialogue, learned from comparisons with other replies",
     "sra": "studies of Strategy-Relevant Attention: evaluations side by side, their tables and figures",
@@ -76,11 +76,21 @@ RENAMED: Mapping[str, str] = {
 }
 
 
+POLICY_TRAININGS = ("sft", "cso")  # steps of a pipeline whose models are evaluated and compared
+# What a pipeline can train before its search -> the roles that it plays there, each with the client that takes it.
+PIPELINE_ROLES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "sft": (("supporter", "local"), ("strategist", "policy")),
+    "seeker": (("seeker", "local"),),
+    "reward": (("judge", "reward"),),
+}
+
+
 @dataclass
 class PipelineConfig:
     stages: list[str] = item(
         ["search", "sft", "cso"],
-        "what is done before the comparison; without search it trains on the rejected replies that data brings along",
+        "what is done before the comparison: reward, sft, seeker train who plays in a search after them; sft and cso "
+        "train on what a search before them found, or else on data as it is, with its own rejected replies",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from esc_lab.config.reward import COMPARISONS
-from esc_lab.config.schema import RESUMED
+from esc_lab.config.schema import PIPELINE_ROLES, RESUMED
 from esc_lab.config.search import LOADED, ROLES
 from esc_lab.errors import nearest
 
@@ -58,14 +58,34 @@ def _check_seeker(cfg: DictConfig) -> Iterator[str]:
 
 def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
     stages = list(cfg.pipeline.stages)
+    allowed = ("reward", "sft", "seeker", "search", "cso")
+    if len(set(stages)) < len(stages) or not set(stages) <= set(allowed) or "cso" in stages[:-1]:
+        yield f"pipeline.stages={stages}: choose of {', '.join(allowed)}, each once, cso as the last"
+        return
+    before = stages[: stages.index("search")] if "search" in stages else []
+    for step in (step for step in ("reward", "seeker") if step in stages):
+        [(role, client)] = PIPELINE_ROLES[step]
+        if step not in before:
+            yield f"pipeline.stages={stages}: what {step} trains plays in a search. Fix: name search after it"
+        elif cfg.llm[role].client != client:
+            reason = f"pipeline.stages trains one for the search ({step}), where it does not play"
+            yield _refuse(cfg, f"llm.{role}.client", reason, f"llm.{role}.client={client}")
     if "search" in stages:
-        yield from _check_search(cfg)
-    if stages != [name for name in ("search", "sft", "cso") if name in stages]:
-        yield f"pipeline.stages={stages}: choose of search, sft, cso, in this order"
+        yield from _check_search(_fill_checkpoints(cfg, before))
     if cfg.trainer.devices not in ("auto", "1"):
         fix = "run stage=sft on several, then stage=evaluate"
         yield _refuse(cfg, "trainer.devices", "stage=pipeline runs on one device", fix)
     yield from _check_evaluation(cfg)
+
+
+def _fill_checkpoints(cfg: DictConfig, steps: Sequence[str]) -> DictConfig:
+    """The configuration with a name as the checkpoint of each role that plays with what these steps will train."""
+    filled = cfg.copy()
+    for step in steps:
+        for role, client in PIPELINE_ROLES.get(step, ()):
+            if cfg.llm[role].client == client and not cfg.llm[role].checkpoint:
+                filled.llm[role].checkpoint = step
+    return filled
 
 
 def _check_search(cfg: DictConfig) -> Iterator[str]:

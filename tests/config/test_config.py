@@ -509,3 +509,18 @@ def test_config_survives_yaml():
     cfg = config.typed(composed("model=tiny_llama"))
     again = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     assert config.typed(again) == cfg
+
+
+def test_steps_of_a_pipeline():
+    for stages, message in {
+        "[cso,sft]": "choose of reward, sft, seeker, search, cso, each once, cso as the last",
+        "[sft,sft]": "each once",
+        "[judge]": "choose of reward",
+        "[search,seeker]": "what seeker trains plays in a search. Fix: name search after it",
+        "[seeker,cso]": "Fix: name search after it",
+        "[sft,reward,search]": "llm.judge.client=local: .* Fix: llm.judge.client=reward",
+    }.items():
+        assert re.search(message, complaint("stage=pipeline", f"pipeline.stages={stages}"))
+    words = ["stage=pipeline", "llm=policy", "llm.supporter.checkpoint=null"]
+    assert check([*words, "pipeline.stages=[sft,seeker,search,cso]"])
+    assert "llm.strategist.client=policy needs a trained supporter" in complaint(*words)

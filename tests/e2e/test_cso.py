@@ -219,10 +219,10 @@ def test_written_negatives(command, tmp_path):
 def test_pipeline_searches_trains_and_compares_three_models(command):
     outcome = command("stage=pipeline", TWO_STEPS, NO_TEXT, *SEARCH)
     check_run_directory(outcome)
+    assert outcome.metrics["search/pairs"] > 0
     for name in ("sft", "cso", "evaluate_cso"):
-        assert outcome.metrics["search/pairs"] > 0
         config = OmegaConf.load(outcome.path / name / "config.yaml")
-        assert config.data.path == str(outcome.path / "search" / "esc_pro")
+        assert config.data.path == (None if "evaluate" in name else str(outcome.path / "search" / "esc_pro"))
     assert outcome.metrics["cso/data/train_pairs"] == outcome.metrics["search/pairs"]
     rows = (outcome.path / "compare" / "comparison.md").read_text().split("\n\n")[0].splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == [
@@ -231,6 +231,22 @@ def test_pipeline_searches_trains_and_compares_three_models(command):
     noted = json.loads((outcome.path / "cso" / "reference.json").read_text())
     assert noted["init_from"] == str(outcome.path / "sft")
     assert "cso/preference/margin" in outcome.metrics
+
+
+def test_what_a_pipeline_trains_before_its_search_plays_in_it(command):
+    outcome = command(
+        "stage=pipeline", "pipeline.stages=[sft,seeker,search,cso]", TWO_STEPS, NO_TEXT, "llm=policy", *SEARCH,
+        "llm.supporter.checkpoint=null", "search.judge_check=0",
+    )  # fmt: skip
+    check_run_directory(outcome)
+    roles = OmegaConf.load(outcome.path / "search" / "config.yaml").llm
+    sft, seeker = str(outcome.path / "sft"), str(outcome.path / "seeker")
+    assert [roles[role].checkpoint for role in ("strategist", "supporter", "seeker")] == [sft, sft, seeker]
+    assert OmegaConf.load(outcome.path / "seeker" / "config.yaml").data.side == "seeker"
+    assert OmegaConf.load(outcome.path / "sft" / "config.yaml").data.path is None
+    assert OmegaConf.load(outcome.path / "cso" / "config.yaml").data.path == str(outcome.path / "search" / "esc_pro")
+    assert json.loads((outcome.path / "cso" / "reference.json").read_text())["init_from"] == sft
+    assert "step 4 of 8: seeker" in outcome.errors
 
 
 @pytest.mark.parametrize(
