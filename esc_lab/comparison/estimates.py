@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -131,15 +132,43 @@ def compute_estimates(
         metric = _ComparedMetric(find_metric(name), cells, predictions)
         for cell in metric.cells:
             estimates[cell.name, name] = metric.estimate(cell, baselines.get(cell.name), name == primary)
-    secondary = [
-        (key, estimate.difference)
+    secondary = {
+        key: estimate.difference
         for key, estimate in estimates.items()
         if estimate.difference and not estimate.difference.primary
-    ]
-    corrected = holm([difference.p for _, difference in secondary])
-    for (key, difference), p in zip(secondary, corrected, strict=True):
-        estimates[key] = replace(estimates[key], difference=replace(difference, corrected=p))
+    }
+    for key, difference in _correct(secondary).items():
+        estimates[key] = replace(estimates[key], difference=difference)
     return estimates
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[Cell, Cell]], predictions: Mapping[Path, PredictionTable], metrics: Sequence[Metric]
+) -> dict[tuple[str, str, str], Difference]:
+    """The first cell less the second of each pair, by their names and the metric's, in each metric that both have.
+
+    All p-values are corrected together.
+    """
+    cells = list({cell.name: cell for pair in pairs for cell in pair}.values())
+    differences = {}
+    for metric in metrics:
+        compared = _ComparedMetric(metric, cells, predictions)
+        for cell, other in pairs:
+            if cell.name in compared.tables and (difference := compared.compare(cell, other)):
+                differences[cell.name, other.name, metric.name] = difference
+    return _correct(differences)
+
+
+_Name = TypeVar("_Name")
+
+
+def _correct(differences: Mapping[_Name, Difference]) -> dict[_Name, Difference]:
+    """With p-values that are corrected together (Holm)."""
+    corrected = holm([difference.p for difference in differences.values()])
+    return {
+        name: replace(difference, corrected=p)
+        for (name, difference), p in zip(differences.items(), corrected, strict=True)
+    }
 
 
 def enough_for_interval(cell: Cell, metric: Metric) -> bool:
@@ -176,9 +205,7 @@ class _ComparedMetric:
         enough = enough_for_interval(cell, self.metric)
         count = np.mean([run.metrics.get(self.metric.count, math.nan) for run in cell.runs])
         guarded = any(run.metrics.get(self.metric.guard, 0) for run in cell.runs)
-        difference = (
-            self._difference(cell, baseline, primary) if baseline and self._comparable(cell, baseline) else None
-        )
+        difference = self.compare(cell, baseline, primary) if baseline else None
         interval = mean.interval(corrected=self.metric.biased) if enough else _alone(mean)
         return Estimate(tuple(table.values.tolist()), interval, float(count), over, guarded, difference)
 
@@ -187,7 +214,10 @@ class _ComparedMetric:
             return False
         return baseline.model == cell.model or not self.metric.by_tokens
 
-    def _difference(self, cell: Cell, baseline: Cell, primary: bool) -> Difference:
+    def compare(self, cell: Cell, baseline: Cell, primary: bool = False) -> Difference | None:
+        """The cell less its baseline; None where they cannot be compared."""
+        if not self._comparable(cell, baseline):
+            return None
         mean = compare_tables((cell, self.tables[cell.name]), (baseline, self.tables[baseline.name]))
         p, interval = math.nan, _alone(mean)
         if enough_for_interval(cell, self.metric) and enough_for_interval(baseline, self.metric):

@@ -37,6 +37,8 @@ def format_markdown(table: Table) -> str:
         ]
         heads = ["run", "minus", *(table.headings[number] for number in compared)]
         parts.append(f"## Differences\n\n{markdown_table(heads, rows, texts=2)}")
+    if table.gains:
+        parts.append(f"## What was gained\n\n{escape_markdown(table.gains[0])}\n\n{_bullets(table.gains[1:])}")
     if table.details:
         parts.append(f"## Details\n\n{_bullets(table.details)}")
     return "\n\n".join(parts)
@@ -99,6 +101,12 @@ def print_table(table: Table, console: Console) -> None:
         console.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
     if table.details:
         console.print("- How intervals, tests and verdicts came about: comparison.md", highlight=False, style="dim")
+
+
+def print_gains(table: Table, console: Console) -> None:
+    """The sentences on what was gained, the last words of a comparison."""
+    for number, sentence in enumerate(table.gains):
+        console.print(f"{'- ' if number else ''}{show_controls(sentence)}", highlight=False, markup=False)
 
 
 def _split_columns(widths: Sequence[int], room: int) -> Iterator[slice]:

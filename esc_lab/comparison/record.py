@@ -7,6 +7,7 @@ from typing import Any
 
 from esc_lab.artifacts import replace_nan
 from esc_lab.comparison.estimates import Estimate
+from esc_lab.comparison.gains import record_gains
 from esc_lab.comparison.groups import GroupEstimate
 from esc_lab.comparison.judgements import build_pairs_record
 from esc_lab.comparison.result import ComparisonResult
@@ -16,7 +17,7 @@ from esc_lab.comparison.strategies import StrategyTable
 
 def build_record(comparison: ComparisonResult, notes: list[str], details: list[str]) -> dict[str, Any]:
     """Keys: `test_set`, `chance`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with
-    `pairs`; null without one), `left_out`, `notes`, `details` and `primary`."""
+    `pairs`; null without one), `left_out`, `gains`, `notes`, `details` and `primary`."""
     test = comparison.test
     record = {
         "test_set": test
@@ -37,6 +38,7 @@ def build_record(comparison: ComparisonResult, notes: list[str], details: list[s
         "groups": [_group(estimate) for estimate in comparison.groups],
         "judge": build_pairs_record(comparison.cells, comparison.judgements),
         "left_out": list(comparison.left_out),
+        "gains": record_gains(comparison.gains),
         "notes": notes,
         "details": details,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from esc_lab.comparison.checks import check_cells, choose_metrics, load_predictions
 from esc_lab.comparison.estimates import Estimates, compute_estimates
+from esc_lab.comparison.gains import Gain, find_gains
 from esc_lab.comparison.groups import GroupEstimate, estimate_groups, group_decisions
 from esc_lab.comparison.judgements import (
     OVERALL,
@@ -46,6 +47,7 @@ class ComparisonResult:
         remarks: what was left out or stands out among the runs.
         judgements: of a judge, if one is named.
         search_judges: of the searches on whose data a cell was trained, by the cell's name.
+        gains: of each trained cell over its base model and over what its training went on from.
     """
 
     cells: Sequence[Cell]
@@ -60,6 +62,7 @@ class ComparisonResult:
     remarks: Sequence[str]
     judgements: Judgements | None = None
     search_judges: Mapping[str, Sequence[SearchJudge]] = field(default_factory=dict)
+    gains: Sequence[Gain] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -144,6 +147,7 @@ def compute_comparison(
         remarks=[*remarks, *_remarks(runs, predictions)],
         judgements=judgements,
         search_judges=find_search_judges(cells),
+        gains=find_gains(cells, predictions),
     )
 
 

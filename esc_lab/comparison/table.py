@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from esc_lab.comparison.estimates import GUARDED, Difference, Estimate, Estimates
+from esc_lab.comparison.gains import describe_gains
 from esc_lab.comparison.notes import build_details, build_notes
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
@@ -64,6 +65,7 @@ class Table:
         rows: a cell with an entry for each column, None where it has no such metric; those of a model stand together.
         notes: lines below.
         details: sentences for those who want to know more.
+        gains: sentences on what trainings gained.
         doubtful: cells that were trained on data whose judge is not believed, by name. They are marked.
     """
 
@@ -72,6 +74,7 @@ class Table:
     notes: Sequence[str]
     doubtful: Collection[str] = ()
     details: Sequence[str] = ()
+    gains: Sequence[str] = ()
 
     @property
     def headings(self) -> list[str]:
@@ -103,7 +106,8 @@ def build_table(comparison: ComparisonResult) -> Table:
     judges = comparison.search_judges.items()
     doubtful = {name for name, of_cell in judges if not all(judge.believed for judge in of_cell)}
     table = tabulate(comparison.cells, comparison.columns, comparison.estimates, build_notes(comparison), doubtful)
-    return replace(table, details=build_details(comparison))
+    gains = describe_gains(comparison.gains, comparison.test)
+    return replace(table, details=build_details(comparison), gains=gains)
 
 
 def tabulate(

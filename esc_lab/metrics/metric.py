@@ -57,6 +57,8 @@ class Metric:
         guard: name of the metric that is above 0 where a guard gave it a value that it would not have otherwise.
         reply: value of one generated reply and its gold reply, of a metric that is a mean over replies.
         meaning: for readers who know neither the code nor the papers.
+        change: what a model does whose value is higher (`{}` = more) or lower (less) than another's, for a sentence on
+            what was gained; empty: the metric is not told of there.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Metric:
     guard: str = ""
     reply: Callable[[str, str], float] | None = None
     meaning: str = ""
+    change: str = ""
 
     @property
     def arrow(self) -> str:

@@ -41,10 +41,10 @@ def _share_of_pairs(measure: str) -> Definition:
     return Definition(sums, mean)
 
 
-def _pair_metric(measure: str, heading: str, meaning: str, *, better: bool | None = True) -> Metric:
+def _pair_metric(measure: str, heading: str, meaning: str, *, better: bool | None = True, change: str = "") -> Metric:
     return Metric(
         f"preference/{measure}", heading, better, _share_of_pairs(measure), count="preference/pairs", shown=True,
-        meaning=meaning,
+        meaning=meaning, change=change,
     )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ _RECORDS = (
         "accuracy", "pref.",
         "Share of held-out pairs of replies of which the model finds the preferred one more probable than the rejected "
         "one. A short reply is more probable as it has fewer tokens: read it beside 'shorter'.",
+        change="finds the preferred reply of a held-out pair the more probable one {} often",
     ),
     _pair_metric("accuracy_per_token", "pref./token", "As pref., by the mean log-probability of a token."),
     _pair_metric(

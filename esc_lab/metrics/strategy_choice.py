@@ -231,11 +231,19 @@ def _distance(totals: FloatArray) -> FloatArray:
     return mean(np.stack([np.abs(written - expected).sum(0), 2 * written.sum(0)]))
 
 
+_CHANGES = {
+    "accuracy": "chooses the strategy of the given reply {} often",
+    "Q": "agrees {} with the given strategies where rare ones count as much as common ones",
+    "B": "favours some strategies {}",
+}
+
+
 def _metrics(group: str, meanings: dict[str, str]) -> Iterator[Metric]:
     suffix = "" if group == "strategy" else " gen"
 
     def metric(name: str, heading: str, value: Value, better: bool | None = None, **settings: Any) -> Metric:
-        settings = {"count": f"{group}/n", "meaning": meanings.get(name, ""), **settings}
+        change = _CHANGES.get(name, "") if group == "strategy" else ""
+        settings = {"count": f"{group}/n", "meaning": meanings.get(name, ""), "change": change, **settings}
         definition = _choice(group, value, errors=value in (bias, guard))
         return Metric(f"{group}/{name}", heading, better, definition, **settings)
 

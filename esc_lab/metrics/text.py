@@ -238,5 +238,6 @@ METRICS = (
         "text/perplexity", "ppl", False, Definition(sum_values("log_prob", "tokens"), perplexity), count="decisions",
         decimals=2, shown=True, grouped=True, by_tokens=True,
         meaning="How surprised the model is by the replies in the corpus, per token; 1 = not at all.",
+        change="is {} surprised by the given replies",
     ),
 )  # fmt: skip

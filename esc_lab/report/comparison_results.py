@@ -106,7 +106,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def table_context(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
-    """What the template draws: columns, rows with a field for each of them, notes and details."""
+    """What the template draws: columns, rows with a field for each of them, gains, notes and details."""
     several = len(table.by_model()) > 1
     rows = []
     for cell, entries in table.rows:
@@ -124,7 +124,8 @@ def table_context(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
                 "fields": fields,
             }
         )
-    return {"columns": table.columns, "rows": rows, "notes": table.notes, "details": table.details}
+    parts = {"columns": table.columns, "notes": table.notes, "details": table.details, "gains": table.gains}
+    return {"rows": rows, **parts}
 
 
 def _field(estimate: Estimate | None, entry: Entry | None, column: Metric) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from esc_lab.comparison.files import write_comparison
-from esc_lab.comparison.formats import print_table
+from esc_lab.comparison.formats import print_gains, print_table
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
 from esc_lab.config import Config
@@ -35,4 +35,5 @@ def run(cfg: Config) -> dict[str, float]:
     write_comparison(comparison, table, figures, directory)
     print_table(table, console())
     log.info("report: %s", write_comparison_page(comparison, figures, directory / REPORT))
+    print_gains(table, console())
     return comparison.metrics
