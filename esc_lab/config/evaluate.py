@@ -27,6 +27,17 @@ class GenerationConfig:
 
 
 @dataclass
+class BestOfConfig:
+    """Of `prompt.inference=best_of_n`: how the replies that one is chosen from are drawn, and who chooses."""
+
+    reward: str | None = item(None, "best_of_n: run of stage=reward whose model chooses the reply", path=True)
+    replies: int = item(8, "best_of_n: replies to each prompt that one is chosen from", within=(2, float("inf")),
+                        method=True)  # fmt: skip
+    temperature: float = item(0.8, "best_of_n: sampling temperature", within=(1e-6, float("inf")), method=True)
+    top_p: float = item(0.95, "best_of_n: nucleus sampling mass", within=(1e-6, 1), method=True)
+
+
+@dataclass
 class SRAConfig:
     enabled: bool = item(True, "measure Strategy-Relevant Attention (SRA) on the replies", measures=("sra/",))
     definition: str = item(
@@ -81,6 +92,7 @@ class EvaluateConfig:
     )
     sra: SRAConfig = field(default_factory=SRAConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    best_of: BestOfConfig = field(default_factory=BestOfConfig)
 
 
 @dataclass

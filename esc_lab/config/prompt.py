@@ -25,7 +25,9 @@ class PromptConfig:
     train: TemplateConfig = section(TemplateConfig, results("sft", "cso"))
     eval: TemplateConfig = section(TemplateConfig, results("evaluate"))
     inference: str = item(
-        "direct", "prompting baseline used at evaluation: a key of prompt.baselines", affects=results("evaluate")
+        "direct",
+        "prompting baseline used at evaluation: a key of prompt.baselines; or best_of_n",
+        affects=results("evaluate"),
     )
     seeker: dict[str, Any] = item(
         {},

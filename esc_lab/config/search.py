@@ -16,10 +16,11 @@ ROLES = ("strategist", "supporter", "seeker", "judge")
 CLIENTS = {
     "local": "a model that is loaded here",
     "policy": "as strategist, the choice of a trained supporter",
+    "reward": "as judge, a trained reward model",
     "openai": "an endpoint with OpenAI's chat completions",
     "replay": "a journal of an earlier search",
 }
-LOADED = ("local", "policy")  # those with a model that is loaded here: `llm.local.model`, or the role's own
+LOADED = ("local", "policy", "reward")  # those with a model that is loaded here: `llm.local.model`, or the role's own
 
 
 @dataclass
@@ -80,7 +81,8 @@ class RoleConfig:
     )
     checkpoint: str | None = item(
         None,
-        "local, policy: run directory with a trained adapter or model; supporter and seeker are asked as in training",
+        "local, policy: run directory with a trained adapter or model; supporter and seeker are asked as in training; "
+        "reward: run directory of stage=reward",
         path=True,
     )
     base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url", method=False)

@@ -115,6 +115,13 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
         yield _refuse(cfg, f"llm.{role}.no_repeat", "an endpoint has no such setting", "leave it at 0")
     for role in (role for role in roles if cfg.llm[role].client == "policy"):
         yield from _check_policy(cfg, role)
+    for role in (role for role in roles if cfg.llm[role].client == "reward"):
+        if role != "judge":
+            fix = f"llm.judge.client=reward; llm.{role}.client=local"
+            yield _refuse(cfg, f"llm.{role}.client", "a reward model judges and writes nothing", fix)
+        elif not cfg.llm.judge.checkpoint:
+            fix = "llm.judge.checkpoint=<run directory of a stage=reward>"
+            yield f"llm.judge.client=reward needs a trained reward model. Fix: {fix}"
     silent = [role for role in roles if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]
     if silent:
         more = "; with llm=replay that of the strategist is for all" if "strategist" in silent else ""
@@ -201,13 +208,23 @@ def _check_evaluation(cfg: DictConfig) -> Iterator[str]:
     classifier, generation = cfg.evaluate.classifier, cfg.evaluate.generation
     if classifier not in (None, "auto") and not Path(classifier).is_dir():
         yield _refuse(cfg, "evaluate.classifier", "no such directory", "name a run of stage=classifier, or use auto")
-    if generation.samples > 1:
+    if cfg.prompt.inference == "best_of_n":
+        yield from _check_best_of(cfg)
+    elif generation.samples > 1:
         key = "evaluate.generation.samples"
         if cfg.evaluate.replies == "gold" or not generation.enabled:
             yield _refuse(cfg, key, "no reply is written", "leave it out")
         elif generation.temperature == 0:
             fix = "evaluate.generation.temperature=0.7, or leave samples out"
             yield _refuse(cfg, key, "at temperature 0 all samples are the same reply", fix)
+
+
+def _check_best_of(cfg: DictConfig) -> Iterator[str]:
+    if not cfg.evaluate.best_of.reward:
+        fix = "evaluate.best_of.reward=<run directory of a stage=reward>"
+        yield f"prompt.inference=best_of_n needs a reward model that chooses. Fix: {fix}"
+    if cfg.evaluate.replies == "gold" or not cfg.evaluate.generation.enabled:
+        yield _refuse(cfg, "prompt.inference", "no reply is written", "leave it out, or let replies be generated")
 
 
 def _check_sra(cfg: DictConfig) -> Iterator[str]:

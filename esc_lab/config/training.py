@@ -66,6 +66,12 @@ class ObjectiveConfig:
     value_margin: float = item(
         0.0, "cso, dpo, ld_dpo: reward margin per point of search value; 0 = off", within=FROM_ZERO
     )
+    reward: str | None = item(
+        None,
+        "run of stage=reward whose scores of the replies take the place of their search values; null = those of the "
+        "data",
+        path=True,
+    )
     strategy_weight: float = item(1.0, "weight of the strategy label's tokens against those of the text",
                                   within=FROM_ZERO)  # fmt: skip
     reference: str = item(

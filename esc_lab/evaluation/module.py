@@ -18,6 +18,7 @@ from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
+from esc_lab.evaluation.best_of import BestOf
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.metrics.predictions import Prediction, measure_texts, most_probable
@@ -25,6 +26,7 @@ from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import join_reply, score_rows
 from esc_lab.prompts import build_layout
 from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
+from esc_lab.scorers.reward_model import RewardModel
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.tokens import encode_labels, pack_rows
 from esc_lab.tokens.encode import IntArray
@@ -42,6 +44,7 @@ class EvaluationModule(pl.LightningModule):
 
     Attributes:
         replied: decisions and prompts with a reply, written or gold.
+        best_of: writes the replies where a reward model chooses them (`choose_by`).
     """
 
     def __init__(
@@ -67,7 +70,12 @@ class EvaluationModule(pl.LightningModule):
         self.replied: list[PromptedReply] = []
         self.chooses = self.template.chooses_strategy
         self.scores_labels = self.chooses and self.template.baseline(prompt.inference).answers_once
+        self.best_of: BestOf | None = None
         self._labels: list[IntArray] = []
+
+    def choose_by(self, reward: RewardModel) -> None:
+        """Have a reward model choose each reply among several (`prompt.inference=best_of_n`)."""
+        self.best_of = BestOf(self.replies, reward, self.settings.best_of)
 
     @property
     def measured(self) -> list[PromptedReply]:
@@ -90,11 +98,12 @@ class EvaluationModule(pl.LightningModule):
             self._score([reply for reply in first if reply.prediction.prompted in (None, *reply.prediction.gold[:1])])
         if self.reads_gold or self.settings.generation.enabled:
             wanted = [replies for replies in asked if self._wants_reply(replies[0].decision)]
-            for together in _join(wanted, self.settings.generation.batch):
+            writer = self.best_of or self.replies
+            for together in _join(wanted, self.settings.generation.batch // writer.count or 1):
                 if self.reads_gold:
                     self.replies.read_gold(together, self.row_tokens)
                 else:
-                    self.replies.write(together)
+                    writer.write(together)
                 self.replied += together
         self.predictions += [reply.prediction for replies in asked for reply in replies]
 

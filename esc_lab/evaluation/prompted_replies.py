@@ -61,6 +61,8 @@ class PromptedReplies:
         seed: the run's seed.
     """
 
+    count = 1  # replies that are written for each that is asked for
+
     def __init__(
         self, loaded: LoadedModel, inventory: Inventory, prompt: PromptConfig, settings: EvaluateConfig, seed: int
     ) -> None:

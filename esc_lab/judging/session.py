@@ -24,7 +24,7 @@ from esc_lab.prompts import SeekerProfile
 from esc_lab.runs.layout import JUDGE_JOURNAL
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import take_over_journals
-from esc_lab.search.role_prompts import RolePrompts, build_role_prompts
+from esc_lab.search.role_prompts import RolePrompts, build_role_prompts, choose_axes
 from esc_lab.search.roles import Roles, describe_role, leave_out_too_long
 from esc_lab.terminal import show_progress
 
@@ -63,7 +63,7 @@ class JudgeSession:
     def __init__(self, cfg: Config, inputs: JudgeInputs, calls: Calls) -> None:
         self.cfg, self.inputs, self.calls = cfg, inputs, calls
         prompts = build_role_prompts(inputs.inventory, cfg.llm)
-        self.axes = prompts.axes
+        self.axes = choose_axes(prompts, calls.scoring.get(JUDGE))
         self.counts: Counter[str] = Counter()
         self.settings = describe_role(cfg.llm.judge, calls.clients[JUDGE])
         self.config: dict[str, Any] = {

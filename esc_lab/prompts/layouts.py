@@ -27,6 +27,7 @@ from esc_lab.seeds import EVALUATION_SEED, derive_seed
 PARTS = ("role", "situation", "history", "choice", "instruction", "inference")
 # Texts that there may be several of, in a list: prompts take turns with them.
 SEVERAL = ("neutral_phrase", "instruction")
+BEST_OF = "best_of_n"  # asks as `direct` does
 # Slots of each text (see `check_wording`).
 SLOTS = {
     "role": "",
@@ -53,17 +54,19 @@ class Baseline:
         follow_ups: the last answer counts.
         reply_marker: only what follows it in the answer is the reply.
         example: the inventory's worked exchange is added to the system message, too.
+        choose: several replies are drawn, and a reward model chooses one.
     """
 
     system: str = ""
     follow_ups: tuple[str, ...] = ()
     reply_marker: str | None = None
     example: bool = False
+    choose: bool = False
 
     @property
     def answers_once(self) -> bool:
         """Whether the model's one answer is the reply, so that attention can be measured on it."""
-        return not self.follow_ups and self.reply_marker is None
+        return not self.follow_ups and self.reply_marker is None and not self.choose
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,12 @@ class Layout:
         return self.wordings[(first + strategy) % len(self.wordings)]
 
     def baseline(self, name: str) -> Baseline:
-        """The prompting baseline; a UserError if there is none of this name."""
+        """The prompting baseline, which `best_of_n` is too; a UserError if there is none of this name."""
+        if name == BEST_OF:
+            return Baseline(choose=True)
         if name not in self.baselines:
             what = f"no such baseline{nearest(name, self.baselines)}"
-            raise UserError(what, where=f"prompt.inference={name}", fix=f"use {', '.join(self.baselines)}")
+            raise UserError(what, where=f"prompt.inference={name}", fix=f"use {', '.join([*self.baselines, BEST_OF])}")
         return self.baselines[name]
 
 
@@ -160,7 +165,7 @@ def _wordings(wording: Mapping[str, Any], where: str) -> tuple[Mapping[str, str]
 
 def _baseline(value: object, where: str) -> Baseline:
     data = check_type(value, dict, "the baseline", where)
-    check_keys(data, Baseline.__dataclass_fields__, where)
+    check_keys(data, ("system", "follow_ups", "reply_marker", "example"), where)
     follow_ups = optional(data, "follow_ups", list, where) or []
     return Baseline(
         optional(data, "system", str, where) or "",

@@ -16,7 +16,7 @@ from esc_lab.config.prompt import TemplateConfig
 from esc_lab.data.dialogue import Dialogue, Speaker, Turn
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
-from esc_lab.prompts.chat import Message, build_prompt, label_text
+from esc_lab.prompts.chat import Message, Role, build_prompt, label_text
 from esc_lab.prompts.layouts import Layout, build_layout
 from esc_lab.prompts.seeker import SeekerProfile, seeker_messages
 from esc_lab.runs.layout import Settings, find_run, read_config
@@ -67,7 +67,31 @@ class SeekerPrompts:
         return {"side": "seeker", "words": dict(self.words)}
 
 
-TrainedPrompts = SupporterPrompts | SeekerPrompts
+@dataclass(frozen=True)
+class RewardPrompts:
+    """What a reward model is shown: the talk, a message a turn. Words are put to it as in its training where it reads.
+
+    Attributes:
+        strategy_text: the supporter's messages begin with their first strategy.
+    """
+
+    strategy_text: bool
+
+    def ask(self, history: Sequence[Turn]) -> tuple[Message, ...]:
+        """The talk up to the reply that is to be scored, the supporter as assistant."""
+        return tuple(Message(_ROLES[turn.speaker], self._text(turn)) for turn in history)
+
+    def _text(self, turn: Turn) -> str:
+        strategies = turn.reply.strategies if self.strategy_text else ()
+        return f"{label_text(strategies[0])} {turn.reply.text}" if strategies else turn.reply.text
+
+    def record(self) -> dict[str, Any]:
+        """All that the messages depend on, as JSON types."""
+        return {"side": "judge", "strategy_text": self.strategy_text}
+
+
+_ROLES: Mapping[Speaker, Role] = {"seeker": "user", "supporter": "assistant"}
+TrainedPrompts = SupporterPrompts | SeekerPrompts | RewardPrompts
 
 
 def read_trained_prompts(checkpoint: Path, side: Speaker, inventory: Inventory, where: str) -> TrainedPrompts:
@@ -104,6 +128,8 @@ def restore_trained_prompts(record: Mapping[str, Any], inventory: Inventory) -> 
     """The prompts whose `record()` this is."""
     if record["side"] == "seeker":
         return SeekerPrompts(record["words"])
+    if record["side"] == "judge":
+        return RewardPrompts(record["strategy_text"])
     template = TemplateConfig(**record["template"])
     return SupporterPrompts(inventory, template, build_layout(template))
 

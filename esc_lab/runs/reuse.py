@@ -150,7 +150,7 @@ def _content(path: Path) -> Any:
     """Fingerprints of a file, or of what a training left for later stages: weights, and what its reference was."""
     if path.is_file():
         return file_fingerprint(path)
-    parts = [part for name in (layout.ADAPTER, layout.MODEL) if (part := path / name).is_dir()] or [path]
+    parts = [part for name in (layout.ADAPTER, layout.MODEL, layout.REWARD) if (part := path / name).is_dir()] or [path]
     files = sorted(file for part in parts for file in part.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): file_fingerprint(file) for file in files}
 

@@ -27,6 +27,7 @@ from esc_lab.runs.layout import REWARD
 from esc_lab.scorers.base_models import check_safetensors, describe_base, read_base
 from esc_lab.scorers.conversations import WORDS, ConversationEncoder
 from esc_lab.scorers.reward_model import Calibration, RewardHead, RewardModel
+from esc_lab.tokens import ChatEncoder
 
 NOTE, HEAD = "reward.json", "head.safetensors"
 
@@ -44,6 +45,10 @@ class Note:
     reply_tokens: int
     row_tokens: int
     calibration: Calibration
+
+    def conversations(self, encoder: ChatEncoder) -> ConversationEncoder:
+        """How it reads conversations with the encoder of its base model."""
+        return ConversationEncoder(encoder, self.words, self.strategy_text, self.history_tokens, self.reply_tokens)
 
 
 def new_reward(
@@ -105,6 +110,20 @@ def load_reward(path: Path, inventory: Inventory, cache: Path, model: ModelConfi
     Raises:
         UserError: files are missing or broken, or it is of another inventory or base model.
     """
+    directory, note = read_note(path, inventory, model)
+    loaded = load_model(note.model, cache)
+    hidden = loaded.model.config.get_text_config().hidden_size
+    with refuse_unreadable(str(directory)):
+        trained = PeftModel.from_pretrained(loaded.model, str(directory))
+    trained.eval()
+    return RewardModel(
+        trained, load_head(directory, hidden).to(loaded.model.device), note.conversations(loaded.encoder),
+        note.model.name, note.row_tokens, note.calibration,
+    )  # fmt: skip
+
+
+def read_note(path: Path, inventory: Inventory, model: ModelConfig | None = None) -> tuple[Path, Note]:
+    """The directory with a reward model's files, and its note; arguments and errors as of `load_reward`."""
     directory = path / REWARD if (path / REWARD).is_dir() else path
     if not (directory / NOTE).exists():
         raise UserError("no reward model in it", where=str(path), fix="name a run directory of stage=reward")
@@ -119,18 +138,15 @@ def load_reward(path: Path, inventory: Inventory, cache: Path, model: ModelConfi
     if model is not None and identify_base(model) != identify_base(note.model):
         what = f"it was trained on {note.model.name} ({note.model.path}), not on {model.name} ({model.path})"
         raise UserError(what, where=str(directory), fix="choose the same model= as its training, or train one on this")
-    loaded = load_model(note.model, cache)
-    head = RewardHead(loaded.model.config.get_text_config().hidden_size)
+    return directory, note
+
+
+def load_head(directory: Path, hidden: int) -> RewardHead:
+    """The head in a directory of `read_note`, for hidden states of this size. Raises a UserError if it is broken."""
+    head = RewardHead(hidden)
     with refuse_unreadable(str(directory)):
-        trained = PeftModel.from_pretrained(loaded.model, str(directory))
         head.load_state_dict(load_file(directory / HEAD))
-    trained.eval()
-    conversations = ConversationEncoder(
-        loaded.encoder, note.words, note.strategy_text, note.history_tokens, note.reply_tokens
-    )
-    return RewardModel(
-        trained, head.to(loaded.model.device), conversations, note.model.name, note.row_tokens, note.calibration
-    )  # fmt: skip
+    return head
 
 
 def _read_note(file: Path) -> Note:

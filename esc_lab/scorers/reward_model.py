@@ -40,7 +40,8 @@ class RewardHead(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Scores [N] of states [N, hidden]."""
-        scores: Tensor = self.score(nn.functional.rms_norm(states.float(), states.shape[-1:]))[:, 0]
+        states = states.to(self.score.weight.dtype)
+        scores: Tensor = self.score(nn.functional.rms_norm(states, states.shape[-1:]))[:, 0]
         return scores
 
 
@@ -50,6 +51,10 @@ class Calibration:
 
     temperature: float = 1.0
     center: float = 0.0
+
+    def apply(self, scores: FloatArray) -> FloatArray:
+        """Raw scores as logits."""
+        return np.asarray((scores - self.center) / self.temperature)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,11 @@ class RewardModel:
                 values = self.raw_scores(row).double().cpu().numpy()
                 for value, keys in zip(values, row.keys, strict=True):
                     scores[list(keys)] = value
-        return np.asarray((scores - self.calibration.center) / self.calibration.temperature)
+        return self.calibration.apply(scores)
+
+    def value(self, conversations: Sequence[Sequence[Turn]]) -> FloatArray:
+        """What a search's judge makes of these scores: 4 times the logistic, less 3, in [-3, 1]. Raises as `score`."""
+        return np.asarray(4 * np.exp(-np.logaddexp(0.0, -self.score(conversations))) - 3)
 
 
 def _history_key(conversation: Sequence[Turn]) -> tuple[tuple[str, str, str], ...]:

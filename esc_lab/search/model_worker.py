@@ -26,6 +26,7 @@ from esc_lab.models.load import LoadedModel
 from esc_lab.models.row_adapters import RowAdapters
 from esc_lab.prompts import Message, Prompt
 from esc_lab.search.requests import Answer, Question, Request, TooLongError
+from esc_lab.search.reward_reader import RewardReader
 from esc_lab.tokens.encode import ChatEncoder, IntArray
 from esc_lab.tokens.trie import shared_prefix
 
@@ -40,12 +41,13 @@ _MIN_PROBABILITY = 1e-30
 
 @dataclass(frozen=True)
 class Job:
-    """A request with the adapter that it goes through, and where its answer goes."""
+    """A request with the adapter that it goes through and, of a reward model, its reader; and where its answer goes."""
 
     request: Request
     answer: Future[Answer]
     name: str  # of the model
     adapter: int
+    reader: RewardReader | None = None
 
 
 class ModelWorker:
@@ -134,12 +136,17 @@ class ModelWorker:
 
     def _task(self, job: Job) -> Task:
         request, encoder = job.request, self._loaded.encoder
-        prompt = encoder.encode_prompt(encoder.adapt(Prompt(tuple(map(self._plain, request.messages))))).input_ids
+        messages = tuple(map(self._plain, request.messages))
+        if job.reader:
+            task: Task = ScoreTask(job.reader.encode(messages), (), (), job.adapter)
+            self._check(job, task, 0)
+            return task
+        prompt = encoder.encode_prompt(encoder.adapt(Prompt(messages))).input_ids
         if request.questions:
             options = [self._options(question) for question in request.questions]
             # The lead is given, and so are the tokens that all options of a question begin with.
             first = [number for ids, number in options for _ in ids]
-            task: Task = ScoreTask(prompt, [option for ids, _ in options for option in ids], first, job.adapter)
+            task = ScoreTask(prompt, [option for ids, _ in options for option in ids], first, job.adapter)
             longest = max(len(option) for ids, _ in options for option in ids)
         else:
             assert request.temperature is not None, "the configuration is checked for it"
@@ -177,6 +184,10 @@ class ModelWorker:
         if isinstance(task, ReplyTask):
             text = self._loaded.encoder.decode(task.reply)
             return Answer(text, model=job.name, prompt_tokens=len(task.prompt), completion_tokens=len(task.reply))
+        if job.reader:
+            assert task.state is not None, "the engine has set it"
+            shares = tuple(job.reader.read(task.state).round(_DECIMALS).tolist())
+            return Answer(log_probs=(shares,), model=job.name, prompt_tokens=len(task.prompt))
         log_probs, values = [], iter(task.log_probs)
         for question in job.request.questions:
             ids, first = self._options(question)

@@ -154,6 +154,14 @@ def _build_axes(items: Sequence[Any]) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
+REWARD = Axis("reward", 1.0, "how probably it beats a middling reply, by a trained reward model")
+
+
+def choose_axes(prompts: RolePrompts, asked: Mapping[str, Any] | None) -> tuple[Axis, ...]:
+    """The axes that a judge scores: its rubric's; one of a reward model, which the record of its prompts tells."""
+    return (REWARD,) if asked and asked["side"] == "judge" else prompts.axes
+
+
 def transcript(history: Sequence[Turn], *, labels: bool) -> str:
     """The conversation, a line a turn."""
     lines = []

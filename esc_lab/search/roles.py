@@ -20,7 +20,7 @@ from esc_lab.config.search import LLMConfig, RoleConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message, SeekerProfile, label_text
-from esc_lab.prompts.trained import SeekerPrompts, SupporterPrompts, restore_trained_prompts
+from esc_lab.prompts.trained import RewardPrompts, SeekerPrompts, SupporterPrompts, restore_trained_prompts
 from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.iteration import Call, Ratings, SeekerTurn, StrategyPriors
 from esc_lab.search.requests import Answer, Client, Question, Request, TooLongError
@@ -33,7 +33,7 @@ from esc_lab.search.role_answers import (
     parse_scores,
     split_end,
 )
-from esc_lab.search.role_prompts import Axis, RolePrompts, build_role_prompts
+from esc_lab.search.role_prompts import REWARD, Axis, RolePrompts, build_role_prompts, choose_axes
 from esc_lab.seeds import derive_seed
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Roles:
         asked = scoring if isinstance(scoring, Mapping) else {}
         self.trained = {role: restore_trained_prompts(how, inventory) for role, how in asked.items() if how}
         self.prompts = build_role_prompts(inventory, llm)
-        self.axes = self.prompts.axes
+        self.axes = choose_axes(self.prompts, asked.get("judge"))
         self.counts, self.seed = counts, seed
         self._send, self._watch = send, watch or AnswerWatch()
 
@@ -132,7 +132,13 @@ class Roles:
         return await self._ask_until_usable(request, parse)
 
     async def judge(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
-        """The judge's score of the last reply on each axis, 0 to 4."""
+        """The judge's score of the last reply on each axis, 0 to 4.
+
+        Of a reward model, `reward`: 4 times the probability that the reply beats a middling one.
+        """
+        if isinstance(reward := self.trained.get("judge"), RewardPrompts):
+            better, _ = await self._reward(reward, history)
+            return {REWARD.name: round(BEST_SCORE * math.exp(better), DECIMALS)}
         names = [axis.name for axis in self.axes]
         asked = self.prompts.judge_request(json="judge" not in self.scoring)
         request = self._request("judge", self.prompts.support_messages(history, asked), sample=sample)
@@ -141,7 +147,7 @@ class Roles:
     @property
     def claim(self) -> str:
         """What a message may say to be scored high."""
-        return ", ".join(f"{axis.name}: {BEST_SCORE}" for axis in self.axes)
+        return ", ".join(f"{axis.name}: {BEST_SCORE}" for axis in self.prompts.axes)
 
     async def score(self, history: Sequence[Turn], sample: int = 0) -> float | None:
         """The judge's score of the last reply, weighted over its axes, 0 to 4."""
@@ -151,8 +157,13 @@ class Roles:
     async def prefer(self, history: Sequence[Turn], first: str, second: str) -> float | None:
         """The judge's probability that the first of two next messages is the better one; 0 or 1 if it says so in words.
 
-        The messages are shown without strategy labels, as a seeker sees them.
+        The messages are shown without strategy labels, as a seeker sees them. Of a reward model it is the logistic of
+        the difference of their logits, whatever their order.
         """
+        if isinstance(reward := self.trained.get("judge"), RewardPrompts):
+            talks = [(*history, Turn("supporter", Reply(text))) for text in (first, second)]
+            (better, worse), (other_better, other_worse) = [await self._reward(reward, talk) for talk in talks]
+            return float(np.exp(-np.logaddexp(0.0, (other_better - other_worse) - (better - worse))))
         scores = "judge" in self.scoring
         asked = self.prompts.prefer_request(first, second, json=not scores)
         messages = self.prompts.support_messages(history, asked)
@@ -161,6 +172,12 @@ class Roles:
         schema = _object_schema({"better": {"type": "string", "enum": ["A", "B"]}})
         request = replace(self._request("judge", messages), schema=schema)
         return await self._ask_until_usable(request, lambda answer: float(parse_preference(answer.text) == "A"))
+
+    async def _reward(self, judge: RewardPrompts, history: Sequence[Turn]) -> tuple[float, ...]:
+        """Log-probabilities that the last reply beats a middling one, and that it does not."""
+        question = Question(REWARD.name, "", ("better", "worse"))
+        answer = await self._send(Request("judge", judge.ask(history), (question,), temperature=0.0))
+        return answer.log_probs[0]
 
     def _seed(self, role: str, messages: Sequence[Message], sample: int, lead: str = "") -> int:
         """Of a draw: different for different prompts, the same for the same one. 31 bits, which endpoints take."""

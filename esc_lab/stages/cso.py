@@ -8,14 +8,17 @@ from functools import partial
 from pathlib import Path
 
 from esc_lab.config import Config
+from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.held_out_pairs import note_reference
 from esc_lab.models.load import check_trainable, load_model, model_identity
+from esc_lab.scorers.reward_files import load_reward
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.datamodule import build_data
 from esc_lab.training.fit import fit, prepare_model
 from esc_lab.training.objectives import balance_weights, objective_of
 from esc_lab.training.preference_steps import PreferenceSteps
 from esc_lab.training.reference import LiveReference, score_replies, stored_log_probs
+from esc_lab.training.reply_values import Values
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ def run(cfg: Config) -> dict[str, float]:
     cache_dir, init_from = Path(cfg.cache_dir), Path(cfg.init_from) if cfg.init_from else None
     loaded = load_model(cfg.model, cache_dir, checkpoint=init_from)
     check_trainable(loaded, cfg.adapter, cfg.model)
-    data = build_data(cfg, loaded, cfg.objective)
+    data = build_data(cfg, loaded, cfg.objective, _reward_values(cfg))
     data.setup("fit")
     assert isinstance(data.steps, PreferenceSteps)
     live = objective.needs_reference and cfg.objective.reference == "live"
@@ -50,3 +53,9 @@ def run(cfg: Config) -> dict[str, float]:
         log.info("weights: %s", ", ".join(f"{name} {value:.3g}" for name, value in weights.items()))
     module = CSOModule(loaded.model, settings, optimizer, cfg.scheduler, clip, cfg.seed, reference)
     return fit(cfg, loaded, data, module) | weights
+
+
+def _reward_values(cfg: Config) -> Values | None:
+    """The values that a reward model gives to replies, if it is to."""
+    path = cfg.objective.reward
+    return load_reward(Path(path), build_inventory(cfg.inventory), Path(cfg.cache_dir)).value if path else None

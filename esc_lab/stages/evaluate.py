@@ -25,6 +25,7 @@ from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, STRATEGIES
 from esc_lab.scorers.auto_classifier import stored_classifier
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.classifier_files import load_classifier
+from esc_lab.scorers.reward_files import load_reward
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.training.datamodule import ESCDataModule, build_data, check_unseen, data_metrics
@@ -54,6 +55,8 @@ def run(cfg: Config) -> dict[str, float]:
         loaded, inventory, cfg.prompt, cfg.evaluate, seed=cfg.seed, row_tokens=data.row_tokens,
         reply_for=_draw_decisions(data, cfg.evaluate.generation.decisions), classifier=classifier,
     )  # fmt: skip
+    if module.template.baseline(cfg.prompt.inference).choose:
+        module.choose_by(load_reward(Path(cfg.evaluate.best_of.reward or ""), inventory, Path(cfg.cache_dir)))
     if module.replies.measures:
         check_probe(loaded.model)
     started = time.time()
@@ -63,6 +66,7 @@ def run(cfg: Config) -> dict[str, float]:
     table = read_table(directory / PREDICTIONS, inventory.names, sra=measure, texts=True)
     metrics, strategies = summarize(table)
     metrics |= preference_metrics(cfg, loaded, data)
+    metrics |= module.best_of.metrics() if module.best_of else {}
     if classifier and classifier.accuracy is not None:
         metrics["adherence/classifier_accuracy"] = classifier.accuracy
     metrics["evaluate/seconds"] = time.time() - started

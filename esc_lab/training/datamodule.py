@@ -25,6 +25,7 @@ from esc_lab.runs.lineage import find_training_trees
 from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence
 from esc_lab.training.negatives import NegativesReport, write_negatives
 from esc_lab.training.preference_steps import PreferenceSteps
+from esc_lab.training.reply_values import Values, value_replies
 from esc_lab.training.sft import SFTSteps
 from esc_lab.training.steps import StepDataModule, Steps, TurnEncoder, load_batches
 
@@ -150,17 +151,17 @@ def load_splits(cfg: Config, inventory: Inventory) -> tuple[dict[str, list[Dialo
 
 
 def check_unseen(cfg: Config, dialogues: Sequence[Dialogue]) -> int:
-    """Number of dialogues to be evaluated that the evaluated model was trained on.
+    """Number of dialogues to be evaluated that the evaluated model, or a reward model that chooses, was trained on.
 
     Evaluations of the training split ask for that.
 
     Raises:
         UserError: there are some, and `data.overlap` does not allow them.
     """
-    run = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
-    if run is None or cfg.evaluate.split == "train":
+    runs = [find_run(Path(origin)) for origin in (cfg.checkpoint, cfg.evaluate.best_of.reward) if origin]
+    if cfg.evaluate.split == "train":
         return 0
-    trained = find_training_trees(run)
+    trained = {tree: run for origin in runs if origin for tree, run in find_training_trees(origin).items()}
     seen = [dialogue for dialogue in dialogues if dialogue.tree_id in trained]
     if seen and cfg.data.overlap == "error":
         first = seen[0]
@@ -173,11 +174,14 @@ def check_unseen(cfg: Config, dialogues: Sequence[Dialogue]) -> int:
     return len(seen)
 
 
-def build_data(cfg: Config, loaded: LoadedModel, objective: ObjectiveConfig | None = None) -> ESCDataModule:
+def build_data(
+    cfg: Config, loaded: LoadedModel, objective: ObjectiveConfig | None = None, values: Values | None = None
+) -> ESCDataModule:
     """The data module; reads and splits the corpus, reports what reading changed.
 
     Args:
         objective: train on preferences; where `data.negatives` asks for it, the model writes the rejected replies.
+        values: of the replies that are trained on, in place of those of the data (see `value_replies`).
     """
     side: Speaker = "seeker" if cfg.data.side == "seeker" else "supporter"
     for key in ("checkpoint", "init_from"):
@@ -196,6 +200,8 @@ def build_data(cfg: Config, loaded: LoadedModel, objective: ObjectiveConfig | No
             )
             counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in asdict(negatives[split]).items())
             log.info("%s, rejected replies by the model: %s", split, counts)
+    if values:
+        splits |= {split: value_replies(splits[split], values) for split in ("train", "val") if split in splits}
     data = ESCDataModule(
         splits, loaded.encoder, inventory,
         data=settings, prompt=cfg.prompt, evaluate=cfg.evaluate, objective=objective, seed=cfg.seed,

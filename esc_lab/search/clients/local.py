@@ -31,6 +31,7 @@ from esc_lab.prompts import Prompt, SeekerProfile
 from esc_lab.prompts.trained import SupporterPrompts, TrainedPrompts, read_trained_prompts
 from esc_lab.search.model_worker import Job, ModelWorker
 from esc_lab.search.requests import Answer, Request
+from esc_lab.search.reward_reader import RewardReader
 from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens import ChatEncoder, TokenSequence, encode_labels, pack_rows
 
@@ -60,12 +61,10 @@ def play_model(cfg: Config, role: str, shared: dict[str, Any], trained: TrainedP
         UserError: the model or the checkpoint cannot be loaded, they do not belong together, or the labels of a
             supporter's strategies cannot be read off a prefix.
     """
-    played, model = getattr(cfg.llm, role), cfg.llm.local.model
-    if played.model:
-        model = replace(model, name=Path(played.model).name, source="directory", path=played.model, revision=None)
+    model, played = choose_model(cfg, role), getattr(cfg.llm, role)
     checkpoint = Path(played.checkpoint) if played.checkpoint else None
     adapter, weights = find_checkpoint(model, checkpoint)
-    base = _load_base(cfg, model, checkpoint if weights else None, shared)
+    base = load_base(cfg, model, checkpoint if weights else None, shared)
     if checkpoint is None or not (adapter or trained):
         return base
     identity: dict[str, Any] = {"adapter": fingerprint_adapter(adapter)} if adapter else {}
@@ -75,6 +74,14 @@ def play_model(cfg: Config, role: str, shared: dict[str, Any], trained: TrainedP
     return base.share(base.adapters.load(adapter) if adapter else BASE, f"{model.name} ({checkpoint.name})", identity)
 
 
+def choose_model(cfg: Config, role: str) -> ModelConfig:
+    """The base model of a role: its own, else that of all."""
+    path, model = getattr(cfg.llm, role).model, cfg.llm.local.model
+    if not path:
+        return model
+    return replace(model, name=Path(path).name, source="directory", path=path, revision=None)
+
+
 def _check_labels(encoder: ChatEncoder, trained: TrainedPrompts) -> None:
     """Whether the labels that a supporter chooses from, or is given, have tokens of their own."""
     if isinstance(trained, SupporterPrompts) and trained.layout.chooses_strategy:
@@ -82,7 +89,8 @@ def _check_labels(encoder: ChatEncoder, trained: TrainedPrompts) -> None:
         encode_labels(encoder, trained.inventory, Prompt(messages))
 
 
-def _load_base(cfg: Config, model: ModelConfig, checkpoint: Path | None, shared: dict[str, Any]) -> LocalClient:
+def load_base(cfg: Config, model: ModelConfig, checkpoint: Path | None, shared: dict[str, Any]) -> LocalClient:
+    """The client of a base model, or of a checkpoint's whole model, which is loaded once, into `shared`."""
     key = f"local {fingerprint([asdict(model), str(checkpoint)])}"
     if key not in shared:
         loaded = load_model(model, Path(cfg.cache_dir), checkpoint=checkpoint)
@@ -123,6 +131,7 @@ class LocalClient:
         adapters: of the model.
         encoder: its chat encoder.
         context_tokens: its longest context.
+        hidden_size: of its states.
     """
 
     scores = True
@@ -139,19 +148,24 @@ class LocalClient:
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         self.identity: Mapping[str, Any] = {"kind": "local", "model": name, "dtype": dtype, **(identity or {})}
         self._name, self._adapter = name, BASE
+        self._reader: RewardReader | None = None
         self.encoder, self.context_tokens = loaded.encoder, loaded.context_tokens
+        self.hidden_size: int = base_model(loaded.model).config.get_text_config().hidden_size
         self.adapters = RowAdapters(base_model(loaded.model))
         self._worker = ModelWorker(loaded, name, limits, self.adapters)
 
-    def share(self, adapter: int, name: str, identity: Mapping[str, Any]) -> LocalClient:
+    def share(
+        self, adapter: int, name: str, identity: Mapping[str, Any], reader: RewardReader | None = None
+    ) -> LocalClient:
         """A client with the same model and thread, and an adapter.
 
         Args:
             adapter: its number in `adapters`.
             identity: what its answers depend on beside the base model.
+            reader: of a reward model, which answers each request with the two log-probabilities of its reply.
         """
         other = copy(self)
-        other._name, other._adapter = name, adapter
+        other._name, other._adapter, other._reader = name, adapter, reader
         other.identity = {**self.identity, "model": name, **identity}
         return other
 
@@ -173,7 +187,7 @@ class LocalClient:
             UserError: it is longer than the client has room for.
             RuntimeError: the client is closed.
         """
-        return await self._worker.answer(Job(request, Future(), self._name, self._adapter))
+        return await self._worker.answer(Job(request, Future(), self._name, self._adapter, self._reader))
 
     async def close(self) -> None:
         """End the thread. Requests that are not answered yet, of all that share it, are cancelled."""

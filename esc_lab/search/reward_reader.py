@@ -1,0 +1,58 @@
+"""How a client reads a reward model: which tokens of a talk it computes, and what a state says about the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from esc_lab.artifacts import fingerprint
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.errors import UserError
+from esc_lab.prompts import Message
+from esc_lab.scorers.conversations import Candidate, ConversationEncoder
+from esc_lab.scorers.reward_model import Calibration, RewardHead
+from esc_lab.search.requests import TooLongError
+from esc_lab.statistics.intervals import FloatArray
+from esc_lab.tokens.encode import IntArray
+
+
+@dataclass(frozen=True)
+class RewardReader:
+    """The parts of a `RewardModel` beside its base model and its adapter."""
+
+    head: RewardHead
+    conversations: ConversationEncoder
+    calibration: Calibration
+
+    def __post_init__(self) -> None:
+        self.head.cpu().double()
+
+    def fingerprint(self) -> str:
+        """What scores depend on beside base model and adapter."""
+        read = self.conversations
+        words = [dict(read.words), read.strategy_text, read.history_tokens, read.reply_tokens]
+        weights = {name: tensor.flatten().tolist() for name, tensor in self.head.state_dict().items()}
+        return fingerprint([words, weights, asdict(self.calibration)])
+
+    def encode(self, messages: Sequence[Message]) -> IntArray:
+        """Tokens of a talk as `RewardPrompts` shows it, up to the end of turn of its last message, the reply.
+
+        Raises:
+            TooLongError: the messages before the reply leave no room for it.
+        """
+        turns = [Turn("seeker" if each.role == "user" else "supporter", Reply(each.content)) for each in messages]
+        *history, last = turns
+        try:
+            (sequence,) = self.conversations.encode(history, [Candidate(len(history), last.reply, 0)])
+        except UserError as error:
+            raise TooLongError(error.message, where=error.where, fix=error.fix) from error
+        return sequence.input_ids
+
+    def read(self, state: FloatArray) -> FloatArray:
+        """Log-probabilities that the reply beats a middling one and that it does not, of its end of turn's state."""
+        with torch.no_grad():
+            logit = self.calibration.apply(self.head(torch.from_numpy(state)[None]).numpy())[0]
+        return np.asarray(-np.logaddexp(0.0, np.array([-logit, logit])))
