@@ -22,7 +22,12 @@ from esc_lab.runs.manifest import DONE, read_jobs
 log = logging.getLogger(__name__)
 
 _FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
-_STEPS = ("evaluate_base", "evaluate_sft", "evaluate_cso")  # of a pipeline, in the order in which it takes them
+_STEPS = (
+    "evaluate_base",
+    "evaluate_sft",
+    "evaluate_extra_sft",
+    "evaluate_cso",
+)  # of a pipeline, in the order in which it takes them
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,11 +107,22 @@ class DataConfig:
         within=COUNT,
         affects=results("cso", "reward"),
     )
+    negatives_dialogues: int | None = item(
+        None,
+        "cso: only the first dialogues of each split get such replies and are trained on; null = all",
+        within=COUNT,
+        affects=results("cso"),
+    )
     negatives_tokens: int = item(
         64, "longest reply that the model writes, in tokens", within=COUNT, affects=results("cso", "reward")
     )
     negatives_temperature: float = item(
         0.0, "sampling temperature of these replies; 0 = greedy", within=FROM_ZERO, affects=results("cso", "reward")
+    )
+    shuffle_pairs: bool = item(
+        False,
+        "cso: a coin says which reply of a pair is the chosen one; the control of what pairs say",
+        affects=results("cso"),
     )
     strategy_weights: dict[str, float] = item(
         {}, "loss weight of replies per strategy; 1 where not named", affects=results("sft", "cso")

@@ -76,7 +76,7 @@ RENAMED: Mapping[str, str] = {
 }
 
 
-POLICY_TRAININGS = ("sft", "cso")  # steps of a pipeline whose models are evaluated and compared
+POLICY_TRAININGS = ("sft", "extra_sft", "cso")  # steps of a pipeline whose models are evaluated and compared
 # What a pipeline can train before its search -> the roles that it plays there, each with the client that takes it.
 PIPELINE_ROLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "sft": (("supporter", "local"), ("strategist", "policy")),
@@ -90,7 +90,8 @@ class PipelineConfig:
     stages: list[str] = item(
         ["search", "sft", "cso"],
         "what is done before the comparison: reward, sft, seeker train who plays in a search after them; sft and cso "
-        "train on what a search before them found, or else on data as it is, with its own rejected replies",
+        "train on what a search before them found, or else on data as it is, with its own rejected replies; extra_sft, "
+        "the control of cso, goes on from sft for objective.updates steps at cso's learning rate",
     )
 
 
@@ -170,6 +171,16 @@ class Config:
     )
     allow: list[str] = item([], "packages of your own whose classes `_target_` may name", affects=PLACE)
     run_dir: str = item("", "this run's directory; set by run.py", affects=PLACE)
+
+
+def use_objective_schedule(cfg: Config) -> Config:
+    """Optimizer steps and peak learning rate of a training as the objective has them, where it says."""
+    objective, optimizer, trainer = cfg.objective, cfg.optimizer, cfg.trainer
+    if objective.peak_lr is not None:
+        optimizer = dataclasses.replace(optimizer, lr=objective.peak_lr)
+    if objective.updates is not None:
+        trainer = dataclasses.replace(trainer, max_epochs=-1, max_steps=objective.updates)
+    return dataclasses.replace(cfg, optimizer=optimizer, trainer=trainer)
 
 
 @cache

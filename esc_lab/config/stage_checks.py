@@ -58,7 +58,7 @@ def _check_seeker(cfg: DictConfig) -> Iterator[str]:
 
 def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
     stages = list(cfg.pipeline.stages)
-    allowed = ("reward", "sft", "seeker", "search", "cso")
+    allowed = ("reward", "sft", "seeker", "search", "extra_sft", "cso")
     if len(set(stages)) < len(stages) or not set(stages) <= set(allowed) or "cso" in stages[:-1]:
         yield f"pipeline.stages={stages}: choose of {', '.join(allowed)}, each once, cso as the last"
         return
@@ -72,6 +72,9 @@ def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
             yield _refuse(cfg, f"llm.{role}.client", reason, f"llm.{role}.client={client}")
     if "search" in stages:
         yield from _check_search(_fill_checkpoints(cfg, before))
+    if "extra_sft" in stages and ("sft" not in stages[: stages.index("extra_sft")] or cfg.objective.updates is None):
+        fix = "[sft,extra_sft] with objective.updates=NUMBER"
+        yield f"pipeline.stages={stages}: extra_sft goes on from sft, for as many steps as cso has. Fix: {fix}"
     if cfg.trainer.devices not in ("auto", "1"):
         fix = "run stage=sft on several, then stage=evaluate"
         yield _refuse(cfg, "trainer.devices", "stage=pipeline runs on one device", fix)

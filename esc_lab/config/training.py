@@ -31,6 +31,11 @@ class ObjectiveConfig:
     beta: float = item(0.1, "scale of the reward: log-ratio to the reference, for simpo mean log-probability",
                        within=(1e-9, math.inf))  # fmt: skip
     peak_lr: float | None = item(None, "peak learning rate of cso; null = optimizer.lr", within=FROM_ZERO)
+    updates: int | None = item(
+        None,
+        "optimizer steps of cso, and of extra_sft in a pipeline; null = by trainer.max_epochs and trainer.max_steps",
+        within=COUNT,
+    )
     label_smoothing: float = item(
         0.0, "cso, dpo, ld_dpo: probability that a pair is the wrong way round", within=(0, 0.499)
     )

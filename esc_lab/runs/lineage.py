@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -162,9 +163,14 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     negatives = config.get("data", {}).get("negatives", "recorded")
     if preferences and negatives != "recorded":
         name += f" {negatives.replace('_', '-')} negatives"
+    if preferences and config.get("data", {}).get("shuffle_pairs"):
+        name += " shuffled pairs"
     origin, data = config.get("init_from"), config.get("data", {}).get("path")
     start = find_run(Path(origin), directory) if origin else None
-    settings["init_from"] = _training(start)[0] if start else Path(origin).name if origin else "base"
+    earlier = _training(start)[0] if start else Path(origin).name if origin else "base"
+    settings["init_from"] = earlier
+    if again := re.fullmatch(rf"{re.escape(name)}(?: round (\d+))?", earlier):
+        name += f" round {int(again[1] or 1) + 1}"
     settings["data.path"] = str(data)
     search = find_run(Path(data), directory) if data else None
     if search and read_config(search).get("stage") == "search":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from esc_lab.config import Config
+from esc_lab.config.schema import use_objective_schedule
 from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.held_out_pairs import note_reference
 from esc_lab.models.load import check_trainable, load_model, model_identity
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 def run(cfg: Config) -> dict[str, float]:
     """Train from the base model or from `init_from`; that starting point is also the reference."""
     objective = objective_of(cfg.objective)
+    cfg = use_objective_schedule(cfg)
     prepare(cfg)
     cache_dir, init_from = Path(cfg.cache_dir), Path(cfg.init_from) if cfg.init_from else None
     loaded = load_model(cfg.model, cache_dir, checkpoint=init_from)
@@ -43,15 +44,14 @@ def run(cfg: Config) -> dict[str, float]:
             split.reference = stored_log_probs(split, identity, compute, cache_dir)
     loaded = prepare_model(cfg, loaded)
     reference = LiveReference(loaded.model, loaded.adapter) if live else None
-    lr = cfg.optimizer.lr if cfg.objective.peak_lr is None else cfg.objective.peak_lr
-    optimizer, clip = replace(cfg.optimizer, lr=lr), cfg.trainer.gradient_clip
+    clip = cfg.trainer.gradient_clip
     settings, weights = cfg.objective, {}
     if objective.compares == "replies":
         report = data.steps.counts["train"]
         settings = balance_weights(settings, report.desirable, report.undesirable)
         weights = {f"kto/{name}": float(getattr(settings, name)) for name in ("desirable_weight", "undesirable_weight")}
         log.info("weights: %s", ", ".join(f"{name} {value:.3g}" for name, value in weights.items()))
-    module = CSOModule(loaded.model, settings, optimizer, cfg.scheduler, clip, cfg.seed, reference)
+    module = CSOModule(loaded.model, settings, cfg.optimizer, cfg.scheduler, clip, cfg.seed, reference)
     return fit(cfg, loaded, data, module) | weights
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from esc_lab.config import Config, DataConfig
 from esc_lab.config.prompt import collect_seeker_words
-from esc_lab.config.schema import PIPELINE_ROLES, POLICY_TRAININGS
+from esc_lab.config.schema import PIPELINE_ROLES, POLICY_TRAININGS, use_objective_schedule
 from esc_lab.config.search import LLMConfig
 from esc_lab.errors import UserError
 from esc_lab.runs.layout import ESC_PRO
@@ -68,6 +68,8 @@ def _list_steps(stages: list[str]) -> list[str]:
 
 def _training(cfg: Config, step: str, policy: str | None) -> Config:
     """Of a policy: the first starts from what was evaluated as the base; CSO from SFT, its reference too."""
+    if step == "extra_sft":
+        return replace(use_objective_schedule(cfg), stage="sft", checkpoint=None, init_from=policy)
     if step in POLICY_TRAININGS:
         return replace(cfg, stage=step, checkpoint=None, init_from=policy)
     own = replace(cfg, checkpoint=None, init_from=None)

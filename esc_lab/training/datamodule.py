@@ -196,7 +196,12 @@ def build_data(
     if objective is not None and settings.negatives != "recorded":
         for split in ("train", "val"):
             splits[split], negatives[split] = write_negatives(
-                loaded, splits.get(split, []), turns, settings, cfg.seed, Path(cfg.cache_dir)
+                loaded,
+                splits.get(split, [])[: settings.negatives_dialogues],
+                turns,
+                settings,
+                cfg.seed,
+                Path(cfg.cache_dir),
             )
             counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in asdict(negatives[split]).items())
             log.info("%s, rejected replies by the model: %s", split, counts)

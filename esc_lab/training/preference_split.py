@@ -118,6 +118,11 @@ class PreferenceSplit:
         """Sums [replies] of values [tokens] over the tokens of each reply."""
         return np.add.reduceat(values.astype(np.float64), self.first_token[:-1])
 
+    def shuffle(self, seed: int) -> None:
+        """Turn each pair round by a coin, so that what is preferred says nothing."""
+        turned = np.random.default_rng(derive_seed(seed, "order of pairs")).random(len(self.comparisons)) < 0.5
+        self.comparisons[turned, 1:] = self.comparisons[turned, :0:-1]
+
     def members(self, turn: int, chosen: int, rejected: int) -> list[int]:
         """All replies of a comparison at a turn, the chosen and the rejected one first."""
         siblings = self.turns[turn].siblings if self.compares == "groups" else ()

@@ -76,6 +76,10 @@ class PreferenceSteps:
         """Raises UserError if there is nothing to compare in the training dialogues, or a turn exceeds the budget."""
         if self.preferences:
             return
+        if self.data.shuffle_pairs and (self.compares != "pairs" or self.objective.value_margin):
+            what = f"data.shuffle_pairs turns pairs round, not {self.compares}, and values do not follow"
+            fix = "an objective of pairs, such as cso, with objective.value_margin=0"
+            raise UserError(what, where=f"objective={self.objective.name}", fix=fix)
         train = self.encode_split("train")
         if not len(train.comparisons):
             raise self._nothing_to_compare()
@@ -83,6 +87,8 @@ class PreferenceSteps:
         validation = self.encode_split("val")
         if len(validation.comparisons):
             self.preferences["val"] = validation
+        for split, preferences in self.preferences.items() if self.data.shuffle_pairs else ():
+            preferences.shuffle(derive_seed(self.seed, split))
         self._log_counts()
 
     def encode_split(self, split: str) -> PreferenceSplit:
