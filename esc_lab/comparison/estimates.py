@@ -142,21 +142,13 @@ def compute_estimates(
     return estimates
 
 
-def compare_pairs(
-    pairs: Sequence[tuple[Cell, Cell]], predictions: Mapping[Path, PredictionTable], metrics: Sequence[Metric]
-) -> dict[tuple[str, str, str], Difference]:
-    """The first cell less the second of each pair, by their names and the metric's, in each metric that both have.
-
-    All p-values are corrected together.
-    """
-    cells = list({cell.name: cell for pair in pairs for cell in pair}.values())
-    differences = {}
-    for metric in metrics:
-        compared = _ComparedMetric(metric, cells, predictions)
-        for cell, other in pairs:
-            if cell.name in compared.tables and (difference := compared.compare(cell, other)):
-                differences[cell.name, other.name, metric.name] = difference
-    return _correct(differences)
+def compare_cells(
+    cell: Cell, other: Cell, predictions: Mapping[Path, PredictionTable], metrics: Sequence[Metric]
+) -> dict[Metric, Difference]:
+    """A cell less another one in each metric that both have; their p-values are corrected together."""
+    compared = {metric: _ComparedMetric(metric, (cell, other), predictions) for metric in metrics}
+    found = {metric: of.compare(cell, other) for metric, of in compared.items() if len(of.cells) == 2}
+    return _correct({metric: difference for metric, difference in found.items() if difference})
 
 
 _Name = TypeVar("_Name")

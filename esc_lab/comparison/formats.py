@@ -97,6 +97,9 @@ def print_table(table: Table, console: Console) -> None:
     for number, part in enumerate(parts, 1):
         title = "comparison" if len(parts) == 1 else f"comparison, part {number} of {len(parts)}"
         console.print(_terminal_table(table, part, title, first))
+    for column, heading in zip(table.columns, table.headings, strict=True):
+        if column.gist:
+            console.print(f"- {heading}: {column.gist}", highlight=False, markup=False, style="dim")
     for note in table.notes:
         console.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
     if table.details:

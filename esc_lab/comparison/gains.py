@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esc_lab.comparison.estimates import SIGNIFICANCE, Difference, compare_pairs
+from esc_lab.comparison.estimates import SIGNIFICANCE, Difference, compare_cells
 from esc_lab.comparison.runs import Cell, shorten_names
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
@@ -23,7 +23,7 @@ class Gain:
     """What a trained cell has more or less than another one.
 
     Attributes:
-        differences: the cell less the other, by metric; p-values are corrected for all gains of a comparison.
+        differences: the cell less the other, by metric; their p-values are corrected together (Holm).
     """
 
     cell: Cell
@@ -34,13 +34,8 @@ class Gain:
 def find_gains(cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> list[Gain]:
     """Of each evaluated cell with a training over the base model, and over the cell that its training went on from."""
     pairs = [(cell, other) for cell in cells if cell.evaluation for other in _find_starts(cell, cells)]
-    found = compare_pairs(pairs, predictions, _TOLD)
-    gains = []
-    for cell, other in pairs:
-        names = {metric: (cell.name, other.name, metric.name) for metric in _TOLD}
-        differences = {metric: found[name] for metric, name in names.items() if name in found}
-        gains += [Gain(cell, other, differences)] if differences else []
-    return gains
+    gains = [Gain(cell, other, compare_cells(cell, other, predictions, _TOLD)) for cell, other in pairs]
+    return [gain for gain in gains if gain.differences]
 
 
 def _find_starts(cell: Cell, cells: Sequence[Cell]) -> Iterator[Cell]:
@@ -68,11 +63,10 @@ def describe_gains(gains: Sequence[Gain], test: TestSet | None) -> list[str]:
     cells = list({cell.name: cell for gain in gains for cell in (gain.cell, gain.other)}.values())
     alike = len({(cell.model, cell.template) for cell in cells}) == 1
     names = {cell.name: cell.method for cell in cells} if alike else shorten_names(cells)
-    tests = sum(not math.isnan(each.p) for gain in gains for each in gain.differences.values())
     over = f"{len(test.keys):,} decisions of {test.clusters:,} test dialogues, " if test else ""
     return [
-        f"What was gained ({over}95 % intervals; a difference is told where p < {SIGNIFICANCE[0]:g}, corrected for "
-        f"{tests} tests):",
+        f"What was gained ({over}95 % intervals; a difference is told where p < {SIGNIFICANCE[0]:g}, corrected for the "
+        "tests of its line):",
         *(_describe(gain, names) for gain in gains),
     ]
 
@@ -93,7 +87,10 @@ def record_gains(gains: Sequence[Gain]) -> list[dict[str, Any]]:
 
 
 def _describe(gain: Gain, names: Mapping[str, str]) -> str:
-    better, worse, open_, untested = [], [], [], []
+    better: list[str] = []
+    worse: list[str] = []
+    open_: list[str] = []
+    untested: list[str] = []
     for metric, difference in gain.differences.items():
         value = f"{metric.heading} {difference.interval.text(metric.decimals, '+')}"
         more = difference.interval.value > 0

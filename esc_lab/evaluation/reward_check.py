@@ -106,10 +106,9 @@ class RewardCheck:
             for control in self.controls.values()
         ]
         notes = [
-            "AUC: how often a given reply has the higher score than a foil, any with any; words alone: that of the "
-            "similarity of the words; above that: their difference.",
-            "Length and place alone: AUC of the number of words, and of how late in its dialogue a reply was given.",
-            f"Equal length: AUC where neither reply has more than {SIMILAR:g} times the words of the other.",
+            *self.gate.column_notes(),
+            "length alone, place alone: the AUC of the number of words, and of how late in its dialogue it was given.",
+            f"equal length: the AUC where neither reply has more than {SIMILAR:g} times the words of the other.",
             "ECE: how far the probability that it gives to a pair is from how often it is right.",
             *self.gate.notes(),
         ]
@@ -121,6 +120,9 @@ class RewardCheck:
             [
                 [strategy, *(f"{row[kind][0]:.2f} of {row[kind][1]}" if kind in row else "-" for kind in kinds)]
                 for strategy, row in self.strategies.items()
+            ],
+            notes=[
+                "The share of pairs in which the given reply has the higher score (a tie: half), and how many pairs."
             ],
         )
 

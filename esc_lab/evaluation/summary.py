@@ -58,26 +58,42 @@ def _strategy_table(table: PredictionTable, choice: str) -> dict[str, Any]:
     return {"per_strategy": rows, "confusion": {"predicted_by_gold": counts.tolist(), "classes": [*names]}}
 
 
-def print_strategies(title: str, table: Mapping[str, Any], metrics: Mapping[str, float], group: str) -> None:
-    """A per-strategy table on the terminal, with the metrics of its group and how replies were drawn as its caption."""
+_COLUMNS = (
+    "precision: of the decisions at which the model chooses the strategy, the share at which it was the given one.",
+    "recall: of the decisions at which the strategy was given, the share at which the model chooses it.",
+    "F1: high where both are (their harmonic mean).",
+    "gold, predicted: decisions at which the strategy was given, and at which the model chooses it.",
+    "preference: how much the model is drawn to the strategy whatever was given; 1 = as to any other.",
+)
+
+
+def print_strategies(
+    title: str, table: Mapping[str, Any], metrics: Mapping[str, float], group: str, *, explain: bool = True
+) -> None:
+    """A per-strategy table on the terminal; below it the metrics of its group, how replies were drawn, its columns.
+
+    Args:
+        explain: whether to say what the columns are.
+    """
     shown = [
         METRICS[f"strategy/{name}"] for name in ("Q", "Q_W", "B", "accuracy", "n", "classes_predicted", "unparsable")
     ]
-    caption = "  ".join(
+    values = "  ".join(
         f"{metric.heading} {_text(metrics.get(metric.name.replace('strategy', group)), metric.decimals)}"
         for metric in shown
     )
-    caption += "  (the guard of B acted)" if metrics.get(f"{group}/B_guard") else ""
-    caption += f"\n{describe_chance(metrics)}" if "chance/prior_Q" in metrics else ""
+    notes = [values + ("  (the guard of B acted)" if metrics.get(f"{group}/B_guard") else "")]
+    notes += [describe_chance(metrics)] if "chance/prior_Q" in metrics else []
     if group == "generated":
-        caption += "\n" + "  ".join(f"{name} {metrics[f'generation/{name}']:g}" for name in SAMPLING)
+        notes += ["Replies: " + "  ".join(f"{name} {metrics[f'generation/{name}']:g}" for name in SAMPLING)]
     columns = {"precision": 3, "recall": 3, "f1": 3, "support": 0, "predicted": 0, "preference": 2}
     heads = ["strategy", *({"f1": "F1", "support": "gold"}.get(name, name) for name in columns)]
     rows = [
         [row["strategy"], *(_text(row[name], decimals) for name, decimals in columns.items())]
         for row in table["per_strategy"]
     ]
-    print_table(title, heads, rows, caption=caption)
+    notes += [*_COLUMNS, *(f"{each.heading}: {each.gist}" for each in shown[:4])] if explain else []
+    print_table(title, heads, rows, notes=notes)
 
 
 def _text(value: float | None, decimals: int) -> str:

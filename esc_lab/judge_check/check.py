@@ -112,6 +112,16 @@ class JudgeCheck:
         ]  # fmt: skip
         return heads, rows
 
+    def column_notes(self) -> list[str]:
+        """What the columns are."""
+        what = "a given reply has the higher score than a foil" if self.judge == "rubric" else "the given reply wins"
+        return [
+            f"{self.measure}: how often {what}; 0.5 = by chance. In brackets 95 % intervals over dialogues.",
+            "words alone: the same of a judge that only counts the words a reply shares with its talk: the floor.",
+            "above that: the difference; above 0 with its whole interval: it knows more than words.",
+            "contexts, dialogues: turns at which it was asked, and the dialogues that they are of.",
+        ]
+
     def notes(self) -> list[str]:
         """Sentences on what else was measured, and the verdict."""
         notes = []

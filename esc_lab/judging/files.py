@@ -49,7 +49,7 @@ def write_results(session: JudgeSession, answers: JudgeAnswers) -> dict[str, flo
     checks = [f"## Check of the {gate.judge} judge\n\n{markdown_table(*gate.table())}" for gate in answers.gates]
     write_atomic(directory / JUDGE_TABLE, "\n\n".join([markdown_table(heads, rows), bullets, *checks]))
     for gate in answers.gates:
-        print_table(f"check of the {gate.judge} judge", *gate.table())
+        print_table(f"check of the {gate.judge} judge", *gate.table(), notes=gate.column_notes())
     print_table("judgements", heads, rows, notes=notes)
     return _metrics(session, answers, results)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -83,6 +84,11 @@ class Metric:
     def arrow(self) -> str:
         """Which way is better, as a sign."""
         return {True: "\u2191", False: "\u2193", None: ""}[self.higher_is_better]
+
+    @property
+    def gist(self) -> str:
+        """The first sentence of what it means."""
+        return re.split(r"(?<=\.) (?=[A-Z])", self.meaning)[0]
 
     @property
     def explanation(self) -> str:

@@ -70,9 +70,11 @@ _RECORDS = (
         "accuracy", "pref.",
         "Share of held-out pairs of replies of which the model finds the preferred one more probable than the rejected "
         "one. A short reply is more probable as it has fewer tokens: read it beside 'shorter'.",
-        change="finds the preferred reply of a held-out pair the more probable one {} often",
     ),
-    _pair_metric("accuracy_per_token", "pref./token", "As pref., by the mean log-probability of a token."),
+    _pair_metric(
+        "accuracy_per_token", "pref./token", "As pref., by the mean log-probability of a token.",
+        change="finds the preferred reply of a held-out pair the more probable one, token by token, {} often",
+    ),
     _pair_metric(
         "shorter", "shorter",
         "Share of held-out pairs whose preferred reply has fewer tokens than the rejected one (as many: half): what "

@@ -78,7 +78,12 @@ def _print_strategies(by_strategy: Mapping[str, Mapping[str, float]]) -> None:
             [label, f"{means['n']:.0f}", f"{means['log_sra']:.2f}", f"{means['sham_net']:+.2f}"]
             for label, means in by_strategy.items()
         ],
-        caption=f"mean net within strategies {np.mean(nets):+.3f}, of {len(nets)} strategies",
+        notes=[
+            f"Mean net within strategies {np.mean(nets):+.3f}, of {len(nets)} strategies.",
+            "n: replies whose attention was measured.",
+            "log SRA: logarithm of the attention that a word of the reply pays to a word of its strategy's name.",
+            "net: that less the same of the other strategies' names; above 0: it looks at its own strategy more.",
+        ],
     )
 
 

@@ -63,6 +63,12 @@ class SeekerTexts:
 
 
 HEADS = ("seeker turns", "count", "perplexity", "4-grams said before", "distinct-2", "words a turn")
+NOTES = (
+    "seeker turns: searched = what the search's seeker wrote; real = of people, in dialogues that were no seeds.",
+    "perplexity: how surprised the untrained model is by them, per token; far below that of real ones: platitudes.",
+    "4-grams said before: share of runs of four words that were said before in the same talk; much: it goes round.",
+    "distinct-2: different pairs of words, as a share of all; the fewer, the more alike the turns are.",
+)
 
 
 def compare_seekers(

@@ -62,6 +62,15 @@ class SearchStatistics:
         """Rows of what and how much."""
         return [(about["heading"], f"{value:.{about['decimals']}f}") for _, value, about in self._numbers()]
 
+    def notes(self) -> list[str]:
+        """What the rows are, for readers who know no search."""
+        return [
+            "A tree: all talks that were played from one dialogue, the seed. An iteration plays one more reply on; an "
+            "ended leaf is a talk that came to its end.",
+            "A pair: a preferred reply and a rejected one at the same turn, which CSO learns from.",
+            "Value gap: how much better the judge finds the preferred reply. Depth: which reply of the talk it is.",
+        ]
+
     def _numbers(self) -> list[tuple[str, float, Mapping[str, Any]]]:
         """Name, value and metadata of each number that there is."""
         numbers = [(entry.name, getattr(self, entry.name), entry.metadata) for entry in fields(self) if entry.metadata]

@@ -74,8 +74,8 @@ def run(cfg: Config) -> dict[str, float]:
     if module.measured:
         write_attention(cfg, loaded, module.measured)
     write_atomic(directory / STRATEGIES, json.dumps(strategies, indent=1))
-    for group, of_group in strategies.items():
-        print_strategies(f"{cfg.model.name}: {group}", of_group, metrics, group)
+    for number, (group, of_group) in enumerate(strategies.items()):
+        print_strategies(f"{cfg.model.name}: {group}", of_group, metrics, group, explain=number == 0)
     return metrics
 
 

@@ -23,7 +23,7 @@ from esc_lab.search.clients.replay import take_sampling
 from esc_lab.search.esc_pro import render_data_card, require_pairs, write_esc_pro
 from esc_lab.search.preferences import Preferences, extract_dialogues, find_preferences
 from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
-from esc_lab.search.seeker_texts import HEADS, compare_seekers
+from esc_lab.search.seeker_texts import HEADS, NOTES, compare_seekers
 from esc_lab.search.session import SearchResult, SearchSession
 from esc_lab.search.statistics import SearchStatistics, compute_statistics
 from esc_lab.terminal import print_table
@@ -69,10 +69,11 @@ def run(cfg: Config) -> dict[str, float]:
     card = render_data_card(cfg, result, preferences, statistics, git_commit() or "", texts)
     write_atomic(directory / "README.md", card)
     if result.judge:
-        print_table("Check of the judge", *result.judge.table(), notes=result.judge.notes())
+        notes = [*result.judge.column_notes(), *result.judge.notes()]
+        print_table("Check of the judge", *result.judge.table(), notes=notes)
     _print(statistics)
     if texts:
-        print_table("What seekers say", HEADS, [figures.row(name) for name, figures in texts.items()])
+        print_table("What seekers say", HEADS, [figures.row(name) for name, figures in texts.items()], notes=NOTES)
     log.info("ESC-Pro: %s (data=jsonl data.path=%s)", directory, directory)
     measured = [figures.metrics(name) for name, figures in texts.items()]
     return statistics.metrics() | result.metrics() | dict(chain.from_iterable(group.items() for group in measured))
@@ -111,7 +112,7 @@ def _write_pages(cfg: Config, result: SearchResult, preferences: Sequence[Prefer
 
 
 def _print(statistics: SearchStatistics) -> None:
-    print_table("What the search found", ("", ""), statistics.table())
+    print_table("What the search found", ("", ""), statistics.table(), notes=statistics.notes())
     by_source = f"{statistics.preferred_found} found by the search, {statistics.preferred_seed} of the seeds"
     heads = ("strategy", "preferred", "rejected")
-    print_table("Strategies of its replies", heads, statistics.strategy_table(), notes=[f"chosen replies: {by_source}"])
+    print_table("Strategies of its replies", heads, statistics.strategy_table(), notes=[f"preferred: {by_source}."])

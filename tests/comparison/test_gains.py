@@ -40,8 +40,8 @@ def test_each_training_is_compared_with_the_base_and_with_what_it_went_on_from(t
         for metric, difference in gain.differences.items():
             expected = values[gain.cell.method][metric.name] - values[gain.other.method][metric.name]
             assert difference.interval.value == pytest.approx(expected, abs=1e-6)
-    tested = [each for gain in comparison.gains for each in gain.differences.values() if each.p == each.p]
-    assert [each.corrected for each in tested] == pytest.approx(list(holm([each.p for each in tested])))
+        tested = [each for each in gain.differences.values() if each.p == each.p]
+        assert [each.corrected for each in tested] == pytest.approx(list(holm([each.p for each in tested])))
     # Over the base it is the difference that the table has.
     accuracy = next(metric for metric in comparison.columns if metric.name == "strategy/accuracy")
     in_table = comparison.estimates["tiny SFT (cso)", accuracy.name].difference
