@@ -41,6 +41,25 @@ def escape(text: str) -> str:
     return escape_markup(show_controls(text))
 
 
+class Countdown:
+    """How long work still takes, if the rest goes as fast as what was done since this was made.
+
+    Args:
+        done: how much was done before.
+    """
+
+    def __init__(self, done: float = 0.0) -> None:
+        self._started, self._before = time.monotonic(), done
+
+    def left(self, done: float, total: float) -> str:
+        """`, about 40 s left`; nothing while less than a tenth is done, which says too little, and at the end."""
+        own = done - self._before
+        if own <= 0 or done < total / 10 or done >= total:
+            return ""
+        seconds = (time.monotonic() - self._started) * (total - done) / own
+        return f", about {seconds:.0f} s left" if seconds < 100 else f", about {seconds / 60:.0f} min left"
+
+
 def track_progress(items: Sequence[T], what: str) -> Iterator[T]:
     """The items, with progress: a bar on a terminal, elsewhere a log line about every tenth of the way."""
     if sys.stderr.isatty():
@@ -49,10 +68,11 @@ def track_progress(items: Sequence[T], what: str) -> Iterator[T]:
 
         yield from track(items, what, console=Console(stderr=True))
         return
+    countdown = Countdown()
     for number, item in enumerate(items, start=1):
         yield item
         if number % max(len(items) // 10, 1) == 0 or number == len(items):
-            log.info("%s: %d/%d", what, number, len(items))
+            log.info("%s: %d/%d%s", what, number, len(items), countdown.left(number, len(items)))
 
 
 def console() -> Console:
@@ -92,14 +112,14 @@ def show_progress(what: str, total: float) -> Iterator[Callable[[float, Callable
     Yields:
         A function that takes how much is done, and what there is to say beside that.
     """
-    shown = time.monotonic()
+    shown, countdown = time.monotonic(), Countdown()
     if not sys.stderr.isatty():
 
         def write_line(done: float, state: Callable[[], str]) -> None:
             nonlocal shown
             if time.monotonic() - shown >= LINE_EVERY_S:
                 shown = time.monotonic()
-                log.info("%s: %g of about %g; %s", what, done, total, state())
+                log.info("%s: %g of about %g%s; %s", what, done, total, countdown.left(done, total), state())
 
         yield write_line
         return

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from esc_lab import terminal
 from esc_lab.comparison.files import _csv
 from esc_lab.errors import UserError
-from esc_lab.terminal import PlainFormatter, escape, escape_markdown, print_table, show_controls, to_cell
+from esc_lab.terminal import Countdown, PlainFormatter, escape, escape_markdown, print_table, show_controls, to_cell
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egone\x7f\r"
 
@@ -71,3 +72,15 @@ def test_markdown_of_others_is_text():
     for markup in ("<script>", "[c]", "http://", "www.", "**j", "~~k", " _l_", " | ", "`i`"):
         assert markup not in escaped
     assert escaped.replace("\\", "") == " ".join(show_controls(said).split()).replace("\\", "")
+
+
+def test_seconds_left_are_those_of_the_rest_at_the_same_pace(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    fresh, resumed = Countdown(), Countdown(done=6)
+    now[0] = 120.0
+    assert fresh.left(1, 20) == ""  # too early to say
+    assert fresh.left(4, 20) == ", about 80 s left"
+    assert resumed.left(8, 20) == ", about 2 min left"
+    assert resumed.left(6, 20) == ""
+    assert fresh.left(20, 20) == ""

@@ -26,6 +26,7 @@ from esc_lab.config.checks import target_problem
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs.environment import first_process
 from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
+from esc_lab.terminal import Countdown
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
@@ -185,17 +186,25 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
 class ProgressLines(Callback):
     """Progress where there is no terminal: a line about every tenth of the way, and one for each validation."""
 
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._countdown = Countdown()
+
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         done, total = rest[2] + 1, int(sum(trainer.num_test_batches))
         if done % max(total // 10, 1) == 0 or done == total:
-            log.info("evaluated batch %d/%d", done, total)
+            log.info("evaluated batch %d/%d%s", done, total, self._countdown.left(done, total))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._countdown = Countdown(trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         total = max(int(trainer.estimated_stepping_batches), 1)
         step = trainer.global_step
         if step % max(total // 10, 1) == 0 or step == 1:
             values = trainer.callback_metrics
-            log.info("step %d/%d  loss %.3f  %.0f tokens/s", step, total, values["train/loss"], values["tokens_per_s"])
+            left = self._countdown.left(step, total)
+            figures = values["train/loss"], values["tokens_per_s"]
+            log.info("step %d/%d  loss %.3f  %.0f tokens/s%s", step, total, *figures, left)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         log.info("step %d  validation loss %.4f", trainer.global_step, trainer.callback_metrics["val/loss"])
