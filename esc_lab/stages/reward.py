@@ -45,7 +45,8 @@ def run(cfg: Config) -> dict[str, float]:
     own = {split: _own_replies(cfg, loaded, inventory, dialogues) for split, dialogues in splits.items()}
     pools = {split: ComparisonPool(splits.get(split, []), cfg.reward, own.get(split)) for split in ("train", "val")}
     words = take_words(build_layout(cfg.prompt.train).wording)
-    reward = new_reward(loaded, cfg.model, cfg.adapter, cfg.reward, words, cfg.data.row_tokens)
+    adapter = replace(cfg.adapter, layers=cfg.reward.layers or cfg.adapter.layers)
+    reward = new_reward(loaded, cfg.model, adapter, cfg.reward, words, cfg.data.row_tokens)
     steps = RewardSteps(pools, reward, cfg.reward, cfg.seed)
     start_training(cfg, reward.model)
     module = RewardModule(reward, cfg.reward, cfg.optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed)
