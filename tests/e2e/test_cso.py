@@ -235,18 +235,19 @@ def test_pipeline_searches_trains_and_compares_three_models(command):
 
 def test_what_a_pipeline_trains_before_its_search_plays_in_it(command):
     outcome = command(
-        "stage=pipeline", "pipeline.stages=[sft,seeker,search,cso]", TWO_STEPS, NO_TEXT, "llm=policy", *SEARCH,
-        "llm.supporter.checkpoint=null", "search.judge_check=0",
+        "stage=pipeline", "experiment=demo", "pairs=trained", TWO_STEPS, NO_TEXT, *SEARCH, "search.seeker_check=4",
+        "reward.layers=null", "reward.check=4", "search.seeds=2",
     )  # fmt: skip
     check_run_directory(outcome)
     roles = OmegaConf.load(outcome.path / "search" / "config.yaml").llm
-    sft, seeker = str(outcome.path / "sft"), str(outcome.path / "seeker")
-    assert [roles[role].checkpoint for role in ("strategist", "supporter", "seeker")] == [sft, sft, seeker]
+    sft, seeker, reward = (str(outcome.path / step) for step in ("sft", "seeker", "reward"))
+    roles_played = [roles[role].checkpoint for role in ("strategist", "supporter", "seeker", "judge")]
+    assert roles_played == [sft, sft, seeker, reward]
     assert OmegaConf.load(outcome.path / "seeker" / "config.yaml").data.side == "seeker"
     assert OmegaConf.load(outcome.path / "sft" / "config.yaml").data.path is None
     assert OmegaConf.load(outcome.path / "cso" / "config.yaml").data.path == str(outcome.path / "search" / "esc_pro")
     assert json.loads((outcome.path / "cso" / "reference.json").read_text())["init_from"] == sft
-    assert "step 4 of 8: seeker" in outcome.errors
+    assert "step 5 of 9: seeker" in outcome.errors
 
 
 @pytest.mark.parametrize(
