@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from esc_lab.config.files import option_files
 from esc_lab.config.item import TRAININGS
+from esc_lab.config.pipeline import list_steps
 from esc_lab.config.prompt import PromptConfig, TemplateConfig, find_layout
-from esc_lab.config.schema import POLICY_TRAININGS
 from esc_lab.config.search import LLMConfig
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
@@ -72,8 +72,8 @@ def _check_metric(cfg: Section) -> None:
         return
     from esc_lab.metrics.records import METRICS  # numpy comes with it
 
-    policies = [step for step in cfg["pipeline"]["stages"] if step in POLICY_TRAININGS]
-    steps = ["base", *policies] if stage == "pipeline" else []
+    steps = [step.removeprefix("evaluate_") for step in list_steps(**cfg["pipeline"]) if step.startswith("evaluate_")]
+    steps = steps if stage == "pipeline" else []
     known = [f"{step}/{metric}" for step in steps for metric in METRICS] or [*METRICS]
     known = ["val/loss"] if stage in TRAININGS else known
     family = ["", *name.split("/")][-2]

@@ -33,6 +33,7 @@ from esc_lab.config.item import (
     section,
 )
 from esc_lab.config.model import ModelConfig
+from esc_lab.config.pipeline import PipelineConfig
 from esc_lab.config.prompt import PromptConfig, collect_seeker_words, fill_layouts
 from esc_lab.config.reward import RewardConfig
 from esc_lab.config.search import LLMConfig, MCTSConfig, SearchConfig
@@ -74,25 +75,6 @@ RENAMED: Mapping[str, str] = {
     "judge.least_auc": "judge.min_auc",
     # all others
 }
-
-
-POLICY_TRAININGS = ("sft", "extra_sft", "cso")  # steps of a pipeline whose models are evaluated and compared
-# What a pipeline can train before its search -> the roles that it plays there, each with the client that takes it.
-PIPELINE_ROLES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "sft": (("supporter", "local"), ("strategist", "policy")),
-    "seeker": (("seeker", "local"),),
-    "reward": (("judge", "reward"),),
-}
-
-
-@dataclass
-class PipelineConfig:
-    stages: list[str] = item(
-        ["search", "sft", "cso"],
-        "what is done before the comparison: reward, sft, seeker train who plays in a search after them; sft and cso "
-        "train on what a search before them found, or else on data as it is, with its own rejected replies; extra_sft, "
-        "the control of cso, goes on from sft for objective.updates steps at cso's learning rate",
-    )
 
 
 @dataclass

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
-from esc_lab.config.schema import PIPELINE_ROLES, RESUMED
+from esc_lab.config.schema import RESUMED
 from esc_lab.config.search import LOADED, ROLES
 from esc_lab.errors import nearest
 
@@ -26,7 +27,8 @@ def stage_problems(cfg: DictConfig) -> Iterator[str]:
 
 def _refuse(cfg: DictConfig, key: str, reason: str, fix: str) -> str:
     value = OmegaConf.select(cfg, key)
-    return f"{key}={str(value).lower() if isinstance(value, bool) else value}: {reason}. Fix: {fix}"
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return f"{key}={shown}: {reason}. Fix: {fix}"
 
 
 def _check_compare(cfg: DictConfig) -> Iterator[str]:
@@ -70,8 +72,15 @@ def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
         elif cfg.llm[role].client != client:
             reason = f"pipeline.stages trains one for the search ({step}), where it does not play"
             yield _refuse(cfg, f"llm.{role}.client", reason, f"llm.{role}.client={client}")
+    if cfg.pipeline.rounds > 1:
+        yield from _check_rounds(cfg)
     if "search" in stages:
-        yield from _check_search(_fill_checkpoints(cfg, before))
+        filled = _fill_checkpoints(cfg, before)
+        yield from _check_search(filled)
+        base, local = cfg.model, cfg.llm.local.model
+        if filled != cfg and (base.source, base.path) != (local.source, local.path):
+            reason = f"what is trained before the search is of model.path={base.path}, and plays on the same weights"
+            yield _refuse(cfg, "llm.local.model.path", reason, "model@llm.local.model=NAME, the one of model=NAME")
     if "extra_sft" in stages and ("sft" not in stages[: stages.index("extra_sft")] or cfg.objective.updates is None):
         fix = "[sft,extra_sft] with objective.updates=NUMBER"
         yield f"pipeline.stages={stages}: extra_sft goes on from sft, for as many steps as cso has. Fix: {fix}"
@@ -79,6 +88,25 @@ def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
         fix = "run stage=sft on several, then stage=evaluate"
         yield _refuse(cfg, "trainer.devices", "stage=pipeline runs on one device", fix)
     yield from _check_evaluation(cfg)
+
+
+def _check_rounds(cfg: DictConfig) -> Iterator[str]:
+    stages, rounds = list(cfg.pipeline.stages), cfg.pipeline.rounds
+    if stages[-2:] != ["search", "cso"] or "sft" not in stages:
+        reason = f"rounds search with what was trained, and train on it; pipeline.stages={stages}"
+        yield _refuse(cfg, "pipeline.rounds", reason, "pipeline.stages=[reward,sft,seeker,search,cso] (pairs=trained)")
+    roles = PIPELINE_ROLES["sft"]
+    if not any(cfg.llm[role].client == client and not cfg.llm[role].checkpoint for role, client in roles):
+        reason = "no role of the search is played by the policy of the round before"
+        yield _refuse(cfg, "pipeline.rounds", reason, "llm=policy llm.supporter.checkpoint=null")
+    for key in ("search.seeds", "objective.updates"):
+        value = OmegaConf.select(cfg, key)
+        if value is None and key == "search.seeds":
+            yield _refuse(cfg, key, "rounds share the seeds", f"search.seeds=NUMBER, {rounds} at least")
+        elif value is not None and value < rounds:
+            yield _refuse(
+                cfg, key, f"{rounds} rounds share them, one each at least", f"{key}={rounds}, or fewer rounds"
+            )
 
 
 def _fill_checkpoints(cfg: DictConfig, steps: Sequence[str]) -> DictConfig:

@@ -51,6 +51,21 @@ def own_directory(directory: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_owned(directory: Path) -> bool:
+    """Whether a process is running in the directory."""
+    if not (directory / _LOCK).exists():
+        return False
+    lock = FileLock(directory / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # it cannot be known
+        return False
+    lock.release()
+    return False
+
+
 @contextmanager
 def keep_finished_run(directory: Path) -> Iterator[None]:
     """If this block fails before it has left a file, a run that was finished in the directory stays as it was."""

@@ -207,7 +207,8 @@ def take_over_journals(cfg: Config, directory: Path, configs: Mapping[str, Mappi
     if cfg.resume == "auto":
         source = _furthest(Path(cfg.output_root), place, configs)
     else:  # the run, or the pipeline that it is a step of
-        places = (Path(cfg.resume) / place, Path(cfg.resume) / cfg.stage / place)
+        steps = ("", cfg.stage, Path(cfg.run_dir).name)
+        places = [Path(cfg.resume, step, place) for step in steps]
         source = next((path for path in places if any(path.glob(f"*{JOURNAL_SUFFIX}"))), None)
     if source is None:
         log.info("resume=%s: no %s of this configuration there; starting anew", cfg.resume, cfg.stage)

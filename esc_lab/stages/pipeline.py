@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from esc_lab.config import Config, DataConfig
+from esc_lab.config.files import read_option
+from esc_lab.config.pipeline import (
+    PIPELINE_ROLES,
+    POLICY_TRAININGS,
+    list_steps,
+    share_of_round,
+    stage_of,
+)
 from esc_lab.config.prompt import collect_seeker_words
-from esc_lab.config.schema import PIPELINE_ROLES, POLICY_TRAININGS, use_objective_schedule
+from esc_lab.config.schema import use_objective_schedule
 from esc_lab.config.search import LLMConfig
+from esc_lab.data.corpora import ReadReport, read_splits
+from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import ESC_PRO
+from esc_lab.runs.layout import CONFIG, ESC_PRO
+from esc_lab.runs.resume import find_differences
 from esc_lab.stages.run_stage import run_substage
 
 log = logging.getLogger(__name__)
@@ -20,72 +33,122 @@ log = logging.getLogger(__name__)
 def run(cfg: Config) -> dict[str, float]:
     """Run the chosen steps in subdirectories of the run directory, each as complete as a run of its own.
 
-    What is trained before the search plays in it. After the search, training is on what it found. Evaluations are on
-    the corpus.
+    What is trained before a search plays in it. After a search, training is on what it found. Evaluations are on the
+    corpus. With `pipeline.rounds`, search and cso are done again with the policy of the round before, from seeds of
+    their own: CSO goes on from it, and it is the reference.
+
+    Raises:
+        UserError: there are no dialogues for a round, the run directory has steps of another pipeline, or what a step
+            raises.
     """
     root = Path(cfg.run_dir)
     # One device: a second process would start the pipeline over from its first step.
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
-    corpus, checkpoint = cfg.data, cfg.checkpoint
+    stages, rounds = cfg.pipeline.stages, cfg.pipeline.rounds
+    steps = list_steps(stages, rounds, retrain="reward" in stages and cfg.reward.kinds.get("rated", 0) > 0)
+    if rounds > 1:
+        _check_seeds(cfg)
+        _refuse_other_steps(root, steps)
+    data, policy = cfg.data, cfg.checkpoint
+    players: dict[str, str] = {}  # what is trained -> the run that trained it last
     metrics: dict[str, float] = {}
     evaluated: list[str] = []
-    steps = _list_steps(cfg.pipeline.stages)
     for number, step in enumerate(steps, start=1):
         log.info("step %d of %d: %s", number, len(steps), step)
-        directory = root / step
-        if step.startswith("evaluate_"):
-            own = replace(cfg, stage="evaluate", data=corpus, checkpoint=checkpoint, init_from=None, resume=None)
-            measured, prefix = run_substage(own, directory), step.removeprefix("evaluate_")
-            metrics |= {f"{prefix}/{name}": value for name, value in measured.items()}
+        directory, stage = root / step, stage_of(step)
+        if stage == "evaluate":
+            own = replace(cfg, stage=stage, checkpoint=policy, init_from=None, resume=None)
             evaluated.append(str(directory))
-        elif step == "search":
-            metrics |= run_substage(replace(cfg, stage="search"), directory)
-            cfg = replace(cfg, data=_use_search(cfg.data, directory / ESC_PRO))
-        elif step == "compare":
-            compared = replace(cfg.compare, runs=evaluated)
-            run_substage(replace(cfg, stage="compare", resume=None, compare=compared), directory)
+        elif stage == "search":
+            own = replace(cfg, stage=stage, llm=_play(cfg.llm, players))
+        elif stage == "compare":
+            own = replace(cfg, stage=stage, resume=None, compare=replace(cfg.compare, runs=evaluated))
         else:
-            trained = run_substage(_training(cfg, step, checkpoint), directory)
-            metrics |= {f"{step}/{name}": value for name, value in trained.items()}
-            checkpoint = str(directory) if step in POLICY_TRAININGS else checkpoint
-            cfg = replace(cfg, llm=_play(cfg.llm, step, str(directory)))
+            own = _training(replace(cfg, data=data), stage, policy)
+        own = _share(own, step, rounds)
+        if rounds > 1:
+            _refuse_other_settings(replace(own, run_dir=str(directory)))
+        measured = run_substage(own, directory)
+        if stage != "compare":
+            prefix = f"{step.removeprefix('evaluate_')}/"  # which metrics of a search have by themselves
+            metrics |= {f"{prefix}{name.removeprefix('search/')}": value for name, value in measured.items()}
+        if stage == "search":
+            data = _use_search(cfg.data, directory / ESC_PRO)
+        elif stage in POLICY_TRAININGS:
+            policy = players["sft"] = str(directory)
+        elif stage in PIPELINE_ROLES:
+            players[stage] = str(directory)
     return metrics
 
 
-def _list_steps(stages: list[str]) -> list[str]:
-    """The stages, with an evaluation after each training of a policy, one of the base before, and the comparison.
+def _training(cfg: Config, stage: str, policy: str | None) -> Config:
+    """Of a policy: the first starts from what was evaluated as the base; CSO from SFT, its reference too.
 
-    >>> _list_steps(["search", "sft"])
-    ['search', 'evaluate_base', 'sft', 'evaluate_sft', 'compare']
+    A reward model is trained with the settings of its own stage, `conf/stage/reward.yaml`.
     """
-    steps: list[str] = []
-    for stage in stages:
-        if stage in POLICY_TRAININGS and "evaluate_base" not in steps:
-            steps.append("evaluate_base")
-        steps += [stage, f"evaluate_{stage}"] if stage in POLICY_TRAININGS else [stage]
-    return [*steps, *(["compare"] if "evaluate_base" in steps else ["evaluate_base", "compare"])]
-
-
-def _training(cfg: Config, step: str, policy: str | None) -> Config:
-    """Of a policy: the first starts from what was evaluated as the base; CSO from SFT, its reference too."""
-    if step == "extra_sft":
+    if stage == "extra_sft":
         return replace(use_objective_schedule(cfg), stage="sft", checkpoint=None, init_from=policy)
-    if step in POLICY_TRAININGS:
-        return replace(cfg, stage=step, checkpoint=None, init_from=policy)
+    if stage in POLICY_TRAININGS:
+        return replace(cfg, stage=stage, checkpoint=None, init_from=policy)
     own = replace(cfg, checkpoint=None, init_from=None)
-    if step == "reward":
-        return replace(own, stage="reward")
+    if stage == "reward":
+        sections: dict[str, Any] = {
+            name: replace(getattr(own, name), **part)
+            for name, part in read_option("stage", stage).items()
+            if isinstance(part, dict)
+        }
+        return replace(own, stage=stage, **sections)
     words = collect_seeker_words(cfg.prompt, cfg.llm.wording)
     return replace(own, stage="sft", data=replace(cfg.data, side="seeker"), prompt=replace(cfg.prompt, seeker=words))
 
 
-def _play(llm: LLMConfig, step: str, directory: str) -> LLMConfig:
-    """The roles of a search, those that take what the step has trained with it, unless they have a checkpoint."""
-    for role, client in PIPELINE_ROLES.get(step, ()):
-        played = getattr(llm, role)
-        if played.client == client and not played.checkpoint:
-            llm = replace(llm, **{role: replace(played, checkpoint=directory)})
+def _play(llm: LLMConfig, players: Mapping[str, str]) -> LLMConfig:
+    """The roles of a search, those that take what was trained with it, unless the user gave them a checkpoint."""
+    for kind, directory in players.items():
+        for role, client in PIPELINE_ROLES[kind]:
+            played = getattr(llm, role)
+            if played.client == client and not played.checkpoint:
+                llm = replace(llm, **{role: replace(played, checkpoint=directory)})
     return llm
+
+
+def _share(cfg: Config, step: str, rounds: int) -> Config:
+    """The part of the seeds or of the updates that falls to a round."""
+    number = step.rpartition("_")[2]
+    if rounds == 1 or not number.isdigit():
+        return cfg
+    if cfg.stage == "search" and cfg.search.seeds:
+        shares = [share_of_round(cfg.search.seeds, each, rounds) for each in range(1, int(number) + 1)]
+        return replace(cfg, search=replace(cfg.search, seeds=shares[-1], skip=cfg.search.skip + sum(shares[:-1])))
+    if cfg.stage == "cso" and cfg.objective.updates:
+        updates = share_of_round(cfg.objective.updates, int(number), rounds)
+        return replace(cfg, objective=replace(cfg.objective, updates=updates))
+    return cfg
+
+
+def _check_seeds(cfg: Config) -> None:
+    """Whether the last round will have dialogues to search from."""
+    splits = read_splits(cfg.data, build_inventory(cfg.inventory), ReadReport(), cfg.config_dirs)
+    available, wanted = len(splits.get(cfg.search.split, ())), cfg.search.skip + (cfg.search.seeds or 0)
+    if available < wanted:
+        what = f"{cfg.pipeline.rounds} rounds want {wanted} dialogues of {cfg.search.split}, and there are {available}"
+        fix = f"search.seeds={available - cfg.search.skip} or fewer, or a larger data.limit"
+        raise UserError(what, where=f"search.seeds={cfg.search.seeds}", fix=fix)
+
+
+def _refuse_other_steps(root: Path, steps: Sequence[str]) -> None:
+    """Steps of another pipeline would be compared as rounds of this one."""
+    others = sorted(path.parent.name for path in root.glob(f"[!.]*/{CONFIG}") if path.parent.name not in steps)
+    if others:
+        fix = "choose another hydra.run.dir, or take them away"
+        raise UserError(f"it has steps of another pipeline: {', '.join(others)}", where=str(root), fix=fix)
+
+
+def _refuse_other_settings(cfg: Config) -> None:
+    """Rounds go on from each other: a step of another pipeline, or of other settings, must not be among them."""
+    if names := find_differences(cfg, Path(cfg.run_dir)):
+        fix = "give this pipeline the same values, choose another hydra.run.dir, or take the step away"
+        raise UserError(f"a step of other settings is there: {', '.join(names)}", where=cfg.run_dir, fix=fix)
 
 
 def _use_search(data: DataConfig, directory: Path) -> DataConfig:

@@ -80,11 +80,12 @@ def run(cfg: Config) -> dict[str, float]:
 
 
 def _build_seeds(cfg: Config, splits: Mapping[str, Sequence[Dialogue]]) -> list[SeedDialogue]:
-    """The first `search.seeds` dialogues of the split, equal ones once."""
-    seeds = [build_seed(dialogue) for dialogue in splits.get(cfg.search.split, ())[: cfg.search.seeds]]
+    """The first `search.seeds` dialogues of the split after `search.skip`, equal ones once."""
+    dialogues = splits.get(cfg.search.split, ())[cfg.search.skip :][: cfg.search.seeds]
+    seeds = [build_seed(dialogue) for dialogue in dialogues]
     distinct = list({seed.dialogue.id: seed for seed in seeds}.values())
     if not distinct:
-        fix = "check data.path, data.limit and search.split"
+        fix = "check data.path, data.limit and search.split" + (", and search.skip" if cfg.search.skip else "")
         raise UserError("there are no seed dialogues", where=f"search.split={cfg.search.split}", fix=fix)
     cut = sum(not seed.ended and bool(seed.path) for seed in distinct)
     if cut:

@@ -84,6 +84,17 @@ def test_searches_and_earlier_trainings_are_told_apart_too(tmp_path):
     assert [(cell.name, cell.seeds) for cell in cells] == [("tiny CSO (cso)", (1, 2))]
 
 
+def test_trainings_that_go_on_from_their_like_are_rounds(tmp_path):
+    found, origin = [], None
+    for number, (stage, own) in enumerate([("sft", {}), ("sft", {}), ("cso", {}), ("cso", {}), ("cso", {}),
+                                           ("cso", {"data__shuffle_pairs": True})]):  # fmt: skip
+        training = write_training(tmp_path / f"{number}", stage, init_from=origin, **own)
+        found.append(evaluation(tmp_path / f"of_{number}", checkpoint=str(training)))
+        origin = str(training)
+    methods = ["SFT", "SFT round 2", "CSO", "CSO round 2", "CSO round 3", "CSO shuffled pairs"]
+    assert names(*found) == [f"tiny {method} (cso)" for method in methods]
+
+
 def test_seed_is_that_of_the_training(tmp_path):
     found = []
     for seed in (2, 1):

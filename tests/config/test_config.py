@@ -513,14 +513,37 @@ def test_config_survives_yaml():
 
 def test_steps_of_a_pipeline():
     for stages, message in {
-        "[cso,sft]": "choose of reward, sft, seeker, search, cso, each once, cso as the last",
+        "[cso,sft]": "choose of reward, sft, seeker, search, extra_sft, cso, each once, cso as the last",
         "[sft,sft]": "each once",
         "[judge]": "choose of reward",
         "[search,seeker]": "what seeker trains plays in a search. Fix: name search after it",
         "[seeker,cso]": "Fix: name search after it",
+        "[extra_sft]": r"goes on from sft, .*Fix: \[sft,extra_sft\] with objective.updates=NUMBER",
         "[sft,reward,search]": "llm.judge.client=local: .* Fix: llm.judge.client=reward",
     }.items():
         assert re.search(message, complaint("stage=pipeline", f"pipeline.stages={stages}"))
     words = ["stage=pipeline", "llm=policy", "llm.supporter.checkpoint=null"]
     assert check([*words, "pipeline.stages=[sft,seeker,search,cso]"])
     assert "llm.strategist.client=policy needs a trained supporter" in complaint(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "search.seeds=null: rounds share the seeds. Fix: search.seeds=NUMBER, 3 at least"),
+        (["search.seeds=2"], "search.seeds=2: 3 rounds share them, one each at least. Fix: search.seeds=3"),
+        (["search.seeds=3", "objective.updates=2"], "objective.updates=2: 3 rounds share them"),
+        (["search.seeds=3", "pipeline.stages=[reward,search,sft]"], "pipeline.rounds=3: rounds search with what was"),
+        (
+            ["search.seeds=3", "llm.supporter.checkpoint=.", "llm.strategist.checkpoint=."],
+            "pipeline.rounds=3: no role of the search is played by the policy of the round before. Fix: llm=policy",
+        ),
+        (["search.seeds=3", "pipeline.rounds=0"], "pipeline.rounds=0: has to be at least 1"),
+    ],
+)
+def test_rounds_that_cannot_go_on_from_each_other(words, message):
+    assert message in complaint("stage=pipeline", "pairs=rounds", *words)
+
+
+def test_three_rounds_are_a_pipeline():
+    assert check(["stage=pipeline", "pairs=rounds", "search.seeds=3"])

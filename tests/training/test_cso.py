@@ -428,3 +428,23 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path):
     weights = one_and_two_processes(tmp_path, *words)
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
+
+
+def test_shuffled_pairs_are_the_same_pairs_each_turned_by_a_coin(tiny_models, sample_dialogues):
+    encoder, dialogues = tiny_models("llama").encoder, sample_dialogues[:6]
+
+    def pairs(**settings):
+        data = preference_data(encoder, dialogues[:4], validation=dialogues[4:], **settings).steps
+        return [data.preferences[split].comparisons.tolist() for split in ("train", "val")]
+
+    plain, shuffled = pairs(), pairs(shuffle_pairs=True)
+    for straight, turned in zip(plain, shuffled, strict=True):
+        back = [[turn, *sorted(pair)] for turn, *pair in straight]
+        assert [[turn, *sorted(pair)] for turn, *pair in turned] == back
+        kept = sum(a == b for a, b in zip(straight, turned, strict=True))
+        assert 0.2 * len(straight) < kept < 0.8 * len(straight)
+    assert pairs(shuffle_pairs=True) == shuffled
+    assert pairs(shuffle_pairs=True, seed=2) != shuffled
+    for objective in ({"name": "kto"}, {"name": "listwise"}, {"value_margin": 0.5}):
+        with pytest.raises(UserError, match=r"data.shuffle_pairs turns pairs round, .* Fix: an objective of pairs"):
+            pairs(shuffle_pairs=True, objective=objective)

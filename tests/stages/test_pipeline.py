@@ -1,0 +1,126 @@
+"""Stage `pipeline`: which steps it takes, with which settings; the steps themselves are played."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from esc_lab import config
+from esc_lab.cli.compositions import CONF
+from esc_lab.config import Config, to_yaml
+from esc_lab.errors import UserError
+from esc_lab.stages import pipeline
+
+
+@pytest.fixture
+def steps(monkeypatch) -> dict[str, Config]:
+    """The configurations of the steps that pipelines of a test take, in order, by name."""
+    taken: dict[str, Config] = {}
+
+    def play(cfg: Config, directory: Path) -> dict[str, float]:
+        taken[directory.name] = cfg
+        files = [f"esc_pro/{split}.jsonl" for split in ("train", "valid", "test")] if cfg.stage == "search" else []
+        for file in files:
+            (directory / file).parent.mkdir(parents=True, exist_ok=True)
+            (directory / file).touch()
+        directory.mkdir(exist_ok=True)
+        (directory / "config.yaml").write_text(to_yaml(pipeline.replace(cfg, run_dir=str(directory))))
+        return {"search/calls": 1.0} if cfg.stage == "search" else {"seed": float(cfg.seed)}
+
+    monkeypatch.setattr(pipeline, "run_substage", play)
+    return taken
+
+
+def settings(run_dir: Path, *words: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = config.typed(compose("config", ["stage=pipeline", "model=tiny_llama", *words]))
+    cfg.run_dir = str(run_dir)
+    return cfg
+
+
+def played(cfg: Config) -> list[str | None]:
+    """Where strategist, supporter, seeker and judge come from."""
+    roles = (cfg.llm.strategist, cfg.llm.supporter, cfg.llm.seeker, cfg.llm.judge)
+    return [role.checkpoint and Path(role.checkpoint).name for role in roles]
+
+
+def test_each_round_goes_on_from_the_one_before(steps, tmp_path):
+    words = ("pairs=rounds", "search.seeds=8", "search.skip=1", "objective.updates=7", "data.limit={train: 9}")
+    metrics = pipeline.run(settings(tmp_path, *words))
+    rounds = [f"{step}_{number}" for number in (1, 2, 3) for step in ("search", "cso", "evaluate_cso")]
+    assert [*steps] == ["reward", "evaluate_base", "sft", "evaluate_sft", "seeker", *rounds, "compare"]
+    assert [cfg.stage for cfg in steps.values()][:8] == ["reward", "evaluate", "sft", "evaluate", "sft",
+                                                         "search", "cso", "evaluate"]  # fmt: skip
+    searches, trainings = ([steps[f"{name}_{number}"] for number in (1, 2, 3)] for name in ("search", "cso"))
+    policies = ["sft", "cso_1", "cso_2"]
+    assert [played(cfg) for cfg in searches] == [[policy, policy, "seeker", "reward"] for policy in policies]
+    assert [Path(str(cfg.init_from)).name for cfg in trainings] == policies
+    assert [Path(str(cfg.data.path)).parent.name for cfg in trainings] == ["search_1", "search_2", "search_3"]
+    assert [(cfg.search.skip, cfg.search.seeds) for cfg in searches] == [(1, 3), (4, 3), (7, 2)]
+    assert [cfg.objective.updates for cfg in trainings] == [3, 2, 2]
+    corpus = settings(tmp_path, *words).data
+    assert all(steps[name].data == corpus for name in steps if not name.startswith(("cso", "seeker")))
+    assert [Path(str(steps[f"evaluate_cso_{n}"].checkpoint)).name for n in (1, 2, 3)] == ["cso_1", "cso_2", "cso_3"]
+    assert [Path(run).name for run in steps["compare"].compare.runs] == [s for s in steps if s.startswith("evaluate")]
+    assert {"search_2/calls", "cso_3/seed", "base/seed"} <= metrics.keys()
+
+
+def test_one_round_costs_what_three_cost(steps, tmp_path):
+    words = ("pairs=trained", "search.seeds=8", "objective.updates=7", "data.limit={train: 9}")
+    metrics = pipeline.run(settings(tmp_path, *words))
+    assert [*steps][-4:] == ["search", "cso", "evaluate_cso", "compare"]
+    assert (steps["search"].search.seeds, steps["cso"].objective.updates) == (8, 7)
+    assert {"search/calls", "cso/seed"} <= metrics.keys()
+
+
+def test_a_reward_model_of_searched_replies_is_trained_again_for_the_next_round(steps, tmp_path):
+    pipeline.run(settings(tmp_path, "pairs=rounds", "reward=searched", "search.seeds=6", "adapter.layers=3"))
+    assert [name for name in steps if name.startswith("reward")] == ["reward", "reward_1", "reward_2"]
+    assert [played(steps[f"search_{number}"])[3] for number in (1, 2, 3)] == ["reward", "reward_1", "reward_2"]
+    assert Path(str(steps["reward_2"].data.path)).parent.name == "search_2"
+    assert steps["reward_2"].init_from is None
+    # As stage=reward trains one.
+    assert (steps["reward"].adapter.layers, steps["sft"].adapter.layers) == (10, 3)
+    assert steps["reward"].trainer.max_epochs == 2
+
+
+def test_given_checkpoints_play_in_all_rounds(steps, tmp_path):
+    words = ("pairs=rounds", "search.seeds=6", "pipeline.stages=[sft,search,cso]")
+    given = (f"llm.{role}.checkpoint={tmp_path / role}" for role in ("seeker", "judge"))
+    pipeline.run(settings(tmp_path, *words, *given))
+    assert [played(steps[f"search_{number}"])[2:] for number in (1, 2, 3)] == [["seeker", "judge"]] * 3
+
+
+def test_extra_sft_has_the_schedule_of_cso(steps, tmp_path):
+    pipeline.run(settings(tmp_path, "pairs=none", "objective.updates=5", "objective.peak_lr=0.5"))
+    extra = steps["extra_sft"]
+    assert [*steps] == ["evaluate_base", "sft", "evaluate_sft", "extra_sft", "evaluate_extra_sft", "compare"]
+    assert (extra.stage, Path(str(extra.init_from)).name) == ("sft", "sft")
+    assert (extra.trainer.max_steps, extra.trainer.max_epochs, extra.optimizer.lr) == (5, -1, 0.5)
+    assert steps["sft"].trainer.max_epochs == 3
+
+
+def test_rounds_share_their_directory_with_no_other_pipeline(steps, tmp_path):
+    words = ("pairs=rounds", "search.seeds=6")
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").touch()
+    pipeline.run(settings(tmp_path, *words))
+    pipeline.run(settings(tmp_path, *words))  # the same again goes on
+    with pytest.raises(UserError, match=r"/cso_1: a step of other settings is there: objective\.beta\. Fix: give"):
+        pipeline.run(settings(tmp_path, *words, "objective.beta=0.5"))
+
+
+def test_rounds_are_not_mixed_with_those_of_a_longer_pipeline(steps, tmp_path):
+    pipeline.run(settings(tmp_path, "pairs=rounds", "search.seeds=6"))
+    message = "it has steps of another pipeline: cso_3, evaluate_cso_3, search_3. Fix: choose another hydra.run.dir"
+    with pytest.raises(UserError, match=message):
+        pipeline.run(settings(tmp_path, "pairs=rounds", "search.seeds=6", "pipeline.rounds=2"))
+
+
+def test_rounds_want_dialogues_of_their_own(steps, tmp_path):
+    message = r"search.seeds=6: 3 rounds want 6 dialogues of train, and there are 4. Fix: search.seeds=4 or fewer"
+    with pytest.raises(UserError, match=message):
+        pipeline.run(settings(tmp_path, "pairs=rounds", "search.seeds=6", "data.limit={train: 4}"))
+    assert not steps
