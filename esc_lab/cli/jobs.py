@@ -1,4 +1,4 @@
-"""How far a multirun has come: `python -m esc_lab.cli.jobs RUN` prints which of its jobs are done, and which are missing.
+"""How far a multirun has come: `python -m esc_lab.cli.jobs RUN` prints which jobs are done, and which are missing.
 
 It changes nothing, and may be asked while the multirun is under way.
 """
