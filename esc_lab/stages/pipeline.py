@@ -6,10 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from esc_lab.config import Config, DataConfig
-from esc_lab.config.files import read_option
 from esc_lab.config.pipeline import (
     PIPELINE_ROLES,
     POLICY_TRAININGS,
@@ -82,22 +80,14 @@ def run(cfg: Config) -> dict[str, float]:
 
 
 def _training(cfg: Config, stage: str, policy: str | None) -> Config:
-    """Of a policy: the first starts from what was evaluated as the base; CSO from SFT, its reference too.
-
-    A reward model is trained with the settings of its own stage, `conf/stage/reward.yaml`.
-    """
+    """Of a policy: the first starts from what was evaluated as the base; CSO from SFT, its reference too."""
     if stage == "extra_sft":
         return replace(use_objective_schedule(cfg), stage="sft", checkpoint=None, init_from=policy)
     if stage in POLICY_TRAININGS:
         return replace(cfg, stage=stage, checkpoint=None, init_from=policy)
     own = replace(cfg, checkpoint=None, init_from=None)
     if stage == "reward":
-        sections: dict[str, Any] = {
-            name: replace(getattr(own, name), **part)
-            for name, part in read_option("stage", stage).items()
-            if isinstance(part, dict)
-        }
-        return replace(own, stage=stage, **sections)
+        return replace(own, stage=stage)
     words = collect_seeker_words(cfg.prompt, cfg.llm.wording)
     return replace(own, stage="sft", data=replace(cfg.data, side="seeker"), prompt=replace(cfg.prompt, seeker=words))
 

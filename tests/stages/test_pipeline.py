@@ -76,14 +76,11 @@ def test_one_round_costs_what_three_cost(steps, tmp_path):
 
 
 def test_a_reward_model_of_searched_replies_is_trained_again_for_the_next_round(steps, tmp_path):
-    pipeline.run(settings(tmp_path, "pairs=rounds", "reward=searched", "search.seeds=6", "adapter.layers=3"))
+    pipeline.run(settings(tmp_path, "pairs=rounds", "reward=searched", "search.seeds=6"))
     assert [name for name in steps if name.startswith("reward")] == ["reward", "reward_1", "reward_2"]
     assert [played(steps[f"search_{number}"])[3] for number in (1, 2, 3)] == ["reward", "reward_1", "reward_2"]
     assert Path(str(steps["reward_2"].data.path)).parent.name == "search_2"
     assert steps["reward_2"].init_from is None
-    # As stage=reward trains one.
-    assert (steps["reward"].adapter.layers, steps["sft"].adapter.layers) == (10, 3)
-    assert steps["reward"].trainer.max_epochs == 2
 
 
 def test_given_checkpoints_play_in_all_rounds(steps, tmp_path):
