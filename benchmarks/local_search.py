@@ -5,6 +5,10 @@ supporter's reply, the seeker's answer and the judge's scores. Plain: one `model
 and scores are written as JSON; the calls of every fourth tree. Client: 32 requests in flight, for all trees; ratings
 and scores are read off probabilities. The two are run in turn, round by round. The client starts with an empty cache.
 
+With `--trained` it times a search whose roles are trained (a policy's priors, a reward model as judge) against today's,
+in which the base model plays all of them; with `--memory` the peak of five roles, each with an adapter of its own,
+against that of the base model alone, each in a process of its own and beyond what its imports take (`_trained_roles`).
+
 With `--repeated N` it searches N times twice instead, one call after another and many at once, with another seed each
 time and without the request cache, and counts the pairs that gave the same ESC-Pro byte for byte.
 """
@@ -23,6 +27,7 @@ from statistics import mean, median
 
 import torch
 from _common import load_smollm2
+from _trained_roles import JUDGES, compare_memory, compare_speed, measure_memory
 from hydra import compose, initialize_config_dir
 
 from esc_lab.cli.compositions import CONF
@@ -46,18 +51,34 @@ AXES = PROMPTS.axes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each tree")
     parser.add_argument("--trees", type=int, default=8)
     parser.add_argument("--in-flight", type=int, default=32, help="requests to the client at a time")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--trained", action="store_true", help="time trained roles against the base model")
+    parser.add_argument("--judge", default="reward", choices=JUDGES, help="of the trained side")
+    parser.add_argument("--supporter", type=Path, help="adapter directory of a trained supporter")
+    parser.add_argument("--seeker", type=Path, help="adapter directory of a trained seeker")
+    parser.add_argument("--memory", action="store_true", help="measure memory in place of speed")
+    parser.add_argument("--roles", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--repeated", type=int, default=0, help="pairs of searches to compare instead of timing")
     parser.add_argument("--model", default="smollm2_135m", help="of these, a file in conf/model")
     parser.add_argument("--seeds", type=int, default=3, help="trees of each of these")
     options = parser.parse_args()
     if options.repeated:
         count_repeated(options.model, options.dtype, options.seeds, options.repeated)
-        return
+    elif options.roles:
+        print(measure_memory(options.roles, options.dtype))
+    elif options.memory:
+        compare_memory(options.dtype)
+    elif options.trained:
+        compare_speed(options)
+    else:
+        compare_with_generate(options)
+
+
+def compare_with_generate(options: argparse.Namespace) -> None:
     _, loaded = load_smollm2(Path(".cache"), options.dtype)
     rounds = [requests_of(number, options.trees) for number in range(options.rounds)]
     client = LocalClient(loaded, "SmolLM2-135M")

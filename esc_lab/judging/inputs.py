@@ -24,8 +24,9 @@ from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError, nearest
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.metrics.predictions import read_predictions
-from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, read_config
-from esc_lab.runs.lineage import find_searches
+from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, find_run, read_config
+from esc_lab.runs.lineage import find_rewards, find_searches, find_training_trees
+from esc_lab.scorers.reward_files import identify_reward
 from esc_lab.search.journal import read_journal_config
 from esc_lab.seeds import derive_seed
 
@@ -41,12 +42,16 @@ class JudgeModel:
     Attributes:
         names: lower case; a model of a hub or endpoint without its owner and without a date behind its name.
         checkpoint: the trained weights on it; None for the model as it came.
+        reward: of a reward model, what tells it apart (`identify_reward`).
     """
 
     names: frozenset[str]
     checkpoint: str | None = None
+    reward: str | None = None
 
     def same(self, other: JudgeModel) -> bool:
+        if self.reward and other.reward:
+            return self.reward == other.reward
         return bool(self.names & other.names) and self.checkpoint == other.checkpoint
 
     def __str__(self) -> str:
@@ -94,7 +99,8 @@ class JudgeInputs:
         keys: the decisions that are judged, in every run the same, drawn with `seed`.
         with_replies: decisions that have a reply in every run.
         test_set: identity of the test set, as in comparisons.
-        conflicts: why the judge must not judge: sentences on runs whose training data it judged.
+        conflicts: why the judge must not judge: sentences on runs that were made to please it, and on dialogues that
+            it was trained on.
         remarks: sentences on what stands out.
     """
 
@@ -147,6 +153,7 @@ def read_inputs(cfg: Config) -> JudgeInputs:
     judge = judge_model(asdict(cfg))
     conflicts, lineage = _check_lineage(judged, judge)
     evaluated = {dialogue for dialogue, _ in test.keys}
+    conflicts += _check_seen(judge, [dialogues[name] for name in sorted(evaluated)])
     return JudgeInputs(
         runs=judged,
         baseline=_choose_baseline(judged, cfg.judge.baseline),
@@ -218,7 +225,7 @@ def _choose_baseline(runs: Sequence[EvaluatedRun], asked: str | None) -> Evaluat
 
 
 def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:
-    """Sentences on runs whose training data the judge judged, and on what else stands out in how they were made."""
+    """Sentences on runs that the judge had a part in, and on what else stands out in how they were made."""
     conflicts, remarks = [], []
     for label, run in ((evaluated.label, evaluated.run) for evaluated in runs):
         searches, lost = find_searches(run.directory)
@@ -230,12 +237,25 @@ def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[lis
                 continue
             if judge.same(other):
                 conflicts.append(f"{judge} judged the search {search}, on whose data {label} was trained")
+        for user, reward in find_rewards(run.directory) if judge.reward else ():
+            if identify_reward(reward) == judge.reward:
+                chose = user == run.directory
+                what = f"chose the replies of {label}" if chose else f"gave the values that {label} was trained with"
+                conflicts.append(f"{judge} {what}")
         if lost:
             gone = f"the training behind {label} is gone ({', '.join(lost)})"
             remarks.append(f"{gone}: whether the judge had a part in it is not known")
         if judge.names & model_names(run.config["model"]):
             remarks.append(f"the judge is the model that {label} is made of; models favour their own words")
     return conflicts, remarks
+
+
+def _check_seen(judge: JudgeModel, dialogues: Sequence[Dialogue]) -> list[str]:
+    """A sentence if a reward model was trained on some of the dialogues, whose given replies it then knows."""
+    run = find_run(Path(judge.checkpoint or "")) if judge.reward else None
+    trees = find_training_trees(run) if run else {}
+    seen = sum(dialogue.tree_id in trees for dialogue in dialogues)
+    return [f"{judge} was trained on {seen} of the {len(dialogues)} dialogues"] if seen else []
 
 
 def draw_decisions(keys: Iterable[Key], count: int | None, seed: int) -> list[Key]:
@@ -280,7 +300,8 @@ def judge_model(config: Mapping[str, Any]) -> JudgeModel:
         return JudgeModel(_names(played["model"] or llm["openai"]["model"]))
     checkpoint = str(Path(played["checkpoint"]).resolve()) if played["checkpoint"] else None
     names = _names(played["model"]) if played["model"] else model_names(llm["local"]["model"])
-    return JudgeModel(names, checkpoint)
+    reward = identify_reward(Path(played["checkpoint"])) if played["client"] == "reward" else None
+    return JudgeModel(names, checkpoint, reward)
 
 
 def model_names(model: Mapping[str, Any]) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,7 +45,7 @@ def read_method(directory: Path) -> Method:
     if config["stage"] != "evaluate":
         name, settings = _training(directory)
         return Method(f"{name} training", settings, config.get("seed", 0), directory)
-    settings = _values(config, _evaluation_keys())
+    settings = _values(config, _evaluation_keys()) | _name_reward(config, "evaluate.best_of.reward")
     extra = "" if config["prompt"]["inference"] == "direct" else f" {config['prompt']['inference']}"
     if not config["checkpoint"]:
         return Method(f"base{extra}", settings, config.get("seed", 0), None)
@@ -91,8 +91,38 @@ def find_searches(directory: Path) -> tuple[list[Path], list[str]]:
     Raises:
         UserError: a configuration behind it cannot be read, or lacks what every run's has.
     """
-    searches: list[Path] = []
-    lost: list[str] = []
+    runs = list(_walk_back(directory))
+    searches = [search for _, of_data, _ in reversed(runs) for search in of_data]
+    lost = [origin for _, _, gone in reversed(runs) for origin in gone]
+    return list(dict.fromkeys(searches)), list(dict.fromkeys(lost))
+
+
+def find_rewards(directory: Path) -> list[tuple[Path, Path]]:
+    """Where reward models had a say in what a run writes: the run, or a training behind it, and the reward model.
+
+    A training has the values of replies from it (`objective.reward`), an evaluation its choice of replies
+    (`prompt.inference=best_of_n`). Searches have it as judge: see `find_searches`. Raises what that does.
+    """
+    found = []
+    for run, _, _ in _walk_back(directory):
+        config = read_config(run)
+        if path := find_reward(config):
+            found.append((run, find_run(path, run) or path))
+    return found
+
+
+def find_reward(config: Settings) -> Path | None:
+    """The reward model that values the replies of a training, or chooses those of an evaluation."""
+    reward = None
+    if config["stage"] == "cso":
+        reward = config["objective"].get("reward")
+    elif config["stage"] == "evaluate" and config["prompt"]["inference"] == "best_of_n":
+        reward = config["evaluate"]["best_of"]["reward"]
+    return Path(reward) if reward else None
+
+
+def _walk_back(directory: Path) -> Iterator[tuple[Path, list[Path], list[str]]]:
+    """A run and the trainings behind it, each with the searches of its data and the checkpoints whose runs are gone."""
     left, visited = [directory], set[Path]()
     while left:
         run = left.pop()
@@ -100,13 +130,13 @@ def find_searches(directory: Path) -> tuple[list[Path], list[str]]:
             continue
         visited.add(run.resolve())
         try:
-            trainings, of_data, gone = _origins(run)
+            trainings, searches, gone = _origins(run)
         except READ_ERRORS as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             fix = "correct it, or leave out the runs that were made from it"
             raise UserError(f"not the configuration of a run: {reason}", where=str(run / CONFIG), fix=fix) from error
-        left, searches, lost = left + trainings, of_data + searches, gone + lost
-    return list(dict.fromkeys(searches)), list(dict.fromkeys(lost))
+        yield run, searches, gone
+        left += trainings
 
 
 def _origins(directory: Path) -> tuple[list[Path], list[Path], list[str]]:
@@ -172,10 +202,20 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     if again := re.fullmatch(rf"{re.escape(name)}(?: round (\d+))?", earlier):
         name += f" round {int(again[1] or 1) + 1}"
     settings["data.path"] = str(data)
+    settings |= _name_reward(config, "objective.reward")
     search = find_run(Path(data), directory) if data else None
     if search and read_config(search).get("stage") == "search":
         settings |= {**_values(read_config(search), _search_keys()), "data.path": "search"}
     return name, settings
+
+
+def _name_reward(config: Settings, key: str) -> dict[str, str]:
+    """The reward model that values or chooses replies, if one does: a fingerprint of how it was trained."""
+    reward = find_reward(config)
+    if reward is None:
+        return {}
+    run = find_run(reward)
+    return {key: fingerprint(_values(read_config(run), _deciding_keys("reward")))[:8] if run else reward.name}
 
 
 def _values(config: Settings, keys: Iterable[Key]) -> dict[str, str]:

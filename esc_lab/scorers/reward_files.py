@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from esc_lab.artifacts import READ_ERRORS, make_readable, remove_files, write_atomic
+from esc_lab.artifacts import READ_ERRORS, file_fingerprint, fingerprint, make_readable, remove_files, write_atomic
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.reward import RewardConfig
 from esc_lab.config.training import AdapterConfig
@@ -147,6 +147,14 @@ def load_head(directory: Path, hidden: int) -> RewardHead:
     with refuse_unreadable(str(directory)):
         head.load_state_dict(load_file(directory / HEAD))
     return head
+
+
+def identify_reward(path: Path) -> str:
+    """What tells reward models apart: their weights, wherever they are; where they are gone, the path."""
+    directory = path / REWARD if (path / REWARD).is_dir() else path
+    files = [directory / name for name in (HEAD, "adapter_model.safetensors")]
+    known = all(file.exists() for file in files)
+    return fingerprint([file_fingerprint(file) for file in files]) if known else str(path.resolve())
 
 
 def _read_note(file: Path) -> Note:

@@ -15,12 +15,13 @@ from typing import Any
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
 from esc_lab.config.search import ROLES
-from esc_lab.data.dialogue import Turn
+from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.strategies import build_inventory
 from esc_lab.judge_check.cases import FOREIGN
 from esc_lab.judge_check.check import JudgeCheck, check_rubric
 from esc_lab.prompts import SeekerProfile
-from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES
+from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES, find_run
+from esc_lab.runs.lineage import find_training_trees
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import Journal, take_over_journals
@@ -91,10 +92,16 @@ class SearchResult:
 
 
 class SearchSession:
-    """Searches from all seeds, with the journals of a run directory."""
+    """Searches from all seeds, with the journals of a run directory.
 
-    def __init__(self, cfg: Config, seeds: Sequence[SeedDialogue], calls: Calls) -> None:
-        self.cfg, self.seeds, self.calls = cfg, seeds, calls
+    Args:
+        others: dialogues that a judge is checked on which was trained on the seeds.
+    """
+
+    def __init__(
+        self, cfg: Config, seeds: Sequence[SeedDialogue], calls: Calls, others: Sequence[Dialogue] = ()
+    ) -> None:
+        self.cfg, self.seeds, self.calls, self.others = cfg, seeds, calls, others
         self.inventory = build_inventory(cfg.inventory)
         prompts = build_role_prompts(self.inventory, cfg.llm)
         self.axes, self.prompts = prompts.axes, fingerprint_prompts(prompts, cfg.llm.strategist)
@@ -193,9 +200,9 @@ class SearchSession:
 
     async def _check_judge(self, journal: Journal, counts: Counter[str]) -> JudgeCheck | None:
         """Whether the judge is believed; None if that cannot be said."""
-        dialogues, replies = [seed.dialogue for seed in self.seeds], self.cfg.search.judge_check
+        dialogues, replies = self._unseen_dialogues(), self.cfg.search.judge_check
         if len({dialogue.tree_id for dialogue in dialogues}) < 2:
-            log.warning("the judge is not checked: that takes two seed dialogues")
+            log.warning("the judge is not checked: that takes two dialogues, none that it was trained on")
             return None
         log.info("checking the judge on up to %d given replies", replies)
         roles = self._roles(SeekerProfile(""), journal, counts)
@@ -209,3 +216,13 @@ class SearchSession:
             return None  # it stops the search too, which says so
         log.log(logging.INFO if check.believed else logging.WARNING, "%s", check.verdict)
         return check
+
+    def _unseen_dialogues(self) -> list[Dialogue]:
+        """What the judge is checked on: the seeds; where it was trained on some of them, the others that it was not."""
+        seeds, played = [seed.dialogue for seed in self.seeds], self.cfg.llm.judge
+        run = find_run(Path(played.checkpoint)) if played.client == "reward" and played.checkpoint else None
+        trained = find_training_trees(run) if run else {}
+        if not any(dialogue.tree_id in trained for dialogue in seeds):
+            return seeds
+        log.info("the judge is checked on dialogues that it was not trained on, in place of the seeds")
+        return [dialogue for dialogue in (*seeds, *self.others) if dialogue.tree_id not in trained]

@@ -46,7 +46,8 @@ def run(cfg: Config) -> dict[str, float]:
 
     cfg = take_sampling(cfg)
     calls = open_calls(cfg, ROLES)
-    result = calls.run(SearchSession(cfg, seeds, calls).search(), cfg.run_dir)
+    others = [dialogue for split, part in splits.items() if split != cfg.search.split for dialogue in part]
+    result = calls.run(SearchSession(cfg, seeds, calls, others).search(), cfg.run_dir)
     if result.judge:
         record = {"models": calls.models("judge"), **result.judge.record()}
         write_atomic(Path(cfg.run_dir) / JUDGE_CHECK, json.dumps(record, indent=1))

@@ -1,16 +1,10 @@
-"""Calls per second of a search whose roles are trained, against today's search by the base model, side by side.
+"""Sides of `local_search.py`: a search whose roles are trained, against one that the base model plays; and memory.
 
-Trees of the sample corpus grow turn by turn; in a round each makes the calls of one turn, as a search makes them: the
-strategist's priors, the supporter's reply, the seeker's answer, the judge's score. Base: all four are played by the
-base model in the words of `conf/roles`, with the sampling of `llm=local`. Trained: priors are those of a policy, and
-supporter and seeker are asked as in their training; replies are at most as long as those of the corpus. The two are run
-in turn, round by round, each with a cache of its own that starts empty.
-
-Without `--supporter` and `--seeker` the adapters are random: they cost what trained ones cost. `--judge none` leaves
-the judge out on the trained side (one that costs nothing), `rubric` keeps the base model's.
-
-Memory (`--memory`): what a process takes beyond its imports at its peak, with five roles, each with an adapter of its
-own, against one role with the base model alone.
+In a round each tree makes the calls of one turn, as a search makes them: the strategist's priors, the supporter's
+reply, the seeker's answer, the judge's score. Base: the base model plays all four in the words of `conf/roles`, with
+the sampling of `llm=local`. Trained: priors are those of a policy, supporter and seeker are asked as in their training,
+with replies at most as long as those of the corpus, and a reward model judges. Each side has a cache of its own that
+starts empty. Adapters that are not named are random: they cost what trained ones cost.
 """
 
 from __future__ import annotations
@@ -36,20 +30,24 @@ from peft import LoraConfig, get_peft_model
 
 from esc_lab.config import TemplateConfig
 from esc_lab.config.prompt import PromptConfig, collect_seeker_words
+from esc_lab.config.reward import RewardConfig
 from esc_lab.config.search import ROLES, LLMConfig
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import LoadedModel
 from esc_lab.prompts import SeekerProfile, load_layout
-from esc_lab.prompts.trained import SeekerPrompts, SupporterPrompts
+from esc_lab.prompts.trained import RewardPrompts, SeekerPrompts, SupporterPrompts
+from esc_lab.scorers.conversations import ConversationEncoder, take_words
+from esc_lab.scorers.reward_model import Calibration, RewardHead
 from esc_lab.search.clients.local import LocalClient
 from esc_lab.search.requests import Answer, Request
+from esc_lab.search.reward_reader import RewardReader
 from esc_lab.search.roles import Roles
 
 CONF = Path(__file__).parents[1] / "conf"
 INVENTORY = load_inventory("esconv")
-JUDGES = ("rubric", "none")
+JUDGES = ("reward", "rubric", "none")
 
 
 class Side:
@@ -89,25 +87,6 @@ class Side:
         return (self.calls - before) / (time.perf_counter() - started)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4, help="turns of each tree")
-    parser.add_argument("--trees", type=int, default=8)
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
-    parser.add_argument("--judge", default="none", choices=JUDGES, help="of the trained side")
-    parser.add_argument("--supporter", type=Path, help="adapter directory of a trained supporter")
-    parser.add_argument("--seeker", type=Path, help="adapter directory of a trained seeker")
-    parser.add_argument("--memory", action="store_true", help="measure memory in place of speed")
-    parser.add_argument("--roles", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.roles:
-        print(measure_memory(options.roles, options.dtype))
-    elif options.memory:
-        compare_memory(options.dtype)
-    else:
-        compare_speed(options)
-
-
 def compare_speed(options: argparse.Namespace) -> None:
     dialogues = [dialogue for dialogue in read_dialogues(sample_path()) if len(dialogue.turns) >= 12][: options.trees]
     with tempfile.TemporaryDirectory() as directory:
@@ -128,7 +107,7 @@ def compare_speed(options: argparse.Namespace) -> None:
         asyncio.run(side.clients["supporter"].close())
     spread = f"ratio of the rounds {min(ratios):.1f} to {max(ratios):.1f}"
     print(f"{spread}; CPU seconds a turn {median(turns):.1f} times less")
-    print(f"policy_search_speedup: {median(ratios):.1f} (goal >= 3x calls/s)")
+    print(f"local_search_trained_roles: {median(ratios):.1f} (goal >= 3x calls/s)")
 
 
 def base_side(dtype: str) -> Side:
@@ -144,12 +123,26 @@ def trained_side(options: argparse.Namespace, directory: Path) -> Side:
             write_adapter(loaded, place, seed)
     base = LocalClient(loaded, "base")
     clients = {name: base.share(base.adapters.load(place), name, {}) for name, place in places.items()}
-    clients |= {"strategist": clients["supporter"], **({"judge": base} if options.judge == "rubric" else {})}
+    clients["strategist"] = clients["supporter"]
+    if options.judge == "rubric":
+        clients["judge"] = base
+    elif options.judge == "reward":
+        write_adapter(loaded, directory / "reward", 2)
+        clients["judge"] = base.share(base.adapters.load(directory / "reward"), "reward", {}, build_reader(base))
     supporter = SupporterPrompts(INVENTORY, TemplateConfig(), load_layout("cso")).record()
     seeker = SeekerPrompts(collect_seeker_words(PromptConfig(), {})).record()
     llm = llm_settings("policy")
     llm.supporter.max_tokens, llm.seeker.max_tokens = 32, 32  # the longest replies of the sample have about as many
-    return Side(clients, {"strategist": supporter, "supporter": supporter, "seeker": seeker, "judge": None}, llm)
+    judge = RewardPrompts(False).record() if options.judge == "reward" else None
+    return Side(clients, {"strategist": supporter, "supporter": supporter, "seeker": seeker, "judge": judge}, llm)
+
+
+def build_reader(base: LocalClient) -> RewardReader:
+    """Of an untrained reward model with the lengths of `stage=reward`."""
+    settings, words = RewardConfig(), take_words(load_layout("cso").wording)
+    room = 2048 - (1 + settings.foils) * settings.reply_tokens
+    conversations = ConversationEncoder(base.encoder, words, False, room, settings.reply_tokens)
+    return RewardReader(RewardHead(base.hidden_size), conversations, Calibration())
 
 
 def llm_settings(name: str) -> LLMConfig:
@@ -178,7 +171,7 @@ def compare_memory(dtype: str) -> None:
     """Peaks of processes of their own."""
     peaks = {}
     for roles in (1, 5):
-        command = [sys.executable, __file__, "--roles", str(roles), "--dtype", dtype]
+        command = [sys.executable, sys.argv[0], "--roles", str(roles), "--dtype", dtype]
         found = subprocess.run(command, check=True, capture_output=True, text=True)
         peaks[roles] = float(found.stdout.splitlines()[-1])
         print(f"{roles} roles: {peaks[roles]:.0f} MiB", flush=True)
@@ -211,12 +204,8 @@ import sys
 sys.path.insert(0, "benchmarks")
 from pathlib import Path
 from _common import load_smollm2
-from policy_search import write_adapter
+from _trained_roles import write_adapter
 loaded = load_smollm2(Path(".cache"), "{dtype}")[1]
 for number in range({count}):
     write_adapter(loaded, Path("{directory}") / str(number), number)
 """
-
-
-if __name__ == "__main__":
-    main()
