@@ -20,12 +20,14 @@ from esc_lab.evaluation.summary import print_strategies, summarize
 from esc_lab.metrics.predictions import write_predictions
 from esc_lab.models.checks import check_probe
 from esc_lab.models.load import load_model
+from esc_lab.prompts.layouts import BEST_OF
 from esc_lab.report.attention_files import write_attention
 from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, STRATEGIES
 from esc_lab.scorers.auto_classifier import stored_classifier
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.classifier_files import load_classifier
 from esc_lab.scorers.reward_files import load_reward
+from esc_lab.scorers.reward_model import RewardModel
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.training.datamodule import ESCDataModule, build_data, check_unseen, data_metrics
@@ -45,6 +47,7 @@ def run(cfg: Config) -> dict[str, float]:
     prepare(cfg)
     directory, inventory = Path(cfg.run_dir), build_inventory(cfg.inventory)
     classifier = _load_judge(cfg)  # before the model: it may have to be trained first
+    reward = _load_chooser(cfg)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
@@ -55,8 +58,8 @@ def run(cfg: Config) -> dict[str, float]:
         loaded, inventory, cfg.prompt, cfg.evaluate, seed=cfg.seed, row_tokens=data.row_tokens,
         reply_for=_draw_decisions(data, cfg.evaluate.generation.decisions), classifier=classifier,
     )  # fmt: skip
-    if module.template.baseline(cfg.prompt.inference).choose:
-        module.choose_by(load_reward(Path(cfg.evaluate.best_of.reward or ""), inventory, Path(cfg.cache_dir)))
+    if reward:
+        module.choose_by(reward)
     if module.replies.measures:
         check_probe(loaded.model)
     started = time.time()
@@ -89,6 +92,13 @@ def _load_judge(cfg: Config) -> StrategyClassifier | None:
     accuracy = "unknown" if classifier.accuracy is None else f"{classifier.accuracy:.3f}"
     log.info("adherence is judged by %s, accuracy on held-out replies %s", path, accuracy)
     return classifier
+
+
+def _load_chooser(cfg: Config) -> RewardModel | None:
+    """The reward model that chooses among replies, if one is to."""
+    if cfg.prompt.inference != BEST_OF:
+        return None
+    return load_reward(Path(cfg.evaluate.best_of.reward or ""), build_inventory(cfg.inventory), Path(cfg.cache_dir))
 
 
 def _draw_decisions(data: ESCDataModule, count: int | None) -> frozenset[tuple[str, int]] | None:

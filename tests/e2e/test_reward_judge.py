@@ -59,7 +59,7 @@ def best(run, reward) -> Outcome:
 
 def test_a_search_with_it(run, judge):
     """Its check is on dialogues that it was not trained on; a recording plays it again without the model."""
-    limits = ("mcts.preferences.preferred_min=0.0", "mcts.preferences.rejected_max=1.0")
+    limits = ("mcts.preferences.rejected_max=1.0", "mcts.preferences.extend_rejected=true")
     words = ("search.seeds=1", "search.judge_check=16", "search.seeker_check=0", *limits)
     few = [word for word in SEARCH if not word.startswith("search.judge_check")]
     searched = run("stage=search", *few, *words, *judge)
@@ -75,7 +75,7 @@ def test_a_search_with_it(run, judge):
     replay = ("llm=replay", f"llm.strategist.recording={file}", "search.judge_check=0", "search.seeker_check=0")
     again = run("stage=search", *few[1:], "search.seeds=1", *limits, *replay)
     trees = [next(path for path in outcome.path.glob("trees/*.json")).read_text() for outcome in (searched, again)]
-    assert json.loads(trees[0])["nodes"] == json.loads(trees[1])["nodes"]
+    assert json.loads(trees[0])["tree"]["nodes"] == json.loads(trees[1])["tree"]["nodes"]
 
 
 def test_the_best_of_n_is_the_one_with_the_highest_score(run, reward, best):

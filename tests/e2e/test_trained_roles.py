@@ -57,7 +57,7 @@ def test_the_roles_are_asked_as_in_training(searched):
 
 def test_every_strategy_has_a_prior(searched):
     for file in searched.path.glob("trees/*.json"):
-        nodes = json.loads(file.read_text())["nodes"]
+        nodes = json.loads(file.read_text())["tree"]["nodes"]
         for node in nodes:
             priors = [nodes[child]["prior"] for child in node["children"]]
             assert sum(priors) == pytest.approx(1 if priors else 0)
@@ -85,7 +85,7 @@ def test_a_recording_needs_no_checkpoint(policy_words, command):
     again = command(*replay, *own, *SEARCH[1:4])
     assert again.status == 0, again.errors
     trees = [next(outcome.path.glob("trees/*.json")).read_text() for outcome in (recorded, again)]
-    assert json.loads(trees[0])["nodes"] == json.loads(trees[1])["nodes"]
+    assert json.loads(trees[0])["tree"]["nodes"] == json.loads(trees[1])["tree"]["nodes"]
 
 
 def test_the_wrong_checkpoint_is_refused(trained, seeker, command):
