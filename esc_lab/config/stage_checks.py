@@ -171,7 +171,8 @@ def _check_policy(cfg: DictConfig, role: str) -> Iterator[str]:
         yield _refuse(cfg, f"llm.{role}.client", "a policy plays the strategist alone", fix)
         return
     if not played.checkpoint:
-        fix = "llm.strategist.checkpoint=<run directory of a stage=sft or stage=cso>"
+        own = "llm.strategist.checkpoint=<run directory of a stage=sft or stage=cso>"
+        fix = f"{own}; with llm=policy it is llm.supporter.checkpoint"
         yield f"llm.strategist.client=policy needs a trained supporter. Fix: {fix}"
     if played.temperature == 0:
         yield _refuse(cfg, "llm.strategist.temperature", "priors need one above 0", "leave it at 1")

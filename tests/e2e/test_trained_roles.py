@@ -76,7 +76,7 @@ def test_what_seekers_say_is_compared(searched):
 
 def test_a_recording_needs_no_checkpoint(policy_words, command):
     """Its journal says how the roles were asked."""
-    own = ("search.seeds=1", "search.judge_check=0")
+    own = ("search.seeds=1", "search.judge_check=0", "mcts.preferences.extend_rejected=true")
     words = [word for word in policy_words if not word.startswith("search.judge_check")]
     recorded = command(*words, *own, "llm.strategist.min_prior=0.03")
     assert recorded.status == 0, recorded.errors
