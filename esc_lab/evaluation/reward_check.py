@@ -98,21 +98,21 @@ class RewardCheck:
         return {"gate": self.gate.record(), "controls": replace_nan(controls), "strategies": strategies}
 
     def show(self, title: str) -> None:
-        """Print two tables: by kind, and by strategy."""
-        heads, rows = self.gate.table()
-        more = ["length alone", "place alone", "equal length", "ECE"]
-        shown = [
-            [f"{value:.2f}" for value in (control.length, control.place, control.similar)] + [f"{control.error:.3f}"]
-            for control in self.controls.values()
-        ]
-        notes = [
-            *self.gate.column_notes(),
-            "length alone, place alone: the AUC of the number of words, and of how late in its dialogue it was given.",
-            f"equal length: the AUC where neither reply has more than {SIMILAR:g} times the words of the other.",
-            "ECE: how far the probability that it gives to a pair is from how often it is right.",
-            *self.gate.notes(),
-        ]
-        print_table(title, [*heads, *more], [row + own for row, own in zip(rows, shown, strict=True)], notes=notes)
+        """Print three tables: by kind of foil, what else tells replies from them, and by strategy."""
+        print_table(title, *self.gate.table(), notes=[*self.gate.column_notes(), *self.gate.notes()])
+        print_table(
+            "What else tells given replies from foils",
+            ["given replies against", "length alone", "place alone", "equal length", "ECE"],
+            [
+                [KINDS[kind], f"{of.length:.2f}", f"{of.place:.2f}", f"{of.similar:.2f}", f"{of.error:.3f}"]
+                for kind, of in self.controls.items()
+            ],
+            notes=[
+                "length alone, place alone: the AUC of the number of words, and of how late in its dialogue it is.",
+                f"equal length: the AUC of the scores where neither has over {SIMILAR:g} times the words of the other.",
+                "ECE: how far the probability that it gives to a pair is from how often it is right.",
+            ],
+        )
         kinds = [*self.controls]
         print_table(
             "Pairs ordered rightly, by strategy of the given reply",
