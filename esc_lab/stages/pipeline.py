@@ -24,6 +24,7 @@ from esc_lab.errors import UserError
 from esc_lab.runs.layout import CONFIG, ESC_PRO
 from esc_lab.runs.resume import find_differences
 from esc_lab.stages.run_stage import run_substage
+from esc_lab.terminal import Countdown
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,9 @@ def run(cfg: Config) -> dict[str, float]:
     players: dict[str, str] = {}  # what is trained -> the run that trained it last
     metrics: dict[str, float] = {}
     evaluated: list[str] = []
+    countdown = Countdown()
     for number, step in enumerate(steps, start=1):
-        log.info("step %d of %d: %s", number, len(steps), step)
+        log.info("step %d of %d: %s%s", number, len(steps), step, countdown.left(number - 1, len(steps)))
         directory, stage = root / step, stage_of(step)
         if stage == "evaluate":
             own = replace(cfg, stage=stage, checkpoint=policy, init_from=None, resume=None)
