@@ -60,9 +60,7 @@ class CSOModule(TrainingModule):
         super().__init__(model, optimizer, scheduler, gradient_clip, seed)
         self.settings, self.objective = objective, objective_of(objective)
         self.reference = reference
-        self.old_policy: dict[
-            int, Tensor
-        ] = {}  # by number of the row in the step, before the first step on the same trees
+        self.old_policy: dict[int, Tensor] = {}  # by row of the step, before the first step on the same trees
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         started = time.perf_counter()
