@@ -105,7 +105,8 @@ def test_the_table_holds_every_value_and_explains_its_columns(show, path, compar
     heads = page.locator("#results-table thead button")
     assert [spaced(text) for text in heads.all_inner_texts()] == ["Run", "Seeds", "Q ↑", "B ↓", "acc ↑", "unpars. ↓"]
     assert "mean over the strategies of f1" in heads.nth(2).get_attribute("title").lower()
-    assert page.locator(".notes li:visible").count() == len(build_notes(comparison))
+    assert page.locator(".gains li:visible").count() == 2  # of SFT and of CSO
+    assert page.locator(".notes:not(.gains) li:visible").count() == len(build_notes(comparison))
     page.get_by_text("How intervals, tests").click()
     assert page.locator("details .notes li:visible").count() == len(build_details(comparison))
 
