@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
+from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
@@ -22,7 +23,7 @@ from esc_lab.training.objectives import balance_weights
 from esc_lab.training.reference import LiveReference, score_replies, stored_log_probs
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import one_and_two_processes
-from tests.training.modules import data_module, one_step_trainer
+from tests.training.modules import add_values, data_module, one_step_trainer
 
 RATE = 0.05
 BETA = 0.1
@@ -419,11 +420,15 @@ def test_stored_reference_is_reused_and_never_stale(tiny_models, sample_dialogue
     assert len(stored_log_probs(split, {"weights": "bad"}, partial(compute, split), tmp_path)) == len(first)
 
 
-def test_two_processes_take_the_same_steps_as_one(tmp_path):
+@pytest.mark.parametrize("objective", ["cso", "grpo"])
+def test_two_processes_take_the_same_steps_as_one(tmp_path, sample_dialogues, objective):
+    valued = [replace(one, turns=tuple(map(add_values, one.turns))) for one in sample_dialogues[:6]]
+    write_dialogues(valued, tmp_path / "valued.jsonl")
     words = (
-        "stage=cso", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
-        "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1200", "data.step_pairs=12",
-        "trainer.accelerator=cpu", "data.limit={train: 3, val: 1, test: 1}", "objective.reference=live", "reuse=false",
+        "stage=cso", f"objective={objective}", "objective.iterations=2", "objective.reference=live", "model=tiny_llama",
+        "data=jsonl", f"data.path={tmp_path}/valued.jsonl", "data.proportions={train: 0.7, val: 0.3}", "data.limit={}",
+        "data.row_tokens=1200", "data.step_pairs=12", "optimizer.name=sgd", "optimizer.lr=0.05", "adapter=full",
+        "trainer.max_epochs=1", "trainer.save_every=1", "trainer.accelerator=cpu", "logger=none", "reuse=false",
     )  # fmt: skip
     weights = one_and_two_processes(tmp_path, *words)
     for name, value in weights[0].items():
