@@ -22,7 +22,7 @@ class TemplateConfig:
 
 @dataclass
 class PromptConfig:
-    train: TemplateConfig = section(TemplateConfig, results("sft", "cso"))
+    train: TemplateConfig = section(TemplateConfig, results("sft", "cso", "reward"))
     eval: TemplateConfig = section(TemplateConfig, results("evaluate"))
     inference: str = item(
         "direct",
