@@ -149,8 +149,9 @@ def llm_settings(name: str) -> LLMConfig:
     """The settings of `conf/llm`; what cannot be used is not asked for again."""
     file = OmegaConf.load(CONF / "llm" / f"{name}.yaml")
     del file["defaults"]
+    file.local = {"model": OmegaConf.load(CONF / "model" / "smollm2_135m.yaml")}
     for role in ROLES:
-        file[role] = {key: value for key, value in file[role].items() if key != "checkpoint"} | {"attempts": 1}
+        file[role].checkpoint, file[role].attempts = None, 1
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LLMConfig), file))
     assert isinstance(settings, LLMConfig)
     return settings
