@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -88,7 +89,7 @@ class Side:
 
 
 def compare_speed(options: argparse.Namespace) -> None:
-    dialogues = [dialogue for dialogue in read_dialogues(sample_path()) if len(dialogue.turns) >= 12][: options.trees]
+    dialogues = long_dialogues(options.rounds, options.trees)
     with tempfile.TemporaryDirectory() as directory:
         base = base_side(options.dtype)
         trained = trained_side(options, Path(directory))
@@ -108,6 +109,12 @@ def compare_speed(options: argparse.Namespace) -> None:
     spread = f"ratio of the rounds {min(ratios):.1f} to {max(ratios):.1f}"
     print(f"{spread}; CPU seconds a turn {median(turns):.1f} times less")
     print(f"local_search_trained_roles: {median(ratios):.1f} (goal >= 3x calls/s)")
+
+
+def long_dialogues(rounds: int, count: int) -> list[Dialogue]:
+    """Dialogues of the sample corpus with so many rounds from their third decision on."""
+    long = (each for each in read_dialogues(sample_path()) if len(list(each.decisions())) >= rounds + 2)
+    return list(islice(long, count))
 
 
 def base_side(dtype: str) -> Side:
@@ -192,7 +199,7 @@ def measure_memory(roles: int, dtype: str) -> float:
             subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
             clients = [base.share(base.adapters.load(Path(directory, str(n))), str(n), {}) for n in range(roles)]
     llm = llm_settings("local")
-    dialogues = [dialogue for dialogue in read_dialogues(sample_path()) if len(dialogue.turns) >= 12][:4]
+    dialogues = long_dialogues(5, 2)
     for number in range(5):  # as many tokens come into the cache of prefixes, whoever computes them
         client = clients[number % len(clients)]
         Side(dict.fromkeys(ROLES, client), dict.fromkeys(ROLES), llm).play_round(dialogues, number)
