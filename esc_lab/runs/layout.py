@@ -133,6 +133,7 @@ def find_run(path: Path, beside: Path | None = None) -> Path | None:
     Args:
         beside: the run that mentions the path; runs that were moved together are found beside it.
     """
-    run = path.absolute().parent if path.name in (*WEIGHTS, ESC_PRO) else path
-    places = [run, *([beside.absolute().parent / run.name] if beside else [])]
+    # A run may have the name of such a folder itself, as the step `reward` of a pipeline has.
+    runs = [path, *([path.absolute().parent] if path.name in (*WEIGHTS, ESC_PRO) else [])]
+    places = [*runs, *(beside.absolute().parent / run.name for run in runs if beside)]
     return next((place for place in places if (place / CONFIG).exists()), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import yaml
@@ -82,3 +83,14 @@ def test_the_run_that_holds_weights(tmp_path):
     (tmp_path / "config.yaml").write_text("stage: sft\n")
     assert layout.find_run(tmp_path) == layout.find_run(tmp_path / "adapter") == tmp_path
     assert layout.find_run(tmp_path / "adapter" / "more") is None
+
+
+def test_a_run_that_has_the_name_of_a_folder_of_weights(tmp_path):
+    """The step `reward` of a pipeline is the run, not the pipeline, and has a folder `reward`; also if moved."""
+    for run in ("pipeline", "pipeline/reward", "pipeline/search"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / layout.CONFIG).write_text("stage: x\n")
+    step, search = tmp_path / "pipeline" / "reward", tmp_path / "pipeline" / "search"
+    (step / "reward").mkdir()
+    assert layout.find_run(step) == layout.find_run(step / "reward") == step
+    assert layout.find_run(Path("/gone/reward"), search) == layout.find_run(Path("/gone/reward/reward"), search) == step
