@@ -40,6 +40,7 @@ def show_jobs(directory: Path) -> int:
 
 def _look_at(job: manifest.Job) -> manifest.Job:
     """The job; if it has not ended, whether it is under way, and the steps of it that are done."""
+    job = replace(job, overrides=tuple(manifest.drop_places(job.overrides)))  # as the multirun's own words are kept
     if job.status != "running":
         return job
     steps = ", ".join(path.parent.name for path in sorted(job.directory.glob(f"*/{METRICS}"))) or "nothing yet"

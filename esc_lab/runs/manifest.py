@@ -112,7 +112,7 @@ def write_overrides(directory: Path, overrides: Sequence[str], common: Sequence[
     """Keep what a multirun is started with, and the keys that its jobs have in common. Its jobs may start."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _STOP).unlink(missing_ok=True)
-    write_atomic(directory / _OVERRIDES, json.dumps({"words": _drop_places(overrides), "common": [*common]}))
+    write_atomic(directory / _OVERRIDES, json.dumps({"words": drop_places(overrides), "common": [*common]}))
 
 
 def read_job_overrides(directory: Path) -> list[str] | None:
@@ -151,18 +151,18 @@ def find_multirun(root: Path, overrides: Sequence[str]) -> Path | None:
 
     One that cannot be read is left out with a warning.
     """
-    wanted = sorted(_drop_places(overrides))
+    wanted = sorted(drop_places(overrides))
     same = []
     for path in root.glob(f"*/{_OVERRIDES}"):
         try:
-            if sorted(_drop_places(read_overrides(path.parent) or [])) == wanted:
+            if sorted(drop_places(read_overrides(path.parent) or [])) == wanted:
                 same.append(path)
         except UserError as error:
             log.warning("left out: %s", error)
     return max(same, key=lambda path: path.stat().st_mtime).parent if same else None
 
 
-def _drop_places(overrides: Sequence[str]) -> list[str]:
+def drop_places(overrides: Sequence[str]) -> list[str]:
     """The overrides that a result depends on."""
     keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
     return [text for text, key in keys.items() if key not in place_names() and not key.startswith(_HYDRA_NEUTRAL)]
