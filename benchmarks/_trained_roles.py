@@ -36,6 +36,7 @@ from esc_lab.config.search import ROLES, LLMConfig
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import load_inventory
+from esc_lab.models.engine import EngineLimits
 from esc_lab.models.load import LoadedModel
 from esc_lab.prompts import SeekerProfile, load_layout
 from esc_lab.prompts.trained import RewardPrompts, SeekerPrompts, SupporterPrompts
@@ -191,7 +192,8 @@ def measure_memory(roles: int, dtype: str) -> float:
     peak: Callable[[], float] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
     started = peak()
     loaded = load_smollm2(Path(".cache"), dtype)[1]
-    base = LocalClient(loaded, "base")
+    # Room for fewer earlier prompts than there are: it is full whether or not roles share them.
+    base = LocalClient(loaded, "base", limits=EngineLimits(cache_tokens=2048))
     clients = [base]
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-c", _WRITE.format(directory=directory, dtype=dtype, count=roles)]
@@ -200,7 +202,7 @@ def measure_memory(roles: int, dtype: str) -> float:
             clients = [base.share(base.adapters.load(Path(directory, str(n))), str(n), {}) for n in range(roles)]
     llm = llm_settings("local")
     dialogues = long_dialogues(5, 2)
-    for number in range(5):  # as many tokens come into the cache of prefixes, whoever computes them
+    for number in range(5):
         client = clients[number % len(clients)]
         Side(dict.fromkeys(ROLES, client), dict.fromkeys(ROLES), llm).play_round(dialogues, number)
     asyncio.run(base.close())
