@@ -33,7 +33,10 @@ class PreferenceConfig:
         "whether preferred_min and rejected_max are values, or quantiles of the values in each tree",
         choices=("absolute", "quantile"),
     )
-    preferred_min: float = item(0.5, "least value of an ended leaf that is preferred, with all decisions before it")
+    ended: bool = item(
+        True, "only leaves where the talk has ended are preferred; false: all leaves, wherever talks stand"
+    )
+    preferred_min: float = item(0.5, "least value of a leaf that is preferred, with all decisions before it")
     preferred_visits: int = item(2, "least visits of such a leaf", within=FROM_ZERO)
     rejected_max: float = item(0.5, "highest value of a rejected sibling")
     rejected_visits: int = item(1, "least visits of a rejected sibling; the published code has 0", within=FROM_ZERO)
@@ -62,6 +65,11 @@ class MCTSConfig:
     rollout_rounds: int = item(4, "most rounds (strategist, supporter, seeker) of a rollout", within=FROM_ZERO)
     rating_scale: float = item(5.0, "priors are softmax(rating / scale)", within=(1e-6, float("inf")))
     judge_own_turn: bool = item(False, "the reply of the selected leaf is judged too, not only those simulated from it")
+    simulate: bool = item(
+        True,
+        "a leaf is worth what is played on from it; false: what the judge says of its own reply, without rollouts, as "
+        "AlphaZero's value network does; the seeker answers only where the search goes on",
+    )
     seed_path: bool = item(True, "put the seed dialogue into the tree, as a path with Q = 1 and N = 100")
     in_flight: int = item(
         1,

@@ -134,6 +134,9 @@ class Iterations:
             outcome: is filled in.
             stops: asked when the conversation goes on at the leaf: whether the search stops there.
         """
+        if not self.settings.simulate:
+            yield from self._value_leaf(tree, number, purpose, outcome, stops)
+            return
         node = tree.nodes[number]
         text, seeker = node.text or "", SeekerTurn(node.answer or "", node.ended)
         strategy, scorings, history = node.strategy, node.scorings, tree.history(node.parent)
@@ -160,9 +163,58 @@ class Iterations:
         for call in own:
             outcome.own_scores.append((yield (call,)))
 
+    def _value_leaf(self, tree: Tree, number: int, purpose: int, outcome: Outcome, stops: Callable[[], bool]) -> Steps:
+        """One iteration without simulation: a new leaf gets a reply and its score; one that has them is expanded.
+
+        Then its most probable child gets a reply and a score. Until a leaf is selected again nobody answers it.
+        """
+        node = tree.nodes[number]
+        if node.text is None:
+            if stops():
+                return
+            history = tree.history(node.parent)
+            outcome.exchange, outcome.own_scores = yield from self._write_judged(history, node.strategy or "")
+            outcome.lost = outcome.exchange is None
+            return
+        history, ended = tree.history(number), node.ended
+        if node.strategy and not node.answer and not ended:
+            seeker = yield (self._call("answer", history),)
+            if seeker is None:
+                outcome.lost = True
+                return
+            outcome.exchange, ended = Exchange(node.text, seeker), seeker.ended
+        if ended:
+            said = tree.history(node.parent)
+            judgement = self._call("judge", append_reply(said, node.text, node.strategy or ""), sample=node.scorings)
+            outcome.own_scores = [(yield (judgement,))]
+            return
+        if stops():
+            return
+        if outcome.exchange:
+            history = append_answer(history, outcome.exchange.seeker.text)
+        ratings = yield from self._rate(history, 0, ())
+        priors = self._priors(ratings)
+        outcome.child, outcome.priors = self._choose_strategy(priors, ratings, purpose, 0), priors
+        outcome.child_exchange, outcome.scores = yield from self._write_judged(history, outcome.child)
+
+    def _write_judged(
+        self, history: Sequence[Turn], strategy: str
+    ) -> Generator[tuple[Call, ...], Any, tuple[Exchange | None, list[float | None]]]:
+        """A reply that nobody has answered yet, and its score; None without a usable reply."""
+        text = yield (self._call("reply", history, strategy),)
+        if text is None:
+            return None, []
+        score = yield (self._call("judge", append_reply(history, text, strategy)),)
+        return Exchange(text, SeekerTurn("", ended=False)), [score]
+
     def extend_node(self, tree: Tree, number: int, outcome: Outcome) -> Steps:
         """Texts of a node that the search did not reach, and a rollout from it."""
         node = tree.nodes[number]
+        if not self.settings.simulate:
+            history = tree.history(node.parent)
+            outcome.exchange, outcome.own_scores = yield from self._write_judged(history, node.strategy or "")
+            outcome.lost = outcome.exchange is None
+            return
         below = Outcome(child=node.strategy or "")
         yield from self._simulate(tree.history(node.parent), below, -number)
         outcome.exchange, outcome.own_scores = below.child_exchange, below.scores

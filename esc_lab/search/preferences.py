@@ -4,7 +4,8 @@ The rule of *Chain of Strategy Optimization* (arXiv 2503.05362): ended leaves of
 every decision on the way to them; rejected are siblings of a preferred decision that have low value and lie on no such
 way. Only leaves have to pass a limit, so a preferred reply can have a lower value than one that is rejected beside it.
 The published code rejects texts that nobody judged, which `rejected_visits=0` reproduces. `lower` is not published: it
-compares judgements, and a reply of the seed that nobody judged passes.
+compares judgements, and a reply of the seed that nobody judged passes. Nor is `ended=false`, which prefers leaves
+wherever their talks stand: trained seekers seldom end one, and without rollouts a search is broad rather than deep.
 
 Q and N are the search's: those of the seed's decisions hold what they were planted with, which nobody judged.
 
@@ -59,7 +60,7 @@ def find_preferences(tree: Tree, rule: PreferenceConfig) -> Preferences:
     preferred_min, rejected_max = _limits(tree, rule)
 
     def is_preferred(node: Node) -> bool:
-        if not node.ended or node.visits < rule.preferred_visits:
+        if not _is_leaf(tree, node, rule) or node.visits < rule.preferred_visits:
             return False
         if node.seed and rule.threshold == "quantile":
             return True
@@ -130,11 +131,17 @@ def _limits(tree: Tree, rule: PreferenceConfig) -> tuple[float | None, float | N
             fix = "choose it from 0 to 1, or threshold=absolute"
             raise UserError(f"{name}={getattr(rule, name)} is not a quantile", fix=fix)
     judged = [node for node in tree.nodes[1:] if node.visits and not node.seed]
-    ended = [_value(node, rule) for node in judged if node.ended]
+    leaves = [_value(node, rule) for node in judged if _is_leaf(tree, node, rule)]
     return (
-        float(np.quantile(ended, rule.preferred_min)) if ended else None,
+        float(np.quantile(leaves, rule.preferred_min)) if leaves else None,
         float(np.quantile([_value(node, rule) for node in judged], rule.rejected_max)) if judged else None,
     )
+
+
+def _is_leaf(tree: Tree, node: Node, rule: PreferenceConfig) -> bool:
+    """Whether the talk has ended here; without `ended`, whether it has gone on nowhere below."""
+    on = any(tree.nodes[child].text is not None for child in node.children)
+    return node.ended or (not rule.ended and node.text is not None and not on)
 
 
 def _value(node: Node, rule: PreferenceConfig) -> float:

@@ -138,6 +138,53 @@ class Sequential:
         return iterations
 
 
+class Valued(Sequential):
+    """The search without simulation: a new leaf is judged, a leaf that was judged is answered and expanded."""
+
+    def write(self, node: Plain) -> float:
+        assert node.parent is not None
+        node.text = self.oracle.reply(node.parent.talk(), node.strategy, 0)
+        return self.judge(node)
+
+    def judge(self, node: Plain) -> float:
+        assert node.parent is not None
+        said = Turn("supporter", Reply(node.text or "", (node.strategy,)))
+        node.scorings += 1
+        return self.score((*node.parent.talk(), said), node.scorings - 1) - 3
+
+    def run(self) -> int:
+        for iterations in range(self.constants.max_iterations):
+            node: Plain | None = self.root
+            while node and node.children:
+                node = max(node.children, key=self.value)
+            assert node is not None
+            enough = iterations >= self.constants.min_iterations and self.ended >= self.constants.min_ended
+            stop = enough or self.ended >= self.constants.max_ended
+            if node.parent and node.text is None:
+                if stop:
+                    return iterations
+                reward = self.write(node)
+            else:
+                if node.parent and not node.answer and not node.end:
+                    answered = self.oracle.answer(node.talk(), 0)
+                    assert answered is not None
+                    node.answer, node.end = answered.text, answered.ended
+                    self.ended += node.end
+                if node.end:
+                    reward = self.judge(node)
+                elif stop:
+                    return iterations
+                else:
+                    self.expand(node)
+                    node = max(node.children, key=lambda child: child.prior)
+                    reward = self.write(node)
+            while node:
+                node.q = (node.q * node.n + reward) / (node.n + 1)
+                node.n += 1
+                node = node.parent
+        return self.constants.max_iterations
+
+
 def assert_equal(tree: Tree, number: int, plain: Plain) -> None:
     node = tree.nodes[number]
     assert (node.strategy or "", node.visits, node.ended) == (plain.strategy, plain.n, plain.end)
@@ -153,20 +200,22 @@ def assert_equal(tree: Tree, number: int, plain: Plain) -> None:
     seed=st.integers(0, 10_000),
     c=st.sampled_from([0.0, 0.5, 1.0, 3.0]),
     planted=st.booleans(),
+    simulate=st.booleans(),
     ending=st.sampled_from([0.02, 0.3, 0.9]),
     limits=st.tuples(st.integers(0, 20), st.integers(0, 3), st.integers(1, 6), st.integers(1, 40)),
 )
 @settings(max_examples=120)
 def test_one_leaf_at_a_time_is_the_published_search(
-    seed: int, c: float, planted: bool, ending: float, limits: tuple[int, int, int, int]
+    seed: int, c: float, planted: bool, simulate: bool, ending: float, limits: tuple[int, int, int, int]
 ) -> None:
     min_iterations, min_ended, max_ended, max_iterations = limits
     constants = MCTSConfig(
-        c=c, min_iterations=min_iterations, min_ended=min_ended, max_ended=max_ended, max_iterations=max_iterations
-    )
+        c=c, min_iterations=min_iterations, min_ended=min_ended, max_ended=max_ended, max_iterations=max_iterations,
+        simulate=simulate,
+    )  # fmt: skip
     oracle = Oracle(NAMES, seed, ending=ending)
     search = run(Search(constants, START, NAMES, SEED if planted else ()), oracle)
-    plain = Sequential(constants, oracle)
+    plain = (Sequential if simulate else Valued)(constants, oracle)
     if planted:
         plain.plant()
     assert plain.run() == search.tree.iterations
@@ -193,10 +242,18 @@ def test_the_order_of_results_changes_nothing(
     assert mixed.tree.state() == in_order.tree.state()
 
 
-@given(seed=st.integers(0, 10_000), in_flight=st.integers(1, 5), stop=st.integers(5, 200), planted=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    in_flight=st.integers(1, 5),
+    stop=st.integers(5, 200),
+    planted=st.booleans(),
+    simulate=st.booleans(),
+)
 @settings(max_examples=80)
-def test_a_saved_search_goes_on_to_the_same_tree(seed: int, in_flight: int, stop: int, planted: bool) -> None:
-    constants = MCTSConfig(min_iterations=15, max_ended=6, max_iterations=20, in_flight=in_flight)
+def test_a_saved_search_goes_on_to_the_same_tree(
+    seed: int, in_flight: int, stop: int, planted: bool, simulate: bool
+) -> None:
+    constants = MCTSConfig(min_iterations=15, max_ended=6, max_iterations=20, in_flight=in_flight, simulate=simulate)
     oracle = Oracle(NAMES, seed, 0.1)
     seed_path = SEED if planted else ()
     whole = run(Search(constants, START, NAMES, seed_path), oracle)
@@ -265,15 +322,15 @@ def test_which_replies_are_judged(own: bool) -> None:
     in_flight=st.integers(2, 8),
     missing=st.sampled_from([0.0, 0.2]),
     policy=st.sampled_from(["puct", "random", "best_of_n"]),
-    own=st.booleans(),
+    judged=st.sampled_from(["simulated", "own too", "own"]),
     order=st.randoms(use_true_random=False),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_several_leaves_in_flight_give_the_tree_of_one(
-    seed: int, in_flight: int, missing: float, policy: str, own: bool, order: random.Random
+    seed: int, in_flight: int, missing: float, policy: str, judged: str, order: random.Random
 ) -> None:
     constants = MCTSConfig(min_iterations=20, max_ended=8, max_iterations=30, policy=policy, candidates=3,
-                           judge_own_turn=own)  # fmt: skip
+                           judge_own_turn=judged == "own too", simulate=judged != "own")  # fmt: skip
     oracle = Oracle(NAMES, seed, missing)
     plain = run(Search(constants, START, NAMES, SEED), oracle)
     several = run(Search(replace(constants, in_flight=in_flight), START, NAMES, SEED), oracle, order)

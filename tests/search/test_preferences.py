@@ -30,6 +30,11 @@ def tree() -> Tree:
 
 PUBLISHED = {1: (3,), 2: (3,), 8: (9,), 11: (12,), 13: (12,), 15: ()}
 CASES = {
+    "wherever talks stand": (
+        {"ended": False},
+        (7, 8, 11, 15),
+        {1: (3,), 2: (3,), 7: (3,), 8: (9,), 11: (12,), 13: (12,), 15: ()},
+    ),
     "default": ({}, (8, 11, 15), PUBLISHED),
     "published": ({"rejected_visits": 0}, (8, 11, 15), {**PUBLISHED, 1: (3, 5), 2: (3, 5)}),
     "judged twice": ({"rejected_visits": 2}, (8, 11, 15), {**PUBLISHED, 1: (), 2: (), 8: ()}),
@@ -194,6 +199,7 @@ def rules(threshold: str, limits: list[float]) -> st.SearchStrategy[PreferenceCo
         rejected_max=st.sampled_from(limits),
         rejected_visits=st.integers(0, 2),
         lower=st.booleans(),
+        ended=st.booleans(),
     )
 
 
@@ -250,11 +256,16 @@ def read_rule(tree: Tree, rule: PreferenceConfig) -> tuple[set[int], dict[int, s
     measure = {"max_q": "value", "max_n": "visits"}[rule.value]
     for node in nodes:
         node["judged"] = node["visits"] - (100 if node["seed"] else 0)
+
+    def stops_here(node: Decision) -> bool:
+        texts = [nodes[child]["text"] for child in node["children"]]
+        return bool(node["ended"] or (not rule.ended and node["text"] is not None and set(texts) <= {None}))
+
     least: float | None = rule.preferred_min
     most: float | None = rule.rejected_max
     if rule.threshold == "quantile":
         found = [node for node in nodes[1:] if not node["seed"] and node["judged"] >= 1]
-        least = exact_quantile([node[measure] for node in found if node["ended"]], rule.preferred_min)
+        least = exact_quantile([node[measure] for node in found if stops_here(node)], rule.preferred_min)
         most = exact_quantile([node[measure] for node in found], rule.rejected_max)
     good = []
     for way in ways(nodes, 0):
@@ -262,7 +273,7 @@ def read_rule(tree: Tree, rule: PreferenceConfig) -> tuple[set[int], dict[int, s
         passes = least is not None and leaf[measure] >= least
         if rule.threshold == "quantile" and leaf["seed"]:
             passes = True
-        if leaf["ended"] and leaf["visits"] >= rule.preferred_visits and passes:
+        if stops_here(leaf) and leaf["visits"] >= rule.preferred_visits and passes:
             good.append(way)
     preferred = {number for way in good for number in way}
     rejected: dict[int, set[int]] = {number: set() for number in preferred}
