@@ -227,7 +227,9 @@ def check_kinds(
 ) -> dict[str, KindCheck]:
     similarity = WordSimilarity(turn.reply.text for dialogue in dialogues for turn in dialogue.turns)
     answered = {kind: asked for kind, asked in answers.items() if asked}
-    hard = sum(kind in HARD for kind in answered)
+    # A judge that reads no strategies finds a wrong one as good as the given one: there is nothing to be wrong about.
+    told = {kind for kind, asked in answered.items() if any(given != foil for _, given, foil in asked)}
+    hard = len(told.intersection(HARD))
     return {
         kind: check_kind(scores, words, trees, measure, hard)
         for kind, asked in answered.items()

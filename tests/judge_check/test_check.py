@@ -80,6 +80,20 @@ def test_a_judge_of_the_reply_alone_is_not() -> None:
     assert not label.believed
 
 
+def test_a_judge_that_reads_no_strategies_is_not_asked_about_them() -> None:
+    """Its intervals are those of two hard kinds, not of three."""
+
+    def score(talk: Sequence[Turn], label: float = 0.0) -> float:
+        noise = random.Random(talk[-1].reply.text).random()
+        return 0.5 * float((talk[-2].reply.text, talk[-1].reply.text) in words) + noise + label
+
+    words = {(said, reply) for said, reply, _ in GIVEN}
+    blind = scored(score).kinds
+    reads = scored(lambda talk: score(talk, 1e-9 * len(talk[-1].reply.strategies[0]))).kinds
+    assert blind[NEXT].value.value == reads[NEXT].value.value
+    assert reads[NEXT].above.low < blind[NEXT].above.low < blind[NEXT].above.value
+
+
 def test_a_judge_without_answers_is_not() -> None:
     for check in (scored(lambda talk: None), preferred(lambda *_: None)):
         assert not check.believed
