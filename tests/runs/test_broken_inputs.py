@@ -179,6 +179,7 @@ def test_a_broken_model_is_told_in_one_line(tmp_path_factory, model, file, data)
 @dataclass
 class _Split:
     sequences: tuple[int, ...] = (1, 2, 3)
+    first_token: tuple[int, ...] = (0, 1, 3, 6)
     content: str = "c"
 
 
@@ -186,7 +187,7 @@ class _Split:
 @settings(max_examples=30, suppress_health_check=[*HealthCheck])
 def test_broken_reference_log_probs_are_told_in_one_line(tmp_path_factory, data):
     place = tmp_path_factory.mktemp("store")
-    values = np.zeros((3, 2), dtype=np.float32)
+    values = np.zeros(6, dtype=np.float32)
     split: Any = _Split()
     stored_log_probs(split, {}, lambda: values, place)
     (file,) = place.rglob("log_probs.safetensors")
