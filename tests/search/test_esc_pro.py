@@ -184,14 +184,18 @@ def test_doubtful_judge() -> None:
 
 def test_quantiles() -> None:
     cfg = config()
-    cfg.mcts.preferences = PreferenceConfig("max_n", "quantile", 0.75, 2, 0.25, lower=True)
+    rule = PreferenceConfig("max_n", "quantile", preferred_min=0.75, rejected_max=0.25, lower=True)
+    cfg.mcts.preferences = rule
     text = card(cfg, limits=[(0.5, None), (None, None), (0.25, -0.125), (0.75, None)])
     assert "| preferred, at least | 0.250 | 0.500 | 0.750 | 1 |" in text
     assert "| rejected, at most | -0.125 | -0.125 | -0.125 | 3 |" in text
-    assert "number of visits N is at least the 0.75 quantile of the ended leaves" in text
+    assert "A leaf where the conversation ended is preferred if its number of visits N is at least" in text
+    assert "at least the 0.75 quantile of the ended leaves that" in text
     assert "number of visits N is at most the 0.25 quantile of its tree's judged decisions, which" in text
     assert "lower than what was judged" in text
     assert "| preferred, at least | - | - | - | 1 |" in card(cfg, limits=[(None, None)])
+    rule.ended = False
+    assert "A leaf is preferred if its number of visits N is at least the 0.75 quantile of the leaves" in card(cfg)
 
 
 def test_every_number_comes_from_the_arguments() -> None:
