@@ -81,8 +81,9 @@ def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
         if before:
             # NaN where it has no metric to optimise.
             return (before.metrics or {}).get(str(cfg.optimize_metric), math.nan)
-        _note_job(hydra_config, {"status": "running"})
     try:
+        if in_multirun:
+            _note_job(hydra_config, {"status": "running"})
         metrics = _run_stage(cfg, directory)
         stages = find_reused_stages(directory)
         outcome = {"status": "reused" if stages and all(stages.values()) else "done"}

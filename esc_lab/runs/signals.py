@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ _waiting = False  # a SIGTERM that came in one of them
 def end_on_sigterm(before: Callable[[], None] = lambda: None) -> Iterator[None]:
     """In this block SIGTERM raises SystemExit with status 143, and a second one does nothing: the end is under way.
 
-    Only the main thread of a process hears signals.
+    Python drops what is raised in a destructor or a callback of a weak reference, which imports have many of: there the
+    signal is sent once more, for when they are left. Only the main thread of a process hears signals.
 
     Args:
         before: is called before that.
@@ -32,16 +35,26 @@ def end_on_sigterm(before: Callable[[], None] = lambda: None) -> Iterator[None]:
             return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         before()
-        raise SystemExit(TERMINATED)
+        raise stop
+
+    def repeat_where_dropped(dropped: Any) -> None:
+        if dropped.exc_value is not stop:
+            hook(dropped)
+            return
+        signal.signal(signal.SIGTERM, end)
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    stop, hook = SystemExit(TERMINATED), sys.unraisablehook
     earlier: Any = signal.signal(signal.SIGTERM, end)
+    sys.unraisablehook = repeat_where_dropped
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if earlier is None else earlier)
+        sys.unraisablehook = hook
 
 
 @contextmanager
