@@ -13,6 +13,7 @@ COMPARISONS = {
     "rejected": "a rejected reply of the records",
     "own_reply": "what the model itself writes under another strategy (data.negatives says which, and how many)",
     "rated": "a reply of the same turn with another search value",
+    "strategy": "its strategy, without words, against one that is drawn as often as it is given in other turns",
 }
 
 
@@ -26,6 +27,10 @@ class RewardConfig:
     strategy_text: bool = item(
         False, "it reads the strategies of replies too, as (strategy) text, and not the text alone"
     )
+    strategy_share: float = item(
+        0.0, "share of a reply's score that is of its strategy alone, whatever its words; needs the kind strategy",
+        within=(0, 1),
+    )  # fmt: skip
     reply_tokens: int = item(
         192, "longest reply that it reads, in tokens; the rest is cut off and counted", within=COUNT
     )

@@ -227,10 +227,13 @@ def _check_reward(cfg: DictConfig) -> Iterator[str]:
         yield f"reward.kinds: no kind '{name}'{nearest(name, COMPARISONS)}. Fix: choose of {', '.join(COMPARISONS)}"
     if any(share < 0 for share in kinds.values()) or not any(share > 0 for share in kinds.values()):
         yield f"reward.kinds={kinds}: shares are from 0, and one at least above it. Fix: {{same_dialogue: 1}}, say"
+    if cfg.reward.strategy_share and not kinds.get("strategy"):
+        share = f"reward.strategy_share={cfg.reward.strategy_share:g}"
+        yield f"{share}: strategies alone are not compared. Fix: reward=strategy_fit, or kind strategy in reward.kinds"
     if kinds.get("own_reply", 0) > 0 and cfg.data.negatives == "recorded":
         reason = "kind own_reply compares with what the model writes"
         yield _refuse(cfg, "data.negatives", reason, "data.negatives=random, or gold_contrast")
-    replies = (1 + cfg.reward.foils) * cfg.reward.reply_tokens
+    replies = (1 + cfg.reward.foils + (kinds.get("strategy", 0) > 0)) * cfg.reward.reply_tokens
     if cfg.data.row_tokens <= replies:
         fix = "raise it, or lower reward.reply_tokens"
         yield _refuse(cfg, "data.row_tokens", f"{replies} tokens of replies leave no room for a history", fix)

@@ -27,6 +27,10 @@ class Reply:
     value: float | None = None  # mean value Q of the search, in [-3, 1] with the published judge; None: not judged
     visits: int | None = None  # N of the search; None: not from one
 
+    def without_words(self) -> Reply:
+        """Its first strategy alone."""
+        return Reply("", self.strategies[:1])
+
 
 @dataclass(frozen=True)
 class Turn:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,6 +148,14 @@ def score_cases(
     return {
         kind: [ScoredCase(case, value[case.given], value[case.foil]) for case in drawn] for kind, drawn in cases.items()
     }
+
+
+def score_strategies(scores: Scores, cases: Sequence[JudgeCase]) -> list[ScoredCase]:
+    """The cases with the scores of their replies' strategies alone."""
+    talks = [[(*talk[:-1], replace(talk[-1], reply=talk[-1].reply.without_words())) for talk in case[:2]]
+             for case in cases]  # fmt: skip
+    values = scores([talk for pair in talks for talk in pair]).reshape(-1, 2).tolist()
+    return [ScoredCase(case, given, foil) for case, (given, foil) in zip(cases, values, strict=True)]
 
 
 def calibrate(cases: Mapping[str, Sequence[ScoredCase]], shares: Mapping[str, float]) -> Calibration:

@@ -72,22 +72,25 @@ class RewardPrompts:
     """What a reward model is shown: the talk, a message a turn. Words are put to it as in its training where it reads.
 
     Attributes:
-        strategy_text: the supporter's messages begin with their first strategy.
+        strategy_text: the supporter's messages begin with their first strategy; one without words is it in any case.
+        strategy_share: of a reply's score that is of its strategy alone.
     """
 
     strategy_text: bool
+    strategy_share: float = 0.0
 
     def ask(self, history: Sequence[Turn]) -> tuple[Message, ...]:
         """The talk up to the reply that is to be scored, the supporter as assistant."""
         return tuple(Message(_ROLES[turn.speaker], self._text(turn)) for turn in history)
 
     def _text(self, turn: Turn) -> str:
-        strategies = turn.reply.strategies if self.strategy_text else ()
-        return f"{label_text(strategies[0])} {turn.reply.text}" if strategies else turn.reply.text
+        text = turn.reply.text
+        named = turn.reply.strategies[:1] if self.strategy_text or not text else ()
+        return " ".join([*map(label_text, named), *([text] if text else [])])
 
     def record(self) -> dict[str, Any]:
         """All that the messages depend on, as JSON types."""
-        return {"side": "judge", "strategy_text": self.strategy_text}
+        return {"side": "judge", "strategy_text": self.strategy_text, "strategy_share": self.strategy_share}
 
 
 _ROLES: Mapping[Speaker, Role] = {"seeker": "user", "supporter": "assistant"}
@@ -129,7 +132,7 @@ def restore_trained_prompts(record: Mapping[str, Any], inventory: Inventory) -> 
     if record["side"] == "seeker":
         return SeekerPrompts(record["words"])
     if record["side"] == "judge":
-        return RewardPrompts(record["strategy_text"])
+        return RewardPrompts(record["strategy_text"], record.get("strategy_share", 0.0))
     template = TemplateConfig(**record["template"])
     return SupporterPrompts(inventory, template, build_layout(template))
 

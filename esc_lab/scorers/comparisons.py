@@ -3,7 +3,9 @@
 A judge could tell foils by themselves, by their length, say, or by how often their strategy is given. So what is drawn
 from other turns are given replies again: each kind's foils are the same sort of text as what they are compared with. A
 foil of the same dialogue is one of the next replies after another message: near, so that it is hard to tell, and later,
-since a repetition of the history would give it away.
+since a repetition of the history would give it away. A given strategy is compared with those of random other turns, an
+equal one with nothing: so what fits best is a difference of scores that tells how many times likelier each strategy is
+here than anywhere (its pointwise mutual information), and none scores high by being given often.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class ComparisonPool:
             for turn in dialogue.decisions()
         ]
         self._trees = len({tree for tree, _ in self._given})
+        self._strategies = [reply.strategies[0] for _, reply in self._given if reply.strategies]
 
     @property
     def shares(self) -> Mapping[str, float]:
@@ -75,6 +78,8 @@ class ComparisonPool:
             for choices in turns.values():
                 for kind in counts:
                     counts[kind] += self._trees > 1 if kind == "other_dialogue" else bool(choices.get(kind))
+        if "strategy" in counts and len(set(self._strategies)) > 1:
+            counts["strategy"] = len(self._strategies)
         return counts
 
     def check(self) -> None:
@@ -94,8 +99,12 @@ class ComparisonPool:
         drawn = []
         for turn, choices in self.kinds[number].items():
             offers = {kind: list(choices.get(kind, ())) for kind in self.shares}
+            given = dialogue.turns[turn].reply
+            if "strategy" in offers and given.strategies:
+                others = [self._strategies[chance.integers(len(self._strategies))] for _ in range(self.settings.foils)]
+                named = [Reply("", (other,)) for other in others if other not in given.strategies]
+                offers["strategy"] = [(given.without_words(), other, False) for other in named]
             if "other_dialogue" in offers and self._trees > 1:
-                given = dialogue.turns[turn].reply
                 foreign = [self._foreign(dialogue.tree_id, chance) for _ in range(self.settings.foils)]
                 offers["other_dialogue"] = [(given, reply, False) for reply in foreign if _differ(given, reply)]
             for _ in range(self.settings.foils):

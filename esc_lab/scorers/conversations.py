@@ -53,7 +53,8 @@ class ConversationEncoder:
 
     Attributes:
         words: `WORDS` of a prompt's wording.
-        strategy_text: replies, in the history too, begin with their first strategy: `(strategy) text`.
+        strategy_text: replies, in the history too, begin with their first strategy: `(strategy) text`. A reply without
+            words is its strategy in any case.
         history_tokens: longest history, the instruction and the beginning of a reply included.
         reply_tokens: longest reply, its end of turn included.
     """
@@ -133,8 +134,9 @@ class ConversationEncoder:
         heard = [*dropwhile(lambda turn: turn.speaker == "supporter", history)]
         messages = history_messages(heard, self.words, labels=self.strategy_text)
         prompt = self.encoder.adapt(Prompt((Message("system", self.words["role"]), *messages)))
-        label = f"{label_text(reply.strategies[0])} " if self.strategy_text and reply.strategies else ""
-        return (*prompt.messages, Message("assistant", label + reply.text))
+        named = reply.strategies[:1] if self.strategy_text or not reply.text else ()
+        text = " ".join([*map(label_text, named), *([reply.text] if reply.text else [])])
+        return (*prompt.messages, Message("assistant", text))
 
 
 def take_words(wording: Mapping[str, str]) -> dict[str, str]:

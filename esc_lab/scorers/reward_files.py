@@ -45,6 +45,7 @@ class Note:
     reply_tokens: int
     row_tokens: int
     calibration: Calibration
+    strategy_share: float
 
     def conversations(self, encoder: ChatEncoder) -> ConversationEncoder:
         """How it reads conversations with the encoder of its base model."""
@@ -69,9 +70,10 @@ def new_reward(
         UserError: the adapter cannot be put on it, or the budget is too small.
     """
     row_tokens = min(row_tokens, loaded.context_tokens)
-    history_tokens = row_tokens - (1 + settings.foils) * settings.reply_tokens
+    replies = 1 + settings.foils + (settings.kinds.get("strategy", 0) > 0)
+    history_tokens = row_tokens - replies * settings.reply_tokens
     if history_tokens <= 0:
-        what = f"{1 + settings.foils} replies of {settings.reply_tokens} tokens leave no room for a history"
+        what = f"{replies} replies of {settings.reply_tokens} tokens leave no room for a history"
         fix = "raise it (and model.context_tokens), or lower reward.reply_tokens"
         raise UserError(what, where=f"data.row_tokens={row_tokens}", fix=fix)
     trained = add_adapter(loaded, adapter, model).model
@@ -79,7 +81,8 @@ def new_reward(
         loaded.encoder, words, settings.strategy_text, history_tokens, settings.reply_tokens
     )
     head = RewardHead(base_model(trained).config.get_text_config().hidden_size).to(base_model(trained).device)
-    return RewardModel(trained, head, conversations, model.name, row_tokens)
+    share = settings.strategy_share
+    return RewardModel(trained, head, conversations, model.name, row_tokens, strategy_share=share)
 
 
 def save_reward(reward: RewardModel, model: ModelConfig, inventory: Inventory, directory: Path) -> Path:
@@ -91,7 +94,7 @@ def save_reward(reward: RewardModel, model: ModelConfig, inventory: Inventory, d
     read = reward.conversations
     note = Note(
         model, inventory.name, inventory.names, dict(read.words), read.strategy_text, read.history_tokens,
-        read.reply_tokens, reward.row_tokens, reward.calibration,
+        read.reply_tokens, reward.row_tokens, reward.calibration, reward.strategy_share,
     )  # fmt: skip
     write_atomic(target / NOTE, json.dumps({**asdict(note), "model": describe_base(model)}, indent=2))
     make_readable(target)
@@ -118,7 +121,7 @@ def load_reward(path: Path, inventory: Inventory, cache: Path, model: ModelConfi
     trained.eval()
     return RewardModel(
         trained, load_head(directory, hidden).to(loaded.model.device), note.conversations(loaded.encoder),
-        note.model.name, note.row_tokens, note.calibration,
+        note.model.name, note.row_tokens, note.calibration, note.strategy_share,
     )  # fmt: skip
 
 
@@ -164,12 +167,15 @@ def _read_note(file: Path) -> Note:
         if not temperature > 0:
             raise ValueError(f"temperature {temperature:g}")
         words = {name: str(read["words"][name]) for name in WORDS}
+        share = float(read.get("strategy_share", 0.0))
+        if not 0 <= share <= 1:
+            raise ValueError(f"strategy_share {share:g}")
         sizes = {name: int(read[name]) for name in ("history_tokens", "reply_tokens", "row_tokens")}
         if min(sizes.values()) < 1:
             raise ValueError(f"sizes {sizes}")
         return Note(
             read_base(read["model"], file), str(read["inventory"]), tuple(read["strategies"]), words,
-            bool(read["strategy_text"]), **sizes, calibration=Calibration(temperature, center),
+            bool(read["strategy_text"]), **sizes, calibration=Calibration(temperature, center), strategy_share=share,
         )  # fmt: skip
     except READ_ERRORS as error:
         what = f"broken note: {type(error).__name__} {error}"

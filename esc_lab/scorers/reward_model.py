@@ -9,7 +9,7 @@ one reply's score the probability that it beats a middling one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -65,6 +65,7 @@ class RewardModel:
         name: of its base model.
         row_tokens: budget of a packed row.
         calibration: what makes its scores logits, from validation data.
+        strategy_share: of a reply's score that is of its strategy alone, without words.
     """
 
     model: Any
@@ -73,6 +74,7 @@ class RewardModel:
     name: str
     row_tokens: int
     calibration: Calibration = Calibration()
+    strategy_share: float = 0.0
 
     def raw_scores(self, row: PackedRow) -> Tensor:
         """Scores [replies], before calibration, of the replies of a packed row."""
@@ -90,7 +92,9 @@ class RewardModel:
     def score(self, conversations: Sequence[Sequence[Turn]]) -> FloatArray:
         """Calibrated scores [N], float64, of the last message of each conversation, which is the supporter's.
 
-        What the conversations share is computed once.
+        What the conversations share is computed once. With a `strategy_share` w the probability that a reply beats a
+        middling one is 1 - w times that of the reply and w times that of its strategy alone, and the score its logit;
+        a reply without a strategy is scored as without a share.
 
         Raises:
             ValueError: a conversation is empty or ends with the seeker.
@@ -98,6 +102,8 @@ class RewardModel:
         """
         if any(not talk or talk[-1].speaker != "supporter" for talk in conversations):
             raise ValueError("a conversation has to end with a reply of the supporter")
+        if self.strategy_share:
+            return self._score_with_strategies([*map(tuple, conversations)])
         trees: dict[str, list[TokenSequence]] = {}
         numbered = sorted(enumerate(conversations), key=lambda item: _history_key(item[1]))
         for _, group in groupby(numbered, key=lambda item: _history_key(item[1])):
@@ -113,6 +119,23 @@ class RewardModel:
                 for value, keys in zip(values, row.keys, strict=True):
                     scores[list(keys)] = value
         return self.calibration.apply(scores)
+
+    def _score_with_strategies(self, talks: Sequence[tuple[Turn, ...]]) -> FloatArray:
+        alone = {
+            number: (*talk[:-1], replace(talk[-1], reply=talk[-1].reply.without_words()))
+            for number, talk in enumerate(talks) if talk[-1].reply.strategies
+        }  # fmt: skip
+        scores = replace(self, strategy_share=0.0).score([*talks, *alone.values()])
+        whole, share = scores[: len(talks)], self.strategy_share
+        fits = whole.copy()
+        fits[[*alone]] = scores[len(talks) :]
+        with np.errstate(divide="ignore"):  # a share of 1
+            words, strategy = np.log1p(-share), np.log(share)
+        better, worse = (
+            np.logaddexp(words - np.logaddexp(0, -sign * whole), strategy - np.logaddexp(0, -sign * fits))
+            for sign in (1, -1)
+        )
+        return np.asarray(better - worse)
 
     def value(self, conversations: Sequence[Sequence[Turn]]) -> FloatArray:
         """What a search's judge makes of these scores: 4 times the logistic, less 3, in [-3, 1]. Raises as `score`."""

@@ -134,11 +134,11 @@ class Roles:
     async def judge(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
         """The judge's score of the last reply on each axis, 0 to 4.
 
-        Of a reward model, `reward`: 4 times the probability that the reply beats a middling one.
+        Of a reward model, `reward`: 4 times the probability that the reply beats a middling one, which may in part be
+        that of its strategy alone.
         """
         if isinstance(reward := self.trained.get("judge"), RewardPrompts):
-            better, _ = await self._reward(reward, history)
-            return {REWARD.name: round(BEST_SCORE * math.exp(better), DECIMALS)}
+            return {REWARD.name: round(BEST_SCORE * await self._reward_share(reward, history), DECIMALS)}
         names = [axis.name for axis in self.axes]
         asked = self.prompts.judge_request(json="judge" not in self.scoring)
         request = self._request("judge", self.prompts.support_messages(history, asked), sample=sample)
@@ -172,6 +172,15 @@ class Roles:
         schema = _object_schema({"better": {"type": "string", "enum": ["A", "B"]}})
         request = replace(self._request("judge", messages), schema=schema)
         return await self._ask_until_usable(request, lambda answer: float(parse_preference(answer.text) == "A"))
+
+    async def _reward_share(self, judge: RewardPrompts, history: Sequence[Turn]) -> float:
+        """The probability that the last reply beats a middling one, as `RewardModel.score` puts it together."""
+        better, _ = await self._reward(judge, history)
+        *before, last = history
+        if not (judge.strategy_share and last.reply.strategies):
+            return math.exp(better)
+        fits, _ = await self._reward(judge, (*before, replace(last, reply=last.reply.without_words())))
+        return (1 - judge.strategy_share) * math.exp(better) + judge.strategy_share * math.exp(fits)
 
     async def _reward(self, judge: RewardPrompts, history: Sequence[Turn]) -> tuple[float, ...]:
         """Log-probabilities that the last reply beats a middling one, and that it does not."""

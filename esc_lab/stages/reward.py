@@ -12,7 +12,8 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory, build_inventory
-from esc_lab.evaluation.reward_check import calibrate, check_reward, score_cases
+from esc_lab.evaluation.reward_check import calibrate, check_reward, score_cases, score_strategies
+from esc_lab.judge_check.cases import STRATEGY
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import REWARD_CHECK, TRAINING_TREES, read_config
@@ -91,5 +92,8 @@ def _calibrated(
     if len({dialogue.tree_id for dialogue in dialogues}) < 2:
         log.warning("fewer than two validation dialogues: the scores are not calibrated")
         return reward
-    cases = score_cases(reward.score, dialogues, cfg.reward.check, EVALUATION_SEED, own)
+    parts = replace(reward, strategy_share=0.0)
+    cases = score_cases(parts.score, dialogues, cfg.reward.check, EVALUATION_SEED, own)
+    if cfg.reward.kinds.get("strategy"):
+        cases["strategy"] = score_strategies(parts.score, [each.case for each in cases.get(STRATEGY, ())])
     return replace(reward, calibration=calibrate(cases, cfg.reward.kinds))

@@ -131,10 +131,12 @@ def test_wrong_settings_are_told_at_once(command, tmp_path):
                 "data.negatives=recorded", "reward.foils", "data.row_tokens"):  # fmt: skip
         assert re.search(rf"^  {re.escape(key)}.*", outcome.errors, re.M), key
     assert "no kind 'other_dialog'; did you mean 'other_dialogue'" in outcome.errors
+    untrained = command("stage=reward", "reward.strategy_share=0.7")
+    assert "reward.strategy_share=0.7: strategies alone are not compared" in complaint(untrained)
     empty = command("stage=reward", "reward.kinds={same_dialogue: 0.0}")
     assert "one at least above it" in complaint(empty)
 
 
-@pytest.mark.parametrize("option", ["default", "strategy_text", "searched"])
+@pytest.mark.parametrize("option", ["default", "strategy_text", "strategy_fit", "searched"])
 def test_a_dry_run_of_each_option(command, option):
     check_run_directory(command("experiment=reward", f"reward={option}", "trainer=dev", "reward.check=4"))

@@ -10,6 +10,7 @@ import pytest
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.data.strategies import load_inventory
+from esc_lab.prompts.trained import RewardPrompts
 from esc_lab.scorers.reward_files import load_reward
 from tests.conftest import CACHE
 from tests.e2e.conftest import SEARCH, Outcome, execute
@@ -67,7 +68,7 @@ def test_a_search_with_it(run, judge):
     assert searched.metrics["search/judge_check/rejected"] > 0.9
     (file,) = [path for path in searched.path.glob("trees/*.journal.jsonl") if "judge_check" not in path.name]
     head, *calls = [json.loads(line) for line in file.read_text().splitlines()]
-    assert head["config"]["roles"]["judge"]["client"]["asked"] == {"side": "judge", "strategy_text": False}
+    assert head["config"]["roles"]["judge"]["client"]["asked"] == RewardPrompts(False).record()
     judged = [call["answer"] for call in calls if call["role"] == "judge"]
     assert judged
     for answer in judged:

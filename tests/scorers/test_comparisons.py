@@ -55,6 +55,25 @@ def test_shares_are_those_of_the_configuration():
     }
 
 
+def test_strategies_are_compared_alone_with_those_of_other_turns():
+    """Where contexts tell nothing, a strategy that is given four times as often is not preferred for it."""
+    said = [name for _ in range(40) for name in ["Question"] * 4 + ["Others"]]
+    turns = [
+        turn
+        for number, name in enumerate(said)
+        for turn in (Turn("seeker", Reply(f"{number}?")), Turn("supporter", Reply(f"{number}!", (name, "Information"))))
+    ]
+    found = pool(Dialogue(tuple(turns), "esconv"), kinds={"strategy": 1.0}, foils=20)
+    assert found.counts() == {"strategy": 200}
+    drawn = [each for seed in range(3) for each in found.draw(0, seed)]
+    assert all(not each.better.text and not each.worse.text for each in drawn)
+    pairs = Counter((*each.better.strategies, *each.worse.strategies) for each in drawn)
+    assert {*pairs} == {("Question", "Others"), ("Others", "Question")}
+    assert pairs["Question", "Others"] / pairs.total() == pytest.approx(0.5, abs=0.03)
+    assert pairs.total() == pytest.approx(3 * 20 * 200 * 2 * 0.8 * 0.2, rel=0.05)
+    assert pool(talk("a"), talk("b"), kinds={"strategy": 1.0}).counts() == {"strategy": 0}  # one strategy only
+
+
 def test_draws_follow_from_the_seed():
     found = pool(talk("a"), talk("b"), talk("c"))
     assert found.draw(0, 1) == found.draw(0, 1) != found.draw(0, 2)

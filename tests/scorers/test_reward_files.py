@@ -25,7 +25,8 @@ LLAMA = model_config("tiny_llama")
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, sample_dialogues):
     """A saved reward model: its run directory, conversations and their scores."""
-    reward = replace(build_reward(adapter=2, strategy_text=True), calibration=Calibration(1.5, 0.25))
+    built = build_reward(adapter=2, strategy_text=True, strategy_share=0.3)
+    reward = replace(built, calibration=Calibration(1.5, 0.25))
     path = tmp_path_factory.mktemp("reward")
     save_reward(reward, LLAMA, ESCONV, path)
     conversations = talks(merge_turns(sample_dialogues[0], "set"))[:9]
@@ -41,7 +42,7 @@ def test_what_is_loaded_scores_the_same(saved):
     for place in (path, path / "reward"):
         loaded = load_reward(place, ESCONV, CACHE, LLAMA)
         np.testing.assert_allclose(loaded.score(conversations), expected, atol=1e-5)
-    assert (loaded.name, loaded.calibration) == ("tiny-llama", Calibration(1.5, 0.25))
+    assert (loaded.name, loaded.calibration, loaded.strategy_share) == ("tiny-llama", Calibration(1.5, 0.25), 0.3)
     assert not loaded.model.training
     files = {file.name for file in (path / "reward").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", HEAD, NOTE} <= files

@@ -101,6 +101,21 @@ def test_strategies_are_read_only_where_that_is_asked_for():
     assert min(abs(seeing[0] - seeing[1]), abs(seeing[0] - seeing[2])) > 1e-3
 
 
+@pytest.mark.parametrize("share", [0.7, 1.0])
+def test_a_share_of_a_score_is_of_the_strategy_alone(share):
+    """The shares are of probabilities; a reply without a strategy has no such part."""
+    hello = Turn("seeker", Reply("I lost my job."))
+    given = [(hello, Turn("supporter", Reply("Why?", names))) for names in (("Question", "Others"), ("Others",), ())]
+    alone = [(hello, Turn("supporter", Reply("", names))) for names in (("Question",), ("Others",))]
+    whole = build_reward()
+    words, strategies = (1 / (1 + np.exp(-whole.score(talks))) for talks in (given, alone))
+    assert abs(strategies[0] - strategies[1]) > 1e-3
+    expected = [*((1 - share) * words[:2] + share * strategies), words[2]]
+    mixed = replace(whole, strategy_share=share)
+    np.testing.assert_allclose(1 / (1 + np.exp(-mixed.score(given))), expected, atol=1e-6)
+    np.testing.assert_allclose(mixed.value(given), 4 * np.array(expected) - 3, atol=1e-5)
+
+
 def test_long_replies_are_cut_and_counted():
     reward = build_reward(reply_tokens=16)
     hello = Turn("seeker", Reply("Hello."))

@@ -121,6 +121,21 @@ def test_its_score_is_the_probability_to_beat_a_middling_reply():
     assert "empathy: 4" in roles.claim
 
 
+def test_a_share_of_its_score_is_of_the_strategy_alone():
+    logits = {"That hurts.": 1.0, "(Reflection of feelings)": -2.0}
+
+    async def send(request: Request) -> Answer:
+        logit = logits[request.messages[-1].content]
+        return Answer(log_probs=((-math.log1p(math.exp(-logit)), -math.log1p(math.exp(logit))),))
+
+    asked = {"judge": RewardPrompts(False, 0.7).record()}
+    roles = Roles(ESCONV, SeekerProfile(""), LLMConfig(), asked, send, Counter())
+    expected = 4 * (0.3 / (1 + math.exp(-1)) + 0.7 / (1 + math.exp(2)))
+    assert asyncio.run(roles.judge(TALK[:2])) == {"reward": pytest.approx(expected, abs=1e-3)}
+    unlabelled = (TALK[0], Turn("supporter", Reply("That hurts.")))
+    assert asyncio.run(roles.score(unlabelled)) == pytest.approx(4 / (1 + math.exp(-1)), abs=1e-3)
+
+
 def test_strategies_are_shown_where_it_reads_them():
     for shows in (True, False):
         prompts = restore_trained_prompts(RewardPrompts(shows).record(), ESCONV)
