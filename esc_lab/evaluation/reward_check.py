@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from esc_lab.artifacts import replace_nan
-from esc_lab.data.dialogue import Dialogue, Turn
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.judge_check.cases import FOREIGN, KINDS, OWN, REJECTED, JudgeCase, draw_cases
 from esc_lab.judge_check.check import JudgeCheck, check_kinds, relate_to_survey
 from esc_lab.scorers.reward_model import Calibration
@@ -156,6 +156,15 @@ def score_strategies(scores: Scores, cases: Sequence[JudgeCase]) -> list[ScoredC
              for case in cases]  # fmt: skip
     values = scores([talk for pair in talks for talk in pair]).reshape(-1, 2).tolist()
     return [ScoredCase(case, given, foil) for case, (given, foil) in zip(cases, values, strict=True)]
+
+
+def center_strategies(scores: Scores, dialogues: Sequence[Dialogue], names: Sequence[str]) -> dict[str, float]:
+    """The mean score of each strategy alone over all decisions of the dialogues."""
+    talks = [
+        (*dialogue.turns[:turn], Turn("supporter", Reply("", (name,))))
+        for dialogue in dialogues for turn in dialogue.decisions() for name in names
+    ]  # fmt: skip
+    return dict(zip(names, scores(talks).reshape(-1, len(names)).mean(axis=0).tolist(), strict=True))
 
 
 def calibrate(cases: Mapping[str, Sequence[ScoredCase]], shares: Mapping[str, float]) -> Calibration:

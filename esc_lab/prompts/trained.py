@@ -7,7 +7,7 @@ asked in the layout and the words of its own training, whatever the words of the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,12 @@ class RewardPrompts:
     Attributes:
         strategy_text: the supporter's messages begin with their first strategy; one without words is it in any case.
         strategy_share: of a reply's score that is of its strategy alone.
+        strategy_centers: strategy -> what is taken off the logit of the strategy alone.
     """
 
     strategy_text: bool
     strategy_share: float = 0.0
+    strategy_centers: Mapping[str, float] = field(default_factory=dict)
 
     def ask(self, history: Sequence[Turn]) -> tuple[Message, ...]:
         """The talk up to the reply that is to be scored, the supporter as assistant."""
@@ -90,7 +92,7 @@ class RewardPrompts:
 
     def record(self) -> dict[str, Any]:
         """All that the messages depend on, as JSON types."""
-        return {"side": "judge", "strategy_text": self.strategy_text, "strategy_share": self.strategy_share}
+        return {"side": "judge", **vars(self), "strategy_centers": dict(self.strategy_centers)}
 
 
 _ROLES: Mapping[Speaker, Role] = {"seeker": "user", "supporter": "assistant"}
@@ -132,7 +134,7 @@ def restore_trained_prompts(record: Mapping[str, Any], inventory: Inventory) -> 
     if record["side"] == "seeker":
         return SeekerPrompts(record["words"])
     if record["side"] == "judge":
-        return RewardPrompts(record["strategy_text"], record.get("strategy_share", 0.0))
+        return RewardPrompts(**{name: value for name, value in record.items() if name != "side"})
     template = TemplateConfig(**record["template"])
     return SupporterPrompts(inventory, template, build_layout(template))
 

@@ -46,6 +46,7 @@ class Note:
     row_tokens: int
     calibration: Calibration
     strategy_share: float
+    strategy_centers: dict[str, float]
 
     def conversations(self, encoder: ChatEncoder) -> ConversationEncoder:
         """How it reads conversations with the encoder of its base model."""
@@ -95,6 +96,7 @@ def save_reward(reward: RewardModel, model: ModelConfig, inventory: Inventory, d
     note = Note(
         model, inventory.name, inventory.names, dict(read.words), read.strategy_text, read.history_tokens,
         read.reply_tokens, reward.row_tokens, reward.calibration, reward.strategy_share,
+        dict(reward.strategy_centers),
     )  # fmt: skip
     write_atomic(target / NOTE, json.dumps({**asdict(note), "model": describe_base(model)}, indent=2))
     make_readable(target)
@@ -121,7 +123,7 @@ def load_reward(path: Path, inventory: Inventory, cache: Path, model: ModelConfi
     trained.eval()
     return RewardModel(
         trained, load_head(directory, hidden).to(loaded.model.device), note.conversations(loaded.encoder),
-        note.model.name, note.row_tokens, note.calibration, note.strategy_share,
+        note.model.name, note.row_tokens, note.calibration, note.strategy_share, note.strategy_centers,
     )  # fmt: skip
 
 
@@ -170,12 +172,14 @@ def _read_note(file: Path) -> Note:
         share = float(read.get("strategy_share", 0.0))
         if not 0 <= share <= 1:
             raise ValueError(f"strategy_share {share:g}")
+        centers = {str(name): float(center) for name, center in read.get("strategy_centers", {}).items()}
         sizes = {name: int(read[name]) for name in ("history_tokens", "reply_tokens", "row_tokens")}
         if min(sizes.values()) < 1:
             raise ValueError(f"sizes {sizes}")
         return Note(
             read_base(read["model"], file), str(read["inventory"]), tuple(read["strategies"]), words,
             bool(read["strategy_text"]), **sizes, calibration=Calibration(temperature, center), strategy_share=share,
+            strategy_centers=centers,
         )  # fmt: skip
     except READ_ERRORS as error:
         what = f"broken note: {type(error).__name__} {error}"

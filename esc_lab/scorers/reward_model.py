@@ -8,8 +8,8 @@ one reply's score the probability that it beats a middling one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -66,6 +66,7 @@ class RewardModel:
         row_tokens: budget of a packed row.
         calibration: what makes its scores logits, from validation data.
         strategy_share: of a reply's score that is of its strategy alone, without words.
+        strategy_centers: strategy -> its mean score alone in validation contexts, which is taken off.
     """
 
     model: Any
@@ -75,6 +76,7 @@ class RewardModel:
     row_tokens: int
     calibration: Calibration = Calibration()
     strategy_share: float = 0.0
+    strategy_centers: Mapping[str, float] = field(default_factory=dict)
 
     def raw_scores(self, row: PackedRow) -> Tensor:
         """Scores [replies], before calibration, of the replies of a packed row."""
@@ -94,7 +96,8 @@ class RewardModel:
 
         What the conversations share is computed once. With a `strategy_share` w the probability that a reply beats a
         middling one is 1 - w times that of the reply and w times that of its strategy alone, and the score its logit;
-        a reply without a strategy is scored as without a share.
+        a reply without a strategy is scored as without a share. Strategies alone are compared with their own mean
+        (`strategy_centers`), so that none has a high value everywhere.
 
         Raises:
             ValueError: a conversation is empty or ends with the seeker.
@@ -128,7 +131,8 @@ class RewardModel:
         scores = replace(self, strategy_share=0.0).score([*talks, *alone.values()])
         whole, share = scores[: len(talks)], self.strategy_share
         fits = whole.copy()
-        fits[[*alone]] = scores[len(talks) :]
+        centers = [self.strategy_centers.get(talks[number][-1].reply.strategies[0], 0.0) for number in alone]
+        fits[[*alone]] = scores[len(talks) :] - np.array(centers)
         with np.errstate(divide="ignore"):  # a share of 1
             words, strategy = np.log1p(-share), np.log(share)
         better, worse = (

@@ -179,8 +179,9 @@ class Roles:
         *before, last = history
         if not (judge.strategy_share and last.reply.strategies):
             return math.exp(better)
-        fits, _ = await self._reward(judge, (*before, replace(last, reply=last.reply.without_words())))
-        return (1 - judge.strategy_share) * math.exp(better) + judge.strategy_share * math.exp(fits)
+        fits, misfits = await self._reward(judge, (*before, replace(last, reply=last.reply.without_words())))
+        logit = fits - misfits - judge.strategy_centers.get(last.reply.strategies[0], 0.0)
+        return (1 - judge.strategy_share) * math.exp(better) + judge.strategy_share / (1 + math.exp(-logit))
 
     async def _reward(self, judge: RewardPrompts, history: Sequence[Turn]) -> tuple[float, ...]:
         """Log-probabilities that the last reply beats a middling one, and that it does not."""

@@ -12,7 +12,7 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory, build_inventory
-from esc_lab.evaluation.reward_check import calibrate, check_reward, score_cases, score_strategies
+from esc_lab.evaluation.reward_check import calibrate, center_strategies, check_reward, score_cases, score_strategies
 from esc_lab.judge_check.cases import STRATEGY
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.prompts import build_layout
@@ -55,7 +55,7 @@ def run(cfg: Config) -> dict[str, float]:
     metrics |= {f"data/{name}": float(value) for name, value in asdict(report).items()}
     metrics |= {f"data/{name}": float(value) for name, value in asdict(reward.conversations.report).items()}
     reward.to_device()
-    reward = _calibrated(cfg, reward, splits.get("val", []), own.get("val"))
+    reward = _calibrated(cfg, reward, splits.get("val", []), own.get("val"), inventory.names)
     metrics |= {f"reward/{name}": value for name, value in asdict(reward.calibration).items()}
     if test := splits.get("test"):
         cases = score_cases(reward.score, test, cfg.reward.check, EVALUATION_SEED, own["test"])
@@ -86,9 +86,13 @@ def _own_replies(
 
 
 def _calibrated(
-    cfg: Config, reward: RewardModel, dialogues: Sequence[Dialogue], own: Sequence[Dialogue] | None
+    cfg: Config,
+    reward: RewardModel,
+    dialogues: Sequence[Dialogue],
+    own: Sequence[Dialogue] | None,
+    names: Sequence[str],
 ) -> RewardModel:
-    """The reward model with temperature and center from the validation dialogues, of which two at least are needed."""
+    """The reward model with temperature and centers from the validation dialogues, of which two at least are needed."""
     if len({dialogue.tree_id for dialogue in dialogues}) < 2:
         log.warning("fewer than two validation dialogues: the scores are not calibrated")
         return reward
@@ -96,4 +100,6 @@ def _calibrated(
     cases = score_cases(parts.score, dialogues, cfg.reward.check, EVALUATION_SEED, own)
     if cfg.reward.kinds.get("strategy"):
         cases["strategy"] = score_strategies(parts.score, [each.case for each in cases.get(STRATEGY, ())])
-    return replace(reward, calibration=calibrate(cases, cfg.reward.kinds))
+    calibrated = replace(parts, calibration=calibrate(cases, cfg.reward.kinds))
+    centers = center_strategies(calibrated.score, dialogues, names) if cfg.reward.strategy_share else {}
+    return replace(calibrated, strategy_share=reward.strategy_share, strategy_centers=centers)

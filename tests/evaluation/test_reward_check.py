@@ -9,8 +9,14 @@ import pytest
 
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Reply, Turn, merge_turns
-from esc_lab.evaluation.reward_check import calibrate, check_reward, score_cases
-from esc_lab.judge_check.cases import OWN
+from esc_lab.evaluation.reward_check import (
+    calibrate,
+    center_strategies,
+    check_reward,
+    score_cases,
+    score_strategies,
+)
+from esc_lab.judge_check.cases import OWN, STRATEGY, draw_cases
 from esc_lab.scorers.reward_model import Calibration
 
 DIALOGUES = [merge_turns(dialogue, "set") for dialogue in read_dialogues(sample_path())[:40]]
@@ -96,6 +102,26 @@ def test_calibration_of_scores_that_are_right_in_probability():
     only = {"wrong_strategy": drawn["wrong_strategy"]}
     assert calibrate(only, shares).center == 0.5
     assert calibrate({}, shares) == Calibration()
+
+
+def test_strategies_alone():
+    """They are scored without words; their centers are means over all decisions, whatever was given there."""
+
+    def scores(talks):
+        assert all(not talk[-1].reply.text for talk in talks)
+        return np.array([{"Question": 2.0, "Others": -1.0}.get(talk[-1].reply.strategies[0], 0.0) + len(talk) / 100
+                         for talk in talks])  # fmt: skip
+
+    names = ("Others", "Question")
+    centers = center_strategies(scores, DIALOGUES[:3], names)
+    place = np.mean([turn + 1 for dialogue in DIALOGUES[:3] for turn in dialogue.decisions()]) / 100
+    assert centers == {"Others": pytest.approx(place - 1), "Question": pytest.approx(place + 2)}
+    cases = draw_cases(DIALOGUES, 20, 1)[STRATEGY]
+    for scored in score_strategies(scores, cases):
+        assert scored.given - scored.foil == pytest.approx(
+            np.subtract(*(scores([(*talk[:-1], Turn("supporter", Reply("", talk[-1].reply.strategies)))])[0]
+                          for talk in scored.case[:2]))
+        )  # fmt: skip
 
 
 def test_record_and_tables(capsys):

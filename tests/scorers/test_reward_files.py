@@ -26,7 +26,7 @@ LLAMA = model_config("tiny_llama")
 def saved(tmp_path_factory, sample_dialogues):
     """A saved reward model: its run directory, conversations and their scores."""
     built = build_reward(adapter=2, strategy_text=True, strategy_share=0.3)
-    reward = replace(built, calibration=Calibration(1.5, 0.25))
+    reward = replace(built, calibration=Calibration(1.5, 0.25), strategy_centers={"Question": 0.5, "Others": -0.5})
     path = tmp_path_factory.mktemp("reward")
     save_reward(reward, LLAMA, ESCONV, path)
     conversations = talks(merge_turns(sample_dialogues[0], "set"))[:9]

@@ -114,6 +114,9 @@ def test_a_share_of_a_score_is_of_the_strategy_alone(share):
     mixed = replace(whole, strategy_share=share)
     np.testing.assert_allclose(1 / (1 + np.exp(-mixed.score(given))), expected, atol=1e-6)
     np.testing.assert_allclose(mixed.value(given), 4 * np.array(expected) - 3, atol=1e-5)
+    centered = replace(mixed, strategy_centers={"Question": float(np.log(strategies[0] / (1 - strategies[0])))})
+    expected = [(1 - share) * words[0] + share / 2, *expected[1:]]
+    np.testing.assert_allclose(1 / (1 + np.exp(-centered.score(given))), expected, atol=1e-6)
 
 
 def test_long_replies_are_cut_and_counted():

@@ -128,9 +128,9 @@ def test_a_share_of_its_score_is_of_the_strategy_alone():
         logit = logits[request.messages[-1].content]
         return Answer(log_probs=((-math.log1p(math.exp(-logit)), -math.log1p(math.exp(logit))),))
 
-    asked = {"judge": RewardPrompts(False, 0.7).record()}
+    asked = {"judge": RewardPrompts(False, 0.7, {"Reflection of feelings": -0.5}).record()}
     roles = Roles(ESCONV, SeekerProfile(""), LLMConfig(), asked, send, Counter())
-    expected = 4 * (0.3 / (1 + math.exp(-1)) + 0.7 / (1 + math.exp(2)))
+    expected = 4 * (0.3 / (1 + math.exp(-1)) + 0.7 / (1 + math.exp(1.5)))
     assert asyncio.run(roles.judge(TALK[:2])) == {"reward": pytest.approx(expected, abs=1e-3)}
     unlabelled = (TALK[0], Turn("supporter", Reply("That hurts.")))
     assert asyncio.run(roles.score(unlabelled)) == pytest.approx(4 / (1 + math.exp(-1)), abs=1e-3)

@@ -26,7 +26,7 @@ def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> LocalClient:
     reader = RewardReader(load_head(directory, base.hidden_size), note.conversations(base.encoder), note.calibration)
     identity = {
         "adapter": fingerprint_adapter(directory),
-        "asked": RewardPrompts(note.strategy_text, note.strategy_share).record(),
+        "asked": RewardPrompts(note.strategy_text, note.strategy_share, note.strategy_centers).record(),
         "reward": reader.fingerprint(),
     }
     return base.share(base.adapters.load(directory), f"{model.name} ({checkpoint.name})", identity, reader)
