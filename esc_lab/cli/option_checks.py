@@ -92,7 +92,15 @@ def _check_prompts(cfg: Section) -> None:
     if baseline.example and not cfg["inventory"]["example"]:
         fix = "add an example to it, or choose another prompt.inference"
         raise UserError(f"{cfg['inventory']['name']} has no example", where=f"prompt.inference={inference}", fix=fix)
-    if stage in ("cso", "pipeline") and not train.chooses_strategy:
+    if stage in ("extend", "pipeline"):
+        extended = cfg["extend"]["template"]
+        if _layout(cfg, "extend.template", extended).chooses_strategy:
+            fix = "use a layout that names it, such as c1_hf"
+            raise UserError("its prompts name no strategy", where=f"extend.template={extended}", fix=fix)
+        for name in cfg["pipeline"]["templates"] if stage == "pipeline" else ():
+            _check_span(cfg, _layout(cfg, "pipeline.templates", name))
+    prefers = stage == "cso" or (stage == "pipeline" and "cso" in cfg["pipeline"]["stages"])
+    if prefers and not train.chooses_strategy:
         where, fix = f"prompt.train.template={train.name}", "prompt=cso, or `choice` for `instruction` in the layout"
         raise UserError("it names the strategy, so there is none to prefer", where=where, fix=fix)
     if stage in ("evaluate", "pipeline"):

@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 @dataclass
 class DataConfig:
     name: str = item(
-        MISSING, "short name of the corpus, used in run names and cards", affects=looks("search", *TRAININGS)
+        MISSING, "short name of the corpus, used in run names and cards", affects=looks("search", "extend", *TRAININGS)
     )
     path: str | None = item(
         MISSING, "file, or directory with train/valid/test files; null = the sample corpus", path=True, method=False
@@ -58,7 +58,7 @@ class DataConfig:
         method=False,
     )
     licence: str | None = item(
-        None, "licence of the corpus, for cards; null = not stated", affects=looks("search", *TRAININGS)
+        None, "licence of the corpus, for cards; null = not stated", affects=looks("search", "extend", *TRAININGS)
     )
     merge: str = item("set", "join consecutive supporter turns: keep apart, label of the first, set of labels",
                       choices=("none", "first", "set"), measures=TEST_SET)  # fmt: skip
@@ -87,6 +87,13 @@ class DataConfig:
         "sft: whose turns are trained on; a seeker learns to play seekers of a search (llm.seeker.checkpoint)",
         choices=("supporter", "seeker"),
         affects=results("sft"),
+    )
+    loss: str = item(
+        "all_replies",
+        "sft, classifier: which replies of a supporter are trained on: all with a strategy, or the last of each "
+        "dialogue, with or without one, as in what stage=extend leaves",
+        choices=("all_replies", "last_reply"),
+        affects=results("sft", "classifier"),
     )
     step_dialogues: int = item(8, "dialogues in one optimizer step of sft", within=COUNT, affects=results("sft"))
     step_pairs: int = item(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from esc_lab.config.item import COUNT, item
 
+BASE = "evaluate_base"
 POLICY_TRAININGS = ("sft", "extra_sft", "cso")  # steps of a pipeline whose models are evaluated and compared
 # What a pipeline can train before its search -> the roles that it plays there, each with the client that takes it.
 PIPELINE_ROLES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -22,7 +23,11 @@ class PipelineConfig:
         ["search", "sft", "cso"],
         "what is done before the comparison: reward, sft, seeker train who plays in a search after them; sft and cso "
         "train on what a search before them found, or else on data as it is, with its own rejected replies; extra_sft, "
-        "the control of cso, goes on from sft for objective.updates steps at cso's learning rate",
+        "the control of cso, goes on from sft for objective.updates steps at cso's learning rate. extend continues "
+        "dialogues, for sft and classifier to train on the replies; classifier trains who judges the evaluations",
+    )
+    templates: list[str] = item(
+        [], "prompt layouts that the base model is evaluated under, one after the other; empty = that of prompt.eval"
     )
     rounds: int = item(
         1,
@@ -32,11 +37,14 @@ class PipelineConfig:
     )
 
 
-def list_steps(stages: Sequence[str], rounds: int = 1, *, retrain: bool = False) -> list[str]:
+def list_steps(
+    stages: Sequence[str], rounds: int = 1, templates: Sequence[str] = (), *, retrain: bool = False
+) -> list[str]:
     """The stages, with an evaluation after each training of a policy, one of the base before, and the comparison.
 
     Args:
         rounds: how often search and cso are done; where more than once, their names end in the number of the round.
+        templates: layouts, for each of which the base has an evaluation, whose name ends in it.
         retrain: train the reward model between rounds.
 
     >>> list_steps(["search", "sft"])
@@ -50,18 +58,19 @@ def list_steps(stages: Sequence[str], rounds: int = 1, *, retrain: bool = False)
         stages = [*(stage for stage in stages if stage not in ("search", "cso")), *numbered]
         stages = stages[:-1] if retrain else stages  # nobody would play with it
     steps: list[str] = []
+    base = [f"{BASE}_{template}" for template in templates] or [BASE]
     for stage in stages:
         trains = stage_of(stage) in POLICY_TRAININGS
-        if trains and "evaluate_base" not in steps:
-            steps.append("evaluate_base")
+        if trains and base[0] not in steps:
+            steps += base
         steps += [stage, f"evaluate_{stage}"] if trains else [stage]
-    return [*steps, *(["compare"] if "evaluate_base" in steps else ["evaluate_base", "compare"])]
+    return [*steps, *([] if base[0] in steps else base), "compare"]
 
 
 def stage_of(step: str) -> str:
     """What a step does: a stage of the pipeline without the number of its round, or `evaluate`.
 
-    >>> stage_of("cso_2"), stage_of("extra_sft"), stage_of("evaluate_cso_2")
+    >>> stage_of("cso_2"), stage_of("extra_sft"), stage_of("evaluate_base_c1_hf")
     ('cso', 'extra_sft', 'evaluate')
     """
     if step.startswith("evaluate_"):

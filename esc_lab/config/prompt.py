@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,18 @@ def find_layout(
     shared = vars(prompt) if prompt and prompt.wording else read_option("wording", "default", config_dirs)
     words = {**shared["wording"], **(known[name].get("wording") or {})}
     return {**known[name], "wording": words, "baselines": shared["baselines"]}
+
+
+def use_template(prompt: PromptConfig, template: str, config_dirs: Sequence[str | Path] = ()) -> PromptConfig:
+    """Training and evaluation under a template; supporter turns of the history do not carry their strategies there.
+
+    Raises:
+        UserError: there is no such layout.
+    """
+    train, shown = (replace(side, template=template, history_labels=False) for side in (prompt.train, prompt.eval))
+    prompt = replace(prompt, train=train, eval=shown)
+    fill_layouts(prompt, config_dirs)
+    return prompt
 
 
 SEEKER_TEXTS = ("seeker_system", "seeker_situation", "seeker_problem", "seeker_emotion")

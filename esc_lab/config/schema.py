@@ -19,6 +19,7 @@ from omegaconf._utils import get_omega_conf_dumper
 from esc_lab.config.compare import CompareConfig, JudgingConfig
 from esc_lab.config.data import DataConfig, InventoryConfig
 from esc_lab.config.evaluate import ClassifierConfig, EvaluateConfig, SRAStudyConfig
+from esc_lab.config.extend import ExtendConfig
 from esc_lab.config.item import (
     COUNT,
     LOOKS,
@@ -34,7 +35,7 @@ from esc_lab.config.item import (
 )
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.pipeline import PipelineConfig
-from esc_lab.config.prompt import PromptConfig, collect_seeker_words, fill_layouts
+from esc_lab.config.prompt import PromptConfig, collect_seeker_words, fill_layouts, find_layout
 from esc_lab.config.reward import RewardConfig
 from esc_lab.config.search import LLMConfig, MCTSConfig, SearchConfig
 from esc_lab.config.tracking import DashboardConfig, LoggerConfig
@@ -49,6 +50,7 @@ STAGES: Mapping[str, str] = {
     "dashboard": "lay out the comparison of a W&B project's runs as a workspace",
     "export": "merge an adapter into a plain model directory with a model card",
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
+    "extend": "continue dialogues from random places, with strategies that prompts name: data of steerable models",
     "pipeline": "train, search, optimise (pipeline.stages): build preference data, train and evaluate, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
     "reward": "train a reward model: a score of a reply in its dialogue, learned from comparisons with other replies",
@@ -56,7 +58,13 @@ STAGES: Mapping[str, str] = {
     "planted_preference": "check that cso learns what its pairs say: dialogues with known strategy utilities",
 }
 
-RESUMED = (*TRAININGS, "pipeline", "search", "judge")  # stages that can go on where an earlier run of them ended
+RESUMED = (
+    *TRAININGS,
+    "pipeline",
+    "search",
+    "extend",
+    "judge",
+)  # stages that can go on where an earlier run of them ended
 
 # Keys that were renamed, old name -> new, and values of choices, `key=old` -> `key=new` (with the key's name of today).
 # Configurations of older runs are read with it; on a command line an old name is refused with the new one as its hint.
@@ -111,7 +119,7 @@ class Config:
         path=True, affects=results("sft", "cso"))  # fmt: skip
     resume: str | None = item(
         None,
-        "go on with an interrupted training, search or judge: its run directory, or auto = the one of this "
+        "go on with an interrupted training, search, extend or judge: its run directory, or auto = the one of this "
         "configuration below output_root that is furthest, if there is any",
         affects=PLACE,
     )
@@ -122,8 +130,8 @@ class Config:
     tags: list[str] = item([], "W&B tags", affects=LOOKS)
     model: ModelConfig = section(ModelConfig, results(*TRAININGS, "evaluate", "export"))
     adapter: AdapterConfig = section(AdapterConfig, TRAINING)
-    data: DataConfig = section(DataConfig, results("search", *TRAININGS, "evaluate"))
-    inventory: InventoryConfig = section(InventoryConfig, results("search", *TRAININGS, "evaluate"))
+    data: DataConfig = section(DataConfig, results("search", "extend", *TRAININGS, "evaluate"))
+    inventory: InventoryConfig = section(InventoryConfig, results("search", "extend", *TRAININGS, "evaluate"))
     prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "reward", "evaluate"))
     objective: ObjectiveConfig = section(ObjectiveConfig, results("cso"))
     optimizer: OptimizerConfig = section(OptimizerConfig, TRAINING)
@@ -139,8 +147,9 @@ class Config:
     classifier: ClassifierConfig = section(ClassifierConfig, results("classifier"))
     reward: RewardConfig = section(RewardConfig, results("reward"))
     mcts: MCTSConfig = section(MCTSConfig, results("search"))
-    llm: LLMConfig = section(LLMConfig, results("search", "judge"))
+    llm: LLMConfig = section(LLMConfig, results("search", "extend", "judge"))
     search: SearchConfig = section(SearchConfig, results("search"))
+    extend: ExtendConfig = section(ExtendConfig, results("extend"))
     judge: JudgingConfig = section(JudgingConfig, results("judge"))
     pipeline: PipelineConfig = section(PipelineConfig, results("pipeline"))
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper", affects=LOOKS)
@@ -218,6 +227,8 @@ def typed(cfg: DictConfig) -> Config:
     value = OmegaConf.to_object(cfg if known else OmegaConf.merge(schema(), cfg))
     assert isinstance(value, Config)
     fill_layouts(value.prompt, value.config_dirs)
+    if value.stage in ("extend", "pipeline"):
+        value.extend.layout = find_layout(value.extend.template, value.config_dirs, value.prompt)
     if value.data.side == "seeker":
         value.prompt.seeker = collect_seeker_words(value.prompt, value.llm.wording)
     return value

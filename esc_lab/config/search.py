@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from esc_lab.config.item import COUNT, FROM_ZERO, LOOKS, PLACE, SPEED, item, loo
 from esc_lab.config.model import ModelConfig
 
 ROLES = ("strategist", "supporter", "seeker", "judge")
+# Stages whose results are what clients answered -> the roles that are asked in them.
+ASKED: Mapping[str, tuple[str, ...]] = {"search": ROLES, "extend": ("supporter",)}
 
 # Who can play a role -> what it is. A client is a module of `esc_lab.search.clients` with this name.
 CLIENTS = {
@@ -110,7 +113,7 @@ class RoleConfig:
     licence: str | None = item(
         None,
         "licence of the model, for the data card; null = that of llm.local.model, if it plays",
-        affects=looks("search"),
+        affects=looks(*ASKED),
     )
 
 
@@ -151,10 +154,10 @@ class EndpointConfig:
     token_limit: str = item("max_tokens", "field that carries max_tokens; newer OpenAI models want the other one",
                             choices=("max_tokens", "max_completion_tokens"), method=False)  # fmt: skip
     price_in: float = item(
-        0.0, "US dollars per million tokens that are read", within=FROM_ZERO, affects=looks("search", "judge")
+        0.0, "US dollars per million tokens that are read", within=FROM_ZERO, affects=looks(*ASKED, "judge")
     )
     price_out: float = item(
-        0.0, "US dollars per million tokens that are written", within=FROM_ZERO, affects=looks("search", "judge")
+        0.0, "US dollars per million tokens that are written", within=FROM_ZERO, affects=looks(*ASKED, "judge")
     )
 
 
@@ -167,11 +170,13 @@ class LocalConfig:
 @dataclass
 class LLMConfig:
     name: str = item(MISSING, "short name, used in run names", affects=LOOKS)
-    wording: dict[str, Any] = item({}, "texts of the prompts of all roles, with {slots} (group roles)")
+    wording: dict[str, Any] = item(
+        {}, "texts of the prompts of all roles, with {slots} (group roles)", affects=results("search", "judge")
+    )
     strategist: StrategistConfig = section(StrategistConfig, results("search"))
-    supporter: RoleConfig = section(RoleConfig, results("search"))
+    supporter: RoleConfig = section(RoleConfig, results(*ASKED))
     seeker: RoleConfig = section(RoleConfig, results("search"))
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    judge: JudgeConfig = section(JudgeConfig, results("search", "judge"))
     openai: EndpointConfig = field(default_factory=EndpointConfig)
     local: LocalConfig = field(default_factory=LocalConfig)
 

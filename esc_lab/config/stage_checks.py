@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
 from esc_lab.config.schema import RESUMED
-from esc_lab.config.search import LOADED, ROLES
+from esc_lab.config.search import ASKED, LOADED, ROLES
 from esc_lab.errors import nearest
 
 
@@ -56,11 +57,13 @@ def _check_seeker(cfg: DictConfig) -> Iterator[str]:
         yield _refuse(cfg, "data.side", f"stage={cfg.stage} is about supporters", "leave it out")
     if cfg.data.strategy_weights:
         yield "data.strategy_weights: a seeker's turns have no strategy. Fix: leave it out"
+    if cfg.data.loss != "all_replies":
+        yield _refuse(cfg, "data.loss", "the replies are a supporter's", "leave it out")
 
 
 def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
     stages = list(cfg.pipeline.stages)
-    allowed = ("reward", "sft", "seeker", "search", "extra_sft", "cso")
+    allowed = ("reward", "extend", "classifier", "sft", "seeker", "search", "extra_sft", "cso")
     if len(set(stages)) < len(stages) or not set(stages) <= set(allowed) or "cso" in stages[:-1]:
         yield f"pipeline.stages={stages}: choose of {', '.join(allowed)}, each once, cso as the last"
         return
@@ -74,6 +77,13 @@ def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
             yield _refuse(cfg, f"llm.{role}.client", reason, f"llm.{role}.client={client}")
     if cfg.pipeline.rounds > 1:
         yield from _check_rounds(cfg)
+    if "extend" in stages:
+        yield from _check_extend(cfg)
+        if "search" in stages or "cso" in stages:
+            yield f"pipeline.stages={stages}: extend leaves no pairs. Fix: leave search and cso out, or extend"
+    for step in (step for step in ("extend", "classifier") if step in stages and "sft" in stages):
+        if stages.index(step) > stages.index("sft"):
+            yield f"pipeline.stages={stages}: sft is done without {step}. Fix: name {step} before it"
     if "search" in stages:
         filled = _fill_checkpoints(cfg, before)
         yield from _check_search(filled)
@@ -181,6 +191,28 @@ def _check_policy(cfg: DictConfig, role: str) -> Iterator[str]:
         yield _refuse(cfg, "llm.strategist.min_prior", reason, "lower it")
 
 
+def _check_extend(cfg: DictConfig) -> Iterator[str]:
+    settings, strategies = cfg.extend, len(cfg.inventory.strategies)
+    if not settings.splits:
+        yield "extend.splits is empty. Fix: name one or more of train, val, test"
+    if settings.min_turns > settings.max_turns:
+        reason = f"no context has as many turns and extend.max_turns={settings.max_turns} at most"
+        yield _refuse(cfg, "extend.min_turns", reason, "lower it, or raise extend.max_turns")
+    if settings.number is not None and settings.number > strategies:
+        fix = f"extend.number={strategies}, or fewer"
+        yield _refuse(cfg, "extend.number", f"the inventory {cfg.inventory.name} has {strategies} strategies", fix)
+    if settings.number == 0 and settings.unconditional == 0:
+        yield _refuse(cfg, "extend.number", "nothing would be written", "extend.unconditional=1, or some strategies")
+    yield from _check_classifier_choice(cfg, "extend.classifier")
+    yield from _check_roles(cfg, ASKED["extend"])
+
+
+def _check_classifier_choice(cfg: DictConfig, key: str) -> Iterator[str]:
+    choice = OmegaConf.select(cfg, key)
+    if choice not in (None, "auto") and not Path(choice).is_dir():
+        yield _refuse(cfg, key, "no such directory", "name a run of stage=classifier, or use auto")
+
+
 def _check_judge(cfg: DictConfig) -> Iterator[str]:
     settings = cfg.judge
     if not settings.runs:
@@ -240,9 +272,8 @@ def _check_reward(cfg: DictConfig) -> Iterator[str]:
 
 
 def _check_evaluation(cfg: DictConfig) -> Iterator[str]:
-    classifier, generation = cfg.evaluate.classifier, cfg.evaluate.generation
-    if classifier not in (None, "auto") and not Path(classifier).is_dir():
-        yield _refuse(cfg, "evaluate.classifier", "no such directory", "name a run of stage=classifier, or use auto")
+    generation = cfg.evaluate.generation
+    yield from _check_classifier_choice(cfg, "evaluate.classifier")
     if cfg.prompt.inference == "best_of_n":
         yield from _check_best_of(cfg)
     elif generation.samples > 1:
@@ -281,11 +312,10 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
         yield _refuse(cfg, "resume", f"stage={cfg.stage} trains nothing", "leave it out")
     if cfg.trainer.fast_dev_run:
         yield _refuse(cfg, "resume", "a dry run goes on from nothing", "trainer.fast_dev_run=false")
-    places = {"search": ["trees/*.journal.jsonl"], "judge": ["judge.journal.jsonl"]}.get(
-        cfg.stage, ["checkpoints/last.ckpt"]
-    )
+    journals = {"search": ["trees/*.journal.jsonl"], "extend": ["contexts/*.journal.jsonl"]}
+    places = {**journals, "judge": ["judge.journal.jsonl"]}.get(cfg.stage, ["checkpoints/last.ckpt"])
     if cfg.stage == "pipeline":
-        places = [f"{step}{place}" for step in ("", "*/") for place in ("trees/*.journal.jsonl", *places)]
+        places = [f"{step}{place}" for step in ("", "*/") for place in (*chain(*journals.values()), *places)]
     if cfg.resume != "auto" and not any(True for place in places for _ in Path(cfg.resume).glob(place)):
         reason = (
             f"no {' or '.join(places)} there: not such a run, or a training that has finished or did not come to its "
@@ -300,6 +330,7 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "classifier": (_check_classifier,),
     "reward": (_check_reward,),
     "search": (_check_search,),
+    "extend": (_check_extend,),
     "pipeline": (_check_pipeline,),
     "evaluate": (_check_evaluation,),
     "sra": (_check_evaluation, _check_sra),

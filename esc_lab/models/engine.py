@@ -25,6 +25,9 @@ from esc_lab.models.row_adapters import BASE, RowAdapters
 from esc_lab.models.slots import BranchGroup, KeyValueSlots, PrefixIndex, find_start, run_pass
 from esc_lab.tokens.encode import IntArray
 
+# Tokens of a beginning that are worth a place beside another prompt with it, as long as they are not kept.
+_UNKNOWN = 64
+
 
 @dataclass(eq=False)
 class ReplyTask:
@@ -215,7 +218,8 @@ class Engine:
         for group in (group for group in self._groups if group.adapter == task.adapter):
             path = group.find_prefix(ids)
             fits = group.free >= len(task.prompt) - len(path) + task.room
-            if fits and len(path) > len(shared) and 2 * len(path) >= len(ids):
+            saves = 2 * len(path) >= len(ids) or len(path) >= len(known) + _UNKNOWN
+            if fits and len(path) > len(shared) and saves:
                 shared, home = path, group
         new = self._new + len(task.prompt) - max(len(known), len(shared))
         new += task.room if isinstance(task, ScoreTask) else 0

@@ -65,15 +65,18 @@ def build_prompt(
     situation: bool = False,
     inference: str = "direct",
     start: int = 0,
+    unconditional: bool = False,
 ) -> Prompt:
     """The prompt for the supporter's reply at index `turn` of the dialogue.
 
     Args:
-        strategy: canonical name; required where the prompt names the strategy, ignored where the model chooses.
+        strategy: canonical name; required where the prompt names the strategy, unless it is `unconditional`; ignored
+            where the model chooses.
         history_labels: show `(strategy)` before the supporter's turns of the history.
         situation: show the seeker's situation, if the dialogue has one.
         inference: name of the prompting baseline.
         start: first turn of the history that is shown; a seeker turn, to shorten a history that is too long.
+        unconditional: name no strategy: of the instruction only what says how to write is left.
 
     Raises:
         ValueError: the layout needs a strategy and none is given.
@@ -90,6 +93,10 @@ def build_prompt(
         parts["history"] = fill(words["history"], messages=quoted)
     if layout.chooses_strategy:
         parts["choice"] = _list_strategies(words["choice"], words["listed_strategy"], inventory.strategies)
+    elif unconditional:
+        words = layout.choose_wording(dialogue.id, turn, len(inventory))
+        if "{neutral}" in words["instruction"]:
+            parts["instruction"] = mark_neutral(words["neutral"], words["neutral_phrase"])
     elif strategy is None:
         raise ValueError(f"template '{layout.name}' needs a strategy")
     else:

@@ -36,6 +36,9 @@ ESC_PRO = "esc_pro"  # folder of the preference data
 TREES = "trees"  # folder of trees, their pages and their journals
 JUDGE_CHECK = "judge_check.json"  # whether their judge is believed
 JOURNAL_SUFFIX = ".journal.jsonl"
+# Of extended dialogues.
+CONTINUATIONS = "continuations"  # folder of the dialogues with their new replies
+CONTEXTS = "contexts"  # folder of the journals, one a dialogue
 # Of evaluations and studies.
 PREDICTIONS = "predictions.jsonl"
 DIALOGUES = "dialogues.jsonl"  # of its test set
@@ -134,6 +137,6 @@ def find_run(path: Path, beside: Path | None = None) -> Path | None:
         beside: the run that mentions the path; runs that were moved together are found beside it.
     """
     # A run may have the name of such a folder itself, as the step `reward` of a pipeline has.
-    runs = [path, *([path.absolute().parent] if path.name in (*WEIGHTS, ESC_PRO) else [])]
+    runs = [path, *([path.absolute().parent] if path.name in (*WEIGHTS, ESC_PRO, CONTINUATIONS) else [])]
     places = [*runs, *(beside.absolute().parent / run.name for run in runs if beside)]
     return next((place for place in places if (place / CONFIG).exists()), None)

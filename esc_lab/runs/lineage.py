@@ -11,6 +11,7 @@ from pathlib import Path
 
 from esc_lab.artifacts import READ_ERRORS, fingerprint
 from esc_lab.config import TRAININGS, Key, keys
+from esc_lab.config.search import ASKED
 from esc_lab.errors import UserError
 from esc_lab.runs.identity import flatten, select
 from esc_lab.runs.layout import CONFIG, TRAINING_TREES, Settings, find_run, read_config
@@ -203,9 +204,9 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
         name += f" round {int(again[1] or 1) + 1}"
     settings["data.path"] = str(data)
     settings |= _name_reward(config, "objective.reward")
-    search = find_run(Path(data), directory) if data else None
-    if search and read_config(search).get("stage") == "search":
-        settings |= {**_values(read_config(search), _search_keys()), "data.path": "search"}
+    source = find_run(Path(data), directory) if data else None
+    if source and (stage := read_config(source).get("stage")) in ASKED:
+        settings |= {**_values(read_config(source), _source_keys(stage)), "data.path": stage}
     return name, settings
 
 
@@ -238,6 +239,6 @@ def _evaluation_keys() -> list[Key]:
     return [key for key in _deciding_keys("evaluate") if not key.decides("search") and (key.method or not key.measures)]
 
 
-def _search_keys() -> list[Key]:
-    """Those of a search that are none of the trainings on its data."""
-    return [key for key in _deciding_keys("search") if not any(map(key.decides, TRAININGS))]
+def _source_keys(stage: str) -> list[Key]:
+    """Those of a stage that makes data which are none of the trainings on its data."""
+    return [key for key in _deciding_keys(stage) if not any(map(key.decides, TRAININGS))]

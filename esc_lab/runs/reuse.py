@@ -20,7 +20,7 @@ from esc_lab.artifacts import INPUTS, READ_ERRORS, cached, file_fingerprint, rep
 from esc_lab.config import TRAININGS, Config, keys
 from esc_lab.config.endpoint import shown_url
 from esc_lab.config.files import option_files
-from esc_lab.config.search import LOADED, ROLES
+from esc_lab.config.search import ASKED, LOADED
 from esc_lab.data.corpora import published_split, sample_path
 from esc_lab.errors import UserError
 from esc_lab.runs import layout
@@ -29,7 +29,7 @@ from esc_lab.runs.identity import code_version, select
 
 log = logging.getLogger(__name__)
 
-STORED = ("search", *TRAININGS, "evaluate")  # stages whose results are shared
+STORED = (*ASKED, *TRAININGS, "evaluate")  # stages whose results are shared
 # Files of a run directory that are its own, and not part of the result.
 _OWN = (
     layout.CONFIG, layout.ENVIRONMENT, layout.LOG, layout.WANDB, str(layout.CHECKPOINT.parent), layout.REUSED, INPUTS,
@@ -38,7 +38,7 @@ _OWN = (
 
 
 class _Unfinished(Exception):
-    """A search that its budget has stopped: its result is not one to share."""
+    """A stage that its budget has stopped: its result is not one to share."""
 
 
 def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict[str, float]:
@@ -66,10 +66,10 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
         nonlocal began
         began = True
         metrics.update(run(cfg))
-        if metrics.get("search/unfinished_trees"):
+        if metrics.get("search/unfinished_trees") or metrics.get("extend/unfinished_dialogues"):
             raise _Unfinished
         stale = [path for path, version in file_versions(own).items() if before.get(path) == version]
-        link_files(own, directory, () if cfg.stage == "search" else stale)  # a search goes on with what is there
+        link_files(own, directory, () if cfg.stage in ASKED else stale)  # which go on with what is there
         write_atomic(directory / layout.METRICS, json.dumps(metrics))
 
     try:
@@ -113,12 +113,13 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
     settings = select(asdict(cfg), read)
     files = {key.name: settings.pop(key.name) for key in read if key.path}
     data = files.pop("data.path")
-    model = cfg.llm.local.model if cfg.stage == "search" else cfg.model
+    model = cfg.llm.local.model if cfg.stage in ASKED else cfg.model
     weights = {"model": model.path} if model.source == "directory" else {}
     endpoints = {}
-    if cfg.stage == "evaluate" and cfg.evaluate.classifier != "auto":
-        files["evaluate.classifier"] = cfg.evaluate.classifier
-    for role in ROLES if cfg.stage == "search" else ():
+    judges = {"evaluate": cfg.evaluate.classifier, "extend": cfg.extend.classifier}
+    if judges.get(cfg.stage, "auto") != "auto":
+        files[f"{cfg.stage}.classifier"] = judges[cfg.stage]
+    for role in ASKED.get(cfg.stage, ()):
         played = getattr(cfg.llm, role)
         if played.client == "openai":
             endpoints[role] = shown_url(played.base_url or cfg.llm.openai.base_url)

@@ -49,15 +49,20 @@ class ReplyReport:
     unlabelled: int = 0
 
 
-def labelled_replies(dialogues: Iterable[Dialogue], inventory: Inventory) -> tuple[list[LabelledReply], ReplyReport]:
+def labelled_replies(
+    dialogues: Iterable[Dialogue], inventory: Inventory, *, last: bool = False
+) -> tuple[list[LabelledReply], ReplyReport]:
     """The supporter's replies that carry a strategy, bare, with the first strategy that each carries.
 
     Rejected replies are left out: a search wrote them, often because they did not do well. A ValueError if a strategy
     is not in the inventory.
+
+    Args:
+        last: only replies that are the last turn of their dialogue.
     """
     examples, report = [], ReplyReport()
     for dialogue in dialogues:
-        for turn in dialogue.turns:
+        for turn in dialogue.turns[-1:] if last else dialogue.turns:
             if turn.speaker != "supporter":
                 continue
             if not turn.reply.strategies:

@@ -25,6 +25,19 @@ AUTO_MODEL = ModelConfig(name="SmolLM2-135M", source="gguf_wheel", path="llm_smo
 AUTO_CLASSIFIER = ClassifierConfig(batch=16, reply_tokens=128)
 
 
+def use_judge_training(cfg: Config) -> Config:
+    """The training of a judge, whatever the trainings of the models that it judges: LoRA, two epochs, a fixed seed."""
+    return replace(
+        cfg,
+        stage="classifier",
+        adapter=AdapterConfig(),
+        optimizer=OptimizerConfig(lr=1e-3),
+        scheduler=SchedulerConfig(),
+        trainer=TrainerConfig(max_epochs=2),
+        seed=EVALUATION_SEED,
+    )
+
+
 def stored_classifier(cfg: Config, train: Callable[[Config, Path], object]) -> Path:
     """A classifier of the inventory on the training dialogues of `cfg.data`, trained once and kept in the cache.
 
@@ -37,18 +50,14 @@ def stored_classifier(cfg: Config, train: Callable[[Config, Path], object]) -> P
         UserError: the data has no training dialogue, or none with a strategy of the inventory.
     """
     train_limit = {name: count for name, count in cfg.data.limit.items() if name == "train"}
-    data = replace(cfg.data, merge="none", limit=train_limit, seed_fraction=1.0, strategy_weights={})
+    data = replace(
+        cfg.data, merge="none", limit=train_limit, seed_fraction=1.0, strategy_weights={}, loss="all_replies"
+    )
     training = replace(
-        cfg,
-        stage="classifier",
+        use_judge_training(cfg),
         model=AUTO_MODEL,
-        adapter=AdapterConfig(),
-        optimizer=OptimizerConfig(lr=1e-3),
-        scheduler=SchedulerConfig(),
-        trainer=TrainerConfig(max_epochs=2),
         classifier=AUTO_CLASSIFIER,
         data=data,
-        seed=EVALUATION_SEED,
         logger=replace(cfg.logger, name="none"),
         checkpoint=None,
         init_from=None,
@@ -56,11 +65,12 @@ def stored_classifier(cfg: Config, train: Callable[[Config, Path], object]) -> P
     )
     splits = read_splits(data, build_inventory(cfg.inventory), ReadReport(), cfg.config_dirs, needs_labels=False)
     if not any(turn.reply.strategies for dialogue in splits.get("train", ()) for turn in dialogue.turns):
-        fix = "name a run of stage=classifier on replies that have them, or let nobody judge: evaluate.classifier=null"
+        key = "extend.classifier" if cfg.stage == "extend" else "evaluate.classifier"
+        fix = f"name a run of stage=classifier on replies that have them, or let nobody judge: {key}=null"
         what = (
             f"no training reply of {cfg.data.name} has a strategy of {cfg.inventory.name}, so no judge can be trained"
         )
-        raise UserError(what, where="evaluate.classifier=auto", fix=fix)
+        raise UserError(what, where=f"{key}=auto", fix=fix)
     inputs: dict[str, Any] = {
         "dialogues": {name: [dialogue.id for dialogue in dialogues] for name, dialogues in splits.items()},
         "inventory": cfg.inventory.name,

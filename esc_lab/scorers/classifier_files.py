@@ -6,6 +6,8 @@ Only safetensors are read, and no code that ships with a model is run.
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,20 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from esc_lab.artifacts import READ_ERRORS, make_readable, remove_files, write_atomic
+from esc_lab.config import Config
 from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
-from esc_lab.data.strategies import Inventory, UnknownStrategyError, normalize_label
+from esc_lab.data.strategies import Inventory, UnknownStrategyError, build_inventory, normalize_label
 from esc_lab.errors import UserError
 from esc_lab.models.load import save_adapter
 from esc_lab.models.sources import load_config, locate_model, refuse_unreadable
 from esc_lab.runs.layout import CLASSIFIER
+from esc_lab.scorers.auto_classifier import stored_classifier
 from esc_lab.scorers.base_models import check_safetensors, describe_base, read_base
 from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.seeds import derive_seed
 
+log = logging.getLogger(__name__)
 NOTE = "classifier.json"
 _FOREIGN_REPLY_TOKENS = 256
 _HEADS = ("score", "classifier")  # what transformers calls the layers that give the class scores
@@ -118,6 +123,25 @@ def load_classifier(path: Path, inventory: Inventory, cache: Path) -> StrategyCl
         return StrategyClassifier(model, tokenizer, inventory, directory.name, columns, reply_tokens)
     name, reply_tokens = note.model.name, min(note.reply_tokens, longest)
     return StrategyClassifier(model, tokenizer, inventory, name, columns, reply_tokens, note.accuracy)
+
+
+def load_judge(cfg: Config, choice: str | None, train: Callable[[Config, Path], object]) -> StrategyClassifier | None:
+    """The classifier that judges adherence.
+
+    Args:
+        choice: its directory, `auto`, or None: nobody judges.
+        train: see `stored_classifier`.
+
+    Raises:
+        UserError: what `stored_classifier` and `load_classifier` raise.
+    """
+    if choice is None:
+        return None
+    path = stored_classifier(cfg, train) if choice == "auto" else Path(choice)
+    classifier = load_classifier(path, build_inventory(cfg.inventory), Path(cfg.cache_dir))
+    accuracy = "unknown" if classifier.accuracy is None else f"{classifier.accuracy:.3f}"
+    log.info("adherence is judged by %s, accuracy on held-out replies %s", path, accuracy)
+    return classifier
 
 
 def _with_adapter(base: Any, adapter: AdapterConfig) -> Any:

@@ -56,6 +56,7 @@ class ReplySteps:
         splits: dialogues of `train`, `val`, `test`; missing splits are empty.
         step_replies: replies in one optimizer step.
         row_tokens: budget of one forward pass in padded tokens.
+        last: only replies that are the last turn of their dialogue.
 
     Raises:
         UserError: no training reply has a strategy.
@@ -69,13 +70,15 @@ class ReplySteps:
         step_replies: int,
         row_tokens: int,
         seed: int,
+        last: bool = False,
     ) -> None:
         self.step_replies, self.row_tokens, self.seed = step_replies, row_tokens, seed
         self.strategies = classifier.inventory.names
         self.examples: dict[str, list[LabelledReply]] = {}
         self.reports: dict[str, ReplyReport] = {}
         for split in ("train", "val", "test"):
-            self.examples[split], self.reports[split] = labelled_replies(splits.get(split, ()), classifier.inventory)
+            dialogues = splits.get(split, ())
+            self.examples[split], self.reports[split] = labelled_replies(dialogues, classifier.inventory, last=last)
         if not self.examples["train"]:
             raise UserError("the train split has no reply with a strategy", fix="check the data and its split")
         self._encoded: dict[str, list[tuple[int, ...]]] = {}

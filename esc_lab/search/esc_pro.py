@@ -5,33 +5,26 @@ Every number of the data card comes from the arguments. What is not known is cal
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from esc_lab.config import Config
-from esc_lab.config.search import LOADED, PreferenceConfig
+from esc_lab.config.search import PreferenceConfig
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
+from esc_lab.search.data_card import describe_player, render_card, size_category
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.seeker_texts import HEADS, SeekerTexts
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
 from esc_lab.statistics.intervals import LEVEL
-from esc_lab.terminal import escape_markdown
 
 log = logging.getLogger(__name__)
-NOT_STATED = "not stated"
-# The hub's names for how many records there are: the first number that is too many, and the name.
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_LARGEST = "n>1M"
 
 
 def write_esc_pro(
@@ -98,16 +91,14 @@ def render_data_card(
     failures = {**result.counts, "decisions without texts": lost, "unfinished trees": result.unfinished}
     if result.too_long:
         failures["of these set aside, as a conversation exceeds a model's context"] = result.too_long
-    # Markdown, so nothing is escaped as HTML; what models and endpoints say stands in tables, which `_table` escapes.
-    loader = PackageLoader("esc_lab.search")
-    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    return environment.get_template("data_card.md.jinja").render(
+    return render_card(
+        "data_card.md.jinja",
         title=f"ESC-Pro from {cfg.data.name}",
-        size=next((name for limit, name in _SIZES if statistics.dialogues < limit), _LARGEST),
+        size=size_category(statistics.dialogues),
         seeds=cfg.data.name,
         seeds_licence=cfg.data.licence,
         inventory=cfg.inventory.name,
-        roles=[_describe_role(cfg, role, result.calls.models(role)) for role in sorted(result.calls.clients)],
+        roles=[describe_player(cfg, role, result.calls.models(role)) for role in sorted(result.calls.clients)],
         dates=result.calls.dates,
         prompts=result.prompts,
         code=code,
@@ -120,23 +111,6 @@ def render_data_card(
         statistics=statistics,
         seekers=[texts[name].row(name) for name in sorted(texts, reverse=True)],
         seeker_heads=HEADS,
-        json=json.dumps,
-        table=_table,
-    )
-
-
-def _describe_role(cfg: Config, role: str, models: Sequence[str]) -> tuple[str, ...]:
-    """Who played a role: its row of the table."""
-    played = getattr(cfg.llm, role)
-    settings = {name: getattr(played, name) for name in ("max_tokens", "temperature", "top_p")}
-    sampling = ", ".join(f"{name} {'not sent' if value is None else value}" for name, value in settings.items())
-    local = cfg.llm.local.model.licence if played.client in LOADED and played.model is None else None
-    return (
-        role,
-        played.client,
-        ", ".join(models) or NOT_STATED,
-        sampling,
-        played.licence or local or NOT_STATED,
     )
 
 
@@ -154,9 +128,3 @@ def _describe_limits(rule: PreferenceConfig, preferences: Sequence[Preferences])
         ends = [f"{pick(known):.3f}" for pick in (min, median, max)] if known else ["-"] * 3
         rows.append((name, *ends, len(values) - len(known)))
     return rows
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    cells = [[escape_markdown(str(value)) for value in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -77,6 +77,11 @@ class Journal:
             with self._open() as file:
                 os.fsync(file)
 
+    def release(self) -> None:
+        """Let go of the answers: they are in the file, and nobody asks for them any more."""
+        self.sync()
+        self.answers, self.cached = {}, set()
+
     @contextmanager
     def _open(self, *, begin: bool = False) -> Iterator[int]:
         """The file, for one thing to do: there may be more journals than a process may have open files."""

@@ -1,10 +1,10 @@
-"""How far a search is: iterations, trees, calls, on standard error and as curves of W&B."""
+"""How far calls have brought a search or other work: on standard error and as curves of W&B."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from esc_lab.search.builder import TreeSearch
 from esc_lab.search.calls import Calls
@@ -14,18 +14,35 @@ from esc_lab.tracking.run import log_curve
 CURVE_EVERY_S = 5.0
 
 
-class SearchProgress:
-    """Counts iterations, trees and calls as they come; trees that were finished before count as done."""
+class CallProgress:
+    """Counts what is done, in how many parts, and the calls, as they come.
 
-    def __init__(self, trees: Sequence[TreeSearch], calls: Calls) -> None:
-        self._trees, self._calls = trees, calls
-        self._expected = {tree.name: _expected_iterations(tree) for tree in trees}
+    Args:
+        what: is done, for the bar.
+        total: of that.
+        done: how much of the total is done.
+        parts: what the work consists of, and how many of these there are.
+        finished: how many of them are finished.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        done: Callable[[], int],
+        *,
+        parts: tuple[str, int],
+        finished: Callable[[], int],
+        calls: Calls,
+    ) -> None:
+        self._what, self._total, self._done = what, total, done
+        self._parts, self._finished, self._calls = parts, finished, calls
         self._started = self._drawn = time.monotonic()
         self._made_before = calls.spent.made
 
     async def show(self) -> None:
         """Show it every second, also while no call comes back; until cancelled."""
-        with show_progress("search: iterations", sum(self._expected.values())) as update:
+        with show_progress(self._what, self._total) as update:
             try:
                 while True:
                     update(self._done(), self.state)
@@ -37,10 +54,11 @@ class SearchProgress:
                 update(self._done(), self.state)
 
     def state(self) -> str:
-        """Trees, calls a second, tokens and cost in a few words."""
+        """Finished parts, calls a second, tokens and cost in a few words."""
         spent, seconds = self._calls.spent, max(time.monotonic() - self._started, 1e-6)
         rate = (spent.made - self._made_before) / seconds
-        parts = [f"{self._finished()}/{len(self._trees)} trees", spent.text(), f"{rate:.1f} calls/s"]
+        name, count = self._parts
+        parts = [f"{self._finished()}/{count} {name}", spent.text(), f"{rate:.1f} calls/s"]
         parts += [f"{count} {kind.replace('_', ' ')}" for kind, count in self._calls.retries.items() if count]
         return ", ".join(parts)
 
@@ -49,7 +67,7 @@ class SearchProgress:
         spent = self._calls.spent
         return {
             "progress/iteration": self._done(),
-            "progress/finished_trees": self._finished(),
+            f"progress/finished_{self._parts[0]}": self._finished(),
             "progress/calls": spent.calls,
             "progress/tokens": spent.tokens,
             "progress/cost": spent.cost,
@@ -57,14 +75,25 @@ class SearchProgress:
             "progress/retries": sum(self._calls.retries.values()),
         }
 
-    def _finished(self) -> int:
-        return sum(tree.finished for tree in self._trees)
 
-    def _done(self) -> int:
+def search_progress(trees: Sequence[TreeSearch], calls: Calls) -> CallProgress:
+    """Of a search, by iterations; trees that were finished before count as done."""
+    expected = {tree.name: _expected_iterations(tree) for tree in trees}
+
+    def done() -> int:
         return sum(
-            self._expected[tree.name] if tree.finished else min(tree.search.tree.iterations, self._expected[tree.name])
-            for tree in self._trees
+            expected[tree.name] if tree.finished else min(tree.search.tree.iterations, expected[tree.name])
+            for tree in trees
         )
+
+    return CallProgress(
+        "search: iterations",
+        sum(expected.values()),
+        done,
+        parts=("trees", len(trees)),
+        finished=lambda: sum(tree.finished for tree in trees),
+        calls=calls,
+    )
 
 
 def _expected_iterations(tree: TreeSearch) -> int:

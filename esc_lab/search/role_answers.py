@@ -122,33 +122,53 @@ def parse_preference(text: str) -> str:
 
 
 def parse_message(text: str, side: Speaker, inventory: Inventory, *, cut_off: bool = False) -> str:
+    """What one side says, by `clean_message`, which tells more."""
+    return clean_message(text, side, inventory, cut_off=cut_off)[0]
+
+
+def clean_message(
+    text: str, side: Speaker, inventory: Inventory, *, cut_off: bool = False
+) -> tuple[str, frozenset[str]]:
     """What one side says: without a role or strategy label before it, quotation marks around it, or turns after it.
 
     Where its token limit has cut it off, a last sentence that is not whole is left out if others are.
 
+    Returns:
+        The message, and what was taken off it: `role_prefix`, `label`, `further_turns`, `unfinished_sentence`.
+
     Raises:
         UnusableError: nothing is left, it is marked as the other side's, or it is about the roles: "You are a seeker".
     """
-    said = _answer(text)
+    said, removed = _answer(text), set()
     role = _ROLE.match(said)
     if role:
         if role[1].lower() in {"supporter", "seeker"} - {side}:
             raise UnusableError(f"it is not the {side}'s message but the other side's", kind="other_side")
         said = said[role.end() :]
+        removed.add("role_prefix")
     following = _NEXT_ROLE.search(said)
-    said = said[: following.start()] if following else said
+    if following:
+        said = said[: following.start()]
+        removed.add("further_turns")
     label = _LABEL.match(said)
     if label and _find_strategy(label[1] or label[2], inventory):
         said = said[label.end() :]
+        removed.add("label")
     if _META.search(said):
         raise UnusableError(f"it is about seeker and supporter, and no message of the {side}", kind="meta")
     said = _unwrap(said.strip())
     ends = [match.end() for match in _SENTENCE_END.finditer(said)]
-    if cut_off and ends and not following:
+    if cut_off and ends and not following and said[ends[-1] :].strip():
         said = said[: ends[-1]].rstrip()
+        removed.add("unfinished_sentence")
     if not re.search(r"\w", said):
         raise UnusableError("there is no message in it")
-    return said
+    return said, frozenset(removed)
+
+
+def ends_with_sentence(text: str) -> bool:
+    """Whether a text ends as a sentence does."""
+    return any(match.end() == len(text) for match in _SENTENCE_END.finditer(text))
 
 
 def ends_conversation(text: str) -> bool:

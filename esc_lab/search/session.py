@@ -27,7 +27,7 @@ from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
-from esc_lab.search.progress import SearchProgress
+from esc_lab.search.progress import search_progress
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts, leave_out_too_long
 from esc_lab.search.seed_dialogue import SeedDialogue
@@ -121,7 +121,7 @@ class SearchSession:
         trees = [self._tree_search(seed, journals[seed.dialogue.id]) for seed in self.seeds]
         counts: Counter[str] = Counter()
         judge = await self._check_judge(journals[JUDGE_CHECK], counts) if JUDGE_CHECK in journals else None
-        progress = SearchProgress(trees, self.calls)
+        progress = search_progress(trees, self.calls)
         showing = asyncio.create_task(progress.show())
         try:
             stopped = await search_trees(trees, self.cfg.search.trees, self._save, self.calls.has_room)

@@ -35,7 +35,10 @@ def run(cfg: Config) -> dict[str, float]:
         cfg.model, cfg.adapter, inventory, Path(cfg.cache_dir), reply_tokens=cfg.classifier.reply_tokens, seed=cfg.seed
     )
     row_tokens, step_replies = cfg.data.row_tokens, cfg.classifier.batch
-    steps = ReplySteps(splits, classifier, step_replies=step_replies, row_tokens=row_tokens, seed=cfg.seed)
+    steps = ReplySteps(
+        splits, classifier, step_replies=step_replies, row_tokens=row_tokens, seed=cfg.seed,
+        last=cfg.data.loss == "last_reply",
+    )  # fmt: skip
     start_training(cfg, classifier.model)
     module = ClassifierModule(classifier, cfg.optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed)
     metrics = fit_best(cfg, StepDataModule(splits, steps), module, validation=bool(steps.examples["val"]))

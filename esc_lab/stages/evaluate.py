@@ -23,9 +23,7 @@ from esc_lab.models.load import load_model
 from esc_lab.prompts.layouts import BEST_OF
 from esc_lab.report.attention_files import write_attention
 from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, STRATEGIES
-from esc_lab.scorers.auto_classifier import stored_classifier
-from esc_lab.scorers.classifier import StrategyClassifier
-from esc_lab.scorers.classifier_files import load_classifier
+from esc_lab.scorers.classifier_files import load_judge
 from esc_lab.scorers.reward_files import load_reward
 from esc_lab.scorers.reward_model import RewardModel
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
@@ -46,7 +44,8 @@ def run(cfg: Config) -> dict[str, float]:
     """
     prepare(cfg)
     directory, inventory = Path(cfg.run_dir), build_inventory(cfg.inventory)
-    classifier = _load_judge(cfg)  # before the model: it may have to be trained first
+    # Before the model: it may have to be trained first.
+    classifier = load_judge(cfg, cfg.evaluate.classifier, run_substage)
     reward = _load_chooser(cfg)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
@@ -80,18 +79,6 @@ def run(cfg: Config) -> dict[str, float]:
     for number, (group, of_group) in enumerate(strategies.items()):
         print_strategies(f"{cfg.model.name}: {group}", of_group, metrics, group, explain=number == 0)
     return metrics
-
-
-def _load_judge(cfg: Config) -> StrategyClassifier | None:
-    """The classifier that judges adherence, if there is to be one."""
-    if cfg.evaluate.classifier is None:
-        return None
-    auto = cfg.evaluate.classifier == "auto"
-    path = stored_classifier(cfg, run_substage) if auto else Path(cfg.evaluate.classifier)
-    classifier = load_classifier(path, build_inventory(cfg.inventory), Path(cfg.cache_dir))
-    accuracy = "unknown" if classifier.accuracy is None else f"{classifier.accuracy:.3f}"
-    log.info("adherence is judged by %s, accuracy on held-out replies %s", path, accuracy)
-    return classifier
 
 
 def _load_chooser(cfg: Config) -> RewardModel | None:

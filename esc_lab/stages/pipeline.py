@@ -9,20 +9,22 @@ from pathlib import Path
 
 from esc_lab.config import Config, DataConfig
 from esc_lab.config.pipeline import (
+    BASE,
     PIPELINE_ROLES,
     POLICY_TRAININGS,
     list_steps,
     share_of_round,
     stage_of,
 )
-from esc_lab.config.prompt import collect_seeker_words
+from esc_lab.config.prompt import collect_seeker_words, use_template
 from esc_lab.config.schema import use_objective_schedule
-from esc_lab.config.search import LLMConfig
+from esc_lab.config.search import ASKED, LLMConfig
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import CONFIG, ESC_PRO
+from esc_lab.runs.layout import CONFIG, CONTINUATIONS, ESC_PRO
 from esc_lab.runs.resume import find_differences
+from esc_lab.scorers.auto_classifier import use_judge_training
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.terminal import Countdown
 
@@ -32,9 +34,9 @@ log = logging.getLogger(__name__)
 def run(cfg: Config) -> dict[str, float]:
     """Run the chosen steps in subdirectories of the run directory, each as complete as a run of its own.
 
-    What is trained before a search plays in it. After a search, training is on what it found. Evaluations are on the
-    corpus. With `pipeline.rounds`, search and cso are done again with the policy of the round before, from seeds of
-    their own: CSO goes on from it, and it is the reference.
+    What is trained before a search plays in it. After a search or an extension, training is on what that left; a
+    trained classifier judges adherence. Evaluations are on the corpus. With `pipeline.rounds`, search and cso are done
+    again with the policy of the round before, from seeds of their own: CSO goes on from it, and it is the reference.
 
     Raises:
         UserError: there are no dialogues for a round, the run directory has steps of another pipeline, or what a step
@@ -43,8 +45,9 @@ def run(cfg: Config) -> dict[str, float]:
     root = Path(cfg.run_dir)
     # One device: a second process would start the pipeline over from its first step.
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
-    stages, rounds = cfg.pipeline.stages, cfg.pipeline.rounds
-    steps = list_steps(stages, rounds, retrain="reward" in stages and cfg.reward.kinds.get("rated", 0) > 0)
+    stages, rounds, templates = cfg.pipeline.stages, cfg.pipeline.rounds, cfg.pipeline.templates
+    retrain = "reward" in stages and cfg.reward.kinds.get("rated", 0) > 0
+    steps = list_steps(stages, rounds, templates, retrain=retrain)
     if rounds > 1:
         _check_seeds(cfg)
         _refuse_other_steps(root, steps)
@@ -58,9 +61,13 @@ def run(cfg: Config) -> dict[str, float]:
         directory, stage = root / step, stage_of(step)
         if stage == "evaluate":
             own = replace(cfg, stage=stage, checkpoint=policy, init_from=None, resume=None)
+            if (template := step.removeprefix(f"{BASE}_")) in templates:
+                own = replace(own, prompt=use_template(cfg.prompt, template, cfg.config_dirs))
             evaluated.append(str(directory))
         elif stage == "search":
             own = replace(cfg, stage=stage, llm=_play(cfg.llm, players))
+        elif stage == "extend":
+            own = replace(cfg, stage=stage)
         elif stage == "compare":
             own = replace(cfg, stage=stage, resume=None, compare=replace(cfg.compare, runs=evaluated))
         else:
@@ -70,10 +77,15 @@ def run(cfg: Config) -> dict[str, float]:
             _refuse_other_settings(replace(own, run_dir=str(directory)))
         measured = run_substage(own, directory)
         if stage != "compare":
-            prefix = f"{step.removeprefix('evaluate_')}/"  # which metrics of a search have by themselves
-            metrics |= {f"{prefix}{name.removeprefix('search/')}": value for name, value in measured.items()}
+            prefix = f"{step.removeprefix('evaluate_')}/"  # which metrics of some stages have by themselves
+            shown = f"{stage}/" if stage in (*ASKED, "classifier") else ""
+            metrics |= {f"{prefix}{name.removeprefix(shown)}": value for name, value in measured.items()}
         if stage == "search":
-            data = _use_search(cfg.data, directory / ESC_PRO)
+            data = _use_made(cfg.data, directory / ESC_PRO)
+        elif stage == "extend":
+            data = replace(_use_made(cfg.data, directory / CONTINUATIONS), loss="last_reply")
+        elif stage == "classifier":
+            cfg = replace(cfg, evaluate=replace(cfg.evaluate, classifier=str(directory)))
         elif stage in POLICY_TRAININGS:
             policy = players["sft"] = str(directory)
         elif stage in PIPELINE_ROLES:
@@ -90,6 +102,8 @@ def _training(cfg: Config, stage: str, policy: str | None) -> Config:
     own = replace(cfg, checkpoint=None, init_from=None)
     if stage == "reward":
         return replace(own, stage=stage)
+    if stage == "classifier":
+        return use_judge_training(own)
     words = collect_seeker_words(cfg.prompt, cfg.llm.wording)
     return replace(own, stage="sft", data=replace(cfg.data, side="seeker"), prompt=replace(cfg.prompt, seeker=words))
 
@@ -143,11 +157,11 @@ def _refuse_other_settings(cfg: Config) -> None:
         raise UserError(f"a step of other settings is there: {', '.join(names)}", where=cfg.run_dir, fix=fix)
 
 
-def _use_search(data: DataConfig, directory: Path) -> DataConfig:
-    """Settings of the data that the search made: its split files, which hold what `data.limit` left."""
+def _use_made(data: DataConfig, directory: Path) -> DataConfig:
+    """Settings of the data that a step made: its split files, which hold what `data.limit` left."""
     missing = [name for name in ("valid", "test") if not (directory / f"{name}.jsonl").exists()]
     if missing:
-        fix = "give the splits val and test some dialogues, or run stage=search and the trainings one by one"
+        fix = "give the splits val and test more dialogues, or run the stages one by one"
         raise UserError(f"there are no {' and no '.join(missing)} dialogues", where="stage=pipeline", fix=fix)
     return replace(
         data, path=str(directory), format="jsonl", split="published", limit={}, seed_fraction=1.0, inventory=None,

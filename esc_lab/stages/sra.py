@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
-from esc_lab.config.prompt import fill_layouts
+from esc_lab.config.prompt import use_template
 from esc_lab.report import sra_report
 from esc_lab.report.attention_files import HEADS
 from esc_lab.sra.sample import MeasuredReply, ReplySample, read_measured_replies
@@ -79,13 +79,7 @@ _STUDIES: dict[str, Callable[[Config, Path], Iterator[tuple[str, Path]]]] = {
 
 
 def _set_template(cfg: Config, template: str) -> Config:
-    """Train and evaluate under a template; supporter turns of the history do not carry their strategies there."""
-    train, shown = (
-        replace(settings, template=template, history_labels=False) for settings in (cfg.prompt.train, cfg.prompt.eval)
-    )
-    prompt = replace(cfg.prompt, train=train, eval=shown)
-    fill_layouts(prompt, cfg.config_dirs)
-    return replace(cfg, prompt=prompt)
+    return replace(cfg, prompt=use_template(cfg.prompt, template, cfg.config_dirs))
 
 
 def _evaluate(cfg: Config, label: str, directory: Path) -> tuple[str, Path]:

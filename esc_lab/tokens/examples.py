@@ -145,10 +145,12 @@ def build_examples(
     min_turns: int = 0,
     history_turns: int | None = None,
     unlabelled: bool = False,
+    last: bool = False,
 ) -> list[Example]:
     """One example for each supporter decision that has a strategy: its prompt and its gold reply.
 
     Args:
+        last: only the decision that ends the dialogue; where its reply has no strategy, its prompt names none.
         unlabelled: decisions without a strategy too, for evaluations that prompt others; the example's prompt names the
             strategy that takes the most words.
         min_turns: leave out decisions with fewer turns before them.
@@ -160,20 +162,15 @@ def build_examples(
     all_starts = [i for i in range(1, len(sides)) if (sides[i - 1], sides[i]) == ("supporter", "seeker")]
     examples = []
     for turn in dialogue.decisions(score_opening=score_opening):
-        reply = dialogue.turns[turn].reply
-        if not (reply.strategies or unlabelled) or turn < min_turns:
+        reply, others = dialogue.turns[turn].reply, last and turn < len(dialogue.turns) - 1
+        unconditional = last and not (reply.strategies or layout.chooses_strategy)
+        if not (reply.strategies or unlabelled or unconditional) or others or turn < min_turns:
             continue
         prompt = partial(
-            build_prompt,
-            layout,
-            inventory,
-            dialogue,
-            turn,
-            reply.strategies[0] if reply.strategies else longest,
-            history_labels=settings.history_labels,
-            situation=settings.situation,
-            inference=inference,
-        )
+            build_prompt, layout, inventory, dialogue, turn, reply.strategies[0] if reply.strategies else longest,
+            history_labels=settings.history_labels, situation=settings.situation, inference=inference,
+            unconditional=unconditional,
+        )  # fmt: skip
         starts = tuple(all_starts[: bisect_left(all_starts, turn)])
         first = 0 if history_turns is None else next((s for s in (0, *starts) if turn - s <= history_turns), starts[-1])
         examples.append(

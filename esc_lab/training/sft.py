@@ -59,9 +59,11 @@ class SFTSteps:
     def encode_split(self, split: str) -> list[tuple[Dialogue, list[TokenSequence]]]:
         """Dialogues of a split with their sequences, those without anything to train on left out."""
         dialogues = list(self.splits.get(split, ()))
-        examples = [self.turns.examples(dialogue) for dialogue in dialogues]
+        last = self.data.loss == "last_reply"
+        examples = [self.turns.examples(dialogue, last=last) for dialogue in dialogues]
         if not any(examples):
             what = "supporter turn with a strategy" if self.turns.seeker is None else "seeker turn"
+            what = "dialogue that ends with the supporter (data.loss=last_reply)" if last else what
             message = f"the {split} split has no {what}"
             raise UserError(message, fix="check the data and its split")
         encoded = self.turns.encode(split, examples)
@@ -102,7 +104,8 @@ class SFTSteps:
     def _turn_weight(self, dialogue: Dialogue, key: ReplyKey) -> float:
         if self.turns.seeker is not None:
             return 1.0
-        return self.data.strategy_weights.get(find_reply(dialogue, key).strategies[0], 1.0)
+        strategies = find_reply(dialogue, key).strategies  # none where the prompt names none
+        return self.data.strategy_weights.get(strategies[0], 1.0) if strategies else 1.0
 
 
 class SFTModule(TrainingModule):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,6 +132,8 @@ def test_examples_are_the_labelled_replies():
         ),
         "esconv",
     )
+    cut = replace(dialogue, turns=dialogue.turns[:3])
+    assert labelled_replies([cut], ESCONV, last=True)[0] == [LabelledReply("Why?", 0, cut.id)]
     examples, report = labelled_replies([dialogue, dialogue], ESCONV)
     once = [LabelledReply("Hello.", 7, dialogue.id), LabelledReply("Why?", 0, dialogue.id)]
     assert examples == once * 2

@@ -21,7 +21,8 @@ def steps(monkeypatch) -> dict[str, Config]:
 
     def play(cfg: Config, directory: Path) -> dict[str, float]:
         taken[directory.name] = cfg
-        files = [f"esc_pro/{split}.jsonl" for split in ("train", "valid", "test")] if cfg.stage == "search" else []
+        folder = {"search": "esc_pro", "extend": "continuations"}.get(cfg.stage)
+        files = [f"{folder}/{split}.jsonl" for split in ("train", "valid", "test")] if folder else []
         for file in files:
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             (directory / file).touch()
@@ -121,3 +122,23 @@ def test_rounds_want_dialogues_of_their_own(steps, tmp_path):
     with pytest.raises(UserError, match=message):
         pipeline.run(settings(tmp_path, "pairs=rounds", "search.seeds=6", "data.limit={train: 4}"))
     assert not steps
+
+
+def test_a_steerable_model_is_trained_on_continuations_and_judged_by_a_classifier_of_them(steps, tmp_path):
+    words = ("experiment=steerable", "pipeline.templates=[standard,c1_hf]")
+    pipeline.run(settings(tmp_path, *words))
+    bases = ["evaluate_base_standard", "evaluate_base_c1_hf"]
+    assert [*steps] == ["extend", "classifier", *bases, "sft", "evaluate_sft", "compare"]
+    corpus = settings(tmp_path, *words).data
+    for name in ("classifier", "sft"):
+        data = steps[name].data
+        assert data.path == str(tmp_path / "extend" / "continuations")
+        assert (data.loss, data.split, data.limit, data.step_dialogues) == ("last_reply", "published", {}, 64)
+    evaluations = [steps[name] for name in (*bases, "evaluate_sft")]
+    assert all(cfg.data == corpus and cfg.evaluate.classifier == str(tmp_path / "classifier") for cfg in evaluations)
+    assert [cfg.prompt.eval.template for cfg in evaluations] == ["standard", "c1_hf", "standard"]
+    assert [cfg.prompt.eval.layout["system"] for cfg in evaluations][0] != evaluations[1].prompt.eval.layout["system"]
+    sft, judge = steps["sft"], steps["classifier"]
+    assert (sft.adapter.r, sft.adapter.alpha, sft.adapter.dropout, sft.optimizer.lr) == (128, 256, 0.05, 5e-5)
+    assert (sft.scheduler.name, sft.scheduler.cycles, sft.trainer.max_epochs) == ("cosine_restarts", 5, 5)
+    assert (judge.adapter.r, judge.optimizer.lr, judge.trainer.max_epochs) == (16, 1e-3, 2)

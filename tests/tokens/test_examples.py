@@ -290,3 +290,23 @@ def test_a_message_that_cannot_be_rendered_is_named_by_its_place(encoders):
     examples = build_examples(replace(dialogue, turns=tuple(turns)), ESCONV, TemplateConfig(), load_layout("cso"))
     with pytest.raises(UserError, match=r"^talks.jsonl:3: 'Well, it said .*special token '<\|im_end\|>'"):
         encode_examples(encoders("chatml"), [examples], 1500, EncodeReport())
+
+
+def test_the_last_reply_alone_and_without_a_strategy_under_a_prompt_that_names_none(sample_dialogues):
+    settings, layout = TemplateConfig("standard", history_labels=False), load_layout("standard")
+    dialogue = sample_dialogues[0]
+    assert dialogue.turns[5].speaker == "supporter"
+    for strategies in (("Question",), ()):
+        last = replace(dialogue.turns[5], reply=Reply("How so?", strategies), rejected=())
+        cut = replace(dialogue, turns=(*dialogue.turns[:5], last))
+        (example,) = build_examples(cut, ESCONV, settings, layout, last=True)
+        assert (example.key.turn, example.reply) == (5, "How so?")
+        system = example.prompt.messages[0].content
+        assert ('the "Question" strategy' in system) == bool(strategies)
+        assert ("strategy:" in system) == bool(strategies)
+        assert "one to three plain sentences" in system  # how to write is said in both
+        assert example.shortened(start=example.starts[-1]).messages[0].content == system
+        assert all(span.strategy is None or strategies for span in example.prompt.spans)
+    open_ended = replace(dialogue, turns=dialogue.turns[:5])
+    assert build_examples(open_ended, ESCONV, settings, layout, last=True) == []
+    assert build_examples(cut, ESCONV, TemplateConfig(), load_layout("cso"), last=True) == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from esc_lab.config import TemplateConfig
+from esc_lab.config import PromptConfig, TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.prompts import load_layout
 from esc_lab.tokens.examples import build_examples
@@ -31,12 +31,15 @@ def trained_step(loaded, dialogues, tmp_path, **options):
     return dict(model.named_parameters()), data
 
 
-def brute_force_gradients(loaded, dialogues, data, weights=None):
+def brute_force_gradients(loaded, dialogues, data, weights=None, template="cso", turns=None):
     """Gradient of the weighted mean token loss, by the model's own forward on one example at a time."""
+    settings = TemplateConfig(template, history_labels=template == "cso")
     model = copy.deepcopy(loaded.model).double().requires_grad_(True)
     loss, total = torch.zeros(()), 0.0
     for dialogue in dialogues:
-        for example in build_examples(dialogue, data.inventory, TemplateConfig(), load_layout("cso")):
+        for example in build_examples(dialogue, data.inventory, settings, load_layout(template)):
+            if turns and example.key.turn not in turns:
+                continue
             prompt = loaded.encoder.adapt(example.prompt)
             chat = loaded.encoder.encode([*prompt.messages, example.messages[-1]])
             start, end = chat.replies[len(prompt.messages)]
@@ -68,6 +71,17 @@ def test_strategy_weights_enter_the_mean(tiny_models, sample_dialogues, tmp_path
     weights = {"Question": 3.0, "Information": 0.0}
     after, data = trained_step(loaded, dialogues, tmp_path, strategy_weights=weights)
     expected = brute_force_gradients(loaded, dialogues, data, weights)
+    for name, before in loaded.model.named_parameters():
+        np.testing.assert_allclose(((before - after[name]) / RATE).detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+def test_the_loss_on_last_replies_alone(tiny_models, sample_dialogues, tmp_path):
+    loaded = tiny_models("llama")
+    dialogues = [dataclasses.replace(dialogue, turns=dialogue.turns[:6]) for dialogue in sample_dialogues[:2]]
+    standard = TemplateConfig("standard", history_labels=False)
+    options = {"loss": "last_reply", "prompt": PromptConfig(train=standard)}
+    after, data = trained_step(loaded, dialogues, tmp_path, **options)
+    expected = brute_force_gradients(loaded, dialogues, data, template="standard", turns=(5,))
     for name, before in loaded.model.named_parameters():
         np.testing.assert_allclose(((before - after[name]) / RATE).detach(), expected[name], atol=1e-5, err_msg=name)
 

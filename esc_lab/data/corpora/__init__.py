@@ -6,11 +6,12 @@ asked for, is mapped to another. Whatever reading drops or changes is counted in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-from esc_lab.artifacts import write_atomic
+from esc_lab.artifacts import replace_file, write_atomic
 from esc_lab.config import SPLITS, DataConfig
 from esc_lab.data.corpora import esc_pro, esconv, extes, jsonl
 from esc_lab.data.corpora.esc_pro import unpaired_dialogues
@@ -37,6 +38,7 @@ __all__ = [
     "read_splits",
     "sample_path",
     "seed_fraction",
+    "stream_dialogues",
     "unpaired_dialogues",
     "write_dialogues",
 ]
@@ -194,6 +196,31 @@ def write_dialogues(
         raise UserError(f"there is nothing to write as '{format}'", where=str(path), fix=fix)
     write_atomic(path, "\n".join(lines) if format == "jsonl" else "[\n" + ",\n".join(lines) + "\n]")
     return lost
+
+
+@contextmanager
+def stream_dialogues(path: Path, inventory: Inventory) -> Iterator[Callable[[Sequence[Dialogue]], None]]:
+    """Write dialogues in esc-lab's own format as they come, none of them kept in memory.
+
+    The file appears whole at the end of the block; without a dialogue there is none.
+
+    Yields:
+        A function that writes some. It raises what `write_dialogues` does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+
+    def write(dialogues: Sequence[Dialogue]) -> None:
+        nonlocal written
+        for number, dialogue in enumerate(dialogues, start=written + 1):
+            _check(dialogue, f"dialogue {number} to write")
+        written += len(dialogues)
+        file.writelines(f"{line}\n" for line in jsonl.lines(dialogues, inventory))
+
+    with replace_file(path) as part, part.open("w", encoding="utf-8") as file:
+        yield write
+    if not written:
+        path.unlink()
 
 
 def sample_path() -> Path:

@@ -1,0 +1,76 @@
+"""A continuation as training data: the supporter's words without what is no part of them, or why it is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from esc_lab.data.dialogue import Turn
+from esc_lab.data.strategies import Inventory
+from esc_lab.scorers.adherence import bare_reply
+from esc_lab.search.requests import Answer
+from esc_lab.search.role_answers import UnusableError, clean_message, ends_with_sentence
+
+RUN_WORDS = 4  # in a row, of reply and history, that count as copied
+# What is taken off a reply that is used, and what a reply is not used for.
+REMOVED = ("role_prefix", "label", "further_turns", "unfinished_sentence")
+UNUSABLE = ("refused", "empty", "cut_off", "copy", "other_side", "meta")
+
+
+def read_continuation(
+    answer: Answer, history: Sequence[Turn], inventory: Inventory, *, max_tokens: int, max_copied: float
+) -> tuple[str, frozenset[str]]:
+    """The reply of an answer, without role prefixes and anything that names its strategy.
+
+    Args:
+        history: the turns that it answers.
+        max_tokens: at which an answer is cut off: its last sentence is left out where it is not whole.
+        max_copied: most of its runs of four words that the history may hold.
+
+    Returns:
+        The reply, and what was taken off it, of `REMOVED`.
+
+    Raises:
+        UnusableError: it cannot be used; its `kind` is one of `UNUSABLE`.
+    """
+    if answer.refusal:
+        raise UnusableError("the model refused", kind="refused")
+    cut_off = answer.is_cut_off(max_tokens)
+    try:
+        said, removed = clean_message(answer.text, "supporter", inventory, cut_off=cut_off)
+    except UnusableError as error:
+        raise UnusableError(str(error), kind=error.kind or ("cut_off" if cut_off else "empty")) from error
+    reply = bare_reply(said, inventory)
+    if reply.split() != said.split():
+        removed |= {"label"}
+    if not re.search(r"\w", reply):
+        raise UnusableError("there is nothing but a label in it", kind="empty")
+    if cut_off and "further_turns" not in removed and not ends_with_sentence(reply):
+        raise UnusableError(f"no sentence of it comes to its end within {max_tokens} tokens", kind="cut_off")
+    if copied_share(reply, [turn.reply.text for turn in history]) > max_copied:
+        raise UnusableError("it copies the conversation", kind="copy")
+    return reply, removed
+
+
+def copied_share(reply: str, history: Sequence[str]) -> float:
+    """Share of the runs of four words of a reply that are in some text of its history, whatever case and punctuation.
+
+    A shorter reply is copied (1) if it is all that one of these texts says.
+
+    >>> copied_share("I feel so alone today, and you?", ["I feel so alone today."])
+    0.5
+    """
+    words, texts = _words(reply), [_words(text) for text in history]
+    if len(words) < RUN_WORDS:
+        return float(words in texts)
+    known = {run for text in texts for run in _runs(text)}
+    runs = _runs(words)
+    return sum(run in known for run in runs) / len(runs)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.replace("\u2019", "'").replace("'", "").lower())
+
+
+def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
+    return [tuple(words[start : start + RUN_WORDS]) for start in range(len(words) - RUN_WORDS + 1)]

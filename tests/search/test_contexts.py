@@ -1,0 +1,67 @@
+"""Where dialogues are cut and which strategies are prompted there, against what was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from esc_lab.config.extend import ExtendConfig
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.strategies import load_inventory
+from esc_lab.search.contexts import draw_contexts
+
+NAMES = load_inventory("extes_sra").names
+
+
+def talk(number: int, turns: int, first: str = "seeker") -> Dialogue:
+    sides = ("seeker", "supporter") if first == "seeker" else ("supporter", "seeker")
+    said = (Turn(sides[turn % 2], Reply(f"Talk {number}, turn {turn}.")) for turn in range(turns))
+    return Dialogue(tuple(said), "extes_sra")
+
+
+def test_cuts_are_after_the_seeker_within_bounds_and_all_places_alike():
+    settings = ExtendConfig(min_turns=5, max_turns=12)
+    places = Counter(context.turns for n in range(700) for context in draw_contexts(talk(n, 20), settings, NAMES))
+    assert places.total() == 700
+    assert set(places) == {5, 7, 9, 11}
+    assert all(130 < count < 220 for count in places.values())  # 175 expected, sd 11.5
+    opened = [draw_contexts(talk(n, 20, "supporter"), settings, NAMES)[0].turns for n in range(60)]
+    assert set(opened) == {6, 8, 10, 12}
+
+
+def test_short_dialogues_have_fewer_contexts_or_none():
+    settings = ExtendConfig(cuts=3)
+    counts = [len(draw_contexts(talk(0, turns), settings, NAMES)) for turns in (4, 5, 6, 7, 9, 11)]
+    assert counts == [0, 1, 1, 2, 3, 3]
+    assert draw_contexts(talk(0, 4, "supporter"), settings, NAMES) == []
+
+
+def test_more_cuts_and_strategies_add_to_fewer():
+    few, more = ExtendConfig(cuts=2, number=3), ExtendConfig(cuts=4, number=6)
+    for number in range(10):
+        small, large = ({c.turns: set(c.strategies) for c in draw_contexts(talk(number, 30), settings, NAMES)}
+                        for settings in (few, more))  # fmt: skip
+        assert len(large) == 4
+        assert all(own <= large[turns] for turns, own in small.items())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_each_strategy_has_its_share(share):
+    settings = ExtendConfig(cuts=3, share=share, unconditional=0.4)
+    drawn = [context.strategies for n in range(300) for context in draw_contexts(talk(n, 40), settings, NAMES)]
+    named = [[name for name in own if name] for own in drawn]
+    assert all(own == sorted(own, key=NAMES.index) and own for own in named)
+    counts = Counter(name for own in named for name in own)
+    expected = max(share, 1 / len(NAMES))  # one at least
+    assert all(abs(counts[name] / 900 - expected) < 0.07 for name in NAMES)
+    assert abs(sum(None in own for own in drawn) / 900 - 0.4) < 0.07
+
+
+def test_a_number_of_strategies_is_drawn_without_repetition():
+    settings = ExtendConfig(number=4, unconditional=0.0)
+    drawn = [draw_contexts(talk(n, 20), settings, NAMES)[0].strategies for n in range(300)]
+    assert all(len(set(own)) == len(own) == 4 for own in drawn)
+    counts = Counter(name for own in drawn for name in own)
+    assert all(50 < counts[name] < 115 for name in NAMES)  # 80 expected, sd 7.7
+    assert draw_contexts(talk(0, 20), ExtendConfig(number=0, unconditional=1.0), NAMES)[0].strategies == (None,)

@@ -1,0 +1,75 @@
+"""What becomes of an answer that is to be a training reply."""
+
+from __future__ import annotations
+
+import pytest
+
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.strategies import load_inventory
+from esc_lab.search.continuations import REMOVED, UNUSABLE, copied_share, read_continuation
+from esc_lab.search.requests import Answer
+from esc_lab.search.role_answers import UnusableError
+
+SRA = load_inventory("extes_sra")
+SAID = "That sounds very lonely. Who could sit with you tonight?"
+LAST = "My flat is so quiet since she moved out in March."
+HISTORY = (Turn("seeker", Reply("Hi.")), Turn("supporter", Reply("What brings you here?")), Turn("seeker", Reply(LAST)))
+
+
+def read(text: str, **fields) -> tuple[str, frozenset[str]]:
+    answer = Answer(text, **fields)
+    return read_continuation(answer, HISTORY, SRA, max_tokens=40, max_copied=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "reply", "removed"),
+    [
+        (SAID, {}, SAID, set()),
+        (f"assistant: {SAID}", {}, SAID, {"role_prefix"}),
+        (f"(Clarification) {SAID}", {}, SAID, {"label"}),
+        (f"Supporter: Clarification: {SAID}", {}, SAID, {"role_prefix", "label"}),
+        (f"{SAID} [Offer Hope]", {}, SAID, {"label"}),
+        (f"{SAID}\nUser: I have nobody.", {}, SAID, {"further_turns"}),
+        (f"{SAID} Perhaps your", {"completion_tokens": 40}, SAID, {"unfinished_sentence"}),
+        (SAID, {"finish_reason": "length"}, SAID, set()),
+        (f"{SAID}\nUser: I have nob", {"finish_reason": "length"}, SAID, {"further_turns"}),
+        (f"<think>She is alone.</think>{SAID}", {}, SAID, set()),
+        (f"You said: it is so quiet since she left. {SAID}", {},
+         f"You said: it is so quiet since she left. {SAID}", set()),
+    ],
+)  # fmt: skip
+def test_what_is_no_part_of_a_reply_is_taken_off(text, fields, reply, removed):
+    assert read(text, **fields) == (reply, removed)
+    assert removed <= set(REMOVED)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "kind"),
+    [
+        ("", {}, "empty"),
+        (" ... ", {}, "empty"),
+        ("(Offer Hope)", {}, "empty"),
+        ("", {"refusal": "No."}, "refused"),
+        ("It may well be that the evenings", {"completion_tokens": 40}, "cut_off"),
+        ("<think>She is so", {"finish_reason": "length"}, "cut_off"),
+        (LAST, {}, "copy"),
+        ("my flat is so quiet, since she moved out!", {}, "copy"),
+        ("What brings you here?", {}, "copy"),
+        ("hi", {}, "copy"),
+        (f"Seeker: {LAST}", {}, "other_side"),
+        ("As you are the supporter, listen to her.", {}, "meta"),
+    ],
+)
+def test_what_cannot_be_used_says_why(text, fields, kind):
+    with pytest.raises(UnusableError) as error:
+        read(text, **fields)
+    assert error.value.kind == kind
+    assert kind in UNUSABLE
+
+
+def test_copied_runs_are_counted_over_all_of_a_reply():
+    history = ["one two three four five", "six seven eight nine"]
+    assert copied_share("One two, three FOUR five.", history) == 1.0
+    assert copied_share("four five six seven eight nine", history) == pytest.approx(1 / 3)  # runs end with their text
+    assert copied_share("I don't know", ["I don\u2019t know!"]) == 1.0
+    assert copied_share("I don't", ["I don't know"]) == 0.0
