@@ -135,23 +135,20 @@ def test_a_resumed_run_asks_for_nothing_that_was_answered(tmp_path, extended):
 
 def test_memory_holds_the_answers_of_a_few_dialogues(tmp_path):
     """Answers that journals hold in memory, at each call: they do not grow with the number of dialogues."""
-    most = {}
     for count in (10, 60):
-        held, calls = [], None
+        client = Writer(sentence)
+        calls, held = Calls({"supporter": client}, 4), list[int]()
 
-        def note(request: Request) -> str:
+        def note(request: Request, calls: Calls = calls, held: list[int] = held) -> str:
             held.append(sum(len(journal.answers) for journal in calls.journals))
             return sentence(request)
 
+        client.text = note
         cfg = settings(tmp_path / str(count), "search.concurrency=4")
-        client = Writer(note)
-        calls = Calls({"supporter": client}, 4)
         run_loop(ExtendSession(cfg, {"train": [talk(n) for n in range(count)]}, calls).extend())
-        most[count] = max(held)
         assert len(held) == 4 * count
+        assert max(held) <= 12
         assert sum(len(journal.answers) for journal in calls.journals) == 0
-    assert most[10] <= 12
-    assert most[60] <= 12
 
 
 def test_what_cannot_be_used_is_drawn_again_and_then_left_out(tmp_path):
@@ -171,7 +168,7 @@ def test_what_cannot_be_used_is_drawn_again_and_then_left_out(tmp_path):
 
 
 def test_a_model_that_writes_nothing_usable_is_stopped(tmp_path):
-    with pytest.raises(UserError, match="0? ?30 of 30|answers cannot be used"):
+    with pytest.raises(UserError, match="answers cannot be used"):
         extend(settings(tmp_path, "extend.number=15"), SPLITS, lambda request: "")
     assert not [*(tmp_path / "continuations").glob("*")]
 
@@ -224,7 +221,7 @@ def test_bounds_without_any_context_are_refused(tmp_path):
 
 def test_journals_of_other_words_are_refused(tmp_path, extended):
     directory, _, _ = extended
-    with pytest.raises(UserError, match="the journal is of another configuration: .*template was 'c1_hf'"):
+    with pytest.raises(UserError, match=r"the journal is of another configuration: .*template was 'c1_hf'"):
         extend(settings(tmp_path, f"resume={directory}", "extend.template=standard"), SPLITS)
 
 
