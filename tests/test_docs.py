@@ -52,7 +52,8 @@ def places(tmp_path_factory) -> Path:
     options["wording/mine"] = (ROOT / "conf/wording/default.yaml").read_text()
     for name, text in options.items():
         (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
-    for stage in "sft cso evaluate search extend judge multirun pipeline classifier reward sra".split():
+    searches = ["search", "extend"]
+    for stage in [*searches, "sft", "cso", "evaluate", "judge", "multirun", "pipeline", "classifier", "reward", "sra"]:
         for run in ("RUN", "RUN1", "RUN2"):
             directory = _made(root / "outputs" / stage / run)
             (directory / "config.yaml").write_text(f"stage: {stage}\n")

@@ -155,11 +155,12 @@ def test_what_cannot_be_used_is_drawn_again_and_then_left_out(tmp_path):
     def text(request: Request) -> str:
         if 'the "Offer Hope" strategy' in request.messages[0].content:
             return ""  # never
-        return sentence(request) if request.sample else request.messages[-1].content  # a copy at first
+        copies = "strategy:" not in request.messages[0].content and request.sample == 0
+        return request.messages[-1].content if copies else sentence(request)
 
     splits = {"train": SPLITS["train"]}
     result, client, _ = extend(settings(tmp_path, "extend.number=15"), splits, text)
-    assert result.counts == Counter({"asked": 112, "missing": 7, "unusable": 7 * 3 + 105, "empty": 21, "copy": 105})
+    assert result.counts == Counter({"asked": 112, "missing": 7, "unusable": 28, "empty": 21, "copy": 7})
     assert result.strategies == Counter({name: 7 for name in result.strategies})
     assert result.strategies.total() == 105
     draws = Counter((request.messages, request.sample) for request in client.requests)
@@ -221,7 +222,7 @@ def test_bounds_without_any_context_are_refused(tmp_path):
 
 def test_journals_of_other_words_are_refused(tmp_path, extended):
     directory, _, _ = extended
-    with pytest.raises(UserError, match=r"the journal is of another configuration: .*template was 'c1_hf'"):
+    with pytest.raises(UserError, match=r"the journal is of another configuration: .*template was .c1_hf"):
         extend(settings(tmp_path, f"resume={directory}", "extend.template=standard"), SPLITS)
 
 
