@@ -24,7 +24,7 @@ class LoggerConfig:
     artifacts: list[str] = item(
         ["adapter", "esc_pro", "evaluation"],
         "artifacts that W&B gets with their files; of the others it gets names and checksums",
-        choices=("adapter", "model", "classifier", "reward", "esc_pro", "corpus", "evaluation"),
+        choices=("adapter", "model", "classifier", "reward", "esc_pro", "continuations", "corpus", "evaluation"),
     )
 
 

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Files of what a search or an evaluation leaves, by the kind of the artifact.
+# Files of what a search, an extension or an evaluation leaves, by the kind of the artifact.
 _FILES = {
     "esc_pro": ("train.jsonl", "dialogues.json", "pairs.json", "kto.json", "README.md"),
+    "continuations": ("train.jsonl", "valid.jsonl", "test.jsonl", "README.md"),
     "evaluation": (
         layout.CONFIG, layout.ENVIRONMENT, layout.METRICS, layout.PREDICTIONS, layout.STRATEGIES, layout.ATTENTION,
     ),
@@ -74,10 +75,12 @@ def input_artifacts(cfg: Config) -> list[Content]:
 
 
 def output_artifacts(cfg: Config) -> list[Content]:
-    """The ESC-Pro, the weights, the evaluation or the comparison that a run leaves."""
+    """The ESC-Pro, the continuations, the weights, the evaluation or the comparison that a run leaves."""
     directory = Path(cfg.run_dir)
     if cfg.stage == "search":
         return [_esc_pro(directory / layout.ESC_PRO)]
+    if cfg.stage == "extend":
+        return [_continuations(directory / layout.CONTINUATIONS)]
     if cfg.stage in TRAININGS:
         return [_weights(directory)]
     if cfg.stage == "evaluate":
@@ -105,9 +108,10 @@ def _artifact(content: Content, with_files: Iterable[str]) -> Artifact:
 
 def _corpus(data: DataConfig) -> Content:
     path = Path(data.path) if data.path else sample_path()
+    made = {layout.ESC_PRO: _esc_pro, layout.CONTINUATIONS: _continuations}
     for directory in (path, path.parent):
-        if directory.name == layout.ESC_PRO and (directory.parent / layout.CONFIG).exists():
-            return _esc_pro(directory)
+        if directory.name in made and (directory.parent / layout.CONFIG).exists():
+            return made[directory.name](directory)
     files = published_split(path) if path.is_dir() else {"file": path}
     metadata = {"licence": data.licence, "format": data.format}
     kind = "corpus" if data.path else "sample"
@@ -120,6 +124,14 @@ def _esc_pro(directory: Path) -> Content:
     name, files = config["data"]["name"], _present(directory, _FILES["esc_pro"])
     metadata = {"seeds": name, "search": config["mcts"]["name"], "seed": config["search"]["seed"]}
     return Content(f"esc-pro-{name}", "esc_pro", "dataset", files, metadata)
+
+
+def _continuations(directory: Path) -> Content:
+    """Dialogues with the replies that an extension wrote."""
+    config = read_config(directory.parent)
+    name, files = config["data"]["name"], _present(directory, _FILES["continuations"])
+    metadata = {"corpus": name, "template": config["extend"]["template"], "seed": config["extend"]["seed"]}
+    return Content(f"continuations-{name}", "continuations", "dataset", files, metadata)
 
 
 def _weights(path: Path) -> Content:

@@ -138,6 +138,8 @@ def _name(cfg: Config) -> str:
         return " ".join(re.sub(r"[^\s,'\"\[\]{}:=]*/", "", override) for override in overrides)  # paths by their ends
     if cfg.stage == "search":
         return f"{cfg.data.name} {cfg.mcts.name} search"
+    if cfg.stage == "extend":
+        return f"{cfg.data.name} continuations"
     if cfg.stage in ("compare", "judge"):
         return cfg.stage
     return _method(cfg).get("model_method", f"{cfg.model.name} {cfg.stage}")
@@ -164,6 +166,7 @@ def _tags(cfg: Config) -> list[str]:
         "sft": [cfg.adapter.kind, cfg.prompt.train.template],
         "cso": [cfg.adapter.kind, cfg.prompt.train.template, cfg.objective.name],
         "search": [cfg.mcts.name],
+        "extend": [cfg.extend.template],
     }.get(cfg.stage, [])
     corpus = [] if cfg.stage in ("compare", "judge") else [cfg.model.name, cfg.data.name]
     every = dict.fromkeys([cfg.stage, *corpus, *tags, *cfg.tags])

@@ -19,6 +19,7 @@ from esc_lab.cli.compositions import CONF  # which registers the schema
 from esc_lab.config import Config, typed
 from esc_lab.runs import manifest
 from esc_lab.stages.run_stage import run_stage
+from esc_lab.tracking.artifacts import input_artifacts, output_artifacts
 from esc_lab.tracking.results import log_results
 from esc_lab.tracking.run import current_run, log_curve, wandb_run
 from tests.conftest import HANGS_S, ROOT
@@ -255,6 +256,19 @@ def test_lineage_from_search_to_comparison(tmp_path):
     (esc_pro,) = (one for one in runs[0].artifacts if one.name == "esc-pro-sample")
     assert {entry.path for entry in esc_pro.manifest.contents} == {"train.jsonl", "pairs.json", "README.md"}
     assert runs[4].table("comparison") == {"columns": ["run", "Q"], "data": [["base", 0.5]]}
+
+
+def test_continuations_are_what_their_training_uses(tmp_path):
+    extend = configured(tmp_path / "extend", "stage=extend")
+    for name in ("train.jsonl", "valid.jsonl", "test.jsonl", "README.md"):
+        path = tmp_path / "extend" / "continuations" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{name}\n")
+    (left,) = output_artifacts(extend)
+    assert (left.name, left.metadata["template"], len(left.files)) == ("continuations-sample", "c1_hf", 4)
+    assert input_artifacts(configured(tmp_path / "sft", "stage=sft", "data=jsonl", f"data.path={path.parent}")) == [
+        left
+    ]
 
 
 def is_own(one, *, used: bool) -> bool:
