@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import READ_ERRORS, file_fingerprint
+from esc_lab.config.pipeline import BASE
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import METRICS
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, MANIFEST, PREDICTIONS, Settings, read_config
@@ -22,12 +23,8 @@ from esc_lab.runs.manifest import DONE, read_jobs
 log = logging.getLogger(__name__)
 
 _FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
-_STEPS = (
-    "evaluate_base",
-    "evaluate_sft",
-    "evaluate_extra_sft",
-    "evaluate_cso",
-)  # of a pipeline, in the order in which it takes them
+# Of a pipeline, in the order in which it takes them; evaluations of the base under several templates come first.
+_STEPS = (BASE, "evaluate_sft", "evaluate_extra_sft", "evaluate_cso")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +143,9 @@ def _run_directories(directory: Path) -> list[Path]:
         return [directory]
     _read_metrics(directory)
     steps = [path for path in directory.glob("evaluate_*") if path.is_dir()]
-    return sorted(steps, key=lambda step: (_STEPS.index(step.name) if step.name in _STEPS else len(_STEPS), step.name))
+    templates = config.get("pipeline", {}).get("templates") or ()
+    order = [*(f"{BASE}_{template}" for template in templates), *_STEPS]
+    return sorted(steps, key=lambda step: (order.index(step.name) if step.name in order else len(order), step.name))
 
 
 def _jobs(directory: Path) -> list[Path]:

@@ -58,13 +58,8 @@ STAGES: Mapping[str, str] = {
     "planted_preference": "check that cso learns what its pairs say: dialogues with known strategy utilities",
 }
 
-RESUMED = (
-    *TRAININGS,
-    "pipeline",
-    "search",
-    "extend",
-    "judge",
-)  # stages that can go on where an earlier run of them ended
+# Stages that can go on where an earlier run of them ended.
+RESUMED = (*TRAININGS, "pipeline", "search", "extend", "judge")
 
 # Keys that were renamed, old name -> new, and values of choices, `key=old` -> `key=new` (with the key's name of today).
 # Configurations of older runs are read with it; on a command line an old name is refused with the new one as its hint.

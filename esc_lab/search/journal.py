@@ -221,12 +221,12 @@ def take_over_journals(cfg: Config, directory: Path, configs: Mapping[str, Mappi
     log.info("resume=%s: going on from %s", cfg.resume, source)
     if source.resolve() == directory.resolve():
         return
-    names = [name for name in configs if (source / f"{name}{JOURNAL_SUFFIX}").exists()]
-    for name in names:
+    names = {name for name in configs if (source / f"{name}{JOURNAL_SUFFIX}").exists()}
+    for name in sorted(names):
         Journal(source / f"{name}{JOURNAL_SUFFIX}", configs[name])
     directory.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        for file in source.glob(f"{name}.*"):
+    for file in source.iterdir():  # once: there may be thousands of journals
+        if file.is_file() and file.name.partition(".")[0] in names:
             shutil.copy2(file, directory)
 
 

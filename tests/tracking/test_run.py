@@ -266,9 +266,8 @@ def test_continuations_are_what_their_training_uses(tmp_path):
         path.write_text(f"{name}\n")
     (left,) = output_artifacts(extend)
     assert (left.name, left.metadata["template"], len(left.files)) == ("continuations-sample", "c1_hf", 4)
-    assert input_artifacts(configured(tmp_path / "sft", "stage=sft", "data=jsonl", f"data.path={path.parent}")) == [
-        left
-    ]
+    training = configured(tmp_path / "sft", "stage=sft", "data=jsonl", f"data.path={path.parent}")
+    assert input_artifacts(training) == [left]
 
 
 def is_own(one, *, used: bool) -> bool:
