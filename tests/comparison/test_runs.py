@@ -126,6 +126,16 @@ def test_pipeline_stands_for_its_evaluations(tmp_path):
         read_runs([root])
 
 
+def test_evaluations_of_the_base_stand_first_in_the_order_of_the_pipelines_templates(tmp_path):
+    whole = settings("pipeline", pipeline={"templates": ["standard", "c1_hf"]})
+    root = write_run(tmp_path / "pipeline", whole, {"base_standard/strategy/Q": 0.5})
+    write_training(root / "sft", "sft")
+    evaluation(root / "evaluate_sft", checkpoint=str(root / "sft"), prompt__eval={"template": "standard"})
+    for template in ("c1_hf", "standard"):
+        evaluation(root / f"evaluate_base_{template}", prompt__eval={"template": template})
+    assert names(root) == ["tiny base (standard)", "tiny base (c1_hf)", "tiny SFT (standard)"]
+
+
 def multirun(directory: Path, **statuses: str) -> Path:
     directory.mkdir()
     lines = []

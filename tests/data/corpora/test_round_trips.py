@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esc_lab.data.corpora import ReadReport, read_dialogues, write_dialogues
+from esc_lab.data.corpora import ReadReport, read_dialogues, stream_dialogues, write_dialogues
 from esc_lab.data.corpora.esc_pro import tree_id
 from esc_lab.data.corpora.esc_pro_tree import Seed
 from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn
@@ -359,6 +359,24 @@ def test_own_format_refuses_what_it_could_not_read(tmp_path: Path, changes: dict
         write_dialogues([two_branches()[0], dialogue], path)
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["corpus"]
+
+
+def test_streamed_dialogues_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    first, second = two_branches()[:2]
+    path, cso = tmp_path / "new" / "corpus.jsonl", load_inventory("cso")
+    with stream_dialogues(path, cso) as write:
+        write([first])
+        assert not path.exists()
+        write([second, first])
+    assert read_dialogues(path) == [first, second, first]
+    wrong = Dialogue((Turn("supporter", Reply("a", ("Affirmtion",))),), "cso")
+    with pytest.raises(UserError, match="did you mean 'Affirmation'"), stream_dialogues(path, cso) as write:
+        write([second])
+        write([wrong])
+    assert read_dialogues(path) == [first, second, first]
+    with stream_dialogues(path, cso):
+        pass
+    assert os.listdir(path.parent) == []
 
 
 def test_unwritable_places_empty_lists_and_unknown_formats(tmp_path: Path) -> None:
