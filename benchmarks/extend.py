@@ -156,7 +156,7 @@ def run_plain(loaded: LoadedModel, replies: list[tuple[IntArray, int]]) -> None:
     model.get_decoder()(input_ids=ids[:, :length], past_key_values=cache)
     for _ in range(-(-sum(count for _, count in replies) // limits.batch)):
         model(input_ids=ids[:, : limits.batch], past_key_values=cache, logits_to_keep=limits.batch)
-        cache.crop(length)
+        cache.crop(-limits.batch)
     model.set_attn_implementation(IMPLEMENTATION)
 
 

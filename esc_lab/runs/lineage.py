@@ -205,7 +205,7 @@ def _training(directory: Path) -> tuple[str, dict[str, str]]:
     settings["data.path"] = str(data)
     settings |= _name_reward(config, "objective.reward")
     source = find_run(Path(data), directory) if data else None
-    if source and (stage := read_config(source).get("stage")) in ASKED:
+    if source and (stage := str(read_config(source).get("stage"))) in ASKED:
         settings |= {**_values(read_config(source), _source_keys(stage)), "data.path": stage}
     return name, settings
 

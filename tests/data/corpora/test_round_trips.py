@@ -371,8 +371,7 @@ def test_streamed_dialogues_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     assert read_dialogues(path) == [first, second, first]
     wrong = Dialogue((Turn("supporter", Reply("a", ("Affirmtion",))),), "cso")
     with pytest.raises(UserError, match="did you mean 'Affirmation'"), stream_dialogues(path, cso) as write:
-        write([second])
-        write([wrong])
+        write([second, wrong])
     assert read_dialogues(path) == [first, second, first]
     with stream_dialogues(path, cso):
         pass
