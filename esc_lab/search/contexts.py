@@ -6,13 +6,14 @@ and continued by one turn with a prompted strategy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from esc_lab.config.extend import ExtendConfig
 from esc_lab.data.dialogue import Dialogue
+from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 
 
@@ -27,6 +28,44 @@ class Context:
     dialogue: Dialogue
     turns: int
     strategies: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class CutDialogue:
+    """A dialogue of a split with its contexts, one or more."""
+
+    split: str
+    dialogue: Dialogue
+    contexts: Sequence[Context]
+
+    @property
+    def replies(self) -> int:
+        """How many are to be written."""
+        return sum(len(context.strategies) for context in self.contexts)
+
+
+def cut_splits(
+    splits: Mapping[str, Sequence[Dialogue]], settings: ExtendConfig, names: Sequence[str]
+) -> tuple[list[CutDialogue], int]:
+    """The dialogues that have contexts, equal ones once; and how many have none.
+
+    Args:
+        names: the strategies of the inventory.
+
+    Raises:
+        UserError: none has any.
+    """
+    distinct: dict[str, CutDialogue] = {}
+    for split in settings.splits:
+        for dialogue in splits.get(split, ()):
+            distinct.setdefault(dialogue.id, CutDialogue(split, dialogue, draw_contexts(dialogue, settings, names)))
+    cut = [dialogue for dialogue in distinct.values() if dialogue.contexts]
+    if not cut:
+        bounds = f"from extend.min_turns={settings.min_turns} to extend.max_turns={settings.max_turns}"
+        what = f"none of {len(distinct)} dialogues has a seeker's turn to cut after, {bounds} turns"
+        fix = "other bounds, or check data.path, data.limit and extend.splits"
+        raise UserError(what, where=f"extend.splits=[{','.join(settings.splits)}]", fix=fix)
+    return cut, len(distinct) - len(cut)
 
 
 def draw_contexts(dialogue: Dialogue, settings: ExtendConfig, names: Sequence[str]) -> list[Context]:

@@ -22,13 +22,12 @@ from esc_lab.config.search import ASKED
 from esc_lab.data.corpora import stream_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import build_inventory
-from esc_lab.errors import UserError
 from esc_lab.prompts import build_layout, build_prompt
 from esc_lab.runs.layout import CONTEXTS, CONTINUATIONS, JOURNAL_SUFFIX
 from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
 from esc_lab.search.calls import BudgetError, Calls
-from esc_lab.search.contexts import Context, draw_contexts
-from esc_lab.search.continuations import read_continuation
+from esc_lab.search.contexts import Context, CutDialogue, cut_splits
+from esc_lab.search.continuations import REMOVED, UNUSABLE, read_continuation
 from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.requests import Request
@@ -41,19 +40,6 @@ log = logging.getLogger(__name__)
 (ROLE,) = ASKED["extend"]
 FILES = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
 UNCONDITIONAL = "unconditional"
-
-
-@dataclass(frozen=True)
-class CutDialogue:
-    """A dialogue of a split with its contexts."""
-
-    split: str
-    dialogue: Dialogue
-    contexts: Sequence[Context]
-
-    @property
-    def replies(self) -> int:
-        return sum(len(context.strategies) for context in self.contexts)
 
 
 @dataclass
@@ -112,7 +98,7 @@ class ExtendResult:
         metrics |= {f"retries/{kind}": count for kind, count in self.calls.retries.items()}
         metrics |= {f"{split}_replies": counts.total() for split, counts in self.kept.items()}
         metrics |= {f"strategy/{name}": count for name, count in self.strategies.items()}
-        metrics |= self.counts
+        metrics |= dict.fromkeys(("asked", "missing", "unconfirmed", "unusable", *REMOVED, *UNUSABLE), 0) | self.counts
         return {f"extend/{name}": float(value) for name, value in metrics.items()}
 
 
@@ -135,28 +121,9 @@ class ExtendSession:
         self.layout = build_layout(cfg.extend.template_config())
         self.player = cfg.llm.supporter
         self.directory = Path(cfg.run_dir)
-        self.work, self.without_context = self._cut(splits)
+        self.work, self.without_context = cut_splits(splits, self.settings, self.inventory.names)
         self._finished = self._done = 0
         self._stopped = False  # the budget is spent: no dialogue is begun any more
-
-    def _cut(self, splits: Mapping[str, Sequence[Dialogue]]) -> tuple[list[CutDialogue], int]:
-        """Dialogues with their contexts, equal ones once; and how many have none.
-
-        Raises:
-            UserError: none has any.
-        """
-        settings, distinct = self.settings, dict[str, CutDialogue]()
-        for split in settings.splits:
-            for dialogue in splits.get(split, ()):
-                contexts = draw_contexts(dialogue, settings, self.inventory.names)
-                distinct.setdefault(dialogue.id, CutDialogue(split, dialogue, contexts))
-        cut = [dialogue for dialogue in distinct.values() if dialogue.contexts]
-        if not cut:
-            bounds = f"from extend.min_turns={settings.min_turns} to extend.max_turns={settings.max_turns}"
-            what = f"none of {len(distinct)} dialogues has a seeker's turn to cut after, {bounds} turns"
-            fix = "other bounds, or check data.path, data.limit and extend.splits"
-            raise UserError(what, where=f"extend.splits=[{','.join(settings.splits)}]", fix=fix)
-        return cut, len(distinct) - len(cut)
 
     async def extend(self) -> ExtendResult:
         """Write all continuations into `continuations/`."""
