@@ -513,12 +513,15 @@ def test_config_survives_yaml():
 
 def test_steps_of_a_pipeline():
     for stages, message in {
-        "[cso,sft]": "choose of reward, sft, seeker, search, extra_sft, cso, each once, cso as the last",
+        "[cso,sft]": "choose of reward, extend, classifier, sft, .*search, extra_sft, cso, each once, cso as the last",
         "[sft,sft]": "each once",
         "[judge]": "choose of reward",
         "[search,seeker]": "what seeker trains plays in a search. Fix: name search after it",
         "[seeker,cso]": "Fix: name search after it",
         "[extra_sft]": r"goes on from sft, .*Fix: \[sft,extra_sft\] with objective.updates=NUMBER",
+        "[extend,sft,cso]": "extend leaves no pairs. Fix: leave search and cso out, or extend",
+        "[sft,extend]": "sft is done without extend. Fix: name extend before it",
+        "[sft,classifier]": "sft is done without classifier",
         "[sft,reward,search]": "llm.judge.client=local: .* Fix: llm.judge.client=reward",
     }.items():
         assert re.search(message, complaint("stage=pipeline", f"pipeline.stages={stages}"))
