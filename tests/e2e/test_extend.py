@@ -7,7 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,20 +126,30 @@ def test_what_users_do_wrong(endpoint, command, others, message):
     assert message in complaint(command(*words(endpoint[1], *others)))
 
 
-def test_steerable_pipeline(command, tmp_path: Path):
-    """All steps of the experiment on the tiny llama, small."""
+def test_a_model_loaded_here_writes_the_same_however_many_replies_together(command):
+    words = ("stage=extend", "model@llm.local.model=tiny_llama", "data.limit={train: 2}", "extend.splits=[train]",
+             "extend.number=6", "llm.supporter.max_tokens=48", "search.cache=false")  # fmt: skip
+    together, alone = command(*words), command(*words, "llm.local.batch=1")
+    assert together.status == alone.status == 0, together.errors + alone.errors
+    path = "continuations/train.jsonl"
+    assert (together.path / path).read_text() == (alone.path / path).read_text()
+    assert "so there is no valid.jsonl: data.path takes all three" in together.errors
+
+
+def test_steerable_pipeline(endpoint, command):
+    """All steps of the experiment on the tiny llama, small, but for the replies that an endpoint writes."""
     small = (
-        "experiment=steerable", "model@llm.local.model=tiny_llama", LIMITS, "pipeline.templates=[standard,c1_hf]",
-        "extend.number=2", "llm.supporter.max_tokens=48", "llm.supporter.attempts=6", "extend.max_copied=1",
-        "search.cache=false", "adapter.r=4", "trainer.max_epochs=1", "evaluate.generation.decisions=1",
-        "evaluate.generation.max_new_tokens=4", "evaluate.sra.enabled=false",
+        "experiment=steerable", "llm=openai", "llm.openai.model=test", f"llm.openai.base_url={endpoint[1]}", LIMITS,
+        "pipeline.templates=[standard,c1_hf]", "extend.number=2", "search.cache=false", "adapter.r=4",
+        "trainer.max_epochs=1", "evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4",
+        "evaluate.sra.enabled=false",
     )  # fmt: skip
     outcome = command(*small)
     assert outcome.status == 0, outcome.errors
     steps = ("extend", "classifier", "evaluate_base_standard", "evaluate_base_c1_hf", "sft", "evaluate_sft", "compare")
     assert {path.name for path in outcome.path.iterdir() if path.is_dir()} >= set(steps)
-    rows = (outcome.path / "compare/runs.csv").read_text()
-    assert {f"{name},adherence/accuracy" in rows or "adherence/accuracy" in rows for name in steps} == {True}
+    table = (outcome.path / "compare/comparison.md").read_text()
+    assert all(f"tiny-llama {name}" in table for name in ("base (standard)", "base (c1_hf)", "SFT (standard)"))
     assert {"extend/replies", "classifier/accuracy", "base_c1_hf/adherence/accuracy", "sft/adherence/accuracy"} <= {
         *outcome.metrics
     }
