@@ -22,6 +22,8 @@ def stage_problems(cfg: DictConfig) -> Iterator[str]:
         yield from check(cfg)
     if cfg.data.side == "seeker":
         yield from _check_seeker(cfg)
+    if cfg.data.loss != "all_replies" and (cfg.data.side == "seeker" or stage in ("cso", "reward")):
+        yield _refuse(cfg, "data.loss", "it is for sft of a supporter, and for classifier", "leave it out")
     if cfg.resume is not None:
         yield from _check_resume(cfg)
 
@@ -57,8 +59,6 @@ def _check_seeker(cfg: DictConfig) -> Iterator[str]:
         yield _refuse(cfg, "data.side", f"stage={cfg.stage} is about supporters", "leave it out")
     if cfg.data.strategy_weights:
         yield "data.strategy_weights: a seeker's turns have no strategy. Fix: leave it out"
-    if cfg.data.loss != "all_replies":
-        yield _refuse(cfg, "data.loss", "the replies are a supporter's", "leave it out")
 
 
 def _check_pipeline(cfg: DictConfig) -> Iterator[str]:

@@ -511,6 +511,11 @@ def test_config_survives_yaml():
     assert config.typed(again) == cfg
 
 
+@pytest.mark.parametrize("words", [["stage=cso"], ["stage=reward"], ["stage=sft", "data.side=seeker"]])
+def test_last_replies_are_for_the_trainings_that_have_them(words):
+    assert "data.loss=last_reply: it is for sft of a supporter" in complaint(*words, "data.loss=last_reply")
+
+
 def test_steps_of_a_pipeline():
     for stages, message in {
         "[cso,sft]": "choose of reward, extend, classifier, sft, .*search, extra_sft, cso, each once, cso as the last",
