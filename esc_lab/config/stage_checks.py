@@ -196,11 +196,11 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
     if not settings.splits:
         yield "extend.splits is empty. Fix: name one or more of train, val, test"
     if settings.min_turns > settings.max_turns:
-        reason = f"no context has as many turns and extend.max_turns={settings.max_turns} at most"
-        yield _refuse(cfg, "extend.min_turns", reason, "lower it, or raise extend.max_turns")
-    if settings.number is not None and settings.number > strategies:
-        fix = f"extend.number={strategies}, or fewer"
-        yield _refuse(cfg, "extend.number", f"the inventory {cfg.inventory.name} has {strategies} strategies", fix)
+        yield _refuse(
+            cfg, "extend.min_turns", f"above extend.max_turns={settings.max_turns}", "lower it, or raise that"
+        )
+    if (settings.number or 0) > strategies:
+        yield _refuse(cfg, "extend.number", f"the inventory {cfg.inventory.name} has {strategies}", "lower it")
     if settings.number == 0 and settings.unconditional == 0:
         yield _refuse(cfg, "extend.number", "nothing would be written", "extend.unconditional=1, or some strategies")
     yield from _check_classifier_choice(cfg, "extend.classifier")
@@ -208,8 +208,7 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
 
 
 def _check_classifier_choice(cfg: DictConfig, key: str) -> Iterator[str]:
-    choice = OmegaConf.select(cfg, key)
-    if choice not in (None, "auto") and not Path(choice).is_dir():
+    if (choice := OmegaConf.select(cfg, key)) not in (None, "auto") and not Path(choice).is_dir():
         yield _refuse(cfg, key, "no such directory", "name a run of stage=classifier, or use auto")
 
 

@@ -111,9 +111,9 @@ def test_training_and_its_judge_on_the_last_replies(extended, command):
     ("others", "message"),
     [
         (["extend.template=cso"], "extend.template=cso: its prompts name no strategy. Fix: use a layout that names it"),
-        (["extend.min_turns=9", "extend.max_turns=8"], "extend.min_turns=9: no context has as many turns and"),
+        (["extend.min_turns=9", "extend.max_turns=8"], "extend.min_turns=9: above extend.max_turns=8. Fix:"),
         (["extend.min_turns=40", "extend.max_turns=50"], "none of 8 dialogues has a seeker's turn to cut after"),
-        (["extend.number=16"], "extend.number=16: the inventory extes_sra has 15 strategies"),
+        (["extend.number=16"], "extend.number=16: the inventory extes_sra has 15. Fix:"),
         (["extend.number=0", "extend.unconditional=0"], "extend.number=0: nothing would be written"),
         (["extend.classifier=absent"], "extend.classifier=absent: no such directory"),
         (["extend.classifier=auto"], "extend.classifier=auto: no training reply of sample has a strategy of extes_sra"),
