@@ -196,9 +196,7 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
     if not settings.splits:
         yield "extend.splits is empty. Fix: name one or more of train, val, test"
     if settings.min_turns > settings.max_turns:
-        yield _refuse(
-            cfg, "extend.min_turns", f"above extend.max_turns={settings.max_turns}", "lower it, or raise that"
-        )
+        yield _refuse(cfg, "extend.min_turns", f"above extend.max_turns={settings.max_turns}", "lower it")
     if (settings.number or 0) > strategies:
         yield _refuse(cfg, "extend.number", f"the inventory {cfg.inventory.name} has {strategies}", "lower it")
     if settings.number == 0 and settings.unconditional == 0:
