@@ -9,16 +9,18 @@ prefixes with each other and with those of its next turns. Their words, and the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from esc_lab.artifacts import fingerprint
 from esc_lab.config.files import read_option
-from esc_lab.config.search import LLMConfig
-from esc_lab.data.dialogue import Turn
+from esc_lab.config.search import LLMConfig, StrategistConfig
+from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.data.fields import check_keys, check_type, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.prompts import END, Message, SeekerProfile, check_wording, seeker_system
+from esc_lab.search.requests import Answer, Request
 
 # Slots of each text (see `check_wording`).
 SLOTS = {
@@ -169,3 +171,37 @@ def transcript(history: Sequence[Turn], *, labels: bool) -> str:
         label = f" ({turn.reply.strategies[0]})" if labels and turn.reply.strategies else ""
         lines.append(f"{turn.speaker}{label}: {' '.join(turn.reply.text.split())}")
     return "\n".join(lines)
+
+
+def fingerprint_prompts(prompts: RolePrompts, strategist: StrategistConfig) -> str:
+    """Hash of all words of the prompts, on a fixed conversation."""
+    history = (
+        Turn("seeker", Reply("First.")),
+        Turn("supporter", Reply("Second.", prompts.inventory.names[:1])),
+        Turn("seeker", Reply("Third.")),
+    )
+    asked = [prompts.reply_request(name) for name in prompts.inventory.names]
+    for flag in (False, True):
+        asked += [
+            prompts.rate_request(json=flag, discourage=strategist.discourage),
+            prompts.judge_request(json=flag),
+            prompts.answer_request(marker=flag),
+        ]
+    seeker = SeekerProfile("Situation.", "Emotion.", "Problem.")
+    messages = [
+        *prompts.support_messages(history, "\n".join(asked)),
+        *prompts.seeker_messages(seeker, history, prompts.text("ends")),
+    ]
+    request = add_correction(
+        Request("supporter", tuple(messages)), Answer(), prompts.text("correction", error="Error.")
+    )
+    return fingerprint([message.content for message in request.messages])
+
+
+def add_correction(request: Request, answer: Answer, correction: str) -> Request:
+    """The request with an unusable answer to it, and what is wrong with that.
+
+    Earlier ones stay: a request that was made before would get the answer that it got before.
+    """
+    shown = answer.text.strip()[:400] or "(nothing)"
+    return replace(request, messages=(*request.messages, Message("assistant", shown), Message("user", correction)))

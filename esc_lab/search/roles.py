@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from esc_lab.artifacts import fingerprint
 from esc_lab.config.search import LLMConfig, RoleConfig, StrategistConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
@@ -33,7 +32,7 @@ from esc_lab.search.role_answers import (
     parse_scores,
     split_end,
 )
-from esc_lab.search.role_prompts import REWARD, Axis, RolePrompts, build_role_prompts, choose_axes
+from esc_lab.search.role_prompts import REWARD, Axis, add_correction, build_role_prompts, choose_axes
 from esc_lab.seeds import derive_seed
 
 T = TypeVar("T")
@@ -278,7 +277,7 @@ class Roles:
                 if request.role in self.trained:  # it never learned to be corrected: another draw
                     request = replace(request, seed=derive_seed(request.seed, "another draw") >> 32)
                 else:
-                    request = _add_correction(request, answer, self.prompts.text("correction", error=str(error)))
+                    request = add_correction(request, answer, self.prompts.text("correction", error=str(error)))
         self._count(request, "missing" if partly is None else "partly")
         return partly
 
@@ -321,39 +320,5 @@ def score_turn(scores: Mapping[str, float], axes: Sequence[Axis]) -> float:
     return sum(axis.weight * scores[axis.name] for axis in axes)
 
 
-def fingerprint_prompts(prompts: RolePrompts, strategist: StrategistConfig) -> str:
-    """Hash of all words of the prompts, on a fixed conversation."""
-    history = (
-        Turn("seeker", Reply("First.")),
-        Turn("supporter", Reply("Second.", prompts.inventory.names[:1])),
-        Turn("seeker", Reply("Third.")),
-    )
-    asked = [prompts.reply_request(name) for name in prompts.inventory.names]
-    for flag in (False, True):
-        asked += [
-            prompts.rate_request(json=flag, discourage=strategist.discourage),
-            prompts.judge_request(json=flag),
-            prompts.answer_request(marker=flag),
-        ]
-    seeker = SeekerProfile("Situation.", "Emotion.", "Problem.")
-    messages = [
-        *prompts.support_messages(history, "\n".join(asked)),
-        *prompts.seeker_messages(seeker, history, prompts.text("ends")),
-    ]
-    request = _add_correction(
-        Request("supporter", tuple(messages)), Answer(), prompts.text("correction", error="Error.")
-    )
-    return fingerprint([message.content for message in request.messages])
-
-
 def _object_schema(values: Mapping[str, object]) -> Mapping[str, object]:
     return {"type": "object", "properties": values, "required": list(values), "additionalProperties": False}
-
-
-def _add_correction(request: Request, answer: Answer, correction: str) -> Request:
-    """The request with an unusable answer to it, and what is wrong with that.
-
-    Earlier ones stay: a request that was made before would get the answer that it got before.
-    """
-    shown = answer.text.strip()[:400] or "(nothing)"
-    return replace(request, messages=(*request.messages, Message("assistant", shown), Message("user", correction)))

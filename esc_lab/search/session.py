@@ -28,8 +28,8 @@ from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import search_progress
-from esc_lab.search.role_prompts import build_role_prompts
-from esc_lab.search.roles import Roles, describe_role, fingerprint_prompts, leave_out_too_long
+from esc_lab.search.role_prompts import build_role_prompts, fingerprint_prompts
+from esc_lab.search.roles import Roles, describe_role, leave_out_too_long
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.tree import Tree
 from esc_lab.tracking.run import log_curve

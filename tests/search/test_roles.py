@@ -26,8 +26,8 @@ from esc_lab.prompts import SeekerProfile
 from esc_lab.search.iteration import Call, SeekerTurn
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import Answer, Request
-from esc_lab.search.role_prompts import Axis, RolePrompts, build_role_prompts, transcript
-from esc_lab.search.roles import DECIMALS, Roles, fingerprint_prompts
+from esc_lab.search.role_prompts import Axis, RolePrompts, build_role_prompts, fingerprint_prompts, transcript
+from esc_lab.search.roles import DECIMALS, Roles
 from tests.search.endpoint_roles import play
 
 CSO, ESCONV = load_inventory("cso"), load_inventory("esconv")
