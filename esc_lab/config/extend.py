@@ -35,7 +35,9 @@ class ExtendConfig:
     situation: bool = item(False, "show the seeker's situation in these prompts")
     layout: dict[str, Any] = item({}, "the layout of this name with its wording; filled in when a run starts")
     max_copied: float = item(
-        0.5, "a reply is a copy of its history if more than this share of its runs of four words is there", within=SHARE
+        0.5,
+        "a reply is not used if more than this share of its runs of four words is in its history, or in itself before",
+        within=SHARE,
     )
     classifier: str | None = item(
         None,

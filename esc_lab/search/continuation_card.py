@@ -19,6 +19,7 @@ _EVENTS: Mapping[str, str] = {
     "empty": "of these without words",
     "cut_off": "of these cut off at the token limit before a sentence ends",
     "copy": "of these copies of the conversation",
+    "repetition": "of these that repeat themselves",
     "other_side": "of these words of the seeker",
     "meta": "of these about the roles",
     "role_prefix": "answers that lost a role prefix",

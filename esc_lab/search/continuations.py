@@ -14,7 +14,9 @@ from esc_lab.search.role_answers import UnusableError, clean_message, ends_with_
 RUN_WORDS = 4  # in a row, of reply and history, that count as copied
 # What is taken off a reply that is used, and what a reply is not used for.
 REMOVED = ("role_prefix", "label", "further_turns", "unfinished_sentence")
-UNUSABLE = ("refused", "empty", "cut_off", "copy", "other_side", "meta")
+UNUSABLE = ("refused", "empty", "cut_off", "copy", "repetition", "other_side", "meta")
+# What no supporter says to a seeker, and models do that were shown who is who.
+_ABOUT = re.compile(r"\b(?:the|this) (?:seeker|supporter)\b|\bthe conversation so far\b", re.IGNORECASE)
 
 
 def read_continuation(
@@ -25,7 +27,7 @@ def read_continuation(
     Args:
         history: the turns that it answers.
         max_tokens: at which an answer is cut off: its last sentence is left out where it is not whole.
-        max_copied: most of its runs of four words that the history may hold.
+        max_copied: most of its runs of four words that the history, or the reply before them, may hold.
 
     Returns:
         The reply, and what was taken off it, of `REMOVED`.
@@ -47,8 +49,12 @@ def read_continuation(
         raise UnusableError("there is nothing but a label in it", kind="empty")
     if cut_off and "further_turns" not in removed and not ends_with_sentence(reply):
         raise UnusableError(f"no sentence of it comes to its end within {max_tokens} tokens", kind="cut_off")
+    if _ABOUT.search(reply):
+        raise UnusableError("it is about seeker and supporter, and no message to the seeker", kind="meta")
     if copied_share(reply, [turn.reply.text for turn in history]) > max_copied:
         raise UnusableError("it copies the conversation", kind="copy")
+    if repeated_share(reply) > max_copied:
+        raise UnusableError("it repeats itself", kind="repetition")
     return reply, removed
 
 
@@ -66,6 +72,16 @@ def copied_share(reply: str, history: Sequence[str]) -> float:
     known = {run for text in texts for run in _runs(text)}
     runs = _runs(words)
     return sum(run in known for run in runs) / len(runs)
+
+
+def repeated_share(reply: str) -> float:
+    """Share of the runs of four words of a reply that it has said before.
+
+    >>> repeated_share("I am not okay. I am not okay.")
+    0.2
+    """
+    runs = _runs(_words(reply))
+    return (len(runs) - len(set(runs))) / len(runs) if runs else 0.0
 
 
 def _words(text: str) -> list[str]:

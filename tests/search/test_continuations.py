@@ -33,6 +33,7 @@ def read(text: str, **fields) -> tuple[str, frozenset[str]]:
         (f"{SAID} Perhaps your", {"completion_tokens": 40}, SAID, {"unfinished_sentence"}),
         (SAID, {"finish_reason": "length"}, SAID, set()),
         (f"{SAID}\nUser: I have nob", {"finish_reason": "length"}, SAID, {"further_turns"}),
+        (f"It's hard, it's so hard. {SAID}", {}, f"It's hard, it's so hard. {SAID}", set()),
         (f"<think>She is alone.</think>{SAID}", {}, SAID, set()),
         (f"You said: it is so quiet since she left. {SAID}", {},
          f"You said: it is so quiet since she left. {SAID}", set()),
@@ -58,6 +59,8 @@ def test_what_is_no_part_of_a_reply_is_taken_off(text, fields, reply, removed):
         ("hi", {}, "copy"),
         (f"Seeker: {LAST}", {}, "other_side"),
         ("As you are the supporter, listen to her.", {}, "meta"),
+        ("The seeker's loss is recent, so the evenings are hard.", {}, "meta"),
+        ("I'm not okay with it at all. " * 4, {}, "repetition"),
     ],
 )
 def test_what_cannot_be_used_says_why(text, fields, kind):
