@@ -38,6 +38,7 @@ from esc_lab.config.pipeline import PipelineConfig
 from esc_lab.config.prompt import PromptConfig, collect_seeker_words, fill_layouts, find_layout
 from esc_lab.config.reward import RewardConfig
 from esc_lab.config.search import LLMConfig, MCTSConfig, SearchConfig
+from esc_lab.config.survey import SurveyConfig
 from esc_lab.config.tracking import DashboardConfig, LoggerConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 
@@ -46,6 +47,7 @@ STAGES: Mapping[str, str] = {
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
     "judge": "have a language model judge the replies of evaluations: by a rubric, and in pairs against a baseline",
+    "survey": "ask people about replies: make blinded questionnaires from evaluations, or read what raters gave back",
     "compare": "compare runs: one table with intervals and tests, figures, and a report (HTML)",
     "dashboard": "lay out the comparison of a W&B project's runs as a workspace",
     "export": "merge an adapter into a plain model directory with a model card",
@@ -101,7 +103,7 @@ class Config:
         1,
         "seed of everything random; each draw derives its own from it",
         within=(0, 2**32 - 1),
-        affects=results(*TRAININGS, "evaluate", "judge", "compare", "planted_preference"),
+        affects=results(*TRAININGS, "evaluate", "judge", "survey", "compare", "planted_preference"),
     )
     checkpoint: str | None = item(
         None,
@@ -146,6 +148,7 @@ class Config:
     search: SearchConfig = section(SearchConfig, results("search"))
     extend: ExtendConfig = section(ExtendConfig, results("extend"))
     judge: JudgingConfig = section(JudgingConfig, results("judge"))
+    survey: SurveyConfig = section(SurveyConfig, results("survey"))
     pipeline: PipelineConfig = section(PipelineConfig, results("pipeline"))
     optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper", affects=LOOKS)
     output_root: str = item("outputs", "directory of run directories", affects=PLACE)

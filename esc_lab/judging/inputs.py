@@ -5,32 +5,27 @@ A model must not be scored by the judge that it was made for, so the searches be
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from esc_lab.artifacts import READ_ERRORS
-from esc_lab.comparison.checks import check_cells, load_predictions
-from esc_lab.comparison.runs import Run, group_cells, read_runs
-from esc_lab.config import Config, DataConfig
-from esc_lab.data.corpora import ReadReport, read_dialogues, read_splits
+from esc_lab.comparison.runs import Run
+from esc_lab.config import Config
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import Inventory, build_inventory
-from esc_lab.errors import UserError, nearest
+from esc_lab.data.strategies import Inventory
+from esc_lab.errors import UserError
+from esc_lab.judging.evaluations import choose_baseline, read_evaluations
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.metrics.predictions import read_predictions
-from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, find_run, read_config
+from esc_lab.runs.layout import PREDICTIONS, find_run, read_config
 from esc_lab.runs.lineage import find_rewards, find_searches, find_training_trees
 from esc_lab.scorers.reward_files import identify_reward
 from esc_lab.search.journal import read_journal_config
 from esc_lab.seeds import derive_seed
 
-log = logging.getLogger(__name__)
 NOTHING = "(no message)"
 _DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")
 
@@ -132,32 +127,25 @@ def read_inputs(cfg: Config) -> JudgeInputs:
     """Read everything.
 
     Raises:
-        UserError: a directory holds no finished evaluation with replies, evaluations are of different test sets or were
-            sampled differently, their dialogues are gone, or there is no such baseline.
+        UserError: see `read_evaluations`; or a run has no replies, or there is no such baseline.
     """
-    runs, remarks = read_runs([Path(path) for path in cfg.judge.runs])
-    without = [str(run.directory) for run in runs if not run.predictions]
-    if without:
-        fix = "name run directories of stage=evaluate"
-        raise UserError(f"no evaluation with predictions: {', '.join(without)}", where="judge.runs", fix=fix)
-    cells = group_cells(runs)
-    check_cells(cells, ["text/rouge_l"])
-    test = load_predictions(runs, ())[runs[0].directory].test
-    labels = {run.directory: cell.run_name(run) for cell in cells for run in cell.runs}
-    judged = [EvaluatedRun(labels[run.directory], run, read_replies(run.directory / PREDICTIONS)) for run in runs]
-    inventory = build_inventory(runs[0].config["inventory"], cfg.config_dirs)
-    dialogues = _read_dialogues(runs, inventory, cfg.config_dirs)
+    evaluations = read_evaluations(cfg.judge.runs, "judge.runs", cfg.config_dirs)
+    test, dialogues = evaluations.test, evaluations.dialogues
+    judged = [
+        EvaluatedRun(label, run, read_replies(run.directory / PREDICTIONS)) for run, label in evaluations.labels.items()
+    ]
     for run in judged:
         check_context(dialogues, run.replies, str(run.run.directory))
     shared, few = _find_shared_decisions(judged, test.keys)
+    baseline = choose_baseline(evaluations, cfg.judge.baseline, "judge.baseline")
     judge = judge_model(asdict(cfg))
     conflicts, lineage = _check_lineage(judged, judge)
     evaluated = {dialogue for dialogue, _ in test.keys}
     conflicts += _check_seen(judge, [dialogues[name] for name in sorted(evaluated)])
     return JudgeInputs(
         runs=judged,
-        baseline=_choose_baseline(judged, cfg.judge.baseline),
-        inventory=inventory,
+        baseline=next(run for run in judged if run.label == baseline),
+        inventory=evaluations.inventory,
         dialogues={name: dialogue for name, dialogue in dialogues.items() if name in evaluated},
         keys=draw_decisions(shared, cfg.judge.decisions, cfg.seed),
         with_replies=len(shared),
@@ -165,7 +153,7 @@ def read_inputs(cfg: Config) -> JudgeInputs:
         seed=cfg.seed,
         judge=judge,
         conflicts=conflicts,
-        remarks=[*remarks, *few, *lineage],
+        remarks=[*evaluations.remarks, *few, *lineage],
     )
 
 
@@ -197,31 +185,6 @@ def read_replies(path: Path) -> dict[Key, WrittenReply]:
         fix = "evaluate with evaluate.generation.enabled=true and evaluate.prompted=gold"
         raise UserError("there is no written reply to a gold strategy", where=str(path), fix=fix)
     return replies
-
-
-def _read_dialogues(runs: Sequence[Run], inventory: Inventory, config_dirs: Sequence[str]) -> dict[str, Dialogue]:
-    """The evaluated dialogues by id: those that an evaluation left, else those of its corpus."""
-    for run in runs:
-        if (run.directory / DIALOGUES).exists():
-            dialogues = read_dialogues(run.directory / DIALOGUES, inventory=inventory)
-            return {dialogue.id: dialogue for dialogue in dialogues}
-    config = runs[0].config
-    data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config["data"]))
-    assert isinstance(data, DataConfig)
-    data.overlap = "allow"  # only their texts are read
-    log.info("no %s in %s: reading its corpus", DIALOGUES, runs[0].directory)
-    splits = read_splits(data, inventory, ReadReport(), config_dirs)
-    return {dialogue.id: dialogue for dialogue in splits.get(config["evaluate"]["split"], ())}
-
-
-def _choose_baseline(runs: Sequence[EvaluatedRun], asked: str | None) -> EvaluatedRun:
-    if asked is None:
-        return runs[0]
-    for evaluated in runs:
-        if evaluated.label == asked or evaluated.run.directory.resolve() == Path(asked).resolve():
-            return evaluated
-    names = [evaluated.label for evaluated in runs]
-    raise UserError(f"no judged run '{asked}'{nearest(asked, names)}", where="judge.baseline", fix=", ".join(names))
 
 
 def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:

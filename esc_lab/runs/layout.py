@@ -56,6 +56,14 @@ JUDGEMENTS = "judgements.jsonl"
 JUDGE_RESULT = "judge.json"
 JUDGE_TABLE = "judge.md"
 JUDGE_JOURNAL = f"judge{JOURNAL_SUFFIX}"
+QUESTIONNAIRES = "questionnaires"  # folder of what raters get
+SURVEY_KEY = "key.json"  # which reply is whose and on which side: not for raters
+SURVEY_DIALOGUES = "asked_dialogues.jsonl"
+SURVEY_RESULT = "survey.json"
+SURVEY_TABLE = "survey.md"
+RATINGS = "ratings.jsonl"
+SET_ASIDE = "set_aside.jsonl"  # ratings that were not used, with the reason
+VOTES = "preferences.jsonl"  # what people preferred, as preference pairs
 MANIFEST = "manifest.jsonl"  # of a multirun: what became of its jobs
 
 

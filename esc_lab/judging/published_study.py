@@ -1,0 +1,69 @@
+"""The form of the published human study of SRA (arXiv 2402.10453, navidmdn/ESConv-SRA): an export of Label Studio.
+
+Rows have two replies, the SRA of each, the strategy that both were to follow, a preference from -4 (the first) to 4 and
+an annotator. The folder that a reply was written to stands for its run and its template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from esc_lab.artifacts import READ_ERRORS
+from esc_lab.config.survey import FormConfig
+from esc_lab.errors import UserError
+from esc_lab.judging.survey_answers import Answer, read_json
+from esc_lab.judging.survey_items import SurveyItem, SurveyReply
+from esc_lab.judging.survey_key import LABEL_STUDIO, Entry, SurveyKey
+
+QUESTION = "adherence"
+_PREFERENCE = "model-preference"
+
+
+def read_published_study(paths: Sequence[Path]) -> tuple[SurveyKey, list[Answer]]:
+    """The study in exports of that form. Rows without a preference are missing answers.
+
+    Raises:
+        UserError: a row is not of that form, or two rows of one conversation have other replies.
+    """
+    items: dict[str, SurveyItem] = {}
+    answers = []
+    for path in paths:
+        for number, row in enumerate(read_json(path), start=1):
+            where = f"{path}, row {number}"
+            try:
+                item = _read_item(row)
+                value = _read_preference(row.get(_PREFERENCE))
+                rater = f"annotator {row['annotator']}"
+            except READ_ERRORS as error:
+                fix = "name the survey that the file belongs to as survey.directory"
+                what = f"{type(error).__name__} {error}"
+                raise UserError(f"not a row of the published study: {what}", where=where, fix=fix) from error
+            if items.setdefault(item.name, item) != item:
+                fix = "give each pair of replies a conv_id of its own"
+                raise UserError(f"other replies than before for {item.name}", where=where, fix=fix)
+            if value is not None:
+                answers.append(Answer(rater, Entry(item.name, item.name), QUESTION, value))
+    question = {"name": QUESTION, "text": "Which reply follows the strategy more?", "low": "first", "high": "second"}
+    form = FormConfig(name="published study", unit="pair", reach=4, strategy=True, questions=[question])
+    return SurveyKey(form, {}, {}, items, {LABEL_STUDIO: {name: Entry(name, name) for name in items}}), answers
+
+
+def _read_item(row: Mapping[str, Any]) -> SurveyItem:
+    replies = []
+    for number, file in zip((1, 2), row["file_names"], strict=True):
+        run = PurePosixPath(file).parent.name
+        sra = float(row[f"model{number}_sra"])
+        replies.append(SurveyReply(run, run, str(row[f"model{number}_response"]), row["strategy"], sra))
+    name = str(row["conv_id"])
+    return SurveyItem(name, name, name, len(row["speakers"]), row["strategy"], tuple(replies))
+
+
+def _read_preference(value: object) -> int | None:
+    if value in (None, ""):
+        return None
+    preference = int(str(value))
+    if not -4 <= preference <= 4:
+        raise ValueError(f"{_PREFERENCE} {value!r} is not from -4 to 4")
+    return preference

@@ -1,0 +1,71 @@
+"""What people preferred, as preference pairs in esc-lab's own JSONL: for CSO and for the reward model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from esc_lab.data.corpora import write_dialogues
+from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.data.strategies import Inventory
+from esc_lab.judging.survey_answers import Rating
+from esc_lab.judging.survey_items import SurveyItem, SurveyReply
+from esc_lab.judging.survey_judge import mean_ratings
+
+
+def build_votes(
+    ratings: Sequence[Rating], dialogues: Mapping[str, Dialogue], inventory: Inventory, min_margin: float
+) -> tuple[list[Dialogue], int]:
+    """Dialogues that end with the preferred reply, beside which others are rejected.
+
+    Of a pair the values of the replies are its mean preference and the negative of that. Single replies to the same
+    turns and strategy are put together: their values are their mean scores, the best one is preferred. A tree keeps its
+    name, so that splits keep what was said of one dialogue together.
+
+    Args:
+        ratings: of one question.
+        min_margin: less preference, or a smaller difference of scores, makes no pair.
+
+    Returns:
+        The dialogues, and the number of items, or groups of single replies, that made none.
+    """
+    items, means = mean_ratings(ratings)
+    groups: dict[object, list[tuple[SurveyItem, float]]] = defaultdict(list)
+    for item, mean in zip(items, means.tolist(), strict=True):
+        groups[item.name if len(item.replies) == 2 else (item.dialogue, item.turn, item.strategy)].append((item, mean))
+    votes = []
+    for group in groups.values():
+        item, mean = group[0]
+        if len(item.replies) == 2:
+            valued, margin = list(zip(item.replies, (-mean, mean), strict=True)), abs(mean)
+            rejected = valued if margin >= min_margin else []
+        else:
+            valued = [(each.replies[0], score) for each, score in group]
+            best = max(score for _, score in valued)
+            rejected = [(reply, score) for reply, score in valued if best - score >= min_margin]
+        chosen, value = max(valued, key=lambda each: each[1])
+        others = tuple(
+            _reply(reply, score, inventory) for reply, score in rejected if reply is not chosen and score < value
+        )
+        if others:
+            votes.append(_end_with(dialogues[item.dialogue], item, _reply(chosen, value, inventory), others))
+    return votes, len(groups) - len(votes)
+
+
+def _reply(reply: SurveyReply, value: float, inventory: Inventory) -> Reply:
+    strategies = (reply.strategy,) if reply.strategy in inventory.names else ()
+    return Reply(reply.text, strategies, value)  # type: ignore[arg-type]
+
+
+def _end_with(dialogue: Dialogue, item: SurveyItem, chosen: Reply, rejected: tuple[Reply, ...]) -> Dialogue:
+    history = tuple(Turn(t.speaker, Reply(t.reply.text, t.reply.strategies)) for t in dialogue.turns[: item.turn])
+    turns = (*history, Turn("supporter", chosen, rejected))
+    return replace(dialogue, turns=turns, tree_id=item.tree, meta={"survey_item": item.name}, survey=None)
+
+
+def write_votes(votes: Iterable[Dialogue], path: Path, inventory: Inventory) -> None:
+    """Write them; nothing where there are none."""
+    if votes := list(votes):
+        write_dialogues(votes, path, inventory=inventory)
