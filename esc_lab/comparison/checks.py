@@ -18,7 +18,7 @@ from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError, list_names, nearest
 from esc_lab.evaluation.read_table import read_table
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
-from esc_lab.metrics.records import METRICS, find_metric
+from esc_lab.metrics.records import METRICS, SURVEY, find_metric
 
 _EVALUATED = [key for key in keys() if key.decides("evaluate")]
 # Settings by which replies are sampled: evaluations may differ in them if their names say so.
@@ -45,6 +45,7 @@ _NEWER = {
     "preference/shorter": "preference/accuracy",
     "preference/reward_accuracy_per_token": "preference/reward_accuracy",
 }
+_MEASURED_BY = {"judge/": "judge", SURVEY: "ask about"}  # others are measured by evaluations
 _MISSING = object()  # the value of a setting that a run is older than
 
 
@@ -56,7 +57,9 @@ def choose_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str
             lack.
     """
     if asked is None:
-        return [name for name, m in METRICS.items() if m.shown and any(name in run.metrics for run in runs)]
+        measured = {name: None for run in runs for name in run.metrics}
+        questions = [name for name in measured if name.startswith(SURVEY)]
+        return [name for name in (*METRICS, *questions) if name in measured and find_metric(name).shown]
     for metric in asked:
         having = [run for run in runs if metric in run.metrics]
         if not having:
@@ -165,7 +168,7 @@ def _require_all_seeds_measured(cells: Sequence[Cell], metrics: Sequence[str]) -
         for metric in metrics:
             lacking = [run for run in cell.runs if _lacks(run, metric)]
             if 0 < len(lacking) < len(cell.runs):
-                done = "judge" if metric.startswith("judge/") else "evaluate"
+                done = next((verb for start, verb in _MEASURED_BY.items() if metric.startswith(start)), "evaluate")
                 fix = f"{done} them as the other seeds were, or leave the metric out"
                 raise UserError(f"missing in {_list_runs(lacking)}, but not in other seeds", where=metric, fix=fix)
 

@@ -49,6 +49,7 @@ def write_comparison(comparison: ComparisonResult, table: Table, figures: Sequen
     parts = [
         format_markdown(table),
         *_pairs(record["judge"]),
+        *_survey(record["survey"]),
         *_groups(comparison),
         *(f"![{path.stem.replace('_', ' ')}]({name})" for path, name in zip(figures, names, strict=True)),
     ]
@@ -100,6 +101,14 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([to_cell(value) for value in row] for row in rows)
     return buffer.getvalue()
+
+
+def _survey(survey: dict[str, Any] | None) -> list[str]:
+    """The tables of a survey, in Markdown."""
+    if not survey:
+        return []
+    tables = [f"### {table['title']}\n\n{markdown_table(table['heads'], table['rows'])}" for table in survey["tables"]]
+    return ["## People asked", *tables, "\n".join(f"- {note}" for note in survey["notes"])]
 
 
 def _pairs(judge: dict[str, Any] | None) -> list[str]:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from esc_lab.artifacts import READ_ERRORS, file_fingerprint
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.errors import UserError
@@ -68,17 +66,17 @@ class Judgements:
         return self.replies.get(file_fingerprint(run.predictions)) if run.predictions else None
 
 
-def split_judge(directories: Sequence[Path]) -> tuple[list[Path], Path | None]:
-    """The other directories, and that of the judge if there is one.
+def split_off(stage: str, directories: Sequence[Path]) -> tuple[list[Path], Path | None]:
+    """The other directories, and that of the run of a stage, `judge` or `survey`, if there is one.
 
     Raises:
         UserError: there are several.
     """
-    judges = list(dict.fromkeys(path.resolve() for path in directories if _is_judge(path)))
-    if len(judges) > 1:
-        message = f"{len(judges)} runs of stage=judge: {', '.join(map(str, judges))}"
-        raise UserError(message, where="compare.runs", fix="name one; it can judge all the evaluations")
-    return [path for path in directories if path.resolve() not in judges], judges[0] if judges else None
+    found = list(dict.fromkeys(path.resolve() for path in directories if _is_of(stage, path)))
+    if len(found) > 1:
+        message = f"{len(found)} runs of stage={stage}: {', '.join(map(str, found))}"
+        raise UserError(message, where="compare.runs", fix="name one; it can be of all the evaluations")
+    return [path for path in directories if path.resolve() not in found], found[0] if found else None
 
 
 def read_judgements(directory: Path) -> Judgements:
@@ -144,10 +142,7 @@ def add_judge_scores(
             continue
         replies = judgements.of(run)
         scores = replies.overall if replies else {}
-        values = np.full(len(table.decision), math.nan)
-        decisions, first = np.unique(table.decision, return_index=True)
-        values[first] = [scores.get(table.test.keys[decision], math.nan) for decision in decisions]
-        tables[run.directory] = replace(table, values={**table.values, "judge": values})
+        tables[run.directory] = replace(table, values={**table.values, "judge": table.place(scores)})
     return tables
 
 
@@ -187,8 +182,8 @@ def read_interval(record: Mapping[str, float | None]) -> Interval:
     return Interval(*(math.nan if end is None else float(end) for end in ends))
 
 
-def _is_judge(directory: Path) -> bool:
+def _is_of(stage: str, directory: Path) -> bool:
     try:
-        return read_config(directory).get("stage") == "judge"
+        return read_config(directory).get("stage") == stage
     except READ_ERRORS:
         return False  # reading it as an evaluation says what is wrong

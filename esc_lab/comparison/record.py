@@ -17,7 +17,8 @@ from esc_lab.comparison.strategies import StrategyTable
 
 def build_record(comparison: ComparisonResult, notes: list[str], details: list[str]) -> dict[str, Any]:
     """Keys: `test_set`, `chance`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with
-    `pairs`; null without one), `left_out`, `gains`, `notes`, `details` and `primary`."""
+    `pairs`; null without one), `survey` (with `tables`; null without one), `left_out`, `gains`, `notes`, `details` and
+    `primary`."""
     test = comparison.test
     record = {
         "test_set": test
@@ -37,6 +38,12 @@ def build_record(comparison: ComparisonResult, notes: list[str], details: list[s
         "cells": [_cell(comparison, cell) for cell in comparison.cells],
         "groups": [_group(estimate) for estimate in comparison.groups],
         "judge": build_pairs_record(comparison.cells, comparison.judgements),
+        "survey": comparison.survey
+        and {
+            "directory": str(comparison.survey.directory),
+            "tables": [dict(table) for table in comparison.survey.tables],
+            "notes": list(comparison.survey.notes),
+        },
         "left_out": list(comparison.left_out),
         "gains": record_gains(comparison.gains),
         "notes": notes,

@@ -17,16 +17,17 @@ from esc_lab.comparison.judgements import (
     add_judge_metrics,
     add_judge_scores,
     read_judgements,
-    split_judge,
+    split_off,
 )
 from esc_lab.comparison.runs import Cell, Run, group_cells, read_runs
 from esc_lab.comparison.search_judges import SearchJudge, find_search_judges
 from esc_lab.comparison.strategies import StrategyTable, tabulate_strategies
+from esc_lab.comparison.surveys import SurveyedReplies, add_ratings, add_survey_metrics, read_survey
 from esc_lab.errors import UserError, nearest
 from esc_lab.metrics.chance import chance_levels
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
-from esc_lab.metrics.records import find_metric
+from esc_lab.metrics.records import SURVEY, find_metric
 from esc_lab.metrics.strategy_choice import CHOICES
 
 
@@ -46,6 +47,7 @@ class ComparisonResult:
         strategies: strategy by strategy, by cell.
         remarks: what was left out or stands out among the runs.
         judgements: of a judge, if one is named.
+        survey: what people said, if it is named.
         search_judges: of the searches on whose data a cell was trained, by the cell's name.
         gains: of each trained cell over its base model and over what its training went on from.
     """
@@ -61,6 +63,7 @@ class ComparisonResult:
     strategies: Mapping[str, StrategyTable]
     remarks: Sequence[str]
     judgements: Judgements | None = None
+    survey: SurveyedReplies | None = None
     search_judges: Mapping[str, Sequence[SearchJudge]] = field(default_factory=dict)
     gains: Sequence[Gain] = ()
 
@@ -104,7 +107,7 @@ def compute_comparison(
     """Read and compare runs; nothing is written.
 
     Args:
-        directories: of evaluations, trainings, pipelines or multiruns, and of one judge of them.
+        directories: of evaluations, trainings, pipelines or multiruns, of one judge of them and of one survey.
         baseline: what differences are to: a cell (`tiny CSO (cso)`), or a method (`SFT`), then for each model its own.
             None: the base model for each, or its first cell; the first of all cells if each model has only one.
         primary: the metric whose p-values are not corrected.
@@ -114,23 +117,32 @@ def compute_comparison(
         UserError: runs are not finished or cannot be compared (see `read_runs`, `check_cells`, `load_predictions`), or
             there is no such baseline or metric.
     """
-    directories, judge = split_judge(directories)
+    directories, judge = split_off("judge", directories)
+    directories, asked = split_off("survey", directories)
     runs, remarks = read_runs(directories)
     judgements = read_judgements(judge) if judge else None
     if judgements:
         runs, judge_remarks = add_judge_metrics(runs, judgements)
         remarks = [*remarks, *judge_remarks]
+    survey = read_survey(asked) if asked else None
+    if survey:
+        runs, survey_remarks = add_survey_metrics(runs, survey)
+        remarks = [*remarks, *survey_remarks]
     names = choose_metrics(runs, metrics)
     _check_primary(primary, runs)
     cells = group_cells(runs)
-    if metrics is None and OVERALL in names and any(_judged_in_part(cell) for cell in cells):
-        names.remove(OVERALL)
-        remarks.append(f"{OVERALL} is left out: some seeds of a cell were not judged")
+    said = [name for name in names if name == OVERALL or name.startswith(SURVEY)]  # by others than evaluations
+    for name in said if metrics is None else ():
+        if any(_measured_in_part(cell, name) for cell in cells):
+            names.remove(name)
+            remarks.append(f"{name} is left out: some seeds of a cell were not judged")
     remarks += check_cells(cells, names)
     baselines = choose_baselines(cells, baseline)
-    predictions = load_predictions(runs, [name for name in names if name != OVERALL])
+    predictions = load_predictions(runs, [name for name in names if name not in said])
     if judgements:
         predictions = add_judge_scores(runs, predictions, judgements)
+    if survey:
+        predictions = add_ratings(runs, predictions, survey)
     test = next((table.test for table in predictions.values()), None)
     groups, left_out = group_decisions(test) if test else ([], [])
     strategies = {cell.name: tabulate_strategies(cell, predictions) for cell in cells}
@@ -146,6 +158,7 @@ def compute_comparison(
         strategies={name: table for name, table in strategies.items() if table},
         remarks=[*remarks, *_remarks(runs, predictions)],
         judgements=judgements,
+        survey=survey,
         search_judges=find_search_judges(cells),
         gains=find_gains(cells, predictions),
     )
@@ -158,8 +171,8 @@ def _check_primary(primary: str, runs: Sequence[Run]) -> None:
         raise UserError(f"no run has the metric{hint}", where=f"compare.primary={primary}", fix="see metrics.json")
 
 
-def _judged_in_part(cell: Cell) -> bool:
-    return 0 < sum(OVERALL in run.metrics for run in cell.runs) < len(cell.runs)
+def _measured_in_part(cell: Cell, metric: str) -> bool:
+    return 0 < sum(metric in run.metrics for run in cell.runs) < len(cell.runs)
 
 
 def choose_baselines(cells: Sequence[Cell], baseline: str | None) -> dict[str, Cell]:

@@ -85,10 +85,11 @@ def _tables(
         for run in result.runs
     ]  # fmt: skip
     yield SurveyTable("What people prefer" if key.pairs else "What people say of replies", heads, rows)
-    heads = ["question", "ratings", "items", "alpha (interval)", "alpha (ordinal)", "alpha (nominal)"]
+    heads = ["question", "ratings", "items", "alpha (interval)", "alpha (ordinal)", "alpha (nominal)", "trimmed"]
     heads += ["left or right"] if key.pairs else []
     rows = [
         [result.question, str(result.ratings), str(result.items), *(a.text(3) for a in result.alpha.values()),
+         result.alpha_trimmed.text(3) if result.alpha_trimmed else "-",
          *([result.side.text(2, "+")] if result.side else [])]
         for result in results
     ]  # fmt: skip
@@ -133,8 +134,8 @@ def _notes(key: SurveyKey, ratings: Ratings) -> list[str]:
             "or right: mean answer as raters saw it, below 0 if they favour the left side."
         )
     notes.append(
-        "Alpha: Krippendorff's; 1 is agreement, 0 chance. With the others: correlation of a rater with the mean of the "
-        "other ratings of the same items. Change: mean distance of the answers to what was asked twice."
+        "Alpha: Krippendorff's; 1 is agreement, 0 chance; trimmed: interval, of the ratings of trimmed correlations. "
+        "With the others: correlation of a rater with the mean of the other ratings of the same items. Change: mean distance of the answers to what was asked twice."
     )
     notes.append(
         "Given order: the correlation that is left once it is known which of two templates has more SRA; given "

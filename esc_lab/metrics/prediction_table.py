@@ -99,6 +99,13 @@ class PredictionTable:
         """One of `values` [rows]; all nan if it was not read."""
         return self.values.get(name, np.full(len(self.decision), np.nan))
 
+    def place(self, values: Mapping[Key, float]) -> FloatArray:
+        """Values of decisions as a column [rows]: each in the first row of its decision, nan elsewhere."""
+        column = np.full(len(self.decision), np.nan)
+        decisions, first = np.unique(self.decision, return_index=True)
+        column[first] = [values.get(self.test.keys[decision], np.nan) for decision in decisions]
+        return column
+
     def sum_by_cluster(self, keep: BoolArray, *values: FloatArray) -> FloatArray:
         """Sums [k, clusters] of k arrays [kept rows] over the rows that are kept [rows]."""
         cluster = self.test.cluster[self.decision[keep]]

@@ -11,11 +11,22 @@ from esc_lab.metrics import attention, chance, strategy_choice, text
 from esc_lab.metrics.metric import Definition, Metric, count_metric, mean, mean_of, number_of
 from esc_lab.metrics.prediction_table import PAIR_MEASURES, BoolArray, FloatArray, PredictionTable
 
+SURVEY = "survey/"  # the names of metrics that are ratings of people begin so; the rest is the question
+
 
 def find_metric(name: str) -> Metric:
-    """The record of a metric; of one that is not known a record with its name as heading and its group's count."""
+    """The record of a metric; of one that is not known a record with its name as heading and its group's count.
+
+    Questions of surveys are anybody's own: each is a metric.
+    """
     if name in METRICS:
         return METRICS[name]
+    if name.startswith(SURVEY):
+        return Metric(
+            name, name.removeprefix(SURVEY), True, mean_of(name), count=f"{SURVEY}n", decimals=2, shown=True,
+            meaning="Mean rating that people gave the replies on this scale; where replies were compared in pairs, how "
+            "much they were preferred to the others, 0 = as much as these to them.",
+        )  # fmt: skip
     group = name.partition("/")[0]
     count = next((metric.count for metric in METRICS.values() if metric.name.startswith(f"{group}/")), "")
     return Metric(name, name, count=count, is_count="classes_" in name)
@@ -63,6 +74,7 @@ _RECORDS = (
         meaning="Weighted mean of the scores that a language model gave the written replies by a rubric, from 0 to 4.",
     ),
     count_metric("judge/n", "n judge"),
+    count_metric(f"{SURVEY}n", "n people"),
     count_metric("judge/pairs", "pairs judge"),
     *(Metric(f"judge/{name}", name.replace("_", " "), count="judge/pairs")
       for name in ("win_rate", "length_controlled", "consistency")),

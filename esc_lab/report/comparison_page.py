@@ -74,6 +74,7 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
         "strategies": ("Strategies", bool(comparison.strategies)),
         "groups": ("Problems and emotions", bool(comparison.groups)),
         "figures": ("Figures", bool(figures)),
+        "people": ("People asked", comparison.survey is not None),
         "dialogues": ("Dialogues", browser is not None),
         "reproduce": ("How to reproduce", True),
     }
@@ -92,6 +93,7 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
         browser_notes=_browser_notes(browser),
         reproduction=_reproduction(comparison, directory),
         test=comparison.test,
+        survey=comparison.survey,
     )
     write_atomic(path, page)
     return path
