@@ -50,18 +50,15 @@ def read_survey(directory: Path) -> SurveyedReplies:
     """
     try:
         record = json.loads((directory / SURVEY_RESULT).read_text(encoding="utf-8"))
-        given: dict[str, dict[str, dict[Key, list[float]]]] = defaultdict(
-            lambda: defaultdict(lambda: defaultdict(list))
-        )
+        given: dict[tuple[str, str], dict[Key, list[float]]] = defaultdict(lambda: defaultdict(list))
         for line in map(json.loads, (directory / RATINGS).read_bytes().splitlines()):
             signs = (-1, 1) if len(line["runs"]) == 2 else (1,)
             for label, sign in zip(line["runs"], signs, strict=True):
-                of_run = given[record["runs"][label]][f"{SURVEY}{line['question']}"]
+                of_run = given[record["runs"][label], f"{SURVEY}{line['question']}"]
                 of_run[line["dialogue"], line["turn"]].append(sign * float(line["value"]))
-        values = {
-            run: {metric: {key: float(np.mean(own)) for key, own in by_key.items()} for metric, by_key in of.items()}
-            for run, of in given.items()
-        }
+        values: dict[str, dict[str, dict[Key, float]]] = {}
+        for (run, metric), by_key in given.items():
+            values.setdefault(run, {})[metric] = {key: float(np.mean(own)) for key, own in by_key.items()}
         return SurveyedReplies(directory, values, list(record["tables"]), list(record["notes"]))
     except READ_ERRORS as error:
         message = f"no finished run that read ratings: {type(error).__name__} {error}"

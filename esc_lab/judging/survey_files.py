@@ -135,7 +135,8 @@ def _notes(key: SurveyKey, ratings: Ratings) -> list[str]:
         )
     notes.append(
         "Alpha: Krippendorff's; 1 is agreement, 0 chance; trimmed: interval, of the ratings of trimmed correlations. "
-        "With the others: correlation of a rater with the mean of the other ratings of the same items. Change: mean distance of the answers to what was asked twice."
+        "With the others: correlation of a rater with the mean of the other ratings of the same items. "
+        "Change: mean distance of the answers to what was asked twice."
     )
     notes.append(
         "Given order: the correlation that is left once it is known which of two templates has more SRA; given "
