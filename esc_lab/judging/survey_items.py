@@ -88,7 +88,7 @@ def choose_items(evaluations: Evaluations, settings: SurveyConfig, seed: int) ->
     items: list[SurveyItem] = []
     turned: Counter[tuple[str, ...]] = Counter()
     for group, offer in _balance(groups, wanted, chance):
-        sets = [(reply,) for reply in offer.replies]
+        sets: list[tuple[SurveyReply, ...]] = [(reply,) for reply in offer.replies]
         if not single:
             turned[group] += 1
             first = (turned[group] + derive_seed(seed, "order of", *group)) % 2  # by turns; offers are in random order

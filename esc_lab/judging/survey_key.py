@@ -185,27 +185,28 @@ def _draw_entries(
     pairs = settings.form.unit == "pair"
     numbers = Counter(map(_runs_of, order))
     sides = {runs: _draw_sides(number, chance) for runs, number in numbers.items()}
-    placed: list[tuple[float, SurveyItem, bool, bool, int | None]] = []
+    placed: list[tuple[float, Entry]] = []
     swapped: dict[str, bool] = {}
-    for place, item in enumerate(order):
+
+    def put(place: float, item: SurveyItem, **about: Any) -> None:
+        name = fingerprint([questionnaire, int(chance.integers(2**62))])[:10]
+        placed.append((place, Entry(name, item.name, **about)))
+
+    for number, item in enumerate(order):
         runs = _runs_of(item)
         reversed_order = tuple(reply.run for reply in item.replies) != runs
         swapped[item.name] = pairs and sides[runs].pop() != reversed_order
-        placed.append((place / len(order), item, swapped[item.name], False, None))
+        put(number / len(order), item, swapped=swapped[item.name])
     early = order[: len(order) // 2] or order
     for number in chance.permutation(len(early))[: settings.repeats]:
         item = early[number]
-        placed.append((chance.uniform(0.55, 1.0), item, pairs and not swapped[item.name], True, None))
+        put(chance.uniform(0.55, 1.0), item, swapped=pairs and not swapped[item.name], repeat=True)
     values = [value for value in range(-settings.form.reach if pairs else 1, settings.form.reach + 1) if value]
     for number in range(settings.checks if order else 0):
         place = (number + chance.uniform(0.1, 0.9)) / settings.checks
         item, value = order[chance.integers(len(order))], values[chance.integers(len(values))]
-        placed.append((place, item, False, False, value))
-    entries = [
-        Entry(fingerprint([derive_seed(0, questionnaire), chance.integers(2**62).item()])[:10], item.name, *rest)
-        for _, item, *rest in sorted(placed, key=lambda each: each[0])
-    ]
-    return {entry.name: entry for entry in entries}
+        put(place, item, check=value)
+    return {entry.name: entry for _, entry in sorted(placed, key=lambda each: each[0])}
 
 
 def _draw_sides(number: int, chance: np.random.Generator) -> list[bool]:

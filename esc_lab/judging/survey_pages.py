@@ -64,8 +64,8 @@ def build_labelling_config(key: SurveyKey) -> str:
     """Label Studio's labelling configuration (XML): the talk, the strategy, the replies, a scale for each question."""
     view = Element("View")
     SubElement(view, "Header", value=key.form.instructions, size="4")
-    talk = {"layout": "dialogue", "nameKey": "author", "textKey": "text"}
-    SubElement(view, "Paragraphs", name="history", value="$history", **talk)
+    talk = {"name": "history", "value": "$history", "layout": "dialogue", "nameKey": "author", "textKey": "text"}
+    SubElement(view, "Paragraphs", talk)
     if key.form.strategy:
         SubElement(view, "Header", value="$strategy", size="4")
     row = SubElement(view, "View", style="display: flex; flex-wrap: wrap; gap: 1rem")

@@ -18,7 +18,7 @@ import numpy as np
 from esc_lab.config.survey import SurveyConfig
 from esc_lab.judging.survey_answers import Rating
 from esc_lab.judging.survey_key import SurveyKey
-from esc_lab.statistics.agreement import LEVELS, krippendorff_alpha
+from esc_lab.statistics.agreement import LEVELS, Level, krippendorff_alpha
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.correlation import pearson
 from esc_lab.statistics.intervals import BoolArray, FloatArray, Interval
@@ -132,7 +132,7 @@ def sample_ratings(ratings: Sequence[Rating], settings: SurveyConfig, seed: int)
     return ClusterSample([rating.item.tree for rating in ratings], settings.draws, seed)
 
 
-def _alpha(ratings: Sequence[Rating], key: SurveyKey, settings: SurveyConfig, seed: int, level: str) -> Interval:
+def _alpha(ratings: Sequence[Rating], key: SurveyKey, settings: SurveyConfig, seed: int, level: Level) -> Interval:
     raters = {name: number for number, name in enumerate(dict.fromkeys(rating.rater for rating in ratings))}
     items = {rating.item.name: rating.item for rating in ratings}
     column = {name: number for number, name in enumerate(items)}
@@ -140,7 +140,7 @@ def _alpha(ratings: Sequence[Rating], key: SurveyKey, settings: SurveyConfig, se
     for rating in ratings:
         table[raters[rating.rater], column[rating.item.name]] = rating.value
     sample = ClusterSample([item.tree for item in items.values()], settings.draws, seed)
-    return krippendorff_alpha(table, key.scale, level, sample)  # type: ignore[arg-type]
+    return krippendorff_alpha(table, key.scale, level, sample)
 
 
 def others_means(ratings: Sequence[Rating]) -> FloatArray:

@@ -55,8 +55,8 @@ def build_votes(
 
 
 def _reply(reply: SurveyReply, value: float, inventory: Inventory) -> Reply:
-    strategies = (reply.strategy,) if reply.strategy in inventory.names else ()
-    return Reply(reply.text, strategies, value)  # type: ignore[arg-type]
+    strategies = (reply.strategy,) if reply.strategy and reply.strategy in inventory.names else ()
+    return Reply(reply.text, strategies, value)
 
 
 def _end_with(dialogue: Dialogue, item: SurveyItem, chosen: Reply, rejected: tuple[Reply, ...]) -> Dialogue:

@@ -28,7 +28,6 @@ WORTH = {"standard": -1.5, "c3_hf": 0.0, "c1_hf": 1.5}  # how well replies under
 DIALOGUES = sample(10)
 
 
-
 def write_templates(root: Path, templates: Sequence[str] = TEMPLATES) -> list[Path]:
     """An evaluation under each template, its replies to the gold strategy; SRA grows with `WORTH`, with noise."""
     directories = []
