@@ -53,7 +53,8 @@ def places(tmp_path_factory) -> Path:
     for name, text in options.items():
         (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
     searches = ["search", "extend"]
-    for stage in [*searches, "sft", "cso", "evaluate", "judge", "multirun", "pipeline", "classifier", "reward", "sra"]:
+    others = ["pipeline", "classifier", "reward", "sra", "survey"]
+    for stage in [*searches, *others, "sft", "cso", "evaluate", "judge", "multirun"]:
         for run in ("RUN", "RUN1", "RUN2"):
             directory = _made(root / "outputs" / stage / run)
             (directory / "config.yaml").write_text(f"stage: {stage}\n")

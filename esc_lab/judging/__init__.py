@@ -1,1 +1,1 @@
-"""Judges of replies that evaluations wrote: scores on a rubric, and comparisons in pairs against a baseline."""
+"""Judges of replies that evaluations wrote: a language model, by a rubric and in pairs, and people (surveys)."""
