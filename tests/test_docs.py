@@ -61,6 +61,7 @@ def places(tmp_path_factory) -> Path:
             _made(directory / "adapter")
             _made(directory / "esc_pro")
             _made(directory / "continuations")
+            (directory / "preferences.jsonl").touch()
     return root
 
 

@@ -6,6 +6,7 @@ an annotator. The folder that a reply was written to stands for its run and its 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,18 +18,19 @@ from esc_lab.judging.survey_answers import Answer, read_json
 from esc_lab.judging.survey_items import SurveyItem, SurveyReply
 from esc_lab.judging.survey_key import LABEL_STUDIO, Entry, SurveyKey
 
+log = logging.getLogger(__name__)
 QUESTION = "adherence"
 _PREFERENCE = "model-preference"
 
 
 def read_published_study(paths: Sequence[Path]) -> tuple[SurveyKey, list[Answer]]:
-    """The study in exports of that form. Rows without a preference are missing answers.
+    """The study in exports of that form. Rows without a preference are left out, with a warning.
 
     Raises:
         UserError: a row is not of that form, or two rows of one conversation have other replies.
     """
     items: dict[str, SurveyItem] = {}
-    answers = []
+    answers, missing = [], 0
     for path in paths:
         for number, row in enumerate(read_json(path), start=1):
             where = f"{path}, row {number}"
@@ -43,8 +45,12 @@ def read_published_study(paths: Sequence[Path]) -> tuple[SurveyKey, list[Answer]
             if items.setdefault(item.name, item) != item:
                 fix = "give each pair of replies a conv_id of its own"
                 raise UserError(f"other replies than before for {item.name}", where=where, fix=fix)
-            if value is not None:
+            if value is None:
+                missing += 1
+            else:
                 answers.append(Answer(rater, Entry(item.name, item.name), QUESTION, value))
+    if missing:
+        log.warning("%d rows without a preference are left out", missing)
     question = {"name": QUESTION, "text": "Which reply follows the strategy more?", "low": "first", "high": "second"}
     form = FormConfig(name="published study", unit="pair", reach=4, strategy=True, questions=[question])
     return SurveyKey(form, {}, {}, items, {LABEL_STUDIO: {name: Entry(name, name) for name in items}}), answers

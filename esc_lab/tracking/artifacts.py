@@ -37,6 +37,7 @@ _FILES = {
     ),
     "compare": (*layout.COMPARISON, layout.REPORT),
     "judge": (layout.JUDGE_TABLE, layout.JUDGE_RESULT, layout.JUDGEMENTS),
+    "survey": (layout.SURVEY_TABLE, layout.SURVEY_RESULT, layout.RATINGS),
 }  # fmt: skip
 
 
@@ -67,8 +68,8 @@ def input_artifacts(cfg: Config) -> list[Content]:
         classifier = cfg.evaluate.classifier if cfg.stage == "evaluate" else None
         paths = [Path(path) for path in (cfg.init_from, cfg.checkpoint, classifier) if path]
         inputs += [_weights(path) for path in paths if path.exists()]
-    if cfg.stage in ("compare", "judge"):
-        runs = cfg.compare.runs if cfg.stage == "compare" else cfg.judge.runs
+    if cfg.stage in ("compare", "judge", "survey"):
+        runs = {"compare": cfg.compare.runs, "judge": cfg.judge.runs, "survey": cfg.survey.runs}[cfg.stage]
         places = {file.parent.resolve() for path in runs for file in Path(path).rglob(layout.PREDICTIONS)}
         inputs += [_evaluation(place) for place in sorted(places) if (place / layout.CONFIG).exists()]
     return inputs
@@ -85,8 +86,9 @@ def output_artifacts(cfg: Config) -> list[Content]:
         return [_weights(directory)]
     if cfg.stage == "evaluate":
         return [_evaluation(directory)]
-    if cfg.stage in ("compare", "judge"):
-        return [Content(cfg.stage, "comparison", "comparison", _present(directory, _FILES[cfg.stage]))]
+    if cfg.stage in ("compare", "judge", "survey"):
+        files = _present(directory, _FILES[cfg.stage])  # none of a survey that only made questionnaires
+        return [Content(cfg.stage, "comparison", "comparison", files)] if files else []
     return []
 
 

@@ -138,9 +138,13 @@ def _name(cfg: Config) -> str:
         return " ".join(re.sub(r"[^\s,'\"\[\]{}:=]*/", "", override) for override in overrides)  # paths by their ends
     if cfg.stage == "search":
         return f"{cfg.data.name} {cfg.mcts.name} search"
+<<<<<<< HEAD
     if cfg.stage == "extend":
         return f"{cfg.data.name} continuations"
     if cfg.stage in ("compare", "judge"):
+=======
+    if cfg.stage in ("compare", "judge", "survey"):
+>>>>>>> 8a472d0 (Surveys in W&B; open questions and scales of a questionnaire look as they are)
         return cfg.stage
     return _method(cfg).get("model_method", f"{cfg.model.name} {cfg.stage}")
 
@@ -168,6 +172,6 @@ def _tags(cfg: Config) -> list[str]:
         "search": [cfg.mcts.name],
         "extend": [cfg.extend.template],
     }.get(cfg.stage, [])
-    corpus = [] if cfg.stage in ("compare", "judge") else [cfg.model.name, cfg.data.name]
+    corpus = [] if cfg.stage in ("compare", "judge", "survey") else [cfg.model.name, cfg.data.name]
     every = dict.fromkeys([cfg.stage, *corpus, *tags, *cfg.tags])
     return [tag[:_TAG_CHARACTERS] for tag in every if tag]
