@@ -158,8 +158,11 @@ def _balance(
 ) -> Iterator[tuple[tuple[str, ...], _Offer]]:
     """Offers one by one: of the group that had the fewest, of the strategy that it had, then all had, least often."""
     left = {group: [offers[number] for number in chance.permutation(len(offers))] for group, offers in groups.items()}
+    if wanted >= sum(map(len, left.values())):
+        yield from ((group, offer) for group, offers in left.items() for offer in offers)
+        return
     used: Counter[object] = Counter()
-    for _ in range(min(wanted, sum(map(len, left.values())))):
+    for _ in range(wanted):
         group = min((group for group, offers in left.items() if offers), key=lambda group: used[group])
         offers = left[group]
 
