@@ -37,7 +37,7 @@ def test_votes_train_cso(votes, tmp_path):
         "trainer.max_steps=2",
     )  # fmt: skip
     assert outcome.status == 0, outcome.errors
-    assert outcome.metrics["data/train/pairs"] > 10
+    assert outcome.metrics["data/train_pairs"] > 10
 
 
 @pytest.mark.parametrize("kind", ["rated", "rejected"])
