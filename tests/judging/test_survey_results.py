@@ -335,7 +335,8 @@ def test_ratings_are_columns_and_a_section_of_comparisons(found, runs, tmp_path)
     for text in ("People asked", "What people prefer", "Correlation with SRA", "Krippendorff"):
         assert text in page
         assert text in markdown
-    assert [column.heading for column in comparison.columns if "survey" in column.name] == ["adherence", "helpfulness"]
+    headings = [column.heading for column in comparison.columns if "survey" in column.name]
+    assert headings == ["people: adherence", "people: helpfulness"]
     assert compute_comparison([runs[0], runs[1], out]).metrics[f"{LABELS['c3_hf']}/survey/n"] > 0
 
 
