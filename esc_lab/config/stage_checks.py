@@ -224,9 +224,11 @@ def _check_judge(cfg: DictConfig) -> Iterator[str]:
 
 def _check_survey(cfg: DictConfig) -> Iterator[str]:
     settings = cfg.survey
-    if bool(settings.runs) == bool(settings.results):
-        fix = "survey.runs=[outputs/...,outputs/...] makes them, survey.results=[FILE,FILE] reads what came back"
-        yield f"stage=survey makes questionnaires or reads what raters gave back. Fix: {fix}"
+    ways = "survey.runs=[outputs/...,outputs/...] makes questionnaires, survey.results=[FILE,FILE] reads what came back"
+    if not (settings.runs or settings.results):
+        yield f"stage=survey needs run directories of evaluations, or what raters gave back. Fix: {ways}"
+    elif settings.runs and settings.results:
+        yield f"survey.runs and survey.results are both given. Fix: {ways}"
     for run in (run for run in settings.runs if not Path(run).is_dir()):
         yield f"survey.runs: {run}: no such directory. Fix: name run directories of stage=evaluate"
     for file in (file for file in settings.results if not Path(file).is_file()):

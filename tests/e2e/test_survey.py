@@ -51,7 +51,8 @@ def test_votes_train_a_reward_model(votes, tmp_path, kind):
 
 def test_bad_settings_are_told_at_once(tmp_path):
     for words, told in [
-        ((), "stage=survey makes questionnaires or reads what raters gave back. Fix: survey.runs="),
+        ((), "stage=survey needs run directories of evaluations, or what raters gave back. Fix: survey.runs="),
+        (("survey.runs=[.]", "survey.results=[setup]"), "survey.runs and survey.results are both given. Fix: "),
         (("survey.runs=[nowhere]",), "survey.runs: nowhere: no such directory"),
         (("survey.results=[nowhere]",), "survey.results: nowhere: no such file"),
         (("survey.runs=[.]", "survey.ratings=3"), "survey.ratings=3: there are 2 raters"),
