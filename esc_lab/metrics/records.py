@@ -23,7 +23,8 @@ def find_metric(name: str) -> Metric:
         return METRICS[name]
     if name.startswith(SURVEY):
         return Metric(
-            name, f"people: {name.removeprefix(SURVEY)}", True, mean_of(name), count=f"{SURVEY}n", decimals=2, shown=True,
+            name, f"people: {name.removeprefix(SURVEY)}", True, mean_of(name), count=f"{SURVEY}n", decimals=2,
+            shown=True,
             meaning="Mean rating that people gave the replies on this scale; where replies were compared in pairs, how "
             "much they were preferred to the others, 0 = as much as these to them.",
         )  # fmt: skip
