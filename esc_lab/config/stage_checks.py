@@ -12,6 +12,7 @@ from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
 from esc_lab.config.schema import RESUMED
 from esc_lab.config.search import ASKED, LOADED, ROLES
+from esc_lab.config.survey import survey_problems
 from esc_lab.errors import nearest
 
 
@@ -222,24 +223,6 @@ def _check_judge(cfg: DictConfig) -> Iterator[str]:
     yield from _check_roles(cfg, ("judge",))
 
 
-def _check_survey(cfg: DictConfig) -> Iterator[str]:
-    settings = cfg.survey
-    ways = "survey.runs=[outputs/...,outputs/...] makes questionnaires, survey.results=[FILE,FILE] reads what came back"
-    if not (settings.runs or settings.results):
-        yield f"stage=survey needs run directories of evaluations, or what raters gave back. Fix: {ways}"
-    elif settings.runs and settings.results:
-        yield f"survey.runs and survey.results are both given. Fix: {ways}"
-    for run in (run for run in settings.runs if not Path(run).is_dir()):
-        yield f"survey.runs: {run}: no such directory. Fix: name run directories of stage=evaluate"
-    for file in (file for file in settings.results if not Path(file).is_file()):
-        yield f"survey.results: {file}: no such file. Fix: name files that raters gave back"
-    if settings.ratings is not None and settings.ratings > settings.raters:
-        yield _refuse(cfg, "survey.ratings", f"there are {settings.raters} raters", "lower it, or raise survey.raters")
-    if settings.judge and not settings.directory:
-        fix = "survey.directory=<run directory of the survey>"
-        yield _refuse(cfg, "survey.judge", "which replies it judged is known with the key of a survey alone", fix)
-
-
 def _check_classifier(cfg: DictConfig) -> Iterator[str]:
     for name in ("checkpoint", "init_from"):
         if cfg[name] is not None:
@@ -350,7 +333,7 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "evaluate": (_check_evaluation,),
     "sra": (_check_evaluation, _check_sra),
     "judge": (_check_judge,),
-    "survey": (_check_survey,),
+    "survey": (survey_problems,),
     "compare": (_check_compare,),
     "export": (_check_export,),
 }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig
 
 from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, item, results, section
 
@@ -63,3 +67,23 @@ class SurveyConfig:
     min_margin: float = item(
         0.5, "least mean preference, or difference of mean scores, for a preference pair", within=FROM_ZERO
     )
+
+
+def survey_problems(cfg: DictConfig) -> Iterator[str]:
+    """What is wrong with the settings of a survey."""
+    settings = cfg.survey
+    ways = "survey.runs=[outputs/...,outputs/...] makes questionnaires, survey.results=[FILE,FILE] reads what came back"
+    if not (settings.runs or settings.results):
+        yield f"stage=survey needs run directories of evaluations, or what raters gave back. Fix: {ways}"
+    elif settings.runs and settings.results:
+        yield f"survey.runs and survey.results are both given. Fix: {ways}"
+    for run in (run for run in settings.runs if not Path(run).is_dir()):
+        yield f"survey.runs: {run}: no such directory. Fix: name run directories of stage=evaluate"
+    for file in (file for file in settings.results if not Path(file).is_file()):
+        yield f"survey.results: {file}: no such file. Fix: name files that raters gave back"
+    if settings.ratings is not None and settings.ratings > settings.raters:
+        fix = "lower it, or raise survey.raters"
+        yield f"survey.ratings={settings.ratings}: there are {settings.raters} raters. Fix: {fix}"
+    if settings.judge and not settings.directory:
+        reason = "which replies it judged is known with the key of a survey alone"
+        yield f"survey.judge={settings.judge}: {reason}. Fix: survey.directory=<run directory of the survey>"

@@ -138,13 +138,9 @@ def _name(cfg: Config) -> str:
         return " ".join(re.sub(r"[^\s,'\"\[\]{}:=]*/", "", override) for override in overrides)  # paths by their ends
     if cfg.stage == "search":
         return f"{cfg.data.name} {cfg.mcts.name} search"
-<<<<<<< HEAD
     if cfg.stage == "extend":
         return f"{cfg.data.name} continuations"
-    if cfg.stage in ("compare", "judge"):
-=======
     if cfg.stage in ("compare", "judge", "survey"):
->>>>>>> 8a472d0 (Surveys in W&B; open questions and scales of a questionnaire look as they are)
         return cfg.stage
     return _method(cfg).get("model_method", f"{cfg.model.name} {cfg.stage}")
 
