@@ -30,9 +30,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
-from esc_lab.models.attention_probe import AttentionProbe, head_attention
+from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
+from esc_lab.models.span_attention import head_attention
 from esc_lab.models.tree_attention import IMPLEMENTATION
 
 CACHE = Path(".cache")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from esc_lab.config.evaluate import BoostConfig
 from esc_lab.config.files import option_files
 from esc_lab.config.item import TRAININGS
 from esc_lab.config.pipeline import list_steps
@@ -105,6 +106,8 @@ def _check_prompts(cfg: Section) -> None:
         raise UserError("it names the strategy, so there is none to prefer", where=where, fix=fix)
     if stage in ("evaluate", "pipeline"):
         _check_span(cfg, evaluation)
+        boost = cfg["evaluate"]["boost"]
+        _check_boost(evaluation, [boost["span"]] if BoostConfig(**boost).active else [], "evaluate.boost.span")
     if stage != "sra":
         return
     if not baseline.answers_once:
@@ -112,7 +115,9 @@ def _check_prompts(cfg: Section) -> None:
     for name in cfg["sra"]["templates"]:
         if _layout(cfg, "sra.templates", name).chooses_strategy:
             raise UserError(f"'{name}' names no strategy", where="sra.templates", fix="use layouts that name it")
-        _check_span(cfg, _layout(cfg, "sra.templates", name))
+        layout, study = _layout(cfg, "sra.templates", name), cfg["sra"]
+        _check_span(cfg, layout)
+        _check_boost(layout, study["spans"] if study["study"] in ("boost", "ablate") else [], "sra.spans")
 
 
 def _check_span(cfg: Section, layout: Layout) -> None:
@@ -121,6 +126,17 @@ def _check_span(cfg: Section, layout: Layout) -> None:
     if cfg["evaluate"]["sra"]["enabled"] and span not in layout.strategy_spans:
         what = f"the template {layout.name} does not write a strategy like that"
         raise UserError(what, where=f"evaluate.sra.span={span}", fix=f"use {', '.join(layout.strategy_spans)}")
+
+
+def _check_boost(layout: Layout, spans: Sequence[str], where: str) -> None:
+    """Whether prompts of a layout have the spans that attention is boosted on."""
+    for span in spans:
+        if layout.chooses_strategy:
+            what, fix = f"the template {layout.name} tells no strategy", "prompt=standard, or another that names it"
+            raise UserError(what, where=f"{where}={span}", fix=fix)
+        if span == "neutral" and not all("{neutral}" in words["instruction"] for words in layout.wordings):
+            what, fix = f"the template {layout.name} has no neutral instruction", "write {neutral} into its instruction"
+            raise UserError(what, where=f"{where}={span}", fix=fix)
 
 
 def _check_roles(cfg: Section) -> None:

@@ -8,12 +8,14 @@ import importlib.util
 import io
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.comparison.formats import format_latex, format_markdown, markdown_table
+from esc_lab.comparison.boosts import MEASURES, BoostResults, DoseCurve, SlopeContrast
+from esc_lab.comparison.formats import format_latex, format_markdown, format_p, markdown_table
 from esc_lab.comparison.groups import MIN_DECISIONS
 from esc_lab.comparison.judgements import read_interval
 from esc_lab.comparison.record import build_record
@@ -22,6 +24,7 @@ from esc_lab.comparison.table import Table
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.records import find_metric
 from esc_lab.runs.layout import COMPARISON_CSV
+from esc_lab.statistics.intervals import Interval
 from esc_lab.terminal import escape_markdown, to_cell
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ def write_comparison(comparison: ComparisonResult, table: Table, figures: Sequen
         *_pairs(record["judge"]),
         *_survey(record["survey"]),
         *_groups(comparison),
+        *_boosts(comparison.boosts),
         *(f"![{path.stem.replace('_', ' ')}]({name})" for path, name in zip(figures, names, strict=True)),
     ]
     write_atomic(out / "comparison.md", "\n\n".join(parts))
@@ -128,6 +132,35 @@ def _pairs(judge: dict[str, Any] | None) -> list[str]:
         "dialogues."
     )
     return [f"## Judged in pairs against {judge['baseline']}\n\n{markdown_table(heads, rows)}\n\n{note}"]
+
+
+def _boosts(boosts: BoostResults) -> list[str]:
+    """Slopes over the dose of boosts of attention and their contrasts, in Markdown; nothing without any."""
+    if not boosts.curves:
+        return []
+    heads, rows = tabulate_slopes(boosts)
+    return [
+        f"## Attention boosted: change with each unit of the dose, with 95 % intervals\n\n{markdown_table(heads, rows)}"
+    ]
+
+
+def tabulate_slopes(boosts: BoostResults) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a table: the slopes of each boost, then the contrasts of slopes."""
+    lines: dict[str, dict[Metric, str]] = {}
+    several = len({curve.place for curve in boosts.curves}) > 1
+
+    def enter(line: DoseCurve | SlopeContrast, name: str, interval: Interval, p: float) -> None:
+        label = f"{line.place}: {name}" if several else name
+        text = interval.text(line.metric.decimals, "+")
+        lines.setdefault(label, {})[line.metric] = text if math.isnan(p) else f"{text} p {format_p(p)}"
+
+    for curve in boosts.curves:
+        enter(curve, curve.label, curve.slope, curve.p)
+    for one in boosts.contrasts:
+        enter(one, f"{one.label} minus {one.other}", one.difference, one.corrected)
+    columns = [metric for metric in MEASURES if any(metric in values for values in lines.values())]
+    rows = [[label, *(values.get(metric, "-") for metric in columns)] for label, values in lines.items()]
+    return ["boost of attention", *(metric.heading for metric in columns)], rows
 
 
 def _groups(comparison: ComparisonResult) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from esc_lab.artifacts import replace_nan
+from esc_lab.comparison.boosts import record_boosts
 from esc_lab.comparison.estimates import Estimate
 from esc_lab.comparison.gains import record_gains
 from esc_lab.comparison.groups import GroupEstimate
@@ -17,7 +18,7 @@ from esc_lab.comparison.strategies import StrategyTable
 
 def build_record(comparison: ComparisonResult, notes: list[str], details: list[str]) -> dict[str, Any]:
     """Keys: `test_set`, `chance`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with
-    `pairs`; null without one), `survey` (with `tables`; null without one), `left_out`, `gains`, `notes`, `details` and
+    `pairs`; null without one), `survey` (with `tables`; null without one), `left_out`, `gains`, `boosts`, `notes`, `details` and
     `primary`."""
     test = comparison.test
     record = {
@@ -46,6 +47,7 @@ def build_record(comparison: ComparisonResult, notes: list[str], details: list[s
         },
         "left_out": list(comparison.left_out),
         "gains": record_gains(comparison.gains),
+        "boosts": record_boosts(comparison.boosts),
         "notes": notes,
         "details": details,
     }

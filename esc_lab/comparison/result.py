@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from esc_lab.comparison.boosts import BoostResults, find_boosts
 from esc_lab.comparison.checks import check_cells, choose_metrics, load_predictions
 from esc_lab.comparison.estimates import Estimates, compute_estimates
 from esc_lab.comparison.gains import Gain, find_gains
@@ -50,6 +51,7 @@ class ComparisonResult:
         survey: what people said, if it is named.
         search_judges: of the searches on whose data a cell was trained, by the cell's name.
         gains: of each trained cell over its base model and over what its training went on from.
+        boosts: what boosts of attention do.
     """
 
     cells: Sequence[Cell]
@@ -66,6 +68,7 @@ class ComparisonResult:
     survey: SurveyedReplies | None = None
     search_judges: Mapping[str, Sequence[SearchJudge]] = field(default_factory=dict)
     gains: Sequence[Gain] = ()
+    boosts: BoostResults = field(default_factory=BoostResults)
 
     @property
     def runs(self) -> list[Run]:
@@ -161,6 +164,7 @@ def compute_comparison(
         survey=survey,
         search_judges=find_search_judges(cells),
         gains=find_gains(cells, predictions),
+        boosts=find_boosts(cells, predictions),
     )
 
 

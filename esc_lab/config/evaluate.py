@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TEST_SET, item, looks
 
 # Metrics by their names, or by those of the counts that they are means over.
-WRITTEN = ("generated/", "text/replies")
+WRITTEN = ("generated/", "text/replies", "text/written")
 ANSWERED = (*WRITTEN, "sra/", "adherence/")  # of replies that the model writes
 PROMPTED = ("text/", "sra/", "adherence/")  # under a template that names the strategy
 
@@ -60,6 +60,45 @@ class SRAConfig:
 
 
 @dataclass
+class BoostConfig:
+    """A boost of attention on a span of prompts that name the strategy."""
+
+    mode: str = item(
+        "add",
+        "what becomes of attention on the span: amount is added to its logits (InstABoost), it gets the share amount "
+        "at least (Spotlight), or it is blocked",
+        choices=("add", "share", "block"),
+    )
+    amount: float = item(
+        0.0, "add: what is added to the logits, which multiplies attention by exp(amount); share: from 0 to below 1; "
+        "0 = no boost, unless mode=block")  # fmt: skip
+    span: str = item(
+        "name",
+        "the span: name of the strategy, instruction (name with its definition), as many tokens as the name has of the "
+        "neutral instruction, from its phrase on, or of a message of the history, drawn by dialogue and turn",
+        choices=("name", "instruction", "neutral", "history"),
+    )
+    queries: str = item(
+        "all", "whose attention: of all tokens after the span, or of those that predict the reply, which SRA is of",
+        choices=("all", "reply"))  # fmt: skip
+    layers: list[int] = item([], "layers that it acts in, from 0; empty = all")
+    heads: list[int] = item([], "heads of these layers, from 0; empty = all")
+    choice: str = item(
+        "all",
+        "which of these heads: all, or boost.count of them, with the highest correlation with adherence or the most "
+        "attention on the strategy in boost.study, or at random",
+        choices=("all", "adherence", "attention", "random"),
+    )
+    count: int = item(16, "choice other than all: number of heads", within=COUNT)
+    study: str | None = item(None, "choice=adherence, attention: run of experiment=sra_heads", path=True)
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a boost at all."""
+        return self.mode == "block" or self.amount != 0
+
+
+@dataclass
 class EvaluateConfig:
     split: str = item("test", "which split is evaluated", choices=("train", "val", "test"), measures=TEST_SET)
     score_opening: bool = item(False, "score supporter turns before the first seeker turn too", measures=TEST_SET)
@@ -91,6 +130,7 @@ class EvaluateConfig:
         measures=("adherence/",),
     )
     sra: SRAConfig = field(default_factory=SRAConfig)
+    boost: BoostConfig = field(default_factory=BoostConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     best_of: BestOfConfig = field(default_factory=BestOfConfig)
 
@@ -100,11 +140,18 @@ class SRAStudyConfig:
     study: str = item(
         "templates",
         "what is compared: prompt templates, strategies, heads, a model before and after fine-tuning, lengths of the "
-        "history",
-        choices=("templates", "strategies", "heads", "finetuned", "lengths"),
+        "history, doses of a boost of attention, or attention blocked",
+        choices=("templates", "strategies", "heads", "finetuned", "lengths", "boost", "ablate"),
     )
     templates: list[str] = item([], "prompt layouts that are evaluated; they name the strategy")
     lengths: list[int] = item([1, 3, 5, 7, 9], "study=lengths: turns of history that the prompts show")
+    doses: list[float] = item([0.5, 1, 2, 3], "study=boost: amounts of the boost, beside none")
+    spans: list[str] = item(
+        ["name", "instruction", "neutral", "history"], "study=boost, ablate: spans that are boosted or blocked",
+        choices=("name", "instruction", "neutral", "history"))  # fmt: skip
+    choices: list[str] = item(
+        ["all"], "study=boost, ablate: heads that it is done in, as evaluate.boost.choice",
+        choices=("all", "adherence", "attention", "random"))  # fmt: skip
     draws: int = item(1000, "bootstrap draws of dialogues", within=COUNT)
 
 

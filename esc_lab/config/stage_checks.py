@@ -272,6 +272,7 @@ def _check_reward(cfg: DictConfig) -> Iterator[str]:
 def _check_evaluation(cfg: DictConfig) -> Iterator[str]:
     generation = cfg.evaluate.generation
     yield from _check_classifier_choice(cfg, "evaluate.classifier")
+    yield from _check_boost(cfg, [cfg.evaluate.boost.choice])
     if cfg.prompt.inference == "best_of_n":
         yield from _check_best_of(cfg)
     elif generation.samples > 1:
@@ -281,6 +282,16 @@ def _check_evaluation(cfg: DictConfig) -> Iterator[str]:
         elif generation.temperature == 0:
             fix = "evaluate.generation.temperature=0.7, or leave samples out"
             yield _refuse(cfg, key, "at temperature 0 all samples are the same reply", fix)
+
+
+def _check_boost(cfg: DictConfig, choices: Sequence[str]) -> Iterator[str]:
+    """A boost of attention in the heads of these choices."""
+    boost = cfg.evaluate.boost
+    if boost.mode == "share" and not 0 <= boost.amount < 1:
+        yield _refuse(cfg, "evaluate.boost.amount", "mode=share raises to a share below 1", "from 0 to below 1")
+    for choice in (choice for choice in choices if choice in ("adherence", "attention") and not boost.study):
+        fix = "evaluate.boost.study=<run directory of experiment=sra_heads>"
+        yield f"heads of a boost by {choice}: no study that ranks them. Fix: {fix}"
 
 
 def _check_best_of(cfg: DictConfig) -> Iterator[str]:
@@ -299,10 +310,31 @@ def _check_sra(cfg: DictConfig) -> Iterator[str]:
         yield "sra.study=finetuned compares under one template. Fix: sra.templates=[standard]"
     if study.study == "lengths" and not all(length >= 1 for length in study.lengths or [0]):
         yield f"sra.lengths={study.lengths}: numbers of turns are needed, such as [1,5,9]"
+    if study.study in ("boost", "ablate"):
+        yield from _check_boost_study(cfg)
     if not cfg.evaluate.sra.enabled:
         yield _refuse(cfg, "evaluate.sra.enabled", "stage=sra measures it", "leave it out")
     if cfg.evaluate.replies == "generated" and not cfg.evaluate.generation.enabled:
         yield _refuse(cfg, "evaluate.generation.enabled", "no replies", "leave it out, or evaluate.replies=gold")
+
+
+def _check_boost_study(cfg: DictConfig) -> Iterator[str]:
+    study, boost = cfg.sra, cfg.evaluate.boost
+    for key in ("spans", "choices", *(["doses"] if study.study == "boost" else [])):
+        if not study[key] or len(set(study[key])) < len(study[key]):
+            yield f"sra.{key}={study[key]}: one or more are needed, each once. Fix: leave it out"
+    if boost.amount:
+        yield _refuse(cfg, "evaluate.boost.amount", f"sra.study={study.study} sets it", "leave it out; see sra.doses")
+    if boost.choice != "all":
+        yield _refuse(cfg, "evaluate.boost.choice", f"sra.study={study.study} sets it", "leave it out; see sra.choices")
+    if study.study == "boost":
+        if boost.mode == "block":
+            yield _refuse(cfg, "evaluate.boost.mode", "what is blocked has no dose", "experiment=sra_ablate")
+        if 0 in study.doses:
+            yield f"sra.doses={study.doses}: 0 is there anyway. Fix: leave it out"
+        if boost.mode == "share" and not all(0 < dose < 1 for dose in study.doses):
+            yield f"sra.doses={study.doses}: shares are between 0 and 1. Fix: sra.doses=[0.1,0.2,0.4], say"
+    yield from _check_boost(cfg, study.choices)
 
 
 def _check_resume(cfg: DictConfig) -> Iterator[str]:

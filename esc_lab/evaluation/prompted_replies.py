@@ -11,21 +11,22 @@ import torch
 from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
-from esc_lab.metrics.attention import DEFINITIONS, KINDS, ReplySRA, SpanSRA
+from esc_lab.evaluation.boost import build_boost
+from esc_lab.evaluation.reply_attention import Column, UnmeasurableError, reply_sra, span_columns
+from esc_lab.metrics.attention import ReplySRA
 from esc_lab.metrics.predictions import Prediction
-from esc_lab.models.attention_probe import AttentionProbe, SpanAttention, head_attention
+from esc_lab.models.attention_boost import SequenceBoost, split_tree
+from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
+from esc_lab.models.span_attention import SpanAttention
 from esc_lab.prompts import Message, Prompt, build_layout, build_prompt, parse_reply, reply_content
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import EncodedChat, ReplyTokens, TokenSequence, TokenSpan, build_tree
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import split_units
 from esc_lab.training.datamodule import Decision
-
-# A span of the prompt by kind and strategy; a control has no strategy.
-Column = tuple[str, str | None]
 
 
 @dataclass
@@ -36,6 +37,7 @@ class PromptedReply:
         prediction: is filled with reply, strategy and SRA.
         prompt_ids, reply_ids: tokens of prompt and reply (without an end-of-turn token), once there is a reply.
         spans: strategy-relevant tokens of the prompt.
+        boost: of attention in it.
         sra: None where it was not measured.
     """
 
@@ -44,11 +46,8 @@ class PromptedReply:
     prompt_ids: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     reply_ids: Sequence[int] = ()
     spans: tuple[TokenSpan, ...] = ()
+    boost: SequenceBoost | None = None
     sra: ReplySRA | None = None
-
-
-class UnmeasurableError(Exception):
-    """A reply whose SRA does not exist; the message is the reason, a few words that are counted."""
 
 
 class PromptedReplies:
@@ -57,8 +56,11 @@ class PromptedReplies:
     Args:
         prompt: template, what it shows, and the prompting baseline. SRA is measured only where its one answer is the
             reply.
-        settings: how replies are drawn, and whether SRA is measured.
+        settings: how replies are drawn, whether SRA is measured, and which attention is boosted.
         seed: the run's seed.
+
+    Raises:
+        UserError: what `build_boost` raises.
     """
 
     count = 1  # replies that are written for each that is asked for
@@ -72,6 +74,7 @@ class PromptedReplies:
         drawn = settings.generation
         self.sampling, self.seed = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p), seed
         self.measures = settings.sra.enabled and self.baseline.answers_once
+        self.boost = build_boost(settings.boost, loaded.model, seed)
 
     def write(self, asked: Sequence[PromptedReply]) -> None:
         """Let the model answer all prompts in one token tree; prompts that share a beginning share its computation.
@@ -116,9 +119,13 @@ class PromptedReplies:
             # Sample 0 is the reply of a run without further samples.
             seeds.append(derive_seed(self.seed, *purpose, *([sample] if sample else [])))
             reply.prompt_ids, reply.spans = chat.input_ids, chat.spans
+            reply.boost = self.boost_prompt(reply, chat.spans, len(chat.input_ids))
         probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measures else None
         prompts, stop = [chat.input_ids for chat in encoded], self.encoder.stop_tokens
-        replies = generate(self.loaded.model, prompts, stop, self.sampling, seeds, probe=probe)
+        boost = self.boost and SequenceBoost(
+            self.boost.attention, [own for r in asked if r.boost for own in r.boost.spans]
+        )
+        replies = generate(self.loaded.model, prompts, stop, self.sampling, seeds, probe=probe, boost=boost)
         for reply, ids in zip(asked, replies, strict=True):
             reply.reply_ids = ids
         return probe.result() if probe else None
@@ -140,17 +147,31 @@ class PromptedReplies:
             if end > self.loaded.context_tokens:
                 reply.prediction.unmeasured = "prompt too long"
             else:
-                sequences.append(TokenSequence(chat.input_ids[: end - 1], (ReplyTokens(number, start, end - 1),)))
+                reply.boost = self.boost_prompt(reply, chat.spans, start)
+                ids = chat.input_ids[: end - 1]
+                (ids,) = reply.boost.mark([ids]) if reply.boost else [ids]
+                sequences.append(TokenSequence(ids, (ReplyTokens(number, start, end - 1),)))
         model = self.loaded.model
         for group in split_units([(sequence,) for sequence in sequences], row_tokens + 64):
-            tree = build_tree([sequence.input_ids for sequence in group])
+            tree, steer = split_tree(
+                build_tree([sequence.input_ids for sequence in group]), self.boost and self.boost.attention
+            )
             members = [asked[sequence.replies[0].key] for sequence in group]
             probe = AttentionProbe([[*span_columns(reply.spans).values()] for reply in members])
             rows = [path[len(reply.prompt_ids) - 1 : -1] for path, reply in zip(tree.paths, members, strict=True)]
             branch = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
             probe.watch_tree(tree, branch, np.concatenate(rows), model.device)
-            tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
+            tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe, boost=steer)
             self._measure(members, probe.result())
+
+    def boost_prompt(
+        self, reply: PromptedReply, spans: Sequence[TokenSpan], prompt_tokens: int
+    ) -> SequenceBoost | None:
+        """The boost of attention in a prompt with these spans, if there is to be one."""
+        if self.boost is None:
+            return None
+        at = (reply.decision.dialogue.id, reply.decision.turn)
+        return self.boost.of(self.boost.locate(spans, reply.prediction.prompted, prompt_tokens, at))
 
     def _prompt(self, reply: PromptedReply) -> Prompt:
         decision, settings = reply.decision, self.prompt
@@ -185,60 +206,3 @@ class PromptedReplies:
                     measure: {"sra": span.sra, "control": span.control, "relative": span.relative}
                     for measure, span in reply.sra.items()
                 }
-
-
-def span_columns(spans: Sequence[TokenSpan]) -> dict[Column, IntArray]:
-    """Token positions of the strategy spans of a prompt and of their controls, in an order that templates share.
-
-    A control is as many tokens of the neutral text as the strategy span has, from its own quoted phrase on; fewer if
-    the text ends before that.
-    """
-    columns: dict[Column, IntArray] = {
-        (span.span.kind, span.span.strategy): np.arange(span.start, span.end)
-        for span in spans
-        if span.span.kind in KINDS
-    }
-    neutral = {span.span.kind: span for span in spans if span.span.strategy is None}
-    if neutral:
-        for kind, strategy in list(columns):
-            name = neutral["neutral_name"]
-            start = (name if kind == "name" else neutral.get("neutral_quoted", name)).start
-            length = len(columns[kind, strategy])
-            columns[kind, None] = np.arange(start, min(start + length, neutral["neutral"].end))
-    return columns
-
-
-def reply_sra(attention: SpanAttention, columns: Sequence[Column], strategy: str) -> ReplySRA:
-    """SRA of a reply by all definitions, on each kind of span that its prompt has for the strategy.
-
-    Args:
-        attention: of the reply's rows, one span for each column.
-        columns: what the spans are: keys of `span_columns`.
-        strategy: which the reply was told to follow, or which it names.
-
-    Raises:
-        UnmeasurableError: there is no row, a span has no token, or no attention falls on it.
-    """
-    if not len(attention.branch):
-        raise UnmeasurableError("empty reply")
-    measured = {}
-    for definition in DEFINITIONS:
-        rows = attention.of(torch.zeros(1, dtype=torch.int64)) if definition == "first_token" else attention
-        by_head = head_attention(rows, definition)
-        keys = (rows.visible - int(definition != "paper")).double()[:, None, :, None]
-        relative = (by_head * keys).mean(dim=(0, 1, 2))
-        values = by_head.mean(dim=(0, 1, 2))
-        for kind in dict.fromkeys(kind for kind, _ in columns):
-            target = columns.index((kind, strategy))
-            controls = [n for n, (other, name) in enumerate(columns) if other == kind and name != strategy]
-            if not (attention.length[0, [target, *controls]] > 0).all():
-                raise UnmeasurableError("span without tokens")
-            if not (values[[target, *controls]] > 0).all():
-                raise UnmeasurableError("no attention on a span")
-            measured[f"{definition}/{kind}"] = SpanSRA(
-                float(values[target]),
-                float(values[controls].log().mean().exp()),
-                float(relative[target]),
-                by_head[..., target].mean(dim=2).float().numpy(),
-            )
-    return measured

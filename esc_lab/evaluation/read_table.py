@@ -26,7 +26,7 @@ from esc_lab.metrics.prediction_table import (
 )
 from esc_lab.metrics.predictions import FIX, Prediction, read_predictions
 from esc_lab.metrics.records import metrics_of_replies
-from esc_lab.metrics.text import BLEU_COUNTS, split_words
+from esc_lab.metrics.text import BLEU_COUNTS, repetition, split_words
 from esc_lab.runs.layout import PAIRS
 
 
@@ -123,15 +123,16 @@ class _Rows:
         )
 
     def _texts(self, p: Prediction) -> tuple[float, ...]:
-        """Length in words of a generated reply to the gold strategy, and the metrics of single replies."""
+        """Repetition of a generated reply; of one to the gold strategy its length in words and metrics of replies."""
+        repeated = math.nan if p.reply is None else repetition(p.reply)
         if p.reply is None or not p.to_gold:
-            return (math.nan,) * (1 + len(self.replies))
+            return (repeated, *(math.nan,) * (1 + len(self.replies)))
         words = split_words(p.reply)
         self.words += map(self.vocabulary.__getitem__, words)
         self.word_rows += [len(self.decision)] * len(words)
         known = p.values
         values = [known[n] if n in known else of(p.reply, p.gold_reply) for n, of in self.replies.items()]
-        return (float(len(words)), *values)
+        return (repeated, float(len(words)), *values)
 
     def test_set(self) -> TestSet:
         keys = sorted(self.decisions)
@@ -176,7 +177,7 @@ class _Rows:
     def _columns(self) -> Mapping[str, FloatArray]:
         names = ["log_prob", "tokens", "label_mass", "adheres", "sra", "control", "relative", "followed", "phrase"]
         names += BLEU_COUNTS
-        names += ["reply_length", *self.replies] if self.texts else []
+        names += ["repetition", "reply_length", *self.replies] if self.texts else []
         values = dict(zip(names, np.array(self.values, np.float64).T, strict=True))
         return {**values, **span_measures(values["sra"], values["control"], values["relative"])}
 

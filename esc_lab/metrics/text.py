@@ -58,6 +58,17 @@ def rouge_l(reply: str, reference: str) -> float:
     return 2 * common / (len(words) + count) if common else 0.0
 
 
+def repetition(reply: str) -> float:
+    """Share of a reply's 4-grams of words that it has had before (seq-rep-4; Welleck et al. 2020); 0 of a short reply.
+
+    >>> round(repetition("it is so hard it is so hard it is"), 3)
+    0.429
+    """
+    words = split_words(reply)
+    grams = [tuple(words[start : start + 4]) for start in range(len(words) - 3)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 @lru_cache(maxsize=1 << 14)  # runs of one test set share their references
 def _word_places(reference: str) -> tuple[dict[str, int], int]:
     """Where each word stands, as bits, and how many words there are."""
@@ -233,6 +244,10 @@ METRICS = (
     _text_metric("reply_length", "length", mean_of("reply_length"),
                  meaning="Words and punctuation marks of a written reply."),
     count_metric("text/replies", "replies", number_of("reply_length"), texts=True),
+    Metric("text/repetition", "repet.", False, mean_of("repetition"), count="text/written", texts=True,
+           meaning="Repetition: share of runs of four words in a written reply that it has had before, whichever "
+           "strategy the prompt names."),
+    count_metric("text/written", "written", number_of("repetition"), texts=True),
     _text_metric("empty_replies", "blank", Definition(_sum_blank, itemgetter(0)), is_count=True, decimals=0),
     Metric(
         "text/perplexity", "ppl", False, Definition(sum_values("log_prob", "tokens"), perplexity), count="decisions",

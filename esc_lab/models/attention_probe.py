@@ -1,4 +1,4 @@
-"""How much attention chosen queries give to spans of their sequence, and Strategy-Relevant Attention from that.
+"""How much attention chosen queries give to spans of their sequence.
 
 The fast kernels that compute the output return no attention weights. The probe computes them again from the queries and
 keys of a layer, for the probed rows only, and keeps their sums over the spans. A probed row is a query that predicts a
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esc_lab.models.attention_boost import BoostedPass, LayerBoost
+from esc_lab.models.span_attention import SpanAttention, join_attention
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import PackedRow
 from esc_lab.tokens.trie import TokenTree
@@ -24,77 +26,6 @@ from esc_lab.tokens.trie import TokenTree
 CHUNK_WEIGHTS = 2**22
 
 _NOT_OBSERVED = "no attention was observed: run the model with probe= and token_tree attention"
-
-
-@dataclass(frozen=True)
-class SpanAttention:
-    """Attention of the probed rows on their spans, on the CPU. Rows are ordered by branch, then as they were watched.
-
-    Attributes:
-        mass: [layers, heads, rows, spans] attention summed over each span.
-        null: [layers, heads, rows] attention on the first token of the row's own sequence.
-        visible: [layers, rows] number of keys that the row sees in the layer, the row's own included.
-        length: [rows, spans] number of tokens of each span.
-        holds_null: [rows, spans] whether the span contains the first token of the sequence.
-        branch: [rows] branch (reply) that the row belongs to.
-        tokens: for each row its attention on each token of its own sequence up to itself, mean over layers and heads;
-            None unless the probe keeps tokens.
-    """
-
-    mass: Tensor
-    null: Tensor
-    visible: Tensor
-    length: Tensor
-    holds_null: Tensor
-    branch: Tensor
-    tokens: tuple[Tensor, ...] | None
-
-    def of(self, rows: Tensor) -> SpanAttention:
-        """These rows alone."""
-        tokens = None if self.tokens is None else tuple(self.tokens[row] for row in rows.tolist())
-        return SpanAttention(
-            self.mass[:, :, rows], self.null[:, :, rows], self.visible[:, rows], self.length[rows],
-            self.holds_null[rows], self.branch[rows], tokens,
-        )  # fmt: skip
-
-
-def _join(parts: Sequence[SpanAttention]) -> SpanAttention:
-    """The rows of all parts, by branch."""
-    keep_tokens = parts[0].tokens is not None
-    whole = SpanAttention(
-        mass=torch.cat([part.mass for part in parts], dim=2),
-        null=torch.cat([part.null for part in parts], dim=2),
-        visible=torch.cat([part.visible for part in parts], dim=1),
-        length=torch.cat([part.length for part in parts]),
-        holds_null=torch.cat([part.holds_null for part in parts]),
-        branch=torch.cat([part.branch for part in parts]),
-        tokens=tuple(row for part in parts for row in part.tokens or ()) if keep_tokens else None,
-    )
-    return whole.of(whole.branch.argsort(stable=True))
-
-
-def head_attention(attention: SpanAttention, definition: str) -> Tensor:
-    """SRA of each layer, head and row, [layers, heads, rows, spans] in float64; nan for an empty span.
-
-    The mean over layers and heads is the SRA of a row, the mean of that over the rows of a reply is the reply's.
-
-    Args:
-        definition: `paper`, eq. 5 of arXiv 2402.10453: attention per token of the span. `reference`, the paper's
-            published code: in each layer the heads' mean row loses its first entry (null attention) and is scaled to
-            sum 1. A row that sees nothing but the first token counts as zero. `first_token`, what the paper's table
-            holds: `reference` of the first reply token alone, so give it that row.
-
-    Raises:
-        ValueError: an unknown definition.
-    """
-    mass = attention.mass.double()
-    if definition in ("reference", "first_token"):
-        null = attention.null.double()
-        rest = 1 - null.mean(dim=1)[:, None, :, None]
-        mass = torch.where(rest > 0, (mass - null[..., None] * attention.holds_null) / rest, 0.0)
-    elif definition != "paper":
-        raise ValueError(f"no definition '{definition}' of SRA: paper, reference or first_token")
-    return mass / attention.length
 
 
 class AttentionProbe:
@@ -176,7 +107,14 @@ class AttentionProbe:
 
     @torch.no_grad()
     def observe(
-        self, module: Any, query: Tensor, key: Tensor, scaling: float | None, softcap: float | None, window: int | None
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        scaling: float | None,
+        softcap: float | None,
+        window: int | None,
+        boost: BoostedPass | None = None,
     ) -> None:
         """Called by the attention function in each layer. Raises ValueError if the pass is not the one announced."""
         now = self._passes[-1] if self._passes else None
@@ -187,16 +125,19 @@ class AttentionProbe:
             raise ValueError(f"{key.shape[2]} keys in layer {number}, {now.visible.shape[1]} were announced")
         if len(query) > 1 and now.batch is None:
             raise ValueError(f"a batch of {len(query)} needs the batch entry of each probed row")
+        steer = None if boost is None else boost.in_layer(number, query)
         if now.rows is None:
             now.queries[number] = query[0].index_select(1, now.query)
-            self._layers[number] = _Layer(key[0], scaling, softcap, window)
+            now.boosted = _boosted_rows(boost, 0, now.query)
+            self._layers[number] = _Layer(key[0], scaling, softcap, window, _boosted_keys(steer, 0, key))
             return
         now.queries[number] = query.new_empty(0)
         entries = torch.tensor(now.batch or [0] * len(now.branch))
         for entry in entries.unique().tolist():
             rows = (entries == entry).nonzero()[:, 0].to(query.device)
             states = query[entry].index_select(1, now.query[rows])
-            now.rows.measure(number, states, _Layer(key[entry], scaling, softcap, window), rows)
+            layer = _Layer(key[entry], scaling, softcap, window, _boosted_keys(steer, entry, key))
+            now.rows.measure(number, states, layer, _boosted_rows(boost, entry, now.query[rows]), rows)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -212,9 +153,10 @@ class AttentionProbe:
             visible = [now.visible[own] for now, own in zip(passes, kept, strict=True)]
             padded = [torch.nn.functional.pad(part, (0, keys - part.shape[1])) for part in visible]
             rows = self._rows(torch.cat([now.branch[now.kept] for now in passes]), torch.cat(padded))
+            boosted = torch.cat([now.boosted[own] for now, own in zip(passes, kept, strict=True)])
             for number, layer in layers.items():
                 queries = [now.queries[number].index_select(1, own) for now, own in zip(passes, kept, strict=True)]
-                rows.measure(number, torch.cat(queries, dim=1), layer)
+                rows.measure(number, torch.cat(queries, dim=1), layer, boosted)
             self._parts.append(rows.result())
 
     def result(self) -> SpanAttention:
@@ -222,7 +164,7 @@ class AttentionProbe:
         self.settle()
         if not self._parts:
             raise ValueError(_NOT_OBSERVED)
-        return _join(self._parts)
+        return join_attention(self._parts)
 
     def _rows(self, branch: Tensor, visible: Tensor) -> _Rows:
         rank = visible.cumsum(dim=1)
@@ -230,6 +172,18 @@ class AttentionProbe:
         index = torch.searchsorted(rank, position.to(device) + 1)
         tokens = torch.zeros(visible.shape, device=device) if self._keep_tokens else None
         return _Rows(branch, position, self._member[branch], index, {None: visible}, rank[:, -1:] - rank, tokens)
+
+
+def _boosted_rows(boost: BoostedPass | None, entry: int, query: Tensor) -> Tensor:
+    """Which of the queries [R] of a batch entry are boosted."""
+    if boost is None:
+        return torch.zeros(len(query), dtype=torch.bool, device=query.device)
+    return torch.from_numpy(boost.queries[entry]).to(query.device)[query]
+
+
+def _boosted_keys(steer: LayerBoost | None, entry: int, key: Tensor) -> tuple[LayerBoost, Tensor] | None:
+    """A layer's boost with its keys [K]."""
+    return None if steer is None else (steer, torch.from_numpy(steer.of.keys[entry, : key.shape[2]]).to(key.device))
 
 
 @dataclass
@@ -243,6 +197,7 @@ class _Pass:
     rows: _Rows | None  # None of a cached pass
     kept: Tensor  # rows that count
     queries: dict[int, Tensor] = field(default_factory=dict)  # layer -> [heads, R, dim] still to be measured, or empty
+    boosted: Tensor = field(default_factory=lambda: torch.empty(0))  # [R] of a cached pass: whose attention is boosted
 
 
 @dataclass(frozen=True)
@@ -253,18 +208,26 @@ class _Layer:
     scaling: float | None
     softcap: float | None
     window: int | None
+    boost: tuple[LayerBoost, Tensor] | None  # with its keys, [keys]
 
-    def weights(self, query: Tensor, allowed: Tensor) -> Tensor:
+    def weights(self, query: Tensor, allowed: Tensor, boosted: Tensor) -> Tensor:
         """Attention weights [heads, R, keys] in float32 of queries [heads, R, dim]; `allowed` is [R, keys].
 
-        Query heads that share a key-value head are laid out as more rows.
+        Query heads that share a key-value head are laid out as more rows. `boosted` [R] are the rows of the boost.
         """
         heads, _, dim = query.shape
         folded = query.reshape(len(self.key), -1, dim).float()
         scores = (folded @ self.key.transpose(1, 2)).mul_(dim**-0.5 if self.scaling is None else self.scaling)
         if self.softcap is not None:
             scores.div_(self.softcap).tanh_().mul_(self.softcap)
-        return scores.view(heads, *allowed.shape).masked_fill_(~allowed, -torch.inf).softmax(dim=-1)
+        scores = scores.view(heads, *allowed.shape).masked_fill_(~allowed, -torch.inf)
+        if self.boost is not None:
+            steer, keys = self.boost
+            chosen = (allowed & keys & boosted[:, None]).expand(heads, -1, -1)
+            scores = steer.of.boost.adjust(
+                scores, chosen if steer.heads is None else chosen & steer.heads[:, None, None]
+            )
+        return scores.softmax(dim=-1)
 
 
 @dataclass
@@ -281,8 +244,8 @@ class _Rows:
     sums: dict[int, Tensor] = field(default_factory=dict)  # [R, heads, spans + 1]
     counts: dict[int, Tensor] = field(default_factory=dict)  # [R]
 
-    def measure(self, number: int, query: Tensor, layer: _Layer, rows: Tensor | None = None) -> None:
-        """Add a layer: queries [heads, rows, dim] of all rows, or of those given."""
+    def measure(self, number: int, query: Tensor, layer: _Layer, boosted: Tensor, rows: Tensor | None = None) -> None:
+        """Add a layer: queries [heads, rows, dim] of all rows, or of those given; `boosted` [rows] are in a boost."""
         window, heads, device = layer.window, len(query), query.device
         layer = replace(layer, key=layer.key.float())
         if window not in self.visible:
@@ -294,8 +257,9 @@ class _Rows:
             self.counts[number] = visible.sum(dim=1)
         rows = torch.arange(len(visible), device=device) if rows is None else rows
         size = max(CHUNK_WEIGHTS // (heads * layer.key.shape[1]), 1)
-        for part, states in zip(rows.split(size), query.split(size, dim=1), strict=True):
-            weights = layer.weights(states, visible[part])
+        parts = zip(rows.split(size), query.split(size, dim=1), boosted.split(size), strict=True)
+        for part, states, steered in parts:
+            weights = layer.weights(states, visible[part], steered)
             picked = weights.gather(2, self.index[part].expand(heads, -1, -1))
             self.sums[number][part] = picked.transpose(0, 1) @ member[part]
             if self.tokens is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from esc_lab.errors import UserError
+from esc_lab.models.attention_boost import BoostedPass
 from esc_lab.models.tree_attention import TreeMasks, tree_masks
 from esc_lab.tokens.encode import IntArray
 
@@ -60,20 +61,33 @@ def layer_windows(model: Any) -> dict[str, int | None]:
 
 
 def tree_hidden_states(
-    model: Any, input_ids: IntArray, position_ids: IntArray, leave: IntArray, cache: Any = None, probe: Any = None
+    model: Any,
+    input_ids: IntArray,
+    position_ids: IntArray,
+    leave: IntArray,
+    cache: Any = None,
+    probe: Any = None,
+    boost: BoostedPass | None = None,
 ) -> Tensor:
     """Final hidden states [T, hidden] of a token tree in one forward pass (not through the LM head).
 
     Args:
         probe: an `AttentionProbe` that watches this pass.
+        boost: of attention in this pass.
     """
     inner, windows = base_model(model), set(layer_windows(model).values())
     masks = tree_masks(leave, position_ids, windows, inner.dtype, inner.device)
-    return hidden_states(inner, input_ids, position_ids, masks, cache, probe)
+    return hidden_states(inner, input_ids, position_ids, masks, cache, probe, boost)
 
 
 def hidden_states(
-    inner: Any, input_ids: IntArray, position_ids: IntArray, masks: TreeMasks, cache: Any = None, probe: Any = None
+    inner: Any,
+    input_ids: IntArray,
+    position_ids: IntArray,
+    masks: TreeMasks,
+    cache: Any = None,
+    probe: Any = None,
+    boost: BoostedPass | None = None,
 ) -> Tensor:
     """Final hidden states [T, hidden] of tokens that attend as the masks say."""
     device = inner.device
@@ -89,6 +103,7 @@ def hidden_states(
         attention_mask=masks_by_type if "sliding_attention" in named else placeholder,
         tree=masks,
         **({} if probe is None else {"probe": probe}),
+        **({} if boost is None else {"boost": boost}),
     )
     states: Tensor = output.last_hidden_state[0]
     return states

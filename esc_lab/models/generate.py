@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esc_lab.models.attention_boost import BoostedPass, SequenceBoost
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
 from esc_lab.models.slots import BranchGroup, KeyValueSlots, run_pass
@@ -43,6 +44,7 @@ def generate(
     seeds: Sequence[int],
     on_step: Callable[[int], None] | None = None,
     probe: AttentionProbe | None = None,
+    boost: SequenceBoost | None = None,
 ) -> list[list[int]]:
     """The ids that continue each prompt until a stop token (which is no part of them) or `max_new_tokens`.
 
@@ -53,8 +55,10 @@ def generate(
         on_step: called with the number of tokens that a step generated.
         probe: measures the attention of the query that predicts each returned token, with the prompts as branches. The
             row that predicts a stop token is dropped: it belongs to no token of the reply.
+        boost: of attention on a span of each prompt, of its later queries and of those of the reply.
     """
-    inner, tree = base_model(model), build_tree(prompts)
+    inner = base_model(model)
+    tree, steer = (build_tree(prompts), None) if boost is None else boost.build_tree(prompts)
     group = BranchGroup(0, len(tree) + len(prompts) * (sampling.max_new_tokens - 1))
     cache = KeyValueSlots(group.width)
     cache.write_to(group.take(tree.position_ids), inner.device)
@@ -62,7 +66,7 @@ def generate(
     last = np.array([path[-1] for path in paths])
     if probe is not None:
         probe.watch_tree(tree, np.arange(len(last)), last, inner.device, cached=True)
-    states = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache, probe)
+    states = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache, probe, steer)
     states = states[torch.from_numpy(last).to(states.device)]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     replies: list[list[int]] = [[] for _ in prompts]
@@ -74,7 +78,9 @@ def generate(
             if probe is not None:
                 visible = torch.from_numpy(group.visible()).to(inner.device)
                 probe.watch(visible, active, range(len(active)), cached=True)
-            states = run_pass(inner, cache, [group], probe)
+            if steer is not None:
+                steer = _boost_next(steer, group, [boost.spans[branch] is not None for branch in active])
+            states = run_pass(inner, cache, [group], probe, steer)
         tokens = draw(head_logits(inner, states), [sampling] * len(active), [generators[branch] for branch in active])
         unfinished = [row for row, token in enumerate(tokens) if token not in stop]
         for row in unfinished:
@@ -89,6 +95,13 @@ def generate(
     if probe is not None:
         probe.settle()
     return replies
+
+
+def _boost_next(before: BoostedPass, group: BranchGroup, queries: Sequence[bool]) -> BoostedPass:
+    """The boost of the pass after the prompts, or after another such: generated tokens are none of its keys."""
+    keys = np.zeros((1, group.width), dtype=bool)
+    keys[:, : before.keys.shape[1]] = before.keys
+    return BoostedPass(before.boost, keys, np.array([queries]))
 
 
 def draw(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> list[int]:

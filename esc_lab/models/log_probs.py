@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, split_row
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
 from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens.encode import IntArray
@@ -20,14 +21,14 @@ from esc_lab.tokens.packing import PackedRow, pack_units
 CHUNK_LOGITS = 2**24
 
 
-def reply_log_probs(model: Any, row: PackedRow) -> Tensor:
+def reply_log_probs(model: Any, row: PackedRow, boost: BoostedPass | None = None) -> Tensor:
     """Log-probability [N] (float32 or wider) of each reply token of a row, given everything before it on its path.
 
     The head runs on the distinct predicting nodes only, a chunk at a time; the backward pass computes a chunk's logits
     again, so those of the whole row never exist at once.
     """
     inner = base_model(model)
-    hidden = tree_hidden_states(model, row.input_ids, row.position_ids, row.leave)
+    hidden = tree_hidden_states(model, row.input_ids, row.position_ids, row.leave, boost=boost)
     return token_log_probs(inner, hidden, row.query, row.target)
 
 
@@ -131,10 +132,17 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 @torch.no_grad()
-def score_rows(model: Any, rows: Iterable[PackedRow]) -> Iterator[tuple[Any, FloatArray]]:
-    """The key of every reply in the rows with the log-probabilities [tokens] of its tokens, in float64."""
+def score_rows(
+    model: Any, rows: Iterable[PackedRow], boost: AttentionBoost | None = None
+) -> Iterator[tuple[Any, FloatArray]]:
+    """The key of every reply in the rows with the log-probabilities [tokens] of its tokens, in float64.
+
+    Args:
+        boost: of attention on the tokens that are marked in the rows (see `SequenceBoost.mark`).
+    """
     for row in rows:
-        values = reply_log_probs(model, row).double().cpu().numpy()
+        plain, steer = split_row(row, boost)
+        values = reply_log_probs(model, plain, steer).double().cpu().numpy()
         for number, keys in enumerate(row.keys):
             tokens = values[row.reply == number]
             yield from ((key, tokens) for key in keys)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from esc_lab.models.attention_boost import BoostedPass
 from esc_lab.models.forward import hidden_states, layer_windows
 from esc_lab.models.tree_attention import BLOCK, QueryBlock, additive
 from esc_lab.tokens.encode import IntArray
@@ -160,8 +161,18 @@ class BranchGroup:
             yield QueryBlock(self.first_row + rows.start, self.first_row + rows.stop, place, mask, inference=True)
 
 
-def run_pass(inner: Any, cache: KeyValueSlots, groups: Sequence[BranchGroup], probe: Any = None) -> Tensor:
-    """Final hidden states [rows, hidden] of what the groups have to compute, group after group."""
+def run_pass(
+    inner: Any,
+    cache: KeyValueSlots,
+    groups: Sequence[BranchGroup],
+    probe: Any = None,
+    boost: BoostedPass | None = None,
+) -> Tensor:
+    """Final hidden states [rows, hidden] of what the groups have to compute, group after group.
+
+    Args:
+        boost: its keys are slots of the cache.
+    """
     row = 0
     for group in groups:
         group.first_row = row
@@ -172,7 +183,7 @@ def run_pass(inner: Any, cache: KeyValueSlots, groups: Sequence[BranchGroup], pr
         for window in set(layer_windows(inner).values())
     }
     cache.write_to(slots, inner.device)
-    states = hidden_states(inner, ids, positions, masks, cache, probe)
+    states = hidden_states(inner, ids, positions, masks, cache, probe, boost)
     for group in groups:
         group.clear()
     return states

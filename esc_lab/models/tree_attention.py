@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from esc_lab.models.attention_boost import BoostedPass, LayerBoost, ScoreMod
 from esc_lab.tokens.encode import IntArray
 
 IMPLEMENTATION = "token_tree"
@@ -43,13 +44,27 @@ class QueryBlock:
     keys: Tensor | slice
     mask: Tensor
     inference: bool = False
-    _widened: dict[int, Tensor] = field(default_factory=dict)
+    _kept: dict[Any, Any] = field(default_factory=dict)
 
     def mask_for(self, groups: int) -> Tensor:
         """The mask for query heads laid out as more queries, [1, 1, groups x Q, K]: the same tensor in all layers."""
-        if groups not in self._widened:
-            self._widened[groups] = self.mask.repeat(1, 1, groups, 1)
-        return self._widened[groups]
+        return self._keep(groups, lambda: self.mask.repeat(1, 1, groups, 1))
+
+    def boosted_mask(self, boost: LayerBoost, logits: Callable[[], Tensor], key_heads: int, groups: int) -> Tensor:
+        """The same with a boost, [1, 1 or key-value heads, groups x Q, K]; see `LayerBoost.adjust_mask`."""
+        rows, device = slice(self.start, self.stop), self.mask.device
+        chosen = self._keep("chosen", lambda: boost.of.choose(rows, self.keys, device))
+        if chosen is None:
+            return self.mask_for(groups)
+        if not boost.alike:
+            return boost.adjust_mask(self.mask, chosen, logits, key_heads)
+        return self._keep("alike", lambda: boost.adjust_mask(self.mask, chosen, logits, 1).repeat(1, 1, groups, 1))
+
+    def _keep(self, name: Any, make: Callable[[], Tensor | None]) -> Any:
+        """What `make` makes, once for all layers of the pass that the block is of."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def select(self, states: Tensor) -> Tensor:
         """Keys or values of the block, of those [1, heads, T, dim] of the row."""
@@ -123,6 +138,7 @@ def token_tree_attention(
     softcap: float | None = None,
     tree: TreeMasks | None = None,
     probe: Any = None,
+    boost: BoostedPass | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function for transformers: along the tree where one is given, else ordinary masked attention.
@@ -131,16 +147,18 @@ def token_tree_attention(
         query: [batch, heads, Q, dim]; key, value: [batch, key-value heads, K, dim].
         tree: the masks of a single row (batch 1).
         softcap: soft-capping of the attention logits (Gemma 2), which SDPA lacks.
-        probe: an `AttentionProbe` that measures attention on the way.
+        probe: an `AttentionProbe` that measures attention on the way, as it is with the boost.
+        boost: what is done to the attention on chosen keys; it leaves everything else to the last bit as it is.
 
     Returns:
         [batch, Q, heads, dim], and None in place of attention weights.
     """
     window = kwargs.get("sliding_window")
     if probe is not None:
-        probe.observe(module, query, key, scaling, softcap, window)
+        probe.observe(module, query, key, scaling, softcap, window, boost)
     groups = query.shape[1] // key.shape[1]
-    if tree is None and softcap is None:
+    steer = None if boost is None else boost.in_layer(module.layer_idx, query)
+    if tree is None and softcap is None and steer is None:
         output: Tensor = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )[0]
@@ -148,17 +166,37 @@ def token_tree_attention(
     if tree is None:
         mask = _causal(query, key) if attention_mask is None else attention_mask
         mask = additive(mask, query.dtype) if mask.dtype == torch.bool else mask
-        output = _attend(query, key, value, mask.repeat(1, 1, groups, 1), dropout, scaling, softcap)
+        chosen = None if steer is None else steer.of.choose_last(query.shape[2], key.shape[2], query.device)
+        if steer is None or chosen is None:
+            mask = mask.repeat(1, 1, groups, 1)
+        else:
+            logits = partial(_logits, query, key, scaling, softcap)
+            mask = steer.adjust_mask(mask, chosen, logits, key.shape[1])
+            mask = mask.repeat(1, 1, groups, 1) if steer.alike else mask
+        output = _attend(query, key, value, mask, dropout, scaling, softcap)
     elif isinstance(masks := tree[window], BlockMask):
-        output = _flex(query, key, value, masks, scaling, softcap)
+        output = _flex(query, key, value, masks, scaling, softcap, steer)
     else:
         parts = []
         for block in masks:
-            part, mask = query[:, :, block.start : block.stop], block.mask_for(groups)
-            states = (block.select(key), block.select(value))
+            part, states = query[:, :, block.start : block.stop], (block.select(key), block.select(value))
+            if steer is None:
+                mask = block.mask_for(groups)
+            else:
+                logits = partial(_logits, part, states[0], scaling, softcap)
+                mask = block.boosted_mask(steer, logits, key.shape[1], groups)
             parts.append(_attend(part, *states, mask, dropout, scaling, softcap, block.inference))
         output = torch.cat(parts, dim=2)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _logits(query: Tensor, key: Tensor, scaling: float | None, softcap: float | None) -> Tensor:
+    """Attention logits [batch, heads, Q, K] before the mask."""
+    batch, heads, length, dim = query.shape
+    folded = query.reshape(batch, key.shape[1], -1, dim)
+    scores = (folded @ key.transpose(2, 3)) * (dim**-0.5 if scaling is None else scaling)
+    scores = scores.reshape(batch, heads, length, -1)
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
 def _attend(
@@ -200,10 +238,26 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _flex(
-    query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: float | None, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask,
+    scaling: float | None,
+    softcap: float | None,
+    steer: LayerBoost | None,
 ) -> Tensor:
+    score_mod = _capped(softcap)
+    if steer is not None:
+        places = torch.arange(key.shape[2], device=query.device)
+        missing = steer.missing(
+            query.shape[2],
+            lambda rows: _logits(query[:, :, rows], key, scaling, softcap)[0],
+            lambda rows: mask.mask_mod(rows[:1] * 0, rows[:1] * 0, rows[:, None], places),
+            query.device,
+        )
+        score_mod = steer.score_mod(score_mod, missing, query.device)
     output: Tensor = _flex_kernel(query.device.type)(
-        query, key, value, score_mod=_capped(softcap), block_mask=mask, scale=scaling,
+        query, key, value, score_mod=score_mod, block_mask=mask, scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
     return output
@@ -216,7 +270,7 @@ def _flex_kernel(device: str) -> Any:
 
 
 @cache
-def _capped(softcap: float | None) -> Callable[..., Tensor] | None:
+def _capped(softcap: float | None) -> ScoreMod | None:
     if softcap is None:
         return None
     return lambda score, batch, head, query, key: softcap * torch.tanh(score / softcap)

@@ -90,7 +90,8 @@ def build_prompt(
         parts["situation"] = fill(words["situation"], situation=dialogue.situation)
     if older:
         quoted = "\n".join(f"{_SPEAKERS[message.role]}: {message.content}" for message in older)
-        parts["history"] = fill(words["history"], messages=quoted)
+        marks = () if layout.chooses_strategy else (Span("history", 0, 0, len(quoted)),)
+        parts["history"] = fill(words["history"], messages=MarkedText(quoted, marks))
     if layout.chooses_strategy:
         parts["choice"] = _list_strategies(words["choice"], words["listed_strategy"], inventory.strategies)
     elif unconditional:
@@ -105,7 +106,10 @@ def build_prompt(
         neutral = mark_neutral(words["neutral"], words["neutral_phrase"])
         parts["instruction"] = fill(words["instruction"], strategy=text, neutral=neutral)
     system = join("\n\n", [parts[part] for part in layout.system if part in parts and parts[part].text])
-    return Prompt((Message("system", system.text), *kept), system.spans)
+    spans = system.spans
+    if not layout.chooses_strategy:
+        spans += tuple(Span("history", number, 0, len(message.content)) for number, message in enumerate(kept, 1))
+    return Prompt((Message("system", system.text), *kept), spans)
 
 
 @lru_cache(maxsize=64)  # the same in every prompt of a run

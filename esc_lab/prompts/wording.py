@@ -12,7 +12,9 @@ from typing import Any, Literal
 from esc_lab.data.fields import check_keys, require
 from esc_lab.errors import UserError
 
-SpanKind = Literal["name", "quoted", "quoted_strategy", "instruction", "neutral_name", "neutral_quoted", "neutral"]
+SpanKind = Literal[
+    "name", "quoted", "quoted_strategy", "instruction", "neutral_name", "neutral_quoted", "neutral", "history"
+]
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Span:
 
     Kinds: `name` (strategy name), `quoted` (name with its quotation marks), `quoted_strategy` (`"<name>" strategy`),
     `instruction` (name with its definition), `neutral` (instruction text that has nothing to do with a strategy: the
-    control), and in it `neutral_name` and `neutral_quoted`, worded and quoted like a strategy's name.
+    control), and in it `neutral_name` and `neutral_quoted`, worded and quoted like a strategy's name; `history` (what
+    was said before: older messages together, and each message that is a turn of the chat).
     """
 
     kind: SpanKind

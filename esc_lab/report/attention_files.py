@@ -18,7 +18,8 @@ from torch import Tensor
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.data.strategies import build_inventory
-from esc_lab.evaluation.prompted_replies import PromptedReply, span_columns
+from esc_lab.evaluation.prompted_replies import PromptedReply
+from esc_lab.evaluation.reply_attention import span_columns
 from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import tree_hidden_states
@@ -95,11 +96,11 @@ def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:
 def _page(cfg: Config, loaded: LoadedModel, reply: PromptedReply) -> str:
     prediction, columns = reply.prediction, span_columns(reply.spans)
     ids = np.concatenate([reply.prompt_ids, np.asarray(reply.reply_ids, dtype=np.int64)])
-    tree = build_tree([ids])
+    tree, steer = reply.boost.build_tree([ids]) if reply.boost else (build_tree([ids]), None)
     probe = AttentionProbe([[*columns.values()]], keep_tokens=True)
     rows = np.arange(len(reply.prompt_ids) - 1, len(ids) - 1)
     probe.watch_tree(tree, np.zeros_like(rows), rows, loaded.model.device)
-    tree_hidden_states(loaded.model, tree.input_ids, tree.position_ids, tree.leave, probe=probe)
+    tree_hidden_states(loaded.model, tree.input_ids, tree.position_ids, tree.leave, probe=probe, boost=steer)
     attention = probe.result().tokens
     assert attention is not None
     assert reply.sra is not None

@@ -13,11 +13,13 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from esc_lab.artifacts import READ_ERRORS
+from esc_lab.comparison.boosts import BoostResults
 from esc_lab.comparison.parallel import parallel_map
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.runs import Cell
 from esc_lab.comparison.table import Table
 from esc_lab.errors import UserError
+from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.report.figures import (
     Point,
@@ -50,7 +52,21 @@ def draw_comparison(comparison: ComparisonResult, table: Table, directory: Path)
         names = {cell.name: table.label(cell) for cell, _ in rows}
         tasks += [*_choices(comparison, model, names, directory), *_depths(comparison, model, names, directory)]
         tasks += _training(model, [cell for cell, _ in rows], directory)
-    return parallel_map([*tasks, *_scatters(comparison, table, directory)])
+    return parallel_map([*tasks, *_scatters(comparison, table, directory), *draw_doses(comparison.boosts, directory)])
+
+
+def draw_doses(boosts: BoostResults, directory: Path) -> Iterator[Task]:
+    """Each metric over the dose of the boosts of attention, by model and template."""
+    series: dict[tuple[str, Metric], dict[str, list[Point]]] = {}
+    for curve in boosts.curves:
+        points = [Point(dose, value, n) for dose, value, n in curve.points]
+        series.setdefault((curve.place, curve.metric), {})[curve.label] = points
+    for (place, metric), curves_of in series.items():
+        for number, part in _batched(curves_of, _TOGETHER):
+            path = directory / f"dose_{_slug(metric.name)}_{_slug(place)}{number}"
+            labels = {"x_label": "dose of the boost", "y_label": metric.heading}
+            title = f"{place}: {metric.heading} by the dose of attention"
+            yield partial(draw_figure, path, curves, part, title=title, **labels)
 
 
 def _scatters(comparison: ComparisonResult, table: Table, directory: Path) -> Iterator[Task]:

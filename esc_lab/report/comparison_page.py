@@ -43,6 +43,12 @@ FIGURES = {
         "Early and late in the dialogue",
         "The metric among decisions with about as many turns before the reply. Bands: 95 % intervals.",
     ),
+    "dose": (
+        "Attention boosted",
+        "The metric over what was added to the logits of attention on a span of the prompt, or the share of attention "
+        "that it got. A line is a span; compare that of the strategy with that of the neutral phrase. Bands: 95 % "
+        "intervals.",
+    ),
     "training": ("Training", "Loss at each optimizer step; comparable only within one objective."),
 }
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"

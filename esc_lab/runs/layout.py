@@ -45,6 +45,7 @@ DIALOGUES = "dialogues.jsonl"  # of its test set
 PAIRS = "pairs.jsonl"
 STRATEGIES = "strategies.json"
 ATTENTION = "sra.json"
+STUDY = "study.json"
 SLOPES = "slopes.json"  # what trainings learned of planted preferences
 # Of what is done with several runs.
 FIGURES = "figures"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from safetensors.numpy import load_file
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
+from esc_lab.config.evaluate import BoostConfig
 from esc_lab.config.prompt import use_template
-from esc_lab.report import sra_report
+from esc_lab.report import boost_report, sra_report
 from esc_lab.report.attention_files import HEADS
+from esc_lab.runs.layout import STUDY
 from esc_lab.sra.sample import MeasuredReply, ReplySample, read_measured_replies
 from esc_lab.stages.run_stage import run_substage
 
@@ -28,6 +31,9 @@ def run(cfg: Config) -> dict[str, float]:
     root, study = Path(cfg.run_dir), cfg.sra.study
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
     measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
+    if study in ("boost", "ablate"):
+        report = boost_report.REPORTS[study]([directory for _, directory in _boosts(cfg, root)], root)
+        return _write(report, root)
     replies: list[MeasuredReply] = []
     attention = []  # of each head [replies, layers, heads]
     for label, directory in _STUDIES[study](cfg, root):
@@ -38,7 +44,11 @@ def run(cfg: Config) -> dict[str, float]:
         report = sra_report.heads(replies, np.concatenate(attention), root, seed=cfg.seed)
     else:
         report = sra_report.STUDIES[study](ReplySample(replies, cfg.sra.draws, cfg.seed), root)
-    write_atomic(root / "study.json", json.dumps(report.results, indent=1))
+    return _write(report, root)
+
+
+def _write(report: sra_report.Report, root: Path) -> dict[str, float]:
+    write_atomic(root / STUDY, json.dumps(report.results, indent=1))
     write_atomic(root / "study.md", report.markdown)
     return report.metrics
 
@@ -67,6 +77,20 @@ def _lengths(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
             label = f"{template}, {length}"
             directory = root / f"{template}_{length}"
             yield _evaluate(replace(_set_template(cfg, template), evaluate=step), label, directory)
+
+
+def _boosts(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
+    """Without a boost, and with attention on each span boosted by each dose, or blocked."""
+    asked, study = cfg.evaluate.boost, cfg.sra
+    doses, mode = (study.doses, asked.mode) if study.study == "boost" else ([0.0], "block")
+    for template in study.templates:
+        own = _set_template(cfg, template)
+        plain = replace(cfg.evaluate, boost=BoostConfig())
+        yield _evaluate(replace(own, evaluate=plain), template, root / template)
+        for choice, span, dose in product(study.choices, study.spans, doses):
+            boost = replace(asked, mode=mode, amount=dose, span=span, choice=choice)
+            label = "_".join([template, span, *([] if choice == "all" else [choice]), *([f"{dose:g}"] if dose else [])])
+            yield _evaluate(replace(own, evaluate=replace(cfg.evaluate, boost=boost)), label, root / label)
 
 
 _STUDIES: dict[str, Callable[[Config, Path], Iterator[tuple[str, Path]]]] = {

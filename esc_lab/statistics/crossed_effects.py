@@ -86,6 +86,15 @@ def subtract(first: SeedTable, second: SeedTable) -> SeedTable:
     return SeedTable(values, first.influence - second.influence, first.present | second.present)
 
 
+def combine(tables: Sequence[SeedTable], weights: FloatArray) -> SeedTable:
+    """Weighted sum of tables [k] with the same seeds, seed by seed."""
+    values = np.asarray(sum(w * table.values for w, table in zip(weights, tables, strict=True)))
+    if not all(table.by_dialogue for table in tables):
+        return SeedTable(values)
+    changes = np.asarray(sum(w * table.influence for w, table in zip(weights, tables, strict=True)))
+    return SeedTable(values, changes, np.logical_or.reduce([table.present for table in tables]))
+
+
 @dataclass(frozen=True)
 class CrossedMean:
     """A mean over seeds and dialogues, or a difference of such means.

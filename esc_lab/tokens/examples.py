@@ -236,10 +236,11 @@ def _chains(encoder: ChatEncoder, group: Sequence[Example]) -> list[list[Example
 
 def _sequence(chain: Sequence[Example], chat: EncodedChat, first_turn: int = 0) -> TokenSequence:
     """The chat up to the end of its last reply."""
-    replies = [
-        ReplyTokens(example.key, *chat.replies[len(example.prompt.messages)], chat.spans, first_turn)
-        for example in chain
-    ]
+    replies = []
+    for example in chain:
+        start, end = chat.replies[len(example.prompt.messages)]
+        own = tuple(span for span in chat.spans if span.end <= start)  # none of later messages
+        replies.append(ReplyTokens(example.key, start, end, own, first_turn))
     return TokenSequence(chat.input_ids[: replies[-1].end], tuple(replies))
 
 

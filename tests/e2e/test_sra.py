@@ -72,7 +72,9 @@ def test_prompts_need_no_gold_label(command):
     assert [line["prompted"] for line in lines[: len(names)]] == [*names]
     assert all(line["gold"] == [] and line["gold_reply"] and line["reply"] for line in lines)
     assert outcome.metrics["data/labels_mapped_away"] >= outcome.metrics["data/unlabelled_supporter_turns"] > 0
-    assert not any(name.startswith(("strategy/", "generated/", "text/")) for name in outcome.metrics)
+    assert not any(name.startswith(("strategy/", "generated/")) for name in outcome.metrics)
+    of_texts = {name for name in outcome.metrics if name.startswith("text/")}
+    assert of_texts == {"text/repetition", "text/written"}  # which need no gold reply
     other = command(*words, "evaluate.prompted=all", "evaluate.generation.temperature=1.0", *SMALL)
     compared = command("stage=compare", f"compare.runs=[{outcome.path},{other.path}]", "compare.metrics=[sra/log_sra]")
     assert compared.status == 0, compared.errors
@@ -178,9 +180,94 @@ def test_the_automatic_judge_is_trained_once(command, tmp_path, monkeypatch):
     assert second.metrics["adherence/classifier_accuracy"] == json.loads(note.read_text())["accuracy"]
 
 
+FEW = ("evaluate.generation.decisions=3", "evaluate.prompted=random", "data.limit={train: 2, val: 1, test: 3}")
+
+
+def test_boost_study(command, judge):
+    """Each span at each dose beside none; slopes are those of the runs' own metrics, and the curves are drawn."""
+    outcome = command("experiment=sra_boost", "sra.doses=[1,3]", "sra.spans=[name,neutral]", *FEW, judge)
+    check_run_directory(outcome)
+    study = outcome.read("study.json")
+    runs = {
+        "name": ("c1_hf", "c1_hf_name_1", "c1_hf_name_3"), "neutral": ("c1_hf", "c1_hf_neutral_1", "c1_hf_neutral_3")
+    }  # fmt: skip
+    found = {(curve["boost"], curve["metric"]): curve for curve in study["curves"]}
+    assert {boost for boost, _ in found} == {"name", "neutral"}
+    slopes = {}
+    for (boost, metric), curve in found.items():
+        metrics = [json.loads((outcome.path / run / "metrics.json").read_text())[metric] for run in runs[boost]]
+        assert [point["value"] for point in curve["points"]] == pytest.approx(metrics)
+        slopes[boost, metric] = np.polyfit([0, 1, 3], metrics, 1)[0]
+        assert curve["slope"]["value"] == pytest.approx(slopes[boost, metric], abs=1e-9)
+    assert {"sra/log_sra", "adherence/accuracy", "text/perplexity", "text/repetition"} <= {name for _, name in found}
+    assert slopes["name", "sra/log_sra"] > slopes["neutral", "sra/log_sra"]
+    for one in study["contrasts"]:
+        difference = slopes["name", one["metric"]] - slopes["neutral", one["metric"]]
+        assert (one["boost"], one["minus"]) == ("name", "neutral")
+        assert one["value"] == pytest.approx(difference, abs=1e-9)
+    assert "name minus neutral" in (outcome.path / "study.md").read_text()
+    assert list(outcome.path.glob("dose_sra_log_sra_*.svg"))
+    again = command("stage=compare", f"compare.runs=[{','.join(str(outcome.path / run) for run in runs['name'])}]")
+    assert again.status == 0, again.errors
+    assert "Attention boosted" in (again.path / "comparison.md").read_text()
+    assert list((again.path / "figures").glob("dose_adherence_accuracy_*.png"))
+
+
+def test_ablation_study_in_the_heads_of_a_study(command, tmp_path):
+    """Blocked in the heads with the most attention and in as many random ones; SRA stays, from the other heads."""
+    scores = np.arange(16.0).reshape(4, 4)
+    (tmp_path / "study.json").write_text(json.dumps({"sra": scores.tolist()}))
+    words = ("sra.choices=[attention,random]", "sra.spans=[name]", f"evaluate.boost.study={tmp_path}")
+    outcome = command("experiment=sra_ablate", *words, "evaluate.boost.count=5", *FEW, "evaluate.classifier=null")
+    check_run_directory(outcome)
+    effects = {effect["boost"]: effect for effect in outcome.read("study.json")["effects"]}
+    assert {*effects} == {"without name, 5 heads by attention", "without name, 5 random heads"}
+    plain, blocked = (lines_of(outcome.path / name) for name in ("c1_hf", "c1_hf_name_attention"))
+    assert [line["prompted"] for line in plain] == [line["prompted"] for line in blocked]
+    heads = load_file(outcome.path / "c1_hf_name_attention" / "sra_heads.safetensors")["heads"]
+    assert (heads.reshape(len(heads), -1)[:, 11:] == 0).all()
+    assert (heads.reshape(len(heads), -1)[:, :11] > 0).all()
+    change = effects["without name, 5 heads by attention"]["differences"]["sra/log_sra"]["value"]
+    logs = [np.log([line["sra"]["paper/name"]["sra"] for line in lines]).mean() for lines in (plain, blocked)]
+    assert change == pytest.approx(logs[1] - logs[0])
+
+
+def test_a_boost_of_nothing_changes_nothing(command):
+    words = ("stage=evaluate", "prompt=c1_hf", *FEW)
+    plain, none = (command(*words, *more) for more in ((), ("evaluate.boost.amount=0", "evaluate.boost.span=history")))
+    assert (plain.path / "predictions.jsonl").read_bytes() == (none.path / "predictions.jsonl").read_bytes()
+
+
+def test_gold_replies_under_a_boost(command):
+    """Attention on the strategy's name reaches its share, and the gold replies have other probabilities."""
+    words = ("stage=evaluate", "prompt=standard", "evaluate.replies=gold", *FEW)
+    boost = ("evaluate.boost.mode=share", "evaluate.boost.amount=0.5", "evaluate.sra.heat_maps=1")
+    outcome = command(*words, *boost)
+    check_run_directory(outcome)
+    for line in measured(outcome):
+        tokens = 0.5 / line["sra"]["paper/name"]["sra"]  # of the name, where all heads have the share and no more
+        assert 0.5 < tokens < 12
+    plain = command(*words)
+    assert plain.metrics["text/perplexity"] != outcome.metrics["text/perplexity"]
+    assert plain.metrics["sra/log_sra"] < outcome.metrics["sra/log_sra"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ("stage=evaluate", "prompt=cso", "evaluate.boost.amount=1"),
+            "evaluate.boost.span=name: the template cso tells no strategy",
+        ),
+        (("experiment=sra_boost", "sra.doses=[0,1]"), "0 is there anyway"),
+        (("experiment=sra_boost", "evaluate.boost.mode=share"), "shares are between 0 and 1"),
+        (("experiment=sra_boost", "evaluate.boost.mode=block"), "what is blocked has no dose"),
+        (("experiment=sra_ablate", "sra.choices=[adherence]"), "no study that ranks them"),
+        (("experiment=sra_boost", "sra.spans=[name,nam]"), "sra.spans=nam: not one of"),
+        (
+            ("stage=evaluate", "prompt=c1_hf", "evaluate.boost.mode=share", "evaluate.boost.amount=1"),
+            "raises to a share below 1",
+        ),
         (("experiment=sra_templates", "sra.templates=[c1_hf,c2_hf]"), "sra.templates: unknown prompt 'c2_hf'"),
         (("experiment=sra_templates", "sra.templates=[cso]"), "sra.templates: 'cso' names no strategy"),
         (("experiment=sra_finetuned", "sra.templates=[standard,c1_hf]"), "compares under one template"),

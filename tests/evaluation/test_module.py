@@ -16,13 +16,8 @@ from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
 from esc_lab.evaluation.module import EvaluationModule
-from esc_lab.evaluation.prompted_replies import (
-    PromptedReplies,
-    PromptedReply,
-    UnmeasurableError,
-    reply_sra,
-    span_columns,
-)
+from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
+from esc_lab.evaluation.reply_attention import UnmeasurableError, reply_sra, span_columns
 from esc_lab.metrics import StrategyRelevantAttention
 from esc_lab.metrics.attention import DEFINITIONS, KINDS
 from esc_lab.metrics.predictions import Prediction

@@ -14,10 +14,11 @@ from peft import LoraConfig, get_peft_model
 
 from esc_lab.errors import UserError
 from esc_lab.models import attention_probe, tree_attention
-from esc_lab.models.attention_probe import AttentionProbe, head_attention
+from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.checks import check_probe
 from esc_lab.models.forward import base_model, layer_windows, tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
+from esc_lab.models.span_attention import head_attention
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.tokens import ReplyTokens, TokenSequence, build_tree, pack_rows
 from tests.models.test_tree_attention import random_sequences
@@ -319,7 +320,7 @@ def test_check_rejects_wrong_attention(tiny_models, family, dtype, wrong, monkey
         pytest.skip("no sliding window")
     original = AttentionProbe.observe
 
-    def observe(self, module, query, key, scaling, softcap, window):
+    def observe(self, module, query, key, scaling, softcap, window, boost):
         if wrong == "scaling":
             scaling = 1.5 * scaling
         if wrong == "keys":

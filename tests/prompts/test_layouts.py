@@ -159,6 +159,8 @@ def check_spans(prompt, template, inventory, strategy):
     covered = [(span, prompt.messages[span.message].content[span.start : span.end]) for span in prompt.spans]
     by_kind = {kind: [(span.strategy, text) for span, text in covered if span.kind == kind] for kind in SPAN_KINDS}
     assert sum(map(len, by_kind.values())) == len(covered)
+    said = "\n".join(text for _, text in by_kind["history"])
+    assert all((message.content in said) != template.chooses_strategy for message in prompt.messages[2:])
     if template.chooses_strategy:
         assert by_kind["name"] == [(name, name) for name in inventory.names]
         assert by_kind["instruction"] == [(one.name, f"{one.name}: {one.definition}") for one in inventory.strategies]
@@ -183,7 +185,16 @@ def check_spans(prompt, template, inventory, strategy):
         assert name.message == other.message
 
 
-SPAN_KINDS = ("name", "quoted", "quoted_strategy", "instruction", "neutral", "neutral_name", "neutral_quoted")
+SPAN_KINDS = (
+    "name",
+    "quoted",
+    "quoted_strategy",
+    "instruction",
+    "neutral",
+    "neutral_name",
+    "neutral_quoted",
+    "history",
+)
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES.values(), ids=INVENTORIES)
@@ -446,6 +457,7 @@ def test_a_layout_of_ones_own(tmp_path):
     head = f"Answer with 'Others' ({definition})"
     assert prompt.messages[0].content == (f"{head}\n\nYou are a counsellor.\n\nThe conversation so far:\n{history}")
     covered = {span.kind: prompt.messages[0].content[span.start : span.end] for span in prompt.spans}
+    assert covered.pop("history") is not None
     assert covered == {"name": "Others", "quoted": "'Others'", "instruction": f"'Others' ({definition}"}
     settings = TemplateConfig("own")
     fill_layouts(prompts := PromptConfig(train=settings), [tmp_path])

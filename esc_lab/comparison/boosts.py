@@ -1,0 +1,283 @@
+"""What boosts of attention do: differences to the same evaluation without one, and responses to the dose.
+
+The dose is the amount of the boost (`evaluate.boost.amount`), 0 without one. Boosts of different amounts on one span,
+in the same heads, are a curve; its slope is the least-squares line through the metric at each dose. More attention on
+some words changes replies whatever these say, so the slope on the strategy less that on a neutral phrase of as many
+tokens is the causal estimate, and the slope in chosen heads less that in random ones says whether the choice matters.
+
+A slope is a linear combination of the runs' metrics, so its interval and test are those of any mean over dialogues: all
+runs answer the same decisions, and what they have in common cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from esc_lab.comparison.estimates import Difference, compare_cells, enough_for_interval, tabulate_metric
+from esc_lab.comparison.runs import Cell
+from esc_lab.metrics.metric import Metric
+from esc_lab.metrics.prediction_table import PredictionTable
+from esc_lab.metrics.records import METRICS
+from esc_lab.statistics.crossed_effects import CrossedMean, SeedTable, combine, estimate_mean
+from esc_lab.statistics.intervals import Interval
+from esc_lab.statistics.multiple_tests import holm
+
+MEASURES = tuple(
+    METRICS[name]
+    for name in (
+        "sra/log_sra", "adherence/accuracy", "text/perplexity", "text/distinct_2", "text/repetition",
+        "text/reply_length",
+    )
+)  # fmt: skip
+_SECTION = "evaluate.boost."
+
+
+@dataclass(frozen=True)
+class BoostEffect:
+    """What a boost does.
+
+    Attributes:
+        cell, plain: with the boost, and the same without.
+        label: of the boost, without its amount.
+        amount: its dose; None where attention is blocked.
+        values: metrics with it, and `differences`: less those without; their p-values are corrected together (Holm).
+    """
+
+    cell: Cell
+    plain: Cell
+    label: str
+    amount: float | None
+    values: Mapping[Metric, Interval]
+    differences: Mapping[Metric, Difference]
+
+
+@dataclass(frozen=True)
+class DoseCurve:
+    """A metric over the doses of a boost.
+
+    Attributes:
+        label: of the boost.
+        place: model and template.
+        points: the metric at each dose, ascending from 0, with the number of its observations.
+        slope, p: change of the metric with each unit of the dose, and the test that there is none.
+    """
+
+    label: str
+    place: str
+    metric: Metric
+    points: Sequence[tuple[float, Interval, int]]
+    slope: Interval
+    p: float
+
+
+@dataclass(frozen=True)
+class SlopeContrast:
+    """A slope less another one: of `label` and `other`. p-values of one pair of them are corrected together (Holm)."""
+
+    label: str
+    other: str
+    place: str
+    metric: Metric
+    difference: Interval
+    p: float
+    corrected: float
+
+
+@dataclass(frozen=True)
+class BoostResults:
+    """What the boosts among the compared cells do; empty where there are none beside evaluations without one."""
+
+    effects: Sequence[BoostEffect] = ()
+    curves: Sequence[DoseCurve] = ()
+    contrasts: Sequence[SlopeContrast] = ()
+
+
+@dataclass(frozen=True)
+class _Dosed:
+    """Cells of one boost by dose, beginning with that without."""
+
+    settings: Mapping[str, Any]
+    cells: Mapping[float, Cell]
+
+    @property
+    def label(self) -> str:
+        return describe_boost(self.settings)
+
+    @property
+    def place(self) -> str:
+        plain = self.cells[0.0]
+        return f"{plain.model} ({plain.template})"
+
+    def control(self) -> Mapping[str, Any] | None:
+        """The settings of the boost whose slope is taken from this one's."""
+        if self.settings["span"] in ("name", "instruction"):
+            return {**self.settings, "span": "neutral"}
+        return None
+
+    def random(self) -> Mapping[str, Any] | None:
+        """Those of the same in random heads."""
+        chosen = self.settings["choice"] in ("adherence", "attention")
+        return {**self.settings, "choice": "random", "study": None} if chosen else None
+
+
+def find_boosts(cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> BoostResults:
+    """The effects of the boosts among the cells."""
+    effects, dosed = [], []
+    for plain, of_plain in _group(cells).items():
+        boosts: list[tuple[dict[str, Any], dict[float, Cell]]] = []
+        for cell in of_plain:
+            settings = _boost_of(cell)
+            amount = None if settings["mode"] == "block" else float(settings.pop("amount"))
+            differences = compare_cells(cell, plain, predictions, MEASURES)
+            values = {metric: _estimate(cell, metric, predictions) for metric in differences}
+            effects.append(BoostEffect(cell, plain, describe_boost(settings), amount, values, differences))
+            if amount is not None and cell.seeds == plain.seeds:
+                doses = next((doses for known, doses in boosts if known == settings), None)
+                if doses is None:
+                    boosts.append((settings, doses := {0.0: plain}))
+                doses[amount] = cell
+        dosed += [_Dosed(settings, dict(sorted(doses.items()))) for settings, doses in boosts]
+    curves = [_curve(boost, metric, predictions) for boost in dosed for metric in _measures(boost)]
+    return BoostResults(effects, curves, _find_contrasts(dosed, predictions))
+
+
+def describe_boost(settings: Mapping[str, Any]) -> str:
+    """A boost in a few words, without its amount: `name`, `share of name, 16 heads by adherence`."""
+    parts = [{"add": "", "share": "share of ", "block": "without "}[settings["mode"]] + settings["span"]]
+    if settings["choice"] == "random":
+        parts.append(f"{settings['count']} random heads")
+    elif settings["choice"] != "all":
+        parts.append(f"{settings['count']} heads by {settings['choice']}")
+    parts += [f"{name} {', '.join(map(str, settings[name]))}" for name in ("layers", "heads") if settings[name]]
+    return ", ".join([*parts, *(["reply alone"] if settings["queries"] == "reply" else [])])
+
+
+def record_boosts(boosts: BoostResults) -> dict[str, Any]:
+    """In JSON types: `effects`, `curves`, `contrasts`."""
+    return {
+        "effects": [
+            {
+                "cell": effect.cell.name, "boost": effect.label, "amount": effect.amount,
+                "differences": {
+                    metric.name: {**vars(each.interval), "p": each.p, "corrected": each.corrected}
+                    for metric, each in effect.differences.items()
+                },
+            }
+            for effect in boosts.effects
+        ],
+        "curves": [
+            {
+                "boost": curve.label, "place": curve.place, "metric": curve.metric.name,
+                "points": [{"dose": dose, **vars(value), "n": n} for dose, value, n in curve.points],
+                "slope": {**vars(curve.slope), "p": curve.p},
+            }
+            for curve in boosts.curves
+        ],
+        "contrasts": [
+            {
+                "boost": one.label, "minus": one.other, "place": one.place, "metric": one.metric.name,
+                **vars(one.difference), "p": one.p, "corrected": one.corrected,
+            }
+            for one in boosts.contrasts
+        ],
+    }  # fmt: skip
+
+
+def _boost_of(cell: Cell) -> dict[str, Any]:
+    """The settings of a cell's boost; those of older runs, which knew none, are empty."""
+    return dict(cell.runs[0].config["evaluate"].get("boost") or {})
+
+
+def _is_boosted(cell: Cell) -> bool:
+    settings = _boost_of(cell)
+    return bool(settings) and (settings["mode"] == "block" or settings["amount"] != 0)
+
+
+def _group(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
+    """The boosted cells by the cell that is the same without the boost; those without such a cell are left out."""
+
+    def rest(cell: Cell) -> tuple[Any, ...]:
+        method = cell.runs[0].method
+        others = {name: value for name, value in method.settings.items() if not name.startswith(_SECTION)}
+        return cell.model, cell.template, method.name, sorted(others.items())
+
+    evaluated = [cell for cell in cells if cell.evaluation]
+    groups = {cell: [] for cell in evaluated if not _is_boosted(cell)}  # type: dict[Cell, list[Cell]]
+    for cell in filter(_is_boosted, evaluated):
+        plain = next((other for other in groups if rest(other) == rest(cell)), None)
+        if plain is not None:
+            groups[plain].append(cell)
+    return groups
+
+
+def _measures(boost: _Dosed) -> list[Metric]:
+    """The metrics that all doses have."""
+    runs = [run for cell in boost.cells.values() for run in cell.runs]
+    return [metric for metric in MEASURES if all(metric.name in run.metrics for run in runs)]
+
+
+def _tabulate(cell: Cell, metric: Metric, predictions: Mapping[Path, PredictionTable]) -> SeedTable:
+    values = np.array([run.metrics[metric.name] for run in cell.runs])
+    return tabulate_metric(cell, metric.definition, predictions, values=values)
+
+
+def _estimate(cell: Cell, metric: Metric, predictions: Mapping[Path, PredictionTable]) -> Interval:
+    mean = estimate_mean(_tabulate(cell, metric, predictions))
+    return _limit(mean, [cell], metric)[0]
+
+
+def _limit(mean: CrossedMean, cells: Sequence[Cell], metric: Metric) -> tuple[Interval, float]:
+    """A mean with its interval and p, as far as the cells have observations enough for these."""
+    if all(enough_for_interval(cell, metric) for cell in cells):
+        return mean.interval(corrected=metric.biased), mean.p(corrected=metric.biased)
+    return Interval(mean.value, np.nan, np.nan), np.nan
+
+
+def _slope(boost: _Dosed, metric: Metric, predictions: Mapping[Path, PredictionTable]) -> SeedTable:
+    """Of the least-squares line through the metric at each dose."""
+    dose = np.array([*boost.cells])
+    centered = dose - dose.mean()
+    tables = [_tabulate(cell, metric, predictions) for cell in boost.cells.values()]
+    return combine(tables, centered / (centered @ centered))
+
+
+def _curve(boost: _Dosed, metric: Metric, predictions: Mapping[Path, PredictionTable]) -> DoseCurve:
+    points = []
+    for dose, cell in boost.cells.items():
+        count = np.mean([run.metrics.get(metric.count, 0) for run in cell.runs])
+        points.append((dose, _estimate(cell, metric, predictions), int(count)))
+    slope = estimate_mean(_slope(boost, metric, predictions))
+    return DoseCurve(boost.label, boost.place, metric, points, *_limit(slope, [*boost.cells.values()], metric))
+
+
+def _find_contrasts(dosed: Sequence[_Dosed], predictions: Mapping[Path, PredictionTable]) -> list[SlopeContrast]:
+    """Of every boost on the strategy less that on the neutral phrase, and in chosen heads less that in random ones."""
+    pairs = [
+        (boost, other)
+        for boost in dosed
+        for wanted in (boost.control(), boost.random())
+        for other in dosed
+        if wanted is not None
+        and {**other.settings, "study": None} == {**wanted, "study": None}
+        and other.cells[0.0] is boost.cells[0.0]
+        and [*other.cells] == [*boost.cells]
+    ]
+    contrasts = []
+    for boost, other in pairs:
+        known = [metric for metric in _measures(boost) if metric in _measures(other)]
+        found = []
+        for metric in known:
+            tables = [_slope(each, metric, predictions) for each in (boost, other)]
+            mean = estimate_mean(combine(tables, np.array([1.0, -1.0])))
+            found.append(_limit(mean, [*boost.cells.values(), *other.cells.values()], metric))
+        corrected = holm([p for _, p in found])
+        contrasts += [
+            SlopeContrast(boost.label, other.label, boost.place, metric, interval, p, together)
+            for metric, (interval, p), together in zip(known, found, corrected, strict=True)
+        ]
+    return contrasts

@@ -1,0 +1,266 @@
+"""Attention that is steered at inference: chosen keys get more of it, at least a share of it, or none.
+
+A boost acts on the logits of chosen keys, behind scaling, soft-capping and mask, for chosen queries, layers and heads.
+A token is chosen by its place in a sequence. As sequences share their prefixes in a token tree, the choice is part of
+what they share: the trie is built over tokens with their marks (`SequenceBoost.mark`), so that a node has one choice,
+whoever looks at it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esc_lab.statistics.intervals import BoolArray
+from esc_lab.tokens.encode import IntArray
+from esc_lab.tokens.packing import PackedRow
+from esc_lab.tokens.trie import TokenTree, build_tree
+
+MODES = ("add", "share", "block")
+# Above all ids of tokens: a marked token is another one to the trie.
+_KEY, _QUERY = 1 << 40, 1 << 41
+ScoreMod = Callable[..., Tensor]  # of FlexAttention
+
+
+@dataclass(frozen=True)
+class AttentionBoost:
+    """What becomes of the attention of chosen queries on chosen keys.
+
+    Attributes:
+        mode: `add`: `amount` is added to the keys' logits, which multiplies their attention by exp(amount) before it is
+            renormalised (InstABoost, arXiv 2506.13734). `share`: where the keys together have less than the share
+            `amount` of a query's attention, as much is added to their logits as gives them just that: the difference of
+            the log-odds (Spotlight, arXiv 2505.12025, raises attention to a target only where it is below). A query
+            that sees none of the keys, or nothing else, stays as it is. `block`: the keys are not seen.
+        heads: bool [layers, heads], where it acts.
+
+    Raises:
+        ValueError: an unknown mode, no finite amount, or a share that is not between 0 and 1.
+    """
+
+    mode: str
+    amount: float
+    heads: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"no mode '{self.mode}' of a boost: {', '.join(MODES)}")
+        if not math.isfinite(self.amount) or (self.mode == "share" and not 0 < self.amount < 1):
+            raise ValueError(f"no amount of a boost by {self.mode}: {self.amount}")
+
+    def adjust(self, logits: Tensor, chosen: Tensor) -> Tensor:
+        """Logits [..., queries, keys] with the boost.
+
+        Args:
+            logits: masked; they decide how much is missing to a share.
+            chosen: bool, broadcast to the logits: the pairs it acts on. For `share`, none that is masked.
+        """
+        if self.mode == "add":
+            return logits + self.amount * chosen.to(logits.dtype)
+        if self.mode == "block":
+            return logits.masked_fill(chosen, torch.finfo(logits.dtype).min)
+        return logits + self.missing(logits, chosen)[..., None] * chosen
+
+    def missing(self, logits: Tensor, chosen: Tensor) -> Tensor:
+        """What has to be added to the chosen logits for their share [..., queries], 0 where they have it."""
+        own = logits.masked_fill(~chosen, -math.inf).logsumexp(dim=-1)
+        rest = logits.masked_fill(chosen, -math.inf).logsumexp(dim=-1)
+        missing = math.log(self.amount / (1 - self.amount)) - (own - rest)
+        return torch.where(missing.isfinite(), missing.clamp(min=0), 0.0)
+
+    @cached_property
+    def reach(self) -> list[tuple[bool, bool]]:
+        """Of each layer whether it acts on any head, and on all."""
+        return list(zip(self.heads.any(dim=1).tolist(), self.heads.all(dim=1).tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class BoostedPass:
+    """A boost in one forward pass.
+
+    Attributes:
+        keys: bool [batch, keys], those that are boosted. In a token tree they are counted as its nodes or slots; else
+            they are the tokens of the whole sequence so far, of which a layer with a cache may have the last ones only.
+        queries: bool [batch, queries], those that are boosted; of a pass with a cache, the new tokens last.
+    """
+
+    boost: AttentionBoost
+    keys: BoolArray
+    queries: BoolArray
+
+    def in_layer(self, layer: int, query: Tensor) -> LayerBoost | None:
+        """What it does to the queries [batch, heads, Q, dim] of a layer; None if nothing.
+
+        Raises:
+            ValueError: gradients are recorded, or the model has other layers or heads.
+        """
+        if torch.is_grad_enabled() and query.requires_grad:
+            raise ValueError("attention is boosted at inference only: no gradient goes through it (torch.no_grad())")
+        layers, heads = self.boost.heads.shape
+        if not (layer < layers and query.shape[1] == heads):
+            message = f"a boost of {layers} layers with {heads} heads in layer {layer} with {query.shape[1]}"
+            raise ValueError(message)
+        any_head, all_heads = self.boost.reach[layer]
+        return LayerBoost(self, None if all_heads else self.boost.heads[layer].to(query.device)) if any_head else None
+
+    def choose(self, rows: slice, columns: slice | Tensor, device: torch.device) -> Tensor | None:
+        """The pairs of queries and keys that are boosted, bool [batch, 1, rows, columns]; None if there are none."""
+        chosen = columns if isinstance(columns, slice) else columns.cpu().numpy()
+        queries, keys = self.queries[:, rows], self.keys[:, chosen]
+        if not (queries.any() and keys.any()):
+            return None
+        return torch.from_numpy(queries[:, None, :, None] & keys[:, None, None, :]).to(device)
+
+    def choose_last(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        """The same of the last queries and keys: a layer with a sliding window may have cropped the ones before."""
+        total = self.keys.shape[1]
+        if keys > total or queries > self.queries.shape[1]:
+            raise ValueError(
+                f"{keys} keys and {queries} queries, of {total} and {self.queries.shape[1]} that are known"
+            )
+        return self.choose(slice(self.queries.shape[1] - queries, None), slice(total - keys, None), device)
+
+
+@dataclass(frozen=True)
+class LayerBoost:
+    """A boost in one layer of a pass: of all heads (None) or of some, bool [heads]."""
+
+    of: BoostedPass
+    heads: Tensor | None
+
+    @property
+    def alike(self) -> bool:
+        """Whether it does the same in all heads, whatever they look at."""
+        return self.heads is None and self.of.boost.mode != "share"
+
+    def adjust_mask(self, mask: Tensor, chosen: Tensor, logits: Callable[[], Tensor], key_heads: int) -> Tensor:
+        """The mask with the boost added, with the heads that share a key-value head as more queries.
+
+        Args:
+            mask: additive, [batch or 1, 1, Q, K].
+            chosen: bool [batch, 1, Q, K].
+            logits: [batch, heads, Q, K] before the mask; asked for only where they matter.
+
+        Returns:
+            [batch, key-value heads, heads / key-value heads x Q, K], or [batch, 1, Q, K] where all heads are alike.
+        """
+        if self.heads is not None:
+            chosen = chosen & self.heads[:, None, None]
+        if self.alike:
+            return self.of.boost.adjust(mask, chosen)
+        if self.of.boost.mode == "share":
+            chosen = chosen & (mask > torch.finfo(mask.dtype).min / 2)
+            masked = logits().float() + mask
+            adjusted = mask + (self.of.boost.missing(masked, chosen)[..., None] * chosen).to(mask.dtype)
+        else:
+            adjusted = self.of.boost.adjust(mask, chosen)
+        return adjusted.reshape(len(adjusted), key_heads, -1, adjusted.shape[-1])
+
+    def score_mod(self, cap: ScoreMod | None, missing: Tensor | None, device: torch.device) -> ScoreMod:
+        """For FlexAttention, batch 1.
+
+        Args:
+            cap: what is done to the logits before.
+            missing: [heads, Q], what `share` adds.
+        """
+        boost, (keys, queries) = self.of.boost, self._flags(device)
+        heads = self.heads if self.heads is not None else torch.ones(boost.heads.shape[1], dtype=torch.bool)
+        heads, amount = heads.to(device), -math.inf if boost.mode == "block" else boost.amount
+
+        def adjust(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            if cap is not None:
+                score = cap(score, batch, head, query, key)
+            added = amount if missing is None else missing[head, query].to(score.dtype)
+            return torch.where(keys[key] & queries[query] & heads[head], score + added, score)
+
+        return adjust
+
+    def missing(
+        self, rows: int, logits: Callable[[Tensor], Tensor], visible: Callable[[Tensor], Tensor], device: torch.device
+    ) -> Tensor | None:
+        """What `share` adds to the logits of the chosen keys [heads, rows]; None in another mode.
+
+        Args:
+            logits: those [heads, R, keys] of R of the queries.
+            visible: what they see, bool [R, keys].
+        """
+        if self.of.boost.mode != "share":
+            return None
+        keys, queries = self._flags(device)
+        missing = torch.zeros(self.of.boost.heads.shape[1], rows, device=device)
+        for part in queries[:rows].nonzero()[:, 0].split(256):
+            seen, scores = visible(part), logits(part).float()
+            chosen = seen & keys[: seen.shape[1]]
+            missing[:, part] = self.of.boost.missing(scores.masked_fill(~seen, -math.inf), chosen)
+        return missing
+
+    def _flags(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Boosted keys [K] and queries [Q] of the first sequence."""
+        return torch.from_numpy(self.of.keys[0]).to(device), torch.from_numpy(self.of.queries[0]).to(device)
+
+
+@dataclass(frozen=True)
+class BoostedSpan:
+    """Tokens of a sequence whose attention is boosted, by their positions, and the first query that it is boosted of.
+
+    Queries come after the keys, so that a token sees itself whatever is blocked.
+
+    Raises:
+        ValueError: they do not.
+    """
+
+    keys: IntArray
+    first_query: int
+
+    def __post_init__(self) -> None:
+        if len(self.keys) and not 0 <= self.keys.min() <= self.keys.max() < self.first_query:
+            raise ValueError(f"keys {self.keys.tolist()} with queries from {self.first_query} on")
+
+    def mark(self, ids: IntArray) -> IntArray:
+        """The tokens of its sequence with their marks."""
+        keys = np.zeros(len(ids), dtype=bool)
+        keys[self.keys] = True
+        return ids + _KEY * keys + _QUERY * (np.arange(len(ids)) >= self.first_query)
+
+
+@dataclass(frozen=True)
+class SequenceBoost:
+    """A boost of a span in each of some sequences (None: nowhere in it)."""
+
+    boost: AttentionBoost
+    spans: Sequence[BoostedSpan | None]
+
+    def mark(self, sequences: Sequence[IntArray]) -> list[IntArray]:
+        """The sequences with marks, to be put into a trie."""
+        return [ids if span is None else span.mark(ids) for ids, span in zip(sequences, self.spans, strict=True)]
+
+    def build_tree(self, sequences: Sequence[IntArray]) -> tuple[TokenTree, BoostedPass]:
+        """The trie of the sequences, in which tokens with other marks are others, and the boost of a pass over it."""
+        marked = build_tree(self.mark(sequences))
+        return replace(marked, input_ids=marked.input_ids % _KEY), _boost_marked(marked.input_ids, self.boost)
+
+
+def split_tree(tree: TokenTree, boost: AttentionBoost | None) -> tuple[TokenTree, BoostedPass | None]:
+    """A trie of sequences with marks without these, and the boost of a pass over it; without a boost there are none."""
+    if boost is None:
+        return tree, None
+    return replace(tree, input_ids=tree.input_ids % _KEY), _boost_marked(tree.input_ids, boost)
+
+
+def split_row(row: PackedRow, boost: AttentionBoost | None) -> tuple[PackedRow, BoostedPass | None]:
+    """The same of a packed row."""
+    if boost is None:
+        return row, None
+    ids, target = row.input_ids % _KEY, row.target % _KEY
+    return replace(row, input_ids=ids, target=target), _boost_marked(row.input_ids, boost)
+
+
+def _boost_marked(ids: IntArray, boost: AttentionBoost) -> BoostedPass:
+    """The boost of a pass over token ids with marks."""
+    return BoostedPass(boost, (ids & _KEY > 0)[None], (ids & _QUERY > 0)[None])

@@ -1,0 +1,83 @@
+"""Studies of boosted and of blocked attention: does adherence follow when attention does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from esc_lab.comparison.boosts import MEASURES, record_boosts
+from esc_lab.comparison.files import tabulate_slopes
+from esc_lab.comparison.formats import format_p
+from esc_lab.comparison.result import ComparisonResult, compute_comparison
+from esc_lab.report.comparison_figures import draw_doses
+from esc_lab.report.sra_report import Report
+
+_ADHERENCE = "adherence/accuracy"
+
+
+def boost(directories: Sequence[Path], root: Path) -> Report:
+    """Metrics over the dose of a boost, by span, and slopes with their contrasts.
+
+    Args:
+        directories: of the evaluations, that without a boost before those with one.
+    """
+    report, comparison = _begin(directories, root)
+    boosts = comparison.boosts
+    values = {(curve.place, curve.label, curve.metric): curve for curve in boosts.curves}
+    columns = [metric for metric in MEASURES if any(metric is curve.metric for curve in boosts.curves)]
+    rows = []
+    for place, label in dict.fromkeys((curve.place, curve.label) for curve in boosts.curves):
+        known = {metric: values[place, label, metric] for metric in columns if (place, label, metric) in values}
+        doses = [dose for dose, _, _ in next(iter(known.values())).points]
+        for number, dose in enumerate(doses):
+            texts = [known[m].points[number][1].text(m.decimals) if m in known else "-" for m in columns]
+            rows.append([f"{place}: {label}", f"{dose:g}", *texts])
+    headings = [metric.heading for metric in columns]
+    report.add(
+        "Replies by the dose of attention, with 95 % intervals over dialogues", ["boost", "dose", *headings], rows
+    )
+    report.add("Change with each unit of the dose", *tabulate_slopes(boosts))
+    for curve in boosts.curves:
+        report.metrics[f"{curve.place}/{curve.label}/slope/{curve.metric.name}"] = curve.slope.value
+    for one in boosts.contrasts:
+        name = f"{one.place}/{one.label} minus {one.other}"
+        report.metrics[f"{name}/slope/{one.metric.name}"] = one.difference.value
+        if one.metric.name == _ADHERENCE:
+            told = "not told from 0" if not one.corrected < 0.05 else f"p {format_p(one.corrected)}"
+            text = one.difference.text(3, "+")
+            report.say(f"{one.place}: adherence by the dose on {one.label}, less that on {one.other}: {text}, {told}.")
+    report.figures += [draw() for draw in draw_doses(boosts, root)]
+    return report
+
+
+def ablate(directories: Sequence[Path], root: Path) -> Report:
+    """What replies lose when attention on a span is blocked; arguments as in `boost`."""
+    report, comparison = _begin(directories, root)
+    effects = comparison.boosts.effects
+    columns = [metric for metric in MEASURES if any(metric in effect.differences for effect in effects)]
+    rows, differences = [], []
+    for effect in effects:
+        name = f"{effect.plain.model} ({effect.plain.template}): {effect.label}"
+        values, less = effect.values, effect.differences
+        rows.append([name, *(values[m].text(m.decimals) if m in values else "-" for m in columns)])
+        texts = [
+            f"{less[m].interval.text(m.decimals, '+')} p {format_p(less[m].corrected)}" if m in less else "-"
+            for m in columns
+        ]
+        differences.append([name, *texts])
+        report.metrics |= {f"{name}/{metric.name}": each.interval.value for metric, each in less.items()}
+    headings = [metric.heading for metric in columns]
+    report.add("Replies with attention blocked, with 95 % intervals over dialogues", ["", *headings], rows)
+    report.add("Less those without, p by Holm's correction", ["", *headings], differences)
+    report.say("log SRA is not there where the strategy's name, or the neutral phrase, has no attention to measure.")
+    return report
+
+
+def _begin(directories: Sequence[Path], root: Path) -> tuple[Report, ComparisonResult]:
+    comparison = compute_comparison(directories)
+    report = Report(root)
+    report.results |= record_boosts(comparison.boosts)
+    return report, comparison
+
+
+REPORTS: dict[str, Callable[[Sequence[Path], Path], Report]] = {"boost": boost, "ablate": ablate}
