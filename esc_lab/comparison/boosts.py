@@ -127,7 +127,8 @@ class _Dosed:
 
 def find_boosts(cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> BoostResults:
     """The effects of the boosts among the cells."""
-    effects, dosed = [], []
+    effects: list[BoostEffect] = []
+    dosed: list[_Dosed] = []
     for plain, of_plain in _group(cells).items():
         boosts: list[tuple[dict[str, Any], dict[float, Cell]]] = []
         for cell in of_plain:
@@ -207,7 +208,7 @@ def _group(cells: Sequence[Cell]) -> dict[Cell, list[Cell]]:
         return cell.model, cell.template, method.name, sorted(others.items())
 
     evaluated = [cell for cell in cells if cell.evaluation]
-    groups = {cell: [] for cell in evaluated if not _is_boosted(cell)}  # type: dict[Cell, list[Cell]]
+    groups: dict[Cell, list[Cell]] = {cell: [] for cell in evaluated if not _is_boosted(cell)}
     for cell in filter(_is_boosted, evaluated):
         plain = next((other for other in groups if rest(other) == rest(cell)), None)
         if plain is not None:

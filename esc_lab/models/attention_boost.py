@@ -226,7 +226,8 @@ class BoostedSpan:
         """The tokens of its sequence with their marks."""
         keys = np.zeros(len(ids), dtype=bool)
         keys[self.keys] = True
-        return ids + _KEY * keys + _QUERY * (np.arange(len(ids)) >= self.first_query)
+        marked: IntArray = ids + _KEY * keys + _QUERY * (np.arange(len(ids)) >= self.first_query)
+        return marked
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[Prompte
     write_atomic(directory / ATTENTION, json.dumps(content, indent=1))
     save_file({"heads": heads}, directory / HEADS)
     title = f"{cfg.model.name}: attention on the strategy"
-    values = np.log(metric.heads.numpy())
+    with np.errstate(divide="ignore"):  # a head whose attention is blocked has none
+        values = np.log(metric.heads.numpy())
     draw_figure(directory / "sra_heads", head_map, values, title=title, colour_label="log SRA")
     for number, reply in enumerate(measured[: settings.heat_maps], 1):
         write_atomic(directory / f"heat_map_{number}.html", _page(cfg, loaded, reply))

@@ -18,8 +18,8 @@ EFFECT = 0.12  # of adherence, planted for each unit of the dose on the strategy
 
 
 def rows_at(span: str, dose: float):
-    """Replies of 40 dialogues, in each of which adherence is as likely as the dose and the dialogue make it."""
-    rows, draw = predictions(skill=0.5, seed=3, dialogues=40, replies=True), np.random.default_rng(7)
+    """Replies of 24 dialogues, in each of which adherence is as likely as the dose and the dialogue make it."""
+    rows, draw = predictions(skill=0.5, seed=3, dialogues=24, replies=True), np.random.default_rng(7)
     for row in rows:
         level, luck = 0.25 + 0.1 * (int(row.dialogue[1:]) % 3), draw.random()  # the same luck at every dose
         row.adheres = bool(luck < level + (EFFECT * dose if span == "name" else 0.0))

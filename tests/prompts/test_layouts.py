@@ -409,7 +409,8 @@ def test_no_byte_of_a_shipped_prompt_changes(name, sample_dialogues):
                         history_labels=labels, situation=not labels, inference=inference,
                     )  # fmt: skip
                     for shown in (prompt, without_system_role(prompt)):
-                        digest.update(repr(astuple(shown)).encode())
+                        marked = tuple(span for span in shown.spans if span.kind != "history")
+                        digest.update(repr(astuple(replace(shown, spans=marked))).encode())
     assert digest.hexdigest()[:16] == GOLDEN[name]
 
 
