@@ -62,7 +62,7 @@ class DoseCurve:
 
     Attributes:
         label: of the boost.
-        place: model and template.
+        place: model, method and template.
         points: the metric at each dose, ascending from 0, with the number of its observations.
         slope, p: change of the metric with each unit of the dose, and the test that there is none.
     """
@@ -111,7 +111,7 @@ class _Dosed:
     @property
     def place(self) -> str:
         plain = self.cells[0.0]
-        return f"{plain.model} ({plain.template})"
+        return f"{plain.model} {plain.runs[0].method.name} ({plain.template})"
 
     def control(self) -> Mapping[str, Any] | None:
         """The settings of the boost whose slope is taken from this one's."""

@@ -57,7 +57,7 @@ def ablate(directories: Sequence[Path], root: Path) -> Report:
     columns = [metric for metric in MEASURES if any(metric in effect.differences for effect in effects)]
     rows, differences = [], []
     for effect in effects:
-        name = f"{effect.plain.model} ({effect.plain.template}): {effect.label}"
+        name = f"{effect.plain.model} {effect.plain.runs[0].method.name} ({effect.plain.template}): {effect.label}"
         values, less = effect.values, effect.differences
         rows.append([name, *(values[m].text(m.decimals) if m in values else "-" for m in columns)])
         texts = [
