@@ -213,7 +213,8 @@ def score_replies(
         sequences += [join_reply(ids[:start], reply, (number, choice)) for choice, reply in replies]
     gold: list[FloatArray] = [np.empty(0)] * len(decisions)
     choices = np.full((len(decisions), len(labels)), -np.inf)
-    for (number, choice), tokens in score_rows(model, pack_rows([sequences], row_tokens + 32), boost and boost.boost):
+    attention = boost.boost if boost is not None else None
+    for (number, choice), tokens in score_rows(model, pack_rows([sequences], row_tokens + 32), attention):
         if choice == len(labels):
             gold[number] = tokens
         else:

@@ -122,9 +122,10 @@ class PromptedReplies:
             reply.boost = self.boost_prompt(reply, chat.spans, len(chat.input_ids))
         probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measures else None
         prompts, stop = [chat.input_ids for chat in encoded], self.encoder.stop_tokens
-        boost = self.boost and SequenceBoost(
-            self.boost.attention, [own for r in asked if r.boost for own in r.boost.spans]
-        )
+        boost = None
+        if self.boost is not None:
+            spans = [span for reply in asked if reply.boost for span in reply.boost.spans]
+            boost = SequenceBoost(self.boost.attention, spans)
         replies = generate(self.loaded.model, prompts, stop, self.sampling, seeds, probe=probe, boost=boost)
         for reply, ids in zip(asked, replies, strict=True):
             reply.reply_ids = ids
@@ -153,9 +154,8 @@ class PromptedReplies:
                 sequences.append(TokenSequence(ids, (ReplyTokens(number, start, end - 1),)))
         model = self.loaded.model
         for group in split_units([(sequence,) for sequence in sequences], row_tokens + 64):
-            tree, steer = split_tree(
-                build_tree([sequence.input_ids for sequence in group]), self.boost and self.boost.attention
-            )
+            attention = self.boost.attention if self.boost is not None else None
+            tree, steer = split_tree(build_tree([sequence.input_ids for sequence in group]), attention)
             members = [asked[sequence.replies[0].key] for sequence in group]
             probe = AttentionProbe([[*span_columns(reply.spans).values()] for reply in members])
             rows = [path[len(reply.prompt_ids) - 1 : -1] for path, reply in zip(tree.paths, members, strict=True)]

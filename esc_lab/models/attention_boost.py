@@ -69,9 +69,8 @@ class AttentionBoost:
 
     def missing(self, logits: Tensor, chosen: Tensor) -> Tensor:
         """What has to be added to the chosen logits for their share [..., queries], 0 where they have it."""
-        own = logits.masked_fill(~chosen, -math.inf).logsumexp(dim=-1)
-        rest = logits.masked_fill(chosen, -math.inf).logsumexp(dim=-1)
-        missing = math.log(self.amount / (1 - self.amount)) - (own - rest)
+        own = (logits.softmax(dim=-1) * chosen).sum(dim=-1)
+        missing = math.log(self.amount / (1 - self.amount)) - torch.logit(own)
         return torch.where(missing.isfinite(), missing.clamp(min=0), 0.0)
 
     @cached_property

@@ -78,7 +78,7 @@ def generate(
             if probe is not None:
                 visible = torch.from_numpy(group.visible()).to(inner.device)
                 probe.watch(visible, active, range(len(active)), cached=True)
-            if steer is not None:
+            if boost is not None and steer is not None:
                 steer = _boost_next(steer, group, [boost.spans[branch] is not None for branch in active])
             states = run_pass(inner, cache, [group], probe, steer)
         tokens = draw(head_logits(inner, states), [sampling] * len(active), [generators[branch] for branch in active])
