@@ -85,9 +85,7 @@ def _draw_history(spans: Sequence[TokenSpan], length: int, prompt_tokens: int, a
     """A run of as many tokens of one message of the history; of fewer where no message has as many."""
     messages = [(span.start, span.end) for span in spans if span.span.kind == "history" and span.end <= prompt_tokens]
     length = min(length, max((end - start for start, end in messages), default=0))
-    starts = np.concatenate(
-        [np.arange(start, end - length + 1) for start, end in messages if end - start >= length] or [[]]
-    )
+    starts = [first for start, end in messages for first in range(start, end - length + 1)]
     draw = np.random.default_rng(derive_seed(EVALUATION_SEED, "boosted history", *at))
     return int(draw.choice(starts)) + np.arange(length) if length else np.empty(0, dtype=np.int64)
 

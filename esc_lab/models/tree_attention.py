@@ -48,7 +48,8 @@ class QueryBlock:
 
     def mask_for(self, groups: int) -> Tensor:
         """The mask for query heads laid out as more queries, [1, 1, groups x Q, K]: the same tensor in all layers."""
-        return self._keep(groups, lambda: self.mask.repeat(1, 1, groups, 1))
+        mask: Tensor = self._keep(groups, lambda: self.mask.repeat(1, 1, groups, 1))
+        return mask
 
     def boosted_mask(self, boost: LayerBoost, logits: Callable[[], Tensor], key_heads: int, groups: int) -> Tensor:
         """The same with a boost, [1, 1 or key-value heads, groups x Q, K]; see `LayerBoost.adjust_mask`."""
@@ -58,7 +59,10 @@ class QueryBlock:
             return self.mask_for(groups)
         if not boost.alike:
             return boost.adjust_mask(self.mask, chosen, logits, key_heads)
-        return self._keep("alike", lambda: boost.adjust_mask(self.mask, chosen, logits, 1).repeat(1, 1, groups, 1))
+        adjusted: Tensor = self._keep(
+            "alike", lambda: boost.adjust_mask(self.mask, chosen, logits, 1).repeat(1, 1, groups, 1)
+        )
+        return adjusted
 
     def _keep(self, name: Any, make: Callable[[], Tensor | None]) -> Any:
         """What `make` makes, once for all layers of the pass that the block is of."""
