@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from esc_lab.config.evaluation_checks import check_classifier_choice, check_evaluation, check_sra, refuse
 from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
 from esc_lab.config.schema import RESUMED
@@ -24,15 +25,9 @@ def stage_problems(cfg: DictConfig) -> Iterator[str]:
     if cfg.data.side == "seeker":
         yield from _check_seeker(cfg)
     if cfg.data.loss != "all_replies" and (cfg.data.side == "seeker" or stage in ("cso", "reward")):
-        yield _refuse(cfg, "data.loss", "it is for sft of a supporter, and for classifier", "leave it out")
+        yield refuse(cfg, "data.loss", "it is for sft of a supporter, and for classifier", "leave it out")
     if cfg.resume is not None:
         yield from _check_resume(cfg)
-
-
-def _refuse(cfg: DictConfig, key: str, reason: str, fix: str) -> str:
-    value = OmegaConf.select(cfg, key)
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    return f"{key}={shown}: {reason}. Fix: {fix}"
 
 
 def _check_compare(cfg: DictConfig) -> Iterator[str]:
@@ -52,12 +47,12 @@ def _check_export(cfg: DictConfig) -> Iterator[str]:
 
 def _check_training(cfg: DictConfig) -> Iterator[str]:
     if cfg.checkpoint is not None:
-        yield _refuse(cfg, "checkpoint", f"stage={cfg.stage} trains", "start from it with init_from=")
+        yield refuse(cfg, "checkpoint", f"stage={cfg.stage} trains", "start from it with init_from=")
 
 
 def _check_seeker(cfg: DictConfig) -> Iterator[str]:
     if cfg.stage not in ("sft", "compare", "export", "dashboard"):
-        yield _refuse(cfg, "data.side", f"stage={cfg.stage} is about supporters", "leave it out")
+        yield refuse(cfg, "data.side", f"stage={cfg.stage} is about supporters", "leave it out")
     if cfg.data.strategy_weights:
         yield "data.strategy_weights: a seeker's turns have no strategy. Fix: leave it out"
 
@@ -75,7 +70,7 @@ def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
             yield f"pipeline.stages={stages}: what {step} trains plays in a search. Fix: name search after it"
         elif cfg.llm[role].client != client:
             reason = f"pipeline.stages trains one for the search ({step}), where it does not play"
-            yield _refuse(cfg, f"llm.{role}.client", reason, f"llm.{role}.client={client}")
+            yield refuse(cfg, f"llm.{role}.client", reason, f"llm.{role}.client={client}")
     if cfg.pipeline.rounds > 1:
         yield from _check_rounds(cfg)
     if "extend" in stages:
@@ -91,33 +86,31 @@ def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
         base, local = cfg.model, cfg.llm.local.model
         if filled != cfg and (base.source, base.path) != (local.source, local.path):
             reason = f"what is trained before the search is of model.path={base.path}, and plays on the same weights"
-            yield _refuse(cfg, "llm.local.model.path", reason, "model@llm.local.model=NAME, the one of model=NAME")
+            yield refuse(cfg, "llm.local.model.path", reason, "model@llm.local.model=NAME, the one of model=NAME")
     if "extra_sft" in stages and ("sft" not in stages[: stages.index("extra_sft")] or cfg.objective.updates is None):
         fix = "[sft,extra_sft] with objective.updates=NUMBER"
         yield f"pipeline.stages={stages}: extra_sft goes on from sft, for as many steps as cso has. Fix: {fix}"
     if cfg.trainer.devices not in ("auto", "1"):
         fix = "run stage=sft on several, then stage=evaluate"
-        yield _refuse(cfg, "trainer.devices", "stage=pipeline runs on one device", fix)
-    yield from _check_evaluation(cfg)
+        yield refuse(cfg, "trainer.devices", "stage=pipeline runs on one device", fix)
+    yield from check_evaluation(cfg)
 
 
 def _check_rounds(cfg: DictConfig) -> Iterator[str]:
     stages, rounds = list(cfg.pipeline.stages), cfg.pipeline.rounds
     if stages[-2:] != ["search", "cso"] or "sft" not in stages:
         reason = f"rounds search with what was trained, and train on it; pipeline.stages={stages}"
-        yield _refuse(cfg, "pipeline.rounds", reason, "pipeline.stages=[reward,sft,seeker,search,cso] (pairs=trained)")
+        yield refuse(cfg, "pipeline.rounds", reason, "pipeline.stages=[reward,sft,seeker,search,cso] (pairs=trained)")
     roles = PIPELINE_ROLES["sft"]
     if not any(cfg.llm[role].client == client and not cfg.llm[role].checkpoint for role, client in roles):
         reason = "no role of the search is played by the policy of the round before"
-        yield _refuse(cfg, "pipeline.rounds", reason, "llm=policy llm.supporter.checkpoint=null")
+        yield refuse(cfg, "pipeline.rounds", reason, "llm=policy llm.supporter.checkpoint=null")
     for key in ("search.seeds", "objective.updates"):
         value = OmegaConf.select(cfg, key)
         if value is None and key == "search.seeds":
-            yield _refuse(cfg, key, "rounds share the seeds", f"search.seeds=NUMBER, {rounds} at least")
+            yield refuse(cfg, key, "rounds share the seeds", f"search.seeds=NUMBER, {rounds} at least")
         elif value is not None and value < rounds:
-            yield _refuse(
-                cfg, key, f"{rounds} rounds share them, one each at least", f"{key}={rounds}, or fewer rounds"
-            )
+            yield refuse(cfg, key, f"{rounds} rounds share them, one each at least", f"{key}={rounds}, or fewer rounds")
 
 
 def _fill_checkpoints(cfg: DictConfig, steps: Sequence[str]) -> DictConfig:
@@ -138,7 +131,7 @@ def _check_search(cfg: DictConfig) -> Iterator[str]:
         fix = "threshold=absolute, or other limits"
         yield f"mcts.preferences: quantiles are from 0 to 1; {limits}. Fix: {fix}"
     if cfg.data.negatives != "recorded":
-        yield _refuse(cfg, "data.negatives", "the search finds the rejected replies", "leave it out")
+        yield refuse(cfg, "data.negatives", "the search finds the rejected replies", "leave it out")
 
 
 def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
@@ -152,15 +145,15 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
     priced = any(cfg.llm.openai[name] for name in ("price_in", "price_out"))
     if cfg.search.budget.cost is not None and not priced and any(cfg.llm[role].client == "openai" for role in roles):
         fix = "llm.openai.price_in and price_out, in dollars per million tokens"
-        yield _refuse(cfg, "search.budget.cost", "without prices every call costs 0", fix)
+        yield refuse(cfg, "search.budget.cost", "without prices every call costs 0", fix)
     for role in (role for role in roles if cfg.llm[role].client == "openai" and cfg.llm[role].no_repeat):
-        yield _refuse(cfg, f"llm.{role}.no_repeat", "an endpoint has no such setting", "leave it at 0")
+        yield refuse(cfg, f"llm.{role}.no_repeat", "an endpoint has no such setting", "leave it at 0")
     for role in (role for role in roles if cfg.llm[role].client == "policy"):
         yield from _check_policy(cfg, role)
     for role in (role for role in roles if cfg.llm[role].client == "reward"):
         if role != "judge":
             fix = f"llm.judge.client=reward; llm.{role}.client=local"
-            yield _refuse(cfg, f"llm.{role}.client", "a reward model judges and writes nothing", fix)
+            yield refuse(cfg, f"llm.{role}.client", "a reward model judges and writes nothing", fix)
         elif not cfg.llm.judge.checkpoint:
             fix = "llm.judge.checkpoint=<run directory of a stage=reward>"
             yield f"llm.judge.client=reward needs a trained reward model. Fix: {fix}"
@@ -179,17 +172,17 @@ def _check_policy(cfg: DictConfig, role: str) -> Iterator[str]:
     played = cfg.llm[role]
     if role != "strategist":
         fix = f"llm.{role}.client=local; with llm.{role}.checkpoint it is asked as in its training"
-        yield _refuse(cfg, f"llm.{role}.client", "a policy plays the strategist alone", fix)
+        yield refuse(cfg, f"llm.{role}.client", "a policy plays the strategist alone", fix)
         return
     if not played.checkpoint:
         own = "llm.strategist.checkpoint=<run directory of a stage=sft or stage=cso>"
         fix = f"{own}; with llm=policy it is llm.supporter.checkpoint"
         yield f"llm.strategist.client=policy needs a trained supporter. Fix: {fix}"
     if played.temperature == 0:
-        yield _refuse(cfg, "llm.strategist.temperature", "priors need one above 0", "leave it at 1")
+        yield refuse(cfg, "llm.strategist.temperature", "priors need one above 0", "leave it at 1")
     if played.min_prior * len(cfg.inventory.strategies) >= 1:
         reason = f"as much for each of {len(cfg.inventory.strategies)} strategies is more than there is"
-        yield _refuse(cfg, "llm.strategist.min_prior", reason, "lower it")
+        yield refuse(cfg, "llm.strategist.min_prior", reason, "lower it")
 
 
 def _check_extend(cfg: DictConfig) -> Iterator[str]:
@@ -197,18 +190,13 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
     if not settings.splits:
         yield "extend.splits is empty. Fix: name one or more of train, val, test"
     if settings.min_turns > settings.max_turns:
-        yield _refuse(cfg, "extend.min_turns", f"above extend.max_turns={settings.max_turns}", "lower it")
+        yield refuse(cfg, "extend.min_turns", f"above extend.max_turns={settings.max_turns}", "lower it")
     if (settings.number or 0) > strategies:
-        yield _refuse(cfg, "extend.number", f"the inventory {cfg.inventory.name} has {strategies}", "lower it")
+        yield refuse(cfg, "extend.number", f"the inventory {cfg.inventory.name} has {strategies}", "lower it")
     if settings.number == 0 and settings.unconditional == 0:
-        yield _refuse(cfg, "extend.number", "nothing would be written", "extend.unconditional=1, or some strategies")
-    yield from _check_classifier_choice(cfg, "extend.classifier")
+        yield refuse(cfg, "extend.number", "nothing would be written", "extend.unconditional=1, or some strategies")
+    yield from check_classifier_choice(cfg, "extend.classifier")
     yield from _check_roles(cfg, ASKED["extend"])
-
-
-def _check_classifier_choice(cfg: DictConfig, key: str) -> Iterator[str]:
-    if (choice := OmegaConf.select(cfg, key)) not in (None, "auto") and not Path(choice).is_dir():
-        yield _refuse(cfg, key, "no such directory", "name a run of stage=classifier, or use auto")
 
 
 def _check_judge(cfg: DictConfig) -> Iterator[str]:
@@ -228,17 +216,17 @@ def _check_classifier(cfg: DictConfig) -> Iterator[str]:
         if cfg[name] is not None:
             reason = "a classifier starts from a base model, so that it judges all runs alike"
             fix = "leave it out, or name the directory of an exported model with model=directory"
-            yield _refuse(cfg, name, reason, fix)
+            yield refuse(cfg, name, reason, fix)
     if cfg.model.quantization:
         reason = "a classifier is trained on weights that are not quantised"
-        yield _refuse(cfg, "model.quantization", reason, "model.quantization=null")
+        yield refuse(cfg, "model.quantization", reason, "model.quantization=null")
     if cfg.model.trust_remote_code:
         reason = "a classifier runs no code that ships with a model"
-        yield _refuse(cfg, "model.trust_remote_code", reason, "choose another model, or leave it at false")
+        yield refuse(cfg, "model.trust_remote_code", reason, "choose another model, or leave it at false")
     if cfg.data.strategy_weights:
         yield "data.strategy_weights: stage=classifier weighs all replies alike. Fix: leave it out"
     if cfg.trainer.devices not in ("auto", "1"):
-        yield _refuse(cfg, "trainer.devices", "stage=classifier runs on one device", "leave it out")
+        yield refuse(cfg, "trainer.devices", "stage=classifier runs on one device", "leave it out")
 
 
 def _check_reward(cfg: DictConfig) -> Iterator[str]:
@@ -246,12 +234,12 @@ def _check_reward(cfg: DictConfig) -> Iterator[str]:
         if cfg[name] is not None:
             reason = "a reward model starts from a base model, so that it judges all runs alike"
             fix = "leave it out, or name the directory of an exported model with model=directory"
-            yield _refuse(cfg, name, reason, fix)
+            yield refuse(cfg, name, reason, fix)
     if cfg.adapter.kind == "full":
         reason = "a reward model is an adapter and a head, so that other roles can share its base model"
-        yield _refuse(cfg, "adapter.kind", reason, "adapter=lora")
+        yield refuse(cfg, "adapter.kind", reason, "adapter=lora")
     if cfg.trainer.devices not in ("auto", "1"):
-        yield _refuse(cfg, "trainer.devices", "stage=reward runs on one device", "leave it out")
+        yield refuse(cfg, "trainer.devices", "stage=reward runs on one device", "leave it out")
     kinds = cfg.reward.kinds
     for name in (name for name in kinds if name not in COMPARISONS):
         yield f"reward.kinds: no kind '{name}'{nearest(name, COMPARISONS)}. Fix: choose of {', '.join(COMPARISONS)}"
@@ -262,86 +250,18 @@ def _check_reward(cfg: DictConfig) -> Iterator[str]:
         yield f"{share}: strategies alone are not compared. Fix: reward=strategy_fit, or kind strategy in reward.kinds"
     if kinds.get("own_reply", 0) > 0 and cfg.data.negatives == "recorded":
         reason = "kind own_reply compares with what the model writes"
-        yield _refuse(cfg, "data.negatives", reason, "data.negatives=random, or gold_contrast")
+        yield refuse(cfg, "data.negatives", reason, "data.negatives=random, or gold_contrast")
     replies = (1 + cfg.reward.foils + (kinds.get("strategy", 0) > 0)) * cfg.reward.reply_tokens
     if cfg.data.row_tokens <= replies:
         fix = "raise it, or lower reward.reply_tokens"
-        yield _refuse(cfg, "data.row_tokens", f"{replies} tokens of replies leave no room for a history", fix)
-
-
-def _check_evaluation(cfg: DictConfig) -> Iterator[str]:
-    generation = cfg.evaluate.generation
-    yield from _check_classifier_choice(cfg, "evaluate.classifier")
-    yield from _check_boost(cfg, [cfg.evaluate.boost.choice])
-    if cfg.prompt.inference == "best_of_n":
-        yield from _check_best_of(cfg)
-    elif generation.samples > 1:
-        key = "evaluate.generation.samples"
-        if cfg.evaluate.replies == "gold" or not generation.enabled:
-            yield _refuse(cfg, key, "no reply is written", "leave it out")
-        elif generation.temperature == 0:
-            fix = "evaluate.generation.temperature=0.7, or leave samples out"
-            yield _refuse(cfg, key, "at temperature 0 all samples are the same reply", fix)
-
-
-def _check_boost(cfg: DictConfig, choices: Sequence[str]) -> Iterator[str]:
-    """A boost of attention in the heads of these choices."""
-    boost = cfg.evaluate.boost
-    if boost.mode == "share" and not 0 <= boost.amount < 1:
-        yield _refuse(cfg, "evaluate.boost.amount", "mode=share raises to a share below 1", "from 0 to below 1")
-    for choice in (choice for choice in choices if choice in ("adherence", "attention") and not boost.study):
-        fix = "evaluate.boost.study=<run directory of experiment=sra_heads>"
-        yield f"heads of a boost by {choice}: no study that ranks them. Fix: {fix}"
-
-
-def _check_best_of(cfg: DictConfig) -> Iterator[str]:
-    if not cfg.evaluate.best_of.reward:
-        fix = "evaluate.best_of.reward=<run directory of a stage=reward>"
-        yield f"prompt.inference=best_of_n needs a reward model that chooses. Fix: {fix}"
-    if cfg.evaluate.replies == "gold" or not cfg.evaluate.generation.enabled:
-        yield _refuse(cfg, "prompt.inference", "no reply is written", "leave it out, or let replies be generated")
-
-
-def _check_sra(cfg: DictConfig) -> Iterator[str]:
-    study = cfg.sra
-    if not study.templates:
-        yield "sra.templates is empty. Fix: name one or more"
-    if study.study == "finetuned" and len(study.templates) > 1:
-        yield "sra.study=finetuned compares under one template. Fix: sra.templates=[standard]"
-    if study.study == "lengths" and not all(length >= 1 for length in study.lengths or [0]):
-        yield f"sra.lengths={study.lengths}: numbers of turns are needed, such as [1,5,9]"
-    if study.study in ("boost", "ablate"):
-        yield from _check_boost_study(cfg)
-    if not cfg.evaluate.sra.enabled:
-        yield _refuse(cfg, "evaluate.sra.enabled", "stage=sra measures it", "leave it out")
-    if cfg.evaluate.replies == "generated" and not cfg.evaluate.generation.enabled:
-        yield _refuse(cfg, "evaluate.generation.enabled", "no replies", "leave it out, or evaluate.replies=gold")
-
-
-def _check_boost_study(cfg: DictConfig) -> Iterator[str]:
-    study, boost = cfg.sra, cfg.evaluate.boost
-    for key in ("spans", "choices", *(["doses"] if study.study == "boost" else [])):
-        if not study[key] or len(set(study[key])) < len(study[key]):
-            yield f"sra.{key}={study[key]}: one or more are needed, each once. Fix: leave it out"
-    if boost.amount:
-        yield _refuse(cfg, "evaluate.boost.amount", f"sra.study={study.study} sets it", "leave it out; see sra.doses")
-    if boost.choice != "all":
-        yield _refuse(cfg, "evaluate.boost.choice", f"sra.study={study.study} sets it", "leave it out; see sra.choices")
-    if study.study == "boost":
-        if boost.mode == "block":
-            yield _refuse(cfg, "evaluate.boost.mode", "what is blocked has no dose", "experiment=sra_ablate")
-        if 0 in study.doses:
-            yield f"sra.doses={study.doses}: 0 is there anyway. Fix: leave it out"
-        if boost.mode == "share" and not all(0 < dose < 1 for dose in study.doses):
-            yield f"sra.doses={study.doses}: shares are between 0 and 1. Fix: sra.doses=[0.1,0.2,0.4], say"
-    yield from _check_boost(cfg, study.choices)
+        yield refuse(cfg, "data.row_tokens", f"{replies} tokens of replies leave no room for a history", fix)
 
 
 def _check_resume(cfg: DictConfig) -> Iterator[str]:
     if cfg.stage not in RESUMED:
-        yield _refuse(cfg, "resume", f"stage={cfg.stage} trains nothing", "leave it out")
+        yield refuse(cfg, "resume", f"stage={cfg.stage} trains nothing", "leave it out")
     if cfg.trainer.fast_dev_run:
-        yield _refuse(cfg, "resume", "a dry run goes on from nothing", "trainer.fast_dev_run=false")
+        yield refuse(cfg, "resume", "a dry run goes on from nothing", "trainer.fast_dev_run=false")
     journals = {"search": ["trees/*.journal.jsonl"], "extend": ["contexts/*.journal.jsonl"]}
     places = {**journals, "judge": ["judge.journal.jsonl"]}.get(cfg.stage, ["checkpoints/last.ckpt"])
     if cfg.stage == "pipeline":
@@ -351,7 +271,7 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
             f"no {' or '.join(places)} there: not such a run, or a training that has finished or did not come to its "
             "first checkpoint"
         )
-        yield _refuse(cfg, "resume", reason, "resume=auto, or name another run directory")
+        yield refuse(cfg, "resume", reason, "resume=auto, or name another run directory")
 
 
 _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
@@ -362,8 +282,8 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "search": (_check_search,),
     "extend": (_check_extend,),
     "pipeline": (_check_pipeline,),
-    "evaluate": (_check_evaluation,),
-    "sra": (_check_evaluation, _check_sra),
+    "evaluate": (check_evaluation,),
+    "sra": (check_evaluation, check_sra),
     "judge": (_check_judge,),
     "survey": (survey_problems,),
     "compare": (_check_compare,),

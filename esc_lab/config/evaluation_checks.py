@@ -1,0 +1,91 @@
+"""What evaluations and studies of attention need of a configuration: problems that take more than one key to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def check_evaluation(cfg: DictConfig) -> Iterator[str]:
+    """Of evaluations, whichever stage runs them."""
+    generation = cfg.evaluate.generation
+    yield from check_classifier_choice(cfg, "evaluate.classifier")
+    yield from _check_boost(cfg, [cfg.evaluate.boost.choice])
+    if cfg.prompt.inference == "best_of_n":
+        yield from _check_best_of(cfg)
+    elif generation.samples > 1:
+        key = "evaluate.generation.samples"
+        if cfg.evaluate.replies == "gold" or not generation.enabled:
+            yield refuse(cfg, key, "no reply is written", "leave it out")
+        elif generation.temperature == 0:
+            fix = "evaluate.generation.temperature=0.7, or leave samples out"
+            yield refuse(cfg, key, "at temperature 0 all samples are the same reply", fix)
+
+
+def check_classifier_choice(cfg: DictConfig, key: str) -> Iterator[str]:
+    """Of a key that names a classifier of strategies."""
+    if (choice := OmegaConf.select(cfg, key)) not in (None, "auto") and not Path(choice).is_dir():
+        yield refuse(cfg, key, "no such directory", "name a run of stage=classifier, or use auto")
+
+
+def _check_best_of(cfg: DictConfig) -> Iterator[str]:
+    if not cfg.evaluate.best_of.reward:
+        fix = "evaluate.best_of.reward=<run directory of a stage=reward>"
+        yield f"prompt.inference=best_of_n needs a reward model that chooses. Fix: {fix}"
+    if cfg.evaluate.replies == "gold" or not cfg.evaluate.generation.enabled:
+        yield refuse(cfg, "prompt.inference", "no reply is written", "leave it out, or let replies be generated")
+
+
+def _check_boost(cfg: DictConfig, choices: Sequence[str]) -> Iterator[str]:
+    """A boost of attention in the heads of these choices."""
+    boost = cfg.evaluate.boost
+    if boost.mode == "share" and not 0 <= boost.amount < 1:
+        yield refuse(cfg, "evaluate.boost.amount", "mode=share raises to a share below 1", "from 0 to below 1")
+    for choice in (choice for choice in choices if choice in ("adherence", "attention") and not boost.study):
+        fix = "evaluate.boost.study=<run directory of experiment=sra_heads>"
+        yield f"heads of a boost by {choice}: no study that ranks them. Fix: {fix}"
+
+
+def check_sra(cfg: DictConfig) -> Iterator[str]:
+    """Of stage `sra`."""
+    study = cfg.sra
+    if not study.templates:
+        yield "sra.templates is empty. Fix: name one or more"
+    if study.study == "finetuned" and len(study.templates) > 1:
+        yield "sra.study=finetuned compares under one template. Fix: sra.templates=[standard]"
+    if study.study == "lengths" and not all(length >= 1 for length in study.lengths or [0]):
+        yield f"sra.lengths={study.lengths}: numbers of turns are needed, such as [1,5,9]"
+    if study.study in ("boost", "ablate"):
+        yield from _check_boost_study(cfg)
+    if not cfg.evaluate.sra.enabled:
+        yield refuse(cfg, "evaluate.sra.enabled", "stage=sra measures it", "leave it out")
+    if cfg.evaluate.replies == "generated" and not cfg.evaluate.generation.enabled:
+        yield refuse(cfg, "evaluate.generation.enabled", "no replies", "leave it out, or evaluate.replies=gold")
+
+
+def _check_boost_study(cfg: DictConfig) -> Iterator[str]:
+    study, boost = cfg.sra, cfg.evaluate.boost
+    for key in ("spans", "choices", *(["doses"] if study.study == "boost" else [])):
+        if not study[key] or len(set(study[key])) < len(study[key]):
+            yield f"sra.{key}={study[key]}: one or more are needed, each once. Fix: leave it out"
+    if boost.amount:
+        yield refuse(cfg, "evaluate.boost.amount", f"sra.study={study.study} sets it", "leave it out; see sra.doses")
+    if boost.choice != "all":
+        yield refuse(cfg, "evaluate.boost.choice", f"sra.study={study.study} sets it", "leave it out; see sra.choices")
+    if study.study == "boost":
+        if boost.mode == "block":
+            yield refuse(cfg, "evaluate.boost.mode", "what is blocked has no dose", "experiment=sra_ablate")
+        if 0 in study.doses:
+            yield f"sra.doses={study.doses}: 0 is there anyway. Fix: leave it out"
+        if boost.mode == "share" and not all(0 < dose < 1 for dose in study.doses):
+            yield f"sra.doses={study.doses}: shares are between 0 and 1. Fix: sra.doses=[0.1,0.2,0.4], say"
+    yield from _check_boost(cfg, study.choices)
+
+
+def refuse(cfg: DictConfig, key: str, reason: str, fix: str) -> str:
+    """The message about the value of a key."""
+    value = OmegaConf.select(cfg, key)
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return f"{key}={shown}: {reason}. Fix: {fix}"
