@@ -18,8 +18,8 @@ from esc_lab.comparison.strategies import StrategyTable
 
 def build_record(comparison: ComparisonResult, notes: list[str], details: list[str]) -> dict[str, Any]:
     """Keys: `test_set`, `chance`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with
-    `pairs`; null without one), `survey` (with `tables`; null without one), `left_out`, `gains`, `boosts`, `notes`, `details` and
-    `primary`."""
+    `pairs`; null without one), `survey` (with `tables`; null without one), `left_out`, `gains`, `boosts`, `notes`,
+    `details` and `primary`."""
     test = comparison.test
     record = {
         "test_set": test
