@@ -180,7 +180,7 @@ def test_a_strategy_named_after_a_thought(tiny_models, sample_dialogues, monkeyp
 
 @pytest.mark.parametrize("wrong", [math.nan, 3.0])
 def test_what_is_no_log_probability_stops_the_evaluation(tiny_models, sample_dialogues, monkeypatch, wrong):
-    def scores(model, row):
+    def scores(model, row, boost):
         return torch.full((int(row.reply.shape[0]),), wrong)
 
     monkeypatch.setattr(log_probs, "reply_log_probs", scores)

@@ -31,9 +31,9 @@ def other_value(key: Key, value: Any, place: Path) -> Any:
     if key.path or (key.name.startswith("llm.") and key.name.count(".") == 2 and key.name.endswith(".model")):
         return str(place / "file") if key.path else str(place)
     if key.choices:
-        now = value if isinstance(value, list) else [value]
-        other = next(choice for choice in key.choices if choice not in (*now, "directory", "replay"))
-        return [other] if isinstance(key.default, list) else other
+        if isinstance(key.default, list):
+            return next([choice] for choice in key.choices if [choice] != value)
+        return next(choice for choice in key.choices if choice not in (value, "directory", "replay"))
     if key.free:
         return {**value, "other": 1}
     if isinstance(key.default, list):
@@ -73,9 +73,9 @@ def test_a_key_changes_the_results_that_it_declares_and_no_others(tmp_path, name
         ("optimizer.lr=0.5", {"sft", "cso", "classifier", "reward"}),
         ("adapter=full", {"sft", "cso", "classifier", "reward"}),
         ("model=tiny_gemma3", {"sft", "cso", "classifier", "reward", "evaluate"}),
-        ("model@llm.local.model=tiny_gemma3", {"search"}),
+        ("model@llm.local.model=tiny_gemma3", {"search", "extend"}),
         ("trainer.precision=bf16-mixed", {"sft", "cso", "classifier", "reward", "evaluate"}),
-        ("data.licence=MIT", {"search", "sft", "cso", "classifier", "reward"}),  # for their cards
+        ("data.licence=MIT", {"search", "extend", "sft", "cso", "classifier", "reward"}),  # for their cards
         ("search.seed=7", {"search"}),
         ("mcts=quick", {"search"}),
         ("data.limit={test: 2}", set(STORED)),
