@@ -131,6 +131,12 @@ class DataConfig:
         "cso: a coin says which reply of a pair is the chosen one; the control of what pairs say",
         affects=results("cso"),
     )
+    balance_pairs: bool = item(
+        False,
+        "cso: leave out pairs until each strategy is chosen as often as it is rejected, so that only the talk tells "
+        "which is better",
+        affects=results("cso"),
+    )
     strategy_weights: dict[str, float] = item(
         {}, "loss weight of replies per strategy; 1 where not named", affects=results("sft", "cso")
     )

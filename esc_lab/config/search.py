@@ -196,6 +196,12 @@ class SearchConfig:
     split: str = item("train", "split whose dialogues are the seeds", choices=("train", "val", "test"))
     seeds: int | None = item(None, "number of seeds, the first of the split; null = all", within=COUNT)
     skip: int = item(0, "dialogues of the split before the first seed", within=FROM_ZERO)
+    start: str = item(
+        "first",
+        "where in its seed dialogue a search begins: at the supporter's first decision, or at one drawn evenly, which "
+        "covers all of a talk by small trees",
+        choices=("first", "random"),
+    )
     trees: int = item(32, "trees that are grown at the same time", within=COUNT, affects=SPEED)
     concurrency: int = item(64, "calls that are under way at the same time", within=COUNT, affects=SPEED)
     cache: bool = item(True, "keep answers for later searches, in cache_dir/requests.sqlite", affects=SPEED)

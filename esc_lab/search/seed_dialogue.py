@@ -24,8 +24,9 @@ class SeedDialogue:
 
     Attributes:
         dialogue: the seed, consecutive turns of a side joined.
-        start: turns before the first decision: the seeker's first, and an opening by the supporter if there is one.
-        path: the decisions, each with the first of its strategies.
+        start: turns before the first decision: the seeker's first, an opening by the supporter if there is one, and
+            what was skipped.
+        path: the decisions from there on, each with the first of its strategies.
         ended: the path goes to the dialogue's end; false if it was cut before a reply without a strategy.
     """
 
@@ -35,10 +36,13 @@ class SeedDialogue:
     ended: bool
 
 
-def build_seed(dialogue: Dialogue) -> SeedDialogue:
+def build_seed(dialogue: Dialogue, skip: int = 0) -> SeedDialogue:
     """The start of a search; a UserError if the seeker says nothing in the dialogue.
 
     It may open with the supporter (context, no decision) and end with either side.
+
+    Args:
+        skip: decisions that are passed over, with the seeker's answers; fewer than there are.
     """
     dialogue = merge_turns(dialogue, "set")
     turns = dialogue.turns
@@ -46,6 +50,7 @@ def build_seed(dialogue: Dialogue) -> SeedDialogue:
     if first is None:
         fix = "leave it out of the seeds"
         raise UserError("the seeker says nothing", where=f"seed dialogue {dialogue.id}", fix=fix)
+    first += 2 * skip
     path: list[SeedDecision] = []
     decisions = turns[first + 1 :: 2]  # the sides take turns
     for turn, answer in zip_longest(decisions, turns[first + 2 :: 2]):

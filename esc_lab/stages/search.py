@@ -26,6 +26,7 @@ from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
 from esc_lab.search.seeker_texts import HEADS, NOTES, compare_seekers
 from esc_lab.search.session import SearchResult, SearchSession
 from esc_lab.search.statistics import SearchStatistics, compute_statistics
+from esc_lab.seeds import derive_seed
 from esc_lab.terminal import print_table
 from esc_lab.training.trainer import prepare
 
@@ -84,6 +85,8 @@ def _build_seeds(cfg: Config, splits: Mapping[str, Sequence[Dialogue]]) -> list[
     """The first `search.seeds` dialogues of the split after `search.skip`, equal ones once."""
     dialogues = splits.get(cfg.search.split, ())[cfg.search.skip :][: cfg.search.seeds]
     seeds = [build_seed(dialogue) for dialogue in dialogues]
+    if cfg.search.start == "random":
+        seeds = [_start_later(seed, cfg.search.seed) for seed in seeds]
     distinct = list({seed.dialogue.id: seed for seed in seeds}.values())
     if not distinct:
         fix = "check data.path, data.limit and search.split" + (", and search.skip" if cfg.search.skip else "")
@@ -92,6 +95,12 @@ def _build_seeds(cfg: Config, splits: Mapping[str, Sequence[Dialogue]]) -> list[
     if cut:
         log.warning("%d seed dialogues are followed only up to their first reply without a strategy", cut)
     return distinct
+
+
+def _start_later(seed: SeedDialogue, drawn_by: int) -> SeedDialogue:
+    """The seed from one of its decisions on, which depends on the dialogue and the seed of the draw alone."""
+    skip = derive_seed(drawn_by, "start", seed.dialogue.id) % max(len(seed.path), 1)
+    return build_seed(seed.dialogue, skip)
 
 
 def _write_pages(cfg: Config, result: SearchResult, preferences: Sequence[Preferences]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linprog
 
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.errors import UserError
@@ -123,6 +124,24 @@ class PreferenceSplit:
         turned = np.random.default_rng(derive_seed(seed, "order of pairs")).random(len(self.comparisons)) < 0.5
         self.comparisons[turned, 1:] = self.comparisons[turned, :0:-1]
 
+    def balance(self, seed: int) -> None:
+        """Leave out pairs, as few as possible, so that each strategy label is chosen as often as it is rejected.
+
+        A policy then learns which strategy suits which talk, and nothing of which suits talks in general.
+        """
+        labels = np.array([self._labels(*comparison) for comparison in self.comparisons.tolist()])
+        kept = balance_pairs(np.unique(labels, return_inverse=True)[1].reshape(-1, 2), seed)
+        self.comparisons, self.tree = self.comparisons[kept], self.tree[kept]
+
+    def _labels(self, turn: int, *replies: int) -> list[str]:
+        """The strategy labels of replies of a turn, as their token ids."""
+        found = []
+        for number in replies:
+            sequence, length = self.turns[turn].replies[number], self.turns[turn].label_tokens[number]
+            start = sequence.replies[0].start
+            found.append(" ".join(map(str, sequence.input_ids[start : start + length])))
+        return found
+
     def members(self, turn: int, chosen: int, rejected: int) -> list[int]:
         """All replies of a comparison at a turn, the chosen and the rejected one first."""
         siblings = self.turns[turn].siblings if self.compares == "groups" else ()
@@ -157,6 +176,27 @@ class PreferenceSplit:
             values,
             np.array([self.turns[turn].desirable[a] for _, turn, a, _ in here], dtype=np.bool_),
         )
+
+
+def balance_pairs(classes: IntArray, seed: int) -> IntArray:
+    """Which pairs to keep so that each class is as often first as second.
+
+    The most pairs that can be kept are a largest circulation in the graph of the classes, in which as many edges lead
+    from a to b as there are pairs (a, b). Of equal pairs those that are kept are drawn.
+
+    Args:
+        classes: [P, 2] class of the first and of the second member of each pair, from 0.
+
+    Returns:
+        Indices of the pairs that are kept, ascending; none if no class can be balanced.
+    """
+    edges, edge_of, counts = np.unique(classes, axis=0, return_inverse=True, return_counts=True)
+    nodes = np.unique(edges)[:, None]
+    flow = (nodes == edges[:, 0]).astype(float) - (nodes == edges[:, 1])
+    solution = linprog(-np.ones(len(edges)), A_eq=flow, b_eq=np.zeros(len(flow)), bounds=[(0, c) for c in counts])
+    order = np.random.default_rng(derive_seed(seed, "balanced pairs")).permutation(len(classes))
+    drawn = [order[edge_of[order] == edge][:kept] for edge, kept in enumerate(solution.x.round().astype(int))]
+    return np.sort(np.concatenate(drawn))
 
 
 def by_turn(comparisons: IntArray) -> dict[int, list[tuple[int, int, int, int]]]:

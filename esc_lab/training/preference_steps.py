@@ -76,10 +76,7 @@ class PreferenceSteps:
         """Raises UserError if there is nothing to compare in the training dialogues, or a turn exceeds the budget."""
         if self.preferences:
             return
-        if self.data.shuffle_pairs and (self.compares != "pairs" or self.objective.value_margin):
-            what = f"data.shuffle_pairs turns pairs round, not {self.compares}, and values do not follow"
-            fix = "an objective of pairs, such as cso, with objective.value_margin=0"
-            raise UserError(what, where=f"objective={self.objective.name}", fix=fix)
+        self._check_pairs()
         train = self.encode_split("train")
         if not len(train.comparisons):
             raise self._nothing_to_compare()
@@ -87,9 +84,31 @@ class PreferenceSteps:
         validation = self.encode_split("val")
         if len(validation.comparisons):
             self.preferences["val"] = validation
-        for split, preferences in self.preferences.items() if self.data.shuffle_pairs else ():
-            preferences.shuffle(derive_seed(self.seed, split))
+        for split, preferences in self.preferences.items():
+            if self.data.balance_pairs:
+                self._balance(split, preferences)
+            if self.data.shuffle_pairs:
+                preferences.shuffle(derive_seed(self.seed, split))
         self._log_counts()
+
+    def _check_pairs(self) -> None:
+        fix = "an objective of pairs, such as cso"
+        if self.data.shuffle_pairs and (self.compares != "pairs" or self.objective.value_margin):
+            what = f"data.shuffle_pairs turns pairs round, not {self.compares}, and values do not follow"
+            fix += ", with objective.value_margin=0"
+            raise UserError(what, where=f"objective={self.objective.name}", fix=fix)
+        if self.data.balance_pairs and self.compares != "pairs":
+            what = f"data.balance_pairs leaves out pairs, not {self.compares}"
+            raise UserError(what, where=f"objective={self.objective.name}", fix=fix)
+
+    def _balance(self, split: str, preferences: PreferenceSplit) -> None:
+        pairs = len(preferences.comparisons)
+        preferences.balance(derive_seed(self.seed, split))
+        kept = len(preferences.comparisons)
+        log.info("%s: %d of %d pairs kept, in which each strategy is chosen as often as rejected", split, kept, pairs)
+        if not kept:
+            what = f"no strategy is both chosen and rejected in the {pairs} pairs of {split}"
+            raise UserError(what, where="data.balance_pairs=true", fix="leave it out, or search from more dialogues")
 
     def encode_split(self, split: str) -> PreferenceSplit:
         trees: dict[str, list[Dialogue]] = {}

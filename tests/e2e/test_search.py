@@ -57,6 +57,26 @@ def test_files(searched):
     assert "What the search found" in searched.output
 
 
+def test_searches_that_start_somewhere_in_their_seeds(endpoint, searched, tmp_path):
+    def starts(outcome: Outcome) -> dict[str, list[str]]:
+        trees = {path.stem: json.loads(path.read_text()) for path in outcome.path.glob("trees/*[!l].json")}
+        return {name: [turn["reply"]["text"] for turn in tree["tree"]["start"]] for name, tree in trees.items()}
+
+    later = execute(tmp_path, *words(endpoint[1], "search.start=random"))
+    assert later.status == 0, later.errors
+    first, drawn = starts(searched), starts(later)
+    assert drawn.keys() == first.keys()
+    assert all(told[: len(first[name])] == first[name] for name, told in drawn.items())
+    assert len({len(told) - len(first[name]) for name, told in drawn.items()}) > 1
+    found = [[turn.reply.text for turn in one.turns] for one in read_dialogues(later.path / TRAIN)]
+    assert all(any(texts[: len(told)] == told for told in drawn.values()) for texts in found)
+    assert not any(
+        turn.rejected
+        for one in read_dialogues(later.path / TRAIN)
+        for turn in one.turns[: len(min(drawn.values(), key=len))]
+    )
+
+
 Pair = tuple[tuple[tuple[str, str], ...], str, str]
 
 

@@ -92,6 +92,17 @@ TURNS = st.lists(
 )
 
 
+def test_what_is_skipped_is_context_with_its_strategies() -> None:
+    whole = dialogue("supporter: o", "seeker: a", "supporter (Question): b", "seeker: c", "supporter (Others): d",
+                     "seeker: e", "supporter: f")  # fmt: skip
+    seed = build_seed(whole, skip=1)
+    assert texts(seed.start) == ["o", "a", "b", "c"]
+    assert seed.start[2].reply.strategies == ("Question",)
+    assert seed.path == build_seed(whole).path[1:] == (SeedDecision("Others", "d", "e"),)
+    assert not seed.ended
+    assert seed.dialogue == build_seed(whole).dialogue
+
+
 @given(TURNS)
 def test_start_and_path_are_the_beginning_of_the_dialogue(turns: list[str]) -> None:
     given_dialogue = dialogue(*turns)

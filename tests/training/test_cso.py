@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from functools import cache, partial
 
@@ -20,6 +21,7 @@ from esc_lab.models.load import add_adapter, model_identity
 from esc_lab.prompts import Message, build_prompt, load_layout, reply_content
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.objectives import balance_weights
+from esc_lab.training.preference_split import balance_pairs
 from esc_lab.training.reference import LiveReference, score_replies, stored_log_probs
 from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import one_and_two_processes
@@ -433,6 +435,44 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path, sample_dialogues, ob
     weights = one_and_two_processes(tmp_path, *words)
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
+
+
+def test_balanced_pairs_are_the_most_in_which_each_class_is_as_often_first_as_second():
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        classes = rng.integers(0, 3, size=(9, 2))
+        subsets = (np.flatnonzero([bits >> place & 1 for place in range(9)]) for bits in range(2**9))
+        most = max(len(kept) for kept in subsets if sorted(classes[kept, 0]) == sorted(classes[kept, 1]))
+        kept = balance_pairs(classes, seed=1)
+        assert sorted(classes[kept, 0]) == sorted(classes[kept, 1])
+        assert len(kept) == most
+        assert kept.tolist() == sorted(set(kept.tolist()))
+    assert not len(balance_pairs(np.array([[0, 1], [0, 2], [1, 2]]), seed=1))
+    many = np.array([[0, 1]] * 50 + [[1, 0]] * 10)
+    assert balance_pairs(many, 1).tolist() == balance_pairs(many, 1).tolist() != balance_pairs(many, 2).tolist()
+
+
+def test_balanced_pairs_choose_each_strategy_as_often_as_they_reject_it(tiny_models, sample_dialogues):
+    encoder, dialogues = tiny_models("llama").encoder, sample_dialogues[:8]
+
+    def count(**settings):
+        preferences = preference_data(encoder, dialogues, validation=(), **settings).steps.preferences["train"]
+        labels = [
+            [preferences.turns[turn].replies[reply].input_ids[preferences.turns[turn].replies[reply].replies[0].start :]
+             [: preferences.turns[turn].label_tokens[reply]].tobytes() for reply in pair]
+            for turn, *pair in preferences.comparisons.tolist()
+        ]  # fmt: skip
+        assert len(preferences.tree) == len(labels)
+        return [Counter(label for label, _ in labels), Counter(label for _, label in labels)]
+
+    chosen, rejected = count()
+    assert chosen != rejected
+    chosen, rejected = count(balance_pairs=True)
+    assert chosen == rejected
+    assert len(chosen) > 2
+    for objective in ("kto", "listwise"):
+        with pytest.raises(UserError, match=r"data.balance_pairs leaves out pairs, not .* Fix: an objective of pairs"):
+            count(balance_pairs=True, objective={"name": objective})
 
 
 def test_shuffled_pairs_are_the_same_pairs_each_turned_by_a_coin(tiny_models, sample_dialogues):
