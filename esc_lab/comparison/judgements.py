@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,11 @@ class Judgements:
     def of(self, run: Run) -> JudgedReplies | None:
         """What was said of a run's replies, if they were judged."""
         return self.replies.get(file_fingerprint(run.predictions)) if run.predictions else None
+
+    def values_of(self, run: Run) -> dict[str, Mapping[Key, float]]:
+        """`judge`: the overall scores of a run's replies, by decision; empty if they were not judged."""
+        replies = self.of(run)
+        return {"judge": replies.overall} if replies else {}
 
 
 def split_off(stage: str, directories: Sequence[Path]) -> tuple[list[Path], Path | None]:
@@ -132,17 +137,17 @@ def add_judge_metrics(runs: Sequence[Run], judgements: Judgements) -> tuple[list
     return judged, remarks
 
 
-def add_judge_scores(
-    runs: Sequence[Run], predictions: Mapping[Path, PredictionTable], judgements: Judgements
+def add_values(
+    runs: Sequence[Run],
+    predictions: Mapping[Path, PredictionTable],
+    values_of: Callable[[Run], Mapping[str, Mapping[Key, float]]],
 ) -> dict[Path, PredictionTable]:
-    """Predictions with a further value, `judge`: the overall score of a decision's reply, in its first row."""
+    """Predictions with what others say of a decision's replies as further values, in its first row."""
     tables = dict(predictions)
     for run in runs:
-        if (table := predictions.get(run.directory)) is None:
-            continue
-        replies = judgements.of(run)
-        scores = replies.overall if replies else {}
-        tables[run.directory] = replace(table, values={**table.values, "judge": table.place(scores)})
+        if (table := predictions.get(run.directory)) is not None:
+            more = {name: table.place(values) for name, values in values_of(run).items()}
+            tables[run.directory] = replace(table, values={**table.values, **more})
     return tables
 
 

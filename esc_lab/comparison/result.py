@@ -16,14 +16,14 @@ from esc_lab.comparison.judgements import (
     OVERALL,
     Judgements,
     add_judge_metrics,
-    add_judge_scores,
+    add_values,
     read_judgements,
     split_off,
 )
 from esc_lab.comparison.runs import Cell, Run, group_cells, read_runs
 from esc_lab.comparison.search_judges import SearchJudge, find_search_judges
 from esc_lab.comparison.strategies import StrategyTable, tabulate_strategies
-from esc_lab.comparison.surveys import SurveyedReplies, add_ratings, add_survey_metrics, read_survey
+from esc_lab.comparison.surveys import SurveyedReplies, add_survey_metrics, read_survey
 from esc_lab.errors import UserError, nearest
 from esc_lab.metrics.chance import chance_levels
 from esc_lab.metrics.metric import Metric
@@ -142,10 +142,8 @@ def compute_comparison(
     remarks += check_cells(cells, names)
     baselines = choose_baselines(cells, baseline)
     predictions = load_predictions(runs, [name for name in names if name not in said])
-    if judgements:
-        predictions = add_judge_scores(runs, predictions, judgements)
-    if survey:
-        predictions = add_ratings(runs, predictions, survey)
+    for others in (judgements, survey):
+        predictions = add_values(runs, predictions, others.values_of) if others else predictions
     test = next((table.test for table in predictions.values()), None)
     groups, left_out = group_decisions(test) if test else ([], [])
     strategies = {cell.name: tabulate_strategies(cell, predictions) for cell in cells}

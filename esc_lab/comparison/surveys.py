@@ -17,7 +17,7 @@ import numpy as np
 from esc_lab.artifacts import READ_ERRORS, file_fingerprint
 from esc_lab.comparison.runs import Run
 from esc_lab.errors import UserError
-from esc_lab.metrics.prediction_table import Key, PredictionTable
+from esc_lab.metrics.prediction_table import Key
 from esc_lab.metrics.records import SURVEY
 from esc_lab.runs.layout import RATINGS, SURVEY_RESULT
 
@@ -37,7 +37,7 @@ class SurveyedReplies:
     tables: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
 
-    def of(self, run: Run) -> Mapping[str, Mapping[Key, float]]:
+    def values_of(self, run: Run) -> Mapping[str, Mapping[Key, float]]:
         """The ratings of a run's replies; empty if nobody was asked."""
         return self.values.get(file_fingerprint(run.predictions), {}) if run.predictions else {}
 
@@ -78,24 +78,12 @@ def add_survey_metrics(runs: Sequence[Run], survey: SurveyedReplies) -> tuple[li
     """
     rated = []
     for run in runs:
-        means = {metric: float(np.mean([*values.values()])) for metric, values in survey.of(run).items()}
-        count = {f"{SURVEY}n": float(max(map(len, survey.of(run).values())))} if means else {}
+        means = {metric: float(np.mean([*values.values()])) for metric, values in survey.values_of(run).items()}
+        count = {f"{SURVEY}n": float(max(map(len, survey.values_of(run).values())))} if means else {}
         rated.append(replace(run, metrics={**run.metrics, **means, **count}))
     evaluations = [run for run in runs if run.evaluation]
-    without = [str(run.directory) for run in evaluations if not survey.of(run)]
+    without = [str(run.directory) for run in evaluations if not survey.values_of(run)]
     if len(without) == len(evaluations):
         fix = "name the evaluations that the survey was made from; if they were evaluated again since, ask again"
         raise UserError("people were asked about none of the compared runs", where=str(survey.directory), fix=fix)
     return rated, [f"people were not asked about {', '.join(without)}"] if without else []
-
-
-def add_ratings(
-    runs: Sequence[Run], predictions: Mapping[Path, PredictionTable], survey: SurveyedReplies
-) -> dict[Path, PredictionTable]:
-    """Predictions with the ratings of a decision's replies as further values, in its first row."""
-    tables = dict(predictions)
-    for run in runs:
-        if (table := predictions.get(run.directory)) is not None:
-            ratings = {metric: table.place(values) for metric, values in survey.of(run).items()}
-            tables[run.directory] = replace(table, values={**table.values, **ratings})
-    return tables

@@ -1,7 +1,8 @@
 """The form of the published human study of SRA (arXiv 2402.10453, navidmdn/ESConv-SRA): an export of Label Studio.
 
 Rows have two replies, the SRA of each, the strategy that both were to follow, a preference from -4 (the first) to 4 and
-an annotator. The folder that a reply was written to stands for its run and its template.
+an annotator. The folder that a reply was written to stands for its run and its template. A dialogue has no name there,
+and several of its turns are asked about: histories that open alike are taken to be of the same one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from esc_lab.artifacts import READ_ERRORS
+from esc_lab.artifacts import READ_ERRORS, fingerprint
 from esc_lab.config.survey import FormConfig
 from esc_lab.errors import UserError
 from esc_lab.judging.survey_answers import Answer, read_json
@@ -21,6 +22,7 @@ from esc_lab.judging.survey_key import LABEL_STUDIO, Entry, SurveyKey
 log = logging.getLogger(__name__)
 QUESTION = "adherence"
 _PREFERENCE = "model-preference"
+_OPENING = 3  # messages that tell dialogues apart
 
 
 def read_published_study(paths: Sequence[Path]) -> tuple[SurveyKey, list[Answer]]:
@@ -62,8 +64,9 @@ def _read_item(row: Mapping[str, Any]) -> SurveyItem:
         run = PurePosixPath(file).parent.name
         sra = float(row[f"model{number}_sra"])
         replies.append(SurveyReply(run, run, str(row[f"model{number}_response"]), row["strategy"], sra))
-    name = str(row["conv_id"])
-    return SurveyItem(name, name, name, len(row["speakers"]), row["strategy"], tuple(replies))
+    dialogue = fingerprint(row["history"].strip().removeprefix("<br>").split("<br>")[:_OPENING])
+    turn = len(row["speakers"])
+    return SurveyItem(str(row["conv_id"]), dialogue, dialogue, turn, row["strategy"], tuple(replies))
 
 
 def _read_preference(value: object) -> int | None:

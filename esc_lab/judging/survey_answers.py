@@ -184,7 +184,7 @@ def collect_ratings(key: SurveyKey, answers: Sequence[Answer], min_checks: float
         passed = [value == e.check for (by, e, _), value in single.items() if by == rater and e.check is not None]
         if passed:
             found.checks[rater] = (sum(passed), len(passed))
-            if sum(passed) < min_checks * len(passed):
+            if sum(passed) / len(passed) < min_checks:
                 found.careless.append(rater)
     asked = {place: value for place, value in single.items() if place[1].check is None}
     again = {(rater, e.item, question): _orient(e, v) for (rater, e, question), v in asked.items() if e.repeat}

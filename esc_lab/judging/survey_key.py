@@ -23,6 +23,11 @@ from esc_lab.statistics.intervals import FloatArray
 
 FORMAT = "esc-lab/survey-1"
 LABEL_STUDIO = "label_studio"  # the questionnaire that everybody there shares
+# What Label Studio's exports have beside answers, and comparisons beside questions.
+_RESERVED = (
+    "survey", "entry", "history", "strategy", "reply_1", "reply_2", "id", "annotator", "annotation_id", "created_at",
+    "updated_at", "lead_time", "agreement", "n",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,8 @@ def check_form(form: FormConfig) -> None:
         if not isinstance(question, dict) or sorted(question) != sorted(known):
             message = f"a question has {', '.join(known)}, not {question!r}"
             raise UserError(message, where=where, fix="see conf/form/pairs.yaml")
-        if not re.fullmatch(r"[A-Za-z]\w*", str(question["name"])):
-            fix = "letters, digits and _ alone"
+        if not re.fullmatch(r"[A-Za-z]\w*", str(question["name"])) or question["name"] in _RESERVED:
+            fix = f"letters, digits and _ alone, and none of {', '.join(_RESERVED)}"
             raise UserError(f"{question['name']!r} is no name of a question", where=where, fix=fix)
     names = [question["name"] for question in form.questions]
     if not names or len(set(names)) < len(names):
@@ -198,6 +203,9 @@ def _draw_entries(
         swapped[item.name] = pairs and sides[runs].pop() != reversed_order
         put(number / len(order), item, swapped=swapped[item.name])
     early = order[: len(order) // 2] or order
+    if settings.repeats > len(early):
+        where, fix = f"survey.repeats={settings.repeats}", f"{len(early)} at most, or raise survey.items"
+        raise UserError(f"{questionnaire} has {len(early)} items in its first half", where=where, fix=fix)
     for number in chance.permutation(len(early))[: settings.repeats]:
         item = early[number]
         put(chance.uniform(0.55, 1.0), item, swapped=pairs and not swapped[item.name], repeat=True)

@@ -18,12 +18,14 @@ import numpy as np
 from esc_lab.config.survey import SurveyConfig
 from esc_lab.judging.survey_answers import Rating
 from esc_lab.judging.survey_key import SurveyKey
-from esc_lab.statistics.agreement import LEVELS, Level, krippendorff_alpha
+from esc_lab.statistics.agreement import LEVELS, krippendorff_alpha
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.correlation import pearson
-from esc_lab.statistics.intervals import BoolArray, FloatArray, Interval
+from esc_lab.statistics.intervals import BoolArray, FloatArray, IntArray, Interval
 from esc_lab.statistics.paired_comparison import bradley_terry
 from esc_lab.statistics.partial_correlation import partial_correlation
+
+_UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,16 @@ class SRAResult:
 
     Attributes:
         raters: a rater, or `all`.
-        trimmed: without differences outside the quantiles `survey.trim` and 1 - `survey.trim` of all ratings.
-        order: trimmed, given which of the two templates has more SRA on average; nan with one template.
-        templates: trimmed, given the templates, a term for each; nan with one template.
+        kept: those whose difference is inside the quantiles `survey.trim` and 1 - `survey.trim` of all ratings.
+        correlations: `raw`; `trimmed`, of what was kept; `order`, trimmed, given which of the two templates has more
+            SRA on average; `templates`, trimmed, given the templates, a term for each. The last two are nan with one
+            template, `order` of single replies.
     """
 
     raters: str
     ratings: int
     kept: int
-    raw: Interval
-    trimmed: Interval
-    order: Interval
-    templates: Interval
+    correlations: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -110,20 +110,20 @@ def summarize_question(
 ) -> QuestionResult:
     """The results of the ratings of one question, one at least."""
     values = np.array([rating.value for rating in ratings], dtype=np.float64)
+    unit = number_items(ratings)
     sample = sample_ratings(ratings, settings, seed)
     difference, kept = _sra_of(ratings, settings.trim)
-    trimmed = [rating for rating, keep in zip(ratings, kept, strict=True) if keep]
-    shown = np.array([rating.shown for rating in ratings], dtype=np.float64)
+    trimmed = krippendorff_alpha(unit, np.where(kept, values, math.nan), key.scale, "interval", sample)
     return QuestionResult(
         question=question,
         ratings=len(ratings),
-        items=len({rating.item.name for rating in ratings}),
-        alpha={level: _alpha(ratings, key, settings, seed, level) for level in LEVELS},
-        alpha_trimmed=_alpha(trimmed, key, settings, seed, "interval") if trimmed else None,
-        side=sample.mean(shown) if key.pairs else None,
+        items=len(np.unique(unit)),
+        alpha={level: krippendorff_alpha(unit, values, key.scale, level, sample) for level in LEVELS},
+        alpha_trimmed=trimmed if kept.any() else None,
+        side=sample.mean(np.array([float(rating.shown) for rating in ratings])) if key.pairs else None,
         raters=_describe_raters(ratings),
         runs=(_compare_runs if key.pairs else _rate_runs)(ratings, values, sample),
-        sra=_correlate(ratings, values, difference, kept, settings, seed) if kept.any() else (),
+        sra=_correlate(ratings, values, difference, kept, sample) if kept.any() else (),
     )
 
 
@@ -132,41 +132,28 @@ def sample_ratings(ratings: Sequence[Rating], settings: SurveyConfig, seed: int)
     return ClusterSample([rating.item.tree for rating in ratings], settings.draws, seed)
 
 
-def _alpha(ratings: Sequence[Rating], key: SurveyKey, settings: SurveyConfig, seed: int, level: Level) -> Interval:
-    raters = {name: number for number, name in enumerate(dict.fromkeys(rating.rater for rating in ratings))}
-    items = {rating.item.name: rating.item for rating in ratings}
-    column = {name: number for number, name in enumerate(items)}
-    table = np.full((len(raters), len(items)), math.nan)
-    for rating in ratings:
-        table[raters[rating.rater], column[rating.item.name]] = rating.value
-    sample = ClusterSample([item.tree for item in items.values()], settings.draws, seed)
-    return krippendorff_alpha(table, key.scale, level, sample)
+def number_items(ratings: Sequence[Rating]) -> IntArray:
+    """Which item each rating is of [n], as a number."""
+    return np.unique([rating.item.name for rating in ratings], return_inverse=True)[1]
 
 
 def others_means(ratings: Sequence[Rating]) -> FloatArray:
     """The mean [n] of what the other raters said of the same item; nan where nobody did."""
-    by_item: dict[str, list[float]] = defaultdict(list)
-    for rating in ratings:
-        by_item[rating.item.name].append(rating.value)
-    of_item = [by_item[rating.item.name] for rating in ratings]
-    return np.array([
-        (sum(values) - rating.value) / (len(values) - 1) if len(values) > 1 else math.nan
-        for rating, values in zip(ratings, of_item, strict=True)
-    ])  # fmt: skip
+    unit, values = number_items(ratings), np.array([rating.value for rating in ratings], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        return (np.bincount(unit, values)[unit] - values) / (np.bincount(unit)[unit] - 1)
 
 
 def _describe_raters(ratings: Sequence[Rating]) -> list[RaterResult]:
     others, found = others_means(ratings), []
     for rater in sorted({rating.rater for rating in ratings}):
         own = np.array([rating.rater == rater for rating in ratings])
-        values = np.array([rating.value for rating in ratings if rating.rater == rater], dtype=np.float64)
+        values = np.array([rating.value for rating in ratings], dtype=np.float64)[own]
         known = ~np.isnan(others[own])
         agreement = pearson(values[known], others[own][known]) if known.sum() > 2 else math.nan
-        changes = [
-            abs(rating.value - rating.again) for rating in ratings if rating.rater == rater and rating.again is not None
-        ]
-        change = sum(changes) / len(changes) if changes else math.nan
-        found.append(RaterResult(rater, len(values), float(values.mean()), float(agreement), len(changes), change))
+        again = [abs(r.value - r.again) for r in ratings if r.rater == rater and r.again is not None]
+        change = sum(again) / len(again) if again else math.nan
+        found.append(RaterResult(rater, len(values), float(values.mean()), float(agreement), len(again), change))
     return found
 
 
@@ -207,34 +194,22 @@ def _sra_of(ratings: Sequence[Rating], trim: float) -> tuple[FloatArray, BoolArr
 
 
 def _correlate(
-    ratings: Sequence[Rating], values: FloatArray, sra: FloatArray, kept: BoolArray, settings: SurveyConfig, seed: int
+    ratings: Sequence[Rating], values: FloatArray, sra: FloatArray, kept: BoolArray, sample: ClusterSample
 ) -> list[SRAResult]:
     order, terms = _template_terms([rating for rating, keep in zip(ratings, kept, strict=True) if keep], ratings)
-    nothing = Interval(math.nan, math.nan, math.nan)
     raters = np.array([rating.rater for rating in ratings])
     results = []
     for name in ("all", *sorted(set(raters.tolist()))):
-        own = np.flatnonzero(~np.isnan(sra) & ((raters == name) | (name == "all")))
-        part = own[kept[own]]
-
-        def correlation(rows: FloatArray, given: FloatArray) -> Interval:
-            if len(rows) < 3:
-                return nothing
-            sample = sample_ratings([ratings[row] for row in rows], settings, seed)
-            return partial_correlation(sra[rows], values[rows], given[rows], sample)
-
-        none = np.empty((len(ratings), 0))
-        results.append(
-            SRAResult(
-                name,
-                len(own),
-                len(part),
-                correlation(own, none),
-                correlation(part, none),
-                order=correlation(part, order) if order.shape[1] else nothing,
-                templates=correlation(part, terms) if terms.shape[1] else nothing,
-            )
-        )
+        own = np.where((raters == name) | (name == "all"), sra, math.nan)
+        trimmed = np.where(kept, own, math.nan)
+        correlations = {
+            "raw": partial_correlation(own, values, sample),
+            "trimmed": partial_correlation(trimmed, values, sample),
+            "order": partial_correlation(trimmed, values, sample, order) if order.any() else _UNKNOWN,
+            "templates": partial_correlation(trimmed, values, sample, terms) if terms.any() else _UNKNOWN,
+        }
+        counts = (int((~np.isnan(x)).sum()) for x in (own, trimmed))
+        results.append(SRAResult(name, *counts, correlations))
     return results
 
 

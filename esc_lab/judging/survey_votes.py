@@ -21,8 +21,8 @@ def build_votes(
     """Dialogues that end with the preferred reply, beside which others are rejected.
 
     Of a pair the values of the replies are its mean preference and the negative of that. Single replies to the same
-    turns and strategy are put together: their values are their mean scores, the best one is preferred. A tree keeps its
-    name, so that splits keep what was said of one dialogue together.
+    turns and strategy are put together, those of the same words as one: their values are their mean scores, the best
+    one is preferred. A tree keeps its name, so that splits keep what was said of one dialogue together.
 
     Args:
         ratings: of one question.
@@ -37,20 +37,20 @@ def build_votes(
         groups[item.name if len(item.replies) == 2 else (item.dialogue, item.turn, item.strategy)].append((item, mean))
     votes = []
     for group in groups.values():
-        item, mean = group[0]
-        if len(item.replies) == 2:
-            valued, margin = list(zip(item.replies, (-mean, mean), strict=True)), abs(mean)
-            rejected = valued if margin >= min_margin else []
-        else:
-            valued = [(each.replies[0], score) for each, score in group]
-            best = max(score for _, score in valued)
-            rejected = [(reply, score) for reply, score in valued if best - score >= min_margin]
-        chosen, value = max(valued, key=lambda each: each[1])
-        others = tuple(
-            _reply(reply, score, inventory) for reply, score in rejected if reply is not chosen and score < value
-        )
+        item, _ = group[0]
+        values: dict[str, list[float]] = defaultdict(list)  # by text: what two runs wrote is one reply
+        replies: dict[str, SurveyReply] = {}
+        for each, mean in group:
+            for reply, value in zip(each.replies, (mean,) if len(each.replies) == 1 else (-mean, mean), strict=True):
+                values[reply.text].append(value)
+                replies.setdefault(reply.text, reply)
+        valued = {text: sum(own) / len(own) for text, own in values.items()}
+        best = max(valued, key=lambda text: valued[text])
+        margin = min_margin * len(item.replies)  # the values of a pair are twice the preference apart
+        others = [text for text, value in valued.items() if value < valued[best] and valued[best] - value >= margin]
         if others:
-            votes.append(_end_with(dialogues[item.dialogue], item, _reply(chosen, value, inventory), others))
+            chosen, *rejected = (_reply(replies[text], valued[text], inventory) for text in (best, *others))
+            votes.append(_end_with(dialogues[item.dialogue], item, chosen, tuple(rejected)))
     return votes, len(groups) - len(votes)
 
 

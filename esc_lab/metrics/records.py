@@ -25,8 +25,8 @@ def find_metric(name: str) -> Metric:
         return Metric(
             name, f"people: {name.removeprefix(SURVEY)}", True, mean_of(name), count=f"{SURVEY}n", decimals=2,
             shown=True,
-            meaning="Mean rating that people gave the replies on this scale; where replies were compared in pairs, how "
-            "much they were preferred to the others, 0 = as much as these to them.",
+            meaning="Mean over decisions of the ratings that people gave the replies on this scale; where replies were "
+            "compared in pairs, how much they were preferred to the others, 0 = as much as these to them.",
         )  # fmt: skip
     group = name.partition("/")[0]
     count = next((metric.count for metric in METRICS.values() if metric.name.startswith(f"{group}/")), "")
@@ -75,7 +75,7 @@ _RECORDS = (
         meaning="Weighted mean of the scores that a language model gave the written replies by a rubric, from 0 to 4.",
     ),
     count_metric("judge/n", "n judge"),
-    count_metric(f"{SURVEY}n", "n people"),
+    count_metric(f"{SURVEY}n", "n rated"),
     count_metric("judge/pairs", "pairs judge"),
     *(Metric(f"judge/{name}", name.replace("_", " "), count="judge/pairs")
       for name in ("win_rate", "length_controlled", "consistency")),

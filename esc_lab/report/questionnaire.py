@@ -31,5 +31,5 @@ def render_questionnaire(key: SurveyKey, name: str, pages: Sequence[Mapping[str,
         styles=["page.css", "questionnaire.css"],
         scripts=["page.js", "questionnaire.js"],
         instructions=key.form.instructions,
-        most=len(key.scale) if len(key.scale) <= 9 else 0,
+        pairs=key.pairs,
     )

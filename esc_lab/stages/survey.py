@@ -18,7 +18,7 @@ from esc_lab.judging.published_study import read_published_study
 from esc_lab.judging.survey_answers import Answer, Ratings, collect_ratings, read_answers
 from esc_lab.judging.survey_files import write_results
 from esc_lab.judging.survey_items import choose_items
-from esc_lab.judging.survey_judge import JudgedItems, compare_judge
+from esc_lab.judging.survey_judge import compare_judge, read_judged_items
 from esc_lab.judging.survey_key import LABEL_STUDIO, SurveyKey, check_form, draw_questionnaires, read_key
 from esc_lab.judging.survey_pages import build_labelling_config, build_pages, build_tasks
 from esc_lab.judging.survey_results import summarize_question
@@ -93,7 +93,7 @@ def _read(cfg: Config) -> dict[str, float]:
     if not answered:
         fix = "see set_aside of its checks: survey.min_checks; or give files with answers"
         raise UserError("no rating is left", where="survey.results", fix=fix)
-    judge = JudgedItems(Path(settings.judge), key) if settings.judge else None
+    judge = read_judged_items(Path(settings.judge), key) if settings.judge else None
     results = [summarize_question(name, own, key, settings, cfg.seed) for name, own in answered.items()]
     judged = [compare_judge(n, own, judge, settings, cfg.seed) for n, own in answered.items()] if judge else []
     (directory / VOTES).unlink(missing_ok=True)

@@ -11,19 +11,22 @@ from typing import Literal
 import numpy as np
 
 from esc_lab.statistics.bootstrap import ClusterSample
-from esc_lab.statistics.intervals import FloatArray, Interval, percentile_interval
+from esc_lab.statistics.intervals import FloatArray, IntArray, Interval, percentile_interval
 
 Level = Literal["interval", "ordinal", "nominal"]
 LEVELS: tuple[Level, ...] = ("interval", "ordinal", "nominal")
 
 
-def krippendorff_alpha(ratings: FloatArray, scale: FloatArray, level: Level, sample: ClusterSample) -> Interval:
-    """Alpha of ratings [raters, units], nan where a rater did not rate a unit, with its interval.
+def krippendorff_alpha(
+    unit: IntArray, ratings: FloatArray, scale: FloatArray, level: Level, sample: ClusterSample
+) -> Interval:
+    """Alpha of ratings [n] with its interval; nan among the ratings are left out.
 
     Args:
+        unit: [n], number of what each rating is of.
         scale: the values that there are to choose from, ascending.
         level: of measurement: how far apart two values are.
-        sample: clusters of the units.
+        sample: clusters of the ratings, those of a unit in the same.
 
     Returns:
         nan if no unit has two ratings, or all ratings of such units are the same.
@@ -33,11 +36,15 @@ def krippendorff_alpha(ratings: FloatArray, scale: FloatArray, level: Level, sam
     """
     from krippendorff import alpha
 
-    counts = np.stack([(ratings == value).sum(axis=0) for value in scale], axis=1)
+    known = ~np.isnan(ratings)
+    counts = np.zeros((unit.max() + 1, len(scale)), np.intp)
+    np.add.at(counts, (unit[known], np.searchsorted(scale, ratings[known])), 1)
+    cluster = np.zeros(len(counts), np.intp)
+    cluster[unit] = sample.cluster
     paired = counts.sum(axis=1) >= 2  # others say nothing of agreement
-    counts, cluster = counts[paired], sample.cluster[paired]
+    counts, cluster = counts[paired], cluster[paired]
 
-    def of(drawn: FloatArray) -> float:
+    def of(drawn: IntArray) -> float:
         if (drawn.sum(axis=0) > 0).sum() < 2:
             return math.nan
         return float(alpha(value_counts=drawn, value_domain=scale, level_of_measurement=level))

@@ -1,8 +1,8 @@
 """Strengths of what is compared in pairs, by the model of Bradley and Terry, from wins in which a tie is half a win.
 
 Bradley and Terry (1952): P(i beats j) = logistic(s_i - s_j). The estimate is that of maximum likelihood, by the package
-`choix` (Maystre and Grossglauser 2015, I-LSR). A tie counts as half a win of each side, which leaves the order of the
-strengths as it is and draws them together; Davidson's model, with a parameter of its own for ties, would not.
+`choix` (Maystre and Grossglauser 2015, I-LSR). A tie counts as half a win of each side. Where all met equally often
+that gives the order of Davidson's model, which has a parameter of its own for ties, but draws the strengths together.
 
 Who wins all of its comparisons would be infinitely strong. So each pair that met has `IMAGINED` further wins of each
 side: strengths are finite, and little smaller where there are many comparisons.

@@ -68,14 +68,14 @@ def make_survey(directory: Path, runs: Sequence[Path], *call: str) -> SurveyKey:
     return read_key(directory)
 
 
-def preferring(noise: float, seed: int, bias: float = 0.0) -> Callable[[SurveyKey, SurveyItem, str], int]:
+def preferring(noise: float, seed: int) -> Callable[[SurveyKey, SurveyItem, str], int]:
     """A rater who answers what the runs are worth, with noise, in the order of the item."""
     drawn = np.random.default_rng(seed)
 
     def rate(key: SurveyKey, item: SurveyItem, question: str) -> int:
         worth = [WORTH[reply.template] for reply in item.replies]
         value = worth[1] - worth[0] if key.pairs else 3 + worth[0]
-        return int(np.clip(round(value + noise * drawn.normal() + bias), key.scale[0], key.scale[-1]))
+        return int(np.clip(round(value + noise * drawn.normal()), key.scale[0], key.scale[-1]))
 
     return rate
 
@@ -123,7 +123,8 @@ def published_rows(count: int = 60, raters: Sequence[int] = (1, 2)) -> list[dict
                 {
                     "metadata": f"Strategy: {strategy}", "conv_id": f"{number}_{strategy}", "id": number,
                     "file_names": [f"prompting/outputs/{folders[name]}//{number}.json" for name in pair],
-                    "history": "<br><b>seeker</b>: Hello", "speakers": ["seeker"], "strategy": strategy,
+                    "history": f"<br><b>seeker</b>: Hello<br><b>supporter</b>: Hi {number // 2}<br><b>seeker</b>: Well",
+                    "speakers": ["seeker", "supporter", "seeker"], "strategy": strategy,
                     **{f"model{side}_response": f"{name} {number}" for side, name in enumerate(pair, 1)},
                     **{f"model{side}_sra": value for side, value in enumerate(sra, 1)},
                     "model-preference": str(int(np.clip(round(value), -4, 4))), "annotator": rater,

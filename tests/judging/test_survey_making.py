@@ -158,6 +158,9 @@ def test_refusals(runs, tmp_path):
     refused("survey.sra=paper/nam: no such SRA; did you mean 'paper/name'", "survey.sra=paper/nam")
     question = "{name: two words, text: a, low: b, high: c}"
     refused("'two words' is no name of a question", f"survey.form.questions=[{question}]")
+    reserved = "{name: strategy, text: a, low: b, high: c}"  # a column of Label Studio's exports
+    refused("'strategy' is no name of a question", f"survey.form.questions=[{reserved}]")
+    refused("rater_1 has 4 items in its first half. Fix: 4 at most", "survey.items=9", "survey.repeats=5")
     refused("a question has name, text, low, high", "survey.form.questions=[{name: a}]")
     refused("give one question at least", "survey.form.questions=[]")
     assert not (tmp_path / "key.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ from esc_lab.comparison.table import build_table
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.errors import UserError
 from esc_lab.judging.published_study import read_published_study
-from esc_lab.judging.survey_answers import collect_ratings, read_answers
+from esc_lab.judging.survey_answers import Rating, collect_ratings, read_answers
 from esc_lab.judging.survey_key import LABEL_STUDIO
+from esc_lab.judging.survey_votes import build_votes
 from esc_lab.report.comparison_page import write_comparison_page
 from tests.comparison.synthetic import settings, write_run
+from tests.conftest import INVENTORIES
 from tests.judging.surveys import (
+    DIALOGUES,
     TEMPLATES,
     WORTH,
     careless,
@@ -95,6 +99,20 @@ def test_believed_all_the_same_a_careless_rater_stands_apart(asked, tmp_path):
     assert others["rater_3"] < 0.4 < min(others["rater_1"], others["rater_2"])
 
 
+def test_who_always_chooses_the_left_side_favours_no_run(asked, tmp_path):
+    root, key, _ = asked
+    left = [save(tmp_path / name, key, name, fill_in(key, name, lambda *_: 0)) for name in ("rater_1", "rater_2")]
+    for path in left:
+        content = json.loads(path.read_text())
+        checks = {e.name for e in key.questionnaires[content["questionnaire"]].values() if e.check is not None}
+        content["answers"] |= {n: dict.fromkeys(key.questions, -3) for n in content["answers"].keys() - checks}
+        path.write_text(json.dumps(content))
+    metrics = read(root, tmp_path / "out", left)
+    assert metrics["survey/adherence/side"] == -3
+    assert all(abs(metrics[f"survey/adherence/mean/{label}"]) <= 3 * 2 / 30 for label in LABELS.values())
+    assert metrics["survey/adherence/alpha/interval"] < 0.5  # they saw pairs on sides of their own
+
+
 def test_sra_is_correlated_as_planted(found):
     """People follow the template alone, so what is left of the correlation with SRA, given templates, is noise."""
     out, metrics = found
@@ -106,7 +124,7 @@ def test_sra_is_correlated_as_planted(found):
     kept = (x >= low) & (x <= high)
     assert metrics["survey/adherence/sra/all/trimmed"] == pytest.approx(pearsonr(x[kept], y[kept])[0])
     assert metrics["survey/adherence/sra/all/trimmed"] > 0.7
-    record = json.loads((out / "survey.json").read_text())["questions"][0]["sra"][0]
+    record = json.loads((out / "survey.json").read_text())["questions"][0]["sra"][0]["correlations"]
     assert record["templates"]["low"] < 0 < record["templates"]["high"]
 
 
@@ -230,6 +248,19 @@ def test_single_replies(runs, tmp_path):
     assert len(votes) + metrics["votes/undecided"] == 12
     assert all(vote.turns[-1].reply.value > other.value for vote in votes for other in vote.turns[-1].rejected)
 
+    # What two runs wrote in the same words is one reply, with the mean of its scores.
+    prompts: dict = {}
+    for item in key.items.values():
+        prompts.setdefault((item.dialogue, item.turn), []).append(item)
+    same, also, other = next(iter(prompts.values()))
+    also = replace(also, replies=(replace(also.replies[0], text=same.replies[0].text),))
+    given = [Rating("a", item, "sensitivity", value, value) for item, value in ((same, 5), (also, 2), (other, 3))]
+    dialogues = {dialogue.id: dialogue for dialogue in DIALOGUES}
+    ((vote,), undecided) = build_votes(given, dialogues, INVENTORIES["esconv"], 0.5)
+    assert (vote.turns[-1].reply.text, vote.turns[-1].reply.value) == (same.replies[0].text, 3.5)
+    assert [(reply.text, reply.value) for reply in vote.turns[-1].rejected] == [(other.replies[0].text, 3)]
+    assert (build_votes(given[:2], dialogues, INVENTORIES["esconv"], 0.5), undecided) == (([], 1), 0)
+
 
 def test_the_published_study(tmp_path):
     """Planted rows of its form; correlations and alpha against the computation of its notebook."""
@@ -237,6 +268,9 @@ def test_the_published_study(tmp_path):
     del rows[7]["model-preference"]
     (tmp_path / "study.json").write_text(json.dumps(rows))
     metrics = run_survey(tmp_path / "out", f"survey.results=[{tmp_path / 'study.json'}]")
+    lines = [json.loads(line) for line in (tmp_path / "out/ratings.jsonl").read_text().splitlines()]
+    assert len({line["item"] for line in lines}) == 60
+    assert len({line["tree"] for line in lines}) == 30  # intervals draw dialogues, some with several items
     known = [row for row in rows if "model-preference" in row]
     x = np.array([row["model2_sra"] - row["model1_sra"] for row in known])
     y = np.array([int(row["model-preference"]) for row in known])
@@ -300,7 +334,13 @@ def test_a_judge_agrees_with_people_as_planted(asked, judge, tmp_path):
     assert agreement["scored"] == 45
     # It is right against c1_hf and wrong against c3_hf, half of the pairs each.
     assert abs(metrics["survey/adherence/judge/agreement"] - 0.5) < 0.1
-    assert metrics["survey/adherence/judge/people"] > 0.8
+    signs: dict = {}
+    for line in map(json.loads, (tmp_path / "ratings.jsonl").read_text().splitlines()):
+        if line["question"] == "adherence" and "standard" in line["templates"]:
+            signs.setdefault(line["item"], []).append(np.sign(line["value"]))
+    people = [1 - abs(one - other) / 2 for one, other in signs.values()]
+    assert metrics["survey/adherence/judge/people"] == pytest.approx(np.mean(people))
+    assert np.mean(people) > 0.8
     assert metrics["survey/adherence/judge/correlation"] > 0.8
     write_run(tmp_path / "other", settings("judge"), {})
     for name in ("judge.json", "judgements.jsonl"):

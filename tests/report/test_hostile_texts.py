@@ -13,8 +13,11 @@ from esc_lab.comparison.files import write_comparison
 from esc_lab.comparison.formats import print_table
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
+from esc_lab.config.survey import FormConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.judging.survey_key import SurveyKey
 from esc_lab.report.comparison_page import write_comparison_page
+from esc_lab.report.questionnaire import render_questionnaire
 from esc_lab.report.tree_page import tree_page
 from esc_lab.search.tree import Tree
 from tests.comparison.synthetic import write_training
@@ -71,3 +74,14 @@ def test_pages_of_hostile_runs_run_nothing(show, tmp_path):
     for text in (said.getvalue(), (root / "comparison.md").read_text()):
         assert "\x1b" not in text
         assert "\x07" not in text
+
+
+def test_a_hostile_questionnaire_runs_nothing(show):
+    question = {"name": "q", "text": TEXT, "low": TEXT, "high": TEXT}
+    form = FormConfig(TEXT, TEXT, TEXT, strategy=True, questions=[question])
+    shown = {"history": [["seeker", TEXT]], "strategy": TEXT, "definition": TEXT, "replies": [TEXT, TEXT]}
+    page = show(render_questionnaire(SurveyKey(form, {}, {}, {}, {}), "rater_1", [{"name": "a", **shown}]))
+    assert page.evaluate("typeof window.ran") == "undefined"
+    assert page.locator("img[src=x], svg[onload], [onerror], [onmouseover]").count() == 0
+    assert page.locator("body").inner_text().count(RUN) >= 10
+    assert "do not close it" in page.locator("#notice").inner_text()  # as it is of no file, nothing can be kept

@@ -45,7 +45,7 @@ def test_filled_in_by_keyboard_at_phone_width_and_read_back(survey, path, show, 
         assert place(page) == f"Page {number + 1} of 8"
         values = [entry.check, entry.check] if entry.check is not None else [number % 9 - 4, 4 - number % 3]
         given[entry.name] = dict(zip(key.questions, values, strict=True))
-        press(page, str(values[0] + 5))  # of the first scale that is open
+        page.keyboard.type(str(values[0]))  # of the first scale that is open
         if number == 0:
             press(page, "Enter")  # goes to what is still open, not on
             assert place(page) == "Page 1 of 8"
@@ -53,7 +53,7 @@ def test_filled_in_by_keyboard_at_phone_width_and_read_back(survey, path, show, 
             assert chosen(page) == ["-4", "4"]
         else:
             press(page, "Tab")
-        press(page, str(values[1] + 5))
+        page.keyboard.type(str(values[1]))
         if number == 3:
             assert chosen(page) == [str(value) for value in values]
             page.reload()
@@ -90,6 +90,8 @@ def test_pages_that_are_left_open_are_told(path, show):
     for _ in range(7):
         page.locator("#next").click()
     assert "8 of 8 pages have open questions" in page.locator("#left").inner_text()
+    page.locator("#save").click()
+    assert "8 of 8 pages have open questions" in page.locator("#saved").inner_text()
     page.get_by_role("button", name="Page 2", exact=True).click()
     assert chosen(page) == ["-4"]
     page.locator("#back").click()
@@ -97,11 +99,25 @@ def test_pages_that_are_left_open_are_told(path, show):
     assert page.locator("#back").is_disabled()
 
 
+def test_two_windows_keep_the_answers_of_both(path, browser):
+    context = browser.new_context()
+    windows = [context.new_page() for _ in range(2)]
+    for window in windows:
+        window.goto(path.as_uri())
+    for number, window in enumerate(windows):
+        window.locator("fieldset").nth(number).locator("input").nth(0).check()
+        other = windows[1 - number]
+        other.wait_for_function("count => document.querySelectorAll('input:checked').length == count", arg=number + 1)
+    for window in windows:
+        window.reload()
+        assert chosen(window) == ["-4", "-4"]
+    context.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
-def test_fits_and_is_accessible(path, show, width, scheme, tmp_path):
+def test_fits_and_is_accessible(path, show, width, scheme):
     page = show(path, width=width, scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert Axe().run(page).response["violations"] == []
     boxes = page.locator(".scale label").evaluate_all("nodes => nodes.map((n) => n.getBoundingClientRect().height)")
     assert min(boxes) >= 44
-    page.screenshot(path=tmp_path / "page.png", full_page=True)

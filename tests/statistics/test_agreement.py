@@ -35,23 +35,28 @@ def made_ratings(raters=3, units=30, noise=1.0):
     return np.where(drawn.random(ratings.shape) < 0.2, np.nan, ratings)
 
 
+def alpha(ratings, level, labels, draws=100):
+    """Of a table [raters, units] with a label for each unit."""
+    raters, units = np.shape(ratings)
+    sample = ClusterSample(np.tile(labels, raters), draws, 1)
+    return krippendorff_alpha(np.tile(np.arange(units), raters), np.ravel(ratings), SCALE, level, sample)
+
+
 def test_alpha_is_that_of_its_definition():
     ratings = made_ratings()
-    sample = ClusterSample([f"d{unit // 2}" for unit in range(30)], 100, 1)
     for level, distance in (("interval", lambda a, b: (a - b) ** 2), ("nominal", lambda a, b: float(a != b))):
-        found = krippendorff_alpha(ratings, SCALE, level, sample)
+        found = alpha(ratings, level, [f"d{unit // 2}" for unit in range(30)])
         assert found.value == pytest.approx(brute_alpha(ratings, distance), abs=1e-12)
         assert found.low < found.value < found.high
     # A draw is the alpha of the drawn units.
-    again = krippendorff_alpha(np.tile(ratings, 2), SCALE, "interval", ClusterSample(["a"] * 60, 5, 1))
+    again = alpha(np.tile(ratings, 2), "interval", ["a"] * 60)
     assert again.value == pytest.approx(brute_alpha(np.tile(ratings, 2), lambda a, b: (a - b) ** 2))
     assert math.isnan(again.low)  # one dialogue does not say how dialogues differ
 
 
 def test_alpha_needs_two_ratings_and_two_values():
-    sample = ClusterSample(["a", "b"], 10, 1)
     for ratings in ([[1, np.nan], [np.nan, 2]], [[1, 1], [1, 1]]):
-        assert math.isnan(krippendorff_alpha(np.array(ratings, float), SCALE, "interval", sample).value)
+        assert math.isnan(alpha(ratings, "interval", ["a", "b"]).value)
 
 
 def test_strengths_are_of_maximum_likelihood():
@@ -93,15 +98,20 @@ def test_partial_correlation_is_that_of_residuals():
     drawn = np.random.default_rng(7)
     given = drawn.normal(size=(60, 2))
     x, y = (given @ drawn.normal(size=2) + drawn.normal(size=60) for _ in range(2))
-    labels = [f"d{n // 3:02d}" for n in range(60)]
-    sample = ClusterSample(labels, 40, 1)
-    assert partial_correlation(x, y, given[:, :0], sample).value == pytest.approx(pearsonr(x, y)[0])
-    found = partial_correlation(x, y, given, sample)
+    sample = ClusterSample([f"d{n // 3:02d}" for n in range(60)], 40, 1)
+    assert partial_correlation(x, y, sample).value == pytest.approx(pearsonr(x, y)[0])
+    found = partial_correlation(x, y, sample, given)
     assert found.value == pytest.approx(pearsonr(residual(x, given), residual(y, given))[0])
     draws = []
     for weights in sample.weights[1:].astype(int):
         rows = np.repeat(np.arange(60), weights[sample.cluster])
         draws.append(pearsonr(residual(x[rows], given[rows]), residual(y[rows], given[rows]))[0])
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(draws, (2.5, 97.5))))
-    assert math.isnan(partial_correlation(given[:, 0], y, given, sample).value)  # nothing is left of it
-    assert math.isnan(partial_correlation(np.ones(60), y, given[:, :0], sample).value)
+    assert math.isnan(partial_correlation(given[:, 0], y, sample, given).value)  # nothing is left of it
+    assert math.isnan(partial_correlation(np.ones(60), y, sample).value)
+    some = np.where(np.arange(60) < 40, x, np.nan)
+    assert partial_correlation(some, y, sample).value == pytest.approx(pearsonr(x[:40], y[:40])[0])
+    few = partial_correlation(np.where(np.arange(60) < 3, x, np.nan), y, sample)
+    assert not math.isnan(few.value)
+    assert math.isnan(few.low)  # of one cluster
+    assert math.isnan(partial_correlation(np.where(np.arange(60) < 2, x, np.nan), y, sample).value)

@@ -9,20 +9,26 @@ try {
   if (kept) { state = kept; at("help").open = false; }
 } catch (error) { /* `keep` says so */ }
 
+// Another window with the same questionnaire: both show what was answered last, so that neither undoes the other.
+addEventListener("storage", (event) => {
+  if (event.key !== place || !event.newValue) return;
+  const page = state.page;
+  state = Object.assign(JSON.parse(event.newValue), { page });
+  shown = Date.now();
+  draw();
+});
+
 function keep() {
   const page = pages[state.page], now = Date.now();
+  at("saved").textContent = "";
   if (page) state.seconds[page.name] = (state.seconds[page.name] || 0) + (now - shown) / 1000;
   shown = now;
   try {
     localStorage.setItem(place, JSON.stringify(state));
   } catch (error) {
-    notify("This browser keeps nothing of a page that was opened so: do not close it before you have saved.");
+    at("notice").textContent = "This browser keeps nothing of a page opened so: do not close it before you have saved.";
+    at("notice").hidden = false;
   }
-}
-
-function notify(text) {
-  at("notice").textContent = text;
-  at("notice").hidden = !text;
 }
 
 const answered = (page) => questions.every((question) => (state.answers[page.name] || {})[question.name] !== undefined);
@@ -124,22 +130,27 @@ function save() {
   link.download = `${data.questionnaire}_${data.survey}.json`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  at("saved").textContent = `Saved as ${link.download}, where this browser keeps its downloads.`;
+  const open = pages.filter((page) => !answered(page)).length;
+  at("saved").textContent = `Saved as ${link.download}, where this browser keeps its downloads.` +
+    (open ? ` ${open} of ${pages.length} pages have open questions.` : "");
 }
+
+let minus = false; // was typed just before
 
 document.addEventListener("keydown", (event) => {
   const on = event.target, page = pages[state.page];
   if (event.ctrlKey || event.altKey || event.metaKey || ["TEXTAREA", "BUTTON", "SUMMARY"].includes(on.tagName)) return;
+  const groups = [...at("page").querySelectorAll("fieldset")];
+  const open = groups.find((group) => !group.querySelector(":checked"));
   if (event.key === "Enter" && page) {
     event.preventDefault();
-    if (answered(page)) go(state.page + 1);
-    else focusScale([...at("page").querySelectorAll("fieldset")].find((group) => !group.querySelector(":checked")));
-  } else if (/^[1-9]$/.test(event.key) && page && data.scale.length <= 9) {
-    const groups = [...at("page").querySelectorAll("fieldset")];
-    const group = on.closest("fieldset") || groups.find((each) => !each.querySelector(":checked")) || groups[0];
-    const input = group.querySelectorAll("input")[Number(event.key) - 1];
+    if (open) focusScale(open); else go(state.page + 1);
+  } else if (/^[0-9]$/.test(event.key) && page) {
+    const group = on.closest("fieldset") || open || groups[0];
+    const input = group.querySelector(`input[value="${minus ? -event.key : +event.key}"]`);
     if (input) { input.focus(); input.click(); }
   }
+  minus = event.key === "-";
 });
 
 function focusScale(group) {
