@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from esc_lab.errors import UserError
 from esc_lab.judging.survey_answers import Rating
 from esc_lab.judging.survey_items import SurveyItem
 from esc_lab.judging.survey_key import SurveyKey
-from esc_lab.judging.survey_results import others_means, sample_ratings
+from esc_lab.judging.survey_results import number_items, others_means, sample_ratings
 from esc_lab.runs.layout import JUDGE_RESULT, JUDGEMENTS
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.intervals import FloatArray, Interval
@@ -112,11 +111,9 @@ def compare_judge(
 
 def mean_ratings(ratings: Sequence[Rating]) -> tuple[list[SurveyItem], FloatArray]:
     """The rated items and the mean rating [items] of each."""
-    by_item: dict[str, list[Rating]] = defaultdict(list)
-    for rating in ratings:
-        by_item[rating.item.name].append(rating)
-    means = [sum(rating.value for rating in own) / len(own) for own in by_item.values()]
-    return [own[0].item for own in by_item.values()], np.array(means)
+    unit = number_items(ratings)
+    means = np.bincount(unit, [rating.value for rating in ratings]) / np.bincount(unit)
+    return [ratings[row].item for row in np.unique(unit, return_index=True)[1]], means
 
 
 def _agree(one: FloatArray, other: FloatArray) -> FloatArray:

@@ -21,7 +21,7 @@ from esc_lab.runs.layout import SURVEY_KEY
 from esc_lab.seeds import derive_seed
 from esc_lab.statistics.intervals import FloatArray
 
-FORMAT = "esc-lab/survey-1"
+FORMAT = "esc-lab/survey-2"
 LABEL_STUDIO = "label_studio"  # the questionnaire that everybody there shares
 # What Label Studio's exports have beside answers, and comparisons beside questions.
 _RESERVED = (
@@ -69,7 +69,7 @@ class SurveyKey:
     @cached_property
     def identity(self) -> str:
         """Hash of all that is asked; answers to other questions have another one."""
-        return fingerprint({**self._record(), "runs": None})[:16]
+        return fingerprint({**asdict(self), "runs": None, "format": FORMAT})
 
     @property
     def pairs(self) -> bool:
@@ -84,21 +84,9 @@ class SurveyKey:
         """What there is to choose from, ascending."""
         return np.arange(-self.form.reach if self.pairs else 1, self.form.reach + 1)
 
-    def _record(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "form": asdict(self.form),
-            "runs": dict(self.runs),
-            "inventory": dict(self.inventory),
-            "items": [asdict(item) for item in self.items.values()],
-            "questionnaires": {
-                name: [asdict(entry) for entry in entries.values()] for name, entries in self.questionnaires.items()
-            },
-        }
-
     def write(self, directory: Path) -> None:
         """Write key.json."""
-        record = {**self._record(), "survey": self.identity}
+        record = {"format": FORMAT, "survey": self.identity, **asdict(self)}
         write_atomic(directory / SURVEY_KEY, json.dumps(record, ensure_ascii=False, indent=1))
 
 
@@ -120,12 +108,12 @@ def read_key(directory: Path) -> SurveyKey:
             record["runs"],
             record["inventory"],
             {
-                item["name"]: SurveyItem(**{**item, "replies": tuple(SurveyReply(**each) for each in item["replies"])})
-                for item in record["items"]
+                name: SurveyItem(**{**item, "replies": tuple(SurveyReply(**each) for each in item["replies"])})
+                for name, item in record["items"].items()
             },
             {
-                name: {entry["name"]: Entry(**entry) for entry in entries}
-                for name, entries in record["questionnaires"].items()
+                questionnaire: {name: Entry(**entry) for name, entry in entries.items()}
+                for questionnaire, entries in record["questionnaires"].items()
             },
         )
         if key.identity != record["survey"]:

@@ -9,7 +9,6 @@ once more with what templates explain taken out: with the order of the two templ
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -112,7 +111,7 @@ def summarize_question(
     values = np.array([rating.value for rating in ratings], dtype=np.float64)
     unit = number_items(ratings)
     sample = sample_ratings(ratings, settings, seed)
-    difference, kept = _sra_of(ratings, settings.trim)
+    sra, kept = _read_sra(ratings, settings.trim)
     trimmed = krippendorff_alpha(unit, np.where(kept, values, math.nan), key.scale, "interval", sample)
     return QuestionResult(
         question=question,
@@ -122,8 +121,8 @@ def summarize_question(
         alpha_trimmed=trimmed if kept.any() else None,
         side=sample.mean(np.array([float(rating.shown) for rating in ratings])) if key.pairs else None,
         raters=_describe_raters(ratings),
-        runs=(_compare_runs if key.pairs else _rate_runs)(ratings, values, sample),
-        sra=_correlate(ratings, values, difference, kept, sample) if kept.any() else (),
+        runs=_describe_runs(ratings, values, sample),
+        sra=_correlate(ratings, values, sra, kept, sample) if kept.any() else (),
     )
 
 
@@ -157,50 +156,44 @@ def _describe_raters(ratings: Sequence[Rating]) -> list[RaterResult]:
     return found
 
 
-def _compare_runs(ratings: Sequence[Rating], values: FloatArray, sample: ClusterSample) -> list[RunResult]:
+def _describe_runs(ratings: Sequence[Rating], values: FloatArray, sample: ClusterSample) -> list[RunResult]:
     names = list(dict.fromkeys(reply.run for rating in ratings for reply in rating.item.replies))
-    first, second = (np.array([names.index(rating.item.replies[side].run) for rating in ratings]) for side in (0, 1))
-    strengths = bradley_terry(first, second, (1 - np.sign(values)) / 2, sample)
+    sides = np.array([[names.index(reply.run) for reply in rating.item.replies] for rating in ratings])
+    pairs = sides.shape[1] == 2
+    strengths = bradley_terry(*sides.T, (1 - np.sign(values)) / 2, sample) if pairs else [None] * len(names)
     results = []
     for number, name in enumerate(names):
-        favour = np.where(first == number, -values, np.where(second == number, values, math.nan))
-        own, mean = favour[~np.isnan(favour)], sample.mean(favour)
-        counts = [int((np.sign(own) == sign).sum()) for sign in (1, 0, -1)]
-        results.append(RunResult(name, len(own), mean, strengths[number], *counts))
+        favour = np.where(sides[:, -1] == number, values, np.where(sides[:, 0] == number, -values, math.nan))
+        counts = [int((np.sign(favour) == sign).sum()) if pairs else 0 for sign in (1, 0, -1)]
+        size = int((~np.isnan(favour)).sum())
+        results.append(RunResult(name, size, sample.mean(favour), strengths[number], *counts))
     return sorted(results, key=lambda result: -result.mean.value)
 
 
-def _rate_runs(ratings: Sequence[Rating], values: FloatArray, sample: ClusterSample) -> list[RunResult]:
-    runs = np.array([rating.item.replies[0].run for rating in ratings])
-    results = [
-        RunResult(name, int((runs == name).sum()), sample.mean(np.where(runs == name, values, math.nan)))
-        for name in dict.fromkeys(runs.tolist())
-    ]
-    return sorted(results, key=lambda result: -result.mean.value)
-
-
-def _sra_of(ratings: Sequence[Rating], trim: float) -> tuple[FloatArray, BoolArray]:
-    """SRA, or its difference, of each rating's item [n], nan if it is not known; and whether trimming keeps it [n]."""
-    known = []
-    for rating in ratings:
-        measured = [reply.sra for reply in rating.item.replies if reply.sra is not None]
-        whole = len(measured) == len(rating.item.replies)
-        known.append(measured[-1] - (measured[0] if len(measured) > 1 else 0) if whole else math.nan)
-    difference = np.array(known, dtype=np.float64)
+def _read_sra(ratings: Sequence[Rating], trim: float) -> tuple[FloatArray, BoolArray]:
+    """SRA of the replies of each rating's item [n, 1 or 2], nan if not known; and whether trimming keeps it [n]."""
+    sra = np.array([[math.nan if r.sra is None else r.sra for r in rating.item.replies] for rating in ratings])
+    difference = _subtract(sra)
     if np.isnan(difference).all():
-        return difference, np.zeros(len(difference), dtype=bool)
+        return sra, np.zeros(len(sra), dtype=bool)
     low, high = np.nanquantile(difference, [trim, 1 - trim])
-    return difference, (difference >= low) & (difference <= high)
+    return sra, (difference >= low) & (difference <= high)
+
+
+def _subtract(of_replies: FloatArray) -> FloatArray:
+    """What the second reply has more than the first, of [n, 2, ...]; what the only one has, of [n, 1, ...]."""
+    return of_replies[:, -1] - (of_replies[:, 0] if of_replies.shape[1] == 2 else 0)
 
 
 def _correlate(
     ratings: Sequence[Rating], values: FloatArray, sra: FloatArray, kept: BoolArray, sample: ClusterSample
 ) -> list[SRAResult]:
-    order, terms = _template_terms([rating for rating, keep in zip(ratings, kept, strict=True) if keep], ratings)
+    order, terms = _template_terms(ratings, sra, kept)
+    difference = _subtract(sra)
     raters = np.array([rating.rater for rating in ratings])
     results = []
     for name in ("all", *sorted(set(raters.tolist()))):
-        own = np.where((raters == name) | (name == "all"), sra, math.nan)
+        own = np.where((raters == name) | (name == "all"), difference, math.nan)
         trimmed = np.where(kept, own, math.nan)
         correlations = {
             "raw": partial_correlation(own, values, sample),
@@ -213,21 +206,16 @@ def _correlate(
     return results
 
 
-def _template_terms(known: Sequence[Rating], ratings: Sequence[Rating]) -> tuple[FloatArray, FloatArray]:
+def _template_terms(ratings: Sequence[Rating], sra: FloatArray, kept: BoolArray) -> tuple[FloatArray, FloatArray]:
     """Of each rating's item which template has more mean SRA [n, 1], and a term for each template but one [n, k - 1].
 
-    Of pairs +1 where the second reply has it and -1 where the first does. No order without pairs; neither with one
-    template.
+    Of pairs +1 where the second reply has it and -1 where the first does. All 0 with one template, the order without
+    pairs too.
     """
-    by_template: dict[str, list[float]] = defaultdict(list)
-    for reply in (reply for rating in known for reply in rating.item.replies):
-        by_template[reply.template].append(reply.sra if reply.sra is not None else math.nan)
-    templates = sorted({reply.template for rating in ratings for reply in rating.item.replies},
-                       key=lambda name: float(np.mean(by_template.get(name, [0.0]))))  # fmt: skip
-    columns = np.zeros((len(ratings), len(templates)))
-    for row, rating in enumerate(ratings):
-        for sign, reply in zip((1, -1), rating.item.replies[::-1], strict=False):
-            columns[row, templates.index(reply.template)] += sign
-    pairs = len(templates) > 1 and len(ratings[0].item.replies) == 2
-    order = np.sign(columns @ np.arange(len(templates)))[:, None] if pairs else np.empty((len(ratings), 0))
-    return order, columns[:, 1:]
+    templates = sorted({reply.template for rating in ratings for reply in rating.item.replies})
+    place = np.array([[templates.index(reply.template) for reply in rating.item.replies] for rating in ratings])
+    known = [sra[kept][place[kept] == number] for number in range(len(templates))]
+    mean = [own.mean() if len(own) else 0.0 for own in known]
+    rank = np.argsort(np.argsort(mean))[place]
+    order = np.sign(_subtract(rank)) if rank.shape[1] == 2 else np.zeros(len(rank))
+    return order[:, None], _subtract(np.eye(len(templates))[rank])[:, 1:]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.judging.survey_answers import Rating
@@ -63,9 +61,3 @@ def _end_with(dialogue: Dialogue, item: SurveyItem, chosen: Reply, rejected: tup
     history = tuple(Turn(t.speaker, Reply(t.reply.text, t.reply.strategies)) for t in dialogue.turns[: item.turn])
     turns = (*history, Turn("supporter", chosen, rejected))
     return replace(dialogue, turns=turns, tree_id=item.tree, meta={"survey_item": item.name}, survey=None)
-
-
-def write_votes(votes: Iterable[Dialogue], path: Path, inventory: Inventory) -> None:
-    """Write them; nothing where there are none."""
-    if votes := list(votes):
-        write_dialogues(votes, path, inventory=inventory)

@@ -22,7 +22,7 @@ from esc_lab.judging.survey_judge import compare_judge, read_judged_items
 from esc_lab.judging.survey_key import LABEL_STUDIO, SurveyKey, check_form, draw_questionnaires, read_key
 from esc_lab.judging.survey_pages import build_labelling_config, build_pages, build_tasks
 from esc_lab.judging.survey_results import summarize_question
-from esc_lab.judging.survey_votes import build_votes, write_votes
+from esc_lab.judging.survey_votes import build_votes
 from esc_lab.report.questionnaire import render_questionnaire
 from esc_lab.runs.layout import PREDICTIONS, QUESTIONNAIRES, SURVEY_DIALOGUES, VOTES
 
@@ -62,7 +62,8 @@ def _make(cfg: Config) -> dict[str, float]:
             write_atomic(directory / QUESTIONNAIRES / "label_studio_config.xml", build_labelling_config(key))
         else:
             write_atomic(directory / QUESTIONNAIRES / f"{name}.html", render_questionnaire(key, name, pages))
-    log.info("give raters the files in %s; keep key.json", directory / QUESTIONNAIRES)
+    log.info("give raters the files in %s alone; read what comes back with", directory / QUESTIONNAIRES)
+    log.info("  stage=survey survey.directory=%s survey.results=[FILE,FILE]", directory)
     groups = Counter(tuple(sorted(reply.run for reply in item.replies)) for item in items)
     strategies = Counter(item.strategy for item in items)
     return {
@@ -113,7 +114,8 @@ def _write_votes(cfg: Config, key: SurveyKey, ratings: Ratings, source: Path) ->
     dialogues = {each.id: each for each in read_dialogues(source / SURVEY_DIALOGUES, "jsonl", inventory=inventory)}
     own = [rating for rating in ratings.ratings if rating.question == question]
     votes, undecided = build_votes(own, dialogues, inventory, cfg.survey.min_margin) if own else ([], 0)
-    write_votes(votes, Path(cfg.run_dir) / VOTES, inventory)
+    if votes:
+        write_dialogues(votes, Path(cfg.run_dir) / VOTES, inventory=inventory)
     return {"votes/dialogues": float(len(votes)), "votes/undecided": float(undecided)}
 
 

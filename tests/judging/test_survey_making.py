@@ -126,7 +126,7 @@ def test_the_seed_decides_and_the_key_is_whole(made, runs, tmp_path):
     path.write_text(whole.replace('"swapped": true', '"swapped": false', 1))
     with pytest.raises(UserError, match=r"key.json: the key was changed, so sides cannot be resolved"):
         read_key(tmp_path / "again")
-    path.write_text(whole.replace("survey-1", "survey-9"))
+    path.write_text(whole.replace("survey-2", "survey-9"))
     with pytest.raises(UserError, match=r"a key of another version: 'esc-lab/survey-9'"):
         read_key(tmp_path / "again")
     path.unlink()
