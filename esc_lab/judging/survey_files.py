@@ -89,7 +89,8 @@ def _tables(
         for result in results
     ]  # fmt: skip
     yield "Agreement", [*heads, "left or right"] if key.pairs else heads, rows
-    heads = ["question", "rater", "ratings", "mean", "with the others", "asked twice", "change", "checks", "missing"]
+    mean = "left or right" if key.pairs else "mean"
+    heads = ["question", "rater", "ratings", mean, "with the others", "asked twice", "change", "checks", "missing"]
     rows = [
         [result.question, rater.rater, str(rater.ratings), f"{rater.mean:{sign}.2f}", _number(rater.others),
          str(rater.repeats), _number(rater.change), *_care(ratings, rater.rater)]
@@ -136,9 +137,9 @@ def _notes(key: SurveyKey, ratings: Ratings, results: Sequence[QuestionResult]) 
             "templates: once each template has a term of its own. Both are of trimmed ratings."
         )
     notes.append(
-        f"{counts['missing']:,.0f} questions without an answer; set aside: {counts['set_aside/double']:,.0f} answers "
-        f"that contradict another one to the same question, {counts['set_aside/failed_checks']:,.0f} of "
-        f"{counts['careless_raters']:,.0f} raters who failed attention checks."
+        f"{counts['missing']:,.0f} questions have no answer. Set aside are {counts['set_aside/double']:,.0f} answers "
+        f"that contradict another one to the same question, and {counts['set_aside/failed_checks']:,.0f} of raters who "
+        f"failed attention checks ({', '.join(ratings.careless) or 'nobody did'})."
     )
     return notes
 

@@ -32,6 +32,7 @@ class RaterResult:
     """A rater's answers to a question.
 
     Attributes:
+        mean: of the answers as it saw them: of pairs below 0 if it favours what stands on the left.
         others: correlation with the mean of the others' ratings of the same items; nan below 3 of these.
         repeats: items that were asked twice.
         change: mean distance of the two answers to these.
@@ -152,7 +153,8 @@ def _describe_raters(ratings: Sequence[Rating]) -> list[RaterResult]:
         agreement = pearson(values[known], others[own][known]) if known.sum() > 2 else math.nan
         again = [abs(r.value - r.again) for r in ratings if r.rater == rater and r.again is not None]
         change = sum(again) / len(again) if again else math.nan
-        found.append(RaterResult(rater, len(values), float(values.mean()), float(agreement), len(again), change))
+        mean = np.mean([rating.shown for rating in ratings if rating.rater == rater])
+        found.append(RaterResult(rater, len(values), float(mean), float(agreement), len(again), change))
     return found
 
 
@@ -160,7 +162,9 @@ def _describe_runs(ratings: Sequence[Rating], values: FloatArray, sample: Cluste
     names = list(dict.fromkeys(reply.run for rating in ratings for reply in rating.item.replies))
     sides = np.array([[names.index(reply.run) for reply in rating.item.replies] for rating in ratings])
     pairs = sides.shape[1] == 2
-    strengths = bradley_terry(*sides.T, (1 - np.sign(values)) / 2, sample) if pairs else [None] * len(names)
+    strengths: Sequence[Interval | None] = [None] * len(names)
+    if pairs:
+        strengths = bradley_terry(sides[:, 0], sides[:, 1], (1 - np.sign(values)) / 2, sample)
     results = []
     for number, name in enumerate(names):
         favour = np.where(sides[:, -1] == number, values, np.where(sides[:, 0] == number, -values, math.nan))
@@ -201,8 +205,8 @@ def _correlate(
             "order": partial_correlation(trimmed, values, sample, order) if order.any() else _UNKNOWN,
             "templates": partial_correlation(trimmed, values, sample, terms) if terms.any() else _UNKNOWN,
         }
-        counts = (int((~np.isnan(x)).sum()) for x in (own, trimmed))
-        results.append(SRAResult(name, *counts, correlations))
+        size, left = (int((~np.isnan(x)).sum()) for x in (own, trimmed))
+        results.append(SRAResult(name, size, left, correlations))
     return results
 
 

@@ -109,6 +109,8 @@ def test_who_always_chooses_the_left_side_favours_no_run(asked, tmp_path):
         path.write_text(json.dumps(content))
     metrics = read(root, tmp_path / "out", left)
     assert metrics["survey/adherence/side"] == -3
+    question = json.loads((tmp_path / "out/survey.json").read_text())["questions"][0]
+    assert [rater["mean"] for rater in question["raters"]] == [-3, -3]
     assert all(abs(metrics[f"survey/adherence/mean/{label}"]) <= 3 * 2 / 30 for label in LABELS.values())
     assert metrics["survey/adherence/alpha/interval"] < 0.5  # they saw pairs on sides of their own
 
