@@ -127,8 +127,8 @@ def _pairs(judge: dict[str, Any] | None) -> list[str]:
     ]  # fmt: skip
     models = escape_markdown(", ".join(judge["models"]))
     note = (
-        f"Judge: {models}. Both orders are asked, a mismatch is a tie and counts half; at equal "
-        "length after Dubois et al. 2024; consistency: share of pairs on which both orders agree. 95 % intervals over "
+        f"Judge: {models}, asked {judge['question']}. Both orders are asked, a mismatch is a tie and counts half; at "
+        "equal length after Dubois et al. 2024; consistency: share of pairs on which both orders agree. 95 % intervals over "
         "dialogues."
     )
     return [f"## Judged in pairs against {judge['baseline']}\n\n{markdown_table(heads, rows)}\n\n{note}"]

@@ -22,6 +22,7 @@ from esc_lab.statistics.intervals import Interval
 
 OVERALL = "judge/overall"
 _FIX = "name the directory of a finished run of stage=judge, or leave it out"
+QUESTIONS = {"help": "which helps the seeker more", "adherence": "which follows the strategy of its prompt more"}
 _RATES = ("win_rate", "length_controlled", "consistency")
 
 
@@ -52,6 +53,7 @@ class Judgements:
         models: names of the model that judged.
         baseline: label of the run that the others are compared with in pairs.
         forced: reasons not to believe the judge that were overruled.
+        question: of `QUESTIONS`, what it was asked of pairs.
         replies: by fingerprint of the evaluation's predictions.
     """
 
@@ -60,6 +62,7 @@ class Judgements:
     baseline: str
     forced: Sequence[str]
     replies: Mapping[str, JudgedReplies]
+    question: str = "help"
 
     def of(self, run: Run) -> JudgedReplies | None:
         """What was said of a run's replies, if they were judged."""
@@ -101,7 +104,8 @@ def read_judgements(directory: Path) -> Judgements:
             for run in record["runs"]
         }
         models, forced = [str(name) for name in record["judge"]["models"]], [str(text) for text in record["forced"]]
-        return Judgements(directory, models, str(record["baseline"]), forced, replies)
+        question = str(record.get("question", "help"))
+        return Judgements(directory, models, str(record["baseline"]), forced, replies, question)
     except READ_ERRORS as error:
         message = f"no finished run of the judge: {type(error).__name__} {error}"
         raise UserError(message, where=str(directory), fix=_FIX) from error
@@ -170,6 +174,7 @@ def build_pairs_record(cells: Sequence[Cell], judgements: Judgements | None) -> 
         "models": list(judgements.models),
         "baseline": names.get(judgements.baseline, judgements.baseline),
         "forced": list(judgements.forced),
+        "question": QUESTIONS[judgements.question],
         "pairs": rows,
     }
 

@@ -32,6 +32,12 @@ class JudgingConfig:
     )
     rubric: bool = item(True, "score each reply on the axes of llm.judge.axes")
     pairwise: bool = item(True, "compare each reply with the baseline's, in both orders")
+    question: str = item(
+        "help",
+        "of pairs: which reply helps the seeker more, or which follows the strategy of its prompt more (adherence), "
+        "which the judge is told then",
+        choices=("help", "adherence"),
+    )
     check: int = item(60, "given replies that each judge has to tell from foils of each kind", within=(2, float("inf")))
     min_auc: float = item(
         0.6,

@@ -168,3 +168,9 @@ class InventoryConfig:
         affects=results("evaluate"),
         method=False,
     )
+    examples: list[Any] = item(
+        [],
+        "what extend.examples shows of a prompted strategy: exchanges {seeker, strategy, supporter}",
+        affects=results("extend"),
+        method=False,
+    )

@@ -33,10 +33,16 @@ class ExtendConfig:
     )
     template: str = item("c1_hf", "prompt layout that replies are written under; its prompts name the strategy")
     situation: bool = item(False, "show the seeker's situation in these prompts")
+    examples: int = item(
+        0,
+        "exchanges of inventory.examples that a prompt shows of its strategy, drawn by context",
+        within=FROM_ZERO,
+    )
     layout: dict[str, Any] = item({}, "the layout of this name with its wording; filled in when a run starts")
     max_copied: float = item(
         0.5,
-        "a reply is not used if more than this share of its runs of four words is in its history, or in itself before",
+        "a reply is not used if more than this share of its runs of four words is in the history or the examples of its "
+        "prompt, or in itself before",
         within=SHARE,
     )
     classifier: str | None = item(

@@ -195,6 +195,9 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
         yield refuse(cfg, "extend.number", f"the inventory {cfg.inventory.name} has {strategies}", "lower it")
     if settings.number == 0 and settings.unconditional == 0:
         yield refuse(cfg, "extend.number", "nothing would be written", "extend.unconditional=1, or some strategies")
+    if settings.examples and not cfg.inventory.examples:
+        fix = "extend.examples=0, or write examples into the inventory"
+        yield refuse(cfg, "extend.examples", f"the inventory {cfg.inventory.name} has none", fix)
     yield from check_classifier_choice(cfg, "extend.classifier")
     yield from _check_roles(cfg, ASKED["extend"])
 
@@ -208,6 +211,9 @@ def _check_judge(cfg: DictConfig) -> Iterator[str]:
             yield f"judge.runs: {run}: no such directory. Fix: name run directories of stage=evaluate"
     if not (settings.rubric or settings.pairwise):
         yield "judge.rubric=false and judge.pairwise=false: nothing is judged. Fix: leave one of them out"
+    if settings.pairwise and settings.question == "adherence" and cfg.llm.judge.client == "reward":
+        reason = "a reward model knows which reply is better, not which follows a strategy"
+        yield refuse(cfg, "judge.question", reason, "judge.question=help, or another llm.judge.client")
     yield from _check_roles(cfg, ("judge",))
 
 

@@ -49,6 +49,7 @@ class Inventory:
     mappings: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict, hash=False)
     formats: tuple[str, ...] = ()  # of corpora whose labels are of this inventory where nothing else is said
     example: tuple[Exchange, ...] = ()  # worked, for prompts
+    examples: tuple[Exchange, ...] = ()  # of single strategies, for prompts that name one
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -149,10 +150,13 @@ def build_inventory(
         strategies,
         optional(data, "mappings", dict, where) or {},
         tuple(text for text, _ in items(optional(data, "formats", list, where), str, "format", where)),
-        tuple(_exchange(*item) for item in items(optional(data, "example", list, where), dict, "exchange", where)),
+        *(
+            tuple(_exchange(*item) for item in items(optional(data, key, list, where), dict, "exchange", where))
+            for key in ("example", "examples")
+        ),
     )
     fix = f"use one of {', '.join(inventory.names)}"
-    for exchange in inventory.example:
+    for exchange in (*inventory.example, *inventory.examples):
         if exchange.strategy not in inventory.names:
             what = f"unknown strategy '{exchange.strategy}'{nearest(exchange.strategy, inventory.names)}"
             raise UserError(what, where=f"{where}, example", fix=fix)

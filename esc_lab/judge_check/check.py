@@ -195,14 +195,27 @@ async def check_rubric(
 
 
 async def check_pairwise(
-    prefer: Prefer, dialogues: Sequence[Dialogue], count: int, claim: str, seed: int, min_auc: float = MIN_AUC
+    prefer: Prefer,
+    dialogues: Sequence[Dialogue],
+    count: int,
+    claim: str,
+    seed: int,
+    min_auc: float = MIN_AUC,
+    *,
+    adherence: bool = False,
 ) -> JudgeCheck:
     """Have a judge compare given replies with foils. It sees no strategies, so a wrong one is not asked about.
+
+    Args:
+        adherence: `prefer` asks which reply follows the strategy of the first one; the foils are of other strategies.
 
     Raises:
         UserError: see `draw_cases`.
     """
     cases = {kind: drawn for kind, drawn in draw_cases(dialogues, count, seed).items() if kind in _IN_PAIRS}
+    if adherence:
+        apart = {kind: [case for case in drawn if _of_other_strategy(case)] for kind, drawn in cases.items()}
+        cases = {FOREIGN: [], **{kind: drawn for kind, drawn in apart.items() if drawn}}
     claims = [add_claim(case, claim, "supporter") for case in cases[FOREIGN]]
     asked = [case for drawn in (*cases.values(), claims) for case in drawn]
     answers = iter(await asyncio.gather(*(prefer(case.given[:-1], case.given[-1], case.foil[-1]) for case in asked)))
@@ -215,6 +228,11 @@ async def check_pairwise(
     answered = known(claims)
     preferred = {"supporter": check_preferred_claim(_split(answered)[0][:, 1], _split(answered)[1])} if answered else {}
     return JudgeCheck("pairwise", kinds, preferred, min_auc=min_auc)
+
+
+def _of_other_strategy(case: JudgeCase) -> bool:
+    given, foil = case.given[-1].reply.strategies, case.foil[-1].reply.strategies
+    return bool(given and foil) and not set(given) & set(foil)
 
 
 _IN_PAIRS = tuple(kind for kind in KINDS if kind != "wrong_strategy")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from esc_lab.artifacts import file_fingerprint, replace_nan, write_atomic
 from esc_lab.comparison.formats import markdown_table
+from esc_lab.comparison.judgements import QUESTIONS
 from esc_lab.judge_check.cases import FOREIGN
 from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric
@@ -76,7 +77,8 @@ def _lines(session: JudgeSession, answers: JudgeAnswers) -> Iterator[dict[str, A
                 "kind": "pairwise", "run": label, "baseline": inputs.baseline.label, "dialogue": key[0],
                 "tree": reply.tree, "turn": key[1], "first": pair.first, "second": pair.second,
                 "outcome": pair.outcome, "identical": pair.identical, "length_difference": pair.difference,
-                "reply": reply.text, "baseline_reply": inputs.baseline.replies[key].text, "judge_sampling": asked,
+                "question": session.cfg.judge.question, "strategy": reply.strategy, "reply": reply.text,
+                "baseline_reply": inputs.baseline.replies[key].text, "judge_sampling": asked,
             }  # fmt: skip
 
 
@@ -95,6 +97,7 @@ def _record(session: JudgeSession, answers: JudgeAnswers, results: _Results) -> 
         "with_replies": inputs.with_replies,
         "seed": inputs.seed,
         "baseline": inputs.baseline.label,
+        "question": session.cfg.judge.question,
         "length_control": {"formula": "logistic(theta + phi * tanh(d / std(d))) at d = 0", "prior_sd_of_phi": PRIOR},
         "runs": [
             {
@@ -168,8 +171,9 @@ def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
         notes.append(f"Scores from 0 to 4; {OVERALL} = {weights}.")
     if answers.pairs:
         notes.append(
-            f"Win rate against {inputs.baseline.label}: both orders are asked, a mismatch is a tie and counts half; at "
-            "equal length: after Dubois et al. 2024; consistency: share of pairs on which both orders agree."
+            f"Win rate against {inputs.baseline.label}, {QUESTIONS[cfg.judge.question]}: both orders are asked, a mismatch "
+            "is a tie and counts half; at equal length: after Dubois et al. 2024; consistency: share of pairs on which "
+            "both orders agree."
         )
     missing = session.counts.get("judge/missing", 0)
     notes += [f"{missing} questions had no usable answer and are left out."] if missing else []

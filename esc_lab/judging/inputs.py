@@ -24,7 +24,7 @@ from esc_lab.runs.layout import PREDICTIONS, find_run, read_config
 from esc_lab.runs.lineage import find_rewards, find_searches, find_training_trees
 from esc_lab.scorers.reward_files import identify_reward
 from esc_lab.search.journal import read_journal_config
-from esc_lab.seeds import derive_seed
+from esc_lab.seeds import EVALUATION_SEED, derive_seed
 
 NOTHING = "(no message)"
 _DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")
@@ -60,6 +60,7 @@ class WrittenReply:
     Attributes:
         text: stripped; may be empty.
         strategy: the one that it was to follow or that it names; None if it names none.
+        prompted: the one that it was to follow; None where the model chose.
         gold_reply: the corpus' own reply there.
     """
 
@@ -68,6 +69,7 @@ class WrittenReply:
     gold_reply: str
     tree: str
     sampling: Mapping[str, Any]
+    prompted: str | None = None
 
     @property
     def turn(self) -> Turn:
@@ -132,7 +134,8 @@ def read_inputs(cfg: Config) -> JudgeInputs:
     evaluations = read_evaluations(cfg.judge.runs, "judge.runs", cfg.config_dirs)
     test, dialogues = evaluations.test, evaluations.dialogues
     judged = [
-        EvaluatedRun(label, run, read_replies(run.directory / PREDICTIONS)) for run, label in evaluations.labels.items()
+        EvaluatedRun(label, run, read_replies(run.directory / PREDICTIONS, prompted=_asks_adherence(cfg)))
+        for run, label in evaluations.labels.items()
     ]
     for run in judged:
         check_context(dialogues, run.replies, str(run.run.directory))
@@ -158,8 +161,15 @@ def read_inputs(cfg: Config) -> JudgeInputs:
 
 
 def _find_shared_decisions(runs: Sequence[EvaluatedRun], keys: Sequence[Key]) -> tuple[list[Key], list[str]]:
-    """The decisions with a reply in every run, and a remark if that is few; a UserError if there are none."""
-    shared = [key for key in keys if all(key in run.replies for run in runs)]
+    """The decisions with a reply in every run, and a remark if that is few; a UserError if there are none.
+
+    Replies to prompts that name different strategies are not compared.
+    """
+    shared = [
+        key
+        for key in keys
+        if all(key in run.replies for run in runs) and len({run.replies[key].prompted for run in runs} - {None}) < 2
+    ]
     if not shared:
         fix = "evaluate all with the same seed and evaluate.generation.decisions"
         raise UserError("there is no decision to which every run wrote a reply", where="judge.runs", fix=fix)
@@ -170,21 +180,38 @@ def _find_shared_decisions(runs: Sequence[EvaluatedRun], keys: Sequence[Key]) ->
     return shared, [f"{remark}; their evaluations chose different ones"]
 
 
-def read_replies(path: Path) -> dict[Key, WrittenReply]:
-    """The replies in a `predictions.jsonl`: of several samples the first, of several prompts the gold strategy's.
+def _asks_adherence(cfg: Config) -> bool:
+    return cfg.judge.pairwise and cfg.judge.question == "adherence"
+
+
+def read_replies(path: Path, *, prompted: bool = False) -> dict[Key, WrittenReply]:
+    """The replies in a `predictions.jsonl`, one of each decision: of several samples the first.
+
+    Of several prompts it is the gold strategy's. Where the gold reply has none it is one that is drawn by dialogue and
+    turn, the same in every run that has all of them.
+
+    Args:
+        prompted: only of prompts that name a strategy, each as likely as the others, whichever the gold one is.
 
     Raises:
         UserError: a line is not a prediction, or there is no reply.
     """
-    replies: dict[Key, WrittenReply] = {}
+    replies: dict[Key, tuple[int, WrittenReply]] = {}
     for p in read_predictions(path):
-        if p.reply is not None and p.sample == 0 and p.to_gold:
-            reply = WrittenReply(p.reply.strip(), p.followed, p.gold_reply, p.tree, p.sampling)
-            replies.setdefault((p.dialogue, p.turn), reply)
+        if p.reply is None or p.sample > 0 or (p.prompted is None if prompted else not p.to_gold):
+            continue
+        drawn = prompted or not p.gold
+        rank = derive_seed(EVALUATION_SEED, "prompt to judge", p.dialogue, p.turn, p.prompted) if drawn else 0
+        reply = WrittenReply(p.reply.strip(), p.followed, p.gold_reply, p.tree, p.sampling, p.prompted)
+        key = (p.dialogue, p.turn)
+        if key not in replies or rank < replies[key][0]:
+            replies[key] = rank, reply
     if not replies:
-        fix = "evaluate with evaluate.generation.enabled=true and evaluate.prompted=gold"
-        raise UserError("there is no written reply to a gold strategy", where=str(path), fix=fix)
-    return replies
+        template = "a template that names the strategy" if prompted else "evaluate.prompted=gold"
+        fix = f"evaluate with evaluate.generation.enabled=true and {template}"
+        what = "prompt that names a strategy" if prompted else "gold strategy"
+        raise UserError(f"there is no written reply to a {what}", where=str(path), fix=fix)
+    return {key: reply for key, (_, reply) in replies.items()}
 
 
 def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:

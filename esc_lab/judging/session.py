@@ -62,6 +62,7 @@ class JudgeSession:
 
     def __init__(self, cfg: Config, inputs: JudgeInputs, calls: Calls) -> None:
         self.cfg, self.inputs, self.calls = cfg, inputs, calls
+        self.adherence = cfg.judge.question == "adherence"
         prompts = build_role_prompts(inputs.inventory, cfg.llm)
         self.axes = choose_axes(prompts, calls.scoring.get(JUDGE))
         self.counts: Counter[str] = Counter()
@@ -71,8 +72,9 @@ class JudgeSession:
             "inventory": inputs.inventory.name,
             "roles": {JUDGE: self.settings},
             "axes": [asdict(axis) for axis in self.axes],
-            "prompts": fingerprint_prompts(prompts),
+            "prompts": fingerprint_prompts(prompts, adherence=self.adherence),
         }
+        self._unchecked: list[str] = []
 
     async def judge(self) -> JudgeAnswers:
         """Check the judges, then have them judge.
@@ -95,7 +97,7 @@ class JudgeSession:
             self.calls.watch,
         )
         gates = await self._check()
-        failures = check_gates(gates, cfg.judge.force, self.counts["judge/too_long"])
+        failures = check_gates(gates, cfg.judge.force, self.counts["judge/too_long"], self._unchecked)
         scored = inputs.runs if cfg.judge.rubric else []
         paired = inputs.candidates if cfg.judge.pairwise else []
         questions: list[Awaitable[Any]] = [self._score(run, key) for run in scored for key in inputs.keys]
@@ -120,7 +122,12 @@ class JudgeSession:
         if settings.rubric:
             gates.append(await check_rubric(lambda talk: self._answer(self.roles.score(talk)), *asked))
         if settings.pairwise and self.inputs.candidates:
-            gates.append(await check_pairwise(self._prefer, *asked))
+            given = {name for d in dialogues for turn in d.decisions() for name in d.turns[turn].reply.strategies}
+            if self.adherence and len(given) < 2:
+                what = f"given replies of the test set have no strategies of {self.inputs.inventory.name}"
+                self._unchecked.append(f"the judge of adherence cannot be checked: {what}")
+            else:
+                gates.append(await check_pairwise(self._prefer, *asked, adherence=self.adherence))
         for gate in gates:
             log.log(logging.INFO if gate.believed else logging.WARNING, "%s", gate.verdict)
         return gates
@@ -132,13 +139,14 @@ class JudgeSession:
         return (await self._compare(history, reply, other)).outcome
 
     async def _compare(self, history: Sequence[Turn], reply: Turn, other: Turn) -> Pair:
-        """Both orders of two replies; identical ones are not asked."""
+        """Both orders of two replies; identical ones are not asked. By adherence it is that to the first's strategy."""
+        (strategy,) = reply.reply.strategies[:1] if self.adherence else (None,)
         texts = [" ".join(turn.reply.text.split()) for turn in (reply, other)]
         difference = len(reply.reply.text) - len(other.reply.text)
         if texts[0] == texts[1]:
             return Pair(None, None, difference, identical=True)
-        first = await self._answer(self.roles.prefer(history, *texts))
-        second = await self._answer(self.roles.prefer(history, *reversed(texts)))
+        first = await self._answer(self.roles.prefer(history, *texts, strategy))
+        second = await self._answer(self.roles.prefer(history, *reversed(texts), strategy))
         return Pair(first, None if second is None else 1 - second, difference)
 
     async def _score(self, run: EvaluatedRun, key: Key) -> Scores | None:
@@ -150,22 +158,25 @@ class JudgeSession:
         return replace(pair, difference=len(reply.text) - len(other.text))  # an empty one is shown in words
 
 
-def check_gates(gates: Sequence[JudgeCheck], force: bool, too_long: int = 0) -> list[str]:
+def check_gates(
+    gates: Sequence[JudgeCheck], force: bool, too_long: int = 0, unchecked: Sequence[str] = ()
+) -> list[str]:
     """Why judges should not be believed: sentences on those that are not; empty gates: no check was made.
 
     Args:
         too_long: questions that exceed the judge's context.
+        unchecked: sentences on judges that cannot be checked.
 
     Raises:
         UserError: there are reasons, and the judge is not forced.
     """
-    failures = [gate.verdict for gate in gates if not gate.believed]
-    if not gates:
+    failures = [*unchecked, *(gate.verdict for gate in gates if not gate.believed)]
+    if not (gates or unchecked):
         failures = ["the judges cannot be checked: that takes two dialogues"]
     if failures and too_long:
         failures.append(f"{too_long} of its questions exceed the judge's context")
     if failures and not force:
-        some = "; judge.rubric=false or judge.pairwise=false leaves one out" if len(failures) != len(gates) else ""
+        some = "; judge.rubric=false or judge.pairwise=false leaves one out" if any(g.believed for g in gates) else ""
         fix = f"a larger model as judge{some}; judge.force=true judges all the same, and says so"
         raise UserError("; ".join(failures), where="judge", fix=fix)
     return failures
@@ -196,12 +207,15 @@ async def gather_with_progress(questions: Sequence[Awaitable[T]], state: Callabl
     return [task.result() for task in tasks]
 
 
-def fingerprint_prompts(prompts: RolePrompts) -> str:
-    """Hash of all words of the judge's prompts, on a fixed conversation."""
+def fingerprint_prompts(prompts: RolePrompts, *, adherence: bool = False) -> str:
+    """Hash of all words of the judge's prompts, on a fixed conversation; `adherence`: those of that question, too."""
     history = (Turn("seeker", Reply("First.")), Turn("supporter", Reply("Second.", prompts.inventory.names[:1])))
     requests = []
     for json in (False, True):
         requests.append(prompts.judge_request(json=json))
         requests.append(prompts.prefer_request("Third.", "Fourth.", json=json))
+        if adherence:
+            strategy = prompts.inventory.names[0]
+            requests.append(prompts.prefer_request("Third.", "Fourth.", json=json, strategy=strategy))
     messages = prompts.support_messages(history, "\n".join(requests))
     return fingerprint([message.content for message in messages])

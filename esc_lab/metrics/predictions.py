@@ -82,8 +82,8 @@ class Prediction:
 
     @property
     def to_gold(self) -> bool:
-        """Whether the prompt is one that the gold reply answers: it names no other strategy."""
-        return self.prompted is None or self.prompted in self.gold
+        """Whether the prompt is one that the gold reply answers: it names no other strategy than that reply has."""
+        return self.prompted is None or not self.gold or self.prompted in self.gold
 
     @property
     def followed(self) -> str | None:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Literal
 
 from esc_lab.data.dialogue import Dialogue, Turn
-from esc_lab.data.strategies import MAX_NAME, Inventory, Strategy, UnknownStrategyError, normalize_label
+from esc_lab.data.strategies import MAX_NAME, Exchange, Inventory, Strategy, UnknownStrategyError, normalize_label
 from esc_lab.prompts.layouts import Layout
 from esc_lab.prompts.wording import MarkedText, Span, fill, join, mark_neutral, mark_strategy
 
@@ -66,6 +66,7 @@ def build_prompt(
     inference: str = "direct",
     start: int = 0,
     unconditional: bool = False,
+    examples: Sequence[Exchange] = (),
 ) -> Prompt:
     """The prompt for the supporter's reply at index `turn` of the dialogue.
 
@@ -77,6 +78,7 @@ def build_prompt(
         inference: name of the prompting baseline.
         start: first turn of the history that is shown; a seeker turn, to shorten a history that is too long.
         unconditional: name no strategy: of the instruction only what says how to write is left.
+        examples: exchanges that are shown with what the prompting baseline shows.
 
     Raises:
         ValueError: the layout needs a strategy and none is given.
@@ -85,7 +87,8 @@ def build_prompt(
     chat = history_messages(dialogue.turns[start:turn], words, labels=history_labels)
     kept = chat if layout.chat_messages is None else chat[-layout.chat_messages :]
     older = chat[: len(chat) - len(kept)]
-    parts = {"role": MarkedText(words["role"]), "inference": _baseline_text(layout, inventory, inference)}
+    shown = _baseline_text(layout, inventory, inference, examples)
+    parts = {"role": MarkedText(words["role"]), "inference": shown}
     if situation and dialogue.situation:
         parts["situation"] = fill(words["situation"], situation=dialogue.situation)
     if older:
@@ -199,13 +202,13 @@ def parse_reply(content: str, inventory: Inventory, reply_marker: str | None = N
     return strategy, text[match.end() :].strip()
 
 
-def _baseline_text(layout: Layout, inventory: Inventory, name: str) -> MarkedText:
+def _baseline_text(layout: Layout, inventory: Inventory, name: str, examples: Sequence[Exchange]) -> MarkedText:
     baseline = layout.baseline(name)
     pieces = [MarkedText(baseline.system)] if baseline.system else []
-    if baseline.example:
+    if shown := (*(inventory.example if baseline.example else ()), *examples):
         exchanges = "\n".join(
             f"seeker: {exchange.seeker}\nsupporter: {reply_content(layout, exchange.supporter, (exchange.strategy,))}"
-            for exchange in inventory.example
+            for exchange in shown
         )
         pieces.append(fill(layout.wording["example"], exchanges=exchanges))
     return join("\n\n", pieces)

@@ -13,6 +13,7 @@ import numpy as np
 
 from esc_lab.config.extend import ExtendConfig
 from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import Exchange, Inventory
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 
@@ -95,3 +96,15 @@ def _draw_strategies(dialogue: str, turns: int, settings: ExtendConfig, names: S
     else:
         drawn = sorted(draw.permutation(len(names))[: settings.number].tolist())
     return (*(names[number] for number in drawn), *([None] if unconditional else []))
+
+
+def draw_examples(
+    inventory: Inventory, context: Context, strategy: str | None, settings: ExtendConfig
+) -> tuple[Exchange, ...]:
+    """The exchanges that a prompt shows of its strategy, at most `settings.examples`, drawn by context.
+
+    A larger number adds to what a smaller one gives.
+    """
+    known = [exchange for exchange in inventory.examples if exchange.strategy == strategy]
+    draw = np.random.default_rng(derive_seed(settings.seed, "examples", context.dialogue.id, context.turns))
+    return tuple(known[number] for number in draw.permutation(len(known))[: settings.examples])

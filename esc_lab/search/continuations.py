@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from esc_lab.data.dialogue import Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.scorers.adherence import bare_reply
 from esc_lab.search.requests import Answer
@@ -20,14 +19,14 @@ _ABOUT = re.compile(r"\b(?:the|this) (?:seeker|supporter)\b|\bthe conversation s
 
 
 def read_continuation(
-    answer: Answer, history: Sequence[Turn], inventory: Inventory, *, max_tokens: int, max_copied: float
+    answer: Answer, known: Sequence[str], inventory: Inventory, *, max_tokens: int, max_copied: float
 ) -> tuple[str, frozenset[str]]:
     """The reply of an answer, without role prefixes and anything that names its strategy.
 
     Args:
-        history: the turns that it answers.
+        known: texts that its prompt shows: what it answers, and examples.
         max_tokens: at which an answer is cut off: its last sentence is left out where it is not whole.
-        max_copied: most of its runs of four words that the history, or the reply before them, may hold.
+        max_copied: most of its runs of four words that these texts, or the reply before them, may hold.
 
     Returns:
         The reply, and what was taken off it, of `REMOVED`.
@@ -51,27 +50,27 @@ def read_continuation(
         raise UnusableError(f"no sentence of it comes to its end within {max_tokens} tokens", kind="cut_off")
     if _ABOUT.search(reply):
         raise UnusableError("it is about seeker and supporter, and no message to the seeker", kind="meta")
-    if copied_share(reply, [turn.reply.text for turn in history]) > max_copied:
-        raise UnusableError("it copies the conversation", kind="copy")
+    if copied_share(reply, known) > max_copied:
+        raise UnusableError("it copies what its prompt shows", kind="copy")
     if repeated_share(reply) > max_copied:
         raise UnusableError("it repeats itself", kind="repetition")
     return reply, removed
 
 
-def copied_share(reply: str, history: Sequence[str]) -> float:
-    """Share of the runs of four words of a reply that are in some text of its history, whatever case and punctuation.
+def copied_share(reply: str, known: Sequence[str]) -> float:
+    """Share of the runs of four words of a reply that are in some known text, whatever case and punctuation.
 
     A shorter reply is copied (1) if it is all that one of these texts says.
 
     >>> copied_share("I feel so alone today, and you?", ["I feel so alone today."])
     0.5
     """
-    words, texts = _words(reply), [_words(text) for text in history]
+    words, texts = _words(reply), [_words(text) for text in known]
     if len(words) < RUN_WORDS:
         return float(words in texts)
-    known = {run for text in texts for run in _runs(text)}
+    there = {run for text in texts for run in _runs(text)}
     runs = _runs(words)
-    return sum(run in known for run in runs) / len(runs)
+    return sum(run in there for run in runs) / len(runs)
 
 
 def repeated_share(reply: str) -> float:

@@ -21,12 +21,12 @@ from esc_lab.config import Config
 from esc_lab.config.search import ASKED
 from esc_lab.data.corpora import stream_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.data.strategies import build_inventory
+from esc_lab.data.strategies import Exchange, build_inventory
 from esc_lab.prompts import build_layout, build_prompt
 from esc_lab.runs.layout import CONTEXTS, CONTINUATIONS, JOURNAL_SUFFIX
 from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
 from esc_lab.search.calls import BudgetError, Calls
-from esc_lab.search.contexts import Context, CutDialogue, cut_splits
+from esc_lab.search.contexts import Context, CutDialogue, cut_splits, draw_examples
 from esc_lab.search.continuations import REMOVED, UNUSABLE, read_continuation
 from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.progress import CallProgress
@@ -120,16 +120,21 @@ class ExtendSession:
         self.inventory = build_inventory(cfg.inventory)
         self.layout = build_layout(cfg.extend.template_config())
         self.player = cfg.llm.supporter
+        shown = self.settings.examples
+        examples = [shown, [asdict(exchange) for exchange in self.inventory.examples]] if shown else []
+        self._shown: list[Any] = [self.settings.layout, self.settings.situation, *examples]
         self.directory = Path(cfg.run_dir)
         self.work, self.without_context = cut_splits(splits, self.settings, self.inventory.names)
         self._finished = self._done = 0
         self._stopped = False  # the budget is spent: no dialogue is begun any more
+        self._earlier: dict[str, Journal] = {}  # of an interrupted run, by dialogue, their answers let go of
 
     async def extend(self) -> ExtendResult:
         """Write all continuations into `continuations/`."""
         started, journals = time.time(), self.directory / CONTEXTS
         configs = {cut.dialogue.id: self._journal_config(cut) for cut in self.work}
         take_over_journals(self.cfg, journals, configs)
+        self._count_spent(journals, configs)
         result = ExtendResult(self.calls, len(self.work), self.without_context)
         progress = CallProgress(
             "extend: replies",
@@ -149,6 +154,14 @@ class ExtendSession:
         log.info("%s", progress.state())
         result.seconds = time.time() - started
         return result
+
+    def _count_spent(self, directory: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Count all that was spent before as spent, so that the budget is not begun anew for what comes late."""
+        for name, config in configs.items():
+            path = directory / f"{name}{JOURNAL_SUFFIX}"
+            if path.exists():
+                self._earlier[name] = self.calls.open_journal(path, config)
+                self._earlier[name].release()
 
     async def _write_all(self, result: ExtendResult) -> None:
         """Continue the dialogues, a few at a time, and write each in its turn."""
@@ -204,8 +217,12 @@ class ExtendSession:
         """
         written = Written()
         name = cut.dialogue.id
-        path = self.directory / CONTEXTS / f"{name}{JOURNAL_SUFFIX}"
-        journal = self.calls.open_journal(path, self._journal_config(cut))
+        journal = self._earlier.pop(name, None)
+        if journal is None:
+            path = self.directory / CONTEXTS / f"{name}{JOURNAL_SUFFIX}"
+            journal = self.calls.open_journal(path, self._journal_config(cut))
+        else:
+            journal.recall()
         asked = [(context, strategy) for context in cut.contexts for strategy in context.strategies]
         try:
             replies = await asyncio.gather(
@@ -235,7 +252,10 @@ class ExtendSession:
     async def _draw_usable(
         self, journal: Journal, context: Context, strategy: str | None, counts: Counter[str]
     ) -> str | None:
-        request, history = self._request(context, strategy), context.dialogue.turns[: context.turns]
+        examples = draw_examples(self.inventory, context, strategy, self.settings)
+        request = self._request(context, strategy, examples)
+        known = [turn.reply.text for turn in context.dialogue.turns[: context.turns]]
+        known += [text for exchange in examples for text in (exchange.seeker, exchange.supporter)]
         draws = self.player.attempts if self.player.temperature != 0 else 1
         for draw in range(draws):
             seed = derive_seed(self.settings.seed, context.dialogue.id, context.turns, strategy, draw) >> 32
@@ -244,7 +264,7 @@ class ExtendSession:
             try:
                 reply, removed = read_continuation(
                     answer,
-                    history,
+                    known,
                     self.inventory,
                     max_tokens=request.max_tokens,
                     max_copied=self.settings.max_copied,
@@ -258,10 +278,11 @@ class ExtendSession:
                 return reply
         return None
 
-    def _request(self, context: Context, strategy: str | None) -> Request:
+    def _request(self, context: Context, strategy: str | None, examples: Sequence[Exchange]) -> Request:
         prompt = build_prompt(
             self.layout, self.inventory, context.dialogue, context.turns, strategy,
             history_labels=False, situation=self.settings.situation, unconditional=strategy is None,
+            examples=examples,
         )  # fmt: skip
         played = self.player
         return Request(
@@ -307,7 +328,7 @@ class ExtendSession:
             "seed": self.settings.seed,
             "inventory": self.inventory.name,
             "template": self.settings.template,
-            "words": fingerprint([self.settings.layout, self.settings.situation]),
+            "words": fingerprint(self._shown),
             "strategies": fingerprint([asdict(strategy) for strategy in self.inventory.strategies]),
             "roles": {ROLE: describe_role(self.player, self.calls.clients[ROLE])},
         }

@@ -82,6 +82,10 @@ class Journal:
         self.sync()
         self.answers, self.cached = {}, set()
 
+    def recall(self) -> None:
+        """Have the answers again that were let go of."""
+        self._read()
+
     @contextmanager
     def _open(self, *, begin: bool = False) -> Iterator[int]:
         """The file, for one thing to do: there may be more journals than a process may have open files."""

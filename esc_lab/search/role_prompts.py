@@ -45,6 +45,7 @@ SLOTS = {
     "judge_form": "",
     "axis": "name rubric",
     "prefer": "first second rubric form",
+    "adhere": "strategy definition first second form",
     "prefer_form": "",
     "json_form": "object",
     "correction": "error",
@@ -107,12 +108,15 @@ class RolePrompts:
         form = self.text("json_form", object=f"{{{names}}}") if json else self.text("judge_form")
         return self.text("judge", rubric=self._rubric(), form=form)
 
-    def prefer_request(self, first: str, second: str, *, json: bool) -> str:
-        """What the judge is asked of two replies."""
+    def prefer_request(self, first: str, second: str, *, json: bool, strategy: str | None = None) -> str:
+        """What the judge is asked of two replies: which is better, or which follows a strategy more."""
         answers = '{"better": "A"} or {"better": "B"}'
         form = self.text("json_form", object=answers) if json else self.text("prefer_form")
         replies = {"first": " ".join(first.split()), "second": " ".join(second.split())}
-        return self.text("prefer", **replies, rubric=self._rubric(), form=form)
+        if strategy is None:
+            return self.text("prefer", **replies, rubric=self._rubric(), form=form)
+        definition = self.inventory.definition(strategy)
+        return self.text("adhere", **replies, strategy=strategy, definition=definition, form=form)
 
     def text(self, name: str, /, **slots: str) -> str:
         """A text of the wording with its slots filled in."""

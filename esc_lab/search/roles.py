@@ -153,8 +153,12 @@ class Roles:
         scores = await self.judge(history, sample)
         return None if scores is None else score_turn(scores, self.axes)
 
-    async def prefer(self, history: Sequence[Turn], first: str, second: str) -> float | None:
+    async def prefer(
+        self, history: Sequence[Turn], first: str, second: str, strategy: str | None = None
+    ) -> float | None:
         """The judge's probability that the first of two next messages is the better one; 0 or 1 if it says so in words.
+
+        With a strategy that is the one which follows it more; a reward model is not asked that.
 
         The messages are shown without strategy labels, as a seeker sees them. Of a reward model it is the logistic of
         the difference of their logits, whatever their order.
@@ -164,7 +168,7 @@ class Roles:
             (better, worse), (other_better, other_worse) = [await self._reward(reward, talk) for talk in talks]
             return float(np.exp(-np.logaddexp(0.0, (other_better - other_worse) - (better - worse))))
         scores = "judge" in self.scoring
-        asked = self.prompts.prefer_request(first, second, json=not scores)
+        asked = self.prompts.prefer_request(first, second, json=not scores, strategy=strategy)
         messages = self.prompts.support_messages(history, asked)
         if scores:
             return await self._first_probability("judge", messages, Question("better", "better: ", ("A", "B")))

@@ -19,6 +19,7 @@ from esc_lab.config.pipeline import (
 from esc_lab.config.prompt import collect_seeker_words, use_template
 from esc_lab.config.schema import use_objective_schedule
 from esc_lab.config.search import ASKED, LLMConfig
+from esc_lab.config.training import TrainerConfig
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
@@ -103,7 +104,8 @@ def _training(cfg: Config, stage: str, policy: str | None) -> Config:
     if stage == "reward":
         return replace(own, stage=stage)
     if stage == "classifier":
-        return use_judge_training(own)
+        # Replies of an extension are few: two epochs, as for a corpus, would hardly teach the classes.
+        return replace(use_judge_training(own), trainer=TrainerConfig(max_epochs=cfg.trainer.max_epochs))
     words = collect_seeker_words(cfg.prompt, cfg.llm.wording)
     return replace(own, stage="sft", data=replace(cfg.data, side="seeker"), prompt=replace(cfg.prompt, seeker=words))
 

@@ -152,9 +152,14 @@ def test_steerable_pipeline(endpoint, command):
     assert {path.name for path in outcome.path.iterdir() if path.is_dir()} >= set(steps)
     table = (outcome.path / "compare/comparison.md").read_text()
     assert all(f"tiny-llama {name}" in table for name in ("base (standard)", "base (c1_hf)", "SFT (standard)"))
-    assert {"extend/replies", "classifier/accuracy", "base_c1_hf/adherence/accuracy", "sft/adherence/accuracy"} <= {
-        *outcome.metrics
-    }
+    assert {
+        "extend/replies",
+        "classifier/accuracy",
+        "base_c1_hf/adherence/accuracy",
+        "sft/adherence/accuracy",
+        "sft/text/rouge_l",
+        "sft/text/distinct_2",
+    } <= {*outcome.metrics}
     predictions = [json.loads(line) for line in (outcome.path / "evaluate_sft/predictions.jsonl").open()]
     assert {len(found) for found in predictions_by_turn(predictions).values()} == {15}
 

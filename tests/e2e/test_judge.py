@@ -21,6 +21,7 @@ from esc_lab.cli.compositions import CONF
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.config import Config, DataConfig, typed
 from esc_lab.data.corpora import ReadReport, read_splits
+from esc_lab.data.dialogue import Dialogue
 from esc_lab.errors import UserError
 from esc_lab.judge_check.cases import FOREIGN, NEXT, REJECTED, add_claim, draw_cases
 from esc_lab.stages.run_stage import run_stage
@@ -361,6 +362,67 @@ def test_refusals(knows, evaluated, tmp_path):
     assert "evaluate.generation.max_new_tokens differs: " in refused(shorter, longer)
     alone = evaluation(tmp_path / "alone", plain, DIALOGUES[:1])
     assert "the judges cannot be checked: that takes two dialogues" in refused(alone)
+
+
+PROMPTED = ("Question", "Information")
+
+
+def prompt_each(run: Path, *, gold: bool) -> Path:
+    """The evaluation as if prompts had named two strategies at each decision; without `gold` the corpus has none."""
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    asked = [
+        {**line, "prompted": name, "strategy": None, "reply": line["reply"].replace("good", f"good {name}"),
+         "gold": line["gold"] if gold else []}
+        for line in lines
+        for name in PROMPTED
+    ]  # fmt: skip
+    (run / "predictions.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    return run
+
+
+def adhering(body: dict[str, Any]) -> str:
+    """A judge that knows the given replies' strategies, and of others what they say of themselves."""
+    given = {" ".join(turn.reply.text.split()): turn.reply.strategies for talk in DIALOGUES for turn in talk.turns}
+    asked = re.search(
+        r'next:\nA: (.*)\nB: (.*)\n\nBoth were written to the instruction to use the strategy "(.*)": ',
+        body["messages"][1]["content"],
+    )
+    first, second, strategy = asked.groups()
+    follows = [strategy in given.get(text, ()) or f"good {strategy}" in text for text in (first, second)]
+    return json.dumps({"better": "A" if follows[0] >= follows[1] else "B"})
+
+
+def test_in_pairs_by_adherence_the_judge_is_told_the_strategy(tmp_path):
+    runs = [prompt_each(evaluation(tmp_path / "base", plain), gold=True),
+            prompt_each(evaluation(tmp_path / "good", good, prompt__inference="cot"), gold=True)]  # fmt: skip
+    asked = {"judge__question": "adherence", "judge__rubric": False}
+    with Endpoint(adhering).running() as url:
+        left = judge(tmp_path / "judge", url, runs, **asked)
+        assert left.metrics["judge/forced"] == 0
+        assert left.metrics["gate/pairwise/share"] == 1
+        pairs = left.lines
+        assert {line["strategy"] for line in pairs} == {*PROMPTED}
+        assert {line["question"] for line in pairs} == {"adherence"}
+        assert [line["outcome"] for line in pairs] == [1 if "good" in line["reply"] else 0.5 for line in pairs]
+        assert "which follows the strategy of its prompt more" in (left.path / "judge.md").read_text()
+        found = compute_comparison([*runs, left.path])
+        assert found.metrics[f"{GOOD}/judge/win_rate"] == left.metrics[f"{GOOD}/pairwise/win_rate"]
+        # The corpus has no strategies of the inventory: nothing to check the judge on.
+        unlabelled = [
+            prompt_each(evaluation(tmp_path / name, reply, strip(DIALOGUES), **changes), gold=False)
+            for name, reply, changes in (("bare", plain, {}), ("other", good, {"prompt__inference": "cot"}))
+        ]
+        with pytest.raises(UserError, match=r"judge of adherence cannot be checked: given .* no strategies of"):
+            judge(tmp_path / "refused", url, unlabelled, **asked)
+        forced = judge(tmp_path / "forced", url, unlabelled, **asked, judge__force=True)
+    assert len(forced.lines) == 24
+    assert {line["strategy"] for line in forced.lines} == {*PROMPTED}
+
+
+def strip(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """The dialogues without strategies."""
+    bare = [[replace(turn, reply=replace(turn.reply, strategies=())) for turn in talk.turns] for talk in dialogues]
+    return [replace(talk, turns=tuple(turns)) for talk, turns in zip(dialogues, bare, strict=True)]
 
 
 def sampled(tokens: int) -> dict[str, Any]:

@@ -75,6 +75,9 @@ def test_texts_are_measured_once_and_anew_where_an_older_file_has_no_value(tmp_p
     np.testing.assert_array_equal(older.column("text/rouge_l")[1:], expected)
     assert older.column("reply_length")[1:].tolist() == [len(split_words(row.reply)) for row in rows[1:]]
     assert math.isnan(older.column("text/rouge_l")[0])  # a reply to another strategy
+    assert rows[2].gold
+    rows[2].prompted, rows[2].gold = NAMES[0], []  # the gold reply has no strategy, so none is another one
+    assert read(tmp_path / "unlabelled.jsonl", rows).column("text/rouge_l")[2] == expected[1]
     measure_texts(rows)
     assert rows[0].values == {}
     assert rows[1].values == {"text/rouge_l": rouge_l(rows[1].reply, rows[1].gold_reply)}

@@ -21,8 +21,9 @@ def sample(count: int = 8) -> list[Dialogue]:
 
 
 def decisions(dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, int]]:
-    """Those whose reply has a strategy."""
-    return [(d, turn) for d in dialogues for turn in d.decisions() if d.turns[turn].reply.strategies]
+    """Those whose reply has a strategy; all where none has."""
+    every = [(d, turn) for d in dialogues for turn in d.decisions()]
+    return [(d, turn) for d, turn in every if d.turns[turn].reply.strategies] or every
 
 
 def evaluation(

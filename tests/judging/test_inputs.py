@@ -38,6 +38,31 @@ def test_one_reply_a_decision(tmp_path):
     assert replace(reply, text="", strategy=None).turn == Turn("supporter", Reply(NOTHING))
 
 
+def test_a_strategy_is_drawn_where_the_gold_reply_has_none(tmp_path):
+    """Every strategy comes up, and which one depends on the decision alone, not on the order of the lines."""
+    rows = predictions(skill=1, seed=1, replies=True)[:60]
+    names = [*rows[0].distribution]
+    asked = [replace(row, gold=[], prompted=name, reply=f"of {name}") for row in rows for name in names]
+    found = written(tmp_path / "one.jsonl", asked)
+    assert {reply.strategy for reply in found.values()} == set(names)
+    assert all(reply.text == f"of {reply.strategy}" == f"of {reply.prompted}" for reply in found.values())
+    assert written(tmp_path / "other.jsonl", asked[::-1]) == found
+
+
+def test_of_adherence_any_prompted_strategy_is_judged(tmp_path):
+    rows = predictions(skill=1, seed=1, replies=True)[:60]
+    asked = [replace(row, prompted=name, reply=f"of {name}") for row in rows for name in row.distribution]
+    path = tmp_path / "predictions.jsonl"
+    of_gold = written(path, asked)
+    assert all(reply.prompted in row.gold for row, reply in zip(rows, of_gold.values(), strict=True))
+    drawn = read_replies(path, prompted=True)
+    assert drawn.keys() == of_gold.keys()
+    assert drawn != of_gold
+    written(path, rows)
+    with pytest.raises(UserError, match=r"no written reply to a prompt that names a strategy.*a template that names"):
+        read_replies(path, prompted=True)
+
+
 def test_what_is_no_prediction_is_told_with_its_line(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text(json.dumps(asdict(predictions(skill=1, seed=1)[0])) + "\n{}\n")

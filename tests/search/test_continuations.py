@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.search.continuations import REMOVED, UNUSABLE, copied_share, read_continuation
 from esc_lab.search.requests import Answer
@@ -13,7 +12,7 @@ from esc_lab.search.role_answers import UnusableError
 SRA = load_inventory("extes_sra")
 SAID = "That sounds very lonely. Who could sit with you tonight?"
 LAST = "My flat is so quiet since she moved out in March."
-HISTORY = (Turn("seeker", Reply("Hi.")), Turn("supporter", Reply("What brings you here?")), Turn("seeker", Reply(LAST)))
+HISTORY = ("Hi.", "What brings you here?", LAST)
 
 
 def read(text: str, **fields) -> tuple[str, frozenset[str]]:

@@ -187,6 +187,35 @@ def test_a_spent_budget_leaves_whole_dialogues(tmp_path):
     assert sum(map(len, written(tmp_path).values())) == 36
 
 
+def test_a_budget_counts_what_was_spent_on_dialogues_that_come_later(tmp_path):
+    """A finished run that is to write more strategies: its calls are spent before the first new one is made."""
+    extend(settings(tmp_path, "extend.number=1", "extend.unconditional=0"), SPLITS)  # 9 calls
+    more = settings(tmp_path, "extend.number=4", "extend.unconditional=0", "search.budget.calls=15",
+                    "search.concurrency=1", f"resume={tmp_path}")  # fmt: skip
+    result, client, calls = extend(more, SPLITS)
+    assert len(client.requests) == 15 - 9
+    assert calls.spent.calls == 15
+    assert result.unfinished == 7  # 3 new ones each
+
+
+def test_prompts_show_examples_of_their_strategy_which_no_reply_may_copy(tmp_path):
+    cfg = settings(tmp_path, "extend.number=15", "extend.examples=1")
+    exchanges = {exchange["supporter"]: exchange for exchange in cfg.inventory.examples}
+
+    def text(request: Request) -> str:
+        shown = [reply for reply in exchanges if f"supporter: {reply}" in request.messages[0].content]
+        assert len(shown) == ("strategy:" in request.messages[0].content)
+        for reply in shown:
+            assert f'the "{exchanges[reply]["strategy"]}" strategy' in request.messages[0].content
+        return shown[0] if shown and request.sample == 0 else sentence(request)
+
+    result, client, _ = extend(cfg, {"train": SPLITS["train"]}, text)
+    assert result.counts["copy"] == 7 * 15
+    assert result.strategies.total() == 7 * 16
+    seen = {reply for reply in exchanges for request in client.requests if reply in request.messages[0].content}
+    assert len(seen) > 15  # other contexts show others
+
+
 class Judge:
     """Finds in a reply the strategy whose number it says; -1: none."""
 

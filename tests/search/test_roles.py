@@ -424,7 +424,7 @@ def test_the_fingerprint_covers_all_words_of_the_prompts() -> None:
         of(axes=(*AXES[:2], replace(AXES[2], rubric="how apt it is"))),
     ]
     for name, text in plain.wording.items():
-        if name not in ("prefer", "prefer_form"):  # of the judge of two replies, which no search asks
+        if name not in ("prefer", "adhere", "prefer_form"):  # of the judge of two replies, which no search asks
             found.append(of(discourage=True, wording={**plain.wording, name: f"!{text}"}))
     assert len(set(found)) == len(found)
     assert of() == found[0]
@@ -482,6 +482,15 @@ def test_which_of_two_messages_is_better() -> None:
     assert first.schema["properties"] == {"better": {"type": "string", "enum": ["A", "B"]}}
     assert (first.role, first.temperature, first.max_tokens) == ("judge", 0.8, 40)
     assert len(again.messages) == 4
+
+
+def test_which_of_two_messages_follows_a_strategy() -> None:
+    asked = Asked(['{"better": "A"}'])
+    assert asyncio.run(roles_of(asked).prefer(TALK[1:], "One.", "Two.", "Share Information")) == 1
+    text = asked.requests[0].messages[1].content
+    assert "\nA: One.\nB: Two.\n" in text
+    assert f'the strategy "Share Information": {CSO.definition("Share Information")}' in text
+    assert not any(axis.rubric in text for axis in AXES)
 
 
 def test_the_probability_that_a_message_is_better() -> None:
