@@ -128,8 +128,8 @@ def _pairs(judge: dict[str, Any] | None) -> list[str]:
     models = escape_markdown(", ".join(judge["models"]))
     note = (
         f"Judge: {models}, asked {judge['question']}. Both orders are asked, a mismatch is a tie and counts half; at "
-        "equal length after Dubois et al. 2024; consistency: share of pairs on which both orders agree. 95 % intervals over "
-        "dialogues."
+        "equal length after Dubois et al. 2024; consistency: share of pairs on which both orders agree. 95 % intervals "
+        "over dialogues."
     )
     return [f"## Judged in pairs against {judge['baseline']}\n\n{markdown_table(heads, rows)}\n\n{note}"]
 
