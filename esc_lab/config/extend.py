@@ -41,8 +41,8 @@ class ExtendConfig:
     layout: dict[str, Any] = item({}, "the layout of this name with its wording; filled in when a run starts")
     max_copied: float = item(
         0.5,
-        "a reply is not used if more than this share of its runs of four words is in its history or examples, or in itself "
-        "before",
+        "a reply is not used if more than this share of its runs of four words is in its history or examples, or in "
+        "itself before",
         within=SHARE,
     )
     classifier: str | None = item(

@@ -172,8 +172,8 @@ def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
     if answers.pairs:
         notes.append(
             f"Win rate against {inputs.baseline.label}, {QUESTIONS[cfg.judge.question]}: both orders are asked, a "
-            "mismatch is a tie and counts half; at equal length: after Dubois et al. 2024; consistency: share of pairs on which "
-            "both orders agree."
+            "mismatch is a tie and counts half; at equal length: after Dubois et al. 2024; consistency: share of "
+            "pairs on which both orders agree."
         )
     missing = session.counts.get("judge/missing", 0)
     notes += [f"{missing} questions had no usable answer and are left out."] if missing else []
