@@ -174,3 +174,9 @@ class InventoryConfig:
         affects=results("extend"),
         method=False,
     )
+    cues: dict[str, Any] = item(
+        {},
+        "what extend.source=corpus finds strategies by: strategy -> regular expressions that tell a sentence of it",
+        affects=results("extend"),
+        method=False,
+    )

@@ -16,6 +16,12 @@ class ExtendConfig:
         1, "seed of cuts, strategies and replies, apart from the run's seed so that runs share what was written",
         within=(0, 2**32 - 1),
     )  # fmt: skip
+    source: str = item(
+        "model",
+        "whose replies: a model's (llm.supporter) to prompts that name a strategy; or the corpus' own, their sentences "
+        "with cues of one strategy (inventory.cues), at most cuts of each strategy a dialogue",
+        choices=("model", "corpus"),
+    )
     splits: list[str] = item([*SPLITS], "splits whose dialogues are continued; each stays a split", choices=SPLITS)
     cuts: int = item(
         1, "contexts of each dialogue, cut at random places after the seeker; more cuts add to fewer", within=COUNT

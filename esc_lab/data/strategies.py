@@ -50,6 +50,8 @@ class Inventory:
     formats: tuple[str, ...] = ()  # of corpora whose labels are of this inventory where nothing else is said
     example: tuple[Exchange, ...] = ()  # worked, for prompts
     examples: tuple[Exchange, ...] = ()  # of single strategies, for prompts that name one
+    # By strategy, regular expressions that tell a sentence of it.
+    cues: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -154,12 +156,18 @@ def build_inventory(
             tuple(_exchange(*item) for item in items(optional(data, key, list, where), dict, "exchange", where))
             for key in ("example", "examples")
         ),
+        cues=_cues(optional(data, "cues", dict, where) or {}, f"{where}, cues"),
     )
     fix = f"use one of {', '.join(inventory.names)}"
     for exchange in (*inventory.example, *inventory.examples):
         if exchange.strategy not in inventory.names:
             what = f"unknown strategy '{exchange.strategy}'{nearest(exchange.strategy, inventory.names)}"
             raise UserError(what, where=f"{where}, example", fix=fix)
+    for name in inventory.cues:
+        if name not in inventory.names:
+            raise UserError(
+                f"unknown strategy '{name}'{nearest(name, inventory.names)}", where=f"{where}, cues", fix=fix
+            )
     for source in inventory.mappings:
         place = f"{where}, mappings: {source}"
         for label, target in require(inventory.mappings, source, dict, place).items():
@@ -189,6 +197,17 @@ def _strategy(data: Mapping[str, Any], where: str) -> Strategy:
 def _exchange(data: Mapping[str, Any], where: str) -> Exchange:
     check_keys(data, Exchange.__dataclass_fields__, where)
     return Exchange(*(_text(data, key, where) for key in Exchange.__dataclass_fields__))
+
+
+def _cues(data: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
+    cues = {name: tuple(text for text, _ in items(require(data, name, list, where), str, name, where)) for name in data}
+    for name, texts in cues.items():
+        for text in texts:
+            try:
+                re.compile(text)
+            except re.error as error:
+                raise UserError(f"{name}: {text!r} is no regular expression: {error}", where=where) from error
+    return cues
 
 
 def _check_spellings(strategies: Sequence[Strategy], where: str) -> None:

@@ -6,7 +6,7 @@ and continued by one turn with a prompted strategy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +46,12 @@ class CutDialogue:
 
 
 def cut_splits(
-    splits: Mapping[str, Sequence[Dialogue]], settings: ExtendConfig, names: Sequence[str]
+    splits: Mapping[str, Sequence[Dialogue]], settings: ExtendConfig, draw: Callable[[Dialogue], list[Context]]
 ) -> tuple[list[CutDialogue], int]:
     """The dialogues that have contexts, equal ones once; and how many have none.
 
     Args:
-        names: the strategies of the inventory.
+        draw: the contexts of a dialogue.
 
     Raises:
         UserError: none has any.
@@ -59,11 +59,12 @@ def cut_splits(
     distinct: dict[str, CutDialogue] = {}
     for split in settings.splits:
         for dialogue in splits.get(split, ()):
-            distinct.setdefault(dialogue.id, CutDialogue(split, dialogue, draw_contexts(dialogue, settings, names)))
+            distinct.setdefault(dialogue.id, CutDialogue(split, dialogue, draw(dialogue)))
     cut = [dialogue for dialogue in distinct.values() if dialogue.contexts]
     if not cut:
         bounds = f"from extend.min_turns={settings.min_turns} to extend.max_turns={settings.max_turns}"
-        what = f"none of {len(distinct)} dialogues has a seeker's turn to cut after, {bounds} turns"
+        sought = "a seeker's turn to cut after" if settings.source == "model" else "a given reply with cues"
+        what = f"none of {len(distinct)} dialogues has {sought}, {bounds} turns"
         fix = "other bounds, or check data.path, data.limit and extend.splits"
         raise UserError(what, where=f"extend.splits=[{','.join(settings.splits)}]", fix=fix)
     return cut, len(distinct) - len(cut)

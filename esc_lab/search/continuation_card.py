@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from esc_lab.config import Config
 from esc_lab.search.continuations import RUN_WORDS
 from esc_lab.search.data_card import describe_player, render_card, size_category
-from esc_lab.search.extend_session import ROLE, UNCONDITIONAL, ExtendResult
+from esc_lab.search.extend_result import UNCONDITIONAL, ExtendResult
+from esc_lab.search.extend_session import ROLE
 
 _EVENTS: Mapping[str, str] = {
     "asked": "replies asked for",
@@ -33,6 +34,13 @@ def render_card_of(cfg: Config, result: ExtendResult, code: str) -> str:
     """The card. Every number comes from the arguments; `code` is the version of the code."""
     settings = cfg.extend
     drawn = f"share {settings.share:g}" if settings.number is None else f"{settings.number} of each context"
+    written = [
+        ("contexts of each dialogue, at most", settings.cuts),
+        ("strategies", drawn),
+        ("prompt layout", settings.template),
+        ("examples of the strategy in a prompt, at most", settings.examples),
+    ]
+    found = [("replies of a strategy in each dialogue, at most", settings.cuts)]
     return render_card(
         "continuation_card.md.jinja",
         title=f"Continuations of {cfg.data.name}",
@@ -40,16 +48,13 @@ def render_card_of(cfg: Config, result: ExtendResult, code: str) -> str:
         corpus=cfg.data.name,
         licence=cfg.data.licence,
         inventory=cfg.inventory.name,
-        players=[describe_player(cfg, ROLE, result.calls.models(ROLE))],
+        players=[describe_player(cfg, ROLE, result.calls.models(ROLE))] if settings.source == "model" else [],
         dates=result.calls.dates,
         code=code,
         settings=[
-            ("contexts of each dialogue, at most", settings.cuts),
             ("turns of a context", f"{settings.min_turns} to {settings.max_turns}"),
-            ("strategies", drawn),
-            ("probability of a reply without one", settings.unconditional),
-            ("prompt layout", settings.template),
-            ("examples of the strategy in a prompt, at most", settings.examples),
+            *(written if settings.source == "model" else found),
+            ("probability of a reply without a strategy", settings.unconditional),
             ("kept by a classifier", "no" if settings.classifier is None else "yes"),
             ("seed", settings.seed),
         ],

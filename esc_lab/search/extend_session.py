@@ -12,7 +12,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from esc_lab.prompts import build_layout, build_prompt
 from esc_lab.runs.layout import CONTEXTS, CONTINUATIONS, JOURNAL_SUFFIX
 from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
 from esc_lab.search.calls import BudgetError, Calls
-from esc_lab.search.contexts import Context, CutDialogue, cut_splits, draw_examples
-from esc_lab.search.continuations import REMOVED, UNUSABLE, read_continuation
+from esc_lab.search.contexts import Context, CutDialogue, cut_splits, draw_contexts, draw_examples
+from esc_lab.search.continuations import read_continuation
+from esc_lab.search.extend_result import UNCONDITIONAL, ExtendResult, Written
+from esc_lab.search.given_replies import draw_given, read_given
 from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.requests import Request
@@ -39,67 +42,6 @@ from esc_lab.tracking.run import log_curve
 log = logging.getLogger(__name__)
 (ROLE,) = ASKED["extend"]
 FILES = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
-UNCONDITIONAL = "unconditional"
-
-
-@dataclass
-class Written:
-    """What was written for a dialogue: its contexts with the strategy and the reply of each, and counts of events."""
-
-    replies: list[tuple[Context, str | None, str]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass
-class ExtendResult:
-    """What an extension left and what it took.
-
-    Attributes:
-        dialogues: that have contexts, `without_context` those that have none.
-        kept: replies that were kept, by split and strategy.
-        contexts: of which replies were kept, by number of turns.
-        counts: events of the answers: what was taken off replies, what could not be used, what is missing.
-        unfinished: dialogues without all their answers, since the budget is spent; nothing of them was written.
-        stopped: says which budget.
-    """
-
-    calls: Calls
-    dialogues: int
-    without_context: int
-    kept: dict[str, Counter[str]] = field(default_factory=dict)
-    contexts: Counter[int] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
-    unfinished: int = 0
-    stopped: BudgetError | None = None
-    seconds: float = 0.0
-
-    @property
-    def strategies(self) -> Counter[str]:
-        """Kept replies by strategy."""
-        return sum(self.kept.values(), Counter())
-
-    def metrics(self) -> dict[str, float]:
-        """Flat, under `extend/`."""
-        spent = self.calls.spent
-        metrics: dict[str, float] = {
-            "seconds": self.seconds,
-            "replies": self.strategies.total(),
-            "replies_per_s": self.strategies.total() / self.seconds,
-            "dialogues": self.dialogues,
-            "dialogues_without_context": self.without_context,
-            "contexts": self.contexts.total(),
-            "calls": spent.calls,
-            "prompt_tokens": spent.prompt_tokens,
-            "completion_tokens": spent.completion_tokens,
-            "cost": spent.cost,
-            "from_cache": spent.from_cache,
-            "unfinished_dialogues": self.unfinished,
-        }
-        metrics |= {f"retries/{kind}": count for kind, count in self.calls.retries.items()}
-        metrics |= {f"{split}_replies": counts.total() for split, counts in self.kept.items()}
-        metrics |= {f"strategy/{name}": count for name, count in self.strategies.items()}
-        metrics |= dict.fromkeys(("asked", "missing", "unconfirmed", "unusable", *REMOVED, *UNUSABLE), 0) | self.counts
-        return {f"extend/{name}": float(value) for name, value in metrics.items()}
 
 
 class ExtendSession:
@@ -124,7 +66,13 @@ class ExtendSession:
         examples = [shown, [asdict(exchange) for exchange in self.inventory.examples]] if shown else []
         self._shown: list[Any] = [self.settings.layout, self.settings.situation, *examples]
         self.directory = Path(cfg.run_dir)
-        self.work, self.without_context = cut_splits(splits, self.settings, self.inventory.names)
+        self.asks = cfg.extend.source == "model"
+        draw = (
+            partial(draw_contexts, settings=cfg.extend, names=self.inventory.names)
+            if self.asks
+            else partial(draw_given, settings=cfg.extend, inventory=self.inventory)
+        )
+        self.work, self.without_context = cut_splits(splits, self.settings, draw)
         self._finished = self._done = 0
         self._stopped = False  # the budget is spent: no dialogue is begun any more
         self._earlier: dict[str, Journal] = {}  # of an interrupted run, by dialogue, their answers let go of
@@ -132,9 +80,10 @@ class ExtendSession:
     async def extend(self) -> ExtendResult:
         """Write all continuations into `continuations/`."""
         started, journals = time.time(), self.directory / CONTEXTS
-        configs = {cut.dialogue.id: self._journal_config(cut) for cut in self.work}
-        take_over_journals(self.cfg, journals, configs)
-        self._count_spent(journals, configs)
+        if self.asks:
+            configs = {cut.dialogue.id: self._journal_config(cut) for cut in self.work}
+            take_over_journals(self.cfg, journals, configs)
+            self._count_spent(journals, configs)
         result = ExtendResult(self.calls, len(self.work), self.without_context)
         progress = CallProgress(
             "extend: replies",
@@ -216,6 +165,9 @@ class ExtendSession:
             UserError: an answer cannot be had. What was under way is waited for: it is paid for.
         """
         written = Written()
+        if not self.asks:
+            self._take_given(cut, written)
+            return written
         name = cut.dialogue.id
         journal = self._earlier.pop(name, None)
         if journal is None:
@@ -236,6 +188,14 @@ class ExtendSession:
             if reply is not None:
                 written.replies.append((context, strategy, reply))
         return written
+
+    def _take_given(self, cut: CutDialogue, written: Written) -> None:
+        for context in cut.contexts:
+            replies = [(context, name, read_given(context, name, self.inventory)) for name in context.strategies]
+            written.replies += [reply for reply in replies if reply[2]]
+        written.counts["asked"] += cut.replies
+        written.counts["missing"] += cut.replies - len(written.replies)
+        self._done += cut.replies
 
     async def _reply(
         self, journal: Journal, context: Context, strategy: str | None, counts: Counter[str]
@@ -311,7 +271,8 @@ class ExtendSession:
         last = Turn("supporter", Reply(text, (strategy,) if strategy else ()))
         source = context.dialogue
         history = tuple(replace(turn, rejected=()) for turn in source.turns[: context.turns])
-        meta = {"prompted": strategy, "template": self.layout.name, "dialogue": source.id, "turns": context.turns}
+        template = self.layout.name if self.asks else None
+        meta = {"prompted": strategy, "template": template, "dialogue": source.id, "turns": context.turns}
         return replace(source, turns=(*history, last), meta=meta, survey=None)
 
     def _count(self, result: ExtendResult, cut: CutDialogue, written: Written) -> None:

@@ -18,7 +18,8 @@ from esc_lab.scorers.classifier_files import load_judge
 from esc_lab.search.calls import open_calls
 from esc_lab.search.clients.replay import take_sampling
 from esc_lab.search.continuation_card import render_card_of, strategy_rows, summary_rows
-from esc_lab.search.extend_session import FILES, ExtendResult, ExtendSession
+from esc_lab.search.extend_result import ExtendResult
+from esc_lab.search.extend_session import FILES, ExtendSession
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.terminal import print_table
 from esc_lab.training.trainer import prepare
@@ -39,7 +40,7 @@ def run(cfg: Config) -> dict[str, float]:
     splits = read_splits(cfg.data, inventory, report, cfg.config_dirs, needs_labels=False)
     log.info("%s: %s", cfg.data.name, report.line())
     classifier = load_judge(cfg, cfg.extend.classifier, run_substage)
-    calls = open_calls(cfg, ASKED["extend"])
+    calls = open_calls(cfg, ASKED["extend"] if cfg.extend.source == "model" else ())
     session = ExtendSession(cfg, splits, calls, classifier)
     result = calls.run(session.extend(), cfg.run_dir)
     directory = Path(cfg.run_dir) / CONTINUATIONS

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from esc_lab.data.corpora import read_dialogues
+from esc_lab.data.corpora import read_dialogues, sample_path
 from tests.e2e.conftest import LIMITS, Outcome, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint
@@ -107,6 +107,24 @@ def test_training_and_its_judge_on_the_last_replies(extended, command):
     assert "(extes_sra), not those of esconv. Fix: inventory=extes_sra" in wrong
 
 
+def test_replies_of_the_corpus_need_no_model(command):
+    words = ("stage=extend", "extend.source=corpus", "inventory=extes_sra", "extend.unconditional=1")
+    outcome = command(*words)
+    assert outcome.status == 0, outcome.errors
+    assert outcome.metrics["extend/calls"] == 0
+    assert not (outcome.path / "contexts").exists()
+    found = [dialogue for name in FILES for dialogue in read_dialogues(outcome.path / f"continuations/{name}.jsonl")]
+    assert len(found) == outcome.metrics["extend/replies"] > 20
+    corpus = {dialogue.id: dialogue for dialogue in read_dialogues(sample_path())}
+    given = {text for talk in corpus.values() for turn in talk.turns for text in turn.reply.text.split()}
+    assert all(set(dialogue.turns[-1].reply.text.split()) <= given for dialogue in found)
+    card = (outcome.path / "continuations/README.md").read_text()
+    assert "Sentences that supporters wrote" in card
+    assert "language model wrote" not in card
+    message = complaint(command(*words[:2], "inventory=cso"))
+    assert "extend.source=corpus: the inventory cso has no cues. Fix: extend.source=model, or write cues" in message
+
+
 @pytest.mark.parametrize(
     ("others", "message"),
     [
@@ -141,7 +159,7 @@ def test_a_model_loaded_here_writes_the_same_however_many_replies_together(comma
 def test_steerable_pipeline(endpoint, command):
     """All steps of the experiment on the tiny llama, small, but for the replies that an endpoint writes."""
     small = (
-        "experiment=steerable", "llm=openai", "llm.openai.model=test", f"llm.openai.base_url={endpoint[1]}", LIMITS,
+        "experiment=steerable", "extend.source=model", "llm=openai", "llm.openai.model=test", f"llm.openai.base_url={endpoint[1]}", LIMITS,
         "pipeline.templates=[standard,c1_hf]", "extend.number=2", "search.cache=false", "adapter.r=4",
         "trainer.max_epochs=1", "evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4",
         "evaluate.sra.enabled=false",

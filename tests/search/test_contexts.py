@@ -10,8 +10,10 @@ from esc_lab.config.extend import ExtendConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.search.contexts import draw_contexts
+from esc_lab.search.given_replies import draw_given, find_sentences, read_given
 
-NAMES = load_inventory("extes_sra").names
+SRA = load_inventory("extes_sra")
+NAMES = SRA.names
 
 
 def talk(number: int, turns: int, first: str = "seeker") -> Dialogue:
@@ -65,3 +67,50 @@ def test_a_number_of_strategies_is_drawn_without_repetition():
     counts = Counter(name for own in drawn for name in own)
     assert all(50 < counts[name] < 115 for name in NAMES)  # 80 expected, sd 7.7
     assert draw_contexts(talk(0, 20), ExtendConfig(number=0, unconditional=1.0), NAMES)[0].strategies == (None,)
+
+
+HOPE, OPTIONS = "I am sure things will get better.", "Have you tried to write to him?"
+
+
+def supported(*replies: str) -> Dialogue:
+    turns = [turn for reply in replies for turn in (Turn("seeker", Reply("Hm.")), Turn("supporter", Reply(reply)))]
+    return Dialogue(tuple(turns), "extes_sra")
+
+
+def test_sentences_have_cues_of_one_strategy():
+    found = find_sentences(f"{HOPE} The bus was late. {OPTIONS}\nHave you tried yoga before? Bye!", SRA)
+    assert found == {"Offer Hope": HOPE, "Suggest Options": OPTIONS}  # yoga is of Stress Management, too
+    assert find_sentences("I\u2019m sorry to hear that.", SRA) == {
+        "Emotional Validation": "I\u2019m sorry to hear that."
+    }
+    assert find_sentences(f"(Offer Hope) {HOPE}", SRA) == {"Offer Hope": HOPE}
+    assert find_sentences("Thank you!", SRA) == {}  # too short to learn from
+    assert find_sentences(HOPE, load_inventory("esconv")) == {}  # it has no cues
+
+
+def test_every_example_of_the_inventory_is_found_by_its_cues_or_by_none():
+    """Two hands wrote cues and examples: an example that cues of another strategy find shows a cue that is too wide."""
+    wrong = {
+        exchange.supporter: [*found]
+        for exchange in SRA.examples
+        if (found := find_sentences(exchange.supporter, SRA)) and exchange.strategy not in found
+    }
+    assert len(wrong) <= 3, wrong
+    found = sum(exchange.strategy in find_sentences(exchange.supporter, SRA) for exchange in SRA.examples)
+    assert found >= 20
+
+
+def test_given_replies_come_once_a_strategy_and_dialogue_within_bounds():
+    settings = ExtendConfig(min_turns=3, max_turns=11, unconditional=0.0)
+    talk = supported(HOPE, HOPE, f"{HOPE} {OPTIONS}", "Go on, please.", HOPE, OPTIONS, OPTIONS)
+    places = {3: {"Offer Hope"}, 5: {"Offer Hope", "Suggest Options"}, 9: {"Offer Hope"}, 11: {"Suggest Options"}}
+    once = draw_given(talk, settings, SRA)
+    drawn = [(context.turns, name) for context in once for name in context.strategies]
+    assert sorted(name for _, name in drawn) == ["Offer Hope", "Suggest Options"]
+    assert all(name in places[turns] for turns, name in drawn)
+    every = draw_given(talk, ExtendConfig(cuts=9, min_turns=3, max_turns=11, unconditional=1.0), SRA)
+    assert {context.turns: set(context.strategies) - {None} for context in every} == places
+    assert all(context.strategies[-1] is None for context in every)
+    both = next(context for context in every if context.turns == 5)
+    assert [read_given(both, name, SRA) for name in both.strategies] == [HOPE, OPTIONS, f"{HOPE} {OPTIONS}"]
+    assert {turns for turns, _ in drawn} <= {context.turns for context in every}

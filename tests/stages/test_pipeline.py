@@ -141,5 +141,6 @@ def test_a_steerable_model_is_trained_on_continuations_and_judged_by_a_classifie
     assert evaluations[0].prompt.eval.layout == evaluations[2].prompt.eval.layout != evaluations[1].prompt.eval.layout
     sft, judge = steps["sft"], steps["classifier"]
     assert (sft.adapter.r, sft.adapter.alpha, sft.adapter.dropout, sft.optimizer.lr) == (128, 256, 0.05, 2e-4)
+    assert (steps["extend"].extend.source, steps["extend"].extend.max_turns) == ("corpus", 15)
     assert (sft.scheduler.name, sft.scheduler.cycles, sft.trainer.max_epochs) == ("cosine_restarts", 5, 5)
     assert (judge.adapter.r, judge.optimizer.lr, judge.trainer.max_epochs) == (16, 1e-3, 5)
