@@ -160,7 +160,8 @@ def test_steerable_pipeline(endpoint, command):
     """All steps of the experiment on the tiny llama, small, but for the replies that an endpoint writes."""
     small = (
         "experiment=steerable", "extend.source=model", "llm=openai", "llm.openai.model=test",
-        f"llm.openai.base_url={endpoint[1]}", LIMITS, "pipeline.templates=[standard,c1_hf]", "extend.number=2", "search.cache=false", "adapter.r=4",
+        f"llm.openai.base_url={endpoint[1]}", LIMITS, "pipeline.templates=[standard,c1_hf]", "extend.number=2",
+        "search.cache=false", "adapter.r=4",
         "trainer.max_epochs=1", "evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4",
         "evaluate.sra.enabled=false",
     )  # fmt: skip
