@@ -15,7 +15,11 @@ RUN_WORDS = 4  # in a row, of reply and history, that count as copied
 REMOVED = ("role_prefix", "label", "further_turns", "unfinished_sentence")
 UNUSABLE = ("refused", "empty", "cut_off", "copy", "repetition", "other_side", "meta")
 # What no supporter says to a seeker, and models do that were shown who is who.
-_ABOUT = re.compile(r"\b(?:the|this) (?:seeker|supporter)\b|\bthe conversation so far\b", re.IGNORECASE)
+_ABOUT = re.compile(
+    r"\b(?:the|this) (?:seeker|supporter)\b|\bthe conversation so far\b"
+    r"|\A\W*(?:sure\W+)?here(?:'s|\u2019s| is) (?:a|an|the|one|my) (?:\w+ ){0,3}(?:response|reply|message|version)\b",
+    re.IGNORECASE,
+)
 
 
 def read_continuation(
@@ -49,7 +53,7 @@ def read_continuation(
     if cut_off and "further_turns" not in removed and not ends_with_sentence(reply):
         raise UnusableError(f"no sentence of it comes to its end within {max_tokens} tokens", kind="cut_off")
     if _ABOUT.search(reply):
-        raise UnusableError("it is about seeker and supporter, and no message to the seeker", kind="meta")
+        raise UnusableError("it is about its task or the roles, and no message to the seeker", kind="meta")
     if copied_share(reply, known) > max_copied:
         raise UnusableError("it copies what its prompt shows", kind="copy")
     if repeated_share(reply) > max_copied:

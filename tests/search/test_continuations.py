@@ -59,6 +59,8 @@ def test_what_is_no_part_of_a_reply_is_taken_off(text, fields, reply, removed):
         (f"Seeker: {LAST}", {}, "other_side"),
         ("As you are the supporter, listen to her.", {}, "meta"),
         ("The seeker's loss is recent, so the evenings are hard.", {}, "meta"),
+        ("Here's a possible response:", {}, "meta"),
+        ("Sure! Here is a rewritten version of the conversation: you are not alone.", {}, "meta"),
         ("I'm not okay with it at all. " * 4, {}, "repetition"),
     ],
 )
