@@ -18,8 +18,8 @@ class ExtendConfig:
     )  # fmt: skip
     source: str = item(
         "model",
-        "whose replies: a model's (llm.supporter) to prompts that name a strategy; or the corpus' own, their sentences "
-        "with cues of one strategy (inventory.cues), at most cuts of each strategy a dialogue",
+        "whose replies: a model's (llm.supporter) to prompts that name a strategy; or the corpus' own, at most cuts of "
+        "each strategy a dialogue: those with one strategy, or their sentences with cues of one (inventory.cues)",
         choices=("model", "corpus"),
     )
     splits: list[str] = item([*SPLITS], "splits whose dialogues are continued; each stays a split", choices=SPLITS)

@@ -192,9 +192,6 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
     if settings.min_turns > settings.max_turns:
         yield refuse(cfg, "extend.min_turns", f"above extend.max_turns={settings.max_turns}", "lower it")
     if settings.source == "corpus":
-        if not cfg.inventory.cues:
-            fix = "extend.source=model, or write cues into the inventory"
-            yield refuse(cfg, "extend.source", f"the inventory {cfg.inventory.name} has no cues", fix)
         yield from check_classifier_choice(cfg, "extend.classifier")
         return
     if (settings.number or 0) > strategies:

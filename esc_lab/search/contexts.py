@@ -63,7 +63,7 @@ def cut_splits(
     cut = [dialogue for dialogue in distinct.values() if dialogue.contexts]
     if not cut:
         bounds = f"from extend.min_turns={settings.min_turns} to extend.max_turns={settings.max_turns}"
-        sought = "a seeker's turn to cut after" if settings.source == "model" else "a given reply with cues"
+        sought = "a seeker's turn to cut after" if settings.source == "model" else "a given reply with one strategy"
         what = f"none of {len(distinct)} dialogues has {sought}, {bounds} turns"
         fix = "other bounds, or check data.path, data.limit and extend.splits"
         raise UserError(what, where=f"extend.splits=[{','.join(settings.splits)}]", fix=fix)

@@ -58,6 +58,7 @@ def render_card_of(cfg: Config, result: ExtendResult, code: str) -> str:
             ("kept by a classifier", "no" if settings.classifier is None else "yes"),
             ("seed", settings.seed),
         ],
+        cues=bool(cfg.inventory.cues),
         kept_by_classifier=settings.classifier is not None,
         run_words=RUN_WORDS,
         max_copied=settings.max_copied,

@@ -1,7 +1,7 @@
-"""Given replies as strategy-conditioned data: sentences of a corpus in which cues of one strategy are found.
+"""Given replies as strategy-conditioned data, for models that are too small to follow a strategy that they are told.
 
-Cues are regular expressions of the inventory, so the strategies are weak labels as those of prompted replies are; but
-people wrote the words. For models that are too small to follow a strategy that they are told.
+People wrote the words. The strategies are those of the corpus; or, where the inventory has cues (regular expressions),
+those of the cues, weak labels as the strategies of prompted replies are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from esc_lab.config.extend import ExtendConfig
-from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.data.strategies import Inventory
 from esc_lab.scorers.adherence import bare_reply
 from esc_lab.search.contexts import Context
@@ -23,7 +23,7 @@ _MIN_WORDS = 4  # of what is found; fewer hardly say anything
 
 
 def draw_given(dialogue: Dialogue, settings: ExtendConfig, inventory: Inventory) -> list[Context]:
-    """The contexts whose given reply has sentences of a strategy, shortest first.
+    """The contexts whose given reply, or part of it, is of one strategy, shortest first.
 
     Of each strategy there are `settings.cuts` of a dialogue at most, drawn with `settings.seed`, so that what people
     say all the time does not outweigh the rest.
@@ -31,7 +31,7 @@ def draw_given(dialogue: Dialogue, settings: ExtendConfig, inventory: Inventory)
     places: dict[str, list[int]] = {}
     for turns in range(settings.min_turns, min(settings.max_turns, len(dialogue.turns) - 1) + 1):
         if [turn.speaker for turn in dialogue.turns[turns - 1 : turns + 1]] == ["seeker", "supporter"]:
-            for name in find_sentences(dialogue.turns[turns].reply.text, inventory):
+            for name in _find_replies(dialogue.turns[turns].reply, inventory):
                 places.setdefault(name, []).append(turns)
     draw = np.random.default_rng(derive_seed(settings.seed, "given", dialogue.id))
     chosen: dict[int, list[str | None]] = {}
@@ -44,9 +44,16 @@ def draw_given(dialogue: Dialogue, settings: ExtendConfig, inventory: Inventory)
 
 
 def read_given(context: Context, strategy: str | None, inventory: Inventory) -> str:
-    """The given reply's sentences of a strategy; of None the whole reply."""
-    text = context.dialogue.turns[context.turns].reply.text
-    return bare_reply(text, inventory) if strategy is None else find_sentences(text, inventory)[strategy]
+    """What of the given reply is of a strategy; of None the whole reply."""
+    reply = context.dialogue.turns[context.turns].reply
+    return bare_reply(reply.text, inventory) if strategy is None else _find_replies(reply, inventory)[strategy]
+
+
+def _find_replies(reply: Reply, inventory: Inventory) -> dict[str, str]:
+    """By strategy the words of it: sentences with its cues; without cues the reply, where it has one strategy alone."""
+    if inventory.cues:
+        return find_sentences(reply.text, inventory)
+    return {reply.strategies[0]: bare_reply(reply.text, inventory)} if len(reply.strategies) == 1 else {}
 
 
 def find_sentences(text: str, inventory: Inventory) -> dict[str, str]:

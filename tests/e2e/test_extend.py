@@ -119,10 +119,11 @@ def test_replies_of_the_corpus_need_no_model(command):
     given = {text for talk in corpus.values() for turn in talk.turns for text in turn.reply.text.split()}
     assert all(set(dialogue.turns[-1].reply.text.split()) <= given for dialogue in found)
     card = (outcome.path / "continuations/README.md").read_text()
-    assert "Sentences that supporters wrote" in card
+    assert "What supporters wrote" in card
+    assert "cues were found" in card
     assert "language model wrote" not in card
     message = complaint(command(*words[:2], "inventory=cso"))
-    assert "extend.source=corpus: the inventory cso has no cues. Fix: extend.source=model, or write cues" in message
+    assert "has a given reply with one strategy, from extend.min_turns=5" in message  # neither labels nor cues
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,13 @@ def test_given_replies_come_once_a_strategy_and_dialogue_within_bounds():
     both = next(context for context in every if context.turns == 5)
     assert [read_given(both, name, SRA) for name in both.strategies] == [HOPE, OPTIONS, f"{HOPE} {OPTIONS}"]
     assert {turns for turns, _ in drawn} <= {context.turns for context in every}
+
+
+def test_without_cues_the_strategies_are_the_corpus_own():
+    turns = [Turn("seeker", Reply("Hm."))]
+    for strategies in (("Question",), (), ("Question", "Information"), ("Information",)):
+        turns += [Turn("supporter", Reply("So it goes.", strategies)), Turn("seeker", Reply("Hm."))]
+    talk, esconv = Dialogue(tuple(turns), "esconv"), load_inventory("esconv")
+    found = draw_given(talk, ExtendConfig(min_turns=1, unconditional=0.0), esconv)
+    assert [(context.turns, context.strategies) for context in found] == [(1, ("Question",)), (7, ("Information",))]
+    assert read_given(found[0], "Question", esconv) == "So it goes."
