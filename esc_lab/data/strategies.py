@@ -147,27 +147,27 @@ def build_inventory(
         _strategy(*item) for item in items(optional(data, "strategies", list, where), dict, "strategy", where)
     )
     _check_spellings(strategies, where)
+    example, examples = (
+        tuple(_exchange(*item) for item in items(optional(data, key, list, where), dict, "exchange", where))
+        for key in ("example", "examples")
+    )
     inventory = Inventory(
         name,
         strategies,
         optional(data, "mappings", dict, where) or {},
         tuple(text for text, _ in items(optional(data, "formats", list, where), str, "format", where)),
-        *(
-            tuple(_exchange(*item) for item in items(optional(data, key, list, where), dict, "exchange", where))
-            for key in ("example", "examples")
-        ),
-        cues=_cues(optional(data, "cues", dict, where) or {}, f"{where}, cues"),
+        example,
+        examples,
+        _read_cues(optional(data, "cues", dict, where) or {}, f"{where}, cues"),
     )
     fix = f"use one of {', '.join(inventory.names)}"
     for exchange in (*inventory.example, *inventory.examples):
         if exchange.strategy not in inventory.names:
             what = f"unknown strategy '{exchange.strategy}'{nearest(exchange.strategy, inventory.names)}"
             raise UserError(what, where=f"{where}, example", fix=fix)
-    for name in inventory.cues:
-        if name not in inventory.names:
-            raise UserError(
-                f"unknown strategy '{name}'{nearest(name, inventory.names)}", where=f"{where}, cues", fix=fix
-            )
+    for name in (name for name in inventory.cues if name not in inventory.names):
+        what = f"unknown strategy '{name}'{nearest(name, inventory.names)}"
+        raise UserError(what, where=f"{where}, cues", fix=fix)
     for source in inventory.mappings:
         place = f"{where}, mappings: {source}"
         for label, target in require(inventory.mappings, source, dict, place).items():
@@ -199,7 +199,7 @@ def _exchange(data: Mapping[str, Any], where: str) -> Exchange:
     return Exchange(*(_text(data, key, where) for key in Exchange.__dataclass_fields__))
 
 
-def _cues(data: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
+def _read_cues(data: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
     cues = {name: tuple(text for text, _ in items(require(data, name, list, where), str, name, where)) for name in data}
     for name, texts in cues.items():
         for text in texts:

@@ -141,12 +141,12 @@ class JudgeSession:
     async def _compare(self, history: Sequence[Turn], reply: Turn, other: Turn) -> Pair:
         """Both orders of two replies; identical ones are not asked. By adherence it is that to the first's strategy."""
         (strategy,) = reply.reply.strategies[:1] if self.adherence else (None,)
-        texts = [" ".join(turn.reply.text.split()) for turn in (reply, other)]
+        one, two = (" ".join(turn.reply.text.split()) for turn in (reply, other))
         difference = len(reply.reply.text) - len(other.reply.text)
-        if texts[0] == texts[1]:
+        if one == two:
             return Pair(None, None, difference, identical=True)
-        first = await self._answer(self.roles.prefer(history, *texts, strategy))
-        second = await self._answer(self.roles.prefer(history, *reversed(texts), strategy))
+        first = await self._answer(self.roles.prefer(history, one, two, strategy))
+        second = await self._answer(self.roles.prefer(history, two, one, strategy))
         return Pair(first, None if second is None else 1 - second, difference)
 
     async def _score(self, run: EvaluatedRun, key: Key) -> Scores | None:

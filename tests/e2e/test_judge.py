@@ -367,19 +367,6 @@ def test_refusals(knows, evaluated, tmp_path):
 PROMPTED = ("Question", "Information")
 
 
-def prompt_each(run: Path, *, gold: bool) -> Path:
-    """The evaluation as if prompts had named two strategies at each decision; without `gold` the corpus has none."""
-    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
-    asked = [
-        {**line, "prompted": name, "strategy": None, "reply": line["reply"].replace("good", f"good {name}"),
-         "gold": line["gold"] if gold else []}
-        for line in lines
-        for name in PROMPTED
-    ]  # fmt: skip
-    (run / "predictions.jsonl").write_text("\n".join(map(json.dumps, asked)))
-    return run
-
-
 def adhering(body: dict[str, Any]) -> str:
     """A judge that knows the given replies' strategies, and of others what they say of themselves."""
     given = {" ".join(turn.reply.text.split()): turn.reply.strategies for talk in DIALOGUES for turn in talk.turns}
@@ -393,8 +380,8 @@ def adhering(body: dict[str, Any]) -> str:
 
 
 def test_in_pairs_by_adherence_the_judge_is_told_the_strategy(tmp_path):
-    runs = [prompt_each(evaluation(tmp_path / "base", plain), gold=True),
-            prompt_each(evaluation(tmp_path / "good", good, prompt__inference="cot"), gold=True)]  # fmt: skip
+    runs = [evaluation(tmp_path / "base", plain, prompted=PROMPTED),
+            evaluation(tmp_path / "good", good, prompted=PROMPTED, prompt__inference="cot")]  # fmt: skip
     asked = {"judge__question": "adherence", "judge__rubric": False}
     with Endpoint(adhering).running() as url:
         left = judge(tmp_path / "judge", url, runs, **asked)
@@ -408,13 +395,12 @@ def test_in_pairs_by_adherence_the_judge_is_told_the_strategy(tmp_path):
         found = compute_comparison([*runs, left.path])
         assert found.metrics[f"{GOOD}/judge/win_rate"] == left.metrics[f"{GOOD}/pairwise/win_rate"]
         # The corpus has no strategies of the inventory: nothing to check the judge on.
-        unlabelled = [
-            prompt_each(evaluation(tmp_path / name, reply, strip(DIALOGUES), **changes), gold=False)
-            for name, reply, changes in (("bare", plain, {}), ("other", good, {"prompt__inference": "cot"}))
-        ]
+        cot = {"prompt__inference": "cot"}
+        bare = [evaluation(tmp_path / "bare", plain, strip(DIALOGUES), prompted=PROMPTED),
+                evaluation(tmp_path / "other", good, strip(DIALOGUES), prompted=PROMPTED, **cot)]  # fmt: skip
         with pytest.raises(UserError, match=r"judge of adherence cannot be checked: given .* no strategies of"):
-            judge(tmp_path / "refused", url, unlabelled, **asked)
-        forced = judge(tmp_path / "forced", url, unlabelled, **asked, judge__force=True)
+            judge(tmp_path / "refused", url, bare, **asked)
+        forced = judge(tmp_path / "forced", url, bare, **asked, judge__force=True)
     assert len(forced.lines) == 24
     assert {line["strategy"] for line in forced.lines} == {*PROMPTED}
 

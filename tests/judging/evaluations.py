@@ -32,18 +32,24 @@ def evaluation(
     dialogues: Sequence[Dialogue] | None = None,
     *,
     keep: bool = True,
+    prompted: Sequence[str | None] = (None,),
     **changes: Any,
 ) -> Path:
-    """An evaluation with a reply to each decision, by its number; `keep` writes the dialogues too."""
+    """An evaluation with a reply to each decision, by its number; `keep` writes the dialogues too.
+
+    With several that are `prompted` a reply to each, where "good" is followed by what was prompted.
+    """
     dialogues = sample() if dialogues is None else dialogues
     rows = [
         Prediction(
             dialogue=dialogue.id, tree=dialogue.tree_id, turn=turn, problem=dialogue.problem, emotion=dialogue.emotion,
-            gold=list(dialogue.turns[turn].reply.strategies), gold_reply=dialogue.turns[turn].reply.text, prompted=None,
-            template="cso", reply=reply(number, dialogue, turn), strategy="Question", raw="raw",
+            gold=list(dialogue.turns[turn].reply.strategies), gold_reply=dialogue.turns[turn].reply.text, prompted=name,
+            template="cso", reply=reply(number, dialogue, turn).replace("good", f"good {name}" if name else "good"),
+            strategy=None if name else "Question", raw="raw",
             sampling={"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40},
         )
         for number, (dialogue, turn) in enumerate(decisions(dialogues))
+        for name in prompted
     ]  # fmt: skip
     write_evaluation(directory, rows, **changes)
     if keep:
