@@ -88,7 +88,7 @@ def test_sentences_have_cues_of_one_strategy():
 
 
 def test_every_example_of_the_inventory_is_found_by_its_cues_or_by_none():
-    """Two hands wrote cues and examples: an example that cues of another strategy find shows a cue that is too wide."""
+    """Examples were not written for the cues: one that cues of another strategy find shows a cue that is too wide."""
     wrong = {
         exchange.supporter: [*found]
         for exchange in SRA.examples
