@@ -206,7 +206,8 @@ def _read_cues(data: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]
             try:
                 re.compile(text)
             except re.error as error:
-                raise UserError(f"{name}: {text!r} is no regular expression: {error}", where=where) from error
+                what = f"{name}: {text!r} is no regular expression: {error}"
+                raise UserError(what, where=where, fix="in YAML, put it between single quotation marks") from error
     return cues
 
 

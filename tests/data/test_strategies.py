@@ -202,6 +202,8 @@ def test_an_inventory_of_ones_own(tmp_path):
         ("Others: null", "Others: Simple", "mappings: esconv: 'Others' becomes the unknown strategy 'Simple'"),
         ("strategy: Open Question", "strategy: Question", "example: unknown strategy 'Question'; did you mean 'Open"),
         ("example:", "exampel:", "unknown key 'exampel'; did you mean 'example'?"),
+        ("example:", "cues: {Open Question: ['(']}\nexample:", "cues: Open Question: '(' is no regular expression: "),
+        ("example:", "cues: {Question: [why]}\nexample:", "cues: unknown strategy 'Question'; did you mean 'Open"),
         ("mappings:", "name: own\nmappings:", "not YAML: the key 'name' twice"),
         ("strategies:", "strategies: [", "not YAML: "),
     ],
