@@ -24,7 +24,7 @@ from rich.console import Console
 from sra_vs_output_attentions import paired_ratio, show, titled
 from transformers.utils.logging import disable_progress_bar
 
-from esc_lab.models.attention_boost import AttentionBoost, BoostedSpan, SequenceBoost
+from esc_lab.models.attention_boost import AttentionBoost, BoostedSpan, mark
 from esc_lab.models.generate import Sampling, generate
 
 NEW_TOKENS = 32
@@ -48,18 +48,17 @@ def main() -> None:
     some.view(-1)[torch.randperm(some.numel(), generator=torch.Generator().manual_seed(0))[:16]] = True
     spans = [BoostedSpan(prompt.span, int(prompt.span[-1]) + 1) for prompt in prompts]
     boosts = {
-        f"{mode}, {name}": SequenceBoost(AttentionBoost(mode, AMOUNTS[mode], heads), spans)
+        f"{mode}, {name}": AttentionBoost(mode, AMOUNTS[mode], heads)
         for mode in options.modes
         for name, heads in (("all heads", everywhere), ("16 heads", some))
     }
 
-    def run(boost: SequenceBoost | None) -> list[list[int]]:
-        ids = [prompt.input_ids for prompt in prompts]
+    def run(boost: AttentionBoost | None) -> list[list[int]]:
+        ids = mark([prompt.input_ids for prompt in prompts], [None] * len(spans) if boost is None else spans)
         return generate(loaded.model, ids, NO_STOP, Sampling(NEW_TOKENS), [0] * len(ids), boost=boost)
 
-    nothing = SequenceBoost(AttentionBoost("add", 0.0, everywhere), spans)
+    nothing, strong = (AttentionBoost("add", amount, everywhere) for amount in (0.0, 2.0))
     plain = run(None)
-    strong = SequenceBoost(AttentionBoost("add", 2.0, everywhere), spans)
     if run(nothing) != plain or run(strong) == plain:
         raise SystemExit("a boost of 0 changes replies, or one of 2 does not")
     sides = [partial(run, None), *(partial(run, boost) for boost in boosts.values())]

@@ -134,7 +134,7 @@ def _check_boost(layout: Layout, spans: Sequence[str], where: str) -> None:
         if layout.chooses_strategy:
             what, fix = f"the template {layout.name} tells no strategy", "prompt=standard, or another that names it"
             raise UserError(what, where=f"{where}={span}", fix=fix)
-        if span == "neutral" and not all("{neutral}" in words["instruction"] for words in layout.wordings):
+        if span.startswith("neutral") and not all("{neutral}" in words["instruction"] for words in layout.wordings):
             what, fix = f"the template {layout.name} has no neutral instruction", "write {neutral} into its instruction"
             raise UserError(what, where=f"{where}={span}", fix=fix)
 

@@ -34,6 +34,7 @@ MEASURES = tuple(
         "text/reply_length",
     )
 )  # fmt: skip
+_NEUTRAL = {"name": "neutral", "instruction": "neutral_instruction"}  # as many tokens of the neutral instruction
 _SECTION = "evaluate.boost."
 
 
@@ -54,6 +55,10 @@ class BoostEffect:
     amount: float | None
     values: Mapping[Metric, Interval]
     differences: Mapping[Metric, Difference]
+
+    @property
+    def place(self) -> str:
+        return _place(self.plain)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,10 @@ class BoostResults:
     curves: Sequence[DoseCurve] = ()
     contrasts: Sequence[SlopeContrast] = ()
 
+    def name(self, place: str, label: str) -> str:
+        """A boost in tables: its label, with the place where there are several."""
+        return f"{place}: {label}" if len({effect.place for effect in self.effects}) > 1 else label
+
 
 @dataclass(frozen=True)
 class _Dosed:
@@ -110,19 +119,13 @@ class _Dosed:
 
     @property
     def place(self) -> str:
-        plain = self.cells[0.0]
-        return f"{plain.model} {plain.runs[0].method.name} ({plain.template})"
+        return _place(self.cells[0.0])
 
-    def control(self) -> Mapping[str, Any] | None:
-        """The settings of the boost whose slope is taken from this one's."""
-        if self.settings["span"] in ("name", "instruction"):
-            return {**self.settings, "span": "neutral"}
-        return None
-
-    def random(self) -> Mapping[str, Any] | None:
-        """Those of the same in random heads."""
-        chosen = self.settings["choice"] in ("adherence", "attention")
-        return {**self.settings, "choice": "random", "study": None} if chosen else None
+    def controls(self) -> list[dict[str, Any]]:
+        """The settings of the boosts whose slopes are taken from this one's: on neutral words, and in random heads."""
+        neutral, settings = _NEUTRAL.get(self.settings["span"]), self.settings
+        found = [{**settings, "span": neutral}] if neutral else []
+        return found + ([{**settings, "choice": "random", "study": None}] if settings["study"] else [])
 
 
 def find_boosts(cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> BoostResults:
@@ -189,9 +192,18 @@ def record_boosts(boosts: BoostResults) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _place(plain: Cell) -> str:
+    """Model, method and template, with the settings that tell it apart from others, those of boosts left out."""
+    name = plain.name
+    for key, value in plain.runs[0].method.settings.items():
+        name = name.replace(f" {key}={value}", "") if key.startswith(_SECTION) else name
+    return name
+
+
 def _boost_of(cell: Cell) -> dict[str, Any]:
-    """The settings of a cell's boost; those of older runs, which knew none, are empty."""
-    return dict(cell.runs[0].config["evaluate"].get("boost") or {})
+    """The settings of a cell's boost that matter to it; those of older runs, which knew none, are empty."""
+    boost = dict(cell.runs[0].config["evaluate"].get("boost") or {})
+    return boost | {"study": boost["study"] if boost["choice"] in ("adherence", "attention") else None} if boost else {}
 
 
 def _is_boosted(cell: Cell) -> bool:
@@ -261,12 +273,9 @@ def _find_contrasts(dosed: Sequence[_Dosed], predictions: Mapping[Path, Predicti
     pairs = [
         (boost, other)
         for boost in dosed
-        for wanted in (boost.control(), boost.random())
+        for control in boost.controls()
         for other in dosed
-        if wanted is not None
-        and {**other.settings, "study": None} == {**wanted, "study": None}
-        and other.cells[0.0] is boost.cells[0.0]
-        and [*other.cells] == [*boost.cells]
+        if other.settings == control and other.cells[0.0] is boost.cells[0.0] and [*other.cells] == [*boost.cells]
     ]
     contrasts = []
     for boost, other in pairs:

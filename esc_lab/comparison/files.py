@@ -8,14 +8,13 @@ import importlib.util
 import io
 import json
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.comparison.boosts import MEASURES, BoostResults, DoseCurve, SlopeContrast
-from esc_lab.comparison.formats import format_latex, format_markdown, format_p, markdown_table
+from esc_lab.comparison.formats import format_difference, format_latex, format_markdown, markdown_table
 from esc_lab.comparison.groups import MIN_DECISIONS
 from esc_lab.comparison.judgements import read_interval
 from esc_lab.comparison.record import build_record
@@ -147,12 +146,10 @@ def _boosts(boosts: BoostResults) -> list[str]:
 def tabulate_slopes(boosts: BoostResults) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of a table: the slopes of each boost, then the contrasts of slopes."""
     lines: dict[str, dict[Metric, str]] = {}
-    several = len({curve.place for curve in boosts.curves}) > 1
 
     def enter(line: DoseCurve | SlopeContrast, name: str, interval: Interval, p: float) -> None:
-        label = f"{line.place}: {name}" if several else name
-        text = interval.text(line.metric.decimals, "+")
-        lines.setdefault(label, {})[line.metric] = text if math.isnan(p) else f"{text} p {format_p(p)}"
+        text = format_difference(interval, line.metric.decimals, p)
+        lines.setdefault(boosts.name(line.place, name), {})[line.metric] = text
 
     for curve in boosts.curves:
         enter(curve, curve.label, curve.slope, curve.p)

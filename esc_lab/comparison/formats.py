@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from esc_lab.comparison.estimates import Difference
 from esc_lab.comparison.table import Entry, Table
 from esc_lab.metrics.metric import Metric
+from esc_lab.statistics.intervals import Interval
 from esc_lab.terminal import escape, escape_markdown, show_controls
 
 # --- Markdown
@@ -76,6 +77,11 @@ def _difference_in_markdown(difference: Difference | None, column: Metric) -> st
 def format_p(p: float) -> str:
     """`= 0.012`, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def format_difference(difference: Interval, decimals: int, p: float) -> str:
+    """`+0.12 [+0.01, +0.23] p = 0.031`; without interval and p where there are none."""
+    return difference.text(decimals, "+") + ("" if math.isnan(p) else f" p {format_p(p)}")
 
 
 def _escape_stars(text: str) -> str:

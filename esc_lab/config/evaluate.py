@@ -10,6 +10,7 @@ from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, SPEED, TEST_SET, item, 
 WRITTEN = ("generated/", "text/replies", "text/written")
 ANSWERED = (*WRITTEN, "sra/", "adherence/")  # of replies that the model writes
 PROMPTED = ("text/", "sra/", "adherence/")  # under a template that names the strategy
+BOOSTED_SPANS = ("name", "instruction", "neutral", "neutral_instruction", "history")
 
 
 @dataclass
@@ -74,9 +75,10 @@ class BoostConfig:
         "0 = no boost, unless mode=block")  # fmt: skip
     span: str = item(
         "name",
-        "the span: name of the strategy, instruction (name with its definition), as many tokens as the name has of the "
-        "neutral instruction, from its phrase on, or of a message of the history, drawn by dialogue and turn",
-        choices=("name", "instruction", "neutral", "history"),
+        "the span: name of the strategy, instruction (name with its definition); of the neutral instruction, from its "
+        "phrase on, as many tokens as the name has (neutral) or as the instruction has (neutral_instruction); or as "
+        "many as the name has of a message of the history, drawn by dialogue and turn",
+        choices=BOOSTED_SPANS,
     )
     queries: str = item(
         "all", "whose attention: of all tokens after the span, or of those that predict the reply, which SRA is of",
@@ -147,8 +149,8 @@ class SRAStudyConfig:
     lengths: list[int] = item([1, 3, 5, 7, 9], "study=lengths: turns of history that the prompts show")
     doses: list[float] = item([0.5, 1, 2, 3], "study=boost: amounts of the boost, beside none")
     spans: list[str] = item(
-        ["name", "instruction", "neutral", "history"], "study=boost, ablate: spans that are boosted or blocked",
-        choices=("name", "instruction", "neutral", "history"))  # fmt: skip
+        [*BOOSTED_SPANS], "study=boost, ablate: spans that are boosted or blocked", choices=BOOSTED_SPANS
+    )
     choices: list[str] = item(
         ["all"], "study=boost, ablate: heads that it is done in, as evaluate.boost.choice",
         choices=("all", "adherence", "attention", "random"))  # fmt: skip

@@ -43,7 +43,8 @@ def _check_boost(cfg: DictConfig, choices: Sequence[str]) -> Iterator[str]:
     boost = cfg.evaluate.boost
     if boost.mode == "share" and not 0 <= boost.amount < 1:
         yield refuse(cfg, "evaluate.boost.amount", "mode=share raises to a share below 1", "from 0 to below 1")
-    for choice in (choice for choice in choices if choice in ("adherence", "attention") and not boost.study):
+    unknown = not (boost.study and Path(boost.study).is_dir())
+    for choice in (choice for choice in choices if choice in ("adherence", "attention") and unknown):
         fix = "evaluate.boost.study=<run directory of experiment=sra_heads>"
         yield f"heads of a boost by {choice}: no study that ranks them. Fix: {fix}"
 

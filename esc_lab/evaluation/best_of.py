@@ -44,7 +44,7 @@ class BestOf:
             best = max(group, key=lambda candidate: scores.get(id(candidate), -np.inf))
             reply.prediction = replace(best.prediction, sample=reply.prediction.sample)
             reply.prompt_ids, reply.reply_ids, reply.spans = best.prompt_ids, best.reply_ids, best.spans
-            reply.boost = best.boost
+            reply.boosted = best.boosted
             if own := [scores[id(candidate)] for candidate in group if id(candidate) in scores]:
                 self.chosen.append(max(own))
                 self.candidates.append(float(np.mean(own)))

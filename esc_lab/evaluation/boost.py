@@ -17,7 +17,7 @@ from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config.evaluate import BoostConfig
 from esc_lab.errors import UserError
 from esc_lab.evaluation.reply_attention import span_columns
-from esc_lab.models.attention_boost import AttentionBoost, BoostedSpan, SequenceBoost
+from esc_lab.models.attention_boost import AttentionBoost, BoostedSpan
 from esc_lab.models.forward import base_model
 from esc_lab.runs.layout import STUDY
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
@@ -47,23 +47,19 @@ class PromptBoost:
         Raises:
             UserError: the prompt has no such span, or no token of it.
         """
-        columns = span_columns(spans)
-        name = columns.get(("name", strategy), np.empty(0, dtype=np.int64))
+        columns, none = span_columns(spans), np.empty(0, dtype=np.int64)
         if self.span == "history":
-            keys = _draw_history(spans, len(name), prompt_tokens, at)
+            keys = _draw_history(spans, len(columns.get(("name", strategy), none)), prompt_tokens, at)
+        elif self.span.startswith("neutral"):
+            keys = columns.get(("name" if self.span == "neutral" else "instruction", None), none)
         else:
-            kind, of = ("name", None) if self.span == "neutral" else (self.span, strategy)
-            keys = columns.get((kind, of), name[:0])
+            keys = columns.get((self.span, strategy), none)
         if not len(keys):
             where = f"dialogue {at[0]}, turn {at[1] + 1}"
             raise UserError(
                 f"the prompt has no token of evaluate.boost.span={self.span}", where=where, fix="another span"
             )
         return BoostedSpan(keys, prompt_tokens - 1 if self.queries == "reply" else int(keys.max()) + 1)
-
-    def of(self, span: BoostedSpan) -> SequenceBoost:
-        """The boost of a single sequence."""
-        return SequenceBoost(self.attention, [span])
 
 
 def build_boost(settings: BoostConfig, model: Any, seed: int) -> PromptBoost | None:

@@ -22,7 +22,7 @@ from esc_lab.evaluation.best_of import BestOf
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.metrics.predictions import Prediction, measure_texts, most_probable
-from esc_lab.models.attention_boost import BoostedSpan, SequenceBoost
+from esc_lab.models.attention_boost import AttentionBoost, BoostedSpan, mark
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import join_reply, score_rows
 from esc_lab.prompts import build_layout
@@ -147,8 +147,9 @@ class EvaluationModule(pl.LightningModule):
             UserError: a log-probability is no number up to 0.
         """
         labels = self._labels if self.scores_labels else []
-        decisions, boost = [reply.decision for reply in asked], self._boost_gold(asked)
-        replies, choices = score_replies(self.model, decisions, labels, self.row_tokens, boost)
+        decisions, spans = [reply.decision for reply in asked], [self._boosted_of_gold(reply) for reply in asked]
+        boost = self.replies.attention_boost
+        replies, choices = score_replies(self.model, decisions, labels, self.row_tokens, boost, spans)
         for reply, tokens, scores in zip(asked, replies, choices, strict=True):
             prediction = reply.prediction
             # The label of the gold reply is no part of its text.
@@ -165,17 +166,11 @@ class EvaluationModule(pl.LightningModule):
                 prediction.distribution = dict(zip(self.inventory.names, shares, strict=True))
                 prediction.chosen = most_probable(prediction.distribution)
 
-    def _boost_gold(self, asked: Sequence[PromptedReply]) -> SequenceBoost | None:
-        """The boost of attention in the sequences that hold the decisions' gold replies."""
-        if self.replies.boost is None:
-            return None
-        spans: list[BoostedSpan | None] = []
-        for reply in asked:
-            decision = reply.decision
-            (gold,) = [one for one in decision.sequence.replies if one.key.turn == decision.turn]
-            boost = self.replies.boost_prompt(reply, gold.spans, decision.start)
-            spans += boost.spans if boost else [None]
-        return SequenceBoost(self.replies.boost.attention, spans)
+    def _boosted_of_gold(self, reply: PromptedReply) -> BoostedSpan | None:
+        """What is boosted of the sequence that holds a decision's gold reply."""
+        decision = reply.decision
+        spans = [span for one in decision.sequence.replies if one.key.turn == decision.turn for span in one.spans]
+        return self.replies.locate_boosted(reply, spans, decision.start)
 
     def _judge_adherence(self, classifier: StrategyClassifier) -> None:
         """Let the classifier judge all replies at once."""
@@ -193,28 +188,27 @@ def score_replies(
     decisions: Sequence[Decision],
     labels: Sequence[IntArray],
     row_tokens: int,
-    boost: SequenceBoost | None = None,
+    boost: AttentionBoost | None = None,
+    spans: Sequence[BoostedSpan | None] = (),
 ) -> tuple[list[FloatArray], FloatArray]:
     """Log-probabilities of gold replies and labels, in as few forward passes as the budget of tokens allows.
 
     Args:
         labels: token ids of complete labels.
-        boost: of attention in the prompt of each decision.
+        boost: of attention.
+        spans: what is boosted of the sequence of each decision; needed with a boost.
 
     Returns:
         Of the tokens of each decision's gold reply [tokens], its label included; of each label [decisions, labels].
     """
     sequences = []
-    for number, decision in enumerate(decisions):
-        ids, start = decision.sequence.input_ids, decision.start
-        if boost is not None:
-            (ids,) = SequenceBoost(boost.boost, boost.spans[number : number + 1]).mark([ids])
-        replies = enumerate([*labels, ids[start : decision.end]])
-        sequences += [join_reply(ids[:start], reply, (number, choice)) for choice, reply in replies]
+    marked = mark([decision.sequence.input_ids for decision in decisions], spans or [None] * len(decisions))
+    for number, (decision, ids) in enumerate(zip(decisions, marked, strict=True)):
+        replies = enumerate([*labels, ids[decision.start : decision.end]])
+        sequences += [join_reply(ids[: decision.start], reply, (number, choice)) for choice, reply in replies]
     gold: list[FloatArray] = [np.empty(0)] * len(decisions)
     choices = np.full((len(decisions), len(labels)), -np.inf)
-    attention = boost.boost if boost is not None else None
-    for (number, choice), tokens in score_rows(model, pack_rows([sequences], row_tokens + 32), attention):
+    for (number, choice), tokens in score_rows(model, pack_rows([sequences], row_tokens + 32), boost):
         if choice == len(labels):
             gold[number] = tokens
         else:

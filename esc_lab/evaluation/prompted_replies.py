@@ -15,7 +15,7 @@ from esc_lab.evaluation.boost import build_boost
 from esc_lab.evaluation.reply_attention import Column, UnmeasurableError, reply_sra, span_columns
 from esc_lab.metrics.attention import ReplySRA
 from esc_lab.metrics.predictions import Prediction
-from esc_lab.models.attention_boost import SequenceBoost, split_tree
+from esc_lab.models.attention_boost import AttentionBoost, BoostedSpan, mark, split_tree
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
@@ -37,7 +37,7 @@ class PromptedReply:
         prediction: is filled with reply, strategy and SRA.
         prompt_ids, reply_ids: tokens of prompt and reply (without an end-of-turn token), once there is a reply.
         spans: strategy-relevant tokens of the prompt.
-        boost: of attention in it.
+        boosted: those whose attention is boosted.
         sra: None where it was not measured.
     """
 
@@ -46,7 +46,7 @@ class PromptedReply:
     prompt_ids: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     reply_ids: Sequence[int] = ()
     spans: tuple[TokenSpan, ...] = ()
-    boost: SequenceBoost | None = None
+    boosted: BoostedSpan | None = None
     sra: ReplySRA | None = None
 
 
@@ -119,14 +119,11 @@ class PromptedReplies:
             # Sample 0 is the reply of a run without further samples.
             seeds.append(derive_seed(self.seed, *purpose, *([sample] if sample else [])))
             reply.prompt_ids, reply.spans = chat.input_ids, chat.spans
-            reply.boost = self.boost_prompt(reply, chat.spans, len(chat.input_ids))
+            reply.boosted = self.locate_boosted(reply, chat.spans, len(chat.input_ids))
         probe = AttentionProbe([[*span_columns(chat.spans).values()] for chat in encoded]) if self.measures else None
-        prompts, stop = [chat.input_ids for chat in encoded], self.encoder.stop_tokens
-        boost = None
-        if self.boost is not None:
-            spans = [span for reply in asked if reply.boost for span in reply.boost.spans]
-            boost = SequenceBoost(self.boost.attention, spans)
-        replies = generate(self.loaded.model, prompts, stop, self.sampling, seeds, probe=probe, boost=boost)
+        prompts = mark([chat.input_ids for chat in encoded], [reply.boosted for reply in asked])
+        model, stop = self.loaded.model, self.encoder.stop_tokens
+        replies = generate(model, prompts, stop, self.sampling, seeds, probe=probe, boost=self.attention_boost)
         for reply, ids in zip(asked, replies, strict=True):
             reply.reply_ids = ids
         return probe.result() if probe else None
@@ -148,14 +145,12 @@ class PromptedReplies:
             if end > self.loaded.context_tokens:
                 reply.prediction.unmeasured = "prompt too long"
             else:
-                reply.boost = self.boost_prompt(reply, chat.spans, start)
-                ids = chat.input_ids[: end - 1]
-                (ids,) = reply.boost.mark([ids]) if reply.boost else [ids]
+                reply.boosted = self.locate_boosted(reply, chat.spans, start)
+                (ids,) = mark([chat.input_ids[: end - 1]], [reply.boosted])
                 sequences.append(TokenSequence(ids, (ReplyTokens(number, start, end - 1),)))
         model = self.loaded.model
         for group in split_units([(sequence,) for sequence in sequences], row_tokens + 64):
-            attention = self.boost.attention if self.boost is not None else None
-            tree, steer = split_tree(build_tree([sequence.input_ids for sequence in group]), attention)
+            tree, steer = split_tree(build_tree([sequence.input_ids for sequence in group]), self.attention_boost)
             members = [asked[sequence.replies[0].key] for sequence in group]
             probe = AttentionProbe([[*span_columns(reply.spans).values()] for reply in members])
             rows = [path[len(reply.prompt_ids) - 1 : -1] for path, reply in zip(tree.paths, members, strict=True)]
@@ -164,14 +159,18 @@ class PromptedReplies:
             tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe, boost=steer)
             self._measure(members, probe.result())
 
-    def boost_prompt(
+    @property
+    def attention_boost(self) -> AttentionBoost | None:
+        return None if self.boost is None else self.boost.attention
+
+    def locate_boosted(
         self, reply: PromptedReply, spans: Sequence[TokenSpan], prompt_tokens: int
-    ) -> SequenceBoost | None:
-        """The boost of attention in a prompt with these spans, if there is to be one."""
+    ) -> BoostedSpan | None:
+        """What is boosted of a prompt with these spans, if anything is."""
         if self.boost is None:
             return None
         at = (reply.decision.dialogue.id, reply.decision.turn)
-        return self.boost.of(self.boost.locate(spans, reply.prediction.prompted, prompt_tokens, at))
+        return self.boost.locate(spans, reply.prediction.prompted, prompt_tokens, at)
 
     def _prompt(self, reply: PromptedReply) -> Prompt:
         decision, settings = reply.decision, self.prompt

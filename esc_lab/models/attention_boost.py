@@ -1,15 +1,15 @@
 """Attention that is steered at inference: chosen keys get more of it, at least a share of it, or none.
 
-A boost acts on the logits of chosen keys, behind scaling, soft-capping and mask, for chosen queries, layers and heads.
-A token is chosen by its place in a sequence. As sequences share their prefixes in a token tree, the choice is part of
-what they share: the trie is built over tokens with their marks (`SequenceBoost.mark`), so that a node has one choice,
-whoever looks at it.
+A boost acts on the attention of chosen queries on chosen keys, behind scaling, soft-capping and mask, in chosen layers
+and heads. A token is chosen by its place in a sequence. As sequences share their prefixes in a token tree, the choice
+is part of what they share: the trie is built over tokens with their marks (`mark`), so that a node has one choice,
+whoever looks at it; `split_tree` and `split_row` take the marks off again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from esc_lab.statistics.intervals import BoolArray
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.packing import PackedRow
-from esc_lab.tokens.trie import TokenTree, build_tree
+from esc_lab.tokens.trie import TokenTree
 
 MODES = ("add", "share", "block")
 # Above all ids of tokens: a marked token is another one to the trie.
@@ -35,9 +35,10 @@ class AttentionBoost:
     Attributes:
         mode: `add`: `amount` is added to the keys' logits, which multiplies their attention by exp(amount) before it is
             renormalised (InstABoost, arXiv 2506.13734). `share`: where the keys together have less than the share
-            `amount` of a query's attention, as much is added to their logits as gives them just that: the difference of
-            the log-odds (Spotlight, arXiv 2505.12025, raises attention to a target only where it is below). A query
-            that sees none of the keys, or nothing else, stays as it is. `block`: the keys are not seen.
+            `amount` of a query's attention in a head, they get just that, and the other keys what is left, each in
+            proportion (after Spotlight, arXiv 2505.12025, which adds log(amount / share) to the logits and so falls
+            short of the target). A query that sees none of the keys, or nothing else, stays as it is. `block`: the keys
+            are not seen.
         heads: bool [layers, heads], where it acts.
 
     Raises:
@@ -54,24 +55,24 @@ class AttentionBoost:
         if not math.isfinite(self.amount) or (self.mode == "share" and not 0 < self.amount < 1):
             raise ValueError(f"no amount of a boost by {self.mode}: {self.amount}")
 
-    def adjust(self, logits: Tensor, chosen: Tensor) -> Tensor:
-        """Logits [..., queries, keys] with the boost.
-
-        Args:
-            logits: masked; they decide how much is missing to a share.
-            chosen: bool, broadcast to the logits: the pairs it acts on. For `share`, none that is masked.
-        """
+    def shift(self, logits: Tensor, chosen: Tensor) -> Tensor:
+        """Logits, or an additive mask, [..., queries, keys] with what is added to the chosen pairs (bool)."""
         if self.mode == "add":
             return logits + self.amount * chosen.to(logits.dtype)
-        if self.mode == "block":
-            return logits.masked_fill(chosen, torch.finfo(logits.dtype).min)
-        return logits + self.missing(logits, chosen)[..., None] * chosen
+        return logits.masked_fill(chosen, torch.finfo(logits.dtype).min) if self.mode == "block" else logits
 
-    def missing(self, logits: Tensor, chosen: Tensor) -> Tensor:
-        """What has to be added to the chosen logits for their share [..., queries], 0 where they have it."""
-        own = (logits.softmax(dim=-1) * chosen).sum(dim=-1)
-        missing = math.log(self.amount / (1 - self.amount)) - torch.logit(own)
-        return torch.where(missing.isfinite(), missing.clamp(min=0), 0.0)
+    def raise_share(self, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Attention weights [..., queries, keys] with the share of the chosen pairs raised; by `share` alone."""
+        if self.mode != "share":
+            return weights
+        raised = weights * torch.where(chosen, self.factor(weights, chosen), 1.0)
+        return raised / raised.sum(dim=-1, keepdim=True)
+
+    def factor(self, weights: Tensor, chosen: Tensor) -> Tensor:
+        """What `share` multiplies chosen weights by, before all are renormalised [..., queries, 1]: a ratio of odds."""
+        own = (weights * chosen).sum(dim=-1, keepdim=True)
+        factor = self.amount * (1 - own) / (own * (1 - self.amount))
+        return torch.where(factor.isfinite(), factor.clamp(min=1), 1.0)
 
     @cached_property
     def reach(self) -> list[tuple[bool, bool]]:
@@ -133,33 +134,25 @@ class LayerBoost:
     of: BoostedPass
     heads: Tensor | None
 
-    @property
-    def alike(self) -> bool:
-        """Whether it does the same in all heads, whatever they look at."""
-        return self.heads is None and self.of.boost.mode != "share"
+    def in_heads(self, chosen: Tensor) -> Tensor:
+        """Chosen pairs, bool [..., 1, Q, K], of the heads that it acts in: [..., heads, Q, K] if these are not all."""
+        return chosen if self.heads is None else chosen & self.heads[:, None, None]
 
-    def adjust_mask(self, mask: Tensor, chosen: Tensor, logits: Callable[[], Tensor], key_heads: int) -> Tensor:
-        """The mask with the boost added, with the heads that share a key-value head as more queries.
+    def fold(self, chosen: Tensor, groups: int) -> Tensor:
+        """The same with the heads that share a key-value head laid out as more queries.
 
         Args:
-            mask: additive, [batch or 1, 1, Q, K].
             chosen: bool [batch, 1, Q, K].
-            logits: [batch, heads, Q, K] before the mask; asked for only where they matter.
+            groups: heads of a key-value head.
 
         Returns:
-            [batch, key-value heads, heads / key-value heads x Q, K], or [batch, 1, Q, K] where all heads are alike.
+            [batch, 1 or key-value heads, groups x Q, K].
         """
-        if self.heads is not None:
-            chosen = chosen & self.heads[:, None, None]
-        if self.alike:
-            return self.of.boost.adjust(mask, chosen)
-        if self.of.boost.mode == "share":
-            chosen = chosen & (mask > torch.finfo(mask.dtype).min / 2)
-            masked = logits().float() + mask
-            adjusted = mask + (self.of.boost.missing(masked, chosen)[..., None] * chosen).to(mask.dtype)
-        else:
-            adjusted = self.of.boost.adjust(mask, chosen)
-        return adjusted.reshape(len(adjusted), key_heads, -1, adjusted.shape[-1])
+        chosen = self.in_heads(chosen)
+        batch, heads, queries, keys = chosen.shape
+        if heads == 1:
+            return chosen.repeat(1, 1, groups, 1)
+        return chosen.reshape(batch, heads // groups, groups * queries, keys)
 
     def score_mod(self, cap: ScoreMod | None, missing: Tensor | None, device: torch.device) -> ScoreMod:
         """For FlexAttention, batch 1.
@@ -169,13 +162,15 @@ class LayerBoost:
             missing: [heads, Q], what `share` adds.
         """
         boost, (keys, queries) = self.of.boost, self._flags(device)
-        heads = self.heads if self.heads is not None else torch.ones(boost.heads.shape[1], dtype=torch.bool)
-        heads, amount = heads.to(device), -math.inf if boost.mode == "block" else boost.amount
+        everywhere = torch.ones(boost.heads.shape[1], dtype=torch.bool, device=device)
+        heads = everywhere if self.heads is None else self.heads
+        # A tensor: a number would be a part of the compiled kernel, and each dose compile one of its own.
+        amount = torch.tensor(-math.inf if boost.mode == "block" else boost.amount, device=device)
 
         def adjust(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             if cap is not None:
                 score = cap(score, batch, head, query, key)
-            added = amount if missing is None else missing[head, query].to(score.dtype)
+            added = (amount if missing is None else missing[head, query]).to(score.dtype)
             return torch.where(keys[key] & queries[query] & heads[head], score + added, score)
 
         return adjust
@@ -194,9 +189,8 @@ class LayerBoost:
         keys, queries = self._flags(device)
         missing = torch.zeros(self.of.boost.heads.shape[1], rows, device=device)
         for part in queries[:rows].nonzero()[:, 0].split(256):
-            seen, scores = visible(part), logits(part).float()
-            chosen = seen & keys[: seen.shape[1]]
-            missing[:, part] = self.of.boost.missing(scores.masked_fill(~seen, -math.inf), chosen)
+            weights = logits(part).float().masked_fill(~visible(part), -math.inf).softmax(dim=-1)
+            missing[:, part] = self.of.boost.factor(weights, keys[: weights.shape[-1]]).log()[..., 0]
         return missing
 
     def _flags(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -221,33 +215,21 @@ class BoostedSpan:
         if len(self.keys) and not 0 <= self.keys.min() <= self.keys.max() < self.first_query:
             raise ValueError(f"keys {self.keys.tolist()} with queries from {self.first_query} on")
 
-    def mark(self, ids: IntArray) -> IntArray:
-        """The tokens of its sequence with their marks."""
-        keys = np.zeros(len(ids), dtype=bool)
-        keys[self.keys] = True
-        marked: IntArray = ids + _KEY * keys + _QUERY * (np.arange(len(ids)) >= self.first_query)
-        return marked
+
+def mark(sequences: Iterable[IntArray], spans: Iterable[BoostedSpan | None]) -> list[IntArray]:
+    """The tokens of sequences with the marks of their spans (None: nothing is boosted in it), to be put into a trie."""
+    return [ids if span is None else _mark(ids, span) for ids, span in zip(sequences, spans, strict=True)]
 
 
-@dataclass(frozen=True)
-class SequenceBoost:
-    """A boost of a span in each of some sequences (None: nowhere in it)."""
-
-    boost: AttentionBoost
-    spans: Sequence[BoostedSpan | None]
-
-    def mark(self, sequences: Sequence[IntArray]) -> list[IntArray]:
-        """The sequences with marks, to be put into a trie."""
-        return [ids if span is None else span.mark(ids) for ids, span in zip(sequences, self.spans, strict=True)]
-
-    def build_tree(self, sequences: Sequence[IntArray]) -> tuple[TokenTree, BoostedPass]:
-        """The trie of the sequences, in which tokens with other marks are others, and the boost of a pass over it."""
-        marked = build_tree(self.mark(sequences))
-        return replace(marked, input_ids=marked.input_ids % _KEY), _boost_marked(marked.input_ids, self.boost)
+def _mark(ids: IntArray, span: BoostedSpan) -> IntArray:
+    keys = np.zeros(len(ids), dtype=bool)
+    keys[span.keys] = True
+    marked: IntArray = ids + _KEY * keys + _QUERY * (np.arange(len(ids)) >= span.first_query)
+    return marked
 
 
 def split_tree(tree: TokenTree, boost: AttentionBoost | None) -> tuple[TokenTree, BoostedPass | None]:
-    """A trie of sequences with marks without these, and the boost of a pass over it; without a boost there are none."""
+    """A trie of marked sequences without the marks, and the boost of a pass over it; without a boost there are none."""
     if boost is None:
         return tree, None
     return replace(tree, input_ids=tree.input_ids % _KEY), _boost_marked(tree.input_ids, boost)

@@ -221,13 +221,12 @@ class _Layer:
         if self.softcap is not None:
             scores.div_(self.softcap).tanh_().mul_(self.softcap)
         scores = scores.view(heads, *allowed.shape).masked_fill_(~allowed, -torch.inf)
-        if self.boost is not None:
-            steer, keys = self.boost
-            chosen = (allowed & keys & boosted[:, None]).expand(heads, -1, -1)
-            scores = steer.of.boost.adjust(
-                scores, chosen if steer.heads is None else chosen & steer.heads[:, None, None]
-            )
-        return scores.softmax(dim=-1)
+        if self.boost is None:
+            return scores.softmax(dim=-1)
+        steer, keys = self.boost
+        chosen = steer.in_heads((allowed & keys & boosted[:, None])[None])
+        boost = steer.of.boost
+        return boost.raise_share(boost.shift(scores, chosen).softmax(dim=-1), chosen)
 
 
 @dataclass

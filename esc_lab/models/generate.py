@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esc_lab.models.attention_boost import BoostedPass, SequenceBoost
+from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, split_tree
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
 from esc_lab.models.slots import BranchGroup, KeyValueSlots, run_pass
@@ -44,7 +44,7 @@ def generate(
     seeds: Sequence[int],
     on_step: Callable[[int], None] | None = None,
     probe: AttentionProbe | None = None,
-    boost: SequenceBoost | None = None,
+    boost: AttentionBoost | None = None,
 ) -> list[list[int]]:
     """The ids that continue each prompt until a stop token (which is no part of them) or `max_new_tokens`.
 
@@ -55,10 +55,10 @@ def generate(
         on_step: called with the number of tokens that a step generated.
         probe: measures the attention of the query that predicts each returned token, with the prompts as branches. The
             row that predicts a stop token is dropped: it belongs to no token of the reply.
-        boost: of attention on a span of each prompt, of its later queries and of those of the reply.
+        boost: of attention on the tokens that are marked in the prompts (see `attention_boost.mark`).
     """
     inner = base_model(model)
-    tree, steer = (build_tree(prompts), None) if boost is None else boost.build_tree(prompts)
+    tree, steer = split_tree(build_tree(prompts), boost)
     group = BranchGroup(0, len(tree) + len(prompts) * (sampling.max_new_tokens - 1))
     cache = KeyValueSlots(group.width)
     cache.write_to(group.take(tree.position_ids), inner.device)
@@ -78,9 +78,7 @@ def generate(
             if probe is not None:
                 visible = torch.from_numpy(group.visible()).to(inner.device)
                 probe.watch(visible, active, range(len(active)), cached=True)
-            if boost is not None and steer is not None:
-                steer = _boost_next(steer, group, [boost.spans[branch] is not None for branch in active])
-            states = run_pass(inner, cache, [group], probe, steer)
+            states = run_pass(inner, cache, [group], probe, steer and _boost_next(steer, group, last[active]))
         tokens = draw(head_logits(inner, states), [sampling] * len(active), [generators[branch] for branch in active])
         unfinished = [row for row, token in enumerate(tokens) if token not in stop]
         for row in unfinished:
@@ -97,11 +95,14 @@ def generate(
     return replies
 
 
-def _boost_next(before: BoostedPass, group: BranchGroup, queries: Sequence[bool]) -> BoostedPass:
-    """The boost of the pass after the prompts, or after another such: generated tokens are none of its keys."""
+def _boost_next(prompts: BoostedPass, group: BranchGroup, last: IntArray) -> BoostedPass:
+    """The boost of a pass after that over the prompts; `last` are the last tokens of those that are not finished.
+
+    A generated token is none of its keys, and a query of it where the last token of its prompt is one or a key.
+    """
     keys = np.zeros((1, group.width), dtype=bool)
-    keys[:, : before.keys.shape[1]] = before.keys
-    return BoostedPass(before.boost, keys, np.array([queries]))
+    keys[:, : prompts.keys.shape[1]] = prompts.keys
+    return BoostedPass(prompts.boost, keys, (prompts.queries | prompts.keys)[:, last])
 
 
 def draw(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> list[int]:

@@ -138,7 +138,7 @@ def score_rows(
     """The key of every reply in the rows with the log-probabilities [tokens] of its tokens, in float64.
 
     Args:
-        boost: of attention on the tokens that are marked in the rows (see `SequenceBoost.mark`).
+        boost: of attention on the tokens that are marked in the rows (see `attention_boost.mark`).
     """
     for row in rows:
         plain, steer = split_row(row, boost)

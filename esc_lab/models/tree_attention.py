@@ -51,20 +51,21 @@ class QueryBlock:
         mask: Tensor = self._keep(groups, lambda: self.mask.repeat(1, 1, groups, 1))
         return mask
 
-    def boosted_mask(self, boost: LayerBoost, logits: Callable[[], Tensor], key_heads: int, groups: int) -> Tensor:
-        """The same with a boost, [1, 1 or key-value heads, groups x Q, K]; see `LayerBoost.adjust_mask`."""
+    def boosted(self, boost: LayerBoost, groups: int) -> tuple[Tensor, Tensor | None]:
+        """The same with a boost, [1, 1 or key-value heads, groups x Q, K], and the pairs that are boosted, if any."""
         rows, device = slice(self.start, self.stop), self.mask.device
         chosen = self._keep("chosen", lambda: boost.of.choose(rows, self.keys, device))
         if chosen is None:
-            return self.mask_for(groups)
-        if not boost.alike:
-            return boost.adjust_mask(self.mask, chosen, logits, key_heads)
-        adjusted: Tensor = self._keep(
-            "alike", lambda: boost.adjust_mask(self.mask, chosen, logits, 1).repeat(1, 1, groups, 1)
-        )
-        return adjusted
+            return self.mask_for(groups), None
 
-    def _keep(self, name: Any, make: Callable[[], Tensor | None]) -> Any:
+        def fold() -> tuple[Tensor, Tensor]:
+            pairs = boost.fold(chosen, groups)
+            return boost.of.boost.shift(self.mask_for(groups), pairs), pairs
+
+        folded: tuple[Tensor, Tensor] = fold() if boost.heads is not None else self._keep("boosted", fold)
+        return folded
+
+    def _keep(self, name: Any, make: Callable[[], Any]) -> Any:
         """What `make` makes, once for all layers of the pass that the block is of."""
         if name not in self._kept:
             self._kept[name] = make()
@@ -152,7 +153,7 @@ def token_tree_attention(
         tree: the masks of a single row (batch 1).
         softcap: soft-capping of the attention logits (Gemma 2), which SDPA lacks.
         probe: an `AttentionProbe` that measures attention on the way, as it is with the boost.
-        boost: what is done to the attention on chosen keys; it leaves everything else to the last bit as it is.
+        boost: what is done to the attention of chosen queries on chosen keys; everything else stays as it is.
 
     Returns:
         [batch, Q, heads, dim], and None in place of attention weights.
@@ -167,39 +168,43 @@ def token_tree_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )[0]
         return output, None
+    pairs: Tensor | None = None
     if tree is None:
         mask = _causal(query, key) if attention_mask is None else attention_mask
-        mask = additive(mask, query.dtype) if mask.dtype == torch.bool else mask
+        mask = (additive(mask, query.dtype) if mask.dtype == torch.bool else mask).repeat(1, 1, groups, 1)
         chosen = None if steer is None else steer.of.choose_last(query.shape[2], key.shape[2], query.device)
-        if steer is None or chosen is None:
-            mask = mask.repeat(1, 1, groups, 1)
-        else:
-            logits = partial(_logits, query, key, scaling, softcap)
-            mask = steer.adjust_mask(mask, chosen, logits, key.shape[1])
-            mask = mask.repeat(1, 1, groups, 1) if steer.alike else mask
-        output = _attend(query, key, value, mask, dropout, scaling, softcap)
+        if steer is not None and chosen is not None:
+            pairs = steer.fold(chosen, groups)
+            mask = steer.of.boost.shift(mask, pairs)
+        output = _attend(query, key, value, mask, dropout, scaling, softcap, raise_share=_raise_share(steer, pairs))
     elif isinstance(masks := tree[window], BlockMask):
         output = _flex(query, key, value, masks, scaling, softcap, steer)
     else:
         parts = []
         for block in masks:
             part, states = query[:, :, block.start : block.stop], (block.select(key), block.select(value))
-            if steer is None:
-                mask = block.mask_for(groups)
-            else:
-                logits = partial(_logits, part, states[0], scaling, softcap)
-                mask = block.boosted_mask(steer, logits, key.shape[1], groups)
-            parts.append(_attend(part, *states, mask, dropout, scaling, softcap, block.inference))
+            mask, pairs = (block.mask_for(groups), None) if steer is None else block.boosted(steer, groups)
+            share = _raise_share(steer, pairs)
+            parts.append(_attend(part, *states, mask, dropout, scaling, softcap, block.inference, share))
         output = torch.cat(parts, dim=2)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _logits(query: Tensor, key: Tensor, scaling: float | None, softcap: float | None) -> Tensor:
-    """Attention logits [batch, heads, Q, K] before the mask."""
-    batch, heads, length, dim = query.shape
-    folded = query.reshape(batch, key.shape[1], -1, dim)
-    scores = (folded @ key.transpose(2, 3)) * (dim**-0.5 if scaling is None else scaling)
-    scores = scores.reshape(batch, heads, length, -1)
+def _raise_share(steer: LayerBoost | None, pairs: Tensor | None) -> Callable[[Tensor], Tensor] | None:
+    """What a boost does to attention weights, if it does anything to them."""
+    if steer is None or pairs is None or steer.of.boost.mode != "share":
+        return None
+    return partial(steer.of.boost.raise_share, chosen=pairs)
+
+
+def _fold(query: Tensor, key: Tensor) -> Tensor:
+    """Queries [batch, heads, Q, dim] with the heads that share a key-value head laid out as more queries."""
+    return query.reshape(len(query), key.shape[1], -1, query.shape[3])
+
+
+def _logits(folded: Tensor, key: Tensor, scaling: float | None, softcap: float | None) -> Tensor:
+    """Attention logits [batch, key-value heads, groups x Q, K] before the mask."""
+    scores = (folded @ key.transpose(2, 3)) * (key.shape[-1] ** -0.5 if scaling is None else scaling)
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
@@ -212,27 +217,30 @@ def _attend(
     scaling: float | None,
     softcap: float | None,
     inference: bool = False,
+    raise_share: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Masked attention [batch, heads, Q, dim]; query heads that share a key-value head are laid out as more queries.
 
     Args:
-        mask: additive, [batch or 1, 1, groups x Q, K].
+        mask: additive, [batch or 1, 1 or key-value heads, groups x Q, K].
         inference: there will be no gradient.
+        raise_share: what is done to the weights [batch, key-value heads, groups x Q, K].
     """
     batch, heads, length, dim = query.shape
     groups = heads // key.shape[1]
-    folded = query.reshape(batch, key.shape[1], groups * length, dim)
+    folded = _fold(query, key)
     scale = dim**-0.5 if scaling is None else scaling
-    if inference and softcap is None and query.dtype == torch.bfloat16 and groups * length >= UNFUSED_ROWS:
+    if softcap is not None or raise_share is not None:
+        scores = _logits(folded, key, scaling, softcap) + mask
+        wider = torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype
+        weights = torch.softmax(scores, dim=-1, dtype=wider)
+        weights = (weights if raise_share is None else raise_share(weights)).to(query.dtype)
+        output = torch.dropout(weights, dropout, dropout > 0) @ value
+    elif inference and query.dtype == torch.bfloat16 and groups * length >= UNFUSED_ROWS:
         scores = torch.baddbmm(mask[0].expand(key.shape[1], -1, -1), folded[0], key[0].transpose(1, 2), alpha=scale)
         output = (torch.softmax(scores, dim=-1) @ value[0])[None]
-    elif softcap is None:
-        output = scaled_dot_product_attention(folded, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
     else:
-        scores = softcap * torch.tanh((folded @ key.transpose(2, 3)) * scale / softcap) + mask
-        wider = torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype
-        weights = torch.softmax(scores, dim=-1, dtype=wider).to(query.dtype)
-        output = torch.dropout(weights, dropout, dropout > 0) @ value
+        output = scaled_dot_product_attention(folded, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
     return output.reshape(batch, heads, length, dim)
 
 
@@ -252,10 +260,10 @@ def _flex(
 ) -> Tensor:
     score_mod = _capped(softcap)
     if steer is not None:
-        places = torch.arange(key.shape[2], device=query.device)
+        places, heads = torch.arange(key.shape[2], device=query.device), query.shape[1]
         missing = steer.missing(
             query.shape[2],
-            lambda rows: _logits(query[:, :, rows], key, scaling, softcap)[0],
+            lambda rows: _logits(_fold(query[:, :, rows], key), key, scaling, softcap).view(heads, len(rows), -1),
             lambda rows: mask.mask_mod(rows[:1] * 0, rows[:1] * 0, rows[:, None], places),
             query.device,
         )

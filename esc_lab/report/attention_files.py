@@ -21,6 +21,7 @@ from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.prompted_replies import PromptedReply
 from esc_lab.evaluation.reply_attention import span_columns
 from esc_lab.metrics import StrategyRelevantAttention
+from esc_lab.models.attention_boost import AttentionBoost, mark, split_tree
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.load import LoadedModel
@@ -35,8 +36,14 @@ log = logging.getLogger(__name__)
 HEADS = "sra_heads.safetensors"
 
 
-def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply]) -> None:
-    """SRA in groups and by head, each reply's heads, which analyses read, and pictures, of measured replies."""
+def write_attention(
+    cfg: Config, loaded: LoadedModel, measured: Sequence[PromptedReply], boost: AttentionBoost | None
+) -> None:
+    """SRA in groups and by head, each reply's heads, which analyses read, and pictures, of measured replies.
+
+    Args:
+        boost: which they were written with.
+    """
     directory, settings = Path(cfg.run_dir), cfg.evaluate.sra
     replies = [reply.sra for reply in measured if reply.sra]
     heads = np.stack([reply[f"{settings.definition}/{settings.span}"].heads for reply in replies])
@@ -67,7 +74,7 @@ def write_attention(cfg: Config, loaded: LoadedModel, measured: Sequence[Prompte
         values = np.log(metric.heads.numpy())
     draw_figure(directory / "sra_heads", head_map, values, title=title, colour_label="log SRA")
     for number, reply in enumerate(measured[: settings.heat_maps], 1):
-        write_atomic(directory / f"heat_map_{number}.html", _page(cfg, loaded, reply))
+        write_atomic(directory / f"heat_map_{number}.html", _page(cfg, loaded, reply, boost))
 
 
 def _print_strategies(by_strategy: Mapping[str, Mapping[str, float]]) -> None:
@@ -94,10 +101,10 @@ def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _page(cfg: Config, loaded: LoadedModel, reply: PromptedReply) -> str:
+def _page(cfg: Config, loaded: LoadedModel, reply: PromptedReply, boost: AttentionBoost | None) -> str:
     prediction, columns = reply.prediction, span_columns(reply.spans)
     ids = np.concatenate([reply.prompt_ids, np.asarray(reply.reply_ids, dtype=np.int64)])
-    tree, steer = reply.boost.build_tree([ids]) if reply.boost else (build_tree([ids]), None)
+    tree, steer = split_tree(build_tree(mark([ids], [reply.boosted])), boost)
     probe = AttentionProbe([[*columns.values()]], keep_tokens=True)
     rows = np.arange(len(reply.prompt_ids) - 1, len(ids) - 1)
     probe.watch_tree(tree, np.zeros_like(rows), rows, loaded.model.device)

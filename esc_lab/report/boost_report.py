@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from esc_lab.comparison.boosts import MEASURES, record_boosts
 from esc_lab.comparison.files import tabulate_slopes
-from esc_lab.comparison.formats import format_p
+from esc_lab.comparison.formats import format_difference
 from esc_lab.comparison.result import ComparisonResult, compute_comparison
 from esc_lab.report.comparison_figures import draw_doses
 from esc_lab.report.sra_report import Report
 
 _ADHERENCE = "adherence/accuracy"
+_REPLIES = (
+    "log SRA and adherence are of the replies to all prompts, what is said of texts (ppl to length) of those to the "
+    "prompts that name the strategy of the given reply."
+)
 
 
 def boost(directories: Sequence[Path], root: Path) -> Report:
@@ -25,27 +30,27 @@ def boost(directories: Sequence[Path], root: Path) -> Report:
     boosts = comparison.boosts
     values = {(curve.place, curve.label, curve.metric): curve for curve in boosts.curves}
     columns = [metric for metric in MEASURES if any(metric is curve.metric for curve in boosts.curves)]
-    rows = []
+    rows: dict[tuple[str, ...], list[str]] = {}  # a place has one without a boost
     for place, label in dict.fromkeys((curve.place, curve.label) for curve in boosts.curves):
         known = {metric: values[place, label, metric] for metric in columns if (place, label, metric) in values}
         doses = [dose for dose, _, _ in next(iter(known.values())).points]
         for number, dose in enumerate(doses):
             texts = [known[m].points[number][1].text(m.decimals) if m in known else "-" for m in columns]
-            rows.append([f"{place}: {label}", f"{dose:g}", *texts])
+            rows.setdefault((boosts.name(place, label if dose else "none"), f"{dose:g}"), texts)
     headings = [metric.heading for metric in columns]
-    report.add(
-        "Replies by the dose of attention, with 95 % intervals over dialogues", ["boost", "dose", *headings], rows
-    )
+    title = "Replies by the dose of attention, with 95 % intervals over dialogues"
+    report.add(title, ["boost", "dose", *headings], [[*of, *texts] for of, texts in rows.items()])
     report.add("Change with each unit of the dose", *tabulate_slopes(boosts))
+    report.say(_REPLIES)
     for curve in boosts.curves:
         report.metrics[f"{curve.place}/{curve.label}/slope/{curve.metric.name}"] = curve.slope.value
     for one in boosts.contrasts:
         name = f"{one.place}/{one.label} minus {one.other}"
         report.metrics[f"{name}/slope/{one.metric.name}"] = one.difference.value
         if one.metric.name == _ADHERENCE:
-            told = "not told from 0" if not one.corrected < 0.05 else f"p {format_p(one.corrected)}"
-            text = one.difference.text(3, "+")
-            report.say(f"{one.place}: adherence by the dose on {one.label}, less that on {one.other}: {text}, {told}.")
+            text = format_difference(one.difference, 3, one.corrected)
+            told = "too few dialogues for an interval" if math.isnan(one.p) else "p by Holm's correction"
+            report.say(f"{one.place}: slope of adherence on {one.label} less that on {one.other}: {text}; {told}.")
     report.figures += [draw() for draw in draw_doses(boosts, root)]
     return report
 
@@ -53,22 +58,21 @@ def boost(directories: Sequence[Path], root: Path) -> Report:
 def ablate(directories: Sequence[Path], root: Path) -> Report:
     """What replies lose when attention on a span is blocked; arguments as in `boost`."""
     report, comparison = _begin(directories, root)
-    effects = comparison.boosts.effects
+    boosts, effects = comparison.boosts, comparison.boosts.effects
     columns = [metric for metric in MEASURES if any(metric in effect.differences for effect in effects)]
     rows, differences = [], []
     for effect in effects:
-        name = f"{effect.plain.model} {effect.plain.runs[0].method.name} ({effect.plain.template}): {effect.label}"
+        name = boosts.name(effect.place, effect.label)
         values, less = effect.values, effect.differences
         rows.append([name, *(values[m].text(m.decimals) if m in values else "-" for m in columns)])
-        texts = [
-            f"{less[m].interval.text(m.decimals, '+')} p {format_p(less[m].corrected)}" if m in less else "-"
-            for m in columns
-        ]
-        differences.append([name, *texts])
-        report.metrics |= {f"{name}/{metric.name}": each.interval.value for metric, each in less.items()}
+        texts = {m: format_difference(each.interval, m.decimals, each.corrected) for m, each in less.items()}
+        differences.append([name, *(texts.get(m, "-") for m in columns)])
+        for metric, difference in less.items():
+            report.metrics[f"{effect.place}: {effect.label}/{metric.name}"] = difference.interval.value
     headings = [metric.heading for metric in columns]
     report.add("Replies with attention blocked, with 95 % intervals over dialogues", ["", *headings], rows)
     report.add("Less those without, p by Holm's correction", ["", *headings], differences)
+    report.say(_REPLIES)
     report.say("log SRA is not there where the strategy's name, or the neutral phrase, has no attention to measure.")
     return report
 

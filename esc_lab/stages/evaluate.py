@@ -74,7 +74,7 @@ def run(cfg: Config) -> dict[str, float]:
     metrics["evaluate/seconds"] = time.time() - started
     metrics |= data_metrics(data) | {"data/dialogues_trained_on": float(seen)}
     if module.measured:
-        write_attention(cfg, loaded, module.measured)
+        write_attention(cfg, loaded, module.measured, module.replies.attention_boost)
     write_atomic(directory / STRATEGIES, json.dumps(strategies, indent=1))
     for number, (group, of_group) in enumerate(strategies.items()):
         print_strategies(f"{cfg.model.name}: {group}", of_group, metrics, group, explain=number == 0)

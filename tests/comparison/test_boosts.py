@@ -85,6 +85,29 @@ def test_effects_are_differences_to_the_same_without(directories):
             assert difference.interval.value == pytest.approx(expected, abs=1e-12)
 
 
+def test_slopes_are_contrasted_with_equal_words_and_with_random_heads(directories, tmp_path):
+    """Spans with neutral words of their own length, heads of a study with those of the same and with random ones."""
+    adherence = {"choice": "adherence", "study": "A"}
+    boosts = [
+        {"span": "instruction"}, {"span": "neutral_instruction"}, {**adherence, "span": "name"},
+        {**adherence, "span": "neutral"}, {**adherence, "span": "neutral", "study": "B"},
+        {"choice": "random", "study": "A", "span": "name"},
+    ]  # fmt: skip
+    paths = [
+        write_evaluation(
+            tmp_path / str(number), rows_at(boost["span"], 2.0), evaluate__boost={**BOOST, **boost, "amount": 2.0}
+        )
+        for number, boost in enumerate(boosts)
+    ]
+    found = compute_comparison([directories["name", 0.0], *paths]).boosts
+    assert {(one.label, one.other) for one in found.contrasts} == {
+        ("instruction", "neutral_instruction"),
+        ("name, 16 heads by adherence", "neutral, 16 heads by adherence"),
+        ("name, 16 heads by adherence", "name, 16 random heads"),
+    }
+    assert len({(one.label, one.other, one.metric) for one in found.contrasts}) == len(found.contrasts)
+
+
 def test_other_methods_and_older_runs_have_no_curves(directories, tmp_path):
     """A boost of another sampling has nothing to be compared with; runs of older code know of no boosts."""
     assert not compute_comparison([directories["name", 0.0]]).boosts.effects
@@ -95,5 +118,11 @@ def test_other_methods_and_older_runs_have_no_curves(directories, tmp_path):
     other = write_evaluation(
         tmp_path / "warm", rows_at("name", 2.0), evaluate__boost=boost, evaluate__generation=warm
     )  # fmt: skip
-    boosts = compute_comparison([directories["name", 0.0], directories["name", 1.0], other]).boosts
-    assert [effect.amount for effect in boosts.effects] == [1.0]
+    runs = [directories["name", 0.0], directories["name", 1.0], other]
+    assert [effect.amount for effect in compute_comparison(runs).boosts.effects] == [1.0]
+    plain = write_evaluation(tmp_path / "plain", rows_at("name", 0.0), evaluate__boost=BOOST, evaluate__generation=warm)
+    curves = compute_comparison([*runs, plain]).boosts.curves
+    places = {curve.place for curve in curves}  # told apart by the sampling alone
+    assert len(places) == 2
+    assert {place.count("temperature=") for place in places} == {1}
+    assert not any("boost" in place for place in places)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from esc_lab.config.evaluate import BoostConfig
+from esc_lab.config.evaluate import BOOSTED_SPANS, BoostConfig
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation.boost import PromptBoost, build_boost
@@ -16,6 +16,7 @@ from esc_lab.evaluation.reply_attention import span_columns
 from esc_lab.models.attention_boost import AttentionBoost
 from esc_lab.prompts import build_prompt
 from tests.conftest import LAYOUTS
+from tests.evaluation.test_module import evaluated, shortened
 
 INVENTORY = load_inventory("esconv")
 NAMED = [name for name, layout in LAYOUTS.items() if not layout.chooses_strategy]
@@ -33,7 +34,7 @@ def test_spans_are_found_in_every_template(tiny_models, sample_dialogues, templa
             encoded = encoder.encode_prompt(encoder.adapt(prompt))
             columns, size = span_columns(encoded.spans), len(encoded.input_ids)
             keys = {}
-            for span in ("name", "instruction", "neutral", "history"):
+            for span in BOOSTED_SPANS:
                 found = PromptBoost(attention, span, queries).locate(encoded.spans, strategy, size, at)
                 assert found.first_query == (size - 1 if queries == "reply" else found.keys[-1] + 1)
                 keys[span] = found.keys
@@ -41,10 +42,28 @@ def test_spans_are_found_in_every_template(tiny_models, sample_dialogues, templa
             np.testing.assert_array_equal(keys["instruction"], columns["instruction", strategy])
             np.testing.assert_array_equal(keys["neutral"], columns["name", None])
             assert len(keys["name"]) == len(keys["neutral"]) >= len(keys["history"]) > 0
+            np.testing.assert_array_equal(keys["neutral_instruction"], columns["instruction", None])
+            assert len(keys["neutral_instruction"]) == len(keys["instruction"])
             assert (np.diff(keys["history"]) == 1).all()
-            assert not set(keys["history"]) & {*keys["instruction"], *keys["neutral"]}
+            assert not set(keys["history"]) & {*keys["instruction"], *keys["neutral_instruction"]}
+            assert not {*keys["instruction"]} & {*keys["neutral_instruction"]}
             text = encoder.decode(encoded.input_ids[keys["history"]])
             assert text.strip("\ufffd ") in " ".join(message.content for message in prompt.messages)
+
+
+def test_the_same_words_are_boosted_for_written_and_for_given_replies(tiny_models, sample_dialogues, monkeypatch):
+    found, original = {}, PromptBoost.locate
+
+    def locate(self, spans, strategy, prompt_tokens, at):
+        span = original(self, spans, strategy, prompt_tokens, at)
+        found.setdefault(at, []).append((*span.keys.tolist(), span.first_query))
+        return span
+
+    monkeypatch.setattr(PromptBoost, "locate", locate)
+    boost = BoostConfig(amount=1.0, span="history", queries="reply")
+    evaluated(tiny_models("llama"), [shortened(sample_dialogues[0], 4)], "c1_hf", boost=boost)
+    assert len(found) == 4
+    assert all(len(spans) == 2 and len({*spans}) == 1 for spans in found.values())
 
 
 def test_no_boost_is_none(tiny_models):

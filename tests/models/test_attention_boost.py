@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import eager_mask
 
 from esc_lab.models import tree_attention
-from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, BoostedSpan, SequenceBoost
+from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, BoostedSpan, LayerBoost, mark, split_tree
 from esc_lab.models.attention_probe import AttentionProbe
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
@@ -109,7 +109,7 @@ def test_trees_equal_brute_force(exact_models, family, boost_of):
     model = exact_models(family)
     boost = boost_of(model)
     sequences, spans = case()
-    tree, steer = SequenceBoost(boost, spans).build_tree(sequences)
+    tree, steer = split_tree(build_tree(mark(sequences, spans)), boost)
     plain = build_tree(sequences)
     assert len(tree) > len(plain)  # spans that differ on a shared prefix are kept apart
     with torch.no_grad():
@@ -128,8 +128,7 @@ def test_flex_attention_gives_the_same(tiny_models, family, boost_of, monkeypatc
     """What CUDA runs, uncompiled on the CPU and in the float32 that it computes in."""
     model = tiny_models(family).model
     sequences, spans = case(4)
-    boost = SequenceBoost(boost_of(model), spans)
-    tree, steer = boost.build_tree(sequences)
+    tree, steer = split_tree(build_tree(mark(sequences, spans)), boost_of(model))
     arguments = (model, tree.input_ids, tree.position_ids, tree.leave)
     with torch.no_grad():
         expected = tree_hidden_states(*arguments, boost=steer)
@@ -149,7 +148,7 @@ def test_generation_and_probe_equal_brute_force(exact_models, family, boost_of):
         BoostedSpan(np.arange(60, 65), 65), BoostedSpan(np.arange(2, 7), 73), BoostedSpan(np.arange(30, 35), 40), None
     ]  # fmt: skip
     probe = AttentionProbe(places)
-    replies = generate(model, prompts, NEVER, Sampling(5), [0] * 4, probe=probe, boost=SequenceBoost(boost, spans))
+    replies = generate(model, mark(prompts, spans), NEVER, Sampling(5), [0] * 4, probe=probe, boost=boost)
     measured = probe.result()
     plain = generate(model, prompts, NEVER, Sampling(5), [0] * 4)
     assert replies[3] == plain[3]
@@ -163,14 +162,43 @@ def test_generation_and_probe_equal_brute_force(exact_models, family, boost_of):
         torch.testing.assert_close(found.double(), masses, **CLOSE)
 
 
+def test_a_boost_of_nothing_is_nothing_to_the_last_bit(exact_models, family):
+    model, sequence = exact_models(family), random_sequences(3, trunk=60)[0]
+    tree, steer = split_tree(
+        build_tree(mark([sequence], [BoostedSpan(np.arange(20, 26), 26)])),
+        AttentionBoost("add", 0.0, chosen_heads(model, "all")),
+    )
+    arguments = (model, tree.input_ids, tree.position_ids, tree.leave)
+    with torch.no_grad():
+        assert torch.equal(tree_hidden_states(*arguments), tree_hidden_states(*arguments, boost=steer))
+
+
+def test_doses_share_a_compiled_kernel(tiny_models):
+    """FlexAttention compiles what a `score_mod` holds of Python's numbers into the kernel."""
+    heads = chosen_heads(tiny_models("llama").model, "all")
+    boosted = BoostedPass(AttentionBoost("add", 2.0, heads), np.ones((1, 8), bool), np.ones((1, 8), bool))
+    adjust = LayerBoost(boosted, None).score_mod(None, None, heads.device)
+    held = [cell.cell_contents for cell in adjust.__closure__]
+    assert not any(isinstance(value, (int, float)) for value in held)
+
+
+def test_prompts_that_end_with_a_boosted_key(exact_models):
+    """What is written after it is boosted, though no token of the prompt is."""
+    model, prompt = exact_models("llama"), random_sequences(5, trunk=40)[0][:30]
+    boost, span = AttentionBoost("add", 4.0, chosen_heads(model, "all")), BoostedSpan(np.arange(26, 30), 30)
+    (reply,) = generate(model, mark([prompt], [span]), NEVER, Sampling(4), [0], boost=boost)
+    logits, _ = expected_of(model, np.concatenate([prompt, reply]), boost, span)
+    assert logits[29:-1].argmax(dim=-1).tolist() == reply
+
+
 def test_a_share_is_reached_and_no_more(exact_models, family):
     """Each head has at least the target wherever it sees the span and something else; above it, what it had."""
     model = exact_models(family)
     sequence, keys = random_sequences(3, trunk=60)[0], np.arange(20, 26)
-    boost = SequenceBoost(AttentionBoost("share", 0.3, chosen_heads(model, "all")), [BoostedSpan(keys, 26)])
+    boost, marked = AttentionBoost("share", 0.3, chosen_heads(model, "all")), mark([sequence], [BoostedSpan(keys, 26)])
     probes = {}
     for name in ("plain", "boosted"):
-        tree, steer = boost.build_tree([sequence])
+        tree, steer = split_tree(build_tree(marked), boost)
         probe = probes[name] = AttentionProbe([[keys]])
         rows = np.arange(26, 60)
         probe.watch_tree(tree, np.zeros_like(rows), rows, model.device)
@@ -190,8 +218,10 @@ def test_packed_replies_equal_brute_force(exact_models, boost_of):
     model = exact_models("gemma2")
     boost = boost_of(model)
     sequences, spans = case(8)
-    marked = SequenceBoost(boost, spans).mark(sequences)
-    trees = [[TokenSequence(ids, (ReplyTokens(number, len(ids) - 3, len(ids)),))] for number, ids in enumerate(marked)]
+    trees = [
+        [TokenSequence(ids, (ReplyTokens(number, len(ids) - 3, len(ids)),))]
+        for number, ids in enumerate(mark(sequences, spans))
+    ]
     found = dict(score_rows(model, pack_rows(trees, 150), boost))
     for number, (sequence, span) in enumerate(zip(sequences, spans, strict=True)):
         logits, _ = expected_of(model, sequence, boost, span)
@@ -236,8 +266,7 @@ def test_padded_batches_and_caches_that_crop(exact_models, family, boost_of):
 def test_half_precision(tiny_models, family, boost_of):
     model = copy.deepcopy(tiny_models(family).model)
     sequences, spans = case(2)
-    boost = SequenceBoost(boost_of(model), spans)
-    tree, steer = boost.build_tree(sequences)
+    tree, steer = split_tree(build_tree(mark(sequences, spans)), boost_of(model))
     arguments = (tree.input_ids, tree.position_ids, tree.leave)
     with torch.no_grad():
         expected = tree_hidden_states(model, *arguments, boost=steer)
