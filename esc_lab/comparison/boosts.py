@@ -46,13 +46,15 @@ class BoostEffect:
         cell, plain: with the boost, and the same without.
         label: of the boost, without its amount.
         amount: its dose; None where attention is blocked.
-        values: metrics with it, and `differences`: less those without; their p-values are corrected together (Holm).
+        before, values: metrics without it and with it.
+        differences: these less those; their p-values are corrected together (Holm).
     """
 
     cell: Cell
     plain: Cell
     label: str
     amount: float | None
+    before: Mapping[Metric, Interval]
     values: Mapping[Metric, Interval]
     differences: Mapping[Metric, Difference]
 
@@ -138,8 +140,8 @@ def find_boosts(cells: Sequence[Cell], predictions: Mapping[Path, PredictionTabl
             settings = _boost_of(cell)
             amount = None if settings["mode"] == "block" else float(settings.pop("amount"))
             differences = compare_cells(cell, plain, predictions, MEASURES)
-            values = {metric: _estimate(cell, metric, predictions) for metric in differences}
-            effects.append(BoostEffect(cell, plain, describe_boost(settings), amount, values, differences))
+            before, values = ({m: _estimate(of, m, predictions) for m in differences} for of in (plain, cell))
+            effects.append(BoostEffect(cell, plain, describe_boost(settings), amount, before, values, differences))
             if amount is not None and cell.seeds == plain.seeds:
                 doses = next((doses for known, doses in boosts if known == settings), None)
                 if doses is None:

@@ -188,21 +188,21 @@ def score_replies(
     decisions: Sequence[Decision],
     labels: Sequence[IntArray],
     row_tokens: int,
-    boost: AttentionBoost | None = None,
-    spans: Sequence[BoostedSpan | None] = (),
+    boost: AttentionBoost | None,
+    spans: Sequence[BoostedSpan | None],
 ) -> tuple[list[FloatArray], FloatArray]:
     """Log-probabilities of gold replies and labels, in as few forward passes as the budget of tokens allows.
 
     Args:
         labels: token ids of complete labels.
         boost: of attention.
-        spans: what is boosted of the sequence of each decision; needed with a boost.
+        spans: what is boosted of the sequence of each decision.
 
     Returns:
         Of the tokens of each decision's gold reply [tokens], its label included; of each label [decisions, labels].
     """
     sequences = []
-    marked = mark([decision.sequence.input_ids for decision in decisions], spans or [None] * len(decisions))
+    marked = mark([decision.sequence.input_ids for decision in decisions], spans)
     for number, (decision, ids) in enumerate(zip(decisions, marked, strict=True)):
         replies = enumerate([*labels, ids[decision.start : decision.end]])
         sequences += [join_reply(ids[: decision.start], reply, (number, choice)) for choice, reply in replies]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -65,19 +64,15 @@ class AttentionBoost:
         """Attention weights [..., queries, keys] with the share of the chosen pairs raised; by `share` alone."""
         if self.mode != "share":
             return weights
-        raised = weights * torch.where(chosen, self.factor(weights, chosen), 1.0)
-        return raised / raised.sum(dim=-1, keepdim=True)
-
-    def factor(self, weights: Tensor, chosen: Tensor) -> Tensor:
-        """What `share` multiplies chosen weights by, before all are renormalised [..., queries, 1]: a ratio of odds."""
         own = (weights * chosen).sum(dim=-1, keepdim=True)
+        factor = self.factor(own)
+        rest = 1 / (1 + own * (factor - 1))  # renormalises
+        return weights * torch.where(chosen, factor * rest, rest)
+
+    def factor(self, own: Tensor) -> Tensor:
+        """What chosen weights with the share `own` are multiplied by before all are renormalised: a ratio of odds."""
         factor = self.amount * (1 - own) / (own * (1 - self.amount))
         return torch.where(factor.isfinite(), factor.clamp(min=1), 1.0)
-
-    @cached_property
-    def reach(self) -> list[tuple[bool, bool]]:
-        """Of each layer whether it acts on any head, and on all."""
-        return list(zip(self.heads.any(dim=1).tolist(), self.heads.all(dim=1).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -106,8 +101,8 @@ class BoostedPass:
         if not (layer < layers and query.shape[1] == heads):
             message = f"a boost of {layers} layers with {heads} heads in layer {layer} with {query.shape[1]}"
             raise ValueError(message)
-        any_head, all_heads = self.boost.reach[layer]
-        return LayerBoost(self, None if all_heads else self.boost.heads[layer].to(query.device)) if any_head else None
+        chosen = self.boost.heads[layer]
+        return LayerBoost(self, None if chosen.all() else chosen.to(query.device)) if chosen.any() else None
 
     def choose(self, rows: slice, columns: slice | Tensor, device: torch.device) -> Tensor | None:
         """The pairs of queries and keys that are boosted, bool [batch, 1, rows, columns]; None if there are none."""
@@ -190,7 +185,7 @@ class LayerBoost:
         missing = torch.zeros(self.of.boost.heads.shape[1], rows, device=device)
         for part in queries[:rows].nonzero()[:, 0].split(256):
             weights = logits(part).float().masked_fill(~visible(part), -math.inf).softmax(dim=-1)
-            missing[:, part] = self.of.boost.factor(weights, keys[: weights.shape[-1]]).log()[..., 0]
+            missing[:, part] = self.of.boost.factor((weights * keys[: weights.shape[-1]]).sum(dim=-1)).log()
         return missing
 
     def _flags(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -218,13 +213,13 @@ class BoostedSpan:
 
 def mark(sequences: Iterable[IntArray], spans: Iterable[BoostedSpan | None]) -> list[IntArray]:
     """The tokens of sequences with the marks of their spans (None: nothing is boosted in it), to be put into a trie."""
-    return [ids if span is None else _mark(ids, span) for ids, span in zip(sequences, spans, strict=True)]
-
-
-def _mark(ids: IntArray, span: BoostedSpan) -> IntArray:
-    keys = np.zeros(len(ids), dtype=bool)
-    keys[span.keys] = True
-    marked: IntArray = ids + _KEY * keys + _QUERY * (np.arange(len(ids)) >= span.first_query)
+    marked = []
+    for ids, span in zip(sequences, spans, strict=True):
+        marks = np.zeros_like(ids)
+        if span is not None:
+            marks[span.keys] = _KEY
+            marks[span.first_query :] = _QUERY
+        marked.append(ids + marks)
     return marked
 
 

@@ -10,6 +10,7 @@ from esc_lab.comparison.boosts import MEASURES, record_boosts
 from esc_lab.comparison.files import tabulate_slopes
 from esc_lab.comparison.formats import format_difference
 from esc_lab.comparison.result import ComparisonResult, compute_comparison
+from esc_lab.metrics.metric import Metric
 from esc_lab.report.comparison_figures import draw_doses
 from esc_lab.report.sra_report import Report
 
@@ -60,18 +61,20 @@ def ablate(directories: Sequence[Path], root: Path) -> Report:
     report, comparison = _begin(directories, root)
     boosts, effects = comparison.boosts, comparison.boosts.effects
     columns = [metric for metric in MEASURES if any(metric in effect.differences for effect in effects)]
-    rows, differences = [], []
+    rows: dict[str, dict[Metric, str]] = {}  # a place has one with nothing blocked
+    differences = []
     for effect in effects:
-        name = boosts.name(effect.place, effect.label)
-        values, less = effect.values, effect.differences
-        rows.append([name, *(values[m].text(m.decimals) if m in values else "-" for m in columns)])
-        texts = {m: format_difference(each.interval, m.decimals, each.corrected) for m, each in less.items()}
-        differences.append([name, *(texts.get(m, "-") for m in columns)])
+        name, less = boosts.name(effect.place, effect.label), effect.differences
+        for label, values in ((boosts.name(effect.place, "nothing blocked"), effect.before), (name, effect.values)):
+            rows.setdefault(label, {}).update({metric: value.text(metric.decimals) for metric, value in values.items()})
+        texts = {metric: format_difference(d.interval, metric.decimals, d.corrected) for metric, d in less.items()}
+        differences.append([name, *(texts.get(metric, "-") for metric in columns)])
         for metric, difference in less.items():
             report.metrics[f"{effect.place}: {effect.label}/{metric.name}"] = difference.interval.value
     headings = [metric.heading for metric in columns]
-    report.add("Replies with attention blocked, with 95 % intervals over dialogues", ["", *headings], rows)
-    report.add("Less those without, p by Holm's correction", ["", *headings], differences)
+    title, texts_of = "Replies with attention blocked, with 95 % intervals over dialogues", rows.items()
+    report.add(title, ["", *headings], [[name, *(texts.get(m, "-") for m in columns)] for name, texts in texts_of])
+    report.add("Change against nothing blocked, p by Holm's correction", ["", *headings], differences)
     report.say(_REPLIES)
     report.say("log SRA is not there where the strategy's name, or the neutral phrase, has no attention to measure.")
     return report
