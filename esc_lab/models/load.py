@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from esc_lab.runs.layout import BASE_MODEL
 from esc_lab.tokens import ChatEncoder
 
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
+_MALLOC_THRESHOLDS = (-1, -3)  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _NOT_IDENTITY = ("_name_or_path", "transformers_version", "use_cache")  # they do not change what is computed
 
 
@@ -66,6 +69,7 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
         UserError: files are missing, quantisation without CUDA, the checkpoint belongs to another base model, or tree
             attention does not agree with separate sequences on this model.
     """
+    _keep_freed_memory()
     encoder = load_encoder(model, cache)
     adapter, weights = find_checkpoint(model, checkpoint)
     location = str(weights) if weights else locate_model(model, cache)
@@ -148,6 +152,18 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
     except ValueError as error:
         raise UserError(first_line(error), where=f"adapter.target_modules={adapter.target_modules}") from None
     return replace(loaded, model=peft_model)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the memory of large tensors for the next ones.
+
+    By default it gives it back at once, and the kernel clears fresh pages for every tensor, which on the CPU costs
+    attention as much time as its arithmetic (benchmarks/attention.py).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for option in _MALLOC_THRESHOLDS:
+            mallopt(option, 2**30)
 
 
 def _last_layers(model: Any, count: int | None) -> list[int] | None:

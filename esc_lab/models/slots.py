@@ -158,7 +158,7 @@ class BranchGroup:
                 allowed &= self._position[slots[rows], None] - self._position[None, :keys] < window
             mask = additive(torch.from_numpy(allowed).to(device), dtype)[None, None]
             place = slice(self.start, self.start + keys)
-            yield QueryBlock(self.first_row + rows.start, self.first_row + rows.stop, place, mask, inference=True)
+            yield QueryBlock(self.first_row + rows.start, self.first_row + rows.stop, place, mask)
 
 
 def run_pass(

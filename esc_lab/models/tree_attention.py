@@ -28,7 +28,8 @@ from esc_lab.tokens.encode import IntArray
 
 IMPLEMENTATION = "token_tree"
 BLOCK = 256  # queries per block: large enough for the kernels, small enough to skip most masked keys
-# From so many queries on the CPU's fused kernel, which does not use bfloat16 instructions, loses against two products.
+# From so many queries on the CPU's fused kernel, which does not use bfloat16 instructions, loses against two products,
+# forwards and backwards (benchmarks/attention.py).
 UNFUSED_ROWS = 48
 
 
@@ -36,14 +37,13 @@ UNFUSED_ROWS = 48
 class QueryBlock:
     """Queries `start:stop` of a row, the keys [K] that any of them sees, and which it does: additive [1, 1, Q, K].
 
-    Neighbouring keys may be given as a slice; they are not gathered then. `inference`: there will be no gradient.
+    Neighbouring keys may be given as a slice; they are not gathered then.
     """
 
     start: int
     stop: int
     keys: Tensor | slice
     mask: Tensor
-    inference: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict)
 
     def mask_for(self, groups: int) -> Tensor:
@@ -176,7 +176,7 @@ def token_tree_attention(
         if steer is not None and chosen is not None:
             pairs = steer.fold(chosen, groups)
             mask = steer.of.boost.shift(mask, pairs)
-        output = _attend(query, key, value, mask, dropout, scaling, softcap, raise_share=_raise_share(steer, pairs))
+        output = _attend(query, key, value, mask, dropout, scaling, softcap, _raise_share(steer, pairs))
     elif isinstance(masks := tree[window], BlockMask):
         output = _flex(query, key, value, masks, scaling, softcap, steer)
     else:
@@ -185,7 +185,7 @@ def token_tree_attention(
             part, states = query[:, :, block.start : block.stop], (block.select(key), block.select(value))
             mask, pairs = (block.mask_for(groups), None) if steer is None else block.boosted(steer, groups)
             share = _raise_share(steer, pairs)
-            parts.append(_attend(part, *states, mask, dropout, scaling, softcap, block.inference, share))
+            parts.append(_attend(part, *states, mask, dropout, scaling, softcap, share))
         output = torch.cat(parts, dim=2)
     return output.transpose(1, 2).contiguous(), None
 
@@ -216,14 +216,12 @@ def _attend(
     dropout: float,
     scaling: float | None,
     softcap: float | None,
-    inference: bool = False,
     raise_share: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Masked attention [batch, heads, Q, dim]; query heads that share a key-value head are laid out as more queries.
 
     Args:
         mask: additive, [batch or 1, 1 or key-value heads, groups x Q, K].
-        inference: there will be no gradient.
         raise_share: what is done to the weights [batch, key-value heads, groups x Q, K].
     """
     batch, heads, length, dim = query.shape
@@ -236,12 +234,16 @@ def _attend(
         weights = torch.softmax(scores, dim=-1, dtype=wider)
         weights = (weights if raise_share is None else raise_share(weights)).to(query.dtype)
         output = torch.dropout(weights, dropout, dropout > 0) @ value
-    elif inference and query.dtype == torch.bfloat16 and groups * length >= UNFUSED_ROWS:
+    elif batch == 1 and dropout == 0 and _unfused(query) and groups * length >= UNFUSED_ROWS:
         scores = torch.baddbmm(mask[0].expand(key.shape[1], -1, -1), folded[0], key[0].transpose(1, 2), alpha=scale)
         output = (torch.softmax(scores, dim=-1) @ value[0])[None]
     else:
         output = scaled_dot_product_attention(folded, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
     return output.reshape(batch, heads, length, dim)
+
+
+def _unfused(query: Tensor) -> bool:
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16
 
 
 def _causal(query: Tensor, key: Tensor) -> Tensor:

@@ -178,8 +178,9 @@ def test_flex_attention_gives_the_same_hidden_states(tiny_models, family, monkey
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("inference", [False, True])
-def test_attention_in_half_precision(inference):
+@pytest.mark.parametrize("unfused_rows", [1, 1000])
+def test_attention_in_half_precision(unfused_rows, monkeypatch):
+    monkeypatch.setattr(tree_attention, "UNFUSED_ROWS", unfused_rows)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(1, heads, length, 16, generator=generator) for heads, length in ((6, 40), (2, 90), (2, 90))
@@ -190,5 +191,12 @@ def test_attention_in_half_precision(inference):
     )
     expected = weights @ value.double().repeat_interleave(3, 1)
     mask = additive(allowed, torch.bfloat16).repeat(1, 1, 3, 1)
-    found = _attend(*(part.bfloat16() for part in (query, key, value)), mask, 0.0, None, None, inference)
+    halves = [part.bfloat16().requires_grad_() for part in (query, key, value)]
+    found = _attend(*halves, mask, 0.0, None, None)
     torch.testing.assert_close(found.double(), expected, atol=0.03, rtol=0.0)
+    wholes = [part.double().requires_grad_() for part in (query, key, value)]
+    outcome = torch.randn(found.shape, generator=generator)
+    (_attend(*wholes, mask.double(), 0.0, None, None) * outcome).sum().backward()
+    (found * outcome).sum().backward()
+    for half, whole in zip(halves, wholes, strict=True):
+        torch.testing.assert_close(half.grad.double(), whole.grad, atol=0.06, rtol=0.0)
