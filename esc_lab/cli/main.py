@@ -114,7 +114,7 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if settings.trainer.devices not in ("auto", "1"):
             words = list(HydraConfig.get().overrides.task)
-            return run_in_process(words if settings.stage in config.RESUMED else manifest.drop_resume(words), directory)
+            return run_in_process(words if config.can_resume(settings) else manifest.drop_resume(words), directory)
         settings.trainer.devices = "1"
     return run_stage(settings)
 

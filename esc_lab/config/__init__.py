@@ -3,10 +3,9 @@
 from esc_lab.config.data import SPLITS, DataConfig, InventoryConfig
 from esc_lab.config.item import TRAININGS, Key
 from esc_lab.config.prompt import PromptConfig, TemplateConfig
-from esc_lab.config.schema import RESUMED, STAGES, Config, keys, place_names, schema, to_yaml, typed
+from esc_lab.config.schema import STAGES, Config, can_resume, keys, place_names, schema, to_yaml, typed
 
 __all__ = [
-    "RESUMED",
     "SPLITS",
     "STAGES",
     "TRAININGS",
@@ -16,6 +15,7 @@ __all__ = [
     "Key",
     "PromptConfig",
     "TemplateConfig",
+    "can_resume",
     "keys",
     "place_names",
     "schema",

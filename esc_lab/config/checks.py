@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from esc_lab.config.data import SPLITS
 from esc_lab.config.endpoint import is_variable_name
 from esc_lab.config.item import ANY, Key
+from esc_lab.config.model import ENDPOINT
 from esc_lab.config.schema import RENAMED, keys
 from esc_lab.config.search import ROLES
 from esc_lab.config.stage_checks import stage_problems
@@ -38,6 +39,8 @@ _FIELD_SETTINGS = {
     "response_format": "llm.openai.structured",
     "stream": "answers are read whole",
     "n": "each call gives one answer",
+    "logprobs": "evaluate.generation.top_logprobs",
+    "top_logprobs": "evaluate.generation.top_logprobs",
 }
 
 
@@ -107,6 +110,9 @@ def _endpoint_problems(cfg: DictConfig) -> Iterator[str]:
 
 def _model_problems(cfg: DictConfig) -> Iterator[str]:
     model, path = cfg.model, OmegaConf.select(cfg, "model.path")
+    if cfg.llm.local.model.source == ENDPOINT:
+        fix = "llm.<role>.client=openai for the roles that an endpoint plays"
+        yield f"llm.local.model.source=endpoint: roles of clients here need weights. Fix: {fix}"
     if model.source == "directory" and path and not Path(path, "config.json").exists():
         yield f"model.path={path}: no model directory (it has no config.json)"
     if model.source == "random" and "model_type" not in model.shape:

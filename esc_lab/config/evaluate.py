@@ -20,11 +20,20 @@ class GenerationConfig:
         None, "generate for this many decisions, drawn with the seed; null = all", within=COUNT, measures=ANSWERED
     )
     max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT, measures=ANSWERED, method=True)
-    temperature: float = item(0.0, "sampling temperature; 0 = greedy", within=FROM_ZERO, measures=ANSWERED, method=True)
-    top_p: float = item(1.0, "nucleus sampling mass", within=(1e-6, 1), measures=ANSWERED, method=True)
+    temperature: float | None = item(0.0, "sampling temperature; 0 = greedy, null = not sent to an endpoint",
+                                     within=FROM_ZERO, measures=ANSWERED, method=True)  # fmt: skip
+    top_p: float | None = item(1.0, "nucleus sampling mass; null = not sent to an endpoint", within=(1e-6, 1),
+                               measures=ANSWERED, method=True)  # fmt: skip
     samples: int = item(1, "replies to each prompt, each with its own seed; more than 1 needs a temperature",
                         within=COUNT, measures=ANSWERED, method=True)  # fmt: skip
     batch: int = item(16, "replies decoded together", within=COUNT, affects=SPEED)
+    top_logprobs: int = item(
+        20,
+        "model=endpoint: alternatives to each token of a reply that are asked for, from which the probabilities of "
+        "strategies are read; 0 = none, for servers without them",
+        within=(0, 20),
+        measures=("strategy/",),
+    )
 
 
 @dataclass

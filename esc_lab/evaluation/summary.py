@@ -85,7 +85,8 @@ def print_strategies(
     notes = [values + ("  (the guard of B acted)" if metrics.get(f"{group}/B_guard") else "")]
     notes += [describe_chance(metrics)] if "chance/prior_Q" in metrics else []
     if group == "generated":
-        notes += ["Replies: " + "  ".join(f"{name} {metrics[f'generation/{name}']:g}" for name in SAMPLING)]
+        drawn = {name: metrics[key] for name in SAMPLING if (key := f"generation/{name}") in metrics}
+        notes += ["Replies: " + "  ".join(f"{name} {value:g}" for name, value in drawn.items())]
     columns = {"precision": 3, "recall": 3, "f1": 3, "support": 0, "predicted": 0, "preference": 2}
     heads = ["strategy", *({"f1": "F1", "support": "gold"}.get(name, name) for name in columns)]
     rows = [

@@ -78,8 +78,8 @@ class PredictionTable:
             every generated reply.
         words: [2, tokens], the words of the replies to the gold strategy, as numbers, and the row of each.
         pairs: [1 + measures, pairs], cluster of each preference pair, and `PAIR_MEASURES`; nan where not known.
-        sampling: how the replies were drawn: `temperature`, `top_p`, `max_new_tokens` and `samples`; empty without
-            generated replies.
+        sampling: how the replies were drawn: `temperature`, `top_p`, `max_new_tokens` and `samples`, as far as that is
+            known; empty without generated replies.
         unmeasured: why there is no attention, with the number of rows.
     """
 

@@ -42,7 +42,8 @@ class Prediction:
         values: of a reply to the gold strategy, the metrics of single replies by name (see `reply_metric`).
         bleu: what such a reply adds to BLEU's sums (see `bleu_counts`); else None.
         raw: what the model generated, as it wrote it.
-        sampling: temperature, top_p and token limit of the generation, and the inference mode.
+        sampling: temperature, top_p (None where an endpoint chose it) and token limit of the generation, the inference
+            mode, and of an endpoint the model as it named it.
         sra: Strategy-Relevant Attention of the reply by `<definition>/<span>`: `sra`, `control`, `relative` as in
             `SpanSRA`; of the gold reply where `evaluate.replies=gold`.
         neutral: the control in the prompt, `phrase` and `place` (before or after the strategy); None where there is no

@@ -44,6 +44,7 @@ PREDICTIONS = "predictions.jsonl"
 DIALOGUES = "dialogues.jsonl"  # of its test set
 PAIRS = "pairs.jsonl"
 STRATEGIES = "strategies.json"
+REPLIES_JOURNAL = f"replies{JOURNAL_SUFFIX}"  # of an endpoint's replies
 ATTENTION = "sra.json"
 STUDY = "study.json"
 SLOPES = "slopes.json"  # what trainings learned of planted preferences

@@ -20,6 +20,7 @@ from esc_lab.artifacts import INPUTS, READ_ERRORS, cached, file_fingerprint, rep
 from esc_lab.config import TRAININGS, Config, keys
 from esc_lab.config.endpoint import shown_url
 from esc_lab.config.files import option_files
+from esc_lab.config.model import ENDPOINT
 from esc_lab.config.search import ASKED, LOADED
 from esc_lab.data.corpora import published_split, sample_path
 from esc_lab.errors import UserError
@@ -115,7 +116,7 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
     data = files.pop("data.path")
     model = cfg.llm.local.model if cfg.stage in ASKED else cfg.model
     weights = {"model": model.path} if model.source == "directory" else {}
-    endpoints = {}
+    endpoints: dict[str, Any] = {}
     judges = {"evaluate": cfg.evaluate.classifier, "extend": cfg.extend.classifier}
     if judges.get(cfg.stage, "auto") != "auto":
         files[f"{cfg.stage}.classifier"] = judges[cfg.stage]
@@ -125,6 +126,9 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
             endpoints[role] = shown_url(played.base_url or cfg.llm.openai.base_url)
         elif played.client in LOADED and played.model:
             weights[role] = played.model
+    if cfg.stage == "evaluate" and model.source == ENDPOINT:
+        sent = {name: getattr(cfg.llm.openai, name) for name in ("seeds", "token_limit", "extra_body")}
+        endpoints["model"] = {**sent, "url": shown_url(cfg.llm.supporter.base_url or cfg.llm.openai.base_url)}
     if model.chat_template and Path(model.chat_template).is_file():
         files["chat template"] = model.chat_template
     # A corpus may be labelled by another inventory, which is read from its file and mapped onto the configured one.

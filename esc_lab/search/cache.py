@@ -50,7 +50,7 @@ class RequestCache:
         if self._full:
             return
         with self._wrap_errors():
-            text = json.dumps(vars(answer), ensure_ascii=False)
+            text = json.dumps(answer.to_json(), ensure_ascii=False)
             self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ class Journal:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = {"key": key, "role": request.role, "sample": request.sample, "at": now, "cached": cached}
-        self._write({**record, "answer": vars(answer)})
+        self._write({**record, "answer": answer.to_json()})
         self._note(key, now, request.role, answer, cached)
 
     def sync(self) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from esc_lab.artifacts import fingerprint
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
+
+# Of each of the first tokens of a completion: it and its most probable alternatives, each with its log-probability.
+TopLogProbs: TypeAlias = tuple[tuple[tuple[str, float], ...], ...]
 
 
 class TooLongError(UserError):
@@ -40,6 +43,7 @@ class Request:
         schema: JSON schema of the reply, for endpoints that can hold a model to it; None for plain text.
         temperature: 0 is greedy; it and `top_p` are None where the endpoint is to choose.
         sample: number of this draw, of that `seed`, among calls with the same content.
+        top_logprobs: alternatives to each token that are asked for beside the text, of endpoints; 0 = none.
     """
 
     role: str
@@ -53,13 +57,14 @@ class Request:
     seed: int = 0
     lead: str = ""
     no_repeat: int = 0
+    top_logprobs: int = 0
 
     def key(self, client: Mapping[str, Any]) -> str:
         """Content hash of this request to a client of that identity: key of the journal and the cache."""
         fields = {**vars(self), "client": dict(client)}
         fields["messages"] = [(message.role, message.content) for message in self.messages]
         fields["questions"] = [(question.lead, question.options) for question in self.questions]
-        for name in ("lead", "no_repeat"):  # journals of older versions know of none
+        for name in ("lead", "no_repeat", "top_logprobs"):  # journals of older versions know of none
             if not fields[name]:
                 del fields[name]
         return fingerprint(fields)
@@ -77,6 +82,7 @@ class Answer:
         cost: in US dollars, 0 where none is known.
         refusal: why the model refused, if it said so.
         finish_reason: why the completion ends, as the endpoint says: `stop`, `length`, `content_filter` ...
+        top_logprobs: of its first tokens, where they were asked for and the endpoint serves them.
     """
 
     text: str = ""
@@ -87,16 +93,25 @@ class Answer:
     cost: float = 0.0
     refusal: str = ""
     finish_reason: str = ""
+    top_logprobs: TopLogProbs = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Answer:
-        """The answer whose `asdict` came back from JSON. A KeyError or TypeError if it is none."""
-        answer = cls(**{**data, "log_probs": tuple(tuple(row) for row in data["log_probs"])})
-        texts = (answer.text, answer.model, answer.refusal, answer.finish_reason)
+        """The answer whose `to_json` came back from JSON. A KeyError, TypeError or ValueError if it is none."""
+        rows = tuple(tuple(row) for row in data["log_probs"])
+        top = tuple(tuple((token, value) for token, value in row) for row in data.get("top_logprobs", ()))
+        answer = cls(**{**data, "log_probs": rows, "top_logprobs": top})
+        pairs = [*chain.from_iterable(top)]
+        texts = (answer.text, answer.model, answer.refusal, answer.finish_reason, *(token for token, _ in pairs))
         numbers = (answer.prompt_tokens, answer.completion_tokens, answer.cost, *chain.from_iterable(answer.log_probs))
+        numbers += tuple(value for _, value in pairs)
         if not all(isinstance(text, str) for text in texts) or not all(isinstance(n, int | float) for n in numbers):
             raise TypeError("not the types of an answer")
         return answer
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types; alternatives only where there are some: journals and caches of older versions know of none."""
+        return {name: value for name, value in vars(self).items() if value or name != "top_logprobs"}
 
     def is_cut_off(self, max_tokens: int) -> bool:
         """Whether the completion ends because it has `max_tokens`."""

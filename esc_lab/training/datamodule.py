@@ -18,11 +18,12 @@ from esc_lab.data.dialogue import Dialogue, Speaker
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.load import LoadedModel
-from esc_lab.prompts import build_layout
+from esc_lab.prompts import Layout, build_layout
 from esc_lab.prompts.trained import check_side
 from esc_lab.runs.layout import find_run
 from esc_lab.runs.lineage import find_training_trees
 from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence
+from esc_lab.tokens.examples import build_examples
 from esc_lab.training.negatives import NegativesReport, write_negatives
 from esc_lab.training.preference_steps import PreferenceSteps
 from esc_lab.training.reply_values import Values, value_replies
@@ -85,7 +86,7 @@ class ESCDataModule(StepDataModule):
             steps = PreferenceSteps(splits, turns, data, objective, seed)
         super().__init__(splits, steps)
         self.encoder, self.inventory, self.row_tokens = encoder, inventory, data.row_tokens
-        self.evaluate, self.inference, self.eval_split = evaluate, prompt.inference, evaluate.split
+        self.evaluate, self.prompt, self.eval_split = evaluate, prompt, evaluate.split
         self.evaluated_turns = replace(turns, prompt=prompt.eval)
         self.reports: dict[str, EncodeReport] = turns.reports
         self.read_report = ReadReport()
@@ -105,16 +106,7 @@ class ESCDataModule(StepDataModule):
     def _encode_decisions(self) -> list[list[Decision]]:
         split, settings, turns = self.eval_split, self.evaluate, self.evaluated_turns
         dialogues = self.splits.get(split, ())
-        examples = [
-            turns.examples(
-                dialogue, inference=self.inference, score_opening=settings.score_opening,
-                min_turns=settings.min_turns, history_turns=settings.history_turns,
-                unlabelled=not needs_gold(settings, self.evaluated_turns.prompt),
-            )
-            for dialogue in dialogues
-        ]  # fmt: skip
-        if not any(examples):
-            raise UserError(f"the {split} split has no decision to evaluate", fix="check the data and its split")
+        examples = build_decisions(dialogues, self.inventory, turns.layout, self.prompt, settings)
         batches: list[list[Decision]] = []
         for dialogue, own, sequences in zip(dialogues, examples, turns.encode(split, examples), strict=True):
             by_key = {example.key: example for example in own}
@@ -131,6 +123,28 @@ class ESCDataModule(StepDataModule):
 
     def test_dataloader(self) -> DataLoader[list[Decision]]:
         return load_batches(self.decisions)
+
+
+def build_decisions(
+    dialogues: Sequence[Dialogue], inventory: Inventory, layout: Layout, prompt: PromptConfig, settings: EvaluateConfig
+) -> list[list[Example]]:
+    """The decisions of each dialogue that an evaluation scores, with their prompts under a layout.
+
+    Raises:
+        UserError: there are none.
+    """
+    decisions = [
+        build_examples(
+            dialogue, inventory, prompt.eval, layout, inference=prompt.inference, score_opening=settings.score_opening,
+            min_turns=settings.min_turns, history_turns=settings.history_turns,
+            unlabelled=not needs_gold(settings, prompt.eval),
+        )
+        for dialogue in dialogues
+    ]  # fmt: skip
+    if not any(decisions):
+        fix = "check the data and its split"
+        raise UserError(f"the {settings.split} split has no decision to evaluate", fix=fix)
+    return decisions
 
 
 def needs_gold(settings: EvaluateConfig, prompt: TemplateConfig) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from esc_lab.config.search import EndpointConfig
 from esc_lab.errors import UserError
-from esc_lab.search.requests import Answer, TooLongError
+from esc_lab.search.requests import Answer, TooLongError, TopLogProbs
 
 # Error codes of endpoints whose filter stopped the prompt before any model read it.
 FILTER_CODES = ("content_filter", "content_policy_violation")
@@ -20,6 +21,8 @@ LONGEST_WAIT_S = 60.0
 # More tokens than any model reads or writes at once: a count above it is no count.
 _MAX_TOKENS = 10**9
 _TOO_LONG = re.compile(r"context[ _](?:length|size|window)|maximum context|prompt is too long", re.IGNORECASE)
+# So many of a completion's first tokens are kept with their alternatives: a label is shorter.
+_LABEL_TOKENS, _MAX_ALTERNATIVES = 16, 20
 _TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -32,6 +35,7 @@ def read_completion(content: bytes, price_in: float, price_out: float) -> Answer
         text, refusal = _text(message.get("content")), _text(message.get("refusal"))
         read, written = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion"))
         finish_reason, model = (str(part or "") for part in (choice.get("finish_reason"), data.get("model")))
+        top = _top_logprobs(choice.get("logprobs"))
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("no chat completion") from error
     if finish_reason == "content_filter":
@@ -44,6 +48,7 @@ def read_completion(content: bytes, price_in: float, price_out: float) -> Answer
         cost=(read * price_in + written * price_out) / 1e6,
         refusal=refusal,
         finish_reason=finish_reason[:40],
+        top_logprobs=() if refusal else top,
     )
 
 
@@ -54,6 +59,23 @@ def _text(content: Any) -> str:
     if not isinstance(content or "", str):
         raise TypeError("no text")
     return content or ""
+
+
+def _top_logprobs(served: Any) -> TopLogProbs:
+    """The first tokens and their alternatives, as far as they are served; ValueError or TypeError if it is neither."""
+
+    def read(entry: Any) -> tuple[str, float]:
+        token, value = entry["token"], float(entry["logprob"])
+        if not isinstance(token, str) or math.isnan(value):
+            raise TypeError("no log-probability of a token")
+        # Probabilities may come a little above 1, and as 0; JSON has no infinite number.
+        return token[:200].encode(errors="replace").decode(), min(max(value, -1e4), 0.0)
+
+    rows = []
+    for entry in (served.get("content") or ())[:_LABEL_TOKENS] if served else ():
+        written, others = read(entry), [read(other) for other in (entry.get("top_logprobs") or ())[:_MAX_ALTERNATIVES]]
+        rows.append((written, *(other for other in others if other[0] != written[0])))
+    return tuple(rows) if any(len(row) > 1 for row in rows) else ()
 
 
 def _count(value: Any) -> int:
@@ -124,6 +146,7 @@ def _setting(field: str | None, role: str, endpoint: EndpointConfig) -> str:
         return f"llm.openai.token_limit={other}, or another llm.{role}.max_tokens"
     settings = {"seed": "llm.openai.seeds=false leaves it out", "model": "check llm.openai.model"}
     settings["response_format"] = "llm.openai.structured=false leaves it out"
+    settings |= dict.fromkeys(("logprobs", "top_logprobs"), "evaluate.generation.top_logprobs=0 leaves it out")
     every = "llm.<role>.temperature, llm.<role>.top_p, llm.openai.structured, seeds, token_limit and extra_body"
     return settings.get(str(field), f"change what it names; {every} say which fields are sent")
 

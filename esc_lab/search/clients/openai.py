@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from esc_lab.config import Config
 from esc_lab.config.endpoint import is_variable_name, split_login
-from esc_lab.config.search import EndpointConfig
+from esc_lab.config.evaluate import GenerationConfig
+from esc_lab.config.search import EndpointConfig, RoleConfig
 from esc_lab.errors import UserError
 from esc_lab.search.clients.completions import (
     FILTER_CODES,
@@ -58,6 +59,18 @@ def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> OpenAIClient
     played, endpoint = getattr(cfg.llm, role), cfg.llm.openai
     endpoint = replace(endpoint, model=played.model or endpoint.model, base_url=played.base_url or endpoint.base_url)
     return OpenAIClient(endpoint, connections=cfg.search.concurrency)
+
+
+def serve_supporter(cfg: Config, sampling: GenerationConfig) -> Config:
+    """The configuration with the model under test, which is at an endpoint (`model=endpoint`), as the supporter.
+
+    `open_calls` with the role `supporter` then asks it, at `llm.supporter.base_url` or that of `llm.openai`.
+    """
+    supporter = RoleConfig(
+        "openai", cfg.model.path, base_url=cfg.llm.supporter.base_url, temperature=sampling.temperature,
+        top_p=sampling.top_p, max_tokens=sampling.max_new_tokens,
+    )  # fmt: skip
+    return replace(cfg, llm=replace(cfg.llm, supporter=supporter))
 
 
 class OpenAIClient:
@@ -136,6 +149,8 @@ class OpenAIClient:
         body |= {field: value for field, value in drawn.items() if value is not None}
         if self._endpoint.seeds:
             body["seed"] = request.seed
+        if request.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         if self._endpoint.structured and request.schema is not None:
             schema = {"name": request.role, "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -184,7 +199,9 @@ class OpenAIClient:
             return Problem("malformed", f"the response is no chat completion: {said}")
         # Answers are written down, and an endpoint knows the key.
         hide = self._redaction.hide_whole
-        return replace(answer, text=hide(answer.text), model=hide(answer.model), refusal=hide(answer.refusal))
+        top = tuple(tuple((hide(token), value) for token, value in row) for row in answer.top_logprobs)
+        text, model, refusal = map(hide, (answer.text, answer.model, answer.refusal))
+        return replace(answer, text=text, model=model, refusal=refusal, top_logprobs=top)
 
     def _read_error(
         self, error: openai.APIStatusError, body: Mapping[str, Any], role: str
