@@ -23,7 +23,7 @@ from esc_lab.evaluation.label_probabilities import read_label_probabilities
 from esc_lab.metrics.predictions import Prediction, most_probable
 from esc_lab.prompts import Message, build_layout, parse_reply
 from esc_lab.runs.layout import REPLIES_JOURNAL
-from esc_lab.search.calls import BudgetError, Calls, open_calls
+from esc_lab.search.calls import Calls, gather_all, open_calls
 from esc_lab.search.clients.openai import serve_supporter
 from esc_lab.search.journal import Journal, take_over_journals
 from esc_lab.search.progress import CallProgress
@@ -42,6 +42,7 @@ _SETTINGS = {
     f"llm.{ROLE}.temperature": "evaluate.generation.temperature",
     f"llm.{ROLE}.top_p": "evaluate.generation.top_p",
     "llm.<role>.": "evaluate.generation.",
+    f"llm.{ROLE}": "model=endpoint",
 }
 
 
@@ -94,11 +95,7 @@ class ServedReplies:
                 self._asked += own if wanted else []
 
     async def write(self) -> None:
-        """Ask for all replies at the same time.
-
-        Raises:
-            UserError: an answer cannot be had. What was under way is waited for: it is paid for.
-        """
+        """Ask for all replies at the same time; raises what `gather_all` does."""
         path, config = Path(self.cfg.run_dir) / REPLIES_JOURNAL, self._journal_config()
         take_over_journals(self.cfg, path.parent, {_JOURNAL: config})
         journal = self.calls.open_journal(path, config)
@@ -108,15 +105,11 @@ class ServedReplies:
         )
         showing = asyncio.create_task(progress.show())
         try:
-            done = await asyncio.gather(*(self._reply(journal, one) for one in self._asked), return_exceptions=True)
+            await gather_all([self._reply(journal, prediction) for prediction in self._asked])
         finally:
             showing.cancel()
         log_curve(progress.point())
         log.info("%s", progress.state())
-        errors = [error for error in done if isinstance(error, BaseException)]
-        # That a budget is spent only says so once another error has not.
-        for error in sorted(errors, key=lambda error: isinstance(error, BudgetError))[:1]:
-            raise error
 
     def _count(self) -> int:
         return self._answered

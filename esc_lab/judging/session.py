@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from esc_lab.judging.results import Pair, Scores
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.prompts import SeekerProfile
 from esc_lab.runs.layout import JUDGE_JOURNAL
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls, gather_all
 from esc_lab.search.journal import take_over_journals
 from esc_lab.search.role_prompts import RolePrompts, build_role_prompts, choose_axes
 from esc_lab.search.roles import Roles, describe_role, leave_out_too_long
@@ -102,7 +101,9 @@ class JudgeSession:
         paired = inputs.candidates if cfg.judge.pairwise else []
         questions: list[Awaitable[Any]] = [self._score(run, key) for run in scored for key in inputs.keys]
         questions += [self._pair(run, key) for run in paired for key in inputs.keys]
-        answers = iter(await gather_with_progress(questions, self.calls.spent.text))
+        with show_progress("judging", len(questions)) as update:
+            gathered = await gather_all(questions, lambda number: update(number, self.calls.spent.text))
+        answers = iter(gathered)
         return JudgeAnswers(
             gates=gates,
             forced=[*inputs.conflicts, *failures],
@@ -180,31 +181,6 @@ def check_gates(
         fix = f"a larger model as judge{some}; judge.force=true judges all the same, and says so"
         raise UserError("; ".join(failures), where="judge", fix=fix)
     return failures
-
-
-async def gather_with_progress(questions: Sequence[Awaitable[T]], state: Callable[[], str]) -> list[T]:
-    """The answers to all questions, in their order, all asked at the same time.
-
-    Args:
-        state: what there is to say beside how much is done.
-
-    Raises:
-        UserError: the first error. What was under way when a budget was spent is waited for: it is paid for.
-    """
-    tasks = [asyncio.ensure_future(question) for question in questions]
-    try:
-        with show_progress("judging", len(tasks)) as update:
-            for number, task in enumerate(asyncio.as_completed(tasks), 1):
-                await task
-                update(number, state)
-    except BudgetError:
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-    finally:
-        for open_task in tasks:
-            open_task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return [task.result() for task in tasks]
 
 
 def fingerprint_prompts(prompts: RolePrompts, *, adherence: bool = False) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -272,6 +272,32 @@ def open_calls(cfg: Config, roles: Sequence[str]) -> Calls:
     # A recording answers by itself: one that lacks an answer is the wrong one, whatever others have been answered.
     uncached = frozenset(role for role in roles if getattr(cfg.llm, role).client == "replay")
     return Calls(clients, cfg.search.concurrency, cache, cfg.search.budget, uncached)
+
+
+async def gather_all(
+    questions: Sequence[Awaitable[T]], on_answer: Callable[[int], None] = lambda number: None
+) -> list[T]:
+    """The answers to all questions, in their order, all asked at the same time.
+
+    Args:
+        on_answer: is told how many there are, after each.
+
+    Raises:
+        UserError: the first error. What was under way when a budget was spent is waited for: it is paid for.
+    """
+    tasks = [asyncio.ensure_future(question) for question in questions]
+    try:
+        for number, task in enumerate(asyncio.as_completed(tasks), 1):
+            await task
+            on_answer(number)
+    except BudgetError:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    finally:
+        for open_task in tasks:
+            open_task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:

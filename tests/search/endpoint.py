@@ -59,6 +59,7 @@ class Endpoint:
             Error messages tell the `Authorization` header, as careless servers do.
         retry_after: headers that go with a 429.
         model: what the endpoint says that the model is called, from the request's body.
+        log_probs: `logprobs` of a completion whose request asks for them, from its body; None: they are not served.
 
     Attributes:
         requests: all that came in, in their order.
@@ -74,8 +75,10 @@ class Endpoint:
         faults: Callable[[int, dict[str, Any]], str | None] = lambda number, body: None,
         retry_after: Mapping[str, str] | None = None,
         model: Callable[[dict[str, Any]], str] = lambda body: f"{body['model']}-0613",
+        log_probs: Callable[[dict[str, Any]], Any] = lambda body: None,
     ) -> None:
         self._reply, self._latency_s, self._faults, self._model = reply, latency_s, faults, model
+        self._log_probs = log_probs
         self._retry_after = {"Retry-After": "0.01"} if retry_after is None else retry_after
         self.requests: list[Received] = []
         self.most_at_once = self.sent = 0
@@ -209,11 +212,12 @@ class Endpoint:
             "refusal": "I cannot help with that." if fault == "refusal" else None,
         }
         finish = {"filtered": "content_filter", "cut_off": "length", "cut_off empty": "length"}.get(fault or "", "stop")
+        top = self._log_probs(body) if body.get("logprobs") else None
         return {
             "id": "chatcmpl-0",
             "object": "chat.completion",
             "created": 0,
             "model": self._model(body),
-            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": top}],
             "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
         }
