@@ -24,6 +24,10 @@ _COMMANDS = (
         "go on with CSO on ESC-Pro, three objectives",
         "python run.py -m stage=cso objective=cso,ipo,simpo data=esc_pro data.path=FILE inventory=cso init_from=DIR",
     ),
+    (
+        "evaluate a model at an endpoint beside the others (OPENAI_API_KEY, or llm.openai.base_url=URL)",
+        "python run.py stage=evaluate model=endpoint model.path=NAME data=esconv data.path=DIR",
+    ),
     ("where the model looks under seven prompt templates", "python run.py experiment=sra_templates"),
     (
         "compare prompt templates, two jobs at a time",
