@@ -82,12 +82,13 @@ def prompt_for(
     settings: TemplateConfig,
     *,
     inference: str,
+    start: int,
 ) -> Prompt:
-    """The prompt of a prediction, which notes the neutral phrase in it."""
+    """The prompt of a prediction, with the history from turn `start` on; the prediction notes its neutral phrase."""
     prompt = build_prompt(
         layout, inventory, dialogue, prediction.turn, prediction.prompted,
         history_labels=settings.history_labels, situation=settings.situation, inference=inference,
-        start=prediction.turn - prediction.history,
+        start=start,
     )  # fmt: skip
     prediction.neutral = prompt.neutral
     return prompt

@@ -176,10 +176,11 @@ class PromptedReplies:
         return self.boost.locate(spans, reply.prediction.prompted, prompt_tokens, at)
 
     def _prompt(self, reply: PromptedReply) -> Prompt:
-        layout, inventory, settings = self.layout, self.inventory, self.prompt
+        decision = reply.decision
         prompt = prompt_for(
-            reply.prediction, reply.decision.dialogue, layout, inventory, settings, inference=self.inference
-        )
+            reply.prediction, decision.dialogue, self.layout, self.inventory, self.prompt, inference=self.inference,
+            start=decision.example.first_turn,
+        )  # fmt: skip
         return self.encoder.adapt(prompt)
 
     def _label_tokens(self, reply: PromptedReply) -> int:

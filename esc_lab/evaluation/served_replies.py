@@ -121,10 +121,10 @@ class ServedReplies:
 
     async def _reply(self, journal: Journal, prediction: Prediction) -> None:
         """One reply; where the baseline has follow-ups, the answer to the last of them."""
-        dialogue, inference = self._dialogues[prediction.dialogue], self.cfg.prompt.inference
         prompt = prompt_for(
-            prediction, dialogue, self.layout, self.inventory, self.cfg.prompt.eval, inference=inference
-        )
+            prediction, self._dialogues[prediction.dialogue], self.layout, self.inventory, self.cfg.prompt.eval,
+            inference=self.cfg.prompt.inference, start=prediction.turn - prediction.history,
+        )  # fmt: skip
         messages = prompt.messages
         try:
             answer = await self.calls.send(journal, self._request(prediction, messages, 0))
