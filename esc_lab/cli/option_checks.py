@@ -16,6 +16,7 @@ from esc_lab.config.search import LLMConfig
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
 from esc_lab.errors import UserError, nearest
+from esc_lab.evaluation.arena.persona import build_words
 from esc_lab.prompts import Layout, build_layout
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.training.objectives import OBJECTIVES, objective_of
@@ -32,6 +33,7 @@ def option_problems(cfg: DictConfig) -> list[str]:
         _check_inventory,
         _check_prompts,
         _check_roles,
+        _check_persona,
         _check_objective,
         _check_metric,
     )
@@ -100,6 +102,8 @@ def _check_prompts(cfg: Section) -> None:
             raise UserError("its prompts name no strategy", where=f"extend.template={extended}", fix=fix)
         for name in cfg["pipeline"]["templates"] if stage == "pipeline" else ():
             _check_span(cfg, _layout(cfg, "pipeline.templates", name))
+    if stage == "converse":
+        _check_choice(cfg, evaluation)
     prefers = stage == "cso" or (stage == "pipeline" and "cso" in cfg["pipeline"]["stages"])
     if prefers and not train.chooses_strategy:
         where, fix = f"prompt.train.template={train.name}", "prompt=cso, or `choice` for `instruction` in the layout"
@@ -118,6 +122,17 @@ def _check_prompts(cfg: Section) -> None:
         layout, study = _layout(cfg, "sra.templates", name), cfg["sra"]
         _check_span(cfg, layout)
         _check_boost(layout, study["spans"] if study["study"] in ("boost", "ablate") else [], "sra.spans")
+
+
+def _check_choice(cfg: Section, layout: Layout) -> None:
+    """Whether it is said who chooses the strategies of a talk."""
+    forced, where = cfg["converse"]["strategies"], f"prompt.eval.template={layout.name}"
+    if not layout.chooses_strategy and not forced:
+        fix = "converse.strategies=[NAME,...], or prompt=cso"
+        raise UserError("its prompts name the strategy, and none is given", where=where, fix=fix)
+    if layout.chooses_strategy and forced and cfg["llm"]["supporter"]["client"] == "openai":
+        what = "the model chooses the strategy itself, and no endpoint can be held to a label"
+        raise UserError(what, where=where, fix="prompt=standard, or no converse.strategies")
 
 
 def _check_span(cfg: Section, layout: Layout) -> None:
@@ -143,6 +158,11 @@ def _check_roles(cfg: Section) -> None:
     llm = LLMConfig(wording=cfg["llm"]["wording"])
     llm.judge.axes = cfg["llm"]["judge"]["axes"]
     build_role_prompts(Inventory("", ()), llm)
+
+
+def _check_persona(cfg: Section) -> None:
+    if cfg["stage"] == "converse":
+        build_words(cfg["converse"]["wording"])
 
 
 def _layout(cfg: Section, key: str, name: str) -> Layout:

@@ -34,7 +34,9 @@ class ModelConfig:
         False, "recompute activations in the backward pass to save memory", affects=SPEED
     )
     licence: str | None = item(
-        None, "licence of the weights, for cards; null = not stated", affects=looks("search", "extend", *TRAININGS)
+        None,
+        "licence of the weights, for cards; null = not stated",
+        affects=looks("search", "extend", "converse", *TRAININGS),
     )
     hub_id: str | None = item(
         None, "what the hub calls the model, for cards; null = path where source=hub, else not stated",

@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from esc_lab.config.compare import CompareConfig, JudgingConfig
+from esc_lab.config.converse import CardsConfig, ConverseConfig
 from esc_lab.config.data import DataConfig, InventoryConfig
 from esc_lab.config.evaluate import ClassifierConfig, EvaluateConfig, SRAStudyConfig
 from esc_lab.config.extend import ExtendConfig
@@ -53,6 +54,7 @@ STAGES: Mapping[str, str] = {
     "export": "merge an adapter into a plain model directory with a model card",
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
     "extend": "continue dialogues from random places, with strategies that prompts name: data of steerable models",
+    "converse": "have a model talk with simulated seekers, whole conversations: the arena",
     "pipeline": "train, search, optimise (pipeline.stages): build preference data, train and evaluate, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
     "reward": "train a reward model: a score of a reply in its dialogue, learned from comparisons with other replies",
@@ -61,7 +63,7 @@ STAGES: Mapping[str, str] = {
 }
 
 # Stages that can go on where an earlier run of them ended.
-RESUMED = (*TRAININGS, "pipeline", "search", "extend", "judge")
+RESUMED = (*TRAININGS, "pipeline", "search", "extend", "converse", "judge")
 
 
 def can_resume(cfg: Config | DictConfig) -> bool:
@@ -113,17 +115,17 @@ class Config:
     )
     checkpoint: str | None = item(
         None,
-        "run directory (or adapter/model directory) to evaluate or export",
+        "run directory (or adapter/model directory) to evaluate, converse with or export",
         path=True,
-        affects=results("evaluate", "export"),
+        affects=results("evaluate", "converse", "export"),
     )
     init_from: str | None = item(
         None, "run directory (or adapter/model directory) that training starts from; in cso also the reference",
         path=True, affects=results("sft", "cso"))  # fmt: skip
     resume: str | None = item(
         None,
-        "go on with an interrupted training, search, extend, judge or evaluation of an endpoint: its run directory, or "
-        "auto = the one of this configuration below output_root that is furthest, if there is any",
+        "go on with an interrupted training, search, extend, converse, judge or evaluation of an endpoint: its run "
+        "directory, or auto = the one of this configuration below output_root that is furthest, if there is any",
         affects=PLACE,
     )
     reuse: bool = item(
@@ -131,11 +133,13 @@ class Config:
     )
     experiment: str | None = item(None, "name of the experiment config in use", affects=LOOKS)
     tags: list[str] = item([], "W&B tags", affects=LOOKS)
-    model: ModelConfig = section(ModelConfig, results(*TRAININGS, "evaluate", "export"))
+    model: ModelConfig = section(ModelConfig, results(*TRAININGS, "evaluate", "converse", "export"))
     adapter: AdapterConfig = section(AdapterConfig, TRAINING)
-    data: DataConfig = section(DataConfig, results("search", "extend", *TRAININGS, "evaluate"))
-    inventory: InventoryConfig = section(InventoryConfig, results("search", "extend", *TRAININGS, "evaluate"))
-    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "reward", "evaluate"))
+    data: DataConfig = section(DataConfig, results("search", "extend", "converse", *TRAININGS, "evaluate"))
+    inventory: InventoryConfig = section(
+        InventoryConfig, results("search", "extend", "converse", *TRAININGS, "evaluate")
+    )
+    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "reward", "evaluate", "converse"))
     objective: ObjectiveConfig = section(ObjectiveConfig, results("cso"))
     optimizer: OptimizerConfig = section(OptimizerConfig, TRAINING)
     scheduler: SchedulerConfig = section(SchedulerConfig, TRAINING)
@@ -150,9 +154,11 @@ class Config:
     classifier: ClassifierConfig = section(ClassifierConfig, results("classifier"))
     reward: RewardConfig = section(RewardConfig, results("reward"))
     mcts: MCTSConfig = section(MCTSConfig, results("search"))
-    llm: LLMConfig = section(LLMConfig, results("search", "extend", "judge"))
+    llm: LLMConfig = section(LLMConfig, results("search", "extend", "converse", "judge"))
     search: SearchConfig = section(SearchConfig, results("search"))
     extend: ExtendConfig = section(ExtendConfig, results("extend"))
+    cards: CardsConfig = section(CardsConfig, results("converse"))
+    converse: ConverseConfig = section(ConverseConfig, results("converse"))
     judge: JudgingConfig = section(JudgingConfig, results("judge"))
     survey: SurveyConfig = section(SurveyConfig, results("survey"))
     pipeline: PipelineConfig = section(PipelineConfig, results("pipeline"))

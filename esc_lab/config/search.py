@@ -13,7 +13,7 @@ from esc_lab.config.model import ModelConfig
 
 ROLES = ("strategist", "supporter", "seeker", "judge")
 # Stages whose results are what clients answered -> the roles that are asked in them.
-ASKED: Mapping[str, tuple[str, ...]] = {"search": ROLES, "extend": ("supporter",)}
+ASKED: Mapping[str, tuple[str, ...]] = {"search": ROLES, "extend": ("supporter",), "converse": ("supporter", "seeker")}
 
 # Who can play a role -> what it is. A client is a module of `esc_lab.search.clients` with this name.
 CLIENTS = {
@@ -97,7 +97,11 @@ class RoleConfig:
         path=True,
     )
     base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url", method=False)
-    recording: str | None = item(None, "replay: journal of an earlier search (trees/*.journal.jsonl)", path=True)
+    recording: str | None = item(
+        None,
+        "replay: journal of an earlier search (trees/*.journal.jsonl), or run directory of an earlier stage=converse",
+        path=True,
+    )
     temperature: float | None = item(
         1.0,
         "sampling temperature; 0 = greedy, null = not sent to an endpoint, which then has its own; client=policy: that "
@@ -171,11 +175,13 @@ class LocalConfig:
 class LLMConfig:
     name: str = item(MISSING, "short name, used in run names", affects=LOOKS)
     wording: dict[str, Any] = item(
-        {}, "texts of the prompts of all roles, with {slots} (group roles)", affects=results("search", "judge")
+        {},
+        "texts of the prompts of all roles, with {slots} (group roles)",
+        affects=results("search", "converse", "judge"),
     )
     strategist: StrategistConfig = section(StrategistConfig, results("search"))
     supporter: RoleConfig = section(RoleConfig, results(*ASKED))
-    seeker: RoleConfig = section(RoleConfig, results("search"))
+    seeker: RoleConfig = section(RoleConfig, results("search", "converse"))
     judge: JudgeConfig = section(JudgeConfig, results("search", "judge"))
     openai: EndpointConfig = field(default_factory=EndpointConfig)
     local: LocalConfig = field(default_factory=LocalConfig)

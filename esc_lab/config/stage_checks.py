@@ -166,6 +166,8 @@ def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
     if silent:
         more = "; with llm=replay that of the strategist is for all" if "strategist" in silent else ""
         fix = f"llm.{silent[0]}.recording=FILE{more}"
+        if roles == ASKED["converse"]:
+            fix = "llm.strategist.recording=<run directory of stage=converse>, which with llm=replay is for all"
         yield f"client=replay: no recording for {', '.join(silent)}. Fix: {fix}"
     for role in roles:
         model = cfg.llm[role].model
@@ -208,6 +210,24 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
         yield refuse(cfg, "extend.examples", f"the inventory {cfg.inventory.name} has none", fix)
     yield from check_classifier_choice(cfg, "extend.classifier")
     yield from _check_roles(cfg, ASKED["extend"])
+
+
+def _check_converse(cfg: DictConfig) -> Iterator[str]:
+    supporter, names = cfg.llm.supporter, [strategy.name for strategy in cfg.inventory.strategies]
+    if supporter.client in LOADED:
+        for name, own in (("checkpoint", "checkpoint=RUN"), ("model", "model=NAME")):
+            if supporter[name]:
+                reason = "model and checkpoint name the supporter under test"
+                yield refuse(cfg, f"llm.supporter.{name}", reason, own)
+    elif cfg.checkpoint is not None:
+        yield refuse(cfg, "checkpoint", f"llm.supporter.client={supporter.client} loads none", "leave it out")
+    if cfg.prompt.inference != "direct":
+        yield refuse(cfg, "prompt.inference", "a talk takes the first answer", "leave it out")
+    for name in (name for name in cfg.converse.strategies if name not in names):
+        yield f"converse.strategies: no strategy '{name}' in {cfg.inventory.name}{nearest(name, names)}"
+    if cfg.cards.source == "file" and not cfg.cards.path:
+        yield "cards=file needs a file of cards. Fix: cards.path=FILE"
+    yield from _check_roles(cfg, ASKED["converse"])
 
 
 def _check_judge(cfg: DictConfig) -> Iterator[str]:
@@ -277,8 +297,9 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
     if cfg.trainer.fast_dev_run:
         yield refuse(cfg, "resume", "a dry run goes on from nothing", "trainer.fast_dev_run=false")
     journals = {"search": ["trees/*.journal.jsonl"], "extend": ["contexts/*.journal.jsonl"]}
+    talks = {"converse": ["talks/*.journal.jsonl"]}
     one = {"judge": ["judge.journal.jsonl"], "evaluate": ["replies.journal.jsonl"]}
-    places = {**journals, **one}.get(cfg.stage, ["checkpoints/last.ckpt"])
+    places = {**journals, **talks, **one}.get(cfg.stage, ["checkpoints/last.ckpt"])
     if cfg.stage == "pipeline":
         places = [f"{step}{place}" for step in ("", "*/") for place in (*chain(*journals.values()), *places)]
     if cfg.resume != "auto" and not any(True for place in places for _ in Path(cfg.resume).glob(place)):
@@ -296,6 +317,7 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "reward": (check_weights, _check_reward),
     "search": (_check_search,),
     "extend": (_check_extend,),
+    "converse": (_check_converse,),
     "pipeline": (check_weights, _check_pipeline),
     "evaluate": (check_evaluation,),
     "sra": (check_weights, check_evaluation, check_sra),

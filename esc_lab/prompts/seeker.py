@@ -18,11 +18,12 @@ END = "[END]"  # by which a seeker ends the talk
 
 @dataclass(frozen=True)
 class SeekerProfile:
-    """The person that the seeker plays."""
+    """The person that the seeker plays; `notes` are further sentences about it, of a card."""
 
     situation: str
     emotion: str = ""
     problem: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, dialogue: Dialogue) -> SeekerProfile:
@@ -41,7 +42,7 @@ def seeker_system(words: Mapping[str, str], seeker: SeekerProfile) -> str:
         for key in ("situation", "problem", "emotion")
         if getattr(seeker, key)
     ]
-    return words["seeker_system"].format(profile="\n".join(about)).strip()
+    return words["seeker_system"].format(profile="\n".join([*about, *seeker.notes])).strip()
 
 
 def seeker_messages(words: Mapping[str, str], seeker: SeekerProfile, turns: Sequence[Turn]) -> tuple[Message, ...]:

@@ -39,6 +39,10 @@ JOURNAL_SUFFIX = ".journal.jsonl"
 # Of extended dialogues.
 CONTINUATIONS = "continuations"  # folder of the dialogues with their new replies
 CONTEXTS = "contexts"  # folder of the journals, one a dialogue
+# Of whole talks.
+TALKS = "talks"  # folder of the journals, one a talk
+TALKS_FILE = "talks.jsonl"  # the talks as dialogues
+TALK_MEASURES = "measures.json"
 # Of evaluations and studies.
 PREDICTIONS = "predictions.jsonl"
 DIALOGUES = "dialogues.jsonl"  # of its test set

@@ -38,6 +38,10 @@ _OWN = (
 )  # fmt: skip
 
 
+# Metrics that say how much a budget has left undone.
+_UNFINISHED = ("search/unfinished_trees", "extend/unfinished_dialogues", "converse/unfinished_talks")
+
+
 class _Unfinished(Exception):
     """A stage that its budget has stopped: its result is not one to share."""
 
@@ -67,7 +71,7 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
         nonlocal began
         began = True
         metrics.update(run(cfg))
-        if metrics.get("search/unfinished_trees") or metrics.get("extend/unfinished_dialogues"):
+        if any(map(metrics.get, _UNFINISHED)):
             raise _Unfinished
         stale = [path for path, version in file_versions(own).items() if before.get(path) == version]
         link_files(own, directory, () if cfg.stage in ASKED else stale)  # which go on with what is there
@@ -116,6 +120,8 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
     data = files.pop("data.path")
     model = cfg.llm.local.model if cfg.stage in ASKED else cfg.model
     weights = {"model": model.path} if model.source == "directory" else {}
+    if cfg.stage == "converse" and cfg.model.source == "directory":
+        weights["supporter under test"] = cfg.model.path
     endpoints: dict[str, Any] = {}
     judges = {"evaluate": cfg.evaluate.classifier, "extend": cfg.extend.classifier}
     if judges.get(cfg.stage, "auto") != "auto":

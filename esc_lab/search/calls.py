@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from esc_lab.config import Config
@@ -248,25 +249,29 @@ class Calls:
         return list({id(client): client for client in self.clients.values()}.values())
 
 
-def open_calls(cfg: Config, roles: Sequence[str]) -> Calls:
+def open_calls(cfg: Config, roles: Sequence[str], configs: Mapping[str, Config] = MappingProxyType({})) -> Calls:
     """Calls to clients of these roles, with the request cache and the budget of the search.
 
     `llm.<role>.client` names a module of `esc_lab.search.clients`; its `build_client(cfg, role, shared)` gives the
     client. Roles that are played in the same way share one; what else clients share, such as a model, they keep in the
     dictionary `shared`.
 
+    Args:
+        configs: by role, where a role is played with other settings than those of `cfg`.
+
     Raises:
         UserError: a model cannot be loaded, there is no key, or a recording or the cache cannot be read.
     """
     clients: dict[str, Client] = {}
-    built: dict[tuple[str | None, ...], Client] = {}
+    built: dict[tuple[object, ...], Client] = {}
     shared: dict[str, Any] = {}
     for role in roles:
-        played: RoleConfig = getattr(cfg.llm, role)
+        of_role = configs.get(role, cfg)
+        played: RoleConfig = getattr(of_role.llm, role)
         own = (played.recording, role) if played.client == "replay" or played.checkpoint else ()  # not for other roles
-        key = (played.client, played.model, played.checkpoint, played.base_url, *own)
+        key = (id(of_role), played.client, played.model, played.checkpoint, played.base_url, *own)
         if key not in built:
-            built[key] = import_module(f"esc_lab.search.clients.{played.client}").build_client(cfg, role, shared)
+            built[key] = import_module(f"esc_lab.search.clients.{played.client}").build_client(of_role, role, shared)
         clients[role] = built[key]
     cache = RequestCache(Path(cfg.cache_dir) / "requests.sqlite") if cfg.search.cache else None
     # A recording answers by itself: one that lacks an answer is the wrong one, whatever others have been answered.

@@ -24,18 +24,19 @@ from esc_lab.data.corpora import stream_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import Exchange, build_inventory
 from esc_lab.prompts import build_layout, build_prompt
-from esc_lab.runs.layout import CONTEXTS, CONTINUATIONS, JOURNAL_SUFFIX
+from esc_lab.runs.layout import CONTEXTS, CONTINUATIONS
 from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.contexts import Context, CutDialogue, cut_splits, draw_contexts, draw_examples
 from esc_lab.search.continuations import read_continuation
 from esc_lab.search.extend_result import UNCONDITIONAL, ExtendResult, Written
 from esc_lab.search.given_replies import draw_given, read_given
-from esc_lab.search.journal import Journal, take_over_journals
+from esc_lab.search.journal import Journal
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.requests import Request
 from esc_lab.search.role_answers import UnusableError
 from esc_lab.search.roles import describe_role, leave_out_too_long
+from esc_lab.search.work_journals import WorkJournals
 from esc_lab.seeds import derive_seed
 from esc_lab.tracking.run import log_curve
 
@@ -75,15 +76,14 @@ class ExtendSession:
         self.work, self.without_context = cut_splits(splits, self.settings, draw)
         self._finished = self._done = 0
         self._stopped = False  # the budget is spent: no dialogue is begun any more
-        self._earlier: dict[str, Journal] = {}  # of an interrupted run, by dialogue, their answers let go of
+        self._journals: WorkJournals | None = None
 
     async def extend(self) -> ExtendResult:
         """Write all continuations into `continuations/`."""
-        started, journals = time.time(), self.directory / CONTEXTS
+        started = time.time()
         if self.asks:
             configs = {cut.dialogue.id: self._journal_config(cut) for cut in self.work}
-            take_over_journals(self.cfg, journals, configs)
-            self._count_spent(journals, configs)
+            self._journals = WorkJournals(self.cfg, self.calls, self.directory / CONTEXTS, configs)
         result = ExtendResult(self.calls, len(self.work), self.without_context)
         progress = CallProgress(
             "extend: replies",
@@ -103,14 +103,6 @@ class ExtendSession:
         log.info("%s", progress.state())
         result.seconds = time.time() - started
         return result
-
-    def _count_spent(self, directory: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
-        """Count all that was spent before as spent, so that the budget is not begun anew for what comes late."""
-        for name, config in configs.items():
-            path = directory / f"{name}{JOURNAL_SUFFIX}"
-            if path.exists():
-                self._earlier[name] = self.calls.open_journal(path, config)
-                self._earlier[name].release()
 
     async def _write_all(self, result: ExtendResult) -> None:
         """Continue the dialogues, a few at a time, and write each in its turn."""
@@ -165,23 +157,14 @@ class ExtendSession:
             UserError: an answer cannot be had. What was under way is waited for: it is paid for.
         """
         written = Written()
-        if not self.asks:
+        if self._journals is None:
             self._take_given(cut, written)
             return written
-        name = cut.dialogue.id
-        journal = self._earlier.pop(name, None)
-        if journal is None:
-            path = self.directory / CONTEXTS / f"{name}{JOURNAL_SUFFIX}"
-            journal = self.calls.open_journal(path, self._journal_config(cut))
-        else:
-            journal.recall()
         asked = [(context, strategy) for context in cut.contexts for strategy in context.strategies]
-        try:
+        async with self._journals.open(cut.dialogue.id) as journal:
             replies = await asyncio.gather(
                 *(self._reply(journal, *prompt, written.counts) for prompt in asked), return_exceptions=True
             )
-        finally:
-            await asyncio.to_thread(journal.release)
         for (context, strategy), reply in zip(asked, replies, strict=True):
             if isinstance(reply, BaseException):
                 raise reply

@@ -153,7 +153,7 @@ class Journal:
         if differing:
             changes = [f"{name} was {_short(old.get(name))}, is {_short(new.get(name))}" for name in differing]
             what = f"the journal is of another configuration: {list_names(changes, 5, '; ')}"
-            fix = "set it back, or start a new search without resume="
+            fix = "set it back, or start anew without resume= (a replay: with the settings of what is replayed)"
             raise UserError(what, where=str(self.path), fix=fix)
 
     def _record(self, line: bytes, number: int) -> Mapping[str, Any]:

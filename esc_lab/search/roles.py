@@ -70,7 +70,7 @@ class Roles:
         self.prompts = build_role_prompts(inventory, llm)
         self.axes = choose_axes(self.prompts, asked.get("judge"))
         self.counts, self.seed = counts, seed
-        self._send, self._watch = send, watch or AnswerWatch()
+        self.send, self._watch = send, watch or AnswerWatch()
 
     async def result(self, call: Call) -> Any:
         """What `Search.tell` takes for this call; None if there is no usable answer."""
@@ -92,21 +92,21 @@ class Roles:
             return await self._choose(messages)
         scores, discourage = "strategist" in self.scoring, self.llm.strategist.discourage
         asked = self.prompts.rate_request(json=not scores, discourage=discourage)
-        request = self._request("strategist", self.prompts.support_messages(history, asked), sample=sample)
+        request = self.request("strategist", self.prompts.support_messages(history, asked), sample=sample)
         parse = partial(parse_ratings, inventory=self.inventory)
-        return await self._numbers(request, self.inventory.names, BEST_RATING, parse)
+        return await self.numbers(request, self.inventory.names, BEST_RATING, parse)
 
     async def reply(self, history: Sequence[Turn], strategy: str, sample: int = 0) -> str | None:
         """The supporter's message with a strategy."""
         if isinstance(trained := self.trained.get("supporter"), SupporterPrompts):
-            request = self._request("supporter", *trained.ask(self.seeker, history, strategy), sample=sample)
+            request = self.request("supporter", *trained.ask(self.seeker, history, strategy), sample=sample)
         else:
             asked = self.prompts.reply_request(strategy)
-            request = self._request("supporter", self.prompts.support_messages(history, asked), sample=sample)
-        return await self._ask_until_usable(request, lambda answer: self._message(answer, request))
+            request = self.request("supporter", self.prompts.support_messages(history, asked), sample=sample)
+        return await self.ask_until_usable(request, lambda answer: self._message(answer, request))
 
-    async def answer(self, history: Sequence[Turn], sample: int = 0) -> SeekerTurn | None:
-        """The seeker's answer, or that it ends the conversation.
+    async def answer(self, history: Sequence[Turn], sample: int = 0, *, may_end: bool = True) -> SeekerTurn | None:
+        """The seeker's answer, or, unless it may not, that it ends the conversation.
 
         Where a client scores, the end is drawn with the probability that the model gives it; a trained seeker writes it
         as it learned to, perhaps after last words.
@@ -114,21 +114,21 @@ class Roles:
         if isinstance(trained := self.trained.get("seeker"), SeekerPrompts):
             return await self._answer_as_trained(trained.ask(self.seeker, history), sample)
         scores = "seeker" in self.scoring
-        if scores:
+        if scores and may_end:
             messages = self.prompts.seeker_messages(self.seeker, history, self.prompts.text("ends"))
             question = Question("end", "", ("ends", "continues"))
             draw = np.random.default_rng(self._seed("seeker ends", messages, sample))
             if draw.random() < await self._first_probability("seeker", messages, question):
                 return SeekerTurn("", True)
-        asked = self.prompts.answer_request(marker=not scores)
-        request = self._request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample=sample)
+        asked = self.prompts.answer_request(marker=may_end and not scores)
+        request = self.request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample=sample)
 
         def parse(answer: Answer) -> SeekerTurn:
-            if not scores and ends_conversation(answer.text):
+            if may_end and not scores and ends_conversation(answer.text):
                 return SeekerTurn("", True)
             return SeekerTurn(self._message(answer, request), False)
 
-        return await self._ask_until_usable(request, parse)
+        return await self.ask_until_usable(request, parse)
 
     async def judge(self, history: Sequence[Turn], sample: int = 0) -> dict[str, float] | None:
         """The judge's score of the last reply on each axis, 0 to 4.
@@ -140,8 +140,8 @@ class Roles:
             return {REWARD.name: round(BEST_SCORE * await self._reward_share(reward, history), DECIMALS)}
         names = [axis.name for axis in self.axes]
         asked = self.prompts.judge_request(json="judge" not in self.scoring)
-        request = self._request("judge", self.prompts.support_messages(history, asked), sample=sample)
-        return await self._numbers(request, names, BEST_SCORE, partial(parse_scores, axes=names))
+        request = self.request("judge", self.prompts.support_messages(history, asked), sample=sample)
+        return await self.numbers(request, names, BEST_SCORE, partial(parse_scores, axes=names))
 
     @property
     def claim(self) -> str:
@@ -173,8 +173,8 @@ class Roles:
         if scores:
             return await self._first_probability("judge", messages, Question("better", "better: ", ("A", "B")))
         schema = _object_schema({"better": {"type": "string", "enum": ["A", "B"]}})
-        request = replace(self._request("judge", messages), schema=schema)
-        return await self._ask_until_usable(request, lambda answer: float(parse_preference(answer.text) == "A"))
+        request = replace(self.request("judge", messages), schema=schema)
+        return await self.ask_until_usable(request, lambda answer: float(parse_preference(answer.text) == "A"))
 
     async def _reward_share(self, judge: RewardPrompts, history: Sequence[Turn]) -> float:
         """The probability that the last reply beats a middling one, as `RewardModel.score` puts it together."""
@@ -189,7 +189,7 @@ class Roles:
     async def _reward(self, judge: RewardPrompts, history: Sequence[Turn]) -> tuple[float, ...]:
         """Log-probabilities that the last reply beats a middling one, and that it does not."""
         question = Question(REWARD.name, "", ("better", "worse"))
-        answer = await self._send(Request("judge", judge.ask(history), (question,), temperature=0.0))
+        answer = await self.send(Request("judge", judge.ask(history), (question,), temperature=0.0))
         return answer.log_probs[0]
 
     def _seed(self, role: str, messages: Sequence[Message], sample: int, lead: str = "") -> int:
@@ -198,7 +198,7 @@ class Roles:
         return derive_seed(self.seed, role, sample, *texts) >> 32
 
     async def _first_probability(self, role: str, messages: tuple[Message, ...], question: Question) -> float:
-        answer = await self._send(replace(self._request(role, messages), questions=(question,)))
+        answer = await self.send(replace(self.request(role, messages), questions=(question,)))
         return math.exp(answer.log_probs[0][0])
 
     async def _choose(self, messages: tuple[Message, ...]) -> StrategyPriors:
@@ -206,16 +206,14 @@ class Roles:
         settings, names = self.llm.strategist, self.inventory.names
         assert settings.temperature, "the configuration is checked for it"
         question = Question("strategy", "", tuple(map(label_text, names)))
-        answer = await self._send(
-            replace(self._request("strategist", messages), questions=(question,), temperature=0.0)
-        )
+        answer = await self.send(replace(self.request("strategist", messages), questions=(question,), temperature=0.0))
         weights = np.array(answer.log_probs[0]) / settings.temperature
         shares = np.exp(weights - np.logaddexp.reduce(weights))
         priors = settings.min_prior + (1 - settings.min_prior * len(names)) * shares
         return StrategyPriors(dict(zip(names, priors.tolist(), strict=True)))
 
     async def _answer_as_trained(self, messages: tuple[Message, ...], sample: int) -> SeekerTurn | None:
-        request = self._request("seeker", messages, sample=sample)
+        request = self.request("seeker", messages, sample=sample)
 
         def parse(answer: Answer) -> SeekerTurn:
             said, ended = split_end(answer.text)
@@ -223,9 +221,10 @@ class Roles:
                 return SeekerTurn("", True)
             return SeekerTurn(self._message(replace(answer, text=said), request), ended)
 
-        return await self._ask_until_usable(request, parse)
+        return await self.ask_until_usable(request, parse)
 
-    def _request(self, role: str, messages: tuple[Message, ...], lead: str = "", *, sample: int = 0) -> Request:
+    def request(self, role: str, messages: tuple[Message, ...], lead: str = "", *, sample: int = 0) -> Request:
+        """A request of a role with its sampling, and the seed of its content."""
         settings: RoleConfig = getattr(self.llm, role)
         return Request(
             role,
@@ -244,30 +243,35 @@ class Roles:
         cut_off = answer.is_cut_off(request.max_tokens)
         return parse_message(answer.text, side, self.inventory, cut_off=cut_off)
 
-    async def _numbers(
-        self, request: Request, names: Sequence[str], best: int, parse: Callable[[str], dict[str, float]]
+    async def numbers(
+        self,
+        request: Request,
+        names: Sequence[str],
+        best: int,
+        parse: Callable[[str], dict[str, float]],
+        least: int = 0,
     ) -> dict[str, float] | None:
-        """Each name's number, 0 to `best`: its expected value where the client scores, else what the answer says.
+        """Each name's number, `least` to `best`: its expected value where the client scores, else what the answer says.
 
         Expected values are rounded, so that nothing depends on the last bits of probabilities.
         """
         if request.role not in self.scoring:
-            number = {"type": "integer", "minimum": 0, "maximum": best}
+            number = {"type": "integer", "minimum": least, "maximum": best}
             request = replace(request, schema=_object_schema(dict.fromkeys(names, number)))
-            return await self._ask_until_usable(request, lambda answer: parse(answer.text))
-        options = tuple(str(number) for number in range(best + 1))
+            return await self.ask_until_usable(request, lambda answer: parse(answer.text))
+        options = tuple(str(number) for number in range(least, best + 1))
         questions = tuple(Question(name, f"{name}: ", options) for name in names)
-        answer = await self._send(replace(request, questions=questions))
+        answer = await self.send(replace(request, questions=questions))
         return {
-            name: round(sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs)), DECIMALS)
+            name: round(sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs, least)), DECIMALS)
             for name, log_probs in zip(names, answer.log_probs, strict=True)
         }
 
-    async def _ask_until_usable(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
+    async def ask_until_usable(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
         """What a completion says, asking again with the error where it cannot be used."""
         partly: T | None = None
         for _ in range(getattr(self.llm, request.role).attempts):
-            answer = await self._send(request)
+            answer = await self.send(request)
             self._count(request, "cut_off", answer.is_cut_off(request.max_tokens))
             try:
                 if answer.refusal:

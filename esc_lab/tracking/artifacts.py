@@ -63,7 +63,8 @@ def log_artifacts(run: Run, cfg: Config) -> None:
 
 def input_artifacts(cfg: Config) -> list[Content]:
     """The corpus, the weights, and the evaluations that a run reads."""
-    inputs = [_corpus(cfg.data)] if cfg.stage in STORED else []
+    reads = cfg.stage in STORED and (cfg.stage != "converse" or cfg.cards.source == "corpus")
+    inputs = [_corpus(cfg.data)] if reads else []
     if cfg.stage in (*STORED, "export"):
         classifier = cfg.evaluate.classifier if cfg.stage == "evaluate" else None
         paths = [Path(path) for path in (cfg.init_from, cfg.checkpoint, classifier) if path]

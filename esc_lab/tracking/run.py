@@ -140,6 +140,8 @@ def _name(cfg: Config) -> str:
         return f"{cfg.data.name} {cfg.mcts.name} search"
     if cfg.stage == "extend":
         return f"{cfg.data.name} continuations"
+    if cfg.stage == "converse":
+        return f"{cfg.model.name} talks, {cfg.cards.name} cards"
     if cfg.stage in ("compare", "judge", "survey"):
         return cfg.stage
     return _method(cfg).get("model_method", f"{cfg.model.name} {cfg.stage}")
@@ -167,6 +169,7 @@ def _tags(cfg: Config) -> list[str]:
         "cso": [cfg.adapter.kind, cfg.prompt.train.template, cfg.objective.name],
         "search": [cfg.mcts.name],
         "extend": [cfg.extend.template],
+        "converse": [cfg.cards.name, cfg.prompt.eval.template],
     }.get(cfg.stage, [])
     corpus = [] if cfg.stage in ("compare", "judge", "survey") else [cfg.model.name, cfg.data.name]
     every = dict.fromkeys([cfg.stage, *corpus, *tags, *cfg.tags])

@@ -13,6 +13,7 @@ from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
 from esc_lab.config.search import ROLES
 from esc_lab.errors import UserError
+from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS
 from esc_lab.search.journal import read_journal_config
 from esc_lab.search.requests import Answer, Request
 
@@ -20,13 +21,13 @@ _SAMPLING = ("temperature", "top_p", "max_tokens", "attempts", "no_repeat", "min
 
 
 def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> ReplayClient:
-    """The client of a role whose recording is a journal of a search."""
+    """The client of a role whose recording is a journal of a search, or a run directory of whole talks."""
     recording = Path(getattr(cfg.llm, role).recording or "")
     try:
-        recorded = read_journal_config(recording)["roles"][role]
+        recorded = read_journal_config(find_recordings(recording)[0])["roles"][role]
         return ReplayClient(recording, identity=recorded["client"], scores=recorded["scores"])
-    except (OSError, KeyError, TypeError) as error:
-        fix = "name a trees/*.journal.jsonl of a search"
+    except (OSError, LookupError, TypeError) as error:
+        fix = "name a trees/*.journal.jsonl of a search, or a run directory of stage=converse"
         raise UserError("no journal of a search", where=f"llm.{role}.recording={recording}", fix=fix) from error
 
 
@@ -39,18 +40,23 @@ def take_sampling(cfg: Config) -> Config:
     for name in ROLES:
         played = getattr(cfg.llm, name)
         if played.client == "replay":
-            with suppress(OSError, KeyError, TypeError):
-                recorded = read_journal_config(Path(played.recording or ""))["roles"][name]
+            with suppress(OSError, LookupError, TypeError):
+                recorded = read_journal_config(find_recordings(Path(played.recording or ""))[0])["roles"][name]
                 roles[name] = replace(played, **{key: recorded[key] for key in _SAMPLING if key in recorded})
     return replace(cfg, llm=replace(cfg.llm, **roles))
+
+
+def find_recordings(recording: Path) -> list[Path]:
+    """The journals that a recording consists of: itself, or those of the talks of a run directory."""
+    return sorted((recording / TALKS).glob(f"*{JOURNAL_SUFFIX}")) if recording.is_dir() else [recording]
 
 
 class ReplayClient:
     """A client that answers with the recorded answers of another client.
 
     Args:
-        recording: JSONL file with `{"key": ..., "answer": {...}}` in its lines, keys as of `Request.key`. Lines without
-            `key` are passed over, and so is a last line that was cut off.
+        recording: run directory of whole talks, or JSONL file with `{"key": ..., "answer": {...}}` in its lines, keys
+            as of `Request.key`. Lines without `key` are passed over, and so is a last line that was cut off.
         identity, scores: those of the recorded client.
 
     Raises:
@@ -61,7 +67,10 @@ class ReplayClient:
 
     def __init__(self, recording: Path, *, identity: Mapping[str, Any], scores: bool) -> None:
         self.identity, self.scores, self._recording = identity, scores, recording
-        self._answers = _read(recording)
+        self._answers: dict[str, Answer] = {}
+        for path in find_recordings(recording):
+            # What two talks asked for is the same only where the same model answered it: each has its own journal.
+            self._answers = _read(path) | self._answers
 
     async def answer(self, request: Request) -> Answer:
         answer = self._answers.get(request.key(self.identity))

@@ -1,0 +1,206 @@
+"""Whole talks with the seekers of all cards: the calls, the journals, many talks at a time, and what they took."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from esc_lab.config import Config
+from esc_lab.config.search import ASKED
+from esc_lab.data.cards import Card
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import build_inventory
+from esc_lab.errors import UserError, list_names
+from esc_lab.evaluation.arena.persona import build_words
+from esc_lab.evaluation.arena.supporter import ROLE, Supporter
+from esc_lab.evaluation.arena.talk import Talk
+from esc_lab.prompts import SeekerProfile, build_layout
+from esc_lab.prompts.trained import SupporterPrompts
+from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS
+from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.clients.replay import find_recordings
+from esc_lab.search.progress import CallProgress
+from esc_lab.search.role_prompts import build_role_prompts
+from esc_lab.search.roles import Roles, describe_role
+from esc_lab.search.work_journals import WorkJournals
+from esc_lab.seeds import derive_seed
+from esc_lab.tracking.run import log_curve
+
+log = logging.getLogger(__name__)
+# Texts of the search's roles that talks use.
+_ROLE_TEXTS = (
+    "seeker_system", "seeker_situation", "seeker_problem", "seeker_emotion", "conversation", "answer", "answer_end",
+    "answer_form", "ends", "correction",
+)  # fmt: skip
+
+
+@dataclass
+class ConverseResult:
+    """The talks, and what they took.
+
+    Attributes:
+        talks: finished ones, in the order of the cards.
+        unfinished: how many are not, since the budget is spent.
+        stopped: says which budget.
+        counts: events of the answers (see `Roles`).
+    """
+
+    calls: Calls
+    talks: list[Dialogue] = field(default_factory=list)
+    unfinished: int = 0
+    stopped: BudgetError | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """What the talks took, flat, under `converse/`."""
+        spent = self.calls.spent
+        metrics: dict[str, float] = {
+            "seconds": self.seconds,
+            "calls": spent.calls,
+            "calls_per_s": spent.made / self.seconds,
+            "prompt_tokens": spent.prompt_tokens,
+            "completion_tokens": spent.completion_tokens,
+            "cost": spent.cost,
+            "from_cache": spent.from_cache,
+            "unfinished_talks": self.unfinished,
+        }
+        metrics |= {f"retries/{kind}": count for kind, count in self.calls.retries.items()}
+        metrics |= self.counts
+        return {f"converse/{name}": float(value) for name, value in metrics.items()}
+
+
+class ConverseSession:
+    """Has the supporter under test talk with each card, with the journals of a run directory.
+
+    Where clients replay a recording, its journals are taken over, and answer for all.
+    """
+
+    def __init__(self, cfg: Config, cards: Sequence[Card], calls: Calls) -> None:
+        self.cfg, self.settings, self.calls = cfg, cfg.converse, calls
+        self.inventory = build_inventory(cfg.inventory)
+        self.words = build_words(cfg.converse.wording)
+        template = cfg.prompt.eval
+        self.prompts = SupporterPrompts(self.inventory, template, build_layout(template))
+        self.work = [(card, number) for card in cards for number in range(self.settings.talks)]
+        self._talks: list[Talk] = []
+        self._finished = 0
+
+    async def converse(self) -> ConverseResult:
+        """Hold all talks."""
+        started, result = time.time(), ConverseResult(self.calls)
+        configs = {_name(*work): self._journal_config(*work) for work in self.work}
+        journals = WorkJournals(self._find_recording(configs), self.calls, Path(self.cfg.run_dir) / TALKS, configs)
+        progress = CallProgress(
+            "converse: supporter turns",
+            len(self.work) * self.settings.max_turns,
+            self._count_turns,
+            parts=("talks", len(self.work)),
+            finished=lambda: self._finished,
+            calls=self.calls,
+        )
+        showing = asyncio.create_task(progress.show())
+        at_once = asyncio.Semaphore(self.cfg.search.concurrency)
+        try:
+            talks = await asyncio.gather(
+                *(self._hold(*work, journals, at_once, result) for work in self.work), return_exceptions=True
+            )
+        finally:
+            showing.cancel()
+        self._collect(talks, result)
+        log_curve(progress.point())
+        log.info("%s", progress.state())
+        result.seconds = time.time() - started
+        return result
+
+    def _collect(self, talks: Sequence[Talk | BaseException], result: ConverseResult) -> None:
+        for talk in talks:
+            if isinstance(talk, BudgetError):
+                result.stopped = result.stopped or talk
+                result.unfinished += 1
+            elif isinstance(talk, BaseException):
+                raise talk
+            else:
+                result.talks.append(talk.dialogue(self.inventory.name))
+
+    async def _hold(
+        self, card: Card, number: int, journals: WorkJournals, at_once: asyncio.Semaphore, result: ConverseResult
+    ) -> Talk:
+        async with at_once, journals.open(_name(card, number)) as journal:
+            counts: Counter[str] = Counter()
+            roles = Roles(
+                self.inventory,
+                SeekerProfile(card.situation),
+                self.cfg.llm,
+                {**self.calls.scoring, ROLE: self.prompts.record()},
+                partial(self.calls.send, journal),
+                counts,
+                self._seed(card, number),
+                self.calls.watch,
+            )
+            supporter = Supporter(roles, self.settings.strategies, scores=self.calls.clients[ROLE].scores)
+            talk = Talk(card, number, supporter, self.words, self.settings, knows_card="seeker" not in roles.trained)
+            self._talks.append(talk)
+            await talk.hold()
+            self._finished += 1
+            result.counts += counts
+            return talk
+
+    def _count_turns(self) -> int:
+        """Turns that are there, or that no longer come since their talk has ended."""
+        return sum(self.settings.max_turns if talk.ends else talk.replies for talk in self._talks)
+
+    def _seed(self, card: Card, number: int) -> int:
+        """Of a talk: the same for every supporter, so that talks are paired."""
+        return derive_seed(self.settings.seed, "talk", card.id, number)
+
+    def _find_recording(self, configs: Mapping[str, Any]) -> Config:
+        """The configuration with the run whose journals are taken over: a recording, where clients replay one.
+
+        Raises:
+            UserError: the recording lacks a talk.
+        """
+        played = (getattr(self.cfg.llm, role) for role in ASKED["converse"])
+        recording = next((role.recording for role in played if role.client == "replay"), None)
+        if recording is None:
+            return self.cfg
+        known = {path.name.removesuffix(JOURNAL_SUFFIX) for path in find_recordings(Path(recording))}
+        missing = [name for name in configs if name not in known]
+        if missing:
+            what = f"the recording has no talk {list_names(missing, 3)}"
+            fix = "use the cards and converse.talks of the recording"
+            raise UserError(what, where=f"recording={recording}", fix=fix)
+        return replace(self.cfg, resume=str(recording))
+
+    def _journal_config(self, card: Card, number: int) -> dict[str, Any]:
+        """Everything that the calls of a talk depend on beside their own content, in plain words: what differs in a
+        replay is named.
+        """
+        cfg, prompts = self.cfg, self.prompts.record()["template"]
+        words = build_role_prompts(self.inventory, cfg.llm).wording
+        return {
+            "card": card.record(),
+            "talk": number,
+            "seed": self.settings.seed,
+            "max_turns": self.settings.max_turns,
+            "schedule": list(self.settings.strategies),
+            "intensity": self.settings.intensity,
+            "inventory": asdict(self.inventory)["strategies"],
+            "prompt": {**prompts, "layout": {**prompts["layout"], "baselines": {}}},
+            "persona": dict(self.words.wording),
+            "wording": {name: words[name] for name in _ROLE_TEXTS},
+            "roles": {
+                role: describe_role(getattr(cfg.llm, role), self.calls.clients[role]) for role in ASKED["converse"]
+            },
+        }
+
+
+def _name(card: Card, number: int) -> str:
+    return f"{card.id}-{number}"

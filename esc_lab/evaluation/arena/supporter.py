@@ -1,0 +1,80 @@
+"""The supporter under test: its strategy, forced, scheduled or its own, and its reply under the layout of its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.prompts import label_text, parse_reply
+from esc_lab.prompts.trained import SupporterPrompts
+from esc_lab.search.requests import Answer, Question, Request
+from esc_lab.search.role_answers import parse_message, split_end
+from esc_lab.search.roles import Roles
+from esc_lab.seeds import derive_seed
+
+ROLE = "supporter"
+
+
+@dataclass(frozen=True)
+class SupporterTurn:
+    """What the supporter says, and whether it ends the talk with it; `reply` is None where it says nothing more."""
+
+    reply: Reply | None
+    ended: bool = False
+
+
+class Supporter:
+    """The supporter of one talk.
+
+    Args:
+        roles: of the talk; its supporter is asked by `SupporterPrompts`.
+        schedule: strategies of its turns, in order and then again from the first; empty: it chooses.
+        scores: its client reads the choice off the probabilities of the labels.
+    """
+
+    def __init__(self, roles: Roles, schedule: Sequence[str], *, scores: bool) -> None:
+        prompts = roles.trained[ROLE]
+        assert isinstance(prompts, SupporterPrompts)
+        self.roles, self.prompts, self._schedule, self._scores = roles, prompts, schedule, scores
+
+    async def reply(self, history: Sequence[Turn], number: int) -> SupporterTurn | None:
+        """Its turn of this number, from 0; None if no draw can be used.
+
+        Raises:
+            what `Roles.reply` raises.
+        """
+        strategy = self._schedule[number % len(self._schedule)] if self._schedule else None
+        if strategy is None and self._scores:
+            strategy = await self._choose(history)
+        messages, lead = self.prompts.ask(self.roles.seeker, history, strategy)
+        request = self.roles.request(ROLE, messages, lead)
+        return await self.roles.ask_until_usable(request, lambda answer: self._read(answer, request, strategy))
+
+    async def _choose(self, history: Sequence[Turn]) -> str:
+        """A strategy by the probability of its complete label, drawn at the temperature of the replies."""
+        names = self.prompts.inventory.names
+        messages, _ = self.prompts.ask(self.roles.seeker, history, None)
+        drawn = self.roles.request(ROLE, messages)
+        question = Question("strategy", "", tuple(map(label_text, names)))
+        answer = await self.roles.send(replace(drawn, questions=(question,), temperature=0.0))
+        log_probs = np.array(answer.log_probs[0])
+        if not drawn.temperature:
+            return names[int(log_probs.argmax())]
+        shares = np.exp(log_probs / drawn.temperature - np.logaddexp.reduce(log_probs / drawn.temperature))
+        draw = np.random.default_rng(derive_seed(drawn.seed, "strategy")).random()
+        return names[min(int(np.searchsorted(np.cumsum(shares), draw, side="right")), len(names) - 1)]
+
+    def _read(self, answer: Answer, request: Request, strategy: str | None) -> SupporterTurn:
+        said, ended = split_end(answer.text)
+        if ended and not said:
+            return SupporterTurn(None, True)
+        if strategy is None:
+            strategy, said = parse_reply(said, self.prompts.inventory)
+        elif not said:
+            said = answer.text  # whose reasoning does not end: `parse_message` says so
+        cut_off = answer.is_cut_off(request.max_tokens)
+        text = parse_message(said, "supporter", self.prompts.inventory, cut_off=cut_off)
+        return SupporterTurn(Reply(text, (strategy,) if strategy else ()), ended)

@@ -1,0 +1,132 @@
+"""Stage `converse`: whole talks of the supporter under test with simulated seekers, and what is measured of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from esc_lab.artifacts import write_atomic
+from esc_lab.config import Config
+from esc_lab.config.search import ASKED, LOADED
+from esc_lab.data.cards import Card, read_cards, shipped_cards
+from esc_lab.data.cards.esc_eval import read_esc_eval_cards
+from esc_lab.data.cards.from_dialogues import build_cards
+from esc_lab.data.corpora import ReadReport, read_splits, write_dialogues
+from esc_lab.data.strategies import build_inventory
+from esc_lab.errors import UserError, nearest
+from esc_lab.evaluation.arena.measures import describe_talks, measure_talks
+from esc_lab.evaluation.arena.session import ConverseResult, ConverseSession
+from esc_lab.runs.layout import TALK_MEASURES, TALKS_FILE
+from esc_lab.search.calls import Calls, open_calls
+from esc_lab.search.clients.replay import take_sampling
+from esc_lab.terminal import print_table
+
+log = logging.getLogger(__name__)
+_SHOWN = {
+    "turns": ("supporter turns of a talk", 1),
+    "ends/seeker": ("talks that the seeker ends", 2),
+    "ends/max_turns": ("talks that have the most turns", 2),
+    "success": ("success: intensity at most converse.success", 2),
+    "turns_to_success": ("turns to success", 1),
+    "intensity_start": ("intensity of the emotion at first", 2),
+    "relief": ("by how much it falls", 2),
+    "supporter_words": ("words of a reply", 1),
+    "repeated": ("4-grams that the supporter has said before", 3),
+    "echoed": ("4-grams that the seeker has said before", 3),
+    "asks": ("replies with a question", 2),
+    "labelled": ("replies with a strategy", 2),
+    "strategy_entropy": ("entropy of the strategies, bits", 2),
+    "transition_entropy": ("of a strategy after the one before", 2),
+    "strategy_repeats": ("strategies that the turn before had", 2),
+}
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Converse; `talks.jsonl` and `measures.json` go into the run directory, the journals into `talks/`.
+
+    Neither a replay nor an endpoint needs torch.
+
+    Raises:
+        UserError: cards are wrong, an answer cannot be had, or the budget lasts for no talk.
+    """
+    roles = ASKED["converse"]
+    if any(getattr(cfg.llm, role).client in LOADED for role in roles):
+        from esc_lab.training.trainer import prepare
+
+        prepare(cfg)
+    cfg = take_sampling(cfg)
+    cards = load_cards(cfg)
+    log.info("%d cards (%s)", len(cards), cfg.cards.name)
+    calls = open_calls(cfg, roles, {"supporter": play_supporter(cfg)})
+    _warn_of_template(cfg, calls)
+    result = calls.run(ConverseSession(cfg, cards, calls).converse(), cfg.run_dir)
+    if result.stopped:
+        if not result.talks:
+            raise result.stopped
+        log.warning("%s", result.stopped)
+    directory = Path(cfg.run_dir)
+    success, most = cfg.converse.success, cfg.converse.max_turns
+    write_dialogues(result.talks, directory / TALKS_FILE, inventory=build_inventory(cfg.inventory))
+    measures = describe_talks(result.talks, success=success, max_turns=most)
+    write_atomic(directory / TALK_MEASURES, json.dumps(measures, indent=1, ensure_ascii=False))
+    metrics = measure_talks(result.talks, success=success, max_turns=most)
+    _print(cfg, result, metrics)
+    return {f"converse/{name}": value for name, value in metrics.items()} | result.metrics()
+
+
+def load_cards(cfg: Config) -> list[Card]:
+    """The cards of a configuration.
+
+    Raises:
+        UserError: they cannot be read, or one that is named is not there.
+    """
+    settings = cfg.cards
+    if settings.source == "corpus":
+        splits = read_splits(
+            cfg.data, build_inventory(cfg.inventory), ReadReport(), cfg.config_dirs, needs_labels=False
+        )
+        cards = build_cards(splits.get(settings.split, ()), f"data={cfg.data.name} cards.split={settings.split}")
+    elif settings.source == "file":
+        path = Path(settings.path or "")
+        cards = read_esc_eval_cards(path) if path.suffix == ".json" else read_cards(path)
+    else:
+        cards = read_cards(shipped_cards(settings.source))
+    ids = {card.id: card for card in cards}
+    for name in settings.only:
+        if name not in ids:
+            what = f"there is no card '{name}'{nearest(name, ids)}"
+            raise UserError(what, where="cards.only", fix="name ids of cards, or leave it out")
+    return [ids[name] for name in dict.fromkeys(settings.only or ids)][: settings.limit]
+
+
+def play_supporter(cfg: Config) -> Config:
+    """The settings that the supporter under test is played with: where it is loaded here, `model` and `checkpoint`."""
+    supporter = cfg.llm.supporter
+    if supporter.client not in LOADED:
+        return cfg
+    local = replace(cfg.llm.local, model=cfg.model)
+    return replace(cfg, llm=replace(cfg.llm, local=local, supporter=replace(supporter, checkpoint=cfg.checkpoint)))
+
+
+def _warn_of_template(cfg: Config, calls: Calls) -> None:
+    """A model is good only at the prompts that it was trained on."""
+    trained = calls.scoring.get("supporter")
+    if trained and trained["template"]["template"] != cfg.prompt.eval.template:
+        log.warning(
+            "the supporter was trained with template %s and talks with %s (prompt=...)",
+            trained["template"]["template"], cfg.prompt.eval.template,
+        )  # fmt: skip
+
+
+def _print(cfg: Config, result: ConverseResult, metrics: dict[str, float]) -> None:
+    rows = [("talks", f"{len(result.talks)}")]
+    rows += [(words, f"{metrics[name]:.{digits}f}") for name, (words, digits) in _SHOWN.items() if name in metrics]
+    rows += [(f"{name} (answers)", f"{count}") for name, count in sorted(result.counts.items()) if count]
+    print_table(f"Talks with {cfg.cards.name} cards", ("", ""), rows)
+    shares = [
+        (name.partition("/")[2], f"{share:.3f}") for name, share in metrics.items() if name.startswith("strategy/")
+    ]
+    if shares:
+        print_table("Strategies of the supporter", ("strategy", "share"), shares)
