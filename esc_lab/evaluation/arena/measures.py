@@ -30,9 +30,9 @@ def measure_talk(talk: Dialogue, *, success: float, max_turns: int) -> dict[str,
     Returns:
         `turns` (of the supporter); `supporter_words`, `seeker_words` (of a message); `repeated` and `echoed`, the
         shares of the supporter's runs of four words that it, or the seeker, has said before; `asks`, the share of its
-        replies with a question; `labelled`, the share with a strategy; `strategies` (different ones); `strategy_repeats`, the
-        share of its strategies that the turn before had too; `ended_by_seeker`; and, where the intensity was asked,
-        `intensity_start`, `intensity_end`, `relief`, `success` and `turns_to_success`.
+        replies with a question; `labelled`, the share with a strategy; `strategies` (different ones);
+        `strategy_repeats`, the share of its strategies that the turn before had too; `ended_by_seeker`; and, where the
+        intensity was asked, `intensity_start`, `intensity_end`, `relief`, `success` and `turns_to_success`.
     """
     replies, seeker = _split(talk)
     texts = [turn.reply.text for turn in replies]
@@ -148,7 +148,8 @@ def _said_before(turns: Sequence[Turn]) -> dict[str, float | None]:
 
 def _measure_emotion(talk: Dialogue, success: float, max_turns: int) -> Mapping[str, float | None]:
     """What the supporter's turns did to the intensity of the emotion; nothing where it was not asked after any."""
-    start, *after = [*talk.meta["intensity"], None]
+    intensity: list[float | None] = [*talk.meta["intensity"]]
+    start, after = intensity[0] if intensity else None, intensity[1:]
     told = [(turn, value) for turn, value in enumerate(after, start=1) if value is not None]
     if start is None or not told:
         return {}

@@ -1,4 +1,4 @@
-"""The supporter under test: its strategy, forced, scheduled or its own, and its reply under the layout of its prompt."""
+"""The supporter under test: its strategy, forced, scheduled or its own, and its reply in the layout of its prompts."""
 
 from __future__ import annotations
 
