@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from esc_lab.config.evaluate import BoostConfig
 from esc_lab.config.files import option_files
 from esc_lab.config.item import TRAININGS
+from esc_lab.config.model import ENDPOINT
 from esc_lab.config.pipeline import list_steps
 from esc_lab.config.prompt import PromptConfig, TemplateConfig, find_layout
 from esc_lab.config.search import LLMConfig
@@ -130,7 +131,8 @@ def _check_choice(cfg: Section, layout: Layout) -> None:
     if not layout.chooses_strategy and not forced:
         fix = "converse.strategies=[NAME,...], or prompt=cso"
         raise UserError("its prompts name the strategy, and none is given", where=where, fix=fix)
-    if layout.chooses_strategy and forced and cfg["llm"]["supporter"]["client"] == "openai":
+    served = cfg["llm"]["supporter"]["client"] == "openai" or cfg["model"]["source"] == ENDPOINT
+    if layout.chooses_strategy and forced and served:
         what = "the model chooses the strategy itself, and no endpoint can be held to a label"
         raise UserError(what, where=where, fix="prompt=standard, or no converse.strategies")
 

@@ -16,6 +16,7 @@ from esc_lab.config.evaluation_checks import (
     check_weights,
     refuse,
 )
+from esc_lab.config.model import ENDPOINT
 from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
 from esc_lab.config.schema import can_resume
@@ -214,13 +215,14 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
 
 def _check_converse(cfg: DictConfig) -> Iterator[str]:
     supporter, names = cfg.llm.supporter, [strategy.name for strategy in cfg.inventory.strategies]
-    if supporter.client in LOADED:
+    if supporter.client in LOADED and cfg.model.source != ENDPOINT:
         for name, own in (("checkpoint", "checkpoint=RUN"), ("model", "model=NAME")):
             if supporter[name]:
                 reason = "model and checkpoint name the supporter under test"
                 yield refuse(cfg, f"llm.supporter.{name}", reason, own)
     elif cfg.checkpoint is not None:
-        yield refuse(cfg, "checkpoint", f"llm.supporter.client={supporter.client} loads none", "leave it out")
+        who = "model=endpoint" if supporter.client in LOADED else f"llm.supporter.client={supporter.client}"
+        yield refuse(cfg, "checkpoint", f"{who} loads none", "leave it out")
     if cfg.prompt.inference != "direct":
         yield refuse(cfg, "prompt.inference", "a talk takes the first answer", "leave it out")
     for name in (name for name in cfg.converse.strategies if name not in names):

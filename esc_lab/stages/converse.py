@@ -9,6 +9,7 @@ from pathlib import Path
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
+from esc_lab.config.model import ENDPOINT
 from esc_lab.config.search import ASKED, LOADED
 from esc_lab.data.cards import Card, read_cards, shipped_cards
 from esc_lab.data.cards.esc_eval import read_esc_eval_cards
@@ -102,10 +103,14 @@ def load_cards(cfg: Config) -> list[Card]:
 
 
 def play_supporter(cfg: Config) -> Config:
-    """The settings that the supporter under test is played with: where it is loaded here, `model` and `checkpoint`."""
+    """The settings that the supporter under test is played with: `model` and `checkpoint`, unless its client is none of
+    a loaded model.
+    """
     supporter = cfg.llm.supporter
     if supporter.client not in LOADED:
         return cfg
+    if cfg.model.source == ENDPOINT:
+        return replace(cfg, llm=replace(cfg.llm, supporter=replace(supporter, client="openai", model=cfg.model.path)))
     local = replace(cfg.llm.local, model=cfg.model)
     return replace(cfg, llm=replace(cfg.llm, local=local, supporter=replace(supporter, checkpoint=cfg.checkpoint)))
 

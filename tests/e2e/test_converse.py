@@ -358,6 +358,14 @@ def test_a_checkpoint_and_a_forced_strategy(command):
     assert "adapter" not in identity["seeker"]["client"]
 
 
+def test_a_model_at_an_endpoint_against_a_local_seeker(endpoint, command):
+    outcome = command(*LOCAL, "model=endpoint", "model.path=asking", f"llm.openai.base_url={endpoint[1]}")
+    assert outcome.status == 0, outcome.errors
+    assert outcome.metrics["converse/asks"] == outcome.metrics["converse/strategy/Question"] == 1
+    refused = complaint(command(*LOCAL, "model=endpoint", "model.path=asking", "checkpoint=esc_lab"))
+    assert "checkpoint=esc_lab: model=endpoint loads none" in refused
+
+
 def test_cards_of_a_corpus_and_of_crises(endpoint, command):
     corpus = command(*words(endpoint[1], "cards=corpus", "cards.split=train", "converse.max_turns=1"))
     assert corpus.status == 0, corpus.errors
