@@ -325,7 +325,10 @@ def test_a_talk_over_the_context_is_counted(command):
         (["converse.wording.greeting=''"], "'greeting' is empty"),
         (["converse.wording.person=You."], "'person' lacks the slot {person}"),
         (["checkpoint=esc_lab"], "checkpoint=esc_lab: llm.supporter.client=openai loads none"),
-        (["llm.supporter.client=local", "llm.supporter.model=tests"], "model and checkpoint name the supporter under"),
+        (
+            ["llm.supporter.client=local", "llm.supporter.checkpoint=tests"],
+            "model and checkpoint name the supporter under",
+        ),
         (["resume=absent"], "no talks/*.journal.jsonl there"),
     ],
     ids=lambda value: value[0][:40] if isinstance(value, list) else "",
