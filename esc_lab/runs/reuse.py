@@ -132,7 +132,7 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
             endpoints[role] = shown_url(played.base_url or cfg.llm.openai.base_url)
         elif played.client in LOADED and played.model:
             weights[role] = played.model
-    if cfg.stage == "evaluate" and model.source == ENDPOINT:
+    if cfg.stage in ("evaluate", "converse") and cfg.model.source == ENDPOINT:
         sent = {name: getattr(cfg.llm.openai, name) for name in ("seeds", "token_limit", "extra_body")}
         endpoints["model"] = {**sent, "url": shown_url(cfg.llm.supporter.base_url or cfg.llm.openai.base_url)}
     if model.chat_template and Path(model.chat_template).is_file():
