@@ -11,6 +11,7 @@ import pytest
 
 from esc_lab.config.evaluate import GenerationConfig
 from esc_lab.data.strategies import load_inventory
+from esc_lab.evaluation.decisions import list_predictions
 from esc_lab.evaluation.prompted_replies import PromptedReply
 from esc_lab.metrics.predictions import Prediction
 from esc_lab.metrics.text import rouge_l, split_words
@@ -55,7 +56,11 @@ def test_a_sample_does_not_depend_on_the_others(tiny_models, sample_dialogues):
         chosen=frozenset({(sample_dialogues[0].id, next(iter(sample_dialogues[0].decisions())))}),
     )  # fmt: skip
     together = module.replied[3]
-    alone = PromptedReply(together.decision, module._blank(together.decision, together.prediction.prompted, 3))
+    decision = together.decision
+    blank = list_predictions(
+        decision.dialogue, decision.example, module.template, INVENTORY, module.settings, replies=True
+    )
+    alone = PromptedReply(decision, blank[3])
     module.replies.write([alone])
     assert alone.prediction.raw == together.prediction.raw
     assert len({reply.prediction.raw for reply in module.replied}) == 4

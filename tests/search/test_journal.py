@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ("b", "judge", 2, True),
         ("c", "judge", 2, False),
     ]
-    assert lines[0]["answer"] == {**vars(ANSWERS["a"]), "log_probs": []}
+    assert lines[0]["answer"] == {**ANSWERS["a"].to_json(), "log_probs": []}
     assert read_journal_config(path) == CONFIG
 
 
