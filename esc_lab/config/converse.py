@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esc_lab.config.data import SPLITS
-from esc_lab.config.item import COUNT, LOOKS, item
+from esc_lab.config.item import COUNT, FROM_ZERO, LOOKS, item
 
 SHIPPED_CARDS = ("default", "crisis")  # sets of cards that come with esc-lab
 
@@ -33,6 +33,9 @@ class ConverseConfig:
         within=(0, 2**32 - 1),
     )  # fmt: skip
     talks: int = item(1, "talks with each card, each with a seed of its own", within=COUNT)
+    min_turns: int = item(
+        0, "supporter turns before which the seeker does not end a talk; small models end it at once", within=FROM_ZERO
+    )
     max_turns: int = item(10, "supporter turns at which a talk is over in any case", within=COUNT)
     strategies: list[str] = item(
         [],

@@ -112,7 +112,7 @@ class Roles:
         as it learned to, perhaps after last words.
         """
         if isinstance(trained := self.trained.get("seeker"), SeekerPrompts):
-            return await self._answer_as_trained(trained.ask(self.seeker, history), sample)
+            return await self._answer_as_trained(trained.ask(self.seeker, history), sample, may_end)
         scores = "seeker" in self.scoring
         if scores and may_end:
             messages = self.prompts.seeker_messages(self.seeker, history, self.prompts.text("ends"))
@@ -124,8 +124,8 @@ class Roles:
         request = self.request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample=sample)
 
         def parse(answer: Answer) -> SeekerTurn:
-            if may_end and not scores and ends_conversation(answer.text):
-                return SeekerTurn("", True)
+            if not scores and ends_conversation(answer.text):
+                return _end(may_end)
             return SeekerTurn(self._message(answer, request), False)
 
         return await self.ask_until_usable(request, parse)
@@ -212,14 +212,14 @@ class Roles:
         priors = settings.min_prior + (1 - settings.min_prior * len(names)) * shares
         return StrategyPriors(dict(zip(names, priors.tolist(), strict=True)))
 
-    async def _answer_as_trained(self, messages: tuple[Message, ...], sample: int) -> SeekerTurn | None:
+    async def _answer_as_trained(self, messages: tuple[Message, ...], sample: int, may_end: bool) -> SeekerTurn | None:
         request = self.request("seeker", messages, sample=sample)
 
         def parse(answer: Answer) -> SeekerTurn:
             said, ended = split_end(answer.text)
             if ended and not said:
-                return SeekerTurn("", True)
-            return SeekerTurn(self._message(replace(answer, text=said), request), ended)
+                return _end(may_end)
+            return SeekerTurn(self._message(replace(answer, text=said), request), ended and may_end)
 
         return await self.ask_until_usable(request, parse)
 
@@ -303,6 +303,12 @@ class Roles:
             self._watch.note_usable(request.role)
         else:
             self._watch.note_unusable(request.role, answer, request.max_tokens, str(error))
+
+
+def _end(may_end: bool) -> SeekerTurn:
+    if not may_end:
+        raise UnusableError("the talk is not to end here")
+    return SeekerTurn("", True)
 
 
 async def leave_out_too_long(question: Awaitable[T], role: str, counts: Counter[str]) -> T | None:

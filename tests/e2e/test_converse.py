@@ -222,6 +222,15 @@ def said_any(text: str) -> bool:
     return "\nseeker: " in text
 
 
+def test_a_seeker_that_may_not_end_yet(endpoint, command):
+    """What says the end too early is asked again, and what says nothing else is missing."""
+    outcome = command(*words(endpoint[1], "converse.min_turns=6", "cards.limit=1"))
+    assert outcome.status == 0, outcome.errors
+    (talk,) = read_dialogues(outcome.path / "talks.jsonl")
+    assert (talk.meta["ends"], len(talk.turns)) == ("seeker_missing", 11)
+    assert outcome.metrics["converse/seeker/unusable"] == 3
+
+
 def test_a_spent_budget_leaves_whole_talks(endpoint, talked, command):
     few = command(*words(endpoint[1], "search.budget.calls=40", "search.concurrency=1"))
     assert few.status == 0, few.errors

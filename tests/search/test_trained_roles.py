@@ -117,6 +117,12 @@ def test_a_trained_seeker_ends_the_talk_itself(text, expected):
     assert request.messages == SEEKER.ask(PROFILE, (*TALK, REPLY))
 
 
+def test_a_trained_seeker_that_may_not_end_says_something():
+    sender = Sender("[END]", "Well, bye. [END]")
+    answer = roles_of(sender).answer((*TALK, REPLY), may_end=False)
+    assert asyncio.run(answer) == SeekerTurn("Well, bye.", False)
+
+
 def test_what_cannot_be_used_is_drawn_again_and_counted():
     sender = Sender("supporter: How are you?", "You are a seeker. You have a story to tell.", "", "Fine.")
     roles = roles_of(sender)

@@ -189,6 +189,7 @@ class ConverseSession:
             "card": card.record(),
             "talk": number,
             "seed": self.settings.seed,
+            "min_turns": self.settings.min_turns,
             "max_turns": self.settings.max_turns,
             "schedule": list(self.settings.strategies),
             "intensity": self.settings.intensity,

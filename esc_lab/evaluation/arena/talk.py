@@ -100,7 +100,11 @@ class Talk:
             self.ends = "max_turns"
         self._tell_card(self.replies + 1)
         asked = [self._rate()] if self.settings.intensity and turn.reply else []
-        answers = [] if self.ends else [self.supporter.roles.answer(self.history)]
+        answers = (
+            []
+            if self.ends
+            else [self.supporter.roles.answer(self.history, may_end=self.replies >= self.settings.min_turns)]
+        )
         results = await _await_all(*asked, *answers)
         self.intensity += results[: len(asked)]
         if answers:
