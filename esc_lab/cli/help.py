@@ -28,7 +28,7 @@ _COMMANDS = (
         "evaluate a model at an endpoint beside the others (OPENAI_API_KEY, or llm.openai.base_url=URL)",
         "python run.py stage=evaluate model=endpoint model.path=NAME data=esconv data.path=DIR",
     ),
-    ("have a trained supporter talk with simulated seekers", "python run.py stage=converse checkpoint=outputs/cso/RUN"),
+    ("have a model talk with simulated seekers, whole conversations", "python run.py stage=converse cards.limit=8"),
     ("where the model looks under seven prompt templates", "python run.py experiment=sra_templates"),
     (
         "compare prompt templates, two jobs at a time",
