@@ -84,11 +84,10 @@ class PreferenceSteps:
         validation = self.encode_split("val")
         if len(validation.comparisons):
             self.preferences["val"] = validation
-        for split, preferences in self.preferences.items():
-            if self.data.balance_pairs:
-                self._balance(split, preferences)
-            if self.data.shuffle_pairs:
-                preferences.shuffle(derive_seed(self.seed, split))
+        if self.data.balance_pairs:
+            self._balance(train)
+        for split, preferences in self.preferences.items() if self.data.shuffle_pairs else ():
+            preferences.shuffle(derive_seed(self.seed, split))
         self._log_counts()
 
     def _check_pairs(self) -> None:
@@ -101,13 +100,13 @@ class PreferenceSteps:
             what = f"data.balance_pairs leaves out pairs, not {self.compares}"
             raise UserError(what, where=f"objective={self.objective.name}", fix=fix)
 
-    def _balance(self, split: str, preferences: PreferenceSplit) -> None:
-        pairs = len(preferences.comparisons)
-        preferences.balance(derive_seed(self.seed, split))
-        kept = len(preferences.comparisons)
-        log.info("%s: %d of %d pairs kept, in which each strategy is chosen as often as rejected", split, kept, pairs)
+    def _balance(self, train: PreferenceSplit) -> None:
+        pairs = len(train.comparisons)
+        train.balance(self.seed)
+        kept = len(train.comparisons)
+        log.info("train: %d of %d pairs kept, in which each strategy is chosen as often as rejected", kept, pairs)
         if not kept:
-            what = f"no strategy is both chosen and rejected in the {pairs} pairs of {split}"
+            what = f"no strategy is both chosen and rejected in the {pairs} pairs of train"
             raise UserError(what, where="data.balance_pairs=true", fix="leave it out, or search from more dialogues")
 
     def encode_split(self, split: str) -> PreferenceSplit:

@@ -236,7 +236,7 @@ def test_pipeline_searches_trains_and_compares_three_models(command):
 def test_what_a_pipeline_trains_before_its_search_plays_in_it(command):
     outcome = command(
         "stage=pipeline", "experiment=demo", "pairs=trained", TWO_STEPS, NO_TEXT, *SEARCH, "search.seeker_check=4",
-        "reward.layers=null", "reward.check=4", "search.seeds=2",
+        "reward.layers=null", "reward.check=4", "search.seeds=2", "data.balance_pairs=false",
     )  # fmt: skip
     check_run_directory(outcome)
     roles = OmegaConf.load(outcome.path / "search" / "config.yaml").llm

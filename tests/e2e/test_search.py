@@ -351,10 +351,7 @@ def test_refusals(command, overrides, message):
 def test_another_configuration(command, endpoint, searched):
     call = words(endpoint[1], "mcts.c=0.5", "search.judge_check=4")
     line = complaint(command(*call, f"resume={searched.path}"), "trees")
-    assert (
-        "another configuration: search.c was 1.0, is 0.5. Fix: set it back, or start a new search without resume="
-        in line
-    )
+    assert "another configuration: search.c was 1.0, is 0.5. Fix: set it back, or start anew without resume=" in line
     anew = command(*call, "resume=auto")
     assert anew.status == 0, anew.errors
     assert "starting anew" in anew.errors

@@ -306,7 +306,7 @@ def test_budget(command, undisturbed):
 
 
 def test_full_disk(command, tmp_path, undisturbed):
-    """No file may become larger than 20 KB: the journals cannot take all calls."""
+    """No file may become larger than 26 KB: the journals cannot take all calls."""
     with Endpoint(play).running() as url:
         process = PROCESSES.Process(target=_with_small_files, args=(tmp_path / "full", *words(url)))
         process.start()
@@ -323,5 +323,5 @@ def test_full_disk(command, tmp_path, undisturbed):
 
 def _with_small_files(directory: Path, *call: str) -> None:
     directory.mkdir()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (26_000, 26_000))
     raise SystemExit(execute(directory, *call).status)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esc_lab.config.files import read_option
 from esc_lab.data.cards import LEVELS, STRONGEST, Card, Traits
@@ -16,7 +16,9 @@ from esc_lab.data.dialogue import Turn
 from esc_lab.errors import UserError
 from esc_lab.prompts import SeekerProfile, check_wording
 from esc_lab.search.role_answers import UnusableError, parse_numbers
-from esc_lab.search.roles import Roles
+
+if TYPE_CHECKING:  # it brings numpy, which the check of a configuration does not need
+    from esc_lab.search.roles import Roles
 
 # Slots of each text (see `check_wording`).
 SLOTS = {
