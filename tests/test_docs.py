@@ -52,7 +52,7 @@ def places(tmp_path_factory) -> Path:
     options["wording/mine"] = (ROOT / "conf/wording/default.yaml").read_text()
     for name, text in options.items():
         (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
-    searches = ["search", "extend", "converse"]
+    searches = ["search", "extend", "converse", "chat"]
     others = ["pipeline", "classifier", "reward", "sra", "survey"]
     for stage in [*searches, *others, "sft", "cso", "evaluate", "judge", "multirun"]:
         for run in ("RUN", "RUN1", "RUN2"):

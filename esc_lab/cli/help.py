@@ -29,6 +29,10 @@ _COMMANDS = (
         "python run.py stage=evaluate model=endpoint model.path=NAME data=esconv data.path=DIR",
     ),
     ("have a model talk with simulated seekers, whole conversations", "python run.py stage=converse cards.limit=8"),
+    (
+        "talk to two models yourself, side by side",
+        "python run.py stage=chat checkpoint=DIR chat.against=base",
+    ),
     ("where the model looks under seven prompt templates", "python run.py experiment=sra_templates"),
     (
         "compare prompt templates, two jobs at a time",

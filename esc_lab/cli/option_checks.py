@@ -105,6 +105,8 @@ def _check_prompts(cfg: Section) -> None:
             _check_span(cfg, _layout(cfg, "pipeline.templates", name))
     if stage == "converse":
         _check_choice(cfg, evaluation)
+    for name in cfg["chat"]["templates"] if stage == "chat" else ():
+        _layout(cfg, "chat.templates", name)
     prefers = stage == "cso" or (stage == "pipeline" and "cso" in cfg["pipeline"]["stages"])
     if prefers and not train.chooses_strategy:
         where, fix = f"prompt.train.template={train.name}", "prompt=cso, or `choice` for `instruction` in the layout"

@@ -141,3 +141,16 @@ def refuse(cfg: DictConfig, key: str, reason: str, fix: str) -> str:
     value = OmegaConf.select(cfg, key)
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     return f"{key}={shown}: {reason}. Fix: {fix}"
+
+
+def check_chat(cfg: DictConfig) -> Iterator[str]:
+    """Whether a person can talk with the models."""
+    if cfg.model.source == ENDPOINT:
+        yield refuse(cfg, "model.source", "a chat shows what happens in a model, so it is loaded here", "model=NAME")
+    if cfg.prompt.inference != "direct":
+        yield refuse(cfg, "prompt.inference", "a chat takes the first answer", "leave it out")
+    against = cfg.chat.against
+    if against not in (None, "base") and not Path(against).exists():
+        yield f"chat.against={against}: no such run directory. Fix: check the path, or base = without a checkpoint"
+    if cfg.chat.max_new_tokens > cfg.chat.cache_tokens // 2:
+        yield refuse(cfg, "chat.max_new_tokens", f"no room for a talk in {cfg.chat.cache_tokens} tokens", "lower it")

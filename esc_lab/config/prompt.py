@@ -23,7 +23,7 @@ class TemplateConfig:
 @dataclass
 class PromptConfig:
     train: TemplateConfig = section(TemplateConfig, results("sft", "cso", "reward"))
-    eval: TemplateConfig = section(TemplateConfig, results("evaluate", "converse"))
+    eval: TemplateConfig = section(TemplateConfig, results("evaluate", "converse", "chat"))
     inference: str = item(
         "direct",
         "prompting baseline used at evaluation: a key of prompt.baselines; or best_of_n",

@@ -16,6 +16,7 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
+from esc_lab.config.chat import ChatConfig
 from esc_lab.config.compare import CompareConfig, JudgingConfig
 from esc_lab.config.converse import CardsConfig, ConverseConfig
 from esc_lab.config.data import DataConfig, InventoryConfig
@@ -55,6 +56,7 @@ STAGES: Mapping[str, str] = {
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
     "extend": "continue dialogues from random places, with strategies that prompts name: data of steerable models",
     "converse": "have a model talk with simulated seekers, whole conversations: the arena",
+    "chat": "talk to a model yourself, as the seeker, or to two side by side",
     "pipeline": "train, search, optimise (pipeline.stages): build preference data, train and evaluate, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
     "reward": "train a reward model: a score of a reply in its dialogue, learned from comparisons with other replies",
@@ -63,7 +65,7 @@ STAGES: Mapping[str, str] = {
 }
 
 # Stages that can go on where an earlier run of them ended.
-RESUMED = (*TRAININGS, "pipeline", "search", "extend", "converse", "judge")
+RESUMED = (*TRAININGS, "pipeline", "search", "extend", "converse", "chat", "judge")
 
 
 def can_resume(cfg: Config | DictConfig) -> bool:
@@ -111,21 +113,22 @@ class Config:
         1,
         "seed of everything random; each draw derives its own from it",
         within=(0, 2**32 - 1),
-        affects=results(*TRAININGS, "evaluate", "judge", "survey", "compare", "planted_preference"),
+        affects=results(*TRAININGS, "evaluate", "chat", "judge", "survey", "compare", "planted_preference"),
     )
     checkpoint: str | None = item(
         None,
-        "run directory (or adapter/model directory) to evaluate, converse with or export",
+        "run directory (or adapter/model directory) to evaluate, converse or chat with, or export",
         path=True,
-        affects=results("evaluate", "converse", "export"),
+        affects=results("evaluate", "converse", "chat", "export"),
     )
     init_from: str | None = item(
         None, "run directory (or adapter/model directory) that training starts from; in cso also the reference",
         path=True, affects=results("sft", "cso"))  # fmt: skip
     resume: str | None = item(
         None,
-        "go on with an interrupted training, search, extend, converse, judge or evaluation of an endpoint: its run "
-        "directory, or auto = the one of this configuration below output_root that is furthest, if there is any",
+        "go on with an interrupted training, search, extend, converse, chat, judge or evaluation of an endpoint: its "
+        "run directory, or auto = the one of this configuration below output_root that is furthest (of chats the "
+        "last), if there is any",
         affects=PLACE,
     )
     reuse: bool = item(
@@ -133,19 +136,19 @@ class Config:
     )
     experiment: str | None = item(None, "name of the experiment config in use", affects=LOOKS)
     tags: list[str] = item([], "W&B tags", affects=LOOKS)
-    model: ModelConfig = section(ModelConfig, results(*TRAININGS, "evaluate", "converse", "export"))
+    model: ModelConfig = section(ModelConfig, results(*TRAININGS, "evaluate", "converse", "chat", "export"))
     adapter: AdapterConfig = section(AdapterConfig, TRAINING)
     data: DataConfig = section(DataConfig, results("search", "extend", "converse", *TRAININGS, "evaluate"))
     inventory: InventoryConfig = section(
-        InventoryConfig, results("search", "extend", "converse", *TRAININGS, "evaluate")
+        InventoryConfig, results("search", "extend", "converse", "chat", *TRAININGS, "evaluate")
     )
-    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "reward", "evaluate", "converse"))
+    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "reward", "evaluate", "converse", "chat"))
     objective: ObjectiveConfig = section(ObjectiveConfig, results("cso"))
     optimizer: OptimizerConfig = section(OptimizerConfig, TRAINING)
     scheduler: SchedulerConfig = section(SchedulerConfig, TRAINING)
     trainer: TrainerConfig = section(TrainerConfig, results(*TRAININGS, "evaluate"))
     logger: LoggerConfig = section(LoggerConfig, PLACE)
-    evaluate: EvaluateConfig = section(EvaluateConfig, results("evaluate"))
+    evaluate: EvaluateConfig = section(EvaluateConfig, results("evaluate", "chat"))
     compare: CompareConfig = section(CompareConfig, results("compare"))
     export: ExportConfig = section(ExportConfig, results("export"))
     sra: SRAStudyConfig = section(SRAStudyConfig, results("sra"))
@@ -159,6 +162,7 @@ class Config:
     extend: ExtendConfig = section(ExtendConfig, results("extend"))
     cards: CardsConfig = section(CardsConfig, results("converse"))
     converse: ConverseConfig = section(ConverseConfig, results("converse"))
+    chat: ChatConfig = section(ChatConfig, results("chat"))
     judge: JudgingConfig = section(JudgingConfig, results("judge"))
     survey: SurveyConfig = section(SurveyConfig, results("survey"))
     pipeline: PipelineConfig = section(PipelineConfig, results("pipeline"))

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from esc_lab.config.evaluation_checks import (
     check_budget,
+    check_chat,
     check_classifier_choice,
     check_evaluation,
     check_sra,
@@ -299,7 +300,7 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
     if cfg.trainer.fast_dev_run:
         yield refuse(cfg, "resume", "a dry run goes on from nothing", "trainer.fast_dev_run=false")
     journals = {"search": ["trees/*.journal.jsonl"], "extend": ["contexts/*.journal.jsonl"]}
-    talks = {"converse": ["talks/*.journal.jsonl"]}
+    talks = {"converse": ["talks/*.journal.jsonl"], "chat": ["chat.json"]}
     one = {"judge": ["judge.journal.jsonl"], "evaluate": ["replies.journal.jsonl"]}
     places = {**journals, **talks, **one}.get(cfg.stage, ["checkpoints/last.ckpt"])
     if cfg.stage == "pipeline":
@@ -320,6 +321,7 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "search": (_check_search,),
     "extend": (_check_extend,),
     "converse": (_check_converse,),
+    "chat": (check_chat,),
     "pipeline": (check_weights, _check_pipeline),
     "evaluate": (check_evaluation,),
     "sra": (check_weights, check_evaluation, check_sra),

@@ -30,19 +30,22 @@ class KeyValueSlots(DynamicCache):
 
     No layer crops its keys: sliding windows are in the mask. Memory of slots that were never written is reserved but,
     on the CPU, not used.
+
+    Attributes:
+        end: of the slots that were ever written, as many as a pass sees.
     """
 
     def __init__(self, slots: int) -> None:
         super().__init__()
         self.slots = slots
-        self._end = 0  # of the slots that were ever written
+        self.end = 0
         self._targets = torch.empty(0, dtype=torch.int64)
         self._states: list[tuple[Tensor, Tensor]] = []  # of each layer keys and values
 
     def write_to(self, slots: IntArray, device: torch.device) -> None:
         """Where the tokens of the next pass go."""
         self._targets = torch.from_numpy(slots).to(device)
-        self._end = max(self._end, int(slots.max()) + 1)
+        self.end = max(self.end, int(slots.max()) + 1)
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Write the tokens of a pass; all slots of the layer up to the last that was ever written."""
@@ -53,12 +56,12 @@ class KeyValueSlots(DynamicCache):
         for kept, states in zip(self._states[layer_idx], new, strict=True):
             kept.index_copy_(2, self._targets, states)
         keys, values = self._states[layer_idx]
-        return keys[:, :, : self._end], values[:, :, : self._end]
+        return keys[:, :, : self.end], values[:, :, : self.end]
 
     def copy(self, source: IntArray, target: IntArray) -> None:
         if len(source) == 0:
             return
-        self._end = max(self._end, int(target.max()) + 1)
+        self.end = max(self.end, int(target.max()) + 1)
         device = self._targets.device
         sources, targets = torch.from_numpy(source).to(device), torch.from_numpy(target).to(device)
         for states in (states for layer in self._states for states in layer):

@@ -43,6 +43,8 @@ CONTEXTS = "contexts"  # folder of the journals, one a dialogue
 TALKS = "talks"  # folder of the journals, one a talk
 TALKS_FILE = "talks.jsonl"  # the talks as dialogues
 TALK_MEASURES = "measures.json"
+# Of chats.
+CHAT = "chat.json"  # the session; what was preferred in it goes to VOTES
 # Of evaluations and studies.
 PREDICTIONS = "predictions.jsonl"
 DIALOGUES = "dialogues.jsonl"  # of its test set

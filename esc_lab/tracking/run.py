@@ -33,6 +33,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "trainer/global_step": ("train/*", "val/*", "epoch", "tokens_per_s", "pairs_per_s"),
     "progress/iteration": ("progress/*",),
 }
+_WITHOUT_RUN = ("dashboard", "chat")  # what a person says in a chat stays on the machine
 _TAG_CHARACTERS = 64  # of a tag that W&B takes
 
 
@@ -57,7 +58,7 @@ def wandb_run(cfg: Config) -> Iterator[Run | None]:
         UserError: W&B does not start.
     """
     settings = cfg.logger
-    wanted = settings.name == "wandb" and settings.mode != "disabled" and cfg.stage != "dashboard"
+    wanted = settings.name == "wandb" and settings.mode != "disabled" and cfg.stage not in _WITHOUT_RUN
     run = _start(cfg) if wanted and not cfg.trainer.fast_dev_run and first_process() else None
     token = _CURRENT.set(run)
     code = 1

@@ -14,6 +14,7 @@ from esc_lab.search.requests import Answer, Question, Request
 from esc_lab.search.role_answers import parse_message, split_end
 from esc_lab.search.roles import Roles
 from esc_lab.seeds import derive_seed
+from esc_lab.statistics.intervals import FloatArray
 
 ROLE = "supporter"
 
@@ -60,12 +61,7 @@ class Supporter:
         drawn = self.roles.request(ROLE, messages)
         question = Question("strategy", "", tuple(map(label_text, names)))
         answer = await self.roles.send(replace(drawn, questions=(question,), temperature=0.0))
-        log_probs = np.array(answer.log_probs[0])
-        if not drawn.temperature:
-            return names[int(log_probs.argmax())]
-        shares = np.exp(log_probs / drawn.temperature - np.logaddexp.reduce(log_probs / drawn.temperature))
-        draw = np.random.default_rng(derive_seed(drawn.seed, "strategy")).random()
-        return names[min(int(np.searchsorted(np.cumsum(shares), draw, side="right")), len(names) - 1)]
+        return names[draw_strategy(np.array(answer.log_probs[0]), drawn.temperature, drawn.seed)]
 
     def _read(self, answer: Answer, request: Request, strategy: str | None) -> SupporterTurn:
         said, ended = split_end(answer.text)
@@ -78,3 +74,14 @@ class Supporter:
         cut_off = answer.is_cut_off(request.max_tokens)
         text = parse_message(said, "supporter", self.prompts.inventory, cut_off=cut_off)
         return SupporterTurn(Reply(text, (strategy,) if strategy else ()), ended)
+
+
+def draw_strategy(log_probs: FloatArray, temperature: float | None, seed: int) -> int:
+    """The number of a strategy, drawn at a temperature by the log-probabilities of the complete labels; at 0 the most
+    probable one.
+    """
+    if not temperature:
+        return int(log_probs.argmax())
+    shares = np.exp(log_probs / temperature - np.logaddexp.reduce(log_probs / temperature))
+    chance = np.random.default_rng(derive_seed(seed, "strategy")).random()
+    return min(int(np.searchsorted(np.cumsum(shares), chance, side="right")), len(log_probs) - 1)
