@@ -8,12 +8,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 sys.path.append(str(Path(__file__).parents[1]))  # the endpoint is the tests'
 
@@ -39,6 +39,9 @@ ENDING = 1 / 16  # a seeker ends the talk with one of so many answers; the dialo
 def answered(body: dict[str, Any]) -> str:
     """What the endpoint answers."""
     return play(body, ENDING)
+
+
+Reply: TypeAlias = Callable[[dict[str, Any]], str]
 
 
 @dataclass
@@ -93,18 +96,18 @@ class AtOnce:
         pass
 
 
-def _serve(latency_s: float, url: Any, over: Any) -> None:
-    with Endpoint(answered, latency_s=latency_s).running() as address:
+def _serve(latency_s: float, reply: Reply, url: Any, over: Any) -> None:
+    with Endpoint(reply, latency_s=latency_s).running() as address:
         url.put(address)
         over.wait()
 
 
 @contextmanager
-def endpoint(latency_s: float) -> Iterator[str]:
+def endpoint(latency_s: float, reply: Reply = answered) -> Iterator[str]:
     """URL of the endpoint, in a process of its own."""
     context = multiprocessing.get_context("fork")
     url, over = context.Queue(), context.Event()
-    process = context.Process(target=_serve, args=(latency_s, url, over), daemon=True)
+    process = context.Process(target=_serve, args=(latency_s, reply, url, over), daemon=True)
     process.start()
     try:
         yield url.get(timeout=10)

@@ -52,7 +52,7 @@ def places(tmp_path_factory) -> Path:
     options["wording/mine"] = (ROOT / "conf/wording/default.yaml").read_text()
     for name, text in options.items():
         (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
-    searches = ["search", "extend", "converse", "chat"]
+    searches = ["search", "extend", "cards", "converse", "chat"]
     others = ["pipeline", "classifier", "reward", "sra", "survey"]
     for stage in [*searches, *others, "sft", "cso", "evaluate", "judge", "multirun"]:
         for run in ("RUN", "RUN1", "RUN2"):
@@ -61,7 +61,8 @@ def places(tmp_path_factory) -> Path:
             _made(directory / "adapter")
             _made(directory / "esc_pro")
             _made(directory / "continuations")
-            (directory / "preferences.jsonl").touch()
+            for name in ("preferences.jsonl", "talks.jsonl", "cards.yaml"):
+                (directory / name).touch()
     return root
 
 

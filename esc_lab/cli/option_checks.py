@@ -17,8 +17,9 @@ from esc_lab.config.search import LLMConfig
 from esc_lab.config.training import ObjectiveConfig
 from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
 from esc_lab.errors import UserError, nearest
+from esc_lab.evaluation.arena.card_writer import SLOTS
 from esc_lab.evaluation.arena.persona import build_words
-from esc_lab.prompts import Layout, build_layout
+from esc_lab.prompts import Layout, build_layout, check_wording
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.training.objectives import OBJECTIVES, objective_of
 
@@ -167,6 +168,8 @@ def _check_roles(cfg: Section) -> None:
 def _check_persona(cfg: Section) -> None:
     if cfg["stage"] == "converse":
         build_words(cfg["converse"]["wording"])
+    if cfg["stage"] == "cards":
+        check_wording(cfg["cards"]["wording"], SLOTS, "cards.wording")
 
 
 def _layout(cfg: Section, key: str, name: str) -> Layout:

@@ -1,4 +1,4 @@
-"""Settings of stage `converse`: the seekers' cards, and whole talks of the supporter under test with them."""
+"""Settings of stages `cards` and `converse`: the seekers' cards, and whole talks with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esc_lab.config.data import SPLITS
-from esc_lab.config.item import COUNT, FROM_ZERO, LOOKS, item
+from esc_lab.config.item import COUNT, FROM_ZERO, LOOKS, item, results
 
 SHIPPED_CARDS = ("default", "crisis")  # sets of cards that come with esc-lab
 
@@ -19,11 +19,24 @@ class CardsConfig:
         "where the seekers' cards come from: a set that ships with esc-lab, a file, or the situations of a corpus "
         "(data), by rule",
         choices=(*SHIPPED_CARDS, "file", "corpus"),
+        affects=results("converse"),
     )
-    path: str | None = item(None, "source=file: cards in YAML, or ESC-Eval's in JSON", path=True)
+    path: str | None = item(None, "source=file: cards in YAML, or ESC-Eval's in JSON", path=True,
+                           affects=results("converse"))  # fmt: skip
     split: str = item("test", "source=corpus: split whose situations become cards", choices=SPLITS)
     only: list[str] = item([], "ids of the cards that are used; [] = all")
     limit: int | None = item(None, "use the first so many of them; null = all", within=COUNT)
+    by: str = item(
+        "rule",
+        "stage=cards: who makes them; rule: what the corpus says and nothing else; model: that of llm.seeker, from "
+        "whole dialogues",
+        choices=("rule", "model"),
+        affects=results("cards"),
+    )
+    seed: int = item(1, "by=model: seed of what it writes", within=(0, 2**32 - 1), affects=results("cards"))
+    wording: dict[str, Any] = item(
+        {}, "by=model: what it is asked, with {slots} (conf/stage/cards.yaml)", affects=results("cards")
+    )
 
 
 @dataclass

@@ -151,8 +151,11 @@ class SRAStudyConfig:
     study: str = item(
         "templates",
         "what is compared: prompt templates, strategies, heads, a model before and after fine-tuning, lengths of the "
-        "history, doses of a boost of attention, or attention blocked",
-        choices=("templates", "strategies", "heads", "finetuned", "lengths", "boost", "ablate"),
+        "history, doses of a boost of attention, attention blocked, or the turns of whole talks as they were written",
+        choices=("templates", "strategies", "heads", "finetuned", "lengths", "boost", "ablate", "turns"),
+    )
+    talks: list[str] = item(
+        [], "study=turns: run directories of stage=converse; their model, checkpoint and prompts are taken from them"
     )
     templates: list[str] = item([], "prompt layouts that are evaluated; they name the strategy")
     lengths: list[int] = item([1, 3, 5, 7, 9], "study=lengths: turns of history that the prompts show")

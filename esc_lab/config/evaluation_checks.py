@@ -103,7 +103,9 @@ def _check_boost(cfg: DictConfig, choices: Sequence[str]) -> Iterator[str]:
 def check_sra(cfg: DictConfig) -> Iterator[str]:
     """Of stage `sra`."""
     study = cfg.sra
-    if not study.templates:
+    if study.study == "turns":
+        yield from _check_talks(cfg)
+    elif not study.templates:
         yield "sra.templates is empty. Fix: name one or more"
     if study.study == "finetuned" and len(study.templates) > 1:
         yield "sra.study=finetuned compares under one template. Fix: sra.templates=[standard]"
@@ -115,6 +117,18 @@ def check_sra(cfg: DictConfig) -> Iterator[str]:
         yield refuse(cfg, "evaluate.sra.enabled", "stage=sra measures it", "leave it out")
     if cfg.evaluate.replies == "generated" and not cfg.evaluate.generation.enabled:
         yield refuse(cfg, "evaluate.generation.enabled", "no replies", "leave it out, or evaluate.replies=gold")
+
+
+def _check_talks(cfg: DictConfig) -> Iterator[str]:
+    runs = [Path(path) for path in cfg.sra.talks]
+    if not runs:
+        yield "sra.study=turns needs talks. Fix: sra.talks=[<run directory of stage=converse>,...]"
+    for run in (run for run in runs if not (run / "talks.jsonl").exists()):
+        yield f"sra.talks: {run} has no talks.jsonl. Fix: name run directories of stage=converse"
+    if len({run.name for run in runs}) < len(runs):
+        yield f"sra.talks={cfg.sra.talks}: runs are told apart by the names of their directories. Fix: rename one"
+    if cfg.checkpoint is not None:
+        yield refuse(cfg, "checkpoint", "the talks say which model held them", "leave it out")
 
 
 def _check_boost_study(cfg: DictConfig) -> Iterator[str]:

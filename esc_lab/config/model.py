@@ -36,7 +36,7 @@ class ModelConfig:
     licence: str | None = item(
         None,
         "licence of the weights, for cards; null = not stated",
-        affects=looks("search", "extend", "converse", *TRAININGS),
+        affects=looks("search", "extend", "cards", "converse", *TRAININGS),
     )
     hub_id: str | None = item(
         None, "what the hub calls the model, for cards; null = path where source=hub, else not stated",

@@ -39,7 +39,7 @@ from esc_lab.config.model import ENDPOINT, ModelConfig
 from esc_lab.config.pipeline import PipelineConfig
 from esc_lab.config.prompt import PromptConfig, collect_seeker_words, fill_layouts, find_layout
 from esc_lab.config.reward import RewardConfig
-from esc_lab.config.search import LLMConfig, MCTSConfig, SearchConfig
+from esc_lab.config.search import ASKED, LLMConfig, MCTSConfig, SearchConfig
 from esc_lab.config.survey import SurveyConfig
 from esc_lab.config.tracking import DashboardConfig, LoggerConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
@@ -55,6 +55,7 @@ STAGES: Mapping[str, str] = {
     "export": "merge an adapter into a plain model directory with a model card",
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
     "extend": "continue dialogues from random places, with strategies that prompts name: data of steerable models",
+    "cards": "make cards of simulated seekers from the situations of a corpus, by rule or by a model",
     "converse": "have a model talk with simulated seekers, whole conversations: the arena",
     "chat": "talk to a model yourself, as the seeker, or to two side by side",
     "pipeline": "train, search, optimise (pipeline.stages): build preference data, train and evaluate, then compare",
@@ -65,7 +66,7 @@ STAGES: Mapping[str, str] = {
 }
 
 # Stages that can go on where an earlier run of them ended.
-RESUMED = (*TRAININGS, "pipeline", "search", "extend", "converse", "chat", "judge")
+RESUMED = (*TRAININGS, "pipeline", "search", "extend", "cards", "converse", "chat", "judge")
 
 
 def can_resume(cfg: Config | DictConfig) -> bool:
@@ -138,10 +139,8 @@ class Config:
     tags: list[str] = item([], "W&B tags", affects=LOOKS)
     model: ModelConfig = section(ModelConfig, results(*TRAININGS, "evaluate", "converse", "chat", "export"))
     adapter: AdapterConfig = section(AdapterConfig, TRAINING)
-    data: DataConfig = section(DataConfig, results("search", "extend", "converse", *TRAININGS, "evaluate"))
-    inventory: InventoryConfig = section(
-        InventoryConfig, results("search", "extend", "converse", "chat", *TRAININGS, "evaluate")
-    )
+    data: DataConfig = section(DataConfig, results(*ASKED, *TRAININGS, "evaluate"))
+    inventory: InventoryConfig = section(InventoryConfig, results(*ASKED, "chat", *TRAININGS, "evaluate"))
     prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "reward", "evaluate", "converse", "chat"))
     objective: ObjectiveConfig = section(ObjectiveConfig, results("cso"))
     optimizer: OptimizerConfig = section(OptimizerConfig, TRAINING)
@@ -157,10 +156,10 @@ class Config:
     classifier: ClassifierConfig = section(ClassifierConfig, results("classifier"))
     reward: RewardConfig = section(RewardConfig, results("reward"))
     mcts: MCTSConfig = section(MCTSConfig, results("search"))
-    llm: LLMConfig = section(LLMConfig, results("search", "extend", "converse", "judge"))
+    llm: LLMConfig = section(LLMConfig, results(*ASKED, "judge"))
     search: SearchConfig = section(SearchConfig, results("search"))
     extend: ExtendConfig = section(ExtendConfig, results("extend"))
-    cards: CardsConfig = section(CardsConfig, results("converse"))
+    cards: CardsConfig = section(CardsConfig, results("cards", "converse"))
     converse: ConverseConfig = section(ConverseConfig, results("converse"))
     chat: ChatConfig = section(ChatConfig, results("chat"))
     judge: JudgingConfig = section(JudgingConfig, results("judge"))

@@ -13,7 +13,9 @@ from esc_lab.config.model import ModelConfig
 
 ROLES = ("strategist", "supporter", "seeker", "judge")
 # Stages whose results are what clients answered -> the roles that are asked in them.
-ASKED: Mapping[str, tuple[str, ...]] = {"search": ROLES, "extend": ("supporter",), "converse": ("supporter", "seeker")}
+ASKED: Mapping[str, tuple[str, ...]] = {
+    "search": ROLES, "extend": ("supporter",), "cards": ("seeker",), "converse": ("supporter", "seeker"),
+}  # fmt: skip
 
 # Who can play a role -> what it is. A client is a module of `esc_lab.search.clients` with this name.
 CLIENTS = {
@@ -99,7 +101,8 @@ class RoleConfig:
     base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url", method=False)
     recording: str | None = item(
         None,
-        "replay: journal of an earlier search (trees/*.journal.jsonl), or run directory of an earlier stage=converse",
+        "replay: journal of an earlier search (trees/*.journal.jsonl), or run directory of an earlier stage=converse "
+        "or stage=cards",
         path=True,
     )
     temperature: float | None = item(
@@ -177,11 +180,11 @@ class LLMConfig:
     wording: dict[str, Any] = item(
         {},
         "texts of the prompts of all roles, with {slots} (group roles)",
-        affects=results("search", "converse", "judge"),
+        affects=results("search", "cards", "converse", "judge"),
     )
     strategist: StrategistConfig = section(StrategistConfig, results("search"))
-    supporter: RoleConfig = section(RoleConfig, results(*ASKED))
-    seeker: RoleConfig = section(RoleConfig, results("search", "converse"))
+    supporter: RoleConfig = section(RoleConfig, results("search", "extend", "converse"))
+    seeker: RoleConfig = section(RoleConfig, results("search", "cards", "converse"))
     judge: JudgeConfig = section(JudgeConfig, results("search", "judge"))
     openai: EndpointConfig = field(default_factory=EndpointConfig)
     local: LocalConfig = field(default_factory=LocalConfig)

@@ -9,7 +9,6 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from esc_lab.config.evaluation_checks import (
-    check_budget,
     check_chat,
     check_classifier_choice,
     check_evaluation,
@@ -17,12 +16,13 @@ from esc_lab.config.evaluation_checks import (
     check_weights,
     refuse,
 )
-from esc_lab.config.model import ENDPOINT
 from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
+from esc_lab.config.role_checks import check_roles
 from esc_lab.config.schema import can_resume
-from esc_lab.config.search import ASKED, LOADED, ROLES
+from esc_lab.config.search import ASKED, ROLES
 from esc_lab.config.survey import survey_problems
+from esc_lab.config.talk_checks import check_cards, check_converse
 from esc_lab.errors import nearest
 
 
@@ -133,7 +133,7 @@ def _fill_checkpoints(cfg: DictConfig, steps: Sequence[str]) -> DictConfig:
 
 
 def _check_search(cfg: DictConfig) -> Iterator[str]:
-    yield from _check_roles(cfg, ROLES)
+    yield from check_roles(cfg, ROLES)
     rule = cfg.mcts.preferences
     if rule.threshold == "quantile" and not (0 <= rule.preferred_min <= 1 and 0 <= rule.rejected_max <= 1):
         limits = f"preferred_min={rule.preferred_min}, rejected_max={rule.rejected_max}"
@@ -141,57 +141,6 @@ def _check_search(cfg: DictConfig) -> Iterator[str]:
         yield f"mcts.preferences: quantiles are from 0 to 1; {limits}. Fix: {fix}"
     if cfg.data.negatives != "recorded":
         yield refuse(cfg, "data.negatives", "the search finds the rejected replies", "leave it out")
-
-
-def _check_roles(cfg: DictConfig, roles: Sequence[str]) -> Iterator[str]:
-    """Who plays these roles."""
-    unnamed = [role for role in roles if cfg.llm[role].client == "openai" and not cfg.llm[role].model]
-    if unnamed and not cfg.llm.openai.model:
-        yield f"llm.openai.model: no name of a model for {', '.join(unnamed)}. Fix: llm.openai.model=NAME"
-    for role in (role for role in roles if cfg.llm[role].client in LOADED):
-        for name in (name for name in ("temperature", "top_p") if cfg.llm[role][name] is None):
-            yield f"llm.{role}.{name}=null: a local model needs one. Fix: give a number"
-    if any(cfg.llm[role].client == "openai" for role in roles):
-        yield from check_budget(cfg)
-    for role in (role for role in roles if cfg.llm[role].client == "openai" and cfg.llm[role].no_repeat):
-        yield refuse(cfg, f"llm.{role}.no_repeat", "an endpoint has no such setting", "leave it at 0")
-    for role in (role for role in roles if cfg.llm[role].client == "policy"):
-        yield from _check_policy(cfg, role)
-    for role in (role for role in roles if cfg.llm[role].client == "reward"):
-        if role != "judge":
-            fix = f"llm.judge.client=reward; llm.{role}.client=local"
-            yield refuse(cfg, f"llm.{role}.client", "a reward model judges and writes nothing", fix)
-        elif not cfg.llm.judge.checkpoint:
-            fix = "llm.judge.checkpoint=<run directory of a stage=reward>"
-            yield f"llm.judge.client=reward needs a trained reward model. Fix: {fix}"
-    silent = [role for role in roles if cfg.llm[role].client == "replay" and not cfg.llm[role].recording]
-    if silent:
-        more = "; with llm=replay that of the strategist is for all" if "strategist" in silent else ""
-        fix = f"llm.{silent[0]}.recording=FILE{more}"
-        if roles == ASKED["converse"]:
-            fix = "llm.strategist.recording=<run directory of stage=converse>, which with llm=replay is for all"
-        yield f"client=replay: no recording for {', '.join(silent)}. Fix: {fix}"
-    for role in roles:
-        model = cfg.llm[role].model
-        if cfg.llm[role].client in LOADED and model and not Path(model, "config.json").exists():
-            yield f"llm.{role}.model={model}: no model directory (it has no config.json)"
-
-
-def _check_policy(cfg: DictConfig, role: str) -> Iterator[str]:
-    played = cfg.llm[role]
-    if role != "strategist":
-        fix = f"llm.{role}.client=local; with llm.{role}.checkpoint it is asked as in its training"
-        yield refuse(cfg, f"llm.{role}.client", "a policy plays the strategist alone", fix)
-        return
-    if not played.checkpoint:
-        own = "llm.strategist.checkpoint=<run directory of a stage=sft or stage=cso>"
-        fix = f"{own}; with llm=policy it is llm.supporter.checkpoint"
-        yield f"llm.strategist.client=policy needs a trained supporter. Fix: {fix}"
-    if played.temperature == 0:
-        yield refuse(cfg, "llm.strategist.temperature", "priors need one above 0", "leave it at 1")
-    if played.min_prior * len(cfg.inventory.strategies) >= 1:
-        reason = f"as much for each of {len(cfg.inventory.strategies)} strategies is more than there is"
-        yield refuse(cfg, "llm.strategist.min_prior", reason, "lower it")
 
 
 def _check_extend(cfg: DictConfig) -> Iterator[str]:
@@ -211,26 +160,7 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
         fix = "extend.examples=0, or write examples into the inventory"
         yield refuse(cfg, "extend.examples", f"the inventory {cfg.inventory.name} has none", fix)
     yield from check_classifier_choice(cfg, "extend.classifier")
-    yield from _check_roles(cfg, ASKED["extend"])
-
-
-def _check_converse(cfg: DictConfig) -> Iterator[str]:
-    supporter, names = cfg.llm.supporter, [strategy.name for strategy in cfg.inventory.strategies]
-    if supporter.client in LOADED and cfg.model.source != ENDPOINT:
-        for name, own in (("checkpoint", "checkpoint=RUN"), ("model", "model=NAME")):
-            if supporter[name]:
-                reason = "model and checkpoint name the supporter under test"
-                yield refuse(cfg, f"llm.supporter.{name}", reason, own)
-    elif cfg.checkpoint is not None:
-        who = "model=endpoint" if supporter.client in LOADED else f"llm.supporter.client={supporter.client}"
-        yield refuse(cfg, "checkpoint", f"{who} loads none", "leave it out")
-    if cfg.prompt.inference != "direct":
-        yield refuse(cfg, "prompt.inference", "a talk takes the first answer", "leave it out")
-    for name in (name for name in cfg.converse.strategies if name not in names):
-        yield f"converse.strategies: no strategy '{name}' in {cfg.inventory.name}{nearest(name, names)}"
-    if cfg.cards.source == "file" and not cfg.cards.path:
-        yield "cards=file needs a file of cards. Fix: cards.path=FILE"
-    yield from _check_roles(cfg, ASKED["converse"])
+    yield from check_roles(cfg, ASKED["extend"])
 
 
 def _check_judge(cfg: DictConfig) -> Iterator[str]:
@@ -245,7 +175,7 @@ def _check_judge(cfg: DictConfig) -> Iterator[str]:
     if settings.pairwise and settings.question == "adherence" and cfg.llm.judge.client == "reward":
         reason = "a reward model knows which reply is better, not which follows a strategy"
         yield refuse(cfg, "judge.question", reason, "judge.question=help, or another llm.judge.client")
-    yield from _check_roles(cfg, ("judge",))
+    yield from check_roles(cfg, ("judge",))
 
 
 def _check_classifier(cfg: DictConfig) -> Iterator[str]:
@@ -300,7 +230,9 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
     if cfg.trainer.fast_dev_run:
         yield refuse(cfg, "resume", "a dry run goes on from nothing", "trainer.fast_dev_run=false")
     journals = {"search": ["trees/*.journal.jsonl"], "extend": ["contexts/*.journal.jsonl"]}
-    talks = {"converse": ["talks/*.journal.jsonl"], "chat": ["chat.json"]}
+    talks = {
+        "converse": ["talks/*.journal.jsonl"], "cards": ["cards/*.journal.jsonl"], "chat": ["chat.json"],
+    }  # fmt: skip
     one = {"judge": ["judge.journal.jsonl"], "evaluate": ["replies.journal.jsonl"]}
     places = {**journals, **talks, **one}.get(cfg.stage, ["checkpoints/last.ckpt"])
     if cfg.stage == "pipeline":
@@ -320,7 +252,8 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "reward": (check_weights, _check_reward),
     "search": (_check_search,),
     "extend": (_check_extend,),
-    "converse": (_check_converse,),
+    "cards": (check_cards,),
+    "converse": (check_converse,),
     "chat": (check_chat,),
     "pipeline": (check_weights, _check_pipeline),
     "evaluate": (check_evaluation,),

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 Speaker = Literal["seeker", "supporter"]
 Merge = Literal["none", "first", "set"]
+_CONTENT = ("turns", "inventory", "situation", "emotion", "problem", "meta")
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ class Dialogue:
     @cached_property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of the content (turns, inventory and what a corpus says of them)."""
-        content = {key: value for key, value in asdict(self).items() if key not in ("tree_id", "survey", "where")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+        content = {name: getattr(self, name) for name in _CONTENT}
+        # `vars` of records takes a tenth of the time of `asdict`: prompts of the search and of talks ask for ids.
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=vars)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def decisions(self, *, score_opening: bool = False) -> Iterator[int]:
         """Indices of the supporter turns that are decisions.

@@ -85,7 +85,7 @@ class Report:
 def templates(sample: ReplySample, root: Path) -> Report:
     """Where models look under each prompt template, and whether that goes with adherence."""
     report = Report(root)
-    runs = _summaries(report, sample)
+    runs = summarize_runs_in(report, sample)
     _contrasts(report, compare_with_first(sample))
     pearson = _relations(report, sample)
     _order(report, runs)
@@ -101,7 +101,7 @@ def templates(sample: ReplySample, root: Path) -> Report:
 def strategies(sample: ReplySample, root: Path) -> Report:
     """Whether the relation between attention and adherence holds for each strategy."""
     report = Report(root)
-    _summaries(report, sample)
+    summarize_runs_in(report, sample)
     summaries = summarize_strategies(sample)
     report.results["strategies"] = [asdict(row) for row in summaries]
     measured = ("log_sra", "sham_net", "adherence")
@@ -174,7 +174,7 @@ def heads(replies: Sequence[MeasuredReply], attention: npt.NDArray[np.float32], 
 def finetuned(sample: ReplySample, root: Path) -> Report:
     """What fine-tuning does to attention on the strategy, on the same replies."""
     report = Report(root)
-    _summaries(report, sample)
+    summarize_runs_in(report, sample)
     difference = compare_paired(sample, "base", "SFT")
     report.results["difference"] = asdict(difference)
     _contrasts(report, [difference])
@@ -193,7 +193,7 @@ def lengths(sample: ReplySample, root: Path) -> Report:
     Runs are named `<template>, <turns>`.
     """
     report = Report(root)
-    runs = _summaries(report, sample)
+    runs = summarize_runs_in(report, sample)
     for name, label in MEASURES.items():
         series: dict[str, list[Point]] = {}
         for run in runs:
@@ -205,7 +205,8 @@ def lengths(sample: ReplySample, root: Path) -> Report:
     return report
 
 
-def _summaries(report: Report, sample: ReplySample) -> list[RunSummary]:
+def summarize_runs_in(report: Report, sample: ReplySample) -> list[RunSummary]:
+    """Add means of all runs, and what their nets owe to their controls."""
     summaries = summarize_runs(sample)
     report.results["runs"] = [asdict(run) for run in summaries]
     report.add(

@@ -45,6 +45,9 @@ TALKS_FILE = "talks.jsonl"  # the talks as dialogues
 TALK_MEASURES = "measures.json"
 # Of chats.
 CHAT = "chat.json"  # the session; what was preferred in it goes to VOTES
+# Of seeker cards.
+CARDS = "cards"  # folder of the journals, one a card
+CARDS_FILE = "cards.yaml"
 # Of evaluations and studies.
 PREDICTIONS = "predictions.jsonl"
 DIALOGUES = "dialogues.jsonl"  # of its test set

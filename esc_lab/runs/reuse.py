@@ -39,7 +39,9 @@ _OWN = (
 
 
 # Metrics that say how much a budget has left undone.
-_UNFINISHED = ("search/unfinished_trees", "extend/unfinished_dialogues", "converse/unfinished_talks")
+_UNFINISHED = (
+    "search/unfinished_trees", "extend/unfinished_dialogues", "cards/unfinished_cards", "converse/unfinished_talks",
+)  # fmt: skip
 
 
 class _Unfinished(Exception):

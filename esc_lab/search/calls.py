@@ -114,6 +114,20 @@ class Calls:
         """Whether a client would begin another call at once."""
         return not self._slots.locked()
 
+    def describe(self, seconds: float) -> dict[str, float]:
+        """What all calls took, for metrics; `seconds` is how long this process took."""
+        spent = self.spent
+        return {
+            "seconds": seconds,
+            "calls": spent.calls,
+            "calls_per_s": spent.made / seconds,
+            "prompt_tokens": spent.prompt_tokens,
+            "completion_tokens": spent.completion_tokens,
+            "cost": spent.cost,
+            "from_cache": spent.from_cache,
+            **{f"retries/{kind}": count for kind, count in self.retries.items()},
+        }
+
     @property
     def retries(self) -> Counter[str]:
         """Attempts of clients that failed in a way that may pass, by kind."""
@@ -147,7 +161,10 @@ class Calls:
 
     def open_journal(self, path: Path, config: Mapping[str, Any]) -> Journal:
         """A journal (see `Journal`) whose calls count as spent. It is synced when this is closed."""
-        journal = Journal(path, config)
+        return self.take_journal(Journal(path, config))
+
+    def take_journal(self, journal: Journal) -> Journal:
+        """The journal; as `open_journal`, of one that was opened elsewhere."""
         self.journals.append(journal)
         for key, answer in journal.answers.items():
             if key not in journal.cached:

@@ -141,3 +141,8 @@ class Client(Protocol):
     async def close(self) -> None:
         """Let go of connections and threads."""
         ...
+
+
+def object_schema(values: Mapping[str, object]) -> Mapping[str, object]:
+    """The JSON schema of an object that has all of these keys and no others."""
+    return {"type": "object", "properties": values, "required": list(values), "additionalProperties": False}

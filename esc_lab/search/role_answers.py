@@ -58,8 +58,8 @@ def parse_numbers(text: str, best: int) -> tuple[dict[str, float], dict[str, str
 
     For other numbers, name -> what is wrong. An UnusableError where there is no such thing in the text.
     """
-    text = _answer(text)
-    named = _find_object(text)
+    text = take_answer(text)
+    named = find_object(text)
     if named is None:
         named = {name.strip(): value for name, value in _LINE.findall(text)}
     if not named:
@@ -114,7 +114,7 @@ def parse_scores(text: str, axes: Sequence[str]) -> dict[str, float]:
 
 def parse_preference(text: str) -> str:
     """`A` or `B`: the message that a judge prefers; an UnusableError where it does not say, or says both."""
-    text = _answer(text)
+    text = take_answer(text)
     named = set(_BETTER.findall(text)) or set(_ALONE.findall(text))
     if len(named) != 1:
         raise UnusableError("it does not say which message is better, A or B")
@@ -139,7 +139,7 @@ def clean_message(
     Raises:
         UnusableError: nothing is left, it is marked as the other side's, or it is about the roles: "You are a seeker".
     """
-    said, removed = _answer(text), set()
+    said, removed = take_answer(text), set()
     role = _ROLE.match(said)
     if role:
         if role[1].lower() in {"supporter", "seeker"} - {side}:
@@ -187,7 +187,8 @@ def split_end(text: str) -> tuple[str, bool]:
     return said.strip(), bool(after)
 
 
-def _answer(text: str) -> str:
+def take_answer(text: str) -> str:
+    """A completion without the reasoning before it; an UnusableError where it does not come to its end."""
     answer = drop_reasoning(text)
     if text.strip() and not answer:
         raise UnusableError("it ends within its reasoning, before any answer")
@@ -225,7 +226,7 @@ def _parse_number(value: Any) -> float | None:
         return None
 
 
-def _find_object(text: str) -> Mapping[str, Any] | None:
+def find_object(text: str) -> Mapping[str, Any] | None:
     """The first JSON object with a number in a text, be it in a code block, among words or in another object."""
     decoder = json.JSONDecoder()
     objects: list[Mapping[str, Any]] = []

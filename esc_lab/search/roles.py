@@ -22,7 +22,7 @@ from esc_lab.prompts import Message, SeekerProfile, label_text
 from esc_lab.prompts.trained import RewardPrompts, SeekerPrompts, SupporterPrompts, restore_trained_prompts
 from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.iteration import Call, Ratings, SeekerTurn, StrategyPriors
-from esc_lab.search.requests import Answer, Client, Question, Request, TooLongError
+from esc_lab.search.requests import Answer, Client, Question, Request, TooLongError, object_schema
 from esc_lab.search.role_answers import (
     UnusableError,
     ends_conversation,
@@ -172,7 +172,7 @@ class Roles:
         messages = self.prompts.support_messages(history, asked)
         if scores:
             return await self._first_probability("judge", messages, Question("better", "better: ", ("A", "B")))
-        schema = _object_schema({"better": {"type": "string", "enum": ["A", "B"]}})
+        schema = object_schema({"better": {"type": "string", "enum": ["A", "B"]}})
         request = replace(self.request("judge", messages), schema=schema)
         return await self.ask_until_usable(request, lambda answer: float(parse_preference(answer.text) == "A"))
 
@@ -257,7 +257,7 @@ class Roles:
         """
         if request.role not in self.scoring:
             number = {"type": "integer", "minimum": least, "maximum": best}
-            request = replace(request, schema=_object_schema(dict.fromkeys(names, number)))
+            request = replace(request, schema=object_schema(dict.fromkeys(names, number)))
             return await self.ask_until_usable(request, lambda answer: parse(answer.text))
         options = tuple(str(number) for number in range(least, best + 1))
         questions = tuple(Question(name, f"{name}: ", options) for name in names)
@@ -332,7 +332,3 @@ def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:
 def score_turn(scores: Mapping[str, float], axes: Sequence[Axis]) -> float:
     """Weighted mean of a reply's scores, in [0, 4]: with the published weights 0.1 E + 0.1 I + 0.1 H + 0.7 S."""
     return sum(axis.weight * scores[axis.name] for axis in axes)
-
-
-def _object_schema(values: Mapping[str, object]) -> Mapping[str, object]:
-    return {"type": "object", "properties": values, "required": list(values), "additionalProperties": False}

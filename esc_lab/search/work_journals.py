@@ -39,8 +39,9 @@ class WorkJournals:
     async def open(self, name: str) -> AsyncIterator[Journal]:
         """The journal, with its answers in memory until the end of the block."""
         journal = self._earlier.pop(name, None)
-        if journal is None:
-            journal = self._calls.open_journal(self._path(name), self._configs[name])
+        if journal is None:  # its first line is synced, and other work goes on meanwhile
+            journal = await asyncio.to_thread(Journal, self._path(name), self._configs[name])
+            self._calls.take_journal(journal)
         else:
             journal.recall()
         try:

@@ -110,7 +110,7 @@ class Difference:
 
 def summarize_runs(sample: ReplySample) -> list[RunSummary]:
     """Each run, in order of first appearance, with the means of its replies."""
-    summaries = _summarize(sample, sample.run, len(sample.runs))
+    summaries = summarize_groups(sample, sample.run, len(sample.runs))
     return [RunSummary(run=run, **summary) for run, summary in zip(sample.runs, summaries, strict=True)]
 
 
@@ -128,7 +128,7 @@ def relate_within_runs(sample: ReplySample) -> list[RelationWithin]:
 def summarize_strategies(sample: ReplySample) -> list[StrategySummary]:
     """Each strategy, in order of first appearance, over the replies of all runs. All are compared on the same draws."""
     names, strategy = number_labels([reply.strategy for reply in sample.replies])
-    summaries = _summarize(sample, strategy, len(names))
+    summaries = summarize_groups(sample, strategy, len(names))
     over = _relate_over_runs(sample, "log_sra", strategy, len(names))
     within = _relate_within_runs(sample, "log_sra", strategy, len(names))
     return [
@@ -223,7 +223,7 @@ def _index_by_prompt(replies: Sequence[MeasuredReply], run: str) -> dict[_Prompt
     return index
 
 
-def _summarize(sample: ReplySample, group: IntArray, groups: int) -> list[dict[str, Any]]:
+def summarize_groups(sample: ReplySample, group: IntArray, groups: int) -> list[dict[str, Any]]:
     """Fields of `Summary` for each group of replies; `group` [n] in 0..groups-1."""
     columns = ("log_sra", "sham_net", "log_relative", "adherence")
     means = {name: sample.means(sample.values[name], group, groups) for name in columns}

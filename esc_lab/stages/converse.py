@@ -11,12 +11,11 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.config.model import ENDPOINT
 from esc_lab.config.search import ASKED, LOADED
-from esc_lab.data.cards import Card, read_cards, shipped_cards
+from esc_lab.data.cards import Card, choose_cards, read_cards, shipped_cards
 from esc_lab.data.cards.esc_eval import read_esc_eval_cards
 from esc_lab.data.cards.from_dialogues import build_cards
 from esc_lab.data.corpora import ReadReport, read_splits, write_dialogues
 from esc_lab.data.strategies import build_inventory
-from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.arena.measures import describe_talks, measure_talks
 from esc_lab.evaluation.arena.session import ConverseResult, ConverseSession
 from esc_lab.runs.layout import TALK_MEASURES, TALKS_FILE
@@ -94,12 +93,7 @@ def load_cards(cfg: Config) -> list[Card]:
         cards = read_esc_eval_cards(path) if path.suffix == ".json" else read_cards(path)
     else:
         cards = read_cards(shipped_cards(settings.source))
-    ids = {card.id: card for card in cards}
-    for name in settings.only:
-        if name not in ids:
-            what = f"there is no card '{name}'{nearest(name, ids)}"
-            raise UserError(what, where="cards.only", fix="name ids of cards, or leave it out")
-    return [ids[name] for name in dict.fromkeys(settings.only or ids)][: settings.limit]
+    return choose_cards(cards, settings.only, settings.limit)
 
 
 def play_supporter(cfg: Config) -> Config:

@@ -15,10 +15,16 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.config.evaluate import BoostConfig
 from esc_lab.config.prompt import use_template
+from esc_lab.data.corpora import read_dialogues
+from esc_lab.evaluation.arena.given_talks import use_talks
+from esc_lab.metrics.predictions import read_predictions
 from esc_lab.report import boost_report, sra_report
 from esc_lab.report.attention_files import HEADS
-from esc_lab.runs.layout import STUDY
+from esc_lab.report.turns_report import turns
+from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, STUDY
+from esc_lab.scorers.auto_classifier import stored_classifier
 from esc_lab.sra.sample import MeasuredReply, ReplySample, read_measured_replies
+from esc_lab.sra.turns import place_in_talks
 from esc_lab.stages.run_stage import run_substage
 
 
@@ -31,6 +37,8 @@ def run(cfg: Config) -> dict[str, float]:
     root, study = Path(cfg.run_dir), cfg.sra.study
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
     measure = f"{cfg.evaluate.sra.definition}/{cfg.evaluate.sra.span}"
+    if study == "turns":
+        return _write(_report_turns(cfg, root, measure), root)
     if study in ("boost", "ablate"):
         report = boost_report.REPORTS[study]([directory for _, directory in _boosts(cfg, root)], root)
         return _write(report, root)
@@ -91,6 +99,21 @@ def _boosts(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
             boost = replace(asked, mode=mode, amount=dose, span=span, choice=choice)
             label = "_".join([template, span, *([] if choice == "all" else [choice]), *([f"{dose:g}"] if dose else [])])
             yield _evaluate(replace(own, evaluate=replace(cfg.evaluate, boost=boost)), label, root / label)
+
+
+def _report_turns(cfg: Config, root: Path, measure: str) -> sra_report.Report:
+    """The supporter's turns of talks, each under the prompt that it was written to and by the model that wrote it."""
+    if cfg.evaluate.classifier == "auto":  # talks are nothing to train it on
+        judge = str(stored_classifier(cfg, run_substage))
+        cfg = replace(cfg, evaluate=replace(cfg.evaluate, classifier=judge))
+    replies: list[MeasuredReply] = []
+    shortened: dict[str, int] = {}
+    for run in map(Path, cfg.sra.talks):
+        label, directory = _evaluate(use_talks(cfg, run), run.name, root / run.name)
+        found = read_measured_replies(directory, label, measure)
+        replies += place_in_talks(found, read_dialogues(directory / DIALOGUES))
+        shortened[label] = sum(each.history < each.turn for each in read_predictions(directory / PREDICTIONS))
+    return turns(ReplySample(replies, cfg.sra.draws, cfg.seed), root, shortened)
 
 
 _STUDIES: dict[str, Callable[[Config, Path], Iterator[tuple[str, Path]]]] = {

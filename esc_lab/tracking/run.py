@@ -143,6 +143,8 @@ def _name(cfg: Config) -> str:
         return f"{cfg.data.name} continuations"
     if cfg.stage == "converse":
         return f"{cfg.model.name} talks, {cfg.cards.name} cards"
+    if cfg.stage == "cards":
+        return f"{cfg.data.name} cards by {cfg.cards.by}"
     if cfg.stage in ("compare", "judge", "survey"):
         return cfg.stage
     return _method(cfg).get("model_method", f"{cfg.model.name} {cfg.stage}")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from esc_lab.config.converse import SHIPPED_CARDS
-from esc_lab.data.cards import HARD, Card, Reveal, Traits, read_cards, shipped_cards
+from esc_lab.data.cards import HARD, Card, Reveal, Traits, choose_cards, read_cards, shipped_cards, write_cards
 from esc_lab.data.cards.esc_eval import read_esc_eval_cards
 from esc_lab.data.cards.from_dialogues import build_cards
 from esc_lab.data.corpora import read_dialogues, sample_path
@@ -56,7 +56,8 @@ def test_a_card_of_all_fields(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"emotion": None}, "card 1 (one): 'emotion' is null. Fix: make it a text"),
+        ({"situation": None}, "card 1 (one): 'situation' is null. Fix: make it a text"),
+        ({"emotion": 3}, "card 1 (one): 'emotion' is 3. Fix: make it a text"),
         ({"person": " "}, "card 1 (one): 'person' is empty. Fix: write it"),
         ({"intensity": 6}, "card 1 (one): 'intensity' is 6. Fix: give a whole number from 1 to 5"),
         ({"intensity": True}, "'intensity' is True"),
@@ -144,3 +145,24 @@ def test_cards_by_rule():
         assert card.traits.verbosity == ("low" if words < 8 else "high" if words >= 25 else "medium")
     with pytest.raises(UserError, match="there are no cards"):
         build_cards([replace(told, situation="")], "here")
+
+
+def test_what_is_written_is_read_as_the_same(tmp_path):
+    """Cards of all fields, and those by rule, of which much is not known."""
+    told = build_cards(read_dialogues(sample_path()), "here")
+    assert {told[0].person, told[0].intensity} == {"", None}
+    for number, cards in enumerate([*map(read_cards, map(shipped_cards, SHIPPED_CARDS)), told]):
+        path = tmp_path / f"{number}.yaml"
+        write_cards(path, cards, "own")
+        assert read_cards(path) == cards
+    assert yaml.safe_load(path.read_text())["cards"][0]["person"] is None
+    with pytest.raises(UserError, match=r"card 2 \(b c\): 'id' is 'b c'"):
+        write_cards(tmp_path / "wrong.yaml", [replace(told[0], id="a"), replace(told[0], id="b c")], "own")
+    assert not (tmp_path / "wrong.yaml").exists()
+
+
+def test_some_of_the_cards():
+    cards = read_cards(shipped_cards("crisis"))
+    assert choose_cards(cards, [], None) == cards
+    assert choose_cards(cards, [cards[3].id, cards[1].id, cards[3].id], None) == [cards[3], cards[1]]
+    assert choose_cards(cards, [], 2) == cards[:2]

@@ -370,6 +370,21 @@ def test_a_checkpoint_and_a_forced_strategy(command):
     assert "adapter" not in identity["seeker"]["client"]
 
 
+def test_an_exported_directory(trained, command):
+    """What stage=export leaves is a supporter under test, against a seeker that is another model."""
+    exported = command("stage=export", f"checkpoint={trained.path}")
+    assert exported.status == 0, exported.errors
+    outcome = command(*LOCAL, "model=directory", "model.name=exported",
+                      f"model.path={exported.path}/model", "cards.limit=2")  # fmt: skip
+    assert outcome.status == 0, outcome.errors
+    talks = read_dialogues(outcome.path / "talks.jsonl")
+    assert all(turn.reply.strategies for talk in talks for turn in talk.turns[2::2])
+    roles = json.loads(next((outcome.path / "talks").iterdir()).read_text().splitlines()[0])["config"]["roles"]
+    assert roles["supporter"]["client"] != roles["seeker"]["client"]
+    again = command(*LOCAL, "llm=replay", f"llm.strategist.recording={outcome.path}", "cards.limit=2")
+    assert contents(again) == contents(outcome)
+
+
 def test_a_model_at_an_endpoint_against_a_local_seeker(endpoint, command):
     outcome = command(*LOCAL, "model=endpoint", "model.path=asking", f"llm.openai.base_url={endpoint[1]}")
     assert outcome.status == 0, outcome.errors

@@ -73,7 +73,7 @@ def test_a_key_changes_the_results_that_it_declares_and_no_others(tmp_path, name
         ("optimizer.lr=0.5", {"sft", "cso", "classifier", "reward"}),
         ("adapter=full", {"sft", "cso", "classifier", "reward"}),
         ("model=tiny_gemma3", {"sft", "cso", "classifier", "reward", "evaluate", "converse"}),
-        ("model@llm.local.model=tiny_gemma3", {"search", "extend", "converse"}),
+        ("model@llm.local.model=tiny_gemma3", {"search", "extend", "cards", "converse"}),
         ("trainer.precision=bf16-mixed", {"sft", "cso", "classifier", "reward", "evaluate"}),
         ("data.licence=MIT", {"search", "extend", "sft", "cso", "classifier", "reward"}),  # for their cards
         ("search.seed=7", {"search"}),

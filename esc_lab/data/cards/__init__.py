@@ -6,14 +6,14 @@ Cards are YAML files (docs/arena.md); `default.yaml` and `crisis.yaml` beside th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from esc_lab.artifacts import read_yaml
+from esc_lab.artifacts import read_yaml, write_atomic
 from esc_lab.data.fields import check_keys, check_type, items, optional, require
 from esc_lab.errors import UserError, nearest
 
@@ -24,6 +24,9 @@ HARD = ("resistant", "hopeless", "off_topic", "testing")
 STRONGEST = 5  # intensity of an emotion, from 1, as ESConv's seekers were asked
 MOST_SEVERE = 4
 _TOP_KEYS = ("format", "name", "licence", "cards")
+# Fields that a file has to name, null where nothing is known of them.
+_NULLABLE = ("person", "problem", "emotion", "intensity")
+_OPTIONAL = ("opening", "reveals", "behaviour", "hard", "severity")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Card:
     Attributes:
         id: letters, digits, `-` and `_`.
         person: who it is, in a few words.
-        problem, emotion, situation: as of a `Dialogue`; from files of others they may be empty.
+        problem, emotion, situation: as of a `Dialogue`; all but the situation are empty where they are not known.
         intensity: of the emotion before the talk, from 1 to 5; None where it is not known.
         opening: its first message; empty where the model that plays it is to write it.
         behaviour: how it acts, beyond its traits.
@@ -112,8 +115,40 @@ def read_cards(path: Path) -> list[Card]:
     if (version := require(data, "format", str, where)) != FORMAT:
         raise UserError(f"unknown format '{version}'", where=where, fix=f"write format: {FORMAT}")
     check_keys(data, _TOP_KEYS, where)
-    cards = [_card(item, place) for item, place in items(require(data, "cards", list, where), dict, "card", where)]
-    return check_ids(cards, where)
+    records = items(require(data, "cards", list, where), dict, "card", where)
+    return check_ids([parse_card(record, place) for record, place in records], where)
+
+
+def write_cards(path: Path, cards: Sequence[Card], name: str) -> None:
+    """Write cards as a file that `read_cards` reads as the same ones.
+
+    Raises:
+        UserError: the reader would refuse a card.
+    """
+    records = []
+    for number, card in enumerate(cards, start=1):
+        record = card.record()
+        record |= {key: record[key] or None for key in _NULLABLE}
+        records.append({key: value for key, value in record.items() if value or key not in _OPTIONAL})
+        parse_card(records[-1], f"{path}, card {number} ({card.id})")
+    text = yaml.safe_dump(
+        {"format": FORMAT, "name": name, "cards": records}, sort_keys=False, allow_unicode=True, width=120
+    )
+    write_atomic(path, text)
+
+
+def choose_cards(cards: Sequence[Card], only: Sequence[str], limit: int | None) -> list[Card]:
+    """The cards of these ids, in their order, or all; the first so many of them.
+
+    Raises:
+        UserError: there is no card of an id.
+    """
+    ids = {card.id: card for card in cards}
+    for name in only:
+        if name not in ids:
+            what = f"there is no card '{name}'{nearest(name, ids)}"
+            raise UserError(what, where="cards.only", fix="name ids of cards, or leave it out")
+    return [ids[name] for name in dict.fromkeys(only or ids)][:limit]
 
 
 def check_ids(cards: list[Card], where: str) -> list[Card]:
@@ -128,7 +163,12 @@ def check_ids(cards: list[Card], where: str) -> list[Card]:
     return cards
 
 
-def _card(data: Mapping[str, Any], where: str) -> Card:
+def parse_card(data: Mapping[str, Any], where: str) -> Card:
+    """The card of a JSON object.
+
+    Raises:
+        UserError: a field is missing, unknown or wrong.
+    """
     check_keys(data, Card.__dataclass_fields__, where)
     name = require(data, "id", str, where)
     if not re.fullmatch(r"[\w-]{1,60}", name, re.ASCII):
@@ -136,17 +176,20 @@ def _card(data: Mapping[str, Any], where: str) -> Card:
         raise UserError(f"'id' is {name!r}", where=where, fix=fix)
     where = f"{where} ({name})"
     reveals = items(optional(data, "reveals", list, where), dict, "reveal", where)
-    card = Card(
+    unknown = [key for key in _NULLABLE if data.get(key, "") is None]
+    return Card(
         id=name,
-        **{key: _text(data, key, where) for key in ("situation", "problem", "emotion", "person")},
+        **{
+            key: "" if key in unknown else _text(data, key, where)
+            for key in ("situation", "problem", "emotion", "person")
+        },
         **{key: (optional(data, key, str, where) or "").strip() for key in ("opening", "behaviour")},
-        intensity=_number(data, "intensity", 1, STRONGEST, where),
+        intensity=None if "intensity" in unknown else _number(data, "intensity", 1, STRONGEST, where),
         reveals=tuple(_reveal(*item) for item in reveals),
         traits=_traits(require(data, "traits", dict, where), f"{where}, traits"),
         hard=_choice(optional(data, "hard", str, where) or "", ("", *HARD), "hard", where),
         severity=_number({"severity": 0, **data}, "severity", 0, MOST_SEVERE, where),
     )
-    return card
 
 
 def _text(data: Mapping[str, Any], key: str, where: str) -> str:

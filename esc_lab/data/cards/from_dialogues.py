@@ -13,7 +13,7 @@ FEW_WORDS, MANY_WORDS = 8, 25
 
 
 def build_cards(dialogues: Iterable[Dialogue], where: str) -> list[Card]:
-    """A card of each situation: the first dialogue of each tree that has one.
+    """A card of each situation, of the id of its dialogue: the first one of each tree that has one.
 
     Problem, emotion and its initial intensity are the corpus' own; verbosity is by the length of the seeker's messages.
     Neither opening nor what is revealed when is made up.
@@ -24,14 +24,14 @@ def build_cards(dialogues: Iterable[Dialogue], where: str) -> list[Card]:
     cards: dict[str, Card] = {}
     situations: set[str] = set()
     for dialogue in dialogues:
-        if not dialogue.situation or dialogue.tree_id in cards or dialogue.situation in situations:
+        if not dialogue.situation.strip() or dialogue.tree_id in cards or dialogue.situation in situations:
             continue
         situations.add(dialogue.situation)
         cards[dialogue.tree_id] = Card(
             dialogue.id,
-            dialogue.situation,
-            problem=dialogue.problem,
-            emotion=dialogue.emotion,
+            dialogue.situation.strip(),
+            problem=dialogue.problem.strip(),
+            emotion=dialogue.emotion.strip(),
             intensity=dialogue.survey.initial_intensity if dialogue.survey else None,
             traits=Traits(verbosity=_verbosity(dialogue)),
         )

@@ -61,19 +61,7 @@ class ConverseResult:
 
     def metrics(self) -> dict[str, float]:
         """What the talks took, flat, under `converse/`."""
-        spent = self.calls.spent
-        metrics: dict[str, float] = {
-            "seconds": self.seconds,
-            "calls": spent.calls,
-            "calls_per_s": spent.made / self.seconds,
-            "prompt_tokens": spent.prompt_tokens,
-            "completion_tokens": spent.completion_tokens,
-            "cost": spent.cost,
-            "from_cache": spent.from_cache,
-            "unfinished_talks": self.unfinished,
-        }
-        metrics |= {f"retries/{kind}": count for kind, count in self.calls.retries.items()}
-        metrics |= self.counts
+        metrics = self.calls.describe(self.seconds) | {"unfinished_talks": self.unfinished} | self.counts
         return {f"converse/{name}": float(value) for name, value in metrics.items()}
 
 
@@ -96,7 +84,8 @@ class ConverseSession:
     async def converse(self) -> ConverseResult:
         """Hold all talks."""
         started, result = time.time(), ConverseResult(self.calls)
-        configs = {_name(*work): self._journal_config(*work) for work in self.work}
+        shared = self._shared_config()
+        configs = {_name(card, number): {"card": card.record(), "talk": number, **shared} for card, number in self.work}
         journals = WorkJournals(self._find_recording(configs), self.calls, Path(self.cfg.run_dir) / TALKS, configs)
         progress = CallProgress(
             "converse: supporter turns",
@@ -179,15 +168,13 @@ class ConverseSession:
             raise UserError(what, where=f"recording={recording}", fix=fix)
         return replace(self.cfg, resume=str(recording))
 
-    def _journal_config(self, card: Card, number: int) -> dict[str, Any]:
-        """Everything that the calls of a talk depend on beside their own content, in plain words: what differs in a
-        replay is named.
+    def _shared_config(self) -> dict[str, Any]:
+        """Everything that the calls of talks depend on beside their card and their own content, in plain words: what
+        differs in a replay is named.
         """
         cfg, prompts = self.cfg, self.prompts.record()["template"]
         words = build_role_prompts(self.inventory, cfg.llm).wording
         return {
-            "card": card.record(),
-            "talk": number,
             "seed": self.settings.seed,
             "min_turns": self.settings.min_turns,
             "max_turns": self.settings.max_turns,

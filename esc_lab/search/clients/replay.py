@@ -13,7 +13,7 @@ from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
 from esc_lab.config.search import ROLES
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS
+from esc_lab.runs.layout import CARDS, JOURNAL_SUFFIX, TALKS
 from esc_lab.search.journal import read_journal_config
 from esc_lab.search.requests import Answer, Request
 
@@ -21,13 +21,13 @@ _SAMPLING = ("temperature", "top_p", "max_tokens", "attempts", "no_repeat", "min
 
 
 def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> ReplayClient:
-    """The client of a role whose recording is a journal of a search, or a run directory of whole talks."""
+    """The client of a role whose recording is a journal of a search, or a run directory of whole talks or of cards."""
     recording = Path(getattr(cfg.llm, role).recording or "")
     try:
         recorded = read_journal_config(find_recordings(recording)[0])["roles"][role]
         return ReplayClient(recording, identity=recorded["client"], scores=recorded["scores"])
     except (OSError, LookupError, TypeError) as error:
-        fix = "name a trees/*.journal.jsonl of a search, or a run directory of stage=converse"
+        fix = "name a trees/*.journal.jsonl of a search, or a run directory of stage=converse or stage=cards"
         raise UserError("no journal of a search", where=f"llm.{role}.recording={recording}", fix=fix) from error
 
 
@@ -47,16 +47,19 @@ def take_sampling(cfg: Config) -> Config:
 
 
 def find_recordings(recording: Path) -> list[Path]:
-    """The journals that a recording consists of: itself, or those of the talks of a run directory."""
-    return sorted((recording / TALKS).glob(f"*{JOURNAL_SUFFIX}")) if recording.is_dir() else [recording]
+    """The journals that a recording consists of: itself, or those of the talks or cards of a run directory."""
+    if not recording.is_dir():
+        return [recording]
+    return sorted(path for place in (TALKS, CARDS) for path in (recording / place).glob(f"*{JOURNAL_SUFFIX}"))
 
 
 class ReplayClient:
     """A client that answers with the recorded answers of another client.
 
     Args:
-        recording: run directory of whole talks, or JSONL file with `{"key": ..., "answer": {...}}` in its lines, keys
-            as of `Request.key`. Lines without `key` are passed over, and so is a last line that was cut off.
+        recording: run directory of whole talks or of cards, or JSONL file with `{"key": ..., "answer": {...}}` in its
+            lines, keys as of `Request.key`. Lines without `key` are passed over, and so is a last line that was cut
+            off.
         identity, scores: those of the recorded client.
 
     Raises:

@@ -1,0 +1,206 @@
+"""Whole talks of stage `converse`: many at once on the engine and at an endpoint, the same in any order, and replayed.
+
+1. `engine`: talks of SmolLM2 with itself, which all come to their last turn: many at once against one talk after
+   another (every eighth of them), side by side in one run, by supporter turns a second; the model is loaded before.
+2. `endpoint`: twice as many talks as connections against a loopback HTTP server with 100 ms a call, in a process of its
+   own: calls a second until fewer talks are left than connections, against the ideal of 64 / 0.1 s.
+3. `identical`: the same seed at concurrency 1 and 64, with SmolLM2 in float32: talks and journals are compared.
+4. `replay`: 40 talks of 10 turns are recorded at an endpoint, and replayed by a process that imports no torch.
+
+A whole `engine` takes an hour on two cores: `--talks 16 --turns 4` shrinks it. CPU seconds stand beside
+wall-clock ones, for machines with other work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from _search_schedules import endpoint
+from hydra import compose, initialize_config_dir
+
+from esc_lab.cli.compositions import CONF
+from esc_lab.config import Config, typed
+from esc_lab.config.search import ASKED
+from esc_lab.evaluation.arena.session import ConverseResult, ConverseSession
+from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS, TALKS_FILE
+from esc_lab.search.calls import open_calls
+from esc_lab.search.requests import Answer, Request
+from esc_lab.stages.converse import load_cards, play_supporter
+from esc_lab.stages.run_stage import run_stage
+from tests.evaluation.talk_roles import play
+
+ROOT = Path(__file__).parents[1]
+LATENCY_S, CONNECTIONS = 0.1, 64
+REPLAYED_TALKS, REPLAYED_TURNS = 40, 10
+_REPLAY = (
+    "import sys; from esc_lab.cli.main import main; sys.argv = ['run.py', *sys.argv[1:]]; status = main();"
+    "print('torch' in sys.modules, file=sys.stderr); sys.exit(status)"
+)
+
+
+def main() -> None:
+    parts = {"engine": compare_engine, "endpoint": measure_endpoint, "identical": compare_orders, "replay": time_replay}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=parts, default=[*parts])
+    parser.add_argument("--talks", type=int, default=64, help="engine: talks that are held at once")
+    parser.add_argument("--turns", type=int, default=10, help="engine: supporter turns of a talk")
+    parser.add_argument("--every", type=int, default=8, help="engine: of these, one in so many is held alone")
+    parser.add_argument("--cache", default=".cache", help="directory of converted models")
+    options = parser.parse_args()
+    os.environ.setdefault("OPENAI_API_KEY", "none")
+    for part in options.parts:
+        parts[part](options)
+
+
+@dataclass
+class Held:
+    """Talks, and what they took; `finished` is when calls came back, in seconds from the start."""
+
+    result: ConverseResult
+    seconds: float
+    cpu_seconds: float
+    finished: list[float]
+
+    @property
+    def turns(self) -> int:
+        return sum(len(list(talk.decisions())) for talk in self.result.talks)
+
+
+class Timed:
+    """A client that notes when its calls come back."""
+
+    def __init__(self, client: Any, finished: list[float]) -> None:
+        self._client, self._finished = client, finished
+        self.identity, self.scores, self.retries = client.identity, client.scores, client.retries
+
+    async def answer(self, request: Request) -> Answer:
+        answer: Answer = await self._client.answer(request)
+        self._finished.append(time.perf_counter())
+        return answer
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def compare_engine(options: argparse.Namespace) -> None:
+    words, each = local(options, "bfloat16"), -(-options.talks // 40)  # talks with a card
+    at_once = configure(*words, "search.concurrency=64", f"converse.talks={each}")
+    together = hold(at_once, options.talks // each)
+    print_held(f"{len(together.result.talks)} talks at once", together)
+    alone = hold(configure(*words, "search.concurrency=1"), options.talks // each, options.every)
+    print_held(f"{len(alone.result.talks)} talks one after another", alone)
+    cpu = (together.turns / together.cpu_seconds) / (alone.turns / alone.cpu_seconds)
+    wall = (together.turns / together.seconds) / (alone.turns / alone.seconds)
+    print(f"arena_vs_one_after_another: {wall:.2f}x the turns a second, {cpu:.2f}x those a CPU second (goal >= 5x)")
+
+
+def measure_endpoint(options: argparse.Namespace) -> None:
+    with endpoint(LATENCY_S, play) as url:
+        words = (*served(url), "converse.talks=4", f"search.concurrency={CONNECTIONS}")
+        held = hold(configure(*words), 2 * CONNECTIONS // 4)
+    print_held(f"{len(held.result.talks)} talks, {CONNECTIONS} connections", held)
+    # All talks take as many calls: the last ones are under way when that many are left.
+    full = len(held.finished) * (1 - CONNECTIONS / len(held.result.talks))
+    end = sorted(held.finished)[int(full) - 1]
+    rate, ideal = full / end, CONNECTIONS / LATENCY_S
+    print(f"computed for a call, HTTP client included: {1000 * held.cpu_seconds / len(held.finished):.2f} ms")
+    print(f"arena_share_of_ideal_rate: {rate / ideal:.3f} of {ideal:.0f} calls/s (goal >= 0.90)")
+
+
+def compare_orders(options: argparse.Namespace) -> None:
+    few = argparse.Namespace(**{**vars(options), "turns": min(options.turns, 3)})
+    left = []
+    for concurrency in (1, 64):
+        with tempfile.TemporaryDirectory() as directory:
+            words = (*local(few, "float32"), "cards.limit=4", f"search.concurrency={concurrency}", "logger=none")
+            run_stage(replace(configure(*words, "reuse=false"), run_dir=directory))
+            talks = (Path(directory) / TALKS_FILE).read_bytes()
+            left.append((talks, read_answers(Path(directory) / TALKS)))
+    same = left[0] == left[1]
+    print(f"arena_same_at_any_concurrency: {'identical' if same else 'different'} talks and journals (goal identical)")
+
+
+def time_replay(options: argparse.Namespace) -> None:
+    shape = (f"cards.limit={REPLAYED_TALKS}", f"converse.max_turns={REPLAYED_TURNS}", "logger=none", "reuse=false")
+    with tempfile.TemporaryDirectory() as directory:
+        recorded = Path(directory, "recorded")
+        with endpoint(0.0, play) as url:
+            run_stage(replace(configure(*served(url), *shape), run_dir=str(recorded)))
+        call = ["stage=converse", "llm=replay", f"llm.strategist.recording={recorded}", *shape,
+                f"converse.min_turns={REPLAYED_TURNS}", f"hydra.run.dir={directory}/replayed"]  # fmt: skip
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", _REPLAY, *call], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        same = Path(directory, "replayed", TALKS_FILE).read_bytes() == (recorded / TALKS_FILE).read_bytes()
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    torch = "torch is imported" if done.stderr.splitlines()[-1] == "True" else "no torch"
+    print(f"arena_replay: {seconds:.1f} s, {cpu:.1f} CPU seconds for {REPLAYED_TALKS} talks, "
+          f"{'the same bytes' if same else 'OTHER BYTES'}, {torch} (goal < 5 s, no torch)")  # fmt: skip
+
+
+def configure(*words: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return typed(compose("config", ["stage=converse", "search.cache=false", *words]))
+
+
+def local(options: argparse.Namespace, dtype: str) -> tuple[str, ...]:
+    """Both sides by SmolLM2, no talk shorter than the others."""
+    return (
+        f"model.dtype={dtype}", f"llm.local.model.dtype={dtype}", f"cache_dir={options.cache}",
+        f"converse.max_turns={options.turns}", f"converse.min_turns={options.turns}",
+    )  # fmt: skip
+
+
+def served(url: str) -> tuple[str, ...]:
+    """Both sides at the endpoint, where a supporter asks and the seeker never has enough."""
+    return ("llm=openai", "llm.openai.model=asking", f"llm.openai.base_url={url}",
+            f"converse.min_turns={REPLAYED_TURNS}")  # fmt: skip
+
+
+def hold(cfg: Config, cards: int, every: int = 1) -> Held:
+    """Hold talks with the seekers of one in `every` of the first cards; models are loaded before the clock starts."""
+    with tempfile.TemporaryDirectory() as directory:
+        cfg = replace(cfg, run_dir=directory)
+        calls = open_calls(cfg, ASKED["converse"], {"supporter": play_supporter(cfg)})
+        finished: list[float] = []
+        timed = {id(client): Timed(client, finished) for client in calls.clients.values()}
+        calls.clients = {role: timed[id(client)] for role, client in calls.clients.items()}
+        started, computed = time.perf_counter(), time.process_time()
+        result = calls.run(ConverseSession(cfg, load_cards(cfg)[:cards:every], calls).converse(), directory)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - computed
+    return Held(result, seconds, cpu, [at - started for at in finished])
+
+
+def read_answers(directory: Path) -> dict[str, dict[str, Any]]:
+    """What the journals of talks hold, by talk and key."""
+    return {
+        path.name: {record["key"]: record["answer"] for record in map(json.loads, path.read_text().splitlines()[1:])}
+        for path in directory.glob(f"*{JOURNAL_SUFFIX}")
+    }
+
+
+def print_held(name: str, held: Held) -> None:
+    print(
+        f"{name}: {held.turns} supporter turns, {len(held.finished)} calls in {held.seconds:.1f} s "
+        f"({held.cpu_seconds:.1f} CPU seconds), {held.turns / held.seconds:.2f} turns/s, "
+        f"{len(held.finished) / held.seconds:.1f} calls/s",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("fork")
+    main()

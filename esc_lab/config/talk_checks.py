@@ -1,0 +1,42 @@
+"""What whole talks and the cards of their seekers need of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from esc_lab.config.evaluation_checks import refuse
+from esc_lab.config.model import ENDPOINT
+from esc_lab.config.role_checks import check_roles
+from esc_lab.config.search import ASKED, LOADED
+from esc_lab.errors import nearest
+
+
+def check_converse(cfg: DictConfig) -> Iterator[str]:
+    supporter, names = cfg.llm.supporter, [strategy.name for strategy in cfg.inventory.strategies]
+    if supporter.client in LOADED and cfg.model.source != ENDPOINT:
+        for name, own in (("checkpoint", "checkpoint=RUN"), ("model", "model=NAME")):
+            if supporter[name]:
+                reason = "model and checkpoint name the supporter under test"
+                yield refuse(cfg, f"llm.supporter.{name}", reason, own)
+    elif cfg.checkpoint is not None:
+        who = "model=endpoint" if supporter.client in LOADED else f"llm.supporter.client={supporter.client}"
+        yield refuse(cfg, "checkpoint", f"{who} loads none", "leave it out")
+    if cfg.prompt.inference != "direct":
+        yield refuse(cfg, "prompt.inference", "a talk takes the first answer", "leave it out")
+    for name in (name for name in cfg.converse.strategies if name not in names):
+        yield f"converse.strategies: no strategy '{name}' in {cfg.inventory.name}{nearest(name, names)}"
+    if cfg.cards.source == "file" and not cfg.cards.path:
+        yield "cards=file needs a file of cards. Fix: cards.path=FILE"
+    yield from check_roles(cfg, ASKED["converse"])
+
+
+def check_cards(cfg: DictConfig) -> Iterator[str]:
+    if cfg.cards.source != "corpus":
+        yield refuse(cfg, "cards.source", "stage=cards makes cards of a corpus", "cards=corpus, and data=NAME")
+    if cfg.cards.by == "model":
+        yield from check_roles(cfg, ASKED["cards"])
+        if cfg.llm.seeker.checkpoint:
+            reason = "a trained seeker writes what a seeker says, and no card"
+            yield refuse(cfg, "llm.seeker.checkpoint", reason, "leave it out; llm.seeker.model names another model")
