@@ -19,6 +19,7 @@ from esc_lab.errors import UserError, list_names, nearest
 from esc_lab.evaluation.read_table import read_table
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
 from esc_lab.metrics.records import METRICS, SURVEY, find_metric
+from esc_lab.runs.layout import PREDICTIONS, TALK_MEASURES
 
 _EVALUATED = [key for key in keys() if key.decides("evaluate")]
 # Settings by which replies are sampled: evaluations may differ in them if their names say so.
@@ -58,8 +59,7 @@ def choose_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str
     """
     if asked is None:
         measured = {name: None for run in runs for name in run.metrics}
-        questions = [name for name in measured if name.startswith(SURVEY)]
-        return [name for name in (*METRICS, *questions) if name in measured and find_metric(name).shown]
+        return [name for name in {**METRICS, **measured} if name in measured and find_metric(name).shown]
     for metric in asked:
         having = [run for run in runs if metric in run.metrics]
         if not having:
@@ -69,7 +69,7 @@ def choose_metrics(runs: Sequence[Run], asked: Sequence[str] | None) -> list[str
         lacking = [run for run in runs if _lacks(run, metric) and run.evaluation in kinds]
         if lacking:
             fix = "evaluate them with what it needs, or leave it or them out"
-            raise UserError(f"missing in {_list_runs(lacking)}", where=metric, fix=fix)
+            raise UserError(f"missing in {list_runs(lacking)}", where=metric, fix=fix)
     return list(dict.fromkeys(asked))
 
 
@@ -86,9 +86,9 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
     """
     runs = [run for cell in cells for run in cell.runs if run.evaluation]
     fix = "compare runs that differ in the model or method alone"
-    _require_equal({run: run.inventory for run in runs}, "label sets differ (inventory.name)", fix)
-    _require_same_seeds(cells)
-    _require_all_seeds_measured(cells, metrics)
+    require_equal({run: run.inventory for run in runs}, "label sets differ (inventory.name)", fix)
+    require_same_seeds(cells)
+    require_all_seeds_measured(cells, metrics)
     remarks: dict[str, None] = {}
     for template in dict.fromkeys(run.template for run in runs):
         layouts = {run: run.method.settings.get(_LAYOUT, "") for run in runs if run.template == template}
@@ -97,7 +97,7 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
     for metric in metrics:
         empty = [run for run in runs if _unparsable(run, metric)]
         if empty:
-            remarks[f"no {metric}, as nothing could be parsed: {_list_runs(empty)}"] = None
+            remarks[f"no {metric}, as nothing could be parsed: {list_runs(empty)}"] = None
     for name in _CONTEXT:
         values = _values(runs, name)
         if len(set(values.values())) > 1 and not _named_by(name, values):
@@ -107,7 +107,7 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
         run: _name_control(_layout(run)) for run in runs if _layout(run) and any(n in run.metrics for n in nets)
     }
     fix = f"evaluate them under prompts of the same words, or choose metrics without {list_names(nets, 4)}"
-    _require_equal(controls, "attention is net of different controls", fix)
+    require_equal(controls, "attention is net of different controls", fix)
     for beginning, settings in _SETTINGS.items():
         measured = [n for n in metrics if n.startswith(beginning) or find_metric(n).count.startswith(beginning)]
         having = [run for run in runs if any(name in run.metrics for name in measured)]
@@ -118,7 +118,7 @@ def check_cells(cells: Sequence[Cell], metrics: Sequence[str]) -> list[str]:
                 distinct = ", ".join(sorted(set(values.values())))
                 remarks[f"replies were sampled differently: {name} is {distinct}, as the names of the cells say"] = None
             else:
-                _require_equal(values, f"{name} differs", fix)
+                require_equal(values, f"{name} differs", fix)
     return [*remarks]
 
 
@@ -141,16 +141,20 @@ def load_predictions(runs: Sequence[Run], metrics: Sequence[str]) -> dict[Path, 
         for run, path in paths.items()
     ]
     tables = dict(zip(paths, parallel_map(tasks), strict=True))
-    _require_same_test_set({run: table.test for run, table in tables.items()})
+    require_same_test_set({run: table.test for run, table in tables.items()})
     _require_similar_test_set([run for run in runs if run.evaluation])
     for run, table in tables.items():
-        _check_metrics(run, table, metrics)
+        check_metrics(run, table, metrics)
     test = next((table.test for table in tables.values()), None)  # once in memory
     return {run.directory: replace(table, test=test) for run, table in tables.items() if test}
 
 
-def _require_same_seeds(cells: Sequence[Cell]) -> None:
-    """Trained cells must share their seeds. A model as it came may be evaluated once for all of them."""
+def require_same_seeds(cells: Sequence[Cell]) -> None:
+    """Trained cells must share their seeds. A model as it came may be evaluated once for all of them.
+
+    Raises:
+        UserError: they do not.
+    """
     for evaluation in (True, False):
         of_kind = [cell for cell in cells if cell.evaluation == evaluation]
         trained = [cell for cell in of_kind if cell.runs[0].method.training]  # without it the seed is not known
@@ -163,14 +167,19 @@ def _require_same_seeds(cells: Sequence[Cell]) -> None:
             raise UserError(f"cells with different seeds: {seeds}", where="seeds", fix=fix)
 
 
-def _require_all_seeds_measured(cells: Sequence[Cell], metrics: Sequence[str]) -> None:
+def require_all_seeds_measured(cells: Sequence[Cell], metrics: Sequence[str]) -> None:
+    """Whether all runs of a cell have a metric or none.
+
+    Raises:
+        UserError: some have it.
+    """
     for cell in cells:
         for metric in metrics:
             lacking = [run for run in cell.runs if _lacks(run, metric)]
             if 0 < len(lacking) < len(cell.runs):
                 done = next((verb for start, verb in _MEASURED_BY.items() if metric.startswith(start)), "evaluate")
                 fix = f"{done} them as the other seeds were, or leave the metric out"
-                raise UserError(f"missing in {_list_runs(lacking)}, but not in other seeds", where=metric, fix=fix)
+                raise UserError(f"missing in {list_runs(lacking)}, but not in other seeds", where=metric, fix=fix)
 
 
 def _lacks(run: Run, metric: str) -> bool:
@@ -190,39 +199,52 @@ def _require_similar_test_set(runs: Sequence[Run]) -> None:
         return
     fix = "compare runs with their predictions.jsonl, of one test set"
     sizes = {run: f"{run.metrics['decisions']:g}" for run in runs if "decisions" in run.metrics}
-    _require_equal(sizes, "test sets differ in their decisions", fix)
+    require_equal(sizes, "test sets differ in their decisions", fix)
     for name in _TEST_SET:
-        _require_equal(_values(runs, name), f"test sets differ: {name}", fix)
+        require_equal(_values(runs, name), f"test sets differ: {name}", fix)
 
 
-def _require_same_test_set(tests: Mapping[Run, TestSet]) -> None:
+def require_same_test_set(tests: Mapping[Run, TestSet]) -> None:
+    """Whether runs are of the same decisions, or talks.
+
+    Raises:
+        UserError: they are not; it says how they differ.
+    """
     by_identity = {test.identity: test for test in tests.values()}
     if len(by_identity) < 2:
         return
     sizes = "; ".join(
-        f"{len(test.keys)} decisions of {test.dialogues} dialogues in "
-        + _list_runs([run for run, other in tests.items() if other.identity == identity])
+        f"{len(test.keys)} {test.kind[0]} of {test.dialogues} {test.kind[1]} in "
+        + list_runs([run for run, other in tests.items() if other.identity == identity])
         for identity, test in by_identity.items()
     )
     first, second = ({*test.keys} for test in [*by_identity.values()][:2])
-    shared = len(first & second)
+    shared, rows = len(first & second), next(iter(by_identity.values())).kind[0]
+    of_talks = rows == "talks"
     if shared == len(first) == len(second):
-        how = "the same decisions with other gold strategies"
+        how = f"the same {rows} with other {'situations' if of_talks else 'gold strategies'}"
     else:
-        how = f"{shared} decisions are in both" if len(by_identity) == 2 else f"{shared} in the first two"
+        how = f"{shared} {rows} are in both" if len(by_identity) == 2 else f"{shared} in the first two"
     fix = "evaluate all on one split of one corpus, with the same data.limit, merge and score_opening"
+    if of_talks:
+        fix = "converse with the same cards and converse.talks; resume=RUN finishes what a budget has stopped"
     raise UserError(f"test sets differ: {sizes}; {how}", where="test sets", fix=fix)
 
 
-def _check_metrics(run: Run, table: PredictionTable, metrics: Sequence[str]) -> None:
-    """Whether predictions.jsonl gives what metrics.json says."""
+def check_metrics(run: Run, table: PredictionTable, metrics: Sequence[str]) -> None:
+    """Whether what a run left by decision (or talk) gives what metrics.json says.
+
+    Raises:
+        UserError: it does not.
+    """
     for metric in metrics:
         definition = find_metric(metric).definition
         if definition is None or metric not in run.metrics:
             continue
         computed, written = definition.compute(table), run.metrics[metric]
         if not (math.isnan(computed) or math.isclose(computed, written, rel_tol=1e-6, abs_tol=1e-6)):
-            message = f"metrics.json says {metric} = {written:g}, predictions.jsonl gives {computed:g}"
+            file = TALK_MEASURES if run.of_talks else PREDICTIONS
+            message = f"metrics.json says {metric} = {written:g}, {file} gives {computed:g}"
             raise UserError(message, where=str(run.directory), fix="evaluate the run again")
 
 
@@ -246,7 +268,12 @@ def _name_control(layout: Mapping[str, Any]) -> str:
     return f"neutral phrases {phrases} (words {fingerprint(words)[:6]})"
 
 
-def _require_equal(values: Mapping[Run, str], message: str, fix: str) -> None:
+def require_equal(values: Mapping[Run, str], message: str, fix: str) -> None:
+    """Whether the values of runs are the same.
+
+    Raises:
+        UserError: they are not; behind the message it says which runs have which.
+    """
     if len(set(values.values())) > 1:
         raise UserError(f"{message}: {_describe(values)}", where="evaluations", fix=fix)
 
@@ -259,10 +286,11 @@ def _named_by(setting: str, runs: Iterable[Run]) -> bool:
 def _describe(values: Mapping[Run, str]) -> str:
     """`1 in a, b; 2 in c`."""
     distinct = dict.fromkeys(values.values())
-    return "; ".join(f"{value} in {_list_runs([r for r, v in values.items() if v == value])}" for value in distinct)
+    return "; ".join(f"{value} in {list_runs([r for r, v in values.items() if v == value])}" for value in distinct)
 
 
-def _list_runs(runs: Sequence[Run]) -> str:
+def list_runs(runs: Sequence[Run]) -> str:
+    """Their directories."""
     return list_names([str(run.directory) for run in runs], 4)
 
 

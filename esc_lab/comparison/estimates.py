@@ -54,7 +54,7 @@ class Estimate:
         values: of each of its runs, as recorded in metrics.json.
         interval: their mean with its 95 % interval; nan ends where there is none.
         n: observations it is computed from, a mean over the runs; nan if unknown.
-        over: what the interval accounts for: other `dialogues`, other `seeds`, both, or nothing.
+        over: what the interval accounts for: other `dialogues` (of talks: `cards`), other `seeds`, both, or nothing.
         guarded: whether a guard acted in some run, without which the metric would have no value (see `Metric.guard`).
         difference: to the baseline; None of the baseline itself, of counts, or if one side has no such metric.
     """
@@ -180,6 +180,7 @@ class _ComparedMetric:
         self.cells = [cell for cell in cells if all(metric.name in run.metrics for run in cell.runs)]
         definition = None if metric.is_count else metric.definition
         self.tables = {cell.name: self._tabulate(cell, definition, predictions) for cell in self.cells}
+        self.unit = next((table.test.kind[1] for table in predictions.values()), "dialogues")
 
     def _tabulate(
         self, cell: Cell, definition: Definition | None, predictions: Mapping[Path, PredictionTable]
@@ -190,7 +191,7 @@ class _ComparedMetric:
     def estimate(self, cell: Cell, baseline: Cell | None, primary: bool) -> Estimate:
         table = self.tables[cell.name]
         over = (
-            *(["dialogues"] if table.by_dialogue else []),
+            *([self.unit] if table.by_dialogue else []),
             *(["seeds"] if len(cell.runs) > 1 else []),
         )
         mean = estimate_mean(table)

@@ -19,7 +19,7 @@ from esc_lab.comparison.groups import MIN_DECISIONS
 from esc_lab.comparison.judgements import read_interval
 from esc_lab.comparison.record import build_record
 from esc_lab.comparison.result import ComparisonResult
-from esc_lab.comparison.table import Table
+from esc_lab.comparison.table import Table, build_table
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.records import find_metric
 from esc_lab.runs.layout import COMPARISON_CSV
@@ -27,6 +27,9 @@ from esc_lab.statistics.intervals import Interval
 from esc_lab.terminal import escape_markdown, to_cell
 
 log = logging.getLogger(__name__)
+_CAPTIONS = {
+    "comparison": "Comparison of models and methods.", "talks": "Talks of models and methods with simulated seekers.",
+}  # fmt: skip
 _LONG_COLUMNS = (
     "run", "model", "method", "template", "seed", "stage", "inventory", "test_set", "directory", "metric", "value", "n",
 )  # fmt: skip
@@ -35,8 +38,9 @@ _LONG_COLUMNS = (
 def write_comparison(comparison: ComparisonResult, table: Table, figures: Sequence[Path], out: Path) -> None:
     """Write a comparison.
 
-    comparison.md and comparison.tex hold the paper's table, comparison.json everything (see `build_record`), runs.csv
-    every metric of every run in long form, comparison.csv in wide form.
+    comparison.md and comparison.tex hold the paper's table, comparison.json everything (see `build_record`; of whole
+    talks beside evaluations under `talks`), runs.csv every metric of every run in long form, comparison.csv in wide
+    form.
 
     Args:
         table: of the comparison.
@@ -46,33 +50,37 @@ def write_comparison(comparison: ComparisonResult, table: Table, figures: Sequen
     Raises:
         UserError: a file cannot be written.
     """
-    record = build_record(comparison, list(table.notes), list(table.details))
+    parts = [(comparison, table), *((part, build_table(part)) for part in comparison.parts[1:])]
+    record, *beside = (build_record(part, list(table.notes), list(table.details)) for part, table in parts)
     names = [str(path.relative_to(out)) for path in figures]
-    parts = [
+    sections = [
         format_markdown(table),
         *_pairs(record["judge"]),
         *_survey(record["survey"]),
         *_groups(comparison),
         *_boosts(comparison.boosts),
+        *(f"# Talks\n\n{format_markdown(table)}" for _, table in parts[1:]),
         *(f"![{path.stem.replace('_', ' ')}]({name})" for path, name in zip(figures, names, strict=True)),
     ]
-    write_atomic(out / "comparison.md", "\n\n".join(parts))
-    write_atomic(out / "comparison.tex", format_latex(table, "Comparison of models and methods."))
-    write_atomic(out / "comparison.json", json.dumps({**record, "figures": names}, indent=1, allow_nan=False))
+    write_atomic(out / "comparison.md", "\n\n".join(sections))
+    latex = (format_latex(table, _CAPTIONS[part.title], f"tab:{part.title}") for part, table in parts)
+    write_atomic(out / "comparison.tex", "\n\n".join(latex))
+    record |= {"talks": beside[0] if beside else None, "figures": names}
+    write_atomic(out / "comparison.json", json.dumps(record, indent=1, allow_nan=False))
     write_long_table(comparison, out / "runs")
     write_wide_table(comparison, out / COMPARISON_CSV)
 
 
 def write_long_table(comparison: ComparisonResult, path: Path) -> None:
     """A row for each run and metric: `<path>.csv`, and where pyarrow is installed `<path>.parquet`."""
-    test = comparison.test
     rows = [
         (
             cell.name, run.model, run.name, run.template, run.method.seed, str(run.config["stage"]), run.inventory,
-            test.identity if test and run.predictions else "", str(run.directory), metric, value,
+            part.test.identity if part.test and run.result else "", str(run.directory), metric, value,
             None if (count := run.metrics.get(find_metric(metric).count)) is None else int(count),
         )
-        for cell in comparison.cells
+        for part in comparison.parts
+        for cell in part.cells
         for run in cell.runs
         for metric, value in sorted(run.metrics.items())
     ]  # fmt: skip
@@ -91,10 +99,11 @@ def write_long_table(comparison: ComparisonResult, path: Path) -> None:
 
 def write_wide_table(comparison: ComparisonResult, path: Path) -> None:
     """A CSV with a row for each run and a column for each metric; empty where a run has no such metric."""
-    names = sorted({metric for run in comparison.runs for metric in run.metrics})
+    cells = [cell for part in comparison.parts for cell in part.cells]
+    names = sorted({metric for cell in cells for run in cell.runs for metric in run.metrics})
     rows = [
         [cell.name, run.method.seed, *(run.metrics.get(metric, "") for metric in names)]
-        for cell in comparison.cells
+        for cell in cells
         for run in cell.runs
     ]
     write_atomic(path, _csv([["run", "seed", *names], *rows]))

@@ -91,8 +91,8 @@ def _escape_stars(text: str) -> str:
 # --- terminal
 
 
-def print_table(table: Table, console: Console) -> None:
-    """The table on a terminal. Metrics that do not fit side by side go into further tables below."""
+def print_table(table: Table, console: Console, name: str = "comparison") -> None:
+    """The table on a terminal, with its name. Metrics that do not fit side by side go into further tables below."""
     names = [*(f"  {table.label(cell)}" for cell, _ in table.rows), *table.by_model()]
     first = min(max(map(len, names)), max(24, console.width // 3))
     widths = [
@@ -101,7 +101,7 @@ def print_table(table: Table, console: Console) -> None:
     ]
     parts = list(_split_columns(widths, console.width - (first + 3) - (5 + 3) - 1))
     for number, part in enumerate(parts, 1):
-        title = "comparison" if len(parts) == 1 else f"comparison, part {number} of {len(parts)}"
+        title = name if len(parts) == 1 else f"{name}, part {number} of {len(parts)}"
         console.print(_terminal_table(table, part, title, first))
     for column, heading in zip(table.columns, table.headings, strict=True):
         if column.gist:
@@ -168,7 +168,7 @@ def _in_terminal(entry: Entry | None) -> str:
 _SIDE_BY_SIDE = 5  # metrics of a tabular
 
 
-def format_latex(table: Table, caption: str) -> str:
+def format_latex(table: Table, caption: str, label: str = "tab:comparison") -> str:
     """The table in LaTeX; needs the package booktabs. Metrics that do not fit side by side go into further tabulars."""
     tabulars = [
         _tabular(table, slice(start, start + _SIDE_BY_SIDE)) for start in range(0, len(table.columns), _SIDE_BY_SIDE)
@@ -179,7 +179,7 @@ def format_latex(table: Table, caption: str) -> str:
         "\\begin{table}[t]",
         "\\centering",
         f"\\caption{{{escape_latex(caption)}}}",
-        "\\label{tab:comparison}",
+        f"\\label{{{label}}}",
         "\n\\par\\medskip\n".join(tabulars),
         "\\par\\smallskip",
         f"\\begin{{minipage}}{{\\linewidth}}\\footnotesize {notes}\\end{{minipage}}",

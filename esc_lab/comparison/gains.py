@@ -63,7 +63,7 @@ def describe_gains(gains: Sequence[Gain], test: TestSet | None) -> list[str]:
     cells = list({cell.name: cell for gain in gains for cell in (gain.cell, gain.other)}.values())
     alike = len({(cell.model, cell.template) for cell in cells}) == 1
     names = {cell.name: cell.method for cell in cells} if alike else shorten_names(cells)
-    over = f"{len(test.keys):,} decisions of {test.clusters:,} test dialogues, " if test else ""
+    over = f"{len(test.keys):,} {test.kind[0]} of {test.clusters:,} test {test.kind[1]}, " if test else ""
     return [
         f"What was gained ({over}95 % intervals; a difference is told where p < {SIGNIFICANCE[0]:g}, corrected for the "
         "tests of its line):",

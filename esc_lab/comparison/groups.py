@@ -97,14 +97,16 @@ def estimate_groups(
             for name, (_, table) in tables.items():
                 baseline, difference = baselines.get(name), None
                 if baseline and baseline.name != name and baseline.name in tables:
-                    difference = _interval(group, compare_tables(tables[name], tables[baseline.name]))
-                interval = _interval(group, estimate_mean(table))
+                    change = compare_tables(tables[name], tables[baseline.name])
+                    difference = limit_interval(change, group.clusters)
+                interval = limit_interval(estimate_mean(table), group.clusters)
                 estimates.append(GroupEstimate(group, name, metric.name, interval, difference))
     return estimates
 
 
-def _interval(group: Group, mean: CrossedMean) -> Interval:
-    return mean.interval() if group.clusters >= MIN_CLUSTERS else Interval(mean.value, math.nan, math.nan)
+def limit_interval(mean: CrossedMean, clusters: int) -> Interval:
+    """A mean with its interval, where it is of clusters enough (`MIN_CLUSTERS`)."""
+    return mean.interval() if clusters >= MIN_CLUSTERS else Interval(mean.value, math.nan, math.nan)
 
 
 def _normalize(labels: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:

@@ -42,6 +42,10 @@ def _data(comparison: ComparisonResult) -> list[str]:
     test = comparison.test
     if test is None:
         return []
+    if comparison.talks:
+        of_run = next(iter(comparison.talks.values()))
+        limits = f"at most {of_run.max_turns} turns; success: an intensity of at most {of_run.success:g}"
+        return [f"{len(test.keys):,} talks with the seekers of {test.clusters:,} cards, the same for all; {limits}."]
     replies = {
         round(run.metrics["text/replies"] / run.metrics.get("generation/samples", 1))
         for run in comparison.runs
@@ -90,7 +94,7 @@ def _split_by_dialogue(comparison: ComparisonResult) -> tuple[list[str], list[st
     others: dict[str, None] = {}
     for (_, metric), estimate in comparison.estimates.items():
         if metric in headings:
-            (by_dialogue if "dialogues" in estimate.over else others)[headings[metric]] = None
+            (by_dialogue if comparison.unit in estimate.over else others)[headings[metric]] = None
     return [*by_dialogue], [name for name in others if name not in by_dialogue]
 
 
@@ -100,7 +104,7 @@ def _intervals(comparison: ComparisonResult) -> list[str]:
     best = "Bold: best of its model and column."
     if not by_dialogue and not (several and others):
         return [best]
-    over = "dialogues" if not several else "seeds and dialogues" if by_dialogue else "seeds"
+    over = comparison.unit if not several else f"seeds and {comparison.unit}" if by_dialogue else "seeds"
     return [f"{'Means over seeds ' if several else ''}\u00b1 half the 95 % interval over {over}. {best}"]
 
 
@@ -109,11 +113,13 @@ def _interval_details(comparison: ComparisonResult) -> list[str]:
     several = _has_seeds(comparison)
     if not by_dialogue:
         return ["Intervals are over seeds (Student's t)."] if several and others else []
-    how = "seeds and dialogues, both random" if several else "dialogues"
+    how = f"seeds and {comparison.unit}, both random" if several else comparison.unit
+    if comparison.talks:
+        how += ", whose talks are left out together"
     notes = [f"Intervals are over {how} (jackknife and Student's t: docs/statistics.md)."]
     if others:
         alone = ", ".join(others).rstrip(".")
-        notes.append(f"Not known by dialogue ({'over seeds alone' if several else 'no interval'}): {alone}.")
+        notes.append(f"Not known by {comparison.unit.removesuffix('s')} ({'over seeds alone' if several else 'no interval'}): {alone}.")
     return notes
 
 
@@ -124,7 +130,7 @@ def _biased(comparison: ComparisonResult) -> Iterator[str]:
         if not column.biased or not estimates:
             continue
         known = any(not math.isnan(estimate.interval.low) for estimate in estimates)
-        few = any(math.isnan(estimate.interval.low) and "dialogues" in estimate.over for estimate in estimates)
+        few = any(math.isnan(estimate.interval.low) and comparison.unit in estimate.over for estimate in estimates)
         parts = [
             f"{column.heading}: an upper value",
             *(["[low, high] is about the value less its bias"] if known else []),
@@ -183,7 +189,7 @@ def _test_details(comparison: ComparisonResult) -> list[str]:
     secondary = sum(not difference.primary for difference in tested)
     paired = "; runs of equal seeds are pairs" if _has_seeds(comparison) else ""
     over = (
-        " They are over dialogues alone, and say something of these models: train several seeds to compare methods."
+        f" They are over {comparison.unit} alone, and say something of these models: train several seeds to compare methods."
         if _is_trained_once(comparison)
         else ""
     )

@@ -18,15 +18,15 @@ from esc_lab.comparison.strategies import StrategyTable
 
 def build_record(comparison: ComparisonResult, notes: list[str], details: list[str]) -> dict[str, Any]:
     """Keys: `test_set`, `chance`, `columns`, `cells` (with `runs`, `metrics`, `strategies`), `groups`, `judge` (with
-    `pairs`; null without one), `survey` (with `tables`; null without one), `left_out`, `gains`, `boosts`, `notes`,
-    `details` and `primary`."""
+    `pairs`; null without one), `survey` (with `tables`; null without one), `left_out`, `gains`, `boosts`, `intensity`
+    (of whole talks, after each turn), `notes`, `details` and `primary`."""
     test = comparison.test
     record = {
         "test_set": test
         and {
             "identity": test.identity,
-            "decisions": len(test.keys),
-            "dialogues": test.dialogues,
+            test.kind[0]: len(test.keys),
+            test.kind[1]: test.dialogues,
             "clusters": test.clusters,
             "strategies": test.strategies,
         },
@@ -48,6 +48,10 @@ def build_record(comparison: ComparisonResult, notes: list[str], details: list[s
         "left_out": list(comparison.left_out),
         "gains": record_gains(comparison.gains),
         "boosts": record_boosts(comparison.boosts),
+        "intensity": [
+            {"cell": name, "points": [{"turn": turn, **vars(value), "n": n} for turn, value, n in curve]}
+            for name, curve in comparison.intensity.items()
+        ],
         "notes": notes,
         "details": details,
     }

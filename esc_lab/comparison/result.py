@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from esc_lab.comparison.boosts import BoostResults, find_boosts
@@ -24,17 +24,20 @@ from esc_lab.comparison.runs import Cell, Run, group_cells, read_runs
 from esc_lab.comparison.search_judges import SearchJudge, find_search_judges
 from esc_lab.comparison.strategies import StrategyTable, tabulate_strategies
 from esc_lab.comparison.surveys import SurveyedReplies, add_survey_metrics, read_survey
+from esc_lab.comparison.talks import Curve, check_talks, load_talks, trace_intensity
 from esc_lab.errors import UserError, nearest
+from esc_lab.evaluation.arena.read_talks import Talks
 from esc_lab.metrics.chance import chance_levels
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.prediction_table import PredictionTable, TestSet
 from esc_lab.metrics.records import SURVEY, find_metric
 from esc_lab.metrics.strategy_choice import CHOICES
+from esc_lab.metrics.talks import JUDGED, PRIMARY, TALKS
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Runs side by side, before anything is written.
+    """Runs side by side, before anything is written: evaluations and trainings, or whole talks.
 
     Attributes:
         cells: model x method, those of a model together.
@@ -52,6 +55,9 @@ class ComparisonResult:
         search_judges: of the searches on whose data a cell was trained, by the cell's name.
         gains: of each trained cell over its base model and over what its training went on from.
         boosts: what boosts of attention do.
+        talks: of whole talks, by the run's directory.
+        intensity: of whole talks, by the cell's name (see `trace_intensity`).
+        beside: the comparison of the whole talks that were named together with evaluations or trainings.
     """
 
     cells: Sequence[Cell]
@@ -69,6 +75,24 @@ class ComparisonResult:
     search_judges: Mapping[str, Sequence[SearchJudge]] = field(default_factory=dict)
     gains: Sequence[Gain] = ()
     boosts: BoostResults = field(default_factory=BoostResults)
+    talks: Mapping[Path, Talks] = field(default_factory=dict)
+    intensity: Mapping[str, Curve] = field(default_factory=dict)
+    beside: ComparisonResult | None = None
+
+    @property
+    def parts(self) -> list[ComparisonResult]:
+        """This comparison, and the one beside it."""
+        return [self, *(self.beside.parts if self.beside else [])]
+
+    @property
+    def title(self) -> str:
+        """Of its table."""
+        return "talks" if self.talks else "comparison"
+
+    @property
+    def unit(self) -> str:
+        """What intervals are over, beside seeds: `dialogues` or `cards`."""
+        return self.test.kind[1] if self.test else "dialogues"
 
     @property
     def runs(self) -> list[Run]:
@@ -88,7 +112,7 @@ class ComparisonResult:
         Of those that are compared also `<cell>/difference/<metric>` and `<cell>/p/<metric>` (corrected). What does not
         exist is left out.
         """
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float] = self.beside.metrics if self.beside else {}
         for cell in self.cells:
             for metric in {name: None for run in cell.runs for name in run.metrics}:
                 values = [run.metrics[metric] for run in cell.runs if metric in run.metrics]
@@ -110,15 +134,15 @@ def compute_comparison(
     """Read and compare runs; nothing is written.
 
     Args:
-        directories: of evaluations, trainings, pipelines or multiruns, of one judge of them and of one survey.
+        directories: of evaluations, whole talks, trainings, pipelines or multiruns, of one judge and of one survey.
         baseline: what differences are to: a cell (`tiny CSO (cso)`), or a method (`SFT`), then for each model its own.
             None: the base model for each, or its first cell; the first of all cells if each model has only one.
-        primary: the metric whose p-values are not corrected.
+        primary: the metric whose p-values are not corrected; of talks `PRIMARY`, unless it is one of theirs.
         metrics: the compared ones; None = all columns that tables know and some run has.
 
     Raises:
-        UserError: runs are not finished or cannot be compared (see `read_runs`, `check_cells`, `load_predictions`), or
-            there is no such baseline or metric.
+        UserError: runs are not finished or cannot be compared (see `read_runs`, `check_cells`, `load_predictions`,
+            `check_talks`), or there is no such baseline or metric.
     """
     directories, judge = split_off("judge", directories)
     directories, asked = split_off("survey", directories)
@@ -131,21 +155,47 @@ def compute_comparison(
     if survey:
         runs, survey_remarks = add_survey_metrics(runs, survey)
         remarks = [*remarks, *survey_remarks]
-    names = choose_metrics(runs, metrics)
     _check_primary(primary, runs)
-    cells = group_cells(runs)
-    said = [name for name in names if name == OVERALL or name.startswith(SURVEY)]  # by others than evaluations
+    asked_for = dict.fromkeys(metrics or ())
+    beside = None
+    if (talks := [run for run in runs if run.of_talks]) and len(talks) < len(runs):
+        own = [name for name in asked_for if name.startswith(TALKS)]
+        beside = _compare(talks, judgements, None, baseline=baseline, primary=primary, metrics=own or None)
+        runs = [run for run in runs if not run.of_talks]
+        metrics = [name for name in asked_for if name not in own] or None
+    found = _compare(runs, judgements, survey, baseline=baseline, primary=primary, metrics=metrics)
+    return replace(found, remarks=[*remarks, *found.remarks], beside=beside)
+
+
+def _compare(
+    runs: Sequence[Run],
+    judgements: Judgements | None,
+    survey: SurveyedReplies | None,
+    *,
+    baseline: str | None,
+    primary: str,
+    metrics: Sequence[str] | None,
+) -> ComparisonResult:
+    """Compare evaluations and trainings, or whole talks."""
+    names, cells, remarks = choose_metrics(runs, metrics), group_cells(runs), list[str]()
+    said = [name for name in names if name == OVERALL or name.startswith((SURVEY, JUDGED))]  # by others than these runs
     for name in said if metrics is None else ():
         if any(_measured_in_part(cell, name) for cell in cells):
             names.remove(name)
             remarks.append(f"{name} is left out: some seeds of a cell were not judged")
-    remarks += check_cells(cells, names)
-    baselines = choose_baselines(cells, baseline)
-    predictions = load_predictions(runs, [name for name in names if name not in said])
+    baselines, own = choose_baselines(cells, baseline), [name for name in names if name not in said]
+    talks = load_talks(runs) if runs[0].of_talks else {}
+    if talks:
+        primary = primary if primary.startswith(TALKS) else PRIMARY
+        remarks += check_talks(cells, talks, own)
+        predictions = {directory: of_run.table for directory, of_run in talks.items()}
+    else:
+        remarks += check_cells(cells, names)
+        predictions = load_predictions(runs, own)
     for others in (judgements, survey):
         predictions = add_values(runs, predictions, others.values_of) if others else predictions
     test = next((table.test for table in predictions.values()), None)
-    groups, left_out = group_decisions(test) if test else ([], [])
+    groups, left_out = group_decisions(test) if test and not talks else ([], [])
     strategies = {cell.name: tabulate_strategies(cell, predictions) for cell in cells}
     return ComparisonResult(
         cells=cells,
@@ -163,6 +213,8 @@ def compute_comparison(
         search_judges=find_search_judges(cells),
         gains=find_gains(cells, predictions),
         boosts=find_boosts(cells, predictions),
+        talks=talks,
+        intensity=trace_intensity(cells, talks) if talks else {},
     )
 
 

@@ -14,15 +14,17 @@ from typing import Any
 
 from esc_lab.artifacts import READ_ERRORS, file_fingerprint
 from esc_lab.config.pipeline import BASE
+from esc_lab.config.search import LOADED
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import METRICS
-from esc_lab.runs.layout import CONFIG, ENVIRONMENT, MANIFEST, PREDICTIONS, Settings, read_config
+from esc_lab.runs.layout import CONFIG, ENVIRONMENT, MANIFEST, PREDICTIONS, TALKS_FILE, Settings, read_config
 from esc_lab.runs.lineage import Method, find_distinguishing_settings, read_method
 from esc_lab.runs.manifest import DONE, read_jobs
 
 log = logging.getLogger(__name__)
 
-_FIX = "name run directories of stage=evaluate, of a training, of a pipeline or of a multirun"
+CONVERSE = "converse"
+_FIX = "name run directories of stage=evaluate, of stage=converse, of a training, of a pipeline or of a multirun"
 # Of a pipeline, in the order in which it takes them; evaluations of the base under several templates come first.
 _STEPS = (BASE, "evaluate_sft", "evaluate_extra_sft", "evaluate_cso")
 
@@ -53,13 +55,23 @@ class Run:
 
     @property
     def evaluation(self) -> bool:
-        return bool(self.config["stage"] == "evaluate")
+        """Whether it measures a model: by its decisions, or in whole talks."""
+        return self.config["stage"] in ("evaluate", CONVERSE)
+
+    @property
+    def of_talks(self) -> bool:
+        return bool(self.config["stage"] == CONVERSE)
 
     @property
     def predictions(self) -> Path | None:
-        """The file with its predictions; None of a training, or if there is none."""
+        """The file with its predictions; None of a training, of talks, or if there is none."""
         path = self.directory / PREDICTIONS
-        return path if self.evaluation and path.exists() else None
+        return path if self.config["stage"] == "evaluate" and path.exists() else None
+
+    @property
+    def result(self) -> Path | None:
+        """The file that tells what its model did: its predictions or its talks."""
+        return self.directory / TALKS_FILE if self.of_talks else self.predictions
 
 
 @dataclass(frozen=True)
@@ -91,8 +103,8 @@ class Cell:
 def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs in directories: of runs, of pipelines (their evaluations) and of multiruns (all their jobs).
 
-    A directory that is named twice is read once. An evaluation whose predictions are the very same as those of another
-    with its model, method, template and seed was reused; it counts once.
+    A directory that is named twice is read once. An evaluation whose predictions (or talks) are the very same as those
+    of another with its model, method, template and seed was reused; it counts once.
 
     Returns:
         The runs, and sentences on what was left out.
@@ -108,9 +120,9 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
     runs = [_read_run(path) for path in distinct.values()]
     if not runs:
         raise UserError("there is no run to compare", where=", ".join(map(str, directories)), fix=_FIX)
-    groups: dict[tuple[str, str], list[Method]] = {}
+    groups: dict[tuple[str, str, bool], list[Method]] = {}
     for run in runs:
-        groups.setdefault((run.model, run.template), []).append(run.method)
+        groups.setdefault((run.model, run.template, run.of_talks), []).append(run.method)
     differing = find_distinguishing_settings(groups.values())
     return _drop_copies([replace(run, name=_name(run.method, differing[run.method.name])) for run in runs])
 
@@ -163,8 +175,8 @@ def _read_run(directory: Path) -> Run:
     metrics, config = _read_metrics(directory), _read_config(directory)
     try:
         method = read_method(directory)
-        template = config["prompt"]["eval" if config["stage"] == "evaluate" else "train"]["template"]
-        model, inventory = str(config["model"]["name"]), str(config["inventory"]["name"])
+        template = config["prompt"]["eval" if config["stage"] in ("evaluate", CONVERSE) else "train"]["template"]
+        model, inventory = _name_model(config), str(config["inventory"]["name"])
     except (LookupError, TypeError, AttributeError) as error:
         message = f"no finished run: a configuration behind it does not say {error}"
         raise UserError(message, where=str(directory), fix=_FIX) from error
@@ -175,6 +187,13 @@ def _read_run(directory: Path) -> Run:
         raise UserError("none of its metrics can be compared", where=str(directory), fix=_FIX)
     known = _read_environment(directory / ENVIRONMENT)
     return Run(directory, model, template, inventory, method, method.name, config, metrics, known)
+
+
+def _name_model(config: Settings) -> str:
+    """The model that is measured or trained; in talks with a supporter at an endpoint its name there."""
+    supporter = config["llm"]["supporter"] if config["stage"] == CONVERSE else {"client": "local"}
+    served = None if supporter["client"] in LOADED else supporter.get("model") or config["llm"]["openai"]["model"]
+    return str(served or config["model"]["name"])
 
 
 def _read_metrics(directory: Path) -> dict[str, float]:
@@ -216,10 +235,10 @@ def _name(method: Method, keys: Sequence[str]) -> str:
 
 
 def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    first: dict[tuple[str, str, str, int], Run] = {}
+    first: dict[tuple[str, str, str, int, bool], Run] = {}
     copies: dict[str, None] = {}
     for run in runs:
-        key = (run.model, run.name, run.template, run.method.seed)
+        key = (run.model, run.name, run.template, run.method.seed, run.of_talks)
         other = first.setdefault(key, run)
         name = f"{run.model} {run.name} ({run.template}), seed {run.method.seed}"
         if other is run:
@@ -236,6 +255,6 @@ def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _same_result(run: Run, other: Run) -> bool:
-    if run.predictions and other.predictions:
-        return file_fingerprint(run.predictions) == file_fingerprint(other.predictions)
+    if run.result and other.result:
+        return file_fingerprint(run.result) == file_fingerprint(other.result)
     return False

@@ -81,7 +81,7 @@ def add_survey_metrics(runs: Sequence[Run], survey: SurveyedReplies) -> tuple[li
         means = {metric: float(np.mean([*values.values()])) for metric, values in survey.values_of(run).items()}
         count = {f"{SURVEY}n": float(max(map(len, survey.values_of(run).values())))} if means else {}
         rated.append(replace(run, metrics={**run.metrics, **means, **count}))
-    evaluations = [run for run in runs if run.evaluation]
+    evaluations = [run for run in runs if run.evaluation and not run.of_talks]
     without = [str(run.directory) for run in evaluations if not survey.values_of(run)]
     if len(without) == len(evaluations):
         fix = "name the evaluations that the survey was made from; if they were evaluated again since, ask again"

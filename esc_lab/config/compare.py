@@ -9,7 +9,9 @@ from esc_lab.config.item import COUNT, item
 
 @dataclass
 class CompareConfig:
-    runs: list[str] = item([], "what is compared: directories of runs, of pipelines, of multiruns")
+    runs: list[str] = item(
+        [], "what is compared: directories of runs (evaluations, whole talks, trainings), of pipelines, of multiruns"
+    )
     wandb: str | None = item(None, "W&B project (entity/project) whose finished evaluations are compared too")
     wandb_groups: list[str] = item([], "only evaluations of these W&B groups; empty = of all")
     baseline: str | None = item(
@@ -17,7 +19,11 @@ class CompareConfig:
         "what differences are to: a method (base, SFT, ...), each model's own, or one row of the table; null = base, "
         "else the first",
     )
-    primary: str = item("strategy/Q", "the one metric whose p-values need no correction; Holm's is for all others")
+    primary: str = item(
+        "strategy/Q",
+        "the one metric whose p-values need no correction; Holm's is for all others. Of whole talks: converse/relief, "
+        "unless it is one of theirs",
+    )
     metrics: list[str] | None = item(None, "metrics of the table; null = all that it knows and the runs have")
 
 

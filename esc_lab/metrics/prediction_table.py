@@ -14,6 +14,7 @@ from esc_lab.statistics.intervals import FloatArray as FloatArray
 from esc_lab.statistics.intervals import IntArray as IntArray
 
 Key: TypeAlias = tuple[str, int]  # dialogue id, turn
+Kind: TypeAlias = tuple[str, str]  # what its rows are, and what they belong to
 
 UNPARSABLE, NOT_ASKED = -1, -2
 NO_GOLD = -1
@@ -40,6 +41,8 @@ class TestSet:
         clusters, dialogues: number of each.
         turn: [decisions], turns before the reply.
         problem, emotion: [decisions], as the corpus names them.
+        kind: what it consists of. Of whole talks (see `esc_lab.evaluation.arena.read_talks`) a talk takes the place of
+            a decision, named by card and number, and its card that of a dialogue.
     """
 
     __test__ = False  # not a test, whatever its name begins with
@@ -55,6 +58,7 @@ class TestSet:
     turn: IntArray
     problem: npt.NDArray[np.str_]
     emotion: npt.NDArray[np.str_]
+    kind: Kind = ("decisions", "dialogues")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from esc_lab.metrics import attention, chance, strategy_choice, text
+from esc_lab.metrics import attention, chance, strategy_choice, talks, text
 from esc_lab.metrics.metric import Definition, Metric, count_metric, mean, mean_of, number_of
 from esc_lab.metrics.prediction_table import PAIR_MEASURES, BoolArray, FloatArray, PredictionTable
 
@@ -17,7 +17,7 @@ SURVEY = "survey/"  # the names of metrics that are ratings of people begin so; 
 def find_metric(name: str) -> Metric:
     """The record of a metric; of one that is not known a record with its name as heading and its group's count.
 
-    Questions of surveys are anybody's own: each is a metric.
+    Questions of surveys and axes of judges of talks are anybody's own: each is a metric.
     """
     if name in METRICS:
         return METRICS[name]
@@ -28,6 +28,8 @@ def find_metric(name: str) -> Metric:
             meaning="Mean over decisions of the ratings that people gave the replies on this scale; where replies were "
             "compared in pairs, how much they were preferred to the others, 0 = as much as these to them.",
         )  # fmt: skip
+    if name.startswith(talks.JUDGED):
+        return talks.find_judged_metric(name)
     group = name.partition("/")[0]
     count = next((metric.count for metric in METRICS.values() if metric.name.startswith(f"{group}/")), "")
     return Metric(name, name, count=count, is_count="classes_" in name)
@@ -105,6 +107,7 @@ _RECORDS = (
         meaning="Loss on validation data at the end of the training; comparable only within one objective.",
     ),
     count_metric("decisions", "decisions", Definition(_sum_decisions, itemgetter(0))),
+    *talks.METRICS,
 )  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _RECORDS}
 

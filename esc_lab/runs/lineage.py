@@ -43,11 +43,14 @@ def read_method(directory: Path) -> Method:
         KeyError: the configuration lacks what every run's has; and what `read_config` raises.
     """
     config = read_config(directory)
-    if config["stage"] != "evaluate":
+    if config["stage"] not in ("evaluate", "converse"):
         name, settings = _training(directory)
         return Method(f"{name} training", settings, config.get("seed", 0), directory)
-    settings = _values(config, _evaluation_keys()) | _name_reward(config, "evaluate.best_of.reward")
-    extra = "" if config["prompt"]["inference"] == "direct" else f" {config['prompt']['inference']}"
+    if config["stage"] == "converse":
+        settings, extra = _values(config, _supporter_keys()), _name_schedule(config["converse"]["strategies"])
+    else:
+        settings = _values(config, _evaluation_keys()) | _name_reward(config, "evaluate.best_of.reward")
+        extra = "" if config["prompt"]["inference"] == "direct" else f" {config['prompt']['inference']}"
     if not config["checkpoint"]:
         return Method(f"base{extra}", settings, config.get("seed", 0), None)
     training = find_run(Path(config["checkpoint"]), directory)
@@ -237,6 +240,17 @@ def _deciding_keys(stage: str) -> list[Key]:
 def _evaluation_keys() -> list[Key]:
     """Those of an evaluation that are neither its corpus nor its way of measuring."""
     return [key for key in _deciding_keys("evaluate") if not key.decides("search") and (key.method or not key.measures)]
+
+
+def _supporter_keys() -> list[Key]:
+    """Those of whole talks that make the supporter another one: neither cards nor seekers."""
+    of_supporter = ("model.", "prompt.", "llm.supporter.", "converse.strategies")
+    return [key for key in _deciding_keys("converse") if key.name.startswith(of_supporter)]
+
+
+def _name_schedule(strategies: Sequence[str]) -> str:
+    """What is forced on the supporter of whole talks, as the end of a method's name."""
+    return "" if not strategies else " schedule" if len(strategies) > 1 else f" always {strategies[0]}"
 
 
 def _source_keys(stage: str) -> list[Key]:

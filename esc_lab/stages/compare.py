@@ -33,7 +33,9 @@ def run(cfg: Config) -> dict[str, float]:
     table = build_table(comparison)
     figures = draw_comparison(comparison, table, directory / FIGURES)
     write_comparison(comparison, table, figures, directory)
-    print_table(table, console())
+    print_table(table, console(), comparison.title)
+    for part in comparison.parts[1:]:
+        print_table(build_table(part), console(), part.title)
     log.info("report: %s", write_comparison_page(comparison, figures, directory / REPORT))
     print_gains(table, console())
     return comparison.metrics

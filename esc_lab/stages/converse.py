@@ -18,29 +18,13 @@ from esc_lab.data.corpora import ReadReport, read_splits, write_dialogues
 from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.arena.measures import describe_talks, measure_talks
 from esc_lab.evaluation.arena.session import ConverseResult, ConverseSession
+from esc_lab.metrics.talks import METRICS, TALKS
 from esc_lab.runs.layout import TALK_MEASURES, TALKS_FILE
 from esc_lab.search.calls import Calls, open_calls
 from esc_lab.search.clients.replay import take_sampling
 from esc_lab.terminal import print_table
 
 log = logging.getLogger(__name__)
-_SHOWN = {
-    "turns": ("supporter turns of a talk", 1),
-    "ends/seeker": ("talks that the seeker ends", 2),
-    "ends/max_turns": ("talks that have the most turns", 2),
-    "success": ("success: intensity at most converse.success", 2),
-    "turns_to_success": ("turns to success", 1),
-    "intensity_start": ("intensity of the emotion at first", 2),
-    "relief": ("by how much it falls", 2),
-    "supporter_words": ("words of a reply", 1),
-    "repeated": ("4-grams that the supporter has said before", 3),
-    "echoed": ("4-grams that the seeker has said before", 3),
-    "asks": ("replies with a question", 2),
-    "labelled": ("replies with a strategy", 2),
-    "strategy_entropy": ("entropy of the strategies, bits", 2),
-    "transition_entropy": ("of a strategy after the one before", 2),
-    "strategy_repeats": ("strategies that the turn before had", 2),
-}
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -120,8 +104,8 @@ def _warn_of_template(cfg: Config, calls: Calls) -> None:
 
 
 def _print(cfg: Config, result: ConverseResult, metrics: dict[str, float]) -> None:
-    rows = [("talks", f"{len(result.talks)}")]
-    rows += [(words, f"{metrics[name]:.{digits}f}") for name, (words, digits) in _SHOWN.items() if name in metrics]
+    known = [(metric, metrics.get(metric.name.removeprefix(TALKS))) for metric in METRICS]
+    rows = [(metric.gist.rstrip("."), f"{value:.{metric.decimals}f}") for metric, value in known if value is not None]
     rows += [(f"{name} (answers)", f"{count}") for name, count in sorted(result.counts.items()) if count]
     print_table(f"Talks with {cfg.cards.name} cards", ("", ""), rows)
     shares = [

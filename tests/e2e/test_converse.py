@@ -71,7 +71,7 @@ def test_what_talks_leave(talked):
         "asks": 0, "calls": 4 * (1 + 5 + 5 + 5), "unfinished_talks": 0,
     }  # fmt: skip
     assert {name: talked.metrics[f"converse/{name}"] for name in expected} == expected
-    assert "supporter turns of a talk" in talked.output
+    assert "Supporter turns of a talk" in talked.output
     measures = talked.read("measures.json")
     assert measures["intensity"][-1] == [5, 1.5, 4]
     assert measures["transitions"] == {"Affirmation and Reassurance": {"Affirmation and Reassurance": 16}}
