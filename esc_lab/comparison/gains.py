@@ -67,7 +67,7 @@ def describe_gains(gains: Sequence[Gain], test: TestSet | None) -> list[str]:
     return [
         f"What was gained ({over}95 % intervals; a difference is told where p < {SIGNIFICANCE[0]:g}, corrected for the "
         "tests of its line):",
-        *(_describe(gain, names) for gain in gains),
+        *(_describe(gain, names, test.kind[0] if test else "decisions") for gain in gains),
     ]
 
 
@@ -86,7 +86,7 @@ def record_gains(gains: Sequence[Gain]) -> list[dict[str, Any]]:
     ]
 
 
-def _describe(gain: Gain, names: Mapping[str, str]) -> str:
+def _describe(gain: Gain, names: Mapping[str, str], rows: str) -> str:
     better: list[str] = []
     worse: list[str] = []
     open_: list[str] = []
@@ -105,7 +105,7 @@ def _describe(gain: Gain, names: Mapping[str, str]) -> str:
     parts = [f"it {_join(better)}" if better else "nothing is better for certain"]
     parts += [f"but it {_join(worse)}"] if worse else []
     parts += [f"no difference can be told in {_join(open_)}"] if open_ else []
-    parts += [f"too few decisions to test {_join(untested)}"] if untested else []
+    parts += [f"too few {rows} to test {_join(untested)}"] if untested else []
     return f"{cell} against {names[gain.other.name]}: {'; '.join(parts)}."
 
 

@@ -66,7 +66,7 @@ class Judgements:
 
     def of(self, run: Run) -> JudgedReplies | None:
         """What was said of a run's replies, if they were judged."""
-        return self.replies.get(file_fingerprint(run.result)) if run.result else None
+        return self.replies.get(file_fingerprint(run.predictions)) if run.predictions else None
 
     def values_of(self, run: Run) -> dict[str, Mapping[Key, float]]:
         """`judge`: the overall scores of a run's replies, by decision; empty if they were not judged."""
@@ -131,9 +131,9 @@ def add_judge_metrics(runs: Sequence[Run], judgements: Judgements) -> tuple[list
                 more |= {OVERALL: sum(replies.overall.values()) / number, "judge/n": float(number)}
         known = {name: value for name, value in more.items() if not math.isnan(value)}
         judged.append(replace(run, metrics={**run.metrics, **known}))
-    kinds = {run.of_talks for run in runs if judgements.of(run)}
-    without = [str(r.directory) for r in runs if r.evaluation and r.of_talks in kinds and judgements.of(r) is None]
-    if not kinds:
+    evaluations = [run for run in runs if run.evaluation and not run.of_talks]
+    without = [str(run.directory) for run in evaluations if judgements.of(run) is None]
+    if len(without) == len(evaluations):
         fix = "name the evaluations that it judged; if they were evaluated again since, judge again"
         raise UserError("it judged none of the compared runs", where=str(judgements.directory), fix=fix)
     remarks = [f"not judged: {', '.join(without)}"] if without else []

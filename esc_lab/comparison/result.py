@@ -24,6 +24,7 @@ from esc_lab.comparison.runs import Cell, Run, group_cells, read_runs
 from esc_lab.comparison.search_judges import SearchJudge, find_search_judges
 from esc_lab.comparison.strategies import StrategyTable, tabulate_strategies
 from esc_lab.comparison.surveys import SurveyedReplies, add_survey_metrics, read_survey
+from esc_lab.comparison.talk_judgements import TalkJudgements, add_talk_metrics, split_off_talk_judges
 from esc_lab.comparison.talks import Curve, check_talks, load_talks, trace_intensity
 from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.arena.read_talks import Talks
@@ -134,7 +135,8 @@ def compute_comparison(
     """Read and compare runs; nothing is written.
 
     Args:
-        directories: of evaluations, whole talks, trainings, pipelines or multiruns, of one judge and of one survey.
+        directories: of evaluations, whole talks, trainings, pipelines or multiruns, of judges (one of evaluations) and
+            of one survey.
         baseline: what differences are to: a cell (`tiny CSO (cso)`), or a method (`SFT`), then for each model its own.
             None: the base model for each, or its first cell; the first of all cells if each model has only one.
         primary: the metric whose p-values are not corrected; of talks `PRIMARY`, unless it is one of theirs.
@@ -144,6 +146,7 @@ def compute_comparison(
         UserError: runs are not finished or cannot be compared (see `read_runs`, `check_cells`, `load_predictions`,
             `check_talks`), or there is no such baseline or metric.
     """
+    directories, talk_judges = split_off_talk_judges(directories)
     directories, judge = split_off("judge", directories)
     directories, asked = split_off("survey", directories)
     runs, remarks = read_runs(directories)
@@ -151,6 +154,9 @@ def compute_comparison(
     if judgements:
         runs, judge_remarks = add_judge_metrics(runs, judgements)
         remarks = [*remarks, *judge_remarks]
+    for talk_judge in talk_judges:
+        runs = add_talk_metrics(runs, talk_judge)
+        remarks = [*remarks, *talk_judge.remarks]
     survey = read_survey(asked) if asked else None
     if survey:
         runs, survey_remarks = add_survey_metrics(runs, survey)
@@ -160,10 +166,10 @@ def compute_comparison(
     beside = None
     if (talks := [run for run in runs if run.of_talks]) and len(talks) < len(runs):
         own = [name for name in asked_for if name.startswith(TALKS)]
-        beside = _compare(talks, judgements, None, baseline=baseline, primary=primary, metrics=own or None)
+        beside = _compare(talks, None, None, talk_judges, baseline=baseline, primary=primary, metrics=own or None)
         runs = [run for run in runs if not run.of_talks]
         metrics = [name for name in asked_for if name not in own] or None
-    found = _compare(runs, judgements, survey, baseline=baseline, primary=primary, metrics=metrics)
+    found = _compare(runs, judgements, survey, talk_judges, baseline=baseline, primary=primary, metrics=metrics)
     return replace(found, remarks=[*remarks, *found.remarks], beside=beside)
 
 
@@ -171,6 +177,7 @@ def _compare(
     runs: Sequence[Run],
     judgements: Judgements | None,
     survey: SurveyedReplies | None,
+    talk_judges: Sequence[TalkJudgements],
     *,
     baseline: str | None,
     primary: str,
@@ -192,7 +199,7 @@ def _compare(
     else:
         remarks += check_cells(cells, names)
         predictions = load_predictions(runs, own)
-    for others in (judgements, survey):
+    for others in (judgements, survey, *talk_judges):
         predictions = add_values(runs, predictions, others.values_of) if others else predictions
     test = next((table.test for table in predictions.values()), None)
     groups, left_out = group_decisions(test) if test and not talks else ([], [])

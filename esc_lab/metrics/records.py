@@ -17,7 +17,7 @@ SURVEY = "survey/"  # the names of metrics that are ratings of people begin so; 
 def find_metric(name: str) -> Metric:
     """The record of a metric; of one that is not known a record with its name as heading and its group's count.
 
-    Questions of surveys and axes of judges of talks are anybody's own: each is a metric.
+    Questions of surveys and of judges of talks are anybody's own: each is a metric.
     """
     if name in METRICS:
         return METRICS[name]

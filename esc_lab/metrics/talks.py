@@ -13,22 +13,24 @@ from esc_lab.metrics.metric import Definition, Metric, count_metric, mean_of, nu
 from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTable
 
 TALKS = "converse/"  # the names of metrics of talks begin so
-JUDGED = f"{TALKS}judge/"  # and those of what a judge says of each talk; the rest is the axis
+JUDGED = f"{TALKS}judge/"  # and those of what a judge says of each talk; the rest is its question
 USES = "uses/"  # columns of a table of talks: how many replies of a talk use the strategy of this number
 PRIMARY = f"{TALKS}relief"  # of comparisons of talks, where none is asked for
 
 
 def find_judged_metric(name: str) -> Metric:
-    """The record of what a judge says of talks on one of its axes, which are anybody's own."""
+    """The record of what a judge says of talks to one of its questions, which are anybody's own."""
     return Metric(
         name, f"judge: {name.removeprefix(JUDGED)}", True, mean_of(name), count=f"{JUDGED}n", decimals=2, shown=True,
-        meaning="Mean over talks of the scores that a judge gave them on this axis.",
+        meaning="What a judge says of the talks, a mean: their score, the share that passes its question, or the share "
+        "that it prefers to the talks of its baseline.",
     )  # fmt: skip
 
 
 def _sum_uses(table: PredictionTable, keep: BoolArray) -> FloatArray:
     """How often each strategy is used [strategies, cards]."""
-    return table.sum_by_cluster(keep, *(values[keep] for name, values in table.values.items() if name.startswith(USES)))
+    uses = (table.column(f"{USES}{number}") for number in range(len(table.test.strategies)))
+    return table.sum_by_cluster(keep, *(values[keep] for values in uses))
 
 
 def _entropy(totals: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Which figures a comparison has: preferences, confusion, Q against B, metrics by depth, training curves."""
+"""Which figures a comparison has: preferences, confusion, Q against B, metrics by depth, training, talks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from esc_lab.artifacts import READ_ERRORS
 from esc_lab.comparison.boosts import BoostResults
 from esc_lab.comparison.parallel import parallel_map
 from esc_lab.comparison.result import ComparisonResult
-from esc_lab.comparison.runs import Cell
+from esc_lab.comparison.runs import Cell, shorten_names
 from esc_lab.comparison.table import Table
 from esc_lab.errors import UserError
 from esc_lab.metrics.metric import Metric
@@ -52,7 +52,10 @@ def draw_comparison(comparison: ComparisonResult, table: Table, directory: Path)
         names = {cell.name: table.label(cell) for cell, _ in rows}
         tasks += [*_choices(comparison, model, names, directory), *_depths(comparison, model, names, directory)]
         tasks += _training(model, [cell for cell, _ in rows], directory)
-    return parallel_map([*tasks, *_scatters(comparison, table, directory), *draw_doses(comparison.boosts, directory)])
+    tasks += [*_scatters(comparison, table, directory), *draw_doses(comparison.boosts, directory)]
+    for part in comparison.parts:
+        tasks += _intensities(part, directory)
+    return parallel_map(tasks)
 
 
 def draw_doses(boosts: BoostResults, directory: Path) -> Iterator[Task]:
@@ -67,6 +70,19 @@ def draw_doses(boosts: BoostResults, directory: Path) -> Iterator[Task]:
             labels = {"x_label": "dose of the boost", "y_label": metric.heading}
             title = f"{place}: {metric.heading} by the dose of attention"
             yield partial(draw_figure, path, curves, part, title=title, **labels)
+
+
+def _intensities(comparison: ComparisonResult, directory: Path) -> Iterator[Task]:
+    """The intensity of the emotion over the turns of talks, by cell."""
+    names = shorten_names(comparison.cells)
+    series = {
+        names[cell]: [Point(turn, value, n) for turn, value, n in curve]
+        for cell, curve in comparison.intensity.items()
+    }  # fmt: skip
+    for number, part in _batched(series, _TOGETHER):
+        labels = {"x_label": "supporter turns", "y_label": "intensity, 1 to 5"}
+        path = directory / f"intensity{number}"
+        yield partial(draw_figure, path, curves, part, title="Intensity of the emotion after each turn", **labels)
 
 
 def _scatters(comparison: ComparisonResult, table: Table, directory: Path) -> Iterator[Task]:

@@ -21,6 +21,7 @@ from esc_lab.report.dialogue_browser import browser_data, link
 from esc_lab.report.figures import COLOURS
 from esc_lab.report.page import render_page
 from esc_lab.report.reproduction import Command, commands, differing, tree_pages, versions
+from esc_lab.report.talk_browser import talks_data
 
 MAX_OPEN_FIGURES = 4  # of a kind, shown without being asked for
 # Beginnings of the figures' file names -> heading, and what a reader has to know.
@@ -49,6 +50,12 @@ FIGURES = {
         "that it got. A line is a span; compare that of the strategy with that of the neutral phrase. Bands: 95 % "
         "intervals.",
     ),
+    "intensity": (
+        "How strong the emotion is",
+        "Mean intensity after the seeker's first message (0) and after each turn of the supporter, as the seeker's "
+        "model says, over the talks that have come so far: those that end drop out, and markers shrink. Bands: 95 % "
+        "intervals over cards.",
+    ),
     "training": ("Training", "Loss at each optimizer step; comparable only within one objective."),
 }
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
@@ -74,29 +81,36 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
     directory = path.parent
     table = build_table(comparison)
     browser = browser_data(comparison, directory)
+    of_talks = next((part for part in comparison.parts if part.talks), None)
+    talks = talks_data(of_talks, directory) if of_talks else None
+    beside = comparison.beside
     sections = {
         "results": ("Results", True),
+        "talk-results": ("Results of talks", beside is not None),
         "metric": ("One metric", True),
         "strategies": ("Strategies", bool(comparison.strategies)),
         "groups": ("Problems and emotions", bool(comparison.groups)),
         "figures": ("Figures", bool(figures)),
         "people": ("People asked", comparison.survey is not None),
         "dialogues": ("Dialogues", browser is not None),
+        "talks": ("Talks", talks is not None),
         "reproduce": ("How to reproduce", True),
     }
     page = render_page(
         "comparison.html.jinja",
         title_of(comparison),
-        {"comparison": _numbers(comparison, table), "browser": browser},
-        styles=["page.css", "comparison_page.css"],
-        scripts=["page.js", "comparison_page.js", "dialogue_browser.js"],
+        {"comparison": _numbers(comparison, table), "browser": browser, "talks": talks},
+        styles=["page.css", "comparison_page.css", *(["talk_browser.css"] if talks else [])],
+        scripts=["page.js", "comparison_page.js", "dialogue_browser.js", *(["talk_browser.js"] if talks else [])],
         facts=_facts(comparison),
         sections={name: heading for name, (heading, shown) in sections.items() if shown},
         summary=summary(comparison, table),
         table=table_context(comparison, table),
+        talk_table=beside and {**table_context(beside, build_table(beside)), "summary": summary(beside, build_table(beside))},
         figure_kinds=_figure_kinds(figures),
         max_open_figures=MAX_OPEN_FIGURES,
         browser_notes=_browser_notes(browser),
+        talk_notes=_left_out(talks),
         reproduction=_reproduction(comparison, directory),
         test=comparison.test,
         survey=comparison.survey,
@@ -109,7 +123,8 @@ def _facts(comparison: ComparisonResult) -> dict[str, str]:
     test, runs = comparison.test, comparison.runs
     facts = {"Runs": f"{len(runs):,}", "Seeds": ", ".join(map(str, sorted({run.method.seed for run in runs})))}
     if test:
-        facts |= {"Dialogues": f"{test.dialogues:,}", "Decisions": f"{len(test.keys):,}"}
+        rows, units = (name.capitalize() for name in test.kind)
+        facts |= {units: f"{test.dialogues:,}", rows: f"{len(test.keys):,}"}
         facts |= {"Strategies": str(len(test.strategies)), "Test set": test.identity[:8]}
     if chance := comparison.chance:
         guess = f"Q {chance['chance/prior_Q']:.3f}, accuracy {chance['chance/prior_accuracy']:.3f}"
@@ -154,9 +169,12 @@ def _browser_notes(browser: dict[str, Any] | None) -> list[str]:
             "The evaluations left no dialogues.jsonl, so what was said before each reply is not shown; "
             "evaluate again to have it."
         )
-    if browser and browser["left_out"]:
-        notes.append(f"Not shown here, for size: {list_names(browser['left_out'], 6)}.")
-    return notes
+    return [*notes, *_left_out(browser)]
+
+
+def _left_out(shown: dict[str, Any] | None) -> list[str]:
+    """A sentence on the runs that are too many to be shown."""
+    return [f"Not shown here, for size: {list_names(shown['left_out'], 6)}."] if shown and shown["left_out"] else []
 
 
 def _reproduction(comparison: ComparisonResult, directory: Path) -> dict[str, Any]:

@@ -36,10 +36,14 @@ def summary(comparison: ComparisonResult, table: Table) -> list[str]:
         seeds = max((len(cell.runs) for cell in evaluated), default=1)
         each = f", each with {seeds} seeds" if seeds > 1 else ""
         variants = f"{_count(len(evaluated), 'variant')} of {_count(len(table.by_model()), 'model')}{each}"
-        sentences.append(
-            f"{variants}, judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at "
-            f"which a supporter answers and has to choose one of {len(test.strategies)} support strategies."
+        told = (
+            f"each in {len(test.keys):,} whole talks with the same {test.clusters:,} simulated seekers, who play a "
+            "card each: what a model of seekers says, no person."
+            if comparison.talks
+            else f"judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at which "
+            f" a supporter answers and has to choose one of {len(test.strategies)} support strategies."
         )
+        sentences.append(f"{variants}, {told}")
     column = next((column for column in comparison.columns if column.name == comparison.primary), None)
     if column is None or column.higher_is_better is None:
         return [*sentences, "The primary metric was not measured, so nothing is called best."]

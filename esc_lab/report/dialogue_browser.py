@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -43,7 +43,7 @@ def browser_data(comparison: ComparisonResult, directory: Path) -> dict[str, Any
     Raises:
         UserError: a `dialogues.jsonl` cannot be read.
     """
-    runs, left_out = _chosen(comparison)
+    runs, left_out = choose_runs(comparison, lambda run: run.predictions is not None)
     if comparison.test is None or not runs:
         return None
     strategies, names = comparison.test.strategies, run_names(comparison.cells)
@@ -70,12 +70,12 @@ def browser_data(comparison: ComparisonResult, directory: Path) -> dict[str, Any
     }
 
 
-def _chosen(comparison: ComparisonResult) -> tuple[list[Run], list[str]]:
-    """The runs to show and the names of the others."""
-    runs = [run for run in comparison.runs if run.predictions]
+def choose_runs(comparison: ComparisonResult, has: Callable[[Run], bool]) -> tuple[list[Run], list[str]]:
+    """The runs to show, of those that have what is shown, and the names of the others."""
+    runs = [run for run in comparison.runs if has(run)]
     if len(runs) <= MOST_RUNS:
         return runs, []
-    firsts = [next((run for run in cell.runs if run.predictions), None) for cell in comparison.cells]
+    firsts = [next((run for run in cell.runs if has(run)), None) for cell in comparison.cells]
     kept = [run for run in firsts if run][:MOST_RUNS]
     names = run_names(comparison.cells)
     return kept, [names[run.directory] for run in runs if run not in kept]

@@ -29,10 +29,10 @@ function fill(id, heads, rows) {
   }
 }
 
-// --- the table of results
+// --- the tables of results
 
 function sort(head) {
-  const table = at("results-table"), place = [...head.parentNode.children].indexOf(head);
+  const table = head.closest("table"), place = [...head.parentNode.children].indexOf(head);
   const kind = head.dataset.kind, downFirst = kind === "number";
   const down = head.ariaSort === "none" ? downFirst : head.ariaSort === "ascending";
   for (const other of head.parentNode.children) other.ariaSort = "none";
@@ -48,7 +48,7 @@ function sort(head) {
   });
   table.tBodies[0].append(...rows);
 }
-for (const head of at("results-table").tHead.rows[0].cells) head.firstElementChild.onclick = () => sort(head);
+for (const head of document.querySelectorAll(".results thead th")) head.firstElementChild.onclick = () => sort(head);
 
 // --- intervals as drawings
 
