@@ -5,8 +5,10 @@ Trainings of a method and dialogues are drawn from a population whose Q and B ar
 how often the test calls two methods different that are equal, for 2 to 10 seeds, 12 to 195 dialogues, and three spreads
 between seeds. B: how often its interval, about the value less the jackknife's bias, holds what one training has on all
 dialogues; beside it the bias, and what is left of it. Judges: how often one that tells as much as words do passes the
-check that decides whether it is believed, and how often one that tells more (tests/judge_check/simulation.py). Beside
-these, what the bootstrap over seeds alone would do.
+check that decides whether it is believed, and how often one that tells more (tests/judge_check/simulation.py). Talks:
+the same as of Q for two supporters that meet the same cards, with one talk or three a card, beside intervals for which
+each talk had a card of its own (tests/statistics/talk_simulation.py). Beside these, what the bootstrap over seeds alone
+would do.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from esc_lab.statistics.crossed_effects import estimate_mean, subtract
 from tests.judge_check.simulation import count_believed
 from tests.statistics.simulation import Population, simulate_population
+from tests.statistics.talk_simulation import count_covered
 
 SEEDS, DIALOGUES = (2, 3, 5, 10), (12, 40, 195)
 SPREADS = {"small": 0.03, "middle": 0.1, "large": 0.3}
@@ -36,6 +39,7 @@ PREFERENCES = (0.3, 0.8, 3.0)
 # AUCs of judges and of words on hard kinds, on 60 contexts of each.
 JUDGES = [(0.5, 0.5), (0.65, 0.65), (0.8, 0.8), (0.65, 0.5), (0.7, 0.5), (0.75, 0.65)]
 JUDGED_DIALOGUES = (5, 8, 12, 40, 60)
+CARDS, TALKS = (6, 12, 40), (1, 3)
 
 
 def measure_q(population: Population, seeds: int, dialogues: int, repeats: int, seed: int) -> tuple[int, int]:
@@ -141,11 +145,32 @@ def _count_believed(dialogues: int, judge: float, floor: float, pairwise: bool, 
     return count_believed(dialogues, judge, floor, repeats, seed, pairwise=pairwise)
 
 
+def simulate_talks(repeats: int, jobs: int) -> dict[tuple[bool, bool, int, int], float]:
+    """Coverage by measure, by what the clusters are, and by the numbers of cards and of talks with each."""
+    rates = {}
+    print(f"{'measure':8} {'clusters':>9} {'cards':>6} {'talks':>6} {'intervals':>9} {'coverage':>9} {'size':>6}")
+    for success, apart, cards, talks in itertools.product((False, True), (False, True), CARDS, TALKS):
+        if apart and talks == 1:
+            continue
+        tasks = split(_count_covered, repeats, cards, talks, success, apart)
+        counts = np.array(Parallel(n_jobs=jobs)(tasks), float).sum(axis=0)
+        known, covered, different = counts
+        rates[success, apart, cards, talks] = covered / known
+        names = f"{'success' if success else 'relief':8} {'talks' if apart else 'cards':>9}"
+        shares = f"{known / repeats:9.3f} {covered / known:9.3f} {different / repeats:6.3f}"
+        print(f"{names} {cards:6} {talks:6} {shares}", flush=True)
+    return rates
+
+
+def _count_covered(cards: int, talks: int, success: bool, apart: bool, repeats: int, seed: int) -> tuple[int, ...]:
+    return count_covered(cards, talks, repeats, seed, success=success, apart=apart)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=2000, help="of a cell of Q; of B a quarter of them")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", choices=("bootstrap", "q", "b", "judges"), help="one of the simulations")
+    parser.add_argument("--only", choices=("bootstrap", "q", "b", "judges", "talks"), help="one of the simulations")
     options = parser.parse_args()
     started = time.perf_counter()
     print(f"{options.repeats:,} replications of a cell")
@@ -165,6 +190,10 @@ def main() -> None:
         judges = simulate_judges(options.repeats, options.jobs)
         believed = [rate for (judge, floor, *_), rate in judges.items() if judge == floor]
         print(f"inference_judge_size: {min(believed):.3f} to {max(believed):.3f} (goal <= .05)")
+    if options.only in (None, "talks"):
+        by_card = [rate for (_, apart, cards, _), rate in simulate_talks(options.repeats, options.jobs).items()
+                   if not apart and cards >= 12]  # fmt: skip
+        print(f"inference_coverage_talks: {min(by_card):.3f} to {max(by_card):.3f} (goal .92 to .97)")
     print(f"{time.perf_counter() - started:.0f} s")
 
 

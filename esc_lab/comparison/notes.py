@@ -119,7 +119,8 @@ def _interval_details(comparison: ComparisonResult) -> list[str]:
     notes = [f"Intervals are over {how} (jackknife and Student's t: docs/statistics.md)."]
     if others:
         alone = ", ".join(others).rstrip(".")
-        notes.append(f"Not known by {comparison.unit.removesuffix('s')} ({'over seeds alone' if several else 'no interval'}): {alone}.")
+        instead = "over seeds alone" if several else "no interval"
+        notes.append(f"Not known by {comparison.unit.removesuffix('s')} ({instead}): {alone}.")
     return notes
 
 
@@ -189,7 +190,8 @@ def _test_details(comparison: ComparisonResult) -> list[str]:
     secondary = sum(not difference.primary for difference in tested)
     paired = "; runs of equal seeds are pairs" if _has_seeds(comparison) else ""
     over = (
-        f" They are over {comparison.unit} alone, and say something of these models: train several seeds to compare methods."
+        f" They are over {comparison.unit} alone, and say something of these models: train several seeds to compare "
+        "methods."
         if _is_trained_once(comparison)
         else ""
     )

@@ -25,7 +25,7 @@ class TalkJudgements:
     """Numbers of whole talks in a run of stage `judge`.
 
     Attributes:
-        values: by fingerprint of the run's talks, then by metric (`converse/judge/...`), by card and number of the talk.
+        values: by fingerprint of the run's talks, by metric (`converse/judge/...`), by card and number of the talk.
         remarks: sentences on what not to rely on.
     """
 

@@ -18,7 +18,7 @@ from esc_lab.comparison.checks import (
     require_same_test_set,
 )
 from esc_lab.comparison.estimates import tabulate_metric
-from esc_lab.comparison.groups import MIN_CLUSTERS, limit_interval
+from esc_lab.comparison.groups import limit_interval
 from esc_lab.comparison.runs import Cell, Run
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError, list_names
@@ -67,7 +67,9 @@ def check_talks(cells: Sequence[Cell], talks: Mapping[Path, Talks], metrics: Seq
     for run, other in zip([*known][1:], [*known], strict=False):
         _require_same_seekers((other, known[other]), (run, known[run]))
     unknown = [run for run in runs if run not in known]
-    return [f"no journals in {list_runs(unknown)}: that its seekers are those of the others is not sure"] * bool(unknown)
+    return [f"no journals in {list_runs(unknown)}: that its seekers are those of the others is not sure"] * bool(
+        unknown
+    )
 
 
 def _require_same_seekers(

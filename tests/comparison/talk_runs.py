@@ -34,14 +34,16 @@ SAID = (
 )
 REPLIES = (
     "That sounds exhausting. What weighs on you most at the moment?",
-    "It makes sense that you feel like this after all that has happened, and it says something about how much you cared.",
+    "It makes sense that you feel like this after all that has happened, and it says how much you cared.",
     "So it is less the day itself than what comes after it. Did I get that right?",
     "You have held out for a long time. That took strength, even if it does not feel like it.",
     "Perhaps a short walk before work, with nothing to do in it, could be a place to begin.",
 )
 
 
-def made_talk(card: int, number: int, *, eases: float, turns: int, seed: int, chat: Sequence[str] = REPLIES) -> Dialogue:
+def made_talk(
+    card: int, number: int, *, eases: float, turns: int, seed: int, chat: Sequence[str] = REPLIES
+) -> Dialogue:
     """A talk whose supporter lowers the intensity by `eases` at each turn, about; the seeker's start is its card's."""
     start = random.Random(derive_seed(0, "seeker", card, number))
     draw = random.Random(derive_seed(seed, "talk", card, number))
@@ -83,7 +85,9 @@ def write_talks(
     measures = {"success": success, "max_turns": MAX_TURNS}
     metrics = {f"converse/{name}": value for name, value in measure_talks(talks, **measures).items()}
     config = settings("converse", **changes)
-    config["llm"] = {"supporter": {"client": "local", "model": None}, "openai": {"model": None}} | changes.get("llm", {})
+    config["llm"] = {"supporter": {"client": "local", "model": None}, "openai": {"model": None}} | changes.get(
+        "llm", {}
+    )
     config["converse"] = {"strategies": [], "success": success} | changes.get("converse", {})
     write_run(directory, config, metrics | {"converse/seconds": 1.0})
     write_dialogues(talks, directory / "talks.jsonl")

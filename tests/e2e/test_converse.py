@@ -97,12 +97,13 @@ def test_one_after_another_and_all_at_once(endpoint, talked, tmp_path):
 
 
 def test_planted_supporters_are_ranked_as_planted(endpoint, tmp_path):
-    found = {}
+    found, directories = {}, []
     for model in ("kind", "cold", "parrot", "ending", "asking"):
         outcome = execute(tmp_path / model, *words(endpoint[1], f"llm.supporter.model={model}", "cards.limit=12",
                                                    "llm.openai.model=seeker"))  # fmt: skip
         assert outcome.status == 0, outcome.errors
         found[model] = {key.removeprefix("converse/"): value for key, value in outcome.metrics.items()}
+        directories.append(str(outcome.path))
     relief = {model: metrics["relief"] for model, metrics in found.items()}
     assert relief["kind"] == 2.5 > relief["asking"] == relief["parrot"] == relief["ending"] == 0 > relief["cold"] == -1
     assert [model for model, metrics in found.items() if metrics["success"] == 1] == ["kind"]
@@ -112,6 +113,14 @@ def test_planted_supporters_are_ranked_as_planted(endpoint, tmp_path):
         assert found[model][measure] > 0.9 > 0.1 > max(others), measure
     assert found["ending"]["turns"] == 1
     assert [found[model]["ends/max_turns"] for model in ("cold", "asking", "parrot")] == [1, 1, 1]
+    compared = execute(
+        tmp_path / "all", "stage=compare", f"compare.runs=[{','.join(directories)}]", "compare.baseline=base"
+    )
+    assert compared.status == 0, compared.errors
+    assert compared.metrics["kind base (cso)/converse/relief"] == 2.5
+    assert "talks" in compared.output
+    assert "12 talks with the seekers of 12 cards" in (" ".join((compared.path / "comparison.md").read_text().split()))
+    assert "I can feel how much" in (compared.path / "report.html").read_text()
 
 
 def test_the_seeker_is_the_same_before_every_supporter(endpoint, talked, tmp_path):

@@ -62,7 +62,8 @@ def test_runs_stand_beside_one_another(show, path):
     assert page.locator(".talks tbody tr").count() == 21  # the opening and 20 turns
     reply = page.locator(".talks tbody tr").nth(1).locator("td").first.locator(".turn").first
     assert reply.locator(".tag").inner_text() == "Qu"
-    assert HOSTILE.split()[0] in reply.inner_text() and page.title() != "broken"
+    assert HOSTILE.split()[0] in reply.inner_text()
+    assert page.title() != "broken"
     rated = reply.locator(".verdict")
     assert rated.get_attribute("aria-label").startswith("intensity of the emotion, from 1 to 5: ")
     ends = page.locator(".talks tfoot td")
@@ -102,7 +103,8 @@ def test_cards_are_chosen_by_list_keys_and_address(show, path):
     assert page.locator("#talk h3").inner_text() == "exam again, talk 2: academic pressure"
     page.locator("#talk-order").select_option(label="where relief differs most")
     texts = page.locator("#talk-choice option").all_inner_texts()
-    assert len(texts) == 12 and page.locator("#talk h3").inner_text() == texts[0]
+    assert len(texts) == 12
+    assert page.locator("#talk h3").inner_text() == texts[0]
 
 
 def test_an_address_leads_to_a_talk_of_a_run(show, path):
@@ -141,7 +143,8 @@ def test_talks_beside_evaluations_and_without_figures(show, runs, tmp_path):
     found = compute_comparison([evaluation, *runs])
     page = show(write_comparison_page(found, [], tmp_path / "report.html"))
     sections = page.locator("nav a").all_inner_texts()
-    assert sections[:2] == ["Results", "Results of talks"] and {"Talks", "Dialogues"} <= {*sections}
+    assert sections[:2] == ["Results", "Results of talks"]
+    assert {"Talks", "Dialogues"} <= {*sections}
     table = page.locator("#talk-results-table")
     assert table.locator("tbody tr").count() == 3
     page.locator("#talk-results-table thead button").filter(has_text="relief").click()
@@ -166,7 +169,8 @@ def test_too_many_runs_are_named(runs, tmp_path, monkeypatch):
     assert talks_data(found, tmp_path)["left_out"] == ["tiny base schedule"]
     monkeypatch.setattr(talk_browser, "MOST_CHARACTERS", 100)
     small = talks_data(found, tmp_path)
-    assert len(small["runs"]) == 1 and len(small["left_out"]) == 2
+    assert len(small["runs"]) == 1
+    assert len(small["left_out"]) == 2
     known = max(turn[1] for talk in small["runs"][0]["talks"] for turn in talk["turns"])
     assert known == len(small["texts"]) - 1  # no texts of those that are left out
     page = write_comparison_page(found, [], tmp_path / "report.html").read_text()

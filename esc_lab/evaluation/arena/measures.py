@@ -55,8 +55,8 @@ def measure_talk(talk: Dialogue, *, success: float, max_turns: int) -> dict[str,
 
 def measure_talks(talks: Sequence[Dialogue], *, success: float, max_turns: int) -> dict[str, float]:
     """`talks`, their number; means of their measures, shares of their ends (`ends/...`) and of their strategies
-    (`strategy/...`), and of these `strategy_entropy` and `transition_entropy`, in bits: how evenly strategies are used, and how little the
-    strategy of a turn says about that of the next one.
+    (`strategy/...`), and of these `strategy_entropy` and `transition_entropy`, in bits: how evenly strategies are
+    used, and how little the strategy of a turn says about that of the next one.
     """
     measured = [measure_talk(talk, success=success, max_turns=max_turns) for talk in talks]
     names = dict.fromkeys(name for measures in measured for name in measures)
