@@ -25,7 +25,7 @@ from tests.comparison.synthetic import predictions
 NAMES = load_inventory("esconv").names
 DEFINITIONS = {name: metric.definition for name, metric in METRICS.items() if metric.definition}
 CONTRIBUTIONS = ("text/distinct_1", "text/distinct_2")  # means of what dialogues contribute to all of them
-ELSEWHERE = ("judge/", "preference/")
+ELSEWHERE = ("judge/", "preference/", "converse/")
 
 
 def read(path, rows):
