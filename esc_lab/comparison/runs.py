@@ -60,6 +60,7 @@ class Run:
 
     @property
     def of_talks(self) -> bool:
+        """Whether it held whole talks with simulated seekers."""
         return bool(self.config["stage"] == CONVERSE)
 
     @property

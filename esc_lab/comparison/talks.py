@@ -67,16 +67,15 @@ def check_talks(cells: Sequence[Cell], talks: Mapping[Path, Talks], metrics: Seq
     for run, other in zip([*known][1:], [*known], strict=False):
         _require_same_seekers((other, known[other]), (run, known[run]))
     unknown = [run for run in runs if run not in known]
-    return [f"no journals in {list_runs(unknown)}: that its seekers are those of the others is not sure"] * bool(
-        unknown
-    )
+    sure = f"no journals in {list_runs(unknown)}: that its seekers are those of the others is not sure"
+    return [sure] if unknown else []
 
 
 def _require_same_seekers(
     first: tuple[Run, Mapping[str, Mapping[str, Any]]], second: tuple[Run, Mapping[str, Mapping[str, Any]]]
 ) -> None:
     (run, ours), (other, theirs) = first, second
-    for talk in ours.keys() & theirs.keys():
+    for talk in sorted(ours.keys() & theirs.keys()):
         names = ours[talk].keys() | theirs[talk].keys()
         differing = sorted(name for name in names if ours[talk].get(name) != theirs[talk].get(name))
         if differing:

@@ -75,10 +75,7 @@ def draw_doses(boosts: BoostResults, directory: Path) -> Iterator[Task]:
 def _intensities(comparison: ComparisonResult, directory: Path) -> Iterator[Task]:
     """The intensity of the emotion over the turns of talks, by cell."""
     names = shorten_names(comparison.cells)
-    series = {
-        names[cell]: [Point(turn, value, n) for turn, value, n in curve]
-        for cell, curve in comparison.intensity.items()
-    }  # fmt: skip
+    series = {names[cell]: [Point(*point) for point in curve] for cell, curve in comparison.intensity.items()}
     for number, part in _batched(series, _TOGETHER):
         labels = {"x_label": "supporter turns", "y_label": "intensity, 1 to 5"}
         path = directory / f"intensity{number}"

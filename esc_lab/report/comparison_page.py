@@ -83,10 +83,10 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
     browser = browser_data(comparison, directory)
     of_talks = next((part for part in comparison.parts if part.talks), None)
     talks = talks_data(of_talks, directory) if of_talks else None
-    beside = comparison.beside
+    beside = [(part, build_table(part)) for part in comparison.parts[1:]]
     sections = {
         "results": ("Results", True),
-        "talk-results": ("Results of talks", beside is not None),
+        "talk-results": ("Results of talks", bool(beside)),
         "metric": ("One metric", True),
         "strategies": ("Strategies", bool(comparison.strategies)),
         "groups": ("Problems and emotions", bool(comparison.groups)),
@@ -106,8 +106,7 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
         sections={name: heading for name, (heading, shown) in sections.items() if shown},
         summary=summary(comparison, table),
         table=table_context(comparison, table),
-        talk_table=beside
-        and {**table_context(beside, build_table(beside)), "summary": summary(beside, build_table(beside))},
+        talk_tables=[{**table_context(*part), "summary": summary(*part)} for part in beside],
         figure_kinds=_figure_kinds(figures),
         max_open_figures=MAX_OPEN_FIGURES,
         browser_notes=_browser_notes(browser),

@@ -41,7 +41,7 @@ def summary(comparison: ComparisonResult, table: Table) -> list[str]:
             "card each: what a model of seekers says, no person."
             if comparison.talks
             else f"judged at the same {len(test.keys):,} decisions of {test.dialogues:,} dialogues: points at which "
-            f" a supporter answers and has to choose one of {len(test.strategies)} support strategies."
+            f"a supporter answers and has to choose one of {len(test.strategies)} support strategies."
         )
         sentences.append(f"{variants}, {told}")
     column = next((column for column in comparison.columns if column.name == comparison.primary), None)
