@@ -104,10 +104,12 @@ def _check_prompts(cfg: Section) -> None:
             raise UserError("its prompts name no strategy", where=f"extend.template={extended}", fix=fix)
         for name in cfg["pipeline"]["templates"] if stage == "pipeline" else ():
             _check_span(cfg, _layout(cfg, "pipeline.templates", name))
-    if stage == "converse":
+    if stage in ("arena", "converse"):
         _check_choice(cfg, evaluation)
     for name in cfg["chat"]["templates"] if stage == "chat" else ():
         _layout(cfg, "chat.templates", name)
+    if stage == "arena":
+        _check_named(cfg, cfg["arena"]["template"])
     prefers = stage == "cso" or (stage == "pipeline" and "cso" in cfg["pipeline"]["stages"])
     if prefers and not train.chooses_strategy:
         where, fix = f"prompt.train.template={train.name}", "prompt=cso, or `choice` for `instruction` in the layout"
@@ -126,6 +128,14 @@ def _check_prompts(cfg: Section) -> None:
         layout, study = _layout(cfg, "sra.templates", name), cfg["sra"]
         _check_span(cfg, layout)
         _check_boost(layout, study["spans"] if study["study"] in ("boost", "ablate") else [], "sra.spans")
+
+
+def _check_named(cfg: Section, template: str) -> None:
+    """Whether a layout names the strategy where others choose it."""
+    asked = {"steerable", "prompted"} & {*cfg["arena"]["supporters"]}
+    if asked and _layout(cfg, "arena.template", template).chooses_strategy:
+        what = "its prompts let the model choose"
+        raise UserError(what, where=f"arena.template={template}", fix="arena.template=standard")
 
 
 def _check_choice(cfg: Section, layout: Layout) -> None:
@@ -166,7 +176,7 @@ def _check_roles(cfg: Section) -> None:
 
 
 def _check_persona(cfg: Section) -> None:
-    if cfg["stage"] == "converse":
+    if cfg["stage"] in ("arena", "converse"):
         build_words(cfg["converse"]["wording"])
     if cfg["stage"] == "cards":
         check_wording(cfg["cards"]["wording"], SLOTS, "cards.wording")

@@ -16,6 +16,7 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
+from esc_lab.config.arena import ArenaConfig
 from esc_lab.config.chat import ChatConfig
 from esc_lab.config.compare import CompareConfig, JudgingConfig
 from esc_lab.config.converse import CardsConfig, ConverseConfig
@@ -58,6 +59,7 @@ STAGES: Mapping[str, str] = {
     "cards": "make cards of simulated seekers from the situations of a corpus, by rule or by a model",
     "converse": "have a model talk with simulated seekers, whole conversations: the arena",
     "chat": "talk to a model yourself, as the seeker, or to two side by side",
+    "arena": "whole talks of a model as it came, after SFT, after CSO and steerable, with the same seekers, compared",
     "pipeline": "train, search, optimise (pipeline.stages): build preference data, train and evaluate, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",
     "reward": "train a reward model: a score of a reply in its dialogue, learned from comparisons with other replies",
@@ -162,6 +164,7 @@ class Config:
     cards: CardsConfig = section(CardsConfig, results("cards", "converse"))
     converse: ConverseConfig = section(ConverseConfig, results("converse"))
     chat: ChatConfig = section(ChatConfig, results("chat"))
+    arena: ArenaConfig = section(ArenaConfig, results("arena"))
     judge: JudgingConfig = section(JudgingConfig, results("judge"))
     survey: SurveyConfig = section(SurveyConfig, results("survey"))
     pipeline: PipelineConfig = section(PipelineConfig, results("pipeline"))

@@ -22,7 +22,7 @@ from esc_lab.config.role_checks import check_roles
 from esc_lab.config.schema import can_resume
 from esc_lab.config.search import ASKED, ROLES
 from esc_lab.config.survey import survey_problems
-from esc_lab.config.talk_checks import check_cards, check_converse
+from esc_lab.config.talk_checks import check_arena, check_cards, check_converse
 from esc_lab.errors import nearest
 
 
@@ -163,6 +163,16 @@ def _check_extend(cfg: DictConfig) -> Iterator[str]:
     yield from check_roles(cfg, ASKED["extend"])
 
 
+def _check_arena_trainings(cfg: DictConfig) -> Iterator[str]:
+    if "cso" not in cfg.arena.supporters or cfg.arena.cso:
+        return
+    stages = list(cfg.pipeline.stages)
+    if not {"sft", "cso"} <= set(stages):
+        fix = "pipeline.stages=[search,sft,cso], or arena.sft=RUN arena.cso=RUN"
+        yield f"pipeline.stages={stages}: arena.sft and arena.cso are not named, and it does not train both. Fix: {fix}"
+    yield from _check_pipeline(cfg)
+
+
 def _check_judge(cfg: DictConfig) -> Iterator[str]:
     settings = cfg.judge
     if not settings.runs:
@@ -252,6 +262,7 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "reward": (check_weights, _check_reward),
     "search": (_check_search,),
     "extend": (_check_extend,),
+    "arena": (check_arena, _check_arena_trainings),
     "cards": (check_cards,),
     "converse": (check_converse,),
     "chat": (check_chat,),

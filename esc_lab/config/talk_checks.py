@@ -1,4 +1,4 @@
-"""What whole talks and the cards of their seekers need of a configuration."""
+"""What whole talks, the cards of their seekers and comparisons of supporters need of a configuration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from esc_lab.config.evaluation_checks import refuse
+from esc_lab.config.evaluation_checks import check_weights, refuse
 from esc_lab.config.model import ENDPOINT
 from esc_lab.config.role_checks import check_roles
 from esc_lab.config.search import ASKED, LOADED
@@ -40,3 +40,30 @@ def check_cards(cfg: DictConfig) -> Iterator[str]:
         if cfg.llm.seeker.checkpoint:
             reason = "a trained seeker writes what a seeker says, and no card"
             yield refuse(cfg, "llm.seeker.checkpoint", reason, "leave it out; llm.seeker.model names another model")
+
+
+def check_arena(cfg: DictConfig) -> Iterator[str]:
+    arena = cfg.arena
+    if not arena.supporters or len(set(arena.supporters)) < len(arena.supporters):
+        yield f"arena.supporters={arena.supporters}: one or more are needed, each once"
+    if cfg.checkpoint is not None:
+        yield refuse(cfg, "checkpoint", "the supporters have their own", "arena.sft=RUN, arena.cso=RUN")
+    if {"sft", "cso"} <= {*arena.supporters} and bool(arena.sft) != bool(arena.cso):
+        given, other = ("sft", "cso") if arena.sft else ("cso", "sft")
+        reason = "CSO goes on from SFT, and the other one would be of another SFT model"
+        yield refuse(cfg, f"arena.{given}", reason, f"name arena.{other}, too, or leave both out")
+    names = [strategy.name for strategy in cfg.inventory.strategies]
+    if {"steerable", "prompted"} & {*arena.supporters}:
+        for name in (name for name in arena.strategies if name not in names):
+            yield f"arena.strategies: no strategy '{name}' in {cfg.inventory.name}{nearest(name, names)}"
+        if not arena.strategies:
+            yield "arena.strategies is empty. Fix: name the strategies of the turns, or leave steerable out"
+    yield from check_weights(cfg)
+    yield from check_converse(_fill_supporter(cfg))
+
+
+def _fill_supporter(cfg: DictConfig) -> DictConfig:
+    """The configuration of talks: `llm.supporter.checkpoint` of the search is for that alone."""
+    filled = cfg.copy()
+    filled.llm.supporter.checkpoint = None
+    return filled

@@ -129,7 +129,7 @@ def _group(cfg: Config) -> str | None:
     directory = Path(cfg.run_dir)
     multirun = None if read_job_overrides(directory) is None else directory.absolute().parent.name
     group = cfg.logger.group or cfg.experiment or multirun
-    return group or (directory.name if cfg.stage in ("pipeline", "sra", "planted_preference") else None)
+    return group or (directory.name if cfg.stage in ("arena", "pipeline", "sra", "planted_preference") else None)
 
 
 def _name(cfg: Config) -> str:
