@@ -9,7 +9,7 @@ from tests.e2e.test_bad_input import complaint
 from tests.e2e.test_converse import LOCAL
 
 SMALL = (
-    "stage=arena", *LOCAL[1:], "trainer.max_steps=2", "llm.local.model.dtype=float32",
+    "stage=arena", *LOCAL[1:], "converse.min_turns=3", "trainer.max_steps=2", "llm.local.model.dtype=float32",
     "arena.strategies=[Question,Information]",
 )  # fmt: skip
 
