@@ -3,7 +3,7 @@
 Same model, dtype, LoRA, pairs, pairs per step and learning rate; both sides run in processes of their own, in turn, and
 count what they spend on the reference. Replies end with the end-of-turn token on both sides (TRL's own boundary takes
 the template's newline too). On the CPU TRL runs the LM head on every token; `label_rows` is TRL made to run it on the
-replies' tokens alone, as it does on a GPU. TRL is not a dependency: `pip install esc-lab[bench]`.
+replies' tokens alone, as it does on a GPU. TRL is not a dependency: `pip install 'esc-lab[bench]'`.
 
 `--quick` takes a smaller dialogue and fewer runs (3 to 4 minutes on two cores; the whole takes 15 to 20). On a GPU the
 timings are repeated with random weights in the shape of Llama-3.1-8B.

@@ -31,10 +31,10 @@ from omegaconf.resolvers import oc
 
 from esc_lab import config
 from esc_lab.config.checks import unknown_key
-from esc_lab.config.files import CONF
+from esc_lab.config.files import COMMAND, CONF
 from esc_lab.errors import UserError, nearest
 
-NO_STAGE = "no stage chosen: add stage=STAGE; `python run.py --help` tells more"
+NO_STAGE = f"no stage chosen: add stage=STAGE; `{COMMAND} --help` tells more"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 _SECRETS = ("KEY", "KEYS", "TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "CREDENTIALS")
 
@@ -295,7 +295,7 @@ def option_problem(group: str, option: str) -> str | None:
     options = groups()[group]
     if option in options:
         return None
-    fix = f"Fix: one of {', '.join(options)}; `python run.py --help {group}` describes them"
+    fix = f"Fix: one of {', '.join(options)}; `{COMMAND} --help {group}` describes them"
     return f"{group}={option}: no such option{nearest(option, options) or '.'} {fix}"
 
 

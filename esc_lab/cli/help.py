@@ -1,65 +1,103 @@
-"""What `python run.py --help` prints: stages, config groups with their options, commands worth copying."""
+"""What `--help` prints: stages, config groups with their options, commands worth copying."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from esc_lab.cli.compositions import groups
+import yaml
+from omegaconf import MISSING, OmegaConf
+
+from esc_lab.cli.compositions import compose_config, groups
 from esc_lab.config import STAGES, Key, keys
-from esc_lab.config.files import CONF
+from esc_lab.config.files import COMMAND, CONF
 from esc_lab.errors import UserError, nearest
 
+_WIDTH = 100  # characters of a default that are shown
 _COMMANDS = (
-    ("make demo, by hand", "python run.py stage=pipeline experiment=demo pairs=trained"),
+    ("the demo: train, search, optimise, compare", "stage=pipeline experiment=demo pairs=trained"),
     (
         "fine-tune Llama-3.1-8B on ESConv",
-        "python run.py stage=sft model=llama3_1_8b data=esconv data.path=DIR trainer.max_epochs=2",
+        "stage=sft model=llama3_1_8b data=esconv data.path=DIR trainer.max_epochs=2",
     ),
     (
         "build preference data (ESC-Pro) from seed dialogues with an endpoint",
-        "python run.py stage=search llm=openai llm.openai.model=NAME mcts.in_flight=4 data=esconv data.path=DIR",
+        "stage=search llm=openai llm.openai.model=NAME mcts.in_flight=4 data=esconv data.path=DIR",
     ),
     (
         "go on with CSO on ESC-Pro, three objectives",
-        "python run.py -m stage=cso objective=cso,ipo,simpo data=esc_pro data.path=FILE inventory=cso init_from=DIR",
+        "-m stage=cso objective=cso,ipo,simpo data=esc_pro data.path=FILE inventory=cso init_from=DIR",
     ),
     (
         "evaluate a model at an endpoint beside the others (OPENAI_API_KEY, or llm.openai.base_url=URL)",
-        "python run.py stage=evaluate model=endpoint model.path=NAME data=esconv data.path=DIR",
+        "stage=evaluate model=endpoint model.path=NAME data=esconv data.path=DIR",
     ),
-    ("have a model talk with simulated seekers, whole conversations", "python run.py stage=converse cards.limit=8"),
+    ("have a model talk with simulated seekers, whole conversations", "stage=converse cards.limit=8"),
     (
         "talk to two models yourself, side by side",
-        "python run.py stage=chat checkpoint=DIR chat.against=base",
+        "stage=chat checkpoint=DIR chat.against=base",
     ),
-    ("where the model looks under seven prompt templates", "python run.py experiment=sra_templates"),
+    ("where the model looks under seven prompt templates", "experiment=sra_templates"),
     (
         "compare prompt templates, two jobs at a time",
-        "python run.py -m stage=evaluate prompt=cso,standard,c1_hf hydra.launcher.n_jobs=2",
+        "-m stage=evaluate prompt=cso,standard,c1_hf hydra.launcher.n_jobs=2",
     ),
 )
 
 
-def help_text(topics: Sequence[str] = ()) -> str:
-    """The overview, or for groups or key prefixes their options and keys with type, default, allowed values and doc."""
-    return "\n\n".join(map(_section, topics)) if topics else _overview()
+def help_text(words: Sequence[str] = ()) -> str:
+    """The overview; or on groups, beginnings of keys and options what they hold, each key with its type and doc.
+
+    Args:
+        words: of the command line. Those without `=` are what is asked about, else the keys and groups of the others.
+            Defaults are those of a run with these others, of stage=sft where they name none.
+
+    Raises:
+        UserError: there is nothing of a name. One of COMPOSITION_ERRORS: the overrides cannot be composed.
+    """
+    overrides = [word for word in words if "=" in word]
+    named = [word for word in words if "=" not in word]
+    topics = named or [word.partition("=")[0].strip("+~") for word in overrides if not word.startswith("config_dirs=")]
+    if not topics:
+        return _overview()
+    for topic in topics:
+        _check_topic(topic)
+    stage = [] if any(word.startswith(("stage=", "experiment=")) for word in overrides) else ["stage=sft"]
+    cfg = compose_config(*stage, *overrides).cfg
+    return "\n\n".join(_section(topic, OmegaConf.to_container(cfg, throw_on_missing=False)) for topic in topics)
+
+
+def _check_topic(topic: str) -> None:
+    options = {option for each in groups().values() for option in each}
+    sections = {key.name.rsplit(".", depth)[0] for key in keys() for depth in range(key.name.count(".") + 1)}
+    known = sections | options | set(groups())
+    if topic not in known:
+        fix = f"`{COMMAND} --help` lists stages, groups with their options, and keys"
+        raise UserError(f"no help on '{topic}': no group, option or key of this name{nearest(topic, known)}", fix=fix)
 
 
 def _overview() -> str:
     lines = ["esc-lab: strategy-aware emotional support conversation.", ""]
-    lines += ["usage: python run.py stage=STAGE [group=option] [key=value] ...   (-m for a multirun)", "", "Stages"]
+    lines += [f"usage: {COMMAND} stage=STAGE [group=option] [key=value] ...   (-m for a multirun)"]
+    lines += [f"       {COMMAND} init DIR   (begin a project of your own)", "", "Stages"]
     lines += [stage_lines()]
-    lines += ["", "Groups (`python run.py --help GROUP` shows options and keys; --config-dir DIR adds your own)"]
+    lines += [
+        "",
+        f"Groups (`{COMMAND} --help NAME` tells of a group, an option, a key; --config-dir DIR adds your own)",
+    ]
     for group, options in groups().items():
         if group != "stage":
             lines.append(f"  {group:<10} {', '.join(f'{name}{_origin(file)}' for name, file in options.items())}")
     further = sorted({key.name.split(".")[0] for key in keys()} - set(groups()))
     lines += ["", f"Other keys: {', '.join(further)}", "", "Commands to copy"]
     for purpose, command in _COMMANDS:
-        lines += [f"  # {purpose}", f"  {command}"]
+        lines += [f"  # {purpose}", f"  {COMMAND} {command}"]
     lines += ["", "`--cfg job` prints the composed configuration, with -m that of each job."]
-    lines += ["`hydra.verbose=true` shows tracebacks."]
+    lines += ["Where a run directory is named, `latest` is the newest finished run and `latest:STAGE` that of a stage."]
+    lines += ['`eval "$(esc-lab -sc install=bash)"` has the tab key complete what you type.']
+    lines += ["`hydra.verbose=true` shows tracebacks, `--version` the version."]
     return "\n".join(lines)
 
 
@@ -80,18 +118,26 @@ def describe_option(file: Path) -> str:
     return next((line for line in comments if not line.startswith("@")), "")
 
 
-def _section(topic: str) -> str:
+def _section(topic: str, cfg: Any) -> str:
     chosen = [key for key in keys() if key.name == topic or key.name.startswith(f"{topic}.")]
     options = groups().get(topic, {})
-    if not chosen and not options:
-        raise UserError(f"no help on '{topic}'{nearest(topic, {key.name for key in keys()} | set(groups()))}")
-    lines = [f"{topic}=..."] if options else []
-    for name, file in options.items():
-        lines.append(f"  {name:<14} {STAGES[name] if topic == 'stage' else describe_option(file)}{_origin(file)}")
-    return "\n".join([*lines, *([""] if options else []), *map(_key_line, chosen)])
+    blocks = [[f"{topic}=...", *(f"  {name:<14} {_tell_option(topic, file)}" for name, file in options.items())]]
+    blocks += [[_key_line(key, cfg) for key in chosen]]
+    for group, files in groups().items():
+        if topic in files:
+            text = files[topic].read_text(encoding="utf-8").rstrip()
+            blocks.append([f"{group}={topic}  {_tell_option(group, files[topic])}", textwrap.indent(text, "  ")])
+    return "\n\n".join("\n".join(block) for block in (blocks if options else blocks[1:]) if block)
 
 
-def _key_line(key: Key) -> str:
-    default = "required" if key.default == "???" else f"default {key.default!r}"
+def _tell_option(group: str, file: Path) -> str:
+    return (STAGES[file.stem] if group == "stage" else describe_option(file)) + _origin(file)
+
+
+def _key_line(key: Key, cfg: Any) -> str:
+    for part in key.name.split("."):
+        cfg = cfg[part]
+    text = yaml.safe_dump(cfg, default_flow_style=True, width=10**6, sort_keys=False).removesuffix("...\n").strip()
+    default = "required" if cfg == MISSING else f"default {text if len(text) <= _WIDTH else f'{text[:_WIDTH]}...'}"
     choices = f"; one of {', '.join(key.choices)}" if key.choices else ""
     return f"  {key.name}  ({key.type}; {default}{choices})\n      {key.doc}"

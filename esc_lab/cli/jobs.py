@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from esc_lab.cli.compositions import compose_config
+from esc_lab.cli.latest import MULTIRUN, find_latest
 from esc_lab.cli.multirun import print_jobs
 from esc_lab.cli.overrides import expand_multirun
+from esc_lab.config import Config
 from esc_lab.errors import UserError
 from esc_lab.runs import manifest
 from esc_lab.runs.directory import is_owned
@@ -50,9 +52,11 @@ def _look_at(job: manifest.Job) -> manifest.Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("directory", type=Path, help="of the multirun")
+    parser.add_argument("directory", type=Path, help="of the multirun; latest = the newest below outputs")
     try:
-        show_jobs(parser.parse_args(arguments).directory)
+        directory = parser.parse_args(arguments).directory
+        named = str(directory) == "latest" and not directory.exists()
+        show_jobs(find_latest(Path(Config().output_root), MULTIRUN) if named else directory)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

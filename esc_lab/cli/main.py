@@ -1,4 +1,4 @@
-"""The command `python run.py`: composes the configuration, checks it, and runs the stage, or the jobs of a multirun.
+"""The command `esc-lab`, or `python run.py`: composes and checks the configuration, and runs the stage or a multirun.
 
 Checks run on a first composition, before Hydra makes any directory and before torch is imported. A job that fails in a
 multirun is noted in the multirun's manifest and does not stop the others.
@@ -10,12 +10,14 @@ Exit status: 0 if all went well; 1 if the configuration is wrong, the run failed
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import os
 import re
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+import esc_lab
 from esc_lab import config
 from esc_lab.cli.compositions import (
     COMPOSITION_ERRORS,
@@ -35,6 +38,7 @@ from esc_lab.cli.compositions import (
     use_config_dirs,
 )
 from esc_lab.cli.help import help_text
+from esc_lab.cli.latest import name_latest_runs
 from esc_lab.cli.multirun import (
     describe_jobs,
     end_with_multirun,
@@ -44,13 +48,15 @@ from esc_lab.cli.multirun import (
     run_multirun,
 )
 from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, translate_python_dict
-from esc_lab.config.files import CONF
+from esc_lab.cli.projects import write_project
+from esc_lab.config.files import COMMAND, CONF
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs import manifest
 from esc_lab.runs.signals import TERMINATED, end_on_sigterm
 from esc_lab.terminal import show_controls
 
 log = logging.getLogger("run")
+_CONFIG_DIR = ("--config-dir", "-cd")
 _BY_SIGTERM = "ended by SIGTERM"
 
 
@@ -68,7 +74,8 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
-    from esc_lab.runs.reuse import find_reused_stages  # what shows a configuration only does not need it
+    from esc_lab.runs.directory import drop_refused_run  # what shows a configuration only does not need these
+    from esc_lab.runs.reuse import find_reused_stages
 
     start = time.time()
     outcome: dict[str, Any] = {}
@@ -93,6 +100,8 @@ def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         log.error("error: %s", text, exc_info=not isinstance(error, UserError) or bool(hydra_config.verbose))
         if not in_multirun:
+            if isinstance(error, UserError) and not hydra_config.verbose:
+                drop_refused_run(directory, Path(cfg.output_root))
             raise SystemExit(1) from error
         outcome |= {"status": "failed", "error": text[:500]}
     except (SystemExit, KeyboardInterrupt) as stop:
@@ -149,10 +158,19 @@ def _note_job(hydra_config: Any, outcome: dict[str, Any]) -> None:
 def main() -> int:
     """Run the command line, `sys.argv`, and return its exit status."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    if "--version" in sys.argv[1:]:  # Hydra would tell its own
+        print(f"esc-lab {esc_lab.__version__}")
+        return 0
     options, unknown = get_args_parser().parse_known_intermixed_args()
     flags = [word for word in sys.argv[1:] if word not in options.overrides]
     try:
+        if sys.argv[1:2] == ["init"]:
+            print(write_project(sys.argv[2:]))
+            return 0
         return _run(options, unknown, flags)
+    except BrokenPipeError:  # who reads it, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -165,16 +183,32 @@ def main() -> int:
         return 1
 
 
+def _prepare_completion() -> None:
+    """Have Hydra complete the word under the cursor by a line that composes, whatever options stand on it."""
+    line, _, word = os.environ.get("COMP_LINE", "").rpartition(" ")
+    words = line.split()
+    with contextlib.suppress(UserError):  # nobody reads what is said here
+        use_config_dirs([], next((path for flag, path in pairwise(words) if flag in _CONFIG_DIR), None))
+    overrides = [each for each in words if "=" in each and not each.startswith("-")]
+    if not any(each.startswith(("stage=", "experiment=")) for each in overrides):
+        overrides.append("stage=sft")
+    # Where Hydra has no answer, the shell completes names of files.
+    os.environ["COMP_LINE"] = " ".join(["esc-lab", *overrides, "?" if words[-1] in _CONFIG_DIR else word])
+
+
 def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> int:
-    words = use_config_dirs([translate_python_dict(word) for word in options.overrides], options.config_dir)
+    words = name_latest_runs([translate_python_dict(word) for word in options.overrides])
+    words = use_config_dirs(words, options.config_dir)
+    if options.shell_completion:
+        _prepare_completion()
     if options.help:
-        print(help_text([word for word in words if "=" not in word]))
+        print(help_text(words))
         return 0
     if options.experimental_rerun:
         fix = "run the words in .hydra/overrides.yaml of the run again"
         raise UserError("--experimental-rerun loads a pickle, and a pickle can run any code", fix=fix)
     if unknown:
-        raise UserError(f"unknown option {unknown[0]}", fix="see `python run.py --help` and `--hydra-help`")
+        raise UserError(f"unknown option {unknown[0]}", fix=f"see `{COMMAND} --help` and `--hydra-help`")
     multirun = options.multirun or "hydra.mode=MULTIRUN" in words
     # Lightning starts further processes of a run with the configuration that the first one has checked.
     checked = options.config_path or options.config_name

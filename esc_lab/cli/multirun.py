@@ -20,13 +20,14 @@ from omegaconf import OmegaConf
 from esc_lab.cli.compositions import compose_config, one_line, quote
 from esc_lab.cli.overrides import expand_multirun
 from esc_lab.config import place_names
+from esc_lab.config.files import CHECKOUT
 from esc_lab.errors import UserError
 from esc_lab.runs import manifest
 from esc_lab.runs.layout import LOG, MANIFEST, METRICS
 from esc_lab.runs.signals import TERMINATED, end_on_sigterm
 from esc_lab.terminal import console, escape
 
-RUN_PY = Path(__file__).parents[2] / "run.py"
+_RUN = [str(CHECKOUT / "run.py")] if CHECKOUT else ["-m", "esc_lab.cli"]
 _RESUME_FIX = "resume=auto runs what is missing"
 _PROCESS = "ESC_LAB_MULTIRUN"  # the environment variable that names the process of a multirun to its workers
 _GRACE_S = 20.0  # of jobs that are to end; Slurm kills after 30
@@ -159,7 +160,7 @@ def run_in_process(overrides: Sequence[str], directory: Path) -> dict[str, float
         UserError: it failed; its messages are on the terminal and in run.log.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    command = [sys.executable, str(RUN_PY), *overrides, f"hydra.run.dir={quote(str(directory))}"]
+    command = [sys.executable, *_RUN, *overrides, f"hydra.run.dir={quote(str(directory))}"]
     with subprocess.Popen(command, env=environment) as process:
         try:
             status = process.wait()

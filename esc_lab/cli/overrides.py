@@ -28,6 +28,7 @@ from esc_lab.cli.compositions import (
 from esc_lab.cli.help import stage_lines
 from esc_lab.cli.option_checks import option_problems
 from esc_lab.config.checks import problems, unknown_key
+from esc_lab.config.files import COMMAND
 from esc_lab.errors import UserError
 
 
@@ -126,7 +127,7 @@ def _sweep_problem(override: Override, multirun: bool, draws: bool) -> str | Non
     if override.is_interval_sweep() and not draws:
         return f"{override.input_line}: a range to draw from. Fix: add hydra/sweeper=bayes, or name the values"
     if override.is_discrete_sweep() and not list(override.sweep_iterator()):
-        return f"{override.input_line} stands for no value at all. Fix: `python run.py --help` lists what there is"
+        return f"{override.input_line} stands for no value at all. Fix: `{COMMAND} --help` lists what there is"
     return None
 
 
@@ -136,7 +137,7 @@ def _name_problem(override: Override) -> str | None:
     if key == "hydra" or override.is_hydra_override():
         return None
     if key == "run_dir":
-        return f"{override.input_line}: run.py sets it. Fix: hydra.run.dir=DIR, or output_root=DIR for all runs"
+        return f"{override.input_line}: each run has its own. Fix: hydra.run.dir=DIR, or output_root=DIR for all runs"
     if key not in groups():
         return unknown_key(key)
     if override.is_interval_sweep():

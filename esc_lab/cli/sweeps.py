@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from esc_lab.artifacts import write_atomic
 from esc_lab.cli.compositions import COMPOSITION_ERRORS, compose_config, explain_error, use_config_dirs
 from esc_lab.cli.help import describe_option
-from esc_lab.config.files import CONF
+from esc_lab.config.files import CHECKOUT, COMMAND, CONF
 from esc_lab.errors import UserError
 
 
@@ -41,7 +41,7 @@ def sweep_text(experiment: Path) -> str:
     search = any(override.is_interval_sweep() for override in overrides)
     bayes = compose_config(f"experiment={name}", "hydra/sweeper=bayes").hydra.sweeper if search else None
     sweep: dict[str, Any] = {
-        "program": "run.py",
+        "program": "run.py" if CHECKOUT else "esc-lab",
         "project": composition.cfg.logger.project,
         "name": name,
         "method": "bayes" if search else "grid",
@@ -49,13 +49,11 @@ def sweep_text(experiment: Path) -> str:
         **({"run_cap": bayes.n_trials} if bayes else {}),
         "parameters": {override.get_key_element(): _parameter(override) for override in overrides},
         "command": [
-            "${env}", "${interpreter}", "${program}", *own, f"experiment={name}", "logger.mode=online",
-            "${args_no_hyphens}",
+            "${env}", *(["${interpreter}"] if CHECKOUT else []), "${program}", *own, f"experiment={name}",
+            "logger.mode=online", "${args_no_hyphens}",
         ],
     }  # fmt: skip
-    twin = shlex.join(
-        ["python", "run.py", *own, "-m", f"experiment={name}", *(["hydra/sweeper=bayes"] if search else [])]
-    )
+    twin = f"{COMMAND} " + shlex.join([*own, "-m", f"experiment={name}", *(["hydra/sweeper=bayes"] if search else [])])
     head = f"# {describe_option(experiment)}\n# Written by `make sweeps` from {source}. Local twin: {twin}\n"
     if search:
         head += "# No early_terminate: the metric is measured once, at the end.\n"
@@ -76,6 +74,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-dir", metavar="DIR", help="directory with experiment/NAME.yaml")
     option = parser.parse_args(words).config_dir
     try:
+        if not (option or CHECKOUT):
+            raise UserError("no experiments of your own are named", where="sweeps", fix="--config-dir DIR")
         use_config_dirs([], option)
         directory = Path(option).absolute() if option else CONF
         texts = sweep_files(directory)

@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from esc_lab.config.data import SPLITS
 from esc_lab.config.endpoint import is_variable_name
+from esc_lab.config.files import COMMAND
 from esc_lab.config.item import ANY, Key
 from esc_lab.config.model import ENDPOINT
 from esc_lab.config.schema import RENAMED, keys
@@ -194,7 +195,7 @@ def unknown_key(name: str) -> str | None:
         return f"unknown config key '{name}'; it is '{RENAMED[name]}' now. Fix: write {RENAMED[name]}=..."
     section = name.split(".")[0]
     topic = f" {section}" if section in sections else ""
-    return f"unknown config key '{name}'{_hint(name, sections)} Fix: `python run.py --help{topic}` lists the keys"
+    return f"unknown config key '{name}'{_hint(name, sections)} Fix: `{COMMAND} --help{topic}` lists the keys"
 
 
 def _hint(name: str, sections: set[str]) -> str:

@@ -5,6 +5,7 @@ A stage reads them for options that its configuration only names: the inventory 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,12 @@ import yaml
 from esc_lab.artifacts import read_yaml
 from esc_lab.errors import UserError, nearest
 
-CONF = Path(__file__).parents[2] / "conf"
+_PACKAGE = Path(__file__).parents[1]
+# Installed, a folder of the package; in a checkout a link to the one at its top, or that one where links cannot be.
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()).resolve()
+CHECKOUT = _PACKAGE.parent if _PACKAGE.resolve().parent == CONF.parent else None  # that this code runs from, if any
+# What users type.
+COMMAND = "python run.py" if CHECKOUT and Path(sys.argv[0]).stem != "esc-lab" else "esc-lab"
 
 
 def option_files(group: str, config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 ANY = (-math.inf, math.inf)
@@ -137,7 +138,13 @@ def keys_of(node: type, prefix: str = "", affects: Effect | None = None) -> Iter
 
 
 def _type_name(kind: Any) -> str:
-    if str(kind).startswith("dict"):
-        return str(kind)
-    parts = " | ".join(getattr(part, "__name__", str(part)) for part in get_args(kind))
-    return parts or (kind.__name__ if isinstance(kind, type) else str(kind))
+    """As a user reads it.
+
+    >>> _type_name(list[str]), _type_name(int | None), _type_name(dict[str, Any])
+    ('list[str]', 'int | null', 'dict[str, Any]')
+    """
+    if isinstance(kind, UnionType):
+        return " | ".join(map(_type_name, get_args(kind)))
+    if get_args(kind):
+        return f"{kind.__name__}[{', '.join(map(_type_name, get_args(kind)))}]"
+    return "null" if kind is NoneType else str(kind.__name__)

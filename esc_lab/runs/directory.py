@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,19 @@ def _own_files(directory: Path) -> dict[str, tuple[int, int, int]]:
     versions = file_versions(directory)
     parts = {path: Path(path).relative_to(directory).parts[0] for path in versions}
     return {path: versions[path] for path, part in parts.items() if part not in other and not part.startswith(".")}
+
+
+def drop_refused_run(directory: Path, root: Path) -> None:
+    """Remove the directory of a run that was refused before it left anything, and what is empty then below `root`."""
+    shell = {*_SHELL, LOG, WANDB, _LOCK, ".hydra"} - {METRICS}
+    alone = first_process() and directory.is_dir() and not is_owned(directory)
+    if not alone or {path.name for path in directory.iterdir()} - shell:
+        return
+    shutil.rmtree(directory)
+    for parent in directory.absolute().parents:
+        if not parent.is_relative_to(root.absolute()) or any(parent.iterdir()):
+            break
+        parent.rmdir()
 
 
 @contextmanager

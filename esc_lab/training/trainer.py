@@ -23,6 +23,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.config.checks import target_problem
+from esc_lab.config.files import COMMAND
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs.environment import first_process
 from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
@@ -174,7 +175,7 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         inference_mode=True,
     )
     if twice := arguments.keys() & settings.extra.keys():
-        fix = "use trainer's own keys for them: `python run.py --help trainer`"
+        fix = f"use trainer's own keys for them: `{COMMAND} --help trainer`"
         raise UserError(f"set by esc-lab: {', '.join(sorted(twice))}", where="trainer.extra", fix=fix)
     known = inspect.signature(pl.Trainer).parameters
     if unknown := next((name for name in settings.extra if name not in known), None):

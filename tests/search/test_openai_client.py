@@ -798,7 +798,7 @@ def test_wait_until_a_date(monkeypatch):
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     monkeypatch.delitem(sys.modules, "esc_lab.search.clients.connection")
-    with pytest.raises(UserError, match=r"'openai' is not installed. Fix: pip install -e .\[openai\]"):
+    with pytest.raises(UserError, match=r"'openai' is not installed. Fix: pip install 'esc-lab\[openai\]'"):
         client_of("http://127.0.0.1:9/v1")
 
 

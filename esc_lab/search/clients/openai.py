@@ -232,7 +232,7 @@ def _import_connection() -> Any:
     try:
         return import_module("esc_lab.search.clients.connection")
     except ImportError as error:
-        raise UserError(f"package '{error.name}' is not installed", fix="pip install -e .[openai]") from error
+        raise UserError(f"package '{error.name}' is not installed", fix="pip install 'esc-lab[openai]'") from error
 
 
 def _key(variable: str, *, needed: bool) -> str:

@@ -1,0 +1,66 @@
+"""`latest` and `latest:STAGE`: the newest run, wherever the command line names the directory of one."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from esc_lab.cli.compositions import quote
+from esc_lab.config import STAGES, Config, keys
+from esc_lab.errors import UserError, nearest
+from esc_lab.runs.layout import CONFIG, MANIFEST, METRICS
+
+MULTIRUN = "multirun"
+_RESUME = "resume"
+# What names runs besides the keys that are paths.
+_RUNS = ("compare.runs", "judge.runs", "judge.baseline", "survey.runs", _RESUME)
+_LATEST = re.compile(r"(?<![^\[,\s'\"])latest(?::(\w+))?((?:/[\w.-]+)*)(?![^\],\s'\"])")
+
+
+def name_latest_runs(words: Sequence[str]) -> list[str]:
+    """The words with the paths of the runs that `latest`, `latest:STAGE` and `latest:STAGE/FILE` in them stand for.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    roots = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("output_root=")]
+    root = Path(roots[-1] if roots else Config().output_root)
+    paths = {key.name for key in keys() if key.path} | {*_RUNS}
+
+    def name(word: str) -> str:
+        key, equals, value = word.partition("=")
+        if key.lstrip("+") not in paths or Path(value).exists():
+            return word
+        return key + equals + _LATEST.sub(lambda match: quote(_find(match, root, key.lstrip("+"))), value)
+
+    return [name(word) for word in words]
+
+
+def _find(match: re.Match[str], root: Path, key: str) -> str:
+    run = find_latest(root, match[1], finished=key != _RESUME)
+    print(f"{key}: {match[0]} is {run}{match[2]}", file=sys.stderr)
+    return f"{run}{match[2]}"
+
+
+def find_latest(root: Path, stage: str | None = None, *, finished: bool = True) -> Path:
+    """The run below `root` that was finished, or begun, last.
+
+    Args:
+        root: `output_root` of the runs.
+        stage: of the run, which may be a step of a pipeline; or `multirun`; None = any single run.
+
+    Raises:
+        UserError: there is none, or no such stage.
+    """
+    where = f"latest:{stage}" if stage else "latest"
+    if stage not in (None, MULTIRUN, *STAGES):
+        raise UserError(f"no such stage{nearest(str(stage), STAGES)}", where=where, fix=", ".join(STAGES))
+    name = MANIFEST if stage == MULTIRUN else METRICS if finished else CONFIG
+    places = [f"{stage}/*", f"pipeline/*/{stage}", f"pipeline/*/{stage}_*"] if stage else ["*/*"]
+    found = [path for place in places for path in root.glob(f"{place}/{name}")]
+    if not found:
+        kind = f"{'finished ' if finished else ''}run{f' of stage={stage}' if stage else ''}"
+        raise UserError(f"no {kind} below {root}", where=where, fix="name its directory, or output_root=DIR")
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
