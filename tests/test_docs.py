@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 
 from esc_lab.cli.compositions import use_config_dirs
+from esc_lab.cli.latest import name_latest_runs
 from esc_lab.cli.overrides import check
+from esc_lab.cli.projects import write_project
 from tests.conftest import ROOT
 from tests.e2e.conftest import execute
 from tests.e2e.test_own_configs import write_own_configs
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-_INLINE = re.compile(r"`python run\.py ([^`]+)`")
-_LINE = re.compile(r"^\s*(?:\$ )?(?:\w+=\S+ )*python run\.py(?: (.*))?$", re.M)
+_INLINE = re.compile(r"`(?:python run\.py|esc-lab) ([^`]+)`")
+_LINE = re.compile(r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:python run\.py|esc-lab)(?: (.*))?$", re.M)
+_NO_RUN = ("init", "--version")  # tests/cli/test_installed.py runs them
 
 
 def commands() -> list[tuple[str, str]]:
@@ -30,7 +33,8 @@ def commands() -> list[tuple[str, str]]:
         text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
         lines = [re.split(r"\s+#\s", match.group(1) or "")[0] for match in _LINE.finditer(text)]
         found += [(page.name, arguments.strip()) for arguments in [*lines, *_INLINE.findall(text)]]
-    return [(page, arguments) for page, arguments in dict.fromkeys(found) if "..." not in arguments]
+    unique = dict.fromkeys(found)
+    return [(page, words) for page, words in unique if "..." not in words and not words.startswith(_NO_RUN)]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,8 @@ def places(tmp_path_factory) -> Path:
         (_made(root / "DIR") / f"{name}.txt").write_text(text)
     shutil.copy(ROOT / "esc_lab/data/corpora/sample.jsonl", root / "FILE")
     write_own_configs(root / "DIR")
+    write_project([str(root / "project")])
+    shutil.copytree(root / "project", root, dirs_exist_ok=True)  # where `cd DIR` would lead
     options = {
         "experiment/NAME": "# @package _global_\ndefaults: [{override /stage: sft}]\n",
         "model/NAME": "name: NAME\npath: NAME\n",
@@ -54,6 +60,10 @@ def places(tmp_path_factory) -> Path:
         (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
     searches = ["search", "extend", "cards", "converse", "chat"]
     others = ["pipeline", "classifier", "reward", "sra", "survey"]
+    for path in ("sft/OLD/metrics.json", "multirun/OLD/manifest.jsonl"):  # what `latest` finds
+        (_made((root / "outputs" / path).parent) / Path(path).name).touch()
+    (root / "outputs/sft/OLD/config.yaml").write_text("stage: sft\n")
+    _made(root / "outputs/sft/OLD/adapter")
     for stage in [*searches, *others, "sft", "cso", "evaluate", "judge", "multirun"]:
         for run in ("RUN", "RUN1", "RUN2"):
             directory = _made(root / "outputs" / stage / run)
@@ -95,7 +105,7 @@ def test_command_composes(page, arguments, places, monkeypatch):
     if "--help" in words:
         return
     directory = words[words.index("--config-dir") + 1] if "--config-dir" in words else None
-    overrides = [word for word in words if word not in {*options, "--config-dir", directory}]
+    overrides = name_latest_runs([word for word in words if word not in {*options, "--config-dir", directory}])
     assert all("=" in word for word in overrides), page
     try:
         check(use_config_dirs(overrides, directory), multirun="-m" in words)

@@ -16,7 +16,7 @@ MULTIRUN = "multirun"
 _RESUME = "resume"
 # What names runs besides the keys that are paths.
 _RUNS = ("compare.runs", "judge.runs", "judge.baseline", "survey.runs", _RESUME)
-_LATEST = re.compile(r"(?<![^\[,\s'\"])latest(?::(\w+))?((?:/[\w.-]+)*)(?![^\],\s'\"])")
+_LATEST = re.compile(r"""(?<![^\[,\s])(['"]?)latest(?::(?P<stage>\w+))?(?P<file>(?:/[\w.-]+)*)\1(?![^\],\s])""")
 
 
 def name_latest_runs(words: Sequence[str]) -> list[str]:
@@ -39,9 +39,9 @@ def name_latest_runs(words: Sequence[str]) -> list[str]:
 
 
 def _find(match: re.Match[str], root: Path, key: str) -> str:
-    run = find_latest(root, match[1], finished=key != _RESUME)
-    print(f"{key}: {match[0]} is {run}{match[2]}", file=sys.stderr)
-    return f"{run}{match[2]}"
+    path = f"{find_latest(root, match['stage'], finished=key != _RESUME)}{match['file']}"
+    print(f"{key}: {match[0]} is {path}", file=sys.stderr)
+    return path
 
 
 def find_latest(root: Path, stage: str | None = None, *, finished: bool = True) -> Path:

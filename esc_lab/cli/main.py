@@ -183,24 +183,24 @@ def main() -> int:
         return 1
 
 
-def _prepare_completion() -> None:
+def _prepare_completion(line: str) -> None:
     """Have Hydra complete the word under the cursor by a line that composes, whatever options stand on it."""
-    line, _, word = os.environ.get("COMP_LINE", "").rpartition(" ")
-    words = line.split()
+    before, _, word = line.rpartition(" ")
+    words = before.split()
     with contextlib.suppress(UserError):  # nobody reads what is said here
         use_config_dirs([], next((path for flag, path in pairwise(words) if flag in _CONFIG_DIR), None))
     overrides = [each for each in words if "=" in each and not each.startswith("-")]
     if not any(each.startswith(("stage=", "experiment=")) for each in overrides):
         overrides.append("stage=sft")
-    # Where Hydra has no answer, the shell completes names of files.
-    os.environ["COMP_LINE"] = " ".join(["esc-lab", *overrides, "?" if words[-1] in _CONFIG_DIR else word])
+    # Hydra has no answer to `?`: the shell completes names of files then.
+    os.environ["COMP_LINE"] = " ".join(["esc-lab", *overrides, "?" if before.endswith(_CONFIG_DIR) else word])
 
 
 def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> int:
     words = name_latest_runs([translate_python_dict(word) for word in options.overrides])
     words = use_config_dirs(words, options.config_dir)
-    if options.shell_completion:
-        _prepare_completion()
+    if options.shell_completion and os.environ.get("COMP_LINE"):
+        _prepare_completion(os.environ["COMP_LINE"])
     if options.help:
         print(help_text(words))
         return 0

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
+import esc_lab
 from esc_lab import config
 from esc_lab.cli.compositions import CONF, override_name
 from esc_lab.cli.main import run_job as job
@@ -108,7 +109,9 @@ def test_printing_the_configuration_imports_nothing_heavy_and_writes_nothing(tmp
         (["stage=sft", "+trainer.max_epoch=2", "--cfg", "job"], 1, "did you mean 'trainer.max_epochs'?"),
         (["--help"], 0, "Commands to copy"),
         (["--help", "optimizer"], 0, "peak learning rate"),
-        (["-h", "modle"], 1, "error: no help on 'modle'; did you mean 'model'?"),
+        (["--help", "nothing=1"], 1, "error: no help on 'nothing': no group, option or key of this name"),
+        (["--version"], 0, f"esc-lab {esc_lab.__version__}\n"),
+        (["-h", "modle"], 1, "error: no help on 'modle': no group, option or key of this name; did you mean 'model'?"),
     ],
 )
 def test_answers_without_running(tmp_path, words, status, said):
@@ -270,13 +273,32 @@ def test_a_failing_single_job_ends_with_status_1(tmp_path, broken):
     assert not (tmp_path / "a" / "job" / "metrics.json").exists()
 
 
-def test_a_single_run_is_as_hydra_has_it(tmp_path, broken):
+def test_a_refused_run_leaves_nothing(tmp_path, broken, monkeypatch):
+    """Unless it is asked for a traceback, which is in its log, or something else is there."""
+    words = ("stage=compare", f"compare.runs=[{broken}]")
+    for number, (left, options) in enumerate({(): [], (".hydra", "run.log"): ["hydra.verbose=true"]}.items()):
+        root = tmp_path / str(number) / "outputs"
+        outcome = execute(root, *words, *options)
+        assert (outcome.status, "none of its metrics can be compared" in outcome.errors) == (1, True)
+        assert {path.name for path in outcome.path.iterdir()} >= {*left} if left else not root.exists()
+    kept = tmp_path / "outputs" / "compare" / "kept"
+    kept.mkdir(parents=True)
+    (kept / "notes.txt").write_text("mine")
+    assert execute(tmp_path / "outputs", *words, f"hydra.run.dir={kept}").status == 1
+    assert (kept / "run.log").exists()
+    (kept / "notes.txt").unlink()
+    monkeypatch.setattr("esc_lab.runs.directory.is_owned", lambda directory: True)  # another process runs there
+    assert execute(tmp_path / "outputs", *words, f"hydra.run.dir={kept}").status == 1
+    assert (kept / "run.log").exists()
+
+
+def test_a_single_run_is_as_hydra_has_it(tmp_path, good):
     """With `--run` Hydra composes anew what the checks have composed."""
-    words = ("stage=compare", f"compare.runs=[{broken}]", "seed=3", "hydra.job.name=mine")
+    words = ("stage=compare", f"compare.runs=[{good}]", "seed=3", "hydra.job.name=mine")
     left = []
     for options in ([], ["--run"]):
         outcome = execute(tmp_path / "runs", *options, *words, f"hydra.run.dir={tmp_path}/runs/compare/one")
-        assert (outcome.status, "none of its metrics can be compared" in outcome.errors) == (1, True)
+        assert outcome.status == 0, outcome.errors
         left.append({path.name: path.read_text() for path in (outcome.path / ".hydra").iterdir()})
     assert left[0].keys() == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert left[0] == left[1]

@@ -506,6 +506,27 @@ def test_help_on_other_words():
         help_text(["modle"])
 
 
+def test_help_shows_what_a_run_would_have():
+    def line(words: list[str], key: str) -> str:
+        return next(line.strip() for line in help_text(words).splitlines() if line.startswith(f"  {key} "))
+
+    assert line(["pipeline"], "pipeline.stages") == "pipeline.stages  (list[str]; default [search, sft, cso])"
+    assert line(["data"], "data.path") == "data.path  (str | null; default null)"
+    assert line(["data=jsonl"], "data.path") == "data.path  (str | null; required)"
+    assert "default float32;" in line(["model.dtype", "model=tiny_llama"], "model.dtype")
+    assert "default 10)" in line(["adapter.layers", "stage=reward"], "adapter.layers")
+    assert line(["logger.extra"], "logger.extra").startswith("logger.extra  (dict[str, Any]; default {})")
+    assert len(line(["inventory"], "inventory.strategies")) < 200
+
+
+def test_help_on_an_option_shows_its_file():
+    text = help_text(["tiny_llama"])
+    assert text.startswith("model=tiny_llama  Random llama of four layers, for tests and dry runs.\n")
+    assert "    hidden_size: 64" in text
+    both = help_text(["reward"])  # a group, keys, a stage and an experiment
+    assert {"reward=...", "stage=reward", "experiment=reward"} <= {line.split("  ")[0] for line in both.splitlines()}
+
+
 def test_config_survives_yaml():
     cfg = config.typed(composed("model=tiny_llama"))
     again = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(cfg)))

@@ -20,7 +20,7 @@ def complaint(outcome, *kept: str) -> str:
     lines = [line for line in outcome.errors.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, outcome.errors
     assert "Traceback" not in outcome.errors
-    assert (outcome.directory is not None) == bool(kept)
+    assert kept or outcome.directory is None
     if outcome.directory:
         assert {path.name for path in outcome.path.iterdir()} <= {
             ".hydra",

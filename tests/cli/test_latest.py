@@ -1,0 +1,75 @@
+"""`latest` and `latest:STAGE` on the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from esc_lab.cli.latest import name_latest_runs
+from esc_lab.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """Runs whose metrics get newer from line to line, so that names do not decide."""
+    monkeypatch.chdir(tmp_path)
+    files = [
+        "sft/2026-02/metrics.json",
+        "sft/2026-01/metrics.json",
+        "evaluate/2026-01/metrics.json",
+        "multirun/2026-03/0_seed=1/metrics.json",
+        "multirun/2026-03/manifest.jsonl",
+        "pipeline/2026-01/cso_2/metrics.json",
+        "pipeline/2026-01/metrics.json",
+        "sft/2026-03/config.yaml",
+    ]
+    for second, name in enumerate(files):
+        path = tmp_path / "outputs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (second, second))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("checkpoint=latest", "checkpoint='outputs/pipeline/2026-01'"),
+        ("checkpoint=latest:sft", "checkpoint='outputs/sft/2026-01'"),
+        ("init_from=latest:sft,latest:cso", "init_from='outputs/sft/2026-01','outputs/pipeline/2026-01/cso_2'"),
+        ("data.path=latest:sft/esc_pro", "data.path='outputs/sft/2026-01/esc_pro'"),
+        ("compare.runs=[latest:sft, x/latest]", "compare.runs=['outputs/sft/2026-01', x/latest]"),
+        ("+compare.runs=['latest:multirun']", "+compare.runs=['outputs/multirun/2026-03']"),
+        ("llm.judge.checkpoint=latest:evaluate", "llm.judge.checkpoint='outputs/evaluate/2026-01'"),
+        ("resume=latest:sft", "resume='outputs/sft/2026-03'"),  # the one that has not ended
+        ("resume=auto", "resume=auto"),
+        ("tags=[latest]", "tags=[latest]"),
+        ("compare.runs=[latest-one,my-latest,latest.old]", "compare.runs=[latest-one,my-latest,latest.old]"),
+    ],
+)
+def test_what_they_stand_for(root, word, named):
+    assert name_latest_runs([word]) == [named]
+
+
+def test_where_they_are_looked_for(root):
+    (root / "latest").mkdir()
+    assert name_latest_runs(["checkpoint=latest"]) == ["checkpoint=latest"]  # what is there has its name
+    (root / "outputs").rename(root / "other runs")
+    words = ["checkpoint=latest:sft", "output_root='other runs'"]
+    assert name_latest_runs(words) == ["checkpoint='other runs/sft/2026-01'", words[1]]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("checkpoint=latest:stf", "latest:stf: no such stage; did you mean 'sft'? Fix: "),
+        ("checkpoint=latest:search", "latest:search: no finished run of stage=search below outputs. Fix: "),
+        ("resume=latest:search", "latest:search: no run of stage=search below outputs. Fix: "),
+    ],
+)
+def test_what_is_not_there(root, word, said):
+    with pytest.raises(UserError) as caught:
+        name_latest_runs([word])
+    assert str(caught.value).startswith(said)
