@@ -23,7 +23,7 @@ from tests.e2e.test_own_configs import write_own_configs
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 _INLINE = re.compile(r"`(?:python run\.py|esc-lab) ([^`]+)`")
 _LINE = re.compile(r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:python run\.py|esc-lab)(?: (.*))?$", re.M)
-_NO_RUN = ("init", "--version")  # tests/cli/test_installed.py runs them
+_NO_RUN = ("init", "--version", "-sc")  # tests/cli/test_installed.py runs them
 
 
 def commands() -> list[tuple[str, str]]:

@@ -31,17 +31,19 @@ def name_latest_runs(words: Sequence[str]) -> list[str]:
 
     def name(word: str) -> str:
         key, equals, value = word.partition("=")
-        if key.lstrip("+") not in paths or Path(value).exists():
+        if key.lstrip("+") not in paths:
             return word
-        return key + equals + _LATEST.sub(lambda match: quote(_find(match, root, key.lstrip("+"))), value)
+        return key + equals + _LATEST.sub(lambda match: _find(match, root, key.lstrip("+")), value)
 
     return [name(word) for word in words]
 
 
 def _find(match: re.Match[str], root: Path, key: str) -> str:
+    if Path(match[0].strip("'\"")).exists():  # something that has this name
+        return match[0]
     path = f"{find_latest(root, match['stage'], finished=key != _RESUME)}{match['file']}"
     print(f"{key}: {match[0]} is {path}", file=sys.stderr)
-    return path
+    return quote(path)
 
 
 def find_latest(root: Path, stage: str | None = None, *, finished: bool = True) -> Path:

@@ -46,6 +46,7 @@ def root(tmp_path, monkeypatch) -> Path:
         ("resume=latest:sft", "resume='outputs/sft/2026-03'"),  # the one that has not ended
         ("resume=auto", "resume=auto"),
         ("tags=[latest]", "tags=[latest]"),
+        (f"compare.runs=[{'x' * 300}]", f"compare.runs=[{'x' * 300}]"),
         ("compare.runs=[latest-one,my-latest,latest.old]", "compare.runs=[latest-one,my-latest,latest.old]"),
     ],
 )
