@@ -15,8 +15,16 @@ from esc_lab.runs.layout import CONFIG, MANIFEST, METRICS
 MULTIRUN = "multirun"
 _RESUME = "resume"
 # What names runs besides the keys that are paths.
-_RUNS = ("compare.runs", "judge.runs", "judge.baseline", "survey.runs", _RESUME)
+_RUNS = (
+    "compare.runs", "judge.runs", "judge.baseline", "survey.runs", "survey.baseline", "chat.against",
+    "evaluate.classifier", "extend.classifier", _RESUME,
+)  # fmt: skip
 _LATEST = re.compile(r"""(?<![^\[,\s])(['"]?)latest(?::(?P<stage>\w+))?(?P<file>(?:/[\w.-]+)*)\1(?![^\],\s])""")
+
+
+def run_keys() -> set[str]:
+    """Keys whose values may name runs."""
+    return {key.name for key in keys() if key.path} | {*_RUNS}
 
 
 def name_latest_runs(words: Sequence[str]) -> list[str]:
@@ -27,11 +35,10 @@ def name_latest_runs(words: Sequence[str]) -> list[str]:
     """
     roots = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("output_root=")]
     root = Path(roots[-1] if roots else Config().output_root)
-    paths = {key.name for key in keys() if key.path} | {*_RUNS}
 
     def name(word: str) -> str:
         key, equals, value = word.partition("=")
-        if key.lstrip("+") not in paths:
+        if key.lstrip("+") not in run_keys():
             return word
         return key + equals + _LATEST.sub(lambda match: _find(match, root, key.lstrip("+")), value)
 

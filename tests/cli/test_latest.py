@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from esc_lab.cli.latest import name_latest_runs
+from esc_lab.cli.latest import name_latest_runs, run_keys
+from esc_lab.config import keys
 from esc_lab.errors import UserError
 
 
@@ -52,6 +53,11 @@ def root(tmp_path, monkeypatch) -> Path:
 )
 def test_what_they_stand_for(root, word, named):
     assert name_latest_runs([word]) == [named]
+
+
+def test_every_key_that_names_a_run_is_among_them():
+    named = {key.name for key in keys() if "run director" in key.doc or "run of stage" in key.doc}
+    assert named - {"output_root", "export.directory"} <= run_keys() <= {key.name for key in keys()}
 
 
 def test_where_they_are_looked_for(root):
