@@ -17,7 +17,7 @@ _RESUME = "resume"
 # What names runs besides the keys that are paths.
 _RUNS = (
     "compare.runs", "judge.runs", "judge.baseline", "survey.runs", "survey.baseline", "chat.against",
-    "evaluate.classifier", "extend.classifier", _RESUME,
+    "evaluate.classifier", "extend.classifier", "sra.talks", _RESUME,
 )  # fmt: skip
 _LATEST = re.compile(r"""(?<![^\[,\s])(['"]?)latest(?::(?P<stage>\w+))?(?P<file>(?:/[\w.-]+)*)\1(?![^\],\s])""")
 
