@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from esc_lab.config.compare import TalkPairsConfig
 from esc_lab.config.evaluate import BoostConfig
 from esc_lab.config.files import option_files
 from esc_lab.config.item import TRAININGS
@@ -19,6 +20,7 @@ from esc_lab.data.strategies import Inventory, build_inventory, load_inventory
 from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.arena.card_writer import SLOTS
 from esc_lab.evaluation.arena.persona import build_words
+from esc_lab.judging.talk_pairs import build_talk_pair_prompts
 from esc_lab.prompts import Layout, build_layout, check_wording
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.training.objectives import OBJECTIVES, objective_of
@@ -36,6 +38,7 @@ def option_problems(cfg: DictConfig) -> list[str]:
         _check_prompts,
         _check_roles,
         _check_persona,
+        _check_talk_pairs,
         _check_objective,
         _check_metric,
     )
@@ -180,6 +183,12 @@ def _check_persona(cfg: Section) -> None:
         build_words(cfg["converse"]["wording"])
     if cfg["stage"] == "cards":
         check_wording(cfg["cards"]["wording"], SLOTS, "cards.wording")
+
+
+def _check_talk_pairs(cfg: Section) -> None:
+    if cfg["stage"] == "judge":
+        settings = TalkPairsConfig(**{name: cfg["judge"]["talk_pairs"][name] for name in ("aspects", "wording")})
+        build_talk_pair_prompts(settings, build_role_prompts(Inventory("", ()), LLMConfig()))
 
 
 def _layout(cfg: Section, key: str, name: str) -> Layout:

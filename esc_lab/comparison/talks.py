@@ -65,15 +65,18 @@ def check_talks(cells: Sequence[Cell], talks: Mapping[Path, Talks], metrics: Seq
     settings = {run: read_talk_settings(run.directory) for run in runs}
     known = {run: of_run for run, of_run in settings.items() if of_run}
     for run, other in zip([*known][1:], [*known], strict=False):
-        _require_same_seekers((other, known[other]), (run, known[run]))
+        require_same_seekers((other.directory, known[other]), (run.directory, known[run]))
     unknown = [run for run in runs if run not in known]
     sure = f"no journals in {list_runs(unknown)}: that its seekers are those of the others is not sure"
     return [sure] if unknown else []
 
 
-def _require_same_seekers(
-    first: tuple[Run, Mapping[str, Mapping[str, Any]]], second: tuple[Run, Mapping[str, Mapping[str, Any]]]
+def require_same_seekers(
+    first: tuple[Path, Mapping[str, Mapping[str, Any]]],
+    second: tuple[Path, Mapping[str, Mapping[str, Any]]],
+    where: str = "talks",
 ) -> None:
+    """Of two run directories with what `read_talk_settings` reads of them: a UserError names what differs."""
     (run, ours), (other, theirs) = first, second
     for talk in sorted(ours.keys() & theirs.keys()):
         names = ours[talk].keys() | theirs[talk].keys()
@@ -82,9 +85,9 @@ def _require_same_seekers(
             told = [
                 f"{name} is {_short(ours[talk].get(name))} and {_short(theirs[talk].get(name))}" for name in differing
             ]
-            what = f"the seekers of {run.directory} and {other.directory} differ (talk {talk}): "
+            what = f"the seekers of {run} and {other} differ (talk {talk}): "
             fix = "compare supporters that met the same cards, seeds and seeker (converse.talks repeats a card)"
-            raise UserError(what + list_names(told, _MAX_TOLD, "; "), where="talks", fix=fix)
+            raise UserError(what + list_names(told, _MAX_TOLD, "; "), where=where, fix=fix)
 
 
 def trace_intensity(cells: Sequence[Cell], talks: Mapping[Path, Talks]) -> dict[str, Curve]:

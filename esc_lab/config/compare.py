@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from esc_lab.config.item import COUNT, item
+from esc_lab.config.item import COUNT, LOOKS, item
 
 
 @dataclass
@@ -28,16 +29,38 @@ class CompareConfig:
 
 
 @dataclass
+class TalkPairsConfig:
+    """How whole talks are compared in pairs."""
+
+    name: str = item("hill", "short name, used in run names", affects=LOOKS)
+    aspects: list[Any] = item(
+        [], "talks: what two supporters are compared in, {name, question} each, such as Hill's three stages of helping"
+    )
+    wording: dict[str, Any] = item({}, "talks: how two of them are shown to the judge, with {slots}")
+    planted: str | None = item(
+        None, "talks: YAML file of planted ones that the judge is checked on; null = those that ship, of Hill's stages",
+        path=True,
+    )  # fmt: skip
+
+
+@dataclass
 class JudgingConfig:
-    runs: list[str] = item([], "run directories of evaluations of one test set, whose replies are judged")
+    runs: list[str] = item(
+        [],
+        "run directories of evaluations of one test set, whose replies are judged; or of stage=converse, whole talks",
+    )
     baseline: str | None = item(
         None, "run that the others are compared with in pairs: its directory or name; null = the first"
     )
     decisions: int | None = item(
-        100, "decisions whose replies are judged, drawn with the seed, the same for all runs; null = all", within=COUNT
-    )
+        100, "decisions whose replies are judged, or talks, drawn with the seed, the same for all runs; null = all",
+        within=COUNT,
+    )  # fmt: skip
     rubric: bool = item(True, "score each reply on the axes of llm.judge.axes")
-    pairwise: bool = item(True, "compare each reply with the baseline's, in both orders")
+    pairwise: bool = item(True, "compare each reply, or talk, with the baseline's, in both orders")
+    intensity: bool = item(
+        False, "talks: ask the judge, too, how strong the seeker's emotion is after each turn, from 1 to 5"
+    )
     question: str = item(
         "help",
         "of pairs: which reply helps the seeker more, or which follows the strategy of its prompt more (adherence), "
@@ -56,3 +79,4 @@ class JudgingConfig:
         "judge although it failed that check, or judged the search that a run was trained on; the results say so",
     )
     draws: int = item(2000, "bootstrap draws of dialogues", within=COUNT)
+    talk_pairs: TalkPairsConfig = field(default_factory=TalkPairsConfig)

@@ -176,11 +176,12 @@ def _check_arena_trainings(cfg: DictConfig) -> Iterator[str]:
 def _check_judge(cfg: DictConfig) -> Iterator[str]:
     settings = cfg.judge
     if not settings.runs:
-        yield "stage=judge needs run directories of evaluations. Fix: add judge.runs=[outputs/...,outputs/...]"
+        fix = "add judge.runs=[outputs/...,outputs/...]"
+        yield f"stage=judge needs run directories of evaluations, or of stage=converse. Fix: {fix}"
     for run in settings.runs:
         if not Path(run).is_dir():
-            yield f"judge.runs: {run}: no such directory. Fix: name run directories of stage=evaluate"
-    if not (settings.rubric or settings.pairwise):
+            yield f"judge.runs: {run}: no such directory. Fix: name run directories of stage=evaluate or stage=converse"
+    if not (settings.rubric or settings.pairwise or settings.intensity):
         yield "judge.rubric=false and judge.pairwise=false: nothing is judged. Fix: leave one of them out"
     if settings.pairwise and settings.question == "adherence" and cfg.llm.judge.client == "reward":
         reason = "a reward model knows which reply is better, not which follows a strategy"
@@ -243,7 +244,7 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
     talks = {
         "converse": ["talks/*.journal.jsonl"], "cards": ["cards/*.journal.jsonl"], "chat": ["chat.json"],
     }  # fmt: skip
-    one = {"judge": ["judge.journal.jsonl"], "evaluate": ["replies.journal.jsonl"]}
+    one = {"judge": ["judge.journal.jsonl", "talk_pairs.journal.jsonl"], "evaluate": ["replies.journal.jsonl"]}
     places = {**journals, **talks, **one}.get(cfg.stage, ["checkpoints/last.ckpt"])
     if cfg.stage == "pipeline":
         places = [f"{step}{place}" for step in ("", "*/") for place in (*chain(*journals.values()), *places)]

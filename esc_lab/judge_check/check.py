@@ -46,6 +46,26 @@ Prefer: TypeAlias = Callable[[Conversation, Turn, Turn], Awaitable[float | None]
 
 
 @dataclass(frozen=True)
+class Foils:
+    """Which kinds of foils a check has, and the words for what it compares.
+
+    Attributes:
+        easy: the kind on which a limit has to be reached.
+        hard: kinds of which one has to be told better than the floor does.
+        names: of all kinds, in the plural.
+        given: what foils are told from.
+        floor: whose the floor is, and `floor_note` what it does.
+    """
+
+    easy: str = FOREIGN
+    hard: Sequence[str] = HARD
+    names: Mapping[str, str] = field(default_factory=lambda: KINDS)
+    given: str = "given replies"
+    floor: str = "words alone"
+    floor_note: str = "of a judge that only counts the words a reply shares with its talk"
+
+
+@dataclass(frozen=True)
 class JudgeCheck:
     """The check of a judge (`rubric` or `pairwise`).
 
@@ -54,7 +74,7 @@ class JudgeCheck:
         claims: by the side in whose message the claim stands.
         outcomes: Spearman's correlation over dialogues of the mean score of given replies with the seeker's survey.
         surveys: dialogues with one.
-        min_auc: the limit against replies of other dialogues.
+        min_auc: the limit against the easy kind of foils, replies of other dialogues.
     """
 
     judge: str
@@ -63,6 +83,7 @@ class JudgeCheck:
     outcomes: Mapping[str, Interval] = field(default_factory=dict)
     surveys: int = 0
     min_auc: float = MIN_AUC
+    foils: Foils = Foils()
 
     @property
     def measure(self) -> str:
@@ -75,25 +96,27 @@ class JudgeCheck:
     @property
     def reasons(self) -> list[str]:
         """Why it is not believed."""
-        foreign, hard = self.kinds.get(FOREIGN), [kind for kind in HARD if kind in self.kinds]
-        if foreign is None:
+        names, easy = self.foils.names, self.kinds.get(self.foils.easy)
+        hard = [kind for kind in self.foils.hard if kind in self.kinds]
+        if easy is None:
             return ["no usable answer"]
         reasons = []
-        if foreign.dialogues < MIN_DIALOGUES:
-            reasons.append(f"{foreign.dialogues} dialogues say too little of others, it takes {MIN_DIALOGUES}")
-        if not (foreign.value.value >= self.min_auc and foreign.value.low > 0.5):
-            told = f"{self.measure} {foreign.value.text(2)} against {KINDS[FOREIGN]}"
+        if easy.dialogues < MIN_DIALOGUES:
+            reasons.append(f"{easy.dialogues} dialogues say too little of others, it takes {MIN_DIALOGUES}")
+        if not (easy.value.value >= self.min_auc and easy.value.low > 0.5):
+            told = f"{self.measure} {easy.value.text(2)} against {names[self.foils.easy]}"
             reasons.append(f"{told}; it takes {self.min_auc:g} and an interval above 0.5")
         if not any(self.kinds[kind].above.low > 0 for kind in hard):
-            shown = "; ".join(f"against {KINDS[kind]} {self.kinds[kind].above.text(2, '+')}" for kind in hard)
-            reasons.append(f"not above what words alone tell: {shown or 'no hard cases to ask'}")
+            shown = "; ".join(f"against {names[kind]} {self.kinds[kind].above.text(2, '+')}" for kind in hard)
+            reasons.append(f"not above what {self.foils.floor} tell: {shown or 'no hard cases to ask'}")
         return reasons
 
     @property
     def verdict(self) -> str:
         """`rubric judge: believed, ...`, in a line."""
         told = ", ".join(
-            f"{self.measure} {check.value.text(2)} (words alone {check.floor.value:.2f}) against {KINDS[kind]}"
+            f"{self.measure} {check.value.text(2)} ({self.foils.floor} {check.floor.value:.2f}) against "
+            f"{self.foils.names[kind]}"
             for kind, check in self.kinds.items()
         )
         return f"{self.judge} judge: {self._belief}{f', {told}' if self.believed else ''}"
@@ -104,9 +127,10 @@ class JudgeCheck:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings, and a row for each kind."""
-        heads = ["given replies against", self.measure, "words alone", "above that", "contexts", "dialogues"]
+        foils = self.foils
+        heads = [f"{foils.given} against", self.measure, foils.floor, "above that", "contexts", "dialogues"]
         rows = [
-            [KINDS[kind], check.value.text(2), check.floor.text(2), check.above.text(2, "+"), str(check.contexts),
+            [foils.names[kind], check.value.text(2), check.floor.text(2), check.above.text(2, "+"), str(check.contexts),
              str(check.dialogues)]
             for kind, check in self.kinds.items()
         ]  # fmt: skip
@@ -114,12 +138,13 @@ class JudgeCheck:
 
     def column_notes(self) -> list[str]:
         """What the columns are."""
-        what = "a given reply has the higher score than a foil" if self.judge == "rubric" else "the given reply wins"
+        what = "has the higher score than a foil" if self.judge == "rubric" else "wins against a foil"
         return [
-            f"{self.measure}: how often {what}; 0.5 = by chance. In brackets 95 % intervals over dialogues.",
-            "words alone: the same of a judge that only counts the words a reply shares with its talk: the floor.",
-            "above that: the difference; above 0 with its whole interval: it knows more than words.",
-            "contexts, dialogues: turns at which it was asked, and the dialogues that they are of.",
+            f"{self.measure}: how often one of the {self.foils.given} {what}; 0.5 = by chance. In brackets 95 % "
+            "intervals over dialogues.",
+            f"{self.foils.floor}: the same {self.foils.floor_note}: the floor.",
+            "above that: the difference to it, or to 0.5; above 0 with its whole interval: it knows more.",
+            "contexts, dialogues: where it was asked, and the dialogues that they are of.",
         ]
 
     def notes(self) -> list[str]:
@@ -138,7 +163,7 @@ class JudgeCheck:
     def record(self) -> dict[str, Any]:
         """In JSON types; what is not a number is None."""
         verdict = {"believed": self.believed, "reasons": self.reasons, "verdict": self.verdict}
-        return {**replace_nan(asdict(self)), **verdict}
+        return {**{name: value for name, value in replace_nan(asdict(self)).items() if name != "foils"}, **verdict}
 
     def metrics(self) -> dict[str, float]:
         """Flat, without what is not known."""

@@ -17,6 +17,7 @@ from esc_lab.judging.inputs import JudgeInputs
 from esc_lab.judging.results import OVERALL, PairwiseResult, RubricResult, summarize_pairs, summarize_rubric
 from esc_lab.judging.session import JUDGE, JudgeAnswers, JudgeSession
 from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, PREDICTIONS
+from esc_lab.search.calls import Calls
 from esc_lab.search.role_prompts import Axis
 from esc_lab.search.roles import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample
@@ -115,11 +116,8 @@ def _record(session: JudgeSession, answers: JudgeAnswers, results: _Results) -> 
 
 
 def _metrics(session: JudgeSession, answers: JudgeAnswers, results: _Results) -> dict[str, float]:
-    spent = session.calls.spent
-    metrics = {"judge/forced": bool(answers.forced), "judge/seconds": answers.seconds, **session.counts}
-    counted = ("calls", "from_cache", "prompt_tokens", "completion_tokens", "cost")
-    metrics |= {f"judge/{name}": getattr(spent, name) for name in counted}
-    metrics |= {f"judge/retries/{kind}": count for kind, count in session.calls.retries.items()}
+    metrics = {"judge/forced": bool(answers.forced), "judge/seconds": answers.seconds}
+    metrics |= measure_calls(session.calls, session.counts)
     for gate in answers.gates:
         metrics |= {f"gate/{gate.judge}/{key}": value for key, value in gate.metrics().items()}
         if foreign := gate.kinds.get(FOREIGN):
@@ -137,6 +135,24 @@ def _metrics(session: JudgeSession, answers: JudgeAnswers, results: _Results) ->
         }  # fmt: skip
         metrics |= {f"{label}/pairwise/{name}": value for name, value in values.items()}
     return {name: float(value) for name, value in metrics.items() if not math.isnan(value)}
+
+
+def measure_calls(calls: Calls, counts: Mapping[str, int]) -> dict[str, float]:
+    """What the judge's calls took, and what became of its answers."""
+    counted = ("calls", "from_cache", "prompt_tokens", "completion_tokens", "cost")
+    metrics = {f"judge/{name}": getattr(calls.spent, name) for name in counted}
+    return {**counts, **metrics, **{f"judge/retries/{kind}": count for kind, count in calls.retries.items()}}
+
+
+def note_calls(calls: Calls, counts: Mapping[str, int], remarks: Sequence[str]) -> list[str]:
+    """Sentences on questions without an answer, on what stands out among the inputs, and on what the calls took."""
+    missing, too_long = (counts.get(f"judge/{event}", 0) for event in ("missing", "too_long"))
+    notes = [f"{missing} questions had no usable answer and are left out."] if missing else []
+    notes += [f"{too_long} questions exceed the judge's context and are left out."] if too_long else []
+    notes += [f"{remark[0].upper()}{remark[1:]}." for remark in remarks]
+    spent = calls.spent
+    cost = f", ${spent.cost:.2f}" if spent.cost else ""
+    return [*notes, f"{spent.calls} calls ({spent.from_cache} more from the cache), {spent.tokens:,} tokens{cost}."]
 
 
 def _table(inputs: JudgeInputs, axes: Sequence[Axis], results: _Results) -> tuple[list[str], list[list[str]]]:
@@ -160,7 +176,6 @@ def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
     cfg, inputs = session.cfg, session.inputs
     models = escape_markdown(", ".join(session.calls.models(JUDGE))) or inputs.judge
     weights = ", ".join(f"{axis.weight:g} {axis.name}" for axis in session.axes)
-    spent = session.calls.spent
     notes = [f"FORCED, do not rely on these numbers: {reason}." for reason in answers.forced]
     notes += [
         f"Judge: {models}. {len(inputs.keys)} of {inputs.with_replies} decisions "
@@ -175,11 +190,4 @@ def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
             "mismatch is a tie and counts half; at equal length: after Dubois et al. 2024; consistency: share of "
             "pairs on which both orders agree."
         )
-    missing = session.counts.get("judge/missing", 0)
-    notes += [f"{missing} questions had no usable answer and are left out."] if missing else []
-    too_long = session.counts.get("judge/too_long", 0)
-    notes += [f"{too_long} questions exceed the judge's context and are left out."] if too_long else []
-    notes += [f"{remark[0].upper()}{remark[1:]}." for remark in inputs.remarks]
-    cost = f", ${spent.cost:.2f}" if spent.cost else ""
-    notes.append(f"{spent.calls} calls ({spent.from_cache} more from the cache), {spent.tokens:,} tokens{cost}.")
-    return notes
+    return notes + note_calls(session.calls, session.counts, inputs.remarks)

@@ -14,13 +14,14 @@ from typing import Any
 from esc_lab.artifacts import READ_ERRORS
 from esc_lab.comparison.runs import Run
 from esc_lab.config import Config
+from esc_lab.config.search import LOADED
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.judging.evaluations import choose_baseline, read_evaluations
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.metrics.predictions import read_predictions
-from esc_lab.runs.layout import PREDICTIONS, find_run, read_config
+from esc_lab.runs.layout import PREDICTIONS, Settings, find_run, read_config
 from esc_lab.runs.lineage import find_rewards, find_searches, find_training_trees
 from esc_lab.scorers.reward_files import identify_reward
 from esc_lab.search.journal import read_journal_config
@@ -142,7 +143,7 @@ def read_inputs(cfg: Config) -> JudgeInputs:
     shared, few = _find_shared_decisions(judged, test.keys)
     baseline = choose_baseline(evaluations, cfg.judge.baseline, "judge.baseline")
     judge = judge_model(asdict(cfg))
-    conflicts, lineage = _check_lineage(judged, judge)
+    conflicts, lineage = check_lineage({run.label: run.run.directory for run in judged}, judge)
     evaluated = {dialogue for dialogue, _ in test.keys}
     conflicts += _check_seen(judge, [dialogues[name] for name in sorted(evaluated)])
     return JudgeInputs(
@@ -214,11 +215,15 @@ def read_replies(path: Path, *, prompted: bool = False) -> dict[Key, WrittenRepl
     return {key: reply for key, (_, reply) in replies.items()}
 
 
-def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[list[str], list[str]]:
-    """Sentences on runs that the judge had a part in, and on what else stands out in how they were made."""
+def check_lineage(runs: Mapping[str, Path], judge: JudgeModel) -> tuple[list[str], list[str]]:
+    """Sentences on runs that the judge had a part in, and on what else stands out in how they were made.
+
+    Args:
+        runs: directories of evaluations, or of whole talks, by label.
+    """
     conflicts, remarks = [], []
-    for label, run in ((evaluated.label, evaluated.run) for evaluated in runs):
-        searches, lost = find_searches(run.directory)
+    for label, directory in runs.items():
+        searches, lost = find_searches(directory)
         for search in searches:
             try:
                 other = judge_model(read_config(search))
@@ -227,17 +232,25 @@ def _check_lineage(runs: Sequence[EvaluatedRun], judge: JudgeModel) -> tuple[lis
                 continue
             if judge.same(other):
                 conflicts.append(f"{judge} judged the search {search}, on whose data {label} was trained")
-        for user, reward in find_rewards(run.directory) if judge.reward else ():
+        for user, reward in find_rewards(directory) if judge.reward else ():
             if identify_reward(reward) == judge.reward:
-                chose = user == run.directory
+                chose = user == directory
                 what = f"chose the replies of {label}" if chose else f"gave the values that {label} was trained with"
                 conflicts.append(f"{judge} {what}")
         if lost:
             gone = f"the training behind {label} is gone ({', '.join(lost)})"
             remarks.append(f"{gone}: whether the judge had a part in it is not known")
-        if judge.names & model_names(run.config["model"]):
+        if judge.names & _written_by(read_config(directory)):
             remarks.append(f"the judge is the model that {label} is made of; models favour their own words")
     return conflicts, remarks
+
+
+def _written_by(config: Settings) -> frozenset[str]:
+    """Names of the model that wrote the replies of an evaluation, or played the supporter of talks."""
+    supporter = config["llm"]["supporter"] if config["stage"] == "converse" else {"client": "local"}
+    if supporter["client"] in LOADED:
+        return model_names(config["model"])
+    return _names(supporter["model"] or config["llm"]["openai"]["model"])
 
 
 def _check_seen(judge: JudgeModel, dialogues: Sequence[Dialogue]) -> list[str]:

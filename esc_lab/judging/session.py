@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
 from esc_lab.data.dialogue import Reply, Turn
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.judge_check.check import JudgeCheck, check_pairwise, check_rubric
 from esc_lab.judging.inputs import EvaluatedRun, JudgeInputs
 from esc_lab.judging.results import Pair, Scores
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.prompts import SeekerProfile
-from esc_lab.runs.layout import JUDGE_JOURNAL
+from esc_lab.runs.layout import JOURNAL_SUFFIX
 from esc_lab.search.calls import Calls, gather_all
 from esc_lab.search.journal import take_over_journals
 from esc_lab.search.role_prompts import RolePrompts, build_role_prompts, choose_axes
@@ -82,19 +83,7 @@ class JudgeSession:
             UserError: a judge fails its check and is not forced, an answer cannot be had, or the budget is spent.
         """
         cfg, inputs, started = self.cfg, self.inputs, time.time()
-        take_over_journals(cfg, Path(cfg.run_dir), {JUDGE: self.config})
-        journal = self.calls.open_journal(Path(cfg.run_dir) / JUDGE_JOURNAL, self.config)
-        send = partial(self.calls.send, journal)
-        self.roles = Roles(
-            inputs.inventory,
-            SeekerProfile(""),
-            cfg.llm,
-            self.calls.scoring,
-            send,
-            self.counts,
-            cfg.seed,
-            self.calls.watch,
-        )
+        self.roles = open_judge(cfg, self.calls, self.config, inputs.inventory, self.counts)
         gates = await self._check()
         failures = check_gates(gates, cfg.judge.force, self.counts["judge/too_long"], self._unchecked)
         scored = inputs.runs if cfg.judge.rubric else []
@@ -144,11 +133,11 @@ class JudgeSession:
         (strategy,) = reply.reply.strategies[:1] if self.adherence else (None,)
         one, two = (" ".join(turn.reply.text.split()) for turn in (reply, other))
         difference = len(reply.reply.text) - len(other.reply.text)
-        if one == two:
-            return Pair(None, None, difference, identical=True)
-        first = await self._answer(self.roles.prefer(history, one, two, strategy))
-        second = await self._answer(self.roles.prefer(history, two, one, strategy))
-        return Pair(first, None if second is None else 1 - second, difference)
+
+        async def prefer(a: str, b: str) -> float | None:
+            return await self._answer(self.roles.prefer(history, a, b, strategy))
+
+        return await compare_both_ways(prefer, one, two, difference, same=one == two)
 
     async def _score(self, run: EvaluatedRun, key: Key) -> Scores | None:
         return await self._answer(self.roles.judge([*self.inputs.history(key), run.replies[key].turn]))
@@ -157,6 +146,35 @@ class JudgeSession:
         reply, other = run.replies[key], self.inputs.baseline.replies[key]
         pair = await self._compare(self.inputs.history(key), reply.turn, other.turn)
         return replace(pair, difference=len(reply.text) - len(other.text))  # an empty one is shown in words
+
+
+def open_judge(
+    cfg: Config, calls: Calls, config: Mapping[str, Any], inventory: Inventory, counts: Counter[str], name: str = JUDGE
+) -> Roles:
+    """The role of a judge with the journal of this run, which goes on from what `cfg.resume` names.
+
+    Args:
+        config: everything that the calls depend on beside their own content.
+        name: of the journal, without ending.
+    """
+    take_over_journals(cfg, Path(cfg.run_dir), {name: config})
+    send = partial(calls.send, calls.open_journal(Path(cfg.run_dir) / f"{name}{JOURNAL_SUFFIX}", config))
+    return Roles(inventory, SeekerProfile(""), cfg.llm, calls.scoring, send, counts, cfg.seed, calls.watch)
+
+
+async def compare_both_ways(
+    prefer: Callable[[T, T], Awaitable[float | None]], one: T, two: T, difference: int, same: bool
+) -> Pair:
+    """Two things in both orders; nobody is asked about those that are the same.
+
+    Args:
+        prefer: the probability that the first is the better one.
+        difference: see `Pair`.
+    """
+    if same:
+        return Pair(None, None, difference, identical=True)
+    first, second = await prefer(one, two), await prefer(two, one)
+    return Pair(first, None if second is None else 1 - second, difference)
 
 
 def check_gates(

@@ -67,6 +67,7 @@ JUDGEMENTS = "judgements.jsonl"
 JUDGE_RESULT = "judge.json"
 JUDGE_TABLE = "judge.md"
 JUDGE_JOURNAL = f"judge{JOURNAL_SUFFIX}"
+TALK_PAIRS = "talk_pairs"  # the journal of a judge of whole talks in pairs, without its ending
 QUESTIONNAIRES = "questionnaires"  # folder of what raters get
 SURVEY_KEY = "key.json"  # which reply is whose and on which side: not for raters
 SURVEY_DIALOGUES = "asked_dialogues.jsonl"

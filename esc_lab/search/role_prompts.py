@@ -110,13 +110,17 @@ class RolePrompts:
 
     def prefer_request(self, first: str, second: str, *, json: bool, strategy: str | None = None) -> str:
         """What the judge is asked of two replies: which is better, or which follows a strategy more."""
-        answers = '{"better": "A"} or {"better": "B"}'
-        form = self.text("json_form", object=answers) if json else self.text("prefer_form")
+        form = self.prefer_form(json=json)
         replies = {"first": " ".join(first.split()), "second": " ".join(second.split())}
         if strategy is None:
             return self.text("prefer", **replies, rubric=self._rubric(), form=form)
         definition = self.inventory.definition(strategy)
         return self.text("adhere", **replies, strategy=strategy, definition=definition, form=form)
+
+    def prefer_form(self, *, json: bool) -> str:
+        """How the judge is to say which of A and B is better."""
+        answers = '{"better": "A"} or {"better": "B"}'
+        return self.text("json_form", object=answers) if json else self.text("prefer_form")
 
     def text(self, name: str, /, **slots: str) -> str:
         """A text of the wording with its slots filled in."""

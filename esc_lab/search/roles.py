@@ -167,10 +167,12 @@ class Roles:
             talks = [(*history, Turn("supporter", Reply(text))) for text in (first, second)]
             (better, worse), (other_better, other_worse) = [await self._reward(reward, talk) for talk in talks]
             return float(np.exp(-np.logaddexp(0.0, (other_better - other_worse) - (better - worse))))
-        scores = "judge" in self.scoring
-        asked = self.prompts.prefer_request(first, second, json=not scores, strategy=strategy)
-        messages = self.prompts.support_messages(history, asked)
-        if scores:
+        asked = self.prompts.prefer_request(first, second, json="judge" not in self.scoring, strategy=strategy)
+        return await self.prefer_first(self.prompts.support_messages(history, asked))
+
+    async def prefer_first(self, messages: tuple[Message, ...]) -> float | None:
+        """The judge's probability that A is better than B, which the messages show; 0 or 1 if it says so in words."""
+        if "judge" in self.scoring:
             return await self._first_probability("judge", messages, Question("better", "better: ", ("A", "B")))
         schema = object_schema({"better": {"type": "string", "enum": ["A", "B"]}})
         request = replace(self.request("judge", messages), schema=schema)

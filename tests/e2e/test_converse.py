@@ -265,20 +265,49 @@ def test_scheduled_strategies(endpoint, command):
     assert outcome.metrics["converse/transition_entropy"] == 0
 
 
-def test_an_endpoint_that_dies_keeps_the_answers(talked, tmp_path):
-    """Nothing half-written, and the same command goes on where it ended."""
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("401", "the endpoint does not accept the key (401)"), ("disconnect", "no answer of 'kind' after 2 attempts")],
+)
+def test_an_endpoint_that_dies_keeps_the_answers(talked, tmp_path, fault, message):
+    """Nothing half-written, and the same command goes on where it ended, in the middle of talks."""
     alive: list[bool] = []
-    server = Endpoint(play, faults=lambda number, body: "401" if number >= 30 and not alive else None)
+    server = Endpoint(play, faults=lambda number, body: fault if number >= 30 and not alive else None, model=name)
     with server.running() as url:
-        died = execute(tmp_path, *words(url))
-        assert "the endpoint does not accept the key (401)" in complaint(died, "talks")
+        died = execute(tmp_path, *words(url, "llm.openai.attempts=2"))
+        assert message in complaint(died, "talks")
         kept, before = len(journalled(tmp_path)), len(server.requests)
         assert 0 < kept <= 30
         alive.append(True)
-        again = execute(tmp_path, *words(url, f"resume={died.path}"))
+        with asked_once(server, died.path):
+            again = execute(tmp_path, *words(url, f"resume={died.path}"))
     assert again.status == 0, again.errors
     assert contents(again) == contents(talked)
     assert len(server.requests) - before == 64 - kept
+
+
+def test_endless_replies_are_cut_and_counted(command):
+    """Where whole sentences were written, the last one, which is not, is left out; without one the words stay."""
+
+    def endless(body: dict) -> str:
+        if who(body) != "supporter":
+            return play(body)
+        return "(Others) I hear you. " * ("bakery" in said_to(body)) + "and then and then " * 40
+
+    def said_to(body: dict) -> str:
+        return " ".join(message["content"] for message in body["messages"])
+
+    def cut(number: int, body: dict) -> str | None:
+        return "cut_off" if who(body) == "supporter" else None
+
+    with Endpoint(endless, faults=cut).running() as url:
+        outcome = command(*words(url, "cards.only=[closed_bakery,first_semester]", "converse.max_turns=3"))
+    assert outcome.status == 0, outcome.errors
+    one, other = read_dialogues(outcome.path / "talks.jsonl")
+    assert {turn.reply.text for turn in one.turns[2::2]} == {"I hear you."}
+    assert all(turn.reply.text.startswith("and then and") for turn in other.turns[2::2])
+    assert outcome.metrics["converse/supporter/cut_off"] == 6
+    assert outcome.metrics["converse/ends/max_turns"] == 1
 
 
 def test_answers_that_cannot_be_used_end_a_talk_and_are_counted(command):

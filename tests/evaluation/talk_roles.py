@@ -12,6 +12,8 @@ KIND = "I can feel how much this weighs on you"
 COLD = "That is not my concern"
 WORDS = ("rain", "door", "letter", "train", "kitchen", "winter", "garden", "street", "bread", "lamp", "river", "coat")
 
+STRATEGIES = ("Question", "Self-disclosure", "Information", "Providing Suggestions", "Reflection of feelings")
+
 
 def draw_words(body: dict[str, Any], count: int = 9) -> str:
     """Words that depend on the request alone, seldom the same."""
@@ -37,6 +39,12 @@ def feel(body: dict[str, Any]) -> float:
     return min(5.0, max(1.0, 4.0 + 0.5 * sum((COLD in text) - (KIND in text) for text in said(body))))
 
 
+def _next_strategy(body: dict[str, Any]) -> str:
+    """Each strategy in its turn, by the number of the supporter's message."""
+    number = sum(message["role"] == "assistant" for message in body["messages"])
+    return STRATEGIES[number % len(STRATEGIES)]
+
+
 def play(body: dict[str, Any]) -> str:
     """Content of the completion; the model's name says which supporter it is."""
     playing = who(body)
@@ -51,4 +59,6 @@ def play(body: dict[str, Any]) -> str:
         "parrot": f"(Restatement or Paraphrasing) {last}",
         "ending": f"(Others) Goodbye then, {draw_words(body)}. [END]",
         "asking": f"(Question) And how was the {draw_words(body)}?",
+        "looping": "(Providing Suggestions) You could try to go for a walk in the park by the river.",
+        "varied": f"({_next_strategy(body)}) Some {draw_words(body)} then.",
     }.get(body["model"], f"(Question) Well, the {draw_words(body)}.")

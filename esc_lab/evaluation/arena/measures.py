@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
@@ -48,7 +48,7 @@ def measure_talk(talk: Dialogue, *, success: float, max_turns: int) -> dict[str,
         "strategies": float(len({*labels} - {None})) if any(labels) else None,
         "strategy_repeats": _mean(before == after for before, after in pairs),
         "ended_by_seeker": float(talk.meta["ends"] == "seeker"),
-        **_measure_emotion(talk, success, max_turns),
+        **measure_emotion(talk.meta["intensity"], success=success, max_turns=max_turns),
     }
     return {name: value for name, value in known.items() if value is not None}
 
@@ -79,18 +79,23 @@ def describe_talks(talks: Sequence[Dialogue], *, success: float, max_turns: int)
     """What `measures.json` holds: the measures of each talk, transitions between strategies, and mean intensities
     after the opening and after each turn, with the number of talks that they are of.
     """
-    by_turn: dict[int, list[float]] = {}
-    for talk in talks:
-        for turn, intensity in enumerate(talk.meta["intensity"]):
-            by_turn.setdefault(turn, []).extend([] if intensity is None else [intensity])
     _, following = count_strategies(talks)
     return {
         "success": success,
         "max_turns": max_turns,
         "talks": {talk.tree_id: measure_talk(talk, success=success, max_turns=max_turns) for talk in talks},
         "transitions": {name: dict(sorted(each.items())) for name, each in sorted(following.items())},
-        "intensity": [[turn, _mean(values), len(values)] for turn, values in sorted(by_turn.items()) if values],
+        "intensity": average_intensities([talk.meta["intensity"] for talk in talks]),
     }
+
+
+def average_intensities(intensities: Iterable[Sequence[float | None]]) -> list[list[float]]:
+    """After the opening and after each turn: the turn's number, the mean intensity, and of how many talks it is."""
+    by_turn: dict[int, list[float]] = {}
+    for intensity in intensities:
+        for turn, value in enumerate(intensity):
+            by_turn.setdefault(turn, []).extend([] if value is None else [value])
+    return [[turn, fmean(values), len(values)] for turn, values in sorted(by_turn.items()) if values]
 
 
 def count_strategies(talks: Iterable[Dialogue]) -> tuple[Counter[str], dict[str, Counter[str]]]:
@@ -147,9 +152,13 @@ def _said_before(turns: Sequence[Turn]) -> dict[str, float | None]:
     return {name: count / runs if runs else None for name, count in counts.items()}
 
 
-def _measure_emotion(talk: Dialogue, success: float, max_turns: int) -> Mapping[str, float | None]:
-    """What the supporter's turns did to the intensity of the emotion; nothing where it was not asked after any."""
-    intensity: list[float | None] = [*talk.meta["intensity"]]
+def measure_emotion(intensity: Sequence[float | None], *, success: float, max_turns: int) -> dict[str, float]:
+    """What the supporter's turns did to the intensity of the emotion; nothing where it was not asked after any.
+
+    Args:
+        intensity: after the seeker's first message, and after each turn of the supporter; None where it is not known.
+        success, max_turns: see `measure_talk`.
+    """
     start, after = intensity[0] if intensity else None, intensity[1:]
     told = [(turn, value) for turn, value in enumerate(after, start=1) if value is not None]
     if start is None or not told:

@@ -14,7 +14,7 @@ from esc_lab.config.files import read_option
 from esc_lab.data.cards import LEVELS, STRONGEST, Card, Traits
 from esc_lab.data.dialogue import Turn
 from esc_lab.errors import UserError
-from esc_lab.prompts import SeekerProfile, check_wording
+from esc_lab.prompts import Message, SeekerProfile, check_wording
 from esc_lab.search.role_answers import UnusableError, parse_numbers
 
 if TYPE_CHECKING:  # it brings numpy, which the check of a configuration does not need
@@ -63,10 +63,10 @@ class PersonaWords:
                 notes.append(self._text("reveal_now", text=reveal.text))
         return SeekerProfile(card.situation, card.emotion, card.problem, tuple(filter(None, notes)))
 
-    def ask_intensity(self, card: Card, *, json: bool) -> str:
-        """The question for the intensity of the card's emotion."""
+    def ask_intensity(self, emotion: str, *, json: bool) -> str:
+        """The question for the intensity of the seeker's emotion, which may be empty where it is not known."""
         form = self._text("intensity_json" if json else "intensity_form")
-        return f"{self._text(_INTENSITY, emotion=card.emotion or self.wording['emotion'])} {form}"
+        return f"{self._text(_INTENSITY, emotion=emotion or self.wording['emotion'])} {form}"
 
     def _text(self, name: str, /, **slots: object) -> str:
         return self.wording[name].format(**slots).strip()
@@ -87,13 +87,17 @@ def build_words(wording: Mapping[str, Any]) -> PersonaWords:
 
 
 async def rate_intensity(roles: Roles, words: PersonaWords, card: Card, history: Sequence[Turn]) -> float | None:
-    """How strong the seeker's emotion is after this talk, from 1 to 5, by the model that plays it; None if it says not.
+    """The intensity of the seeker's emotion after this talk, 1 to 5, by the model that plays it; None: it says not."""
+    asked = words.ask_intensity(card.emotion, json="seeker" not in roles.scoring)
+    return await ask_intensity(roles, "seeker", roles.prompts.seeker_messages(roles.seeker, history, asked))
+
+
+async def ask_intensity(roles: Roles, role: str, messages: tuple[Message, ...]) -> float | None:
+    """The intensity, by the model of a role that is asked for it in these messages.
 
     The expected value over the probabilities of the five numbers where its client scores, else what it writes.
     """
-    asked = words.ask_intensity(card, json="seeker" not in roles.scoring)
-    messages = roles.prompts.seeker_messages(roles.seeker, history, asked)
-    request = replace(roles.request("seeker", messages), temperature=0.0)
+    request = replace(roles.request(role, messages), temperature=0.0)
     values = await roles.numbers(request, (_INTENSITY,), STRONGEST, _parse_intensity, least=1)
     return values[_INTENSITY] if values else None
 
