@@ -47,7 +47,7 @@
   function chart(parent) {
     const shown = runs.map((run) => run.talks[chosen].intensity).map((values, run) => visible[run] ? values : []);
     if (!shown.some((values) => values.some(known))) return;
-    const [width, height, left, right, top, bottom] = [640, 190, 34, 12, 10, 34];
+    const [width, height, left, right, top, bottom] = [640, 205, 34, 12, 16, 48];
     const last = Math.max(1, ...shown.map((values) => values.length - 1));
     const x = (turn) => left + (width - left - right) * turn / last;
     const y = (value) => top + (height - top - bottom) * (5 - value) / 4;
@@ -61,9 +61,9 @@
     draw("line", { x1: left, x2: width - right, y1: y(success), y2: y(success), class: "limit" }, svg);
     draw("text", { x: width - right, y: y(success) - 4, "text-anchor": "end" }, svg).textContent = "success";
     for (let turn = 0; turn <= last; turn += last > 10 ? 2 : 1) {
-      draw("text", { x: x(turn), y: height - 18, "text-anchor": "middle" }, svg).textContent = turn;
+      draw("text", { x: x(turn), y: height - 27, "text-anchor": "middle" }, svg).textContent = turn;
     }
-    draw("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, svg).textContent =
+    draw("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, svg).textContent =
       "supporter turns";
     shown.forEach((values, run) => {
       const points = values.map((value, turn) => [turn, value]).filter(([, value]) => known(value));
