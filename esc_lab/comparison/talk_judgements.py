@@ -81,12 +81,13 @@ def _read_judgements(directory: Path) -> TalkJudgements:
         record = json.loads((directory / JUDGE_RESULT).read_text(encoding="utf-8"))
         talks = {run["label"]: str(run["talks"]) for run in record["runs"]}
         doubtful = sorted(record.get("not_believed", ()))
-        yes_no = bool(record.get("rubric", {}).get("yes_no"))
+        rubric = record.get("rubric", {})
+        passes = {one["name"]: one["title"] for one in rubric["questions"]} if rubric.get("yes_no") else {}
         values: dict[str, dict[str, dict[Key, float]]] = {of_run: {} for of_run in talks.values()}
         for line in map(json.loads, (directory / JUDGEMENTS).read_bytes().splitlines()):
-            for name, value in _list_numbers(line, yes_no=yes_no).items():
+            for name, value in _list_numbers(line, passes).items():
                 if name not in doubtful:
-                    of_metric = values[talks[line["run"]]].setdefault(f"{JUDGED}{name}", {})
+                    of_metric = values[talks[line["run"]]].setdefault(f"{JUDGED}{passes.get(name, name)}", {})
                     of_metric[str(line["card"]), int(line["talk"])] = value
         remarks = [f"the judge was forced, do not rely on what it says: {reason}" for reason in record["forced"]]
     except READ_ERRORS as error:
@@ -98,11 +99,15 @@ def _read_judgements(directory: Path) -> TalkJudgements:
     return TalkJudgements(directory, values, remarks)
 
 
-def _list_numbers(line: Mapping[str, Any], *, yes_no: bool) -> dict[str, float]:
-    """What a line says of a talk: scores, whether it passes each question, or whether it is preferred in an aspect."""
+def _list_numbers(line: Mapping[str, Any], passes: Mapping[str, str]) -> dict[str, float]:
+    """What a line says of a talk: scores, whether it passes each question, or whether it is preferred in an aspect.
+
+    Args:
+        passes: what it means to pass, by name of the question; empty of scores.
+    """
     if line["kind"] == "talk" and line["scores"] is not None:
         scores: Mapping[str, float] = line["scores"]
-        return {name: float(name not in line["failed"] if yes_no else score) for name, score in scores.items()}
+        return {name: float(name not in line["failed"] if passes else score) for name, score in scores.items()}
     if line["kind"] == "talk_pair" and line["outcome"] is not None:
         return {f"preferred, {line['aspect']}": float(line["outcome"])}
     return {}

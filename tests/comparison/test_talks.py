@@ -141,6 +141,16 @@ def test_other_seekers_cards_or_seeds_are_refused(talks, runs, tmp_path):
     assert "label sets differ" in found
 
 
+def test_the_same_seeker_may_be_served_elsewhere(talks, tmp_path):
+    made = []
+    for port in (1, 2):
+        seeker = {"temperature": 0.7, "client": {"model": "m", "base_url": f"http://127.0.0.1:{port}/v1"}}
+        roles = {"roles": {"seeker": seeker, "supporter": {}}}
+        name = {"converse": {"strategies": ["Question"] * port}}
+        made.append(write_talks(tmp_path / str(port), talks["cso"], seeker=roles, **name))
+    assert len(compute_comparison(made).cells) == 2
+
+
 def test_without_journals_the_seeker_is_not_sure(talks, runs, tmp_path):
     other = write_talks(tmp_path / "other", talks["cso"], journals=False, converse={"strategies": ["Question"]})
     remarks = compute_comparison([runs[0], other]).remarks
@@ -217,7 +227,9 @@ def judged(directory, runs, talks, *, not_believed=(), forced=(), yes_no=False):
     """A judge that gives each talk its relief as a score, and passes those that succeed."""
     write_run(directory, settings("judge"), {"judge/calls": 1.0})
     named = [{"label": run.name, "talks": file_fingerprint(run / "talks.jsonl")} for run in runs]
-    record = {"judge": {"models": ["j"]}, "rubric": {"yes_no": yes_no}, "forced": [*forced], "runs": named}
+    questions = [{"name": "empathy", "title": "feels"}, {"name": "stays", "title": "does stay"}]
+    rubric = {"yes_no": yes_no, "questions": questions}
+    record = {"judge": {"models": ["j"]}, "rubric": rubric, "forced": [*forced], "runs": named}
     (directory / "judge.json").write_text(json.dumps(record | {"not_believed": [*not_believed]}))
     lines = []
     for run in runs:
@@ -247,7 +259,7 @@ def test_numbers_of_a_judge_are_metrics_of_talks(runs, talks, tmp_path):
     assert any("is not believed there: stays" in remark for remark in found.remarks)
     assert any("forced" in remark for remark in found.remarks)
     passed = compute_comparison([*runs, judged(tmp_path / "safety", runs, talks, yes_no=True)])
-    assert passed.estimates[CSO, "converse/judge/stays"].interval == success.interval
+    assert passed.estimates[CSO, "converse/judge/does stay"].interval == success.interval
 
 
 def test_judges_of_other_talks_or_twice_the_same_are_refused(runs, talks, tmp_path):

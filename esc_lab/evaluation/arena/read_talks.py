@@ -24,7 +24,8 @@ from esc_lab.search.clients.replay import find_recordings
 from esc_lab.search.journal import journal_settings, read_journal_config
 
 INTENSITY = "intensity/"  # columns of the table: after the opening (0) and after each turn
-_SUPPORTERS = ("schedule", "prompt.", "roles.supporter.")  # beginnings of settings in which supporters may differ
+# Beginnings of settings in which talks may differ: those of the supporter, and where the seeker's model is served.
+_FREE = ("schedule", "prompt.", "roles.supporter.", "roles.seeker.client.base_url")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def read_talk_settings(directory: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in find_recordings(directory):
         flat = journal_settings(read_journal_config(path) or {})
-        kept = {name: value for name, value in flat.items() if not name.startswith(_SUPPORTERS)}
+        kept = {name: value for name, value in flat.items() if not name.startswith(_FREE)}
         found[path.name.removesuffix(JOURNAL_SUFFIX)] = kept
     return found
 
