@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from esc_lab.config.item import COUNT, FROM_ZERO, TEST_SET, TRAININGS, item, looks, results
+from esc_lab.config.item import COUNT, FROM_ZERO, SPEED, TEST_SET, TRAININGS, item, looks, results
 
 FORMATS = ("esconv", "extes", "esc_pro", "jsonl")  # of corpora
 SPLITS = ("train", "val", "test")
@@ -77,10 +77,18 @@ class DataConfig:
     limit: dict[str, int] = item({}, "keep the first n dialogues of a split, e.g. {test: 20}", measures=TEST_SET)
     row_tokens: int = item(
         2048,
-        "token budget of one packed row",
+        "longest sequence in tokens: of longer talks the oldest turns are left out; also the token budget of one "
+        "packed row, if pass_tokens is not larger",
         within=(16, math.inf),
         affects=results(*TRAININGS, "evaluate"),
         method=False,
+    )
+    pass_tokens: int | None = item(
+        None,
+        "token budget of one packed row, as far as it is more than row_tokens; null = 8192 on a GPU, row_tokens "
+        "elsewhere",
+        within=COUNT,
+        affects=SPEED,
     )
     side: str = item(
         "supporter",

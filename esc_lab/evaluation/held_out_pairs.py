@@ -69,13 +69,13 @@ def preference_metrics(cfg: Config, loaded: LoadedModel, data: ESCDataModule) ->
     split = PreferenceSteps(dialogues, turns, cfg.data, pairs, cfg.seed).encode_split(name)
     if not len(split.comparisons):
         return {}
-    policy = score_replies(loaded.model, split, data.row_tokens)
+    policy = score_replies(loaded.model, split, data.pass_tokens)
     first = split.first_reply[split.comparisons[:, 0]]
     chosen, rejected = first + split.comparisons[:, 1], first + split.comparisons[:, 2]
     run = find_run(Path(cfg.checkpoint)) if cfg.checkpoint else None
     rewards = ratios = None
     if run and read_config(run)["stage"] == "cso":
-        rewards, ratios = _rewards(cfg, loaded, run, split, (chosen, rejected), policy, data.row_tokens)
+        rewards, ratios = _rewards(cfg, loaded, run, split, (chosen, rejected), policy, data.pass_tokens)
     sides = np.stack([chosen, rejected], axis=1)
     both = None if rewards is None else torch.stack(rewards, dim=1).double().numpy()
     rows = _list_pairs(split, split.sum_replies(policy)[sides], both, None if ratios is None else ratios[sides])

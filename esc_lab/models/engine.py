@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from esc_lab.models.devices import move
 from esc_lab.models.forward import base_model, head_logits
 from esc_lab.models.generate import Sampling, draw
 from esc_lab.models.log_probs import token_log_probs
@@ -264,12 +265,18 @@ class Engine:
         """Give every reply its next token; the tasks whose replies have come to their end."""
         if not self._replies:
             return []
-        rows = torch.tensor([reply.group.first_row + reply.row for reply in self._replies], device=states.device)
+        rows = move(np.array([reply.group.first_row + reply.row for reply in self._replies]), states.device)
         samplings = [reply.task.sampling for reply in self._replies]
         logits = head_logits(self._inner, states[rows])
-        for row, reply in enumerate(self._replies):
-            banned = find_repeating(reply.task.prompt, reply.task.reply, reply.task.no_repeat)
-            logits[row, [token for token in banned.tolist() if token not in self._stop]] = -torch.inf
+        banned = [
+            (row, token)
+            for row, reply in enumerate(self._replies)
+            for token in find_repeating(reply.task.prompt, reply.task.reply, reply.task.no_repeat).tolist()
+            if token not in self._stop
+        ]
+        if banned:
+            row, token = move(np.array(banned).T, logits.device)
+            logits[row, token] = -torch.inf
         tokens = draw(logits, samplings, [reply.generator for reply in self._replies])
         finished: list[Task] = []
         for reply, token in zip(list(self._replies), tokens, strict=True):

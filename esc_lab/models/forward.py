@@ -15,6 +15,8 @@ from torch import Tensor
 
 from esc_lab.errors import UserError
 from esc_lab.models.attention_boost import BoostedPass
+from esc_lab.models.block_masks import pad_row, uses_flex
+from esc_lab.models.devices import move
 from esc_lab.models.tree_attention import TreeMasks, tree_masks
 from esc_lab.tokens.encode import IntArray
 
@@ -75,9 +77,13 @@ def tree_hidden_states(
         probe: an `AttentionProbe` that watches this pass.
         boost: of attention in this pass.
     """
-    inner, windows = base_model(model), set(layer_windows(model).values())
+    inner, windows, length = base_model(model), set(layer_windows(model).values()), len(input_ids)
+    padded = uses_flex(inner.dtype, inner.device) and cache is None and probe is None and boost is None
+    if padded:  # caches, probes and boosts count the tokens of the tree
+        input_ids, position_ids, leave = pad_row(input_ids, position_ids, leave)
     masks = tree_masks(leave, position_ids, windows, inner.dtype, inner.device)
-    return hidden_states(inner, input_ids, position_ids, masks, cache, probe, boost)
+    states = hidden_states(inner, input_ids, position_ids, masks, cache, probe, boost)
+    return states[:length] if padded else states
 
 
 def hidden_states(
@@ -96,8 +102,8 @@ def hidden_states(
     named = getattr(inner.config.get_text_config(), "layer_types", None) or ()
     masks_by_type = dict.fromkeys(named, placeholder)
     output = inner.get_decoder()(
-        input_ids=torch.from_numpy(input_ids).to(device)[None],
-        position_ids=torch.from_numpy(position_ids).to(device)[None],
+        input_ids=move(input_ids, device)[None],
+        position_ids=move(position_ids, device)[None],
         past_key_values=cache,
         use_cache=cache is not None,
         attention_mask=masks_by_type if "sliding_attention" in named else placeholder,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, split_tree
 from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.devices import move
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
 from esc_lab.models.slots import BranchGroup, KeyValueSlots, run_pass
 from esc_lab.tokens.encode import IntArray
@@ -67,7 +68,7 @@ def generate(
     if probe is not None:
         probe.watch_tree(tree, np.arange(len(last)), last, inner.device, cached=True)
     states = tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, cache, probe, steer)
-    states = states[torch.from_numpy(last).to(states.device)]
+    states = states[move(last, states.device)]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     replies: list[list[int]] = [[] for _ in prompts]
     active = list(range(len(prompts)))
@@ -76,8 +77,7 @@ def generate(
             for branch in active:
                 paths[branch], _ = group.compute(paths[branch], np.array(replies[branch][-1:]))
             if probe is not None:
-                visible = torch.from_numpy(group.visible()).to(inner.device)
-                probe.watch(visible, active, range(len(active)), cached=True)
+                probe.watch(move(group.visible(), inner.device), active, range(len(active)), cached=True)
             states = run_pass(inner, cache, [group], probe, steer and _boost_next(steer, group, last[active]))
         tokens = draw(head_logits(inner, states), [sampling] * len(active), [generators[branch] for branch in active])
         unfinished = [row for row, token in enumerate(tokens) if token not in stop]
@@ -108,31 +108,43 @@ def _boost_next(prompts: BoostedPass, group: BranchGroup, last: IntArray) -> Boo
 def draw(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> list[int]:
     """One token from each row of logits [rows, vocabulary]: by its own sampling and generator.
 
-    Each inverts the distribution at one uniform number, so that small changes of the logits hardly ever change it.
+    Each inverts the distribution at one uniform number, so that small changes of the logits hardly ever change it. The
+    numbers come from the CPU. A GPU draws all tokens together and is waited for once.
     """
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    tokens = logits.argmax(dim=-1)
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if drawn:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).cpu()
-        for row in drawn:
-            tokens[row] = _draw(logits[row], samplings[row], generators[row])
-    return tokens
+    together = [[row for row in drawn if (samplings[row].top_p < 1) == cut] for cut in (False, True)]
+    for rows in together if logits.is_cuda else [[row] for row in drawn]:
+        if rows:
+            numbers = [torch.rand(1, dtype=torch.float64, generator=generators[row]) for row in rows]
+            place = move(np.array(rows), logits.device)
+            tokens[place] = _draw(logits[place], [samplings[row] for row in rows], torch.cat(numbers))
+    found: list[int] = tokens.tolist()
+    return found
 
 
-def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    probs, order = torch.softmax(logits / sampling.temperature, dim=-1), None
-    if sampling.top_p < 1:
-        probs, order = _nucleus(probs, sampling.top_p)
+def _draw(logits: Tensor, samplings: Sequence[Sampling], numbers: Tensor) -> Tensor:
+    """The tokens [rows] of logits [rows, vocabulary] where their mass passes the shares `numbers` [rows] of it.
+
+    The rows are cut to their nucleus if the first is.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    settings = np.array([(sampling.temperature, sampling.top_p) for sampling in samplings])
+    temperature, top_p = move(settings, logits.device).to(logits.dtype)[:, :, None].unbind(dim=1)
+    probs, order = torch.softmax(logits / temperature, dim=-1), None
+    if samplings[0].top_p < 1:
+        probs, order = _nucleus(probs, top_p)
     mass = probs.double().cumsum(dim=-1)
-    uniform = torch.rand(1, dtype=torch.float64, generator=generator)
-    index = int(torch.searchsorted(mass, uniform * mass[-1], right=True).clamp(max=len(mass) - 1))
-    return index if order is None else int(order[index])
+    shares = move(numbers.numpy(), logits.device)[:, None] * mass[:, -1:]
+    index = torch.searchsorted(mass, shares, right=True).clamp(max=mass.shape[1] - 1)
+    return (index if order is None else order.gather(1, index))[:, 0]
 
 
-def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The smallest set of tokens with mass `top_p`, most probable first: probabilities (others 0), and tokens."""
-    highest, order = probs.topk(min(_NUCLEUS, len(probs)))
-    if highest.sum() < top_p:
-        highest, order = probs.sort(descending=True)
+def _nucleus(probs: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest set of tokens with mass `top_p` [rows, 1], most probable first: probabilities (others 0), tokens."""
+    highest, order = probs.topk(min(_NUCLEUS, probs.shape[1]))
+    # A GPU sorts sooner than it would be waited for.
+    if probs.is_cuda or (highest.sum(dim=-1, keepdim=True) < top_p).any():
+        highest, order = probs.sort(dim=-1, descending=True)
     outside = highest.cumsum(dim=-1) - highest >= top_p
     return highest.masked_fill(outside, 0.0), order

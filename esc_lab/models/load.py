@@ -20,6 +20,7 @@ from esc_lab.config.training import AdapterConfig
 from esc_lab.errors import UserError
 from esc_lab.models.checkpoint_files import find_checkpoint, identify_base
 from esc_lab.models.checks import check_tree_attention
+from esc_lab.models.devices import find_device
 from esc_lab.models.forward import base_model
 from esc_lab.models.sources import first_line, load_config, locate_model, refuse_unreadable
 from esc_lab.models.tree_attention import IMPLEMENTATION
@@ -73,8 +74,11 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
     encoder = load_encoder(model, cache)
     adapter, weights = find_checkpoint(model, checkpoint)
     location = str(weights) if weights else locate_model(model, cache)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, model.dtype)
+    device, dtype = find_device(), getattr(torch, model.dtype)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # Adapters of a half-precision model are float32. Their products lose less to TF32 than the model does anyway.
+        torch.backends.cuda.matmul.allow_tf32 = dtype != torch.float32
     quantized = _quantization(model, dtype)
     origin: dict[str, Any] = {
         "revision": None if weights else model.revision,
@@ -88,7 +92,7 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
             attn_implementation="eager",
             use_safetensors=True,
             **origin,
-            **({"quantization_config": quantized, "device_map": device} if quantized else {}),
+            **({"quantization_config": quantized, "device_map": {"": device}} if quantized else {}),
         )
     if not quantized:
         base.to(device)
@@ -229,7 +233,9 @@ def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig 
         )
     if model.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+    )
 
 
 def _chat_template(name: str) -> str:

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, split_row
+from esc_lab.models.devices import move
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
 from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import ReplyTokens, TokenSequence
 from esc_lab.tokens.packing import PackedRow, pack_units
 
-# Logits computed at a time (rows x vocabulary): 64 MiB in float32.
-CHUNK_LOGITS = 2**24
+# Logits computed at a time (rows x vocabulary): 64 MiB in float32. A GPU would read the head's weights too often.
+CHUNK_LOGITS, CHUNK_LOGITS_GPU = 2**24, 2**27
 
 
 def reply_log_probs(model: Any, row: PackedRow, boost: BoostedPass | None = None) -> Tensor:
@@ -38,8 +39,8 @@ def token_log_probs(inner: Any, hidden: Tensor, query: IntArray, target: IntArra
     # Branches share their parent: in order, equal nodes are neighbours and their logits are computed once.
     order = np.argsort(query, kind="stable")
     nodes, index = np.unique(query[order], return_inverse=True)
-    tokens = torch.from_numpy(target[order]).to(device)
-    states = hidden[torch.from_numpy(nodes).to(device)]
+    tokens = move(target[order], device)
+    states = hidden[move(nodes, device)]
     head = inner.get_output_embeddings()
     cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
     if type(head) is torch.nn.Linear and head.bias is None:
@@ -50,17 +51,17 @@ def token_log_probs(inner: Any, hidden: Tensor, query: IntArray, target: IntArra
             states, weight = states.to(dtype), weight.to(dtype)
         values = _TokenLogProbs.apply(states, weight, index, tokens, cap)
     else:
-        rows = _chunk_rows(head.weight.shape[0])
+        rows = _chunk_rows(head.weight)
         parts = []
         for start, first, last in _chunks(index, len(nodes), rows):
             arguments = (inner, states[start : start + rows], index[first:last] - start, tokens[first:last])
             parts.append(checkpoint(_direct, *arguments, use_reentrant=False))
         values = torch.cat(parts)
-    return torch.empty_like(values).scatter(0, torch.from_numpy(order).to(device), values)
+    return torch.empty_like(values).scatter(0, move(order, device), values)
 
 
-def _chunk_rows(vocabulary: int) -> int:
-    return max(CHUNK_LOGITS // vocabulary, 1)
+def _chunk_rows(weight: Tensor) -> int:
+    return max((CHUNK_LOGITS_GPU if weight.is_cuda else CHUNK_LOGITS) // len(weight), 1)
 
 
 def _chunks(index: IntArray, nodes: int, rows: int) -> Iterator[tuple[int, int, int]]:
@@ -72,7 +73,7 @@ def _chunks(index: IntArray, nodes: int, rows: int) -> Iterator[tuple[int, int, 
 
 def _direct(inner: Any, hidden: Tensor, index: IntArray, target: Tensor) -> Tensor:
     logits = _widened(head_logits(inner, hidden))
-    node = torch.from_numpy(index).to(hidden.device)
+    node = move(index, hidden.device)
     return logits[node, target] - torch.logsumexp(logits, dim=-1)[node]
 
 
@@ -93,8 +94,7 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, index: IntArray, target: Tensor, cap: float | None) -> Tensor:
-        rows = _chunk_rows(len(weight))
-        node = torch.from_numpy(index).to(hidden.device)
+        rows, node = _chunk_rows(weight), move(index, hidden.device)
         parts, normalizers = [], []
         for start, first, last in _chunks(index, len(hidden), rows):
             logits = _TokenLogProbs._logits(hidden[start : start + rows], weight, cap)
@@ -110,8 +110,7 @@ class _TokenLogProbs(torch.autograd.Function):
         (gradient,) = gradients
         hidden, weight, target, normalizer = ctx.saved_tensors
         index, cap = ctx.index, ctx.cap
-        rows = _chunk_rows(len(weight))
-        node = torch.from_numpy(index).to(hidden.device)
+        rows, node = _chunk_rows(weight), move(index, hidden.device)
         per_node = torch.zeros_like(normalizer).index_add_(0, node, gradient)
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from esc_lab.models.attention_boost import BoostedPass
+from esc_lab.models.devices import move
 from esc_lab.models.forward import hidden_states, layer_windows
 from esc_lab.models.tree_attention import BLOCK, QueryBlock, additive
 from esc_lab.tokens.encode import IntArray
@@ -44,7 +45,7 @@ class KeyValueSlots(DynamicCache):
 
     def write_to(self, slots: IntArray, device: torch.device) -> None:
         """Where the tokens of the next pass go."""
-        self._targets = torch.from_numpy(slots).to(device)
+        self._targets = move(slots, device)
         self.end = max(self.end, int(slots.max()) + 1)
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
@@ -63,7 +64,7 @@ class KeyValueSlots(DynamicCache):
             return
         self.end = max(self.end, int(target.max()) + 1)
         device = self._targets.device
-        sources, targets = torch.from_numpy(source).to(device), torch.from_numpy(target).to(device)
+        sources, targets = move(source, device), move(target, device)
         for states in (states for layer in self._states for states in layer):
             states.index_copy_(2, targets, states.index_select(2, sources))
 
@@ -159,7 +160,7 @@ class BranchGroup:
             allowed = visible[rows, :keys]
             if window is not None:
                 allowed &= self._position[slots[rows], None] - self._position[None, :keys] < window
-            mask = additive(torch.from_numpy(allowed).to(device), dtype)[None, None]
+            mask = additive(move(allowed, device), dtype)[None, None]
             place = slice(self.start, self.start + keys)
             yield QueryBlock(self.first_row + rows.start, self.first_row + rows.stop, place, mask)
 

@@ -1,7 +1,7 @@
 """Attention over token trees: token i attends to token j iff `j <= i < leave[j]`, in a trie in depth-first order.
 
 In a sliding-window layer also `position[i] - position[j] < window`. The attention function is registered with
-transformers as `token_tree`. On CUDA it is FlexAttention with a block mask. On the CPU it uses that depth-first order
+transformers as `token_tree`. On CUDA it is FlexAttention (`block_masks`). On the CPU it uses that depth-first order
 puts all keys that a block of consecutive queries can see into the block itself and the ancestors of its first node:
 each block of queries runs SDPA over those keys alone, so the cost follows the depth of the tree, not the square of
 the row, and no T x T mask exists.
@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from esc_lab.models.attention_boost import BoostedPass, LayerBoost, ScoreMod
+from esc_lab.models.block_masks import block_mask, flex_kernel, uses_flex
+from esc_lab.models.devices import move
 from esc_lab.tokens.encode import IntArray
 
 IMPLEMENTATION = "token_tree"
@@ -88,7 +90,7 @@ def tree_masks(
     Args:
         windows: sliding windows of the model's layers, None for full attention.
     """
-    make = block_mask if device.type == "cuda" else query_blocks
+    make = block_mask if uses_flex(dtype, device) else query_blocks
     return {window: make(leave, position, window, dtype, device) for window in windows}
 
 
@@ -114,22 +116,9 @@ def query_blocks(
         allowed = (keys <= query) & (query < leave[keys])
         if window is not None:
             allowed &= position[start:stop, None] - position[keys] < window
-        mask = additive(torch.from_numpy(allowed).to(device), dtype)[None, None]
-        blocks.append(QueryBlock(start, stop, torch.from_numpy(keys).to(device), mask))
+        mask = additive(move(allowed, device), dtype)[None, None]
+        blocks.append(QueryBlock(start, stop, move(keys, device), mask))
     return blocks
-
-
-def block_mask(
-    leave: IntArray, position: IntArray, window: int | None, dtype: torch.dtype, device: torch.device
-) -> BlockMask:
-    """The same for FlexAttention."""
-    ends, places = torch.from_numpy(leave).to(device), torch.from_numpy(position).to(device)
-
-    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        visible = (key <= query) & (query < ends[key])
-        return visible if window is None else visible & (places[query] - places[key] < window)
-
-    return create_block_mask(allowed, None, None, len(leave), len(leave), device=str(device))
 
 
 def token_tree_attention(
@@ -270,17 +259,11 @@ def _flex(
             query.device,
         )
         score_mod = steer.score_mod(score_mod, missing, query.device)
-    output: Tensor = _flex_kernel(query.device.type)(
+    output: Tensor = flex_kernel(query.device.type)(
         query, key, value, score_mod=score_mod, block_mask=mask, scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
     return output
-
-
-@cache
-def _flex_kernel(device: str) -> Any:
-    """Compiled for any length at once on CUDA: otherwise each new length costs a compilation."""
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
 
 
 @cache

@@ -23,6 +23,7 @@ from esc_lab.config.model import ModelConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, build_inventory, normalize_label
 from esc_lab.errors import UserError
+from esc_lab.models.devices import find_device
 from esc_lab.models.load import save_adapter
 from esc_lab.models.sources import load_config, locate_model, refuse_unreadable
 from esc_lab.runs.layout import CLASSIFIER
@@ -116,7 +117,7 @@ def load_classifier(path: Path, inventory: Inventory, cache: Path) -> StrategyCl
     else:
         dtype = note.model.dtype if note else "float32"
         model, tokenizer = _classifier_model(str(directory), None, dtype, where=str(directory))
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.to(find_device()).eval()
     columns, longest = _columns(model.config.id2label, inventory, directory), _longest(model, tokenizer)
     if note is None:
         reply_tokens = min(_FOREIGN_REPLY_TOKENS, longest)

@@ -17,6 +17,7 @@ from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.errors import UserError
 from esc_lab.metrics import StrategyProficiency
+from esc_lab.models.devices import find_device
 from esc_lab.scorers.adherence import LabelledReply, ReplyReport, labelled_replies
 from esc_lab.scorers.classifier import StrategyClassifier, batches_by_length, choose_strategies
 from esc_lab.seeds import derive_seed
@@ -171,7 +172,7 @@ def score_classifier(
 
     `majority_accuracy` is that of always naming the most frequent strategy of the training replies.
     """
-    classifier.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    classifier.model.to(find_device())
     predicted = choose_strategies(classifier.predict([example.text for example in test], row_tokens=row_tokens))
     proficiency = StrategyProficiency(classifier.inventory.names)
     proficiency.update(predicted, torch.tensor([example.strategy for example in test]))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from esc_lab.data.dialogue import Turn
+from esc_lab.models.devices import find_device, move
 from esc_lab.models.forward import evaluation_mode, tree_hidden_states
 from esc_lab.scorers.conversations import Candidate, ConversationEncoder
 from esc_lab.statistics.intervals import FloatArray
@@ -81,12 +82,12 @@ class RewardModel:
     def raw_scores(self, row: PackedRow) -> Tensor:
         """Scores [replies], before calibration, of the replies of a packed row."""
         states = tree_hidden_states(self.model, row.input_ids, row.position_ids, row.leave)
-        scores: Tensor = self.head(states[torch.from_numpy(row.end).to(states.device)])
+        scores: Tensor = self.head(states[move(row.end, states.device)])
         return scores
 
     def to_device(self) -> None:
         """Move model and head to CUDA if there is any: a training leaves them on the CPU."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = find_device()
         self.model.to(device)
         self.head.to(device)
 

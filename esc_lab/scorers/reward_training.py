@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from esc_lab.config.reward import RewardConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Reply
+from esc_lab.models.devices import move
 from esc_lab.scorers.comparisons import Comparison, ComparisonPool, outcome_weights
 from esc_lab.scorers.conversations import Candidate
 from esc_lab.scorers.reward_model import RewardModel
@@ -223,7 +224,7 @@ class RewardModule(TrainingModule):
         """Weighted sum of the losses of a row; adds to `right` whether each pair is ordered rightly, ties apart."""
         scores = self.reward.raw_scores(row.row)
         better, worse, tie, weight = (
-            torch.from_numpy(array).to(scores.device) for array in (row.better, row.worse, row.tie, row.weight)
+            move(array, scores.device) for array in (row.better, row.worse, row.tie, row.weight)
         )
         difference = scores[better] - scores[worse]
         losses = pair_loss(difference, tie, self.head.tie if self.ties else None)

@@ -40,7 +40,7 @@ def run(cfg: Config) -> dict[str, float]:
         identity = model_identity(loaded.model)
         note_reference(cfg, loaded, identity)
         for split in () if live else data.steps.preferences.values():
-            compute = partial(score_replies, loaded.model, split, data.row_tokens)
+            compute = partial(score_replies, loaded.model, split, data.pass_tokens)
             split.reference = stored_log_probs(split, identity, compute, cache_dir)
     loaded = prepare_model(cfg, loaded)
     reference = LiveReference(loaded.model, loaded.adapter) if live else None

@@ -90,7 +90,7 @@ def _evaluate_loaded(cfg: Config, inventory: Inventory, classifier: StrategyClas
     write_dialogues(data.splits[data.eval_split], directory / DIALOGUES, inventory=inventory)
     keys = ((decision.dialogue.id, decision.turn) for group in data.decisions for decision in group)
     module = EvaluationModule(
-        loaded, inventory, cfg.prompt, cfg.evaluate, seed=cfg.seed, row_tokens=data.row_tokens,
+        loaded, inventory, cfg.prompt, cfg.evaluate, seed=cfg.seed, row_tokens=data.pass_tokens,
         reply_for=draw_decisions(keys, cfg.evaluate.generation.decisions), classifier=classifier,
     )  # fmt: skip
     if reward:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from esc_lab.config.training import ObjectiveConfig, OptimizerConfig, SchedulerConfig
+from esc_lab.models.devices import move
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.objectives import apply_settings, objective_of
@@ -65,7 +67,7 @@ class CSOModule(TrainingModule):
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         started = time.perf_counter()
         kl = self._reference_point(batch, distributed=True)
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         tokens = sum(len(row.row) for row in (*batch.rows, *batch.mismatched))
         self.optimize(self._losses(batch, kl, sums), len(batch.rows), tokens, batch.dialogues)
         for name, value in _means(sums, batch).items():
@@ -76,13 +78,13 @@ class CSOModule(TrainingModule):
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         # Every process sees all validation rows.
         kl = self._reference_point(batch, distributed=False)
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for _ in self._losses(batch, kl, sums):
             pass
         for name, value in _means(sums, batch).items():
             self.log(f"val/{name}", value, prog_bar=name == "loss", sync_dist=True, batch_size=1)
 
-    def _losses(self, batch: PreferenceBatch, kl: Tensor, sums: dict[str, float]) -> Iterator[Tensor]:
+    def _losses(self, batch: PreferenceBatch, kl: Tensor, sums: dict[str, Tensor]) -> Iterator[Tensor]:
         """Summed loss of each row over the number of comparisons of the step; adds the row's metrics to `sums`."""
         for number, row in enumerate(batch.rows):
             tokens = self._score(row)
@@ -90,7 +92,7 @@ class CSOModule(TrainingModule):
                 tokens = self._add_old_policy(tokens, number)
             values = self._compare(row, tokens, kl)
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach().sum())
+                sums[name] = value.detach().sum().double() + sums.get(name, 0.0)
             # A row without comparisons still takes part in the gradient exchange.
             yield values["loss"].sum() / batch.comparisons if len(row.members) else 0.0 * tokens.policy.sum()
 
@@ -98,10 +100,11 @@ class CSOModule(TrainingModule):
         """Log-probabilities of the row's replies, [replies, tokens]."""
         policy, reference = reply_log_probs(self.model, row.row), self._reference_log_probs(row)
         lengths, label_tokens = (self._tensor(array) for array in (row.lengths, row.label_tokens))
+        longest = int(row.lengths.max())
         return TokenLogProbs(
-            split_replies(policy, lengths),
-            weigh_tokens(lengths, label_tokens, self.settings.strategy_weight, policy.dtype),
-            None if reference is None else split_replies(reference, lengths),
+            split_replies(policy, lengths, longest),
+            weigh_tokens(lengths, label_tokens, self.settings.strategy_weight, policy.dtype, longest),
+            None if reference is None else split_replies(reference, lengths, longest),
         )
 
     def _reference_log_probs(self, row: PreferenceRow) -> Tensor | None:
@@ -148,7 +151,7 @@ class CSOModule(TrainingModule):
                 policy, _, reference = self._score(row).sums()
                 assert reference is not None
                 replies = self._tensor(row.reply_of)
-                sums += torch.stack([(policy - reference)[replies].sum(), sums.new_tensor(len(replies))])
+                sums += torch.stack([(policy - reference)[replies].sum(), sums.new_full((), len(replies))])
         if distributed:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         return (sums[0] / sums[1]).clamp(min=0)
@@ -198,22 +201,23 @@ class CSOModule(TrainingModule):
         policy, _, reference = tokens.sums()
         assert reference is not None
         replies, desirable = self._tensor(row.chosen), self._tensor(row.desirable)
+        good, bad = (self._tensor(np.flatnonzero(kind)) for kind in (row.desirable, ~row.desirable))
         labelled = ReplyLogProbs(policy[replies], reference[replies], desirable)
         log_ratio = labelled.policy - labelled.reference
         reward = self.settings.beta * log_ratio
         return {
             "loss": apply_settings(self.objective.loss, self.settings, labelled, kl),
-            "reward_chosen": reward[desirable],
-            "reward_rejected": reward[~desirable],
+            "reward_chosen": reward[good],
+            "reward_rejected": reward[bad],
             "accuracy": ((log_ratio > kl) == desirable).float(),
-            "logp_chosen": labelled.policy[desirable],
-            "logp_rejected": labelled.policy[~desirable],
+            "logp_chosen": labelled.policy[good],
+            "logp_rejected": labelled.policy[bad],
             "kl": log_ratio,
             "kl_mismatched": kl.expand(len(log_ratio)),
         }
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return move(array, self.device)
 
 
 def pair_log_probs(
@@ -239,11 +243,12 @@ def pair_rewards(settings: ObjectiveConfig, pairs: PairLogProbs) -> tuple[Tensor
     return chosen, rejected
 
 
-def _means(sums: dict[str, float], batch: PreferenceBatch) -> dict[str, float]:
+def _means(sums: dict[str, Tensor], batch: PreferenceBatch) -> dict[str, float]:
     """This process' share of each mean over the step; these shares add up over processes."""
     counts = {"chosen": batch.chosen, "rejected": batch.rejected}
+    values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
     means = {
-        name: value / max(counts.get(name.rpartition("_")[2], batch.comparisons), 1) for name, value in sums.items()
+        name: value / max(counts.get(name.rpartition("_")[2], batch.comparisons), 1) for name, value in values.items()
     }
     if all(counts.values()):
         means["margin"] = means["reward_chosen"] - means["reward_rejected"]

@@ -17,6 +17,7 @@ from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.dialogue import Dialogue, Speaker
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
+from esc_lab.models.devices import choose_pass_tokens
 from esc_lab.models.load import LoadedModel
 from esc_lab.prompts import Layout, build_layout
 from esc_lab.prompts.trained import check_side
@@ -78,14 +79,17 @@ class ESCDataModule(StepDataModule):
     ) -> None:
         drop = data.too_long == "drop"
         seeker = prompt.seeker if data.side == "seeker" else None
-        turns = TurnEncoder(encoder, inventory, prompt.train, data.row_tokens, drop_too_long=drop, seeker=seeker)
+        turns = TurnEncoder(
+            encoder, inventory, prompt.train, data.row_tokens, drop_too_long=drop, seeker=seeker,
+            pass_tokens=data.pass_tokens or 0,
+        )  # fmt: skip
         steps: Steps
         if objective is None:
             steps = SFTSteps(splits, turns, data, seed)
         else:
             steps = PreferenceSteps(splits, turns, data, objective, seed)
         super().__init__(splits, steps)
-        self.encoder, self.inventory, self.row_tokens = encoder, inventory, data.row_tokens
+        self.encoder, self.inventory, self.pass_tokens = encoder, inventory, turns.budget
         self.evaluate, self.prompt, self.eval_split = evaluate, prompt, evaluate.split
         self.evaluated_turns = replace(turns, prompt=prompt.eval)
         self.reports: dict[str, EncodeReport] = turns.reports
@@ -203,7 +207,9 @@ def build_data(
             check_side(Path(checkpoint), side, f"{key}={checkpoint}")
     inventory = build_inventory(cfg.inventory)
     splits, report = load_splits(cfg, inventory)
-    settings = replace(cfg.data, row_tokens=min(cfg.data.row_tokens, loaded.context_tokens))
+    row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
+    pass_tokens = choose_pass_tokens(cfg.data.pass_tokens, row_tokens, loaded.model.device)
+    settings = replace(cfg.data, row_tokens=row_tokens, pass_tokens=pass_tokens)
     drop = settings.too_long == "drop"
     turns = TurnEncoder(loaded.encoder, inventory, cfg.prompt.train, settings.row_tokens, drop_too_long=drop)
     negatives: dict[str, NegativesReport] = {}

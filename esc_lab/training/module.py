@@ -93,14 +93,17 @@ class TrainingModule(pl.LightningModule):
         started = time.perf_counter()
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        total = 0.0
+        # Numbers stay where they are computed until the step is: a GPU would be waited for at each.
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, loss in enumerate(losses):
             # DDP averages gradients over processes; the loss is a sum over them.
             with nullcontext() if number + 1 == rows else self._no_sync():
                 self.manual_backward(loss * self.trainer.world_size)
-            total += float(loss.detach())
-        norm = self._clip_gradient()
-        self._stop_unless_finite(total, norm, dialogues)
+            total += loss.detach()
+        scale = self._scaler.get_scale() if self._scaler else 1.0  # float16 gradients are still scaled
+        loss_sum, norm = torch.stack([total, self._clip_gradient(scale).double()]).tolist()
+        norm /= scale
+        self._stop_unless_finite(loss_sum, norm, dialogues)
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -109,7 +112,7 @@ class TrainingModule(pl.LightningModule):
         if self.device.type == "cpu":
             _return_freed_memory()
         self.log("tokens_per_s", tokens / (time.perf_counter() - started), prog_bar=True)
-        return total
+        return float(loss_sum)
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
@@ -120,12 +123,9 @@ class TrainingModule(pl.LightningModule):
     def _trained(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def _clip_gradient(self) -> float:
-        """Clip the gradient's global norm; returns the norm before."""
-        # Float16 gradients are still scaled at this point.
-        scale = self._scaler.get_scale() if self._scaler else 1.0
-        norm = torch.nn.utils.clip_grad_norm_(self._trained(), (self.gradient_clip or math.inf) * scale)
-        return float(norm) / scale
+    def _clip_gradient(self, scale: float) -> Tensor:
+        """Clip the global norm of the gradient, which is `scale` times too large; returns its norm before, as it is."""
+        return torch.nn.utils.clip_grad_norm_(self._trained(), (self.gradient_clip or math.inf) * scale)
 
     def _stop_unless_finite(self, loss: float, norm: float, dialogues: Sequence[str]) -> None:
         # The scaler skips steps with overflown gradients by itself, until it has found a scale that fits.

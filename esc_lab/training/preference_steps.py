@@ -197,7 +197,7 @@ class PreferenceSteps:
             units.append([turn.replies[reply] for reply in sorted(set().union(*groups))])
             separate += sum(len(turn.replies[reply].input_ids) for group in groups for reply in group)
             desirable += sum(turn.desirable[a] for _, _, a, _ in entries)
-        packed = pack_units(units, self.turns.row_tokens)
+        packed = pack_units(units, self.turns.budget)
         rows = [split.row(row, comparisons) for row in packed[rank::world]]
         single_replies = self.compares == "replies"
         mismatched = self._mismatched_rows(split, sorted(comparisons)) if single_replies else []
@@ -216,4 +216,4 @@ class PreferenceSteps:
     def _mismatched_rows(self, split: PreferenceSplit, turns: Sequence[int]) -> list[PreferenceRow]:
         units = [[split.turns[number].replies[split.turns[number].mismatched or 0]] for number in turns]
         longest = max(len(unit[0].input_ids) for unit in units)
-        return [split.row(row, {}) for row in pack_units(units, max(self.turns.row_tokens, longest))]
+        return [split.row(row, {}) for row in pack_units(units, max(self.turns.budget, longest))]

@@ -132,23 +132,28 @@ class GroupLogProbs:
     values: Tensor
 
 
-def split_replies(values: Tensor, lengths: Tensor) -> Tensor:
+def split_replies(values: Tensor, lengths: Tensor, longest: int | None = None) -> Tensor:
     """Values [N] of the tokens of replies, one reply after the other, as [R, T] with 0 past the end of each.
 
     Args:
         lengths: [R] tokens of each reply, N in all.
+        longest: the largest of them, T, where it is known: a GPU has to be waited for to ask it.
 
     Example:
         >>> split_replies(torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([2, 1]))
         tensor([[-1., -2.],
                 [-3.,  0.]])
     """
-    inside = _places(lengths) < lengths[:, None]
+    inside = _places(lengths, longest) < lengths[:, None]
     return values.new_zeros(inside.shape).masked_scatter(inside, values)
 
 
 def weigh_tokens(
-    lengths: Tensor, label_tokens: Tensor, strategy_weight: float, dtype: torch.dtype = torch.float32
+    lengths: Tensor,
+    label_tokens: Tensor,
+    strategy_weight: float,
+    dtype: torch.dtype = torch.float32,
+    longest: int | None = None,
 ) -> Tensor:
     """Weights [R, T] of replies in which the tokens of the strategy label weigh more or less than the text.
 
@@ -161,6 +166,7 @@ def weigh_tokens(
     Args:
         lengths: [R] tokens of each reply.
         label_tokens: [R] how many of its first tokens are the strategy label.
+        longest: as in `split_replies`.
 
     Raises:
         ValueError: strategy_weight is negative.
@@ -171,7 +177,7 @@ def weigh_tokens(
                 [1., 0.]])
     """
     check_not_negative(strategy_weight=strategy_weight)
-    places = _places(lengths)
+    places = _places(lengths, longest)
     weights = torch.ones(len(lengths), len(places), dtype=dtype, device=lengths.device)
     return weights.masked_fill(places < label_tokens[:, None], strategy_weight).masked_fill(
         places >= lengths[:, None], 0
@@ -209,9 +215,11 @@ def compare_pairs(
     return PairLogProbs(own, other, counts[chosen], counts[rejected], own_reference, other_reference)
 
 
-def _places(lengths: Tensor) -> Tensor:
+def _places(lengths: Tensor, longest: int | None) -> Tensor:
     """[T] numbers of tokens in the longest reply."""
-    return torch.arange(int(lengths.max()) if len(lengths) else 0, device=lengths.device)
+    if longest is None:
+        longest = int(lengths.max()) if len(lengths) else 0
+    return torch.arange(longest, device=lengths.device)
 
 
 def _check_lengths(**tensors: Tensor | None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from esc_lab.config import DataConfig
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.errors import UserError
+from esc_lab.models.devices import move
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import PackedRow, TokenSequence, pack_rows
@@ -54,7 +55,7 @@ class SFTSteps:
             return
         self._training = self.encode_split("train")
         validation = self.encode_split("val") if self.splits.get("val") else []
-        self._validation = pack_rows([[s for _, sequences in validation for s in sequences]], self.turns.row_tokens)
+        self._validation = pack_rows([[s for _, sequences in validation for s in sequences]], self.turns.budget)
 
     def encode_split(self, split: str) -> list[tuple[Dialogue, list[TokenSequence]]]:
         """Dialogues of a split with their sequences, those without anything to train on left out."""
@@ -80,7 +81,7 @@ class SFTSteps:
         # Dialogues of a step share one trie: their system message is common.
         members = [self._training[number] for number in numbers]
         dialogues = {dialogue.id: dialogue for dialogue, _ in members}
-        rows = pack_rows([[s for _, sequences in members for s in sequences]], self.turns.row_tokens)
+        rows = pack_rows([[s for _, sequences in members for s in sequences]], self.turns.budget)
         weights = [self._reply_weights(row, dialogues) for row in rows]
         total = sum(float(weight[row.reply].sum()) for row, weight in zip(rows, weights, strict=True))
         mine = list(range(rank, len(rows), world))
@@ -124,18 +125,18 @@ class SFTModule(TrainingModule):
     def _losses(self, batch: SFTBatch) -> Iterator[Tensor]:
         for row, weights in zip(batch.rows, batch.weights, strict=True):
             log_probs = reply_log_probs(self.model, row)
-            weight = torch.from_numpy(weights[row.reply]).to(log_probs.device)
+            weight = move(weights[row.reply], log_probs.device)
             yield -(weight * log_probs).sum() / batch.total_weight
 
     def on_validation_epoch_start(self) -> None:
-        self._loss_sum, self._tokens = 0.0, 0
+        self._loss_sum, self._tokens = torch.zeros((), dtype=torch.float64, device=self.device), 0
 
     def validation_step(self, row: PackedRow, batch_idx: int) -> None:
         dialogues = np.array([len(keys) for keys in row.keys])[row.reply]
         log_probs = reply_log_probs(self.model, row)
-        self._loss_sum -= float((torch.from_numpy(dialogues).to(log_probs.device) * log_probs).sum())
+        self._loss_sum -= (move(dialogues, log_probs.device) * log_probs).sum().double()
         self._tokens += int(dialogues.sum())
 
     def on_validation_epoch_end(self) -> None:
         # Every process sees all validation rows: the data loader is a plain list.
-        self.log("val/loss", self._loss_sum / self._tokens, prog_bar=True, sync_dist=True)
+        self.log("val/loss", float(self._loss_sum) / self._tokens, prog_bar=True, sync_dist=True)

@@ -6,9 +6,10 @@ survives a restart and does not depend on accumulation or the number of processe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,10 +31,11 @@ class TurnEncoder:
     """Encodes the supporter turns of dialogues under one prompt.
 
     Attributes:
-        row_tokens: longest sequence, and budget of one packed row.
+        row_tokens: longest sequence, and budget of one packed row where `pass_tokens` is not larger.
         reports: what encoding did, by split.
         drop_too_long: leave out, and count, replies that exceed `row_tokens` even with the shortest history.
         seeker: words of the seeker's prompts, where its turns are encoded and not the supporter's.
+        pass_tokens: a larger budget of one packed row.
     """
 
     encoder: ChatEncoder
@@ -43,6 +45,12 @@ class TurnEncoder:
     reports: dict[str, EncodeReport] = field(default_factory=dict)
     drop_too_long: bool = False
     seeker: Mapping[str, str] | None = None
+    pass_tokens: int = 0
+
+    @property
+    def budget(self) -> int:
+        """Most tokens of a packed row."""
+        return max(self.row_tokens, self.pass_tokens)
 
     @cached_property
     def layout(self) -> Layout:
@@ -134,8 +142,21 @@ class StepLoader:
         epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
         # A batch is an optimizer step, so the step counter says how many of this epoch a resumed run has done.
         done = trainer.global_step - epoch * int(trainer.num_training_batches) if trainer else 0
-        for numbers in steps.plan_epoch(epoch)[done:]:
-            yield steps.step_batch(numbers, rank, world)
+        make, plan = partial(steps.step_batch, rank=rank, world=world), steps.plan_epoch(epoch)[done:]
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        yield from make_ahead(make, plan) if on_gpu else map(make, plan)
+
+
+def make_ahead(make: Callable[[list[int]], Any], plan: Sequence[list[int]]) -> Iterator[Any]:
+    """The batches of a plan in its order, each made while the one before it is trained on."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        later: Future[Any] | None = None
+        for numbers in plan:
+            now, later = later, worker.submit(make, numbers)
+            if now is not None:
+                yield now.result()
+        if later is not None:
+            yield later.result()
 
 
 def load_batches(batches: Sequence[Any]) -> DataLoader[Any]:
