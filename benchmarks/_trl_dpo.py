@@ -39,7 +39,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from esc_lab.config.model import ModelConfig
-from esc_lab.models.load import load_model
+from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.models.tree_attention import IMPLEMENTATION
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -111,7 +112,7 @@ def model_settings(name: str, dtype: str) -> ModelConfig:
 
 
 def run_dpo(
-    model: str,
+    model: str | LoadedModel,
     pairs: Sequence[Pair],
     *,
     dtype: str,
@@ -129,16 +130,18 @@ def run_dpo(
     gradient_checkpointing: bool = False,
     initial: Mapping[str, Tensor] | None = None,
     cache: Path = Path(".cache"),
+    extra: Mapping[str, Any] | None = None,
 ) -> TrlRun:
     """Train a new LoRA adapter on all linear layers with TRL's DPOTrainer, sigmoid loss, pairs in their order.
 
     Args:
-        model: name of a file in `conf/model`, or a model directory.
+        model: name of a file in `conf/model`, or a model directory, or a loaded one, which stays as it was.
         pairs_per_step: pairs of an optimizer step, run `per_device` at a time. Pairs start over when they run out.
         lr: constant; AdamW as esc-lab's default.
         clip: norm that gradients are clipped to; 0 = off.
         precompute_reference: run the reference over all pairs first, else with the adapter switched off in each step.
         initial: adapter weights to start from, by parameter name (`...lora_A.default.weight`).
+        extra: more arguments of DPOConfig.
 
     Raises:
         ValueError: the numbers of pairs do not divide, or `initial` is of another adapter.
@@ -152,7 +155,7 @@ def run_dpo(
 
     utils._use_triton = (lambda device: True) if label_rows_only else _use_triton
     cuda = torch.cuda.is_available()
-    loaded = load_model(model_settings(model, dtype), cache)
+    loaded = load_model(model_settings(model, dtype), cache) if isinstance(model, str) else model
     loaded.model.set_attn_implementation("sdpa")
     run = TrlRun()
     trainer_class = _recording_trainer(run, loaded.encoder.end_of_turn if reply_end == "end_of_turn" else None)
@@ -165,13 +168,20 @@ def run_dpo(
             bf16=dtype == "bfloat16", gradient_checkpointing=gradient_checkpointing, max_length=None,
             precompute_ref_log_probs=precompute_reference, logging_strategy="no", save_strategy="no",
             report_to="none", disable_tqdm=True, use_cpu=not cuda, dataloader_pin_memory=cuda,
+            **extra or {},
         )  # fmt: skip
         lora = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules="all-linear")
         data = Dataset.from_list([asdict(pair) for pair in pairs])
-        trainer_class(
+        trainer = trainer_class(
             loaded.model, args=arguments, train_dataset=data, processing_class=loaded.encoder.tokenizer,
             peft_config=lora,
-        ).run(initial)  # fmt: skip
+        )  # fmt: skip
+        try:
+            trainer.run(initial)
+        finally:
+            if not isinstance(model, str):
+                trainer.model.unload()
+                loaded.model.set_attn_implementation(IMPLEMENTATION)
 
     with tempfile.TemporaryDirectory() as folder:
         _, run.before_bytes, run.peak_bytes = peak_memory(lambda: train(folder))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import HANGS_S, ROOT
 
 BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -23,3 +28,21 @@ def test_what_a_benchmark_imports_is_there(path):
     for module, name in found:
         if not hasattr(importlib.import_module(module), name):
             importlib.import_module(f"{module}.{name}")
+
+
+def test_check_of_a_gpu_runs_small_on_the_cpu(tmp_path):
+    """All parts, and one that fails does not hide the others: TRL and bitsandbytes may be there or not."""
+    command = [sys.executable, "benchmarks/gpu_check.py", "--shrunk", "--out", str(tmp_path / "out.json")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    assert run.returncode == 0, run.stderr[-4000:]
+    found = json.loads((tmp_path / "out.json").read_text())
+    families = found["families"]["values"]
+    assert {"states", "gradient", "probe", "boost_share", "engine_log_probs", "tokens_other"} <= families.keys()
+    assert max(families.values()) < 1e-3
+    for part in ("sft", "cso"):
+        values = found[part]["values"]
+        assert values["mfu"] > 0
+        assert values["recompiles"] == values["syncs_of_a_step"] == 0
+    assert found["trl"]["values"]["tree_pairs_per_s_700"] > 0
+    assert "sft_mfu: " in run.stdout
+    assert "(goal >= 0.35)" in run.stdout

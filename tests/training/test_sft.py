@@ -117,7 +117,7 @@ def test_validation_counts_shared_replies_for_each_dialogue(tiny_models, sample_
         with torch.no_grad():
             for number, row in enumerate(data.steps.validation()):
                 module.validation_step(row, number)
-        sums.append((module._loss_sum, module._tokens))
+        sums.append((float(module._loss_sum), module._tokens))
     assert sums[2][1] == sums[0][1] + sums[1][1]
     assert sums[2][0] == pytest.approx(sums[0][0] + sums[1][0], rel=1e-5)
 
