@@ -64,7 +64,7 @@ def adapt(loaded: LoadedModel) -> Any:
     torch.manual_seed(0)
     for name, value in model.named_parameters():
         if "lora_B" in name:
-            value.data.normal_(std=1e-3)
+            value.data.normal_(std=0.01)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     return model.train()

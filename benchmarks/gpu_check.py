@@ -120,6 +120,7 @@ def against_trl(scale: Scale) -> Values:
     TRL's LM head runs on the replies' tokens alone on a GPU. It computes the reference with the adapter off.
     """
     loaded, values, begin = random_llama(scale), {}, time.perf_counter()
+    dtype = str(scale.dtype).removeprefix("torch.")
     peers: dict[str, dict[str, Any]] = {"": {}, "_padding_free": {"padding_free": True}}
     if find_spec("liger_kernel"):
         peers["_liger"] = {"use_liger_kernel": True}
@@ -143,7 +144,7 @@ def against_trl(scale: Scale) -> Values:
                 continue
             with reported(f"TRL{peer} at {tokens} tokens"):
                 run = run_dpo(
-                    loaded, pairs, dtype=str(scale.dtype).removeprefix("torch."), steps=2, pairs_per_step=len(pairs), lr=1e-4, initial=initial,
+                    loaded, pairs, dtype=dtype, steps=2, pairs_per_step=len(pairs), lr=1e-4, initial=initial,
                     per_device=math.gcd(len(pairs), 4), gradient_checkpointing=True, extra=extra,
                 )  # fmt: skip
                 values[f"speedup{peer}_{tokens}"] = run.step_seconds[-1] / ours

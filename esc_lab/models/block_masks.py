@@ -38,14 +38,17 @@ def block_mask(
     """
     some, every = compare_blocks(leave, position, window)
     # Tensors of their own: of views, a compiled kernel would ask what they are views of.
-    ordered = [move(part, device) for blocks in (some, every, some.T, every.T) for part in _in_order(blocks)]
+    parts: dict[str, Any] = {}
+    for side, blocks in (("kv", some), ("full_kv", every), ("q", some.T), ("full_q", every.T)):
+        count, order = _in_order(blocks)
+        parts |= {f"{side}_num_blocks": move(count, device), f"{side}_indices": move(order, device)}
     ends, places = (move(array.astype(np.int32), device) for array in (leave, position))
 
     def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         visible = (key <= query) & (query < ends[key])
         return visible if window is None else visible & (places[query] - places[key] < window)
 
-    return BlockMask((len(leave), len(leave)), *ordered, BLOCK_SIZE=(SIZE, SIZE), mask_mod=allowed)
+    return BlockMask((len(leave), len(leave)), **parts, BLOCK_SIZE=(SIZE, SIZE), mask_mod=allowed)
 
 
 def compare_blocks(leave: IntArray, position: IntArray, window: int | None) -> tuple[BoolArray, BoolArray]:
