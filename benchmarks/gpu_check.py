@@ -117,7 +117,8 @@ def cso_steps(scale: Scale) -> Values:
 def against_trl(scale: Scale) -> Values:
     """A step with all pairs of a row, reference included, on both sides: pairs/s, memory and loss, by the row's tokens.
 
-    TRL's LM head runs on the replies' tokens alone on a GPU. It computes the reference with the adapter off.
+    TRL's LM head runs on the replies' tokens alone on a GPU. It computes the reference with the adapter off. TRL 1.16
+    takes `padding_free` and pads all the same.
     """
     loaded, values, begin = random_llama(scale), {}, time.perf_counter()
     dtype = str(scale.dtype).removeprefix("torch.")
@@ -125,9 +126,9 @@ def against_trl(scale: Scale) -> Values:
     if find_spec("liger_kernel"):
         peers["_liger"] = {"use_liger_kernel": True}
     for tokens in scale.rows:
-        dialogues = fill_row(loaded, tokens, scale)
+        dialogues, longest = fill_row(loaded, tokens, scale)
         pairs = [pair for each in dialogues for pair in pair_texts(loaded.encoder, load_inventory("cso"), each)]
-        data = data_module(loaded, dialogues, replace(scale, row_tokens=tokens), step_pairs=10_000)
+        data = data_module(loaded, dialogues, replace(scale, row_tokens=max(tokens, longest)), step_pairs=10_000)
         started = time.perf_counter()
         module = cso_module(loaded, data)
         synchronize()
@@ -148,23 +149,25 @@ def against_trl(scale: Scale) -> Values:
                     per_device=math.gcd(len(pairs), 4), gradient_checkpointing=True, extra=extra,
                 )  # fmt: skip
                 values[f"speedup{peer}_{tokens}"] = run.step_seconds[-1] / ours
-                values[f"memory{peer}_{tokens}"] = memory / max(run.peak_bytes, 1)
+                if memory:  # of the GPU
+                    values[f"memory{peer}_{tokens}"] = memory / run.peak_bytes
                 values[f"loss_difference{peer}_{tokens}"] = abs(run.losses[0] - watch.losses[0])
     if not find_spec("trl"):
         print("TRL is not installed (esc-lab[bench]): nothing to compare with")
     return values
 
 
-def fill_row(loaded: LoadedModel, tokens: int, scale: Scale) -> list[Dialogue]:
-    """Dialogues with 3 rejected replies a turn whose trees fill a row, one at least."""
-    dialogues, size, seed = [], 0, 0
+def fill_row(loaded: LoadedModel, tokens: int, scale: Scale) -> tuple[list[Dialogue], int]:
+    """Dialogues with 3 rejected replies a turn whose trees fill a row, one at least, and tokens of the largest tree."""
+    turns, sizes, dialogues = 8 if tokens > 2048 else 4, list[int](), list[Dialogue]()
     while True:
-        dialogue = esc_pro_shaped(8 if tokens > 2048 else 4, 3, seed)
-        rows = data_module(loaded, [dialogue], scale, step_pairs=10_000).steps.step_batch(range(12)).rows
-        size, seed = size + sum(len(row.row) for row in rows), seed + 1
-        if dialogues and size > tokens:
-            return dialogues
+        dialogue = esc_pro_shaped(turns, 3, seed=len(dialogues))
+        batch = data_module(loaded, [dialogue], scale, step_pairs=10_000).steps.step_batch(range(3 * turns))
+        size = sum(len(row.row) for row in batch.rows)
+        if dialogues and sum(sizes) + size > tokens:
+            return dialogues, max(sizes)
         dialogues.append(dialogue)
+        sizes.append(size)
 
 
 def qlora_steps(scale: Scale) -> Values:
