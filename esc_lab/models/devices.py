@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Tokens of a forward pass on a GPU: its products want thousands of rows. What gradient checkpointing keeps of them in an
+# Tokens of a forward pass on a GPU: products want thousands of rows. What gradient checkpointing keeps of them in an
 # 8B model is 2 GiB (8,192 tokens x 4,096 numbers x 32 layers in half precision).
 PASS_TOKENS = 8192
 

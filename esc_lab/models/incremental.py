@@ -16,6 +16,7 @@ from torch import Tensor
 
 from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, BoostedSpan
 from esc_lab.models.attention_probe import AttentionProbe
+from esc_lab.models.devices import move
 from esc_lab.models.forward import base_model, head_logits
 from esc_lab.models.generate import Sampling, draw
 from esc_lab.models.log_probs import token_log_probs
@@ -98,7 +99,7 @@ class IncrementalModel:
                 if probe is not None:
                     seen = np.zeros((1, max(self._cache.end, int(path[-1]) + 1)), dtype=np.bool_)
                     seen[0, path] = True
-                    visible = torch.from_numpy(seen).to(self._inner.device)
+                    visible = move(seen, self._inner.device)
                     probe.watch(visible, [0], [len(missing) - 1], cached=True)
                 states = self._run(probe, None if boost is None else self._boost(*boost, path, start))
                 (token,) = draw(head_logits(self._inner, states[-1:]), [sampling], [generator])
