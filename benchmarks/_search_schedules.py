@@ -22,8 +22,9 @@ from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.strategies import load_inventory
 from esc_lab.prompts import SeekerProfile
 from esc_lab.search.builder import TreeSearch, search_trees
-from esc_lab.search.calls import Calls, run_loop
+from esc_lab.search.calls import Calls
 from esc_lab.search.clients.openai import OpenAIClient
+from esc_lab.search.event_loop import run_loop
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import Answer, Client, Request

@@ -40,8 +40,10 @@ _FIELD_SETTINGS = {
     "response_format": "llm.openai.structured",
     "stream": "answers are read whole",
     "n": "each call gives one answer",
-    "logprobs": "evaluate.generation.top_logprobs",
-    "top_logprobs": "evaluate.generation.top_logprobs",
+    "logprobs": "evaluate.generation.top_logprobs, or llm.openai.ratings",
+    "top_logprobs": "evaluate.generation.top_logprobs, or llm.openai.ratings",
+    "continue_final_message": "llm.openai.ratings=continued",
+    "add_generation_prompt": "llm.openai.ratings=continued",
 }
 
 
@@ -93,7 +95,12 @@ def _value_problem(key: Key, value: Any) -> str | None:
 def _endpoint_problems(cfg: DictConfig) -> Iterator[str]:
     """URLs of endpoints that would bring a secret into the record of a run, whatever its stage."""
     for name in ("openai", *ROLES):
-        url = cfg.llm[name].base_url or ""
+        given = cfg.llm[name].base_url
+        urls = list(given) if isinstance(given, ListConfig) else [given or ""]
+        if not urls or not all(isinstance(url, str) for url in urls) or len(set(urls)) < len(urls):
+            yield f"llm.{name}.base_url={given}: give one URL, or a list of different ones"
+            continue
+        url = "".join(urls)
         if "@" in url:
             fix = "export OPENAI_BASE_URL=... with it instead"
             yield f"llm.{name}.base_url: a user and password in it would come into config.yaml. Fix: {fix}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from esc_lab.errors import UserError
@@ -23,6 +24,14 @@ def is_variable_name(text: str) -> bool:
 def shown_url(base_url: str | None) -> str:
     """The endpoint that a client with this `base_url` asks, without a login. Raises UserError if it is no URL."""
     return split_login(base_url)[0]
+
+
+def named_url(base_url: Any) -> str | None:
+    """The endpoint in the identity of its client, and so in the keys of its answers, without a login.
+
+    None for a list of URLs: which of several servers answers makes no difference, and they may come and go.
+    """
+    return None if isinstance(base_url, list) else shown_url(base_url)
 
 
 def split_login(base_url: str | None) -> tuple[str, tuple[str, ...]]:

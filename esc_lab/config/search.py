@@ -98,7 +98,7 @@ class RoleConfig:
         "reward: run directory of stage=reward",
         path=True,
     )
-    base_url: str | None = item(None, "openai: URL of the endpoint up to /v1; null = llm.openai.base_url", method=False)
+    base_url: Any = item(None, "openai: as llm.openai.base_url, which null stands for", method=False)
     recording: str | None = item(
         None,
         "replay: journal of an earlier search (trees/*.journal.jsonl), or run directory of an earlier stage=converse "
@@ -144,8 +144,11 @@ class JudgeConfig(RoleConfig):
 @dataclass
 class EndpointConfig:
     model: str | None = item(None, "name of the model that plays the roles with client=openai; a role may have its own")
-    base_url: str | None = item(
-        None, "URL of the endpoint up to /v1; null = OPENAI_BASE_URL, or OpenAI's own", method=False
+    base_url: Any = item(
+        None,
+        "URL of the endpoint up to /v1, or a list of URLs with the same model, among which trees are shared out; "
+        "null = OPENAI_BASE_URL, or OpenAI's own",
+        method=False,
     )
     key_variable: str = item("OPENAI_API_KEY", "environment variable that holds the key", affects=PLACE)
     timeout: float = item(
@@ -155,7 +158,17 @@ class EndpointConfig:
         affects=SPEED,
     )
     attempts: int = item(8, "tries of a call that fails in a way that may pass", within=COUNT, affects=SPEED)
+    calls_at_once: int | None = item(
+        None, "calls that one URL gets at the same time; null = search.concurrency", within=COUNT, affects=SPEED
+    )
     structured: bool = item(True, "send JSON schemas; false for servers without structured output")
+    ratings: str = item(
+        "written",
+        "how ratings, scores and choices are read: as they are written; or as expected values over the alternatives to "
+        "tokens that the endpoint serves (top_logprobs), a call for each number, the server going on with the name of "
+        "what is rated (continued: vLLM, SGLang, llama.cpp), or asked for it by the prompt (asked: OpenAI)",
+        choices=("written", "continued", "asked"),
+    )
     seeds: bool = item(True, "send the seed of a draw")
     extra_body: dict[str, Any] = item({}, "further fields of each request: {field: value}; no secrets, they are kept")
     token_limit: str = item("max_tokens", "field that carries max_tokens; newer OpenAI models want the other one",

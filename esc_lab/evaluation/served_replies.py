@@ -25,10 +25,9 @@ from esc_lab.prompts import Message, build_layout, parse_reply
 from esc_lab.runs.layout import REPLIES_JOURNAL
 from esc_lab.search.calls import Calls, gather_all, open_calls
 from esc_lab.search.clients.openai import serve_supporter
-from esc_lab.search.journal import Journal, take_over_journals
+from esc_lab.search.journal import Journal, describe_role, take_over_journals
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.requests import Answer, Request, TooLongError
-from esc_lab.search.roles import describe_role
 from esc_lab.seeds import derive_seed
 from esc_lab.tracking.run import log_curve
 from esc_lab.training.datamodule import build_decisions
@@ -127,10 +126,11 @@ class ServedReplies:
         )  # fmt: skip
         messages = prompt.messages
         try:
-            answer = await self.calls.send(journal, self._request(prediction, messages, 0))
+            answer = await self.calls.send(journal, self._request(prediction, messages, 0), prediction.dialogue)
             for number, follow_up in enumerate(self.baseline.follow_ups, 1):
                 messages += (Message("assistant", answer.text or "..."), Message("user", follow_up))
-                answer = await self.calls.send(journal, self._request(prediction, messages, number))
+                request = self._request(prediction, messages, number)
+                answer = await self.calls.send(journal, request, prediction.dialogue)
         except TooLongError:
             prediction.unmeasured = "prompt too long"
             self.counts["too_long"] += 1

@@ -23,9 +23,9 @@ from esc_lab.metrics.prediction_table import Key
 from esc_lab.prompts import SeekerProfile
 from esc_lab.runs.layout import JOURNAL_SUFFIX
 from esc_lab.search.calls import Calls, gather_all
-from esc_lab.search.journal import take_over_journals
+from esc_lab.search.journal import describe_role, take_over_journals
 from esc_lab.search.role_prompts import RolePrompts, build_role_prompts, choose_axes
-from esc_lab.search.roles import Roles, describe_role, leave_out_too_long
+from esc_lab.search.roles import Roles, leave_out_too_long
 from esc_lab.terminal import show_progress
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,9 @@ from esc_lab.judging.talks import TalkPairInputs, TalkRun
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.runs.layout import TALK_PAIRS
 from esc_lab.search.calls import Calls, gather_all
+from esc_lab.search.journal import describe_role
 from esc_lab.search.role_prompts import build_role_prompts
-from esc_lab.search.roles import describe_role, leave_out_too_long
+from esc_lab.search.roles import leave_out_too_long
 from esc_lab.terminal import show_progress
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 
 from esc_lab.artifacts import INPUTS, READ_ERRORS, cached, file_fingerprint, replace_file, write_atomic
 from esc_lab.config import TRAININGS, Config, keys
-from esc_lab.config.endpoint import shown_url
+from esc_lab.config.endpoint import named_url
 from esc_lab.config.files import option_files
 from esc_lab.config.model import ENDPOINT
 from esc_lab.config.search import ASKED, LOADED
@@ -118,6 +118,8 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
     """Everything that the result of a stage depends on, as JSON types: settings, content of files, and code."""
     read = [key for key in keys() if cfg.stage in key.affects.stages]
     settings = select(asdict(cfg), read)
+    lists = [name for name, value in settings.items() if name.endswith("base_url") and isinstance(value, list)]
+    settings |= dict.fromkeys(lists)  # see `named_url`
     files = {key.name: settings.pop(key.name) for key in read if key.path}
     data = files.pop("data.path")
     model = cfg.llm.local.model if cfg.stage in ASKED else cfg.model
@@ -131,12 +133,12 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
     for role in ASKED.get(cfg.stage, ()):
         played = getattr(cfg.llm, role)
         if played.client == "openai":
-            endpoints[role] = shown_url(played.base_url or cfg.llm.openai.base_url)
+            endpoints[role] = named_url(played.base_url or cfg.llm.openai.base_url)
         elif played.client in LOADED and played.model:
             weights[role] = played.model
     if cfg.stage in ("evaluate", "converse") and cfg.model.source == ENDPOINT:
         sent = {name: getattr(cfg.llm.openai, name) for name in ("seeds", "token_limit", "extra_body")}
-        endpoints["model"] = {**sent, "url": shown_url(cfg.llm.supporter.base_url or cfg.llm.openai.base_url)}
+        endpoints["model"] = {**sent, "url": named_url(cfg.llm.supporter.base_url or cfg.llm.openai.base_url)}
     if model.chat_template and Path(model.chat_template).is_file():
         files["chat template"] = model.chat_template
     # A corpus may be labelled by another inventory, which is read from its file and mapped onto the configured one.

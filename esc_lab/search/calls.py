@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -19,8 +18,10 @@ from esc_lab.config.search import BudgetConfig, RoleConfig
 from esc_lab.errors import UserError
 from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.cache import RequestCache
+from esc_lab.search.event_loop import run_loop
 from esc_lab.search.journal import Journal
-from esc_lab.search.requests import Answer, Client, Request, TooLongError
+from esc_lab.search.option_probabilities import answer_questions
+from esc_lab.search.requests import LOST, Answer, Client, Request, TooLongError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -125,6 +126,7 @@ class Calls:
             "completion_tokens": spent.completion_tokens,
             "cost": spent.cost,
             "from_cache": spent.from_cache,
+            **({"lost_calls": self.lost} if self.lost else {}),
             **{f"retries/{kind}": count for kind, count in self.retries.items()},
         }
 
@@ -132,6 +134,11 @@ class Calls:
     def retries(self) -> Counter[str]:
         """Attempts of clients that failed in a way that may pass, by kind."""
         return sum((Counter(client.retries) for client in self._distinct_clients()), Counter())
+
+    @property
+    def lost(self) -> int:
+        """Calls of this process that may have been answered, of which no answer came that can be used."""
+        return sum(self.retries[kind] for kind in LOST)
 
     @property
     def dates(self) -> tuple[str, str]:
@@ -171,14 +178,24 @@ class Calls:
                 self.spent.add(answer)
         return journal
 
-    async def send(self, journal: Journal, request: Request) -> Answer:
+    async def send(self, journal: Journal, request: Request, group: str = "") -> Answer:
         """The answer of a request of a tree.
+
+        Args:
+            group: see `Request`.
 
         Raises:
             BudgetError: it would have to be made, and the budget is spent.
             TooLongError: the conversation exceeds the context of the model.
             UserError: it cannot be had.
         """
+        request = replace(request, group=group) if group else request
+        ratings = self.clients[request.role].identity.get("ratings") if request.questions else None
+        if ratings is None:
+            return await self._send(journal, request)
+        return await answer_questions(partial(self._send, journal), request, continues=ratings == "continued")
+
+    async def _send(self, journal: Journal, request: Request) -> Answer:
         client = self.clients[request.role]
         if request.temperature == 0 or request.questions:  # nothing is drawn
             request = replace(request, sample=0, seed=0)
@@ -243,7 +260,9 @@ class Calls:
     def _check_budget(self) -> None:
         for name in ("calls", "tokens", "cost"):
             limit = getattr(self.budget, name)
-            if limit is not None and getattr(self.spent, name) >= limit:
+            # A call whose answer was lost may have to be paid too.
+            lost = self.lost if limit is not None and name == "calls" else 0
+            if limit is not None and getattr(self.spent, name) + lost >= limit:
                 fix = f"a larger search.budget.{name}, with resume=<run directory>"
                 raise BudgetError(f"the budget of {limit:g} {name} is spent", where=f"search.budget.{name}", fix=fix)
 
@@ -286,7 +305,7 @@ def open_calls(cfg: Config, roles: Sequence[str], configs: Mapping[str, Config] 
         of_role = configs.get(role, cfg)
         played: RoleConfig = getattr(of_role.llm, role)
         own = (played.recording, role) if played.client == "replay" or played.checkpoint else ()  # not for other roles
-        key = (id(of_role), played.client, played.model, played.checkpoint, played.base_url, *own)
+        key = (id(of_role), played.client, played.model, played.checkpoint, str(played.base_url), *own)
         if key not in built:
             built[key] = import_module(f"esc_lab.search.clients.{played.client}").build_client(of_role, role, shared)
         clients[role] = built[key]
@@ -320,25 +339,6 @@ async def gather_all(
             open_task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return [task.result() for task in tasks]
-
-
-def run_loop(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` with uvloop where it is installed, and without collecting what was there before.
-
-    Garbage collections that look through all modules and models each time cost a tenth of the calls a second.
-    """
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    with suppress(ImportError):
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    gc.collect()
-    gc.freeze()
-    try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(work)
-    finally:
-        gc.unfreeze()
 
 
 def _replace_surrogates(answer: Answer) -> Answer:

@@ -31,11 +31,11 @@ from esc_lab.search.contexts import Context, CutDialogue, cut_splits, draw_conte
 from esc_lab.search.continuations import read_continuation
 from esc_lab.search.extend_result import UNCONDITIONAL, ExtendResult, Written
 from esc_lab.search.given_replies import draw_given, read_given
-from esc_lab.search.journal import Journal
+from esc_lab.search.journal import Journal, describe_role
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.requests import Request
 from esc_lab.search.role_answers import UnusableError
-from esc_lab.search.roles import describe_role, leave_out_too_long
+from esc_lab.search.roles import leave_out_too_long
 from esc_lab.search.work_journals import WorkJournals
 from esc_lab.seeds import derive_seed
 from esc_lab.tracking.run import log_curve

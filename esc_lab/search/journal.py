@@ -20,10 +20,11 @@ from typing import Any
 
 from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import Config
+from esc_lab.config.search import RoleConfig, StrategistConfig
 from esc_lab.errors import UserError, list_names
 from esc_lab.runs.identity import flatten
 from esc_lab.runs.layout import JOURNAL_SUFFIX, rename_keys
-from esc_lab.search.requests import Answer, Request
+from esc_lab.search.requests import Answer, Client, Request
 
 log = logging.getLogger(__name__)
 FORMAT = "esc-lab-journal/1"
@@ -169,6 +170,15 @@ class Journal:
     def _damaged_error(self, number: int) -> UserError:
         fix = "take the line out if it is damaged; its call is then made again"
         return UserError("not a line of a journal", where=f"{self.path}:{number}", fix=fix)
+
+
+def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:
+    """All that a role's answers depend on beside its prompts, for journals."""
+    sampling = {"temperature": role.temperature, "top_p": role.top_p, "max_tokens": role.max_tokens}
+    sampling |= {"no_repeat": role.no_repeat} if role.no_repeat else {}  # journals of older versions know of none
+    if isinstance(role, StrategistConfig) and "asked" in client.identity:
+        sampling["min_prior"] = role.min_prior
+    return {**sampling, "attempts": role.attempts, "scores": client.scores, "client": dict(client.identity)}
 
 
 def read_journal_config(path: Path) -> Any:

@@ -11,6 +11,8 @@ from esc_lab.artifacts import fingerprint
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
 
+# Kinds of `Client.retries` after which the call may have been answered, and so paid for.
+LOST = ("timeouts", "connection_errors", "malformed")
 # Of each of the first tokens of a completion: it and its most probable alternatives, each with its log-probability.
 TopLogProbs: TypeAlias = tuple[tuple[tuple[str, float], ...], ...]
 
@@ -44,6 +46,7 @@ class Request:
         temperature: 0 is greedy; it and `top_p` are None where the endpoint is to choose.
         sample: number of this draw, of that `seed`, among calls with the same content.
         top_logprobs: alternatives to each token that are asked for beside the text, of endpoints; 0 = none.
+        group: requests with the same one begin alike, and go to the same of several servers. No answer depends on it.
     """
 
     role: str
@@ -58,12 +61,14 @@ class Request:
     lead: str = ""
     no_repeat: int = 0
     top_logprobs: int = 0
+    group: str = ""
 
     def key(self, client: Mapping[str, Any]) -> str:
         """Content hash of this request to a client of that identity: key of the journal and the cache."""
         fields = {**vars(self), "client": dict(client)}
         fields["messages"] = [(message.role, message.content) for message in self.messages]
         fields["questions"] = [(question.lead, question.options) for question in self.questions]
+        del fields["group"]
         for name in ("lead", "no_repeat", "top_logprobs"):  # journals of older versions know of none
             if not fields[name]:
                 del fields[name]
@@ -77,7 +82,7 @@ class Answer:
     Attributes:
         text: the completion; empty if the model refused or wrote nothing.
         log_probs: for each question the log-probability of each option, normalised over the options; empty if the
-            client answered in text.
+            client answered in text, and for a question of whose options an endpoint tells nothing.
         model: as the endpoint names it.
         cost: in US dollars, 0 where none is known.
         refusal: why the model refused, if it said so.

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from esc_lab.config.search import LLMConfig, RoleConfig, StrategistConfig
+from esc_lab.config.search import LLMConfig, RoleConfig
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message, SeekerProfile, label_text
 from esc_lab.prompts.trained import RewardPrompts, SeekerPrompts, SupporterPrompts, restore_trained_prompts
 from esc_lab.search.answer_watch import AnswerWatch
 from esc_lab.search.iteration import Call, Ratings, SeekerTurn, StrategyPriors
-from esc_lab.search.requests import Answer, Client, Question, Request, TooLongError, object_schema
+from esc_lab.search.requests import Answer, Question, Request, TooLongError, object_schema
 from esc_lab.search.role_answers import (
     UnusableError,
     ends_conversation,
@@ -118,7 +118,8 @@ class Roles:
             messages = self.prompts.seeker_messages(self.seeker, history, self.prompts.text("ends"))
             question = Question("end", "", ("ends", "continues"))
             draw = np.random.default_rng(self._seed("seeker ends", messages, sample))
-            if draw.random() < await self._first_probability("seeker", messages, question):
+            ends = await self._first_probability("seeker", messages, question)
+            if ends is not None and draw.random() < ends:
                 return SeekerTurn("", True)
         asked = self.prompts.answer_request(marker=may_end and not scores)
         request = self.request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample=sample)
@@ -141,7 +142,8 @@ class Roles:
         names = [axis.name for axis in self.axes]
         asked = self.prompts.judge_request(json="judge" not in self.scoring)
         request = self.request("judge", self.prompts.support_messages(history, asked), sample=sample)
-        return await self.numbers(request, names, BEST_SCORE, partial(parse_scores, axes=names))
+        scores = await self.numbers(request, names, BEST_SCORE, partial(parse_scores, axes=names))
+        return scores if scores is None or len(scores) == len(names) else None
 
     @property
     def claim(self) -> str:
@@ -199,9 +201,11 @@ class Roles:
         texts = [*(message.content for message in messages), *([lead] if lead else [])]
         return derive_seed(self.seed, role, sample, *texts) >> 32
 
-    async def _first_probability(self, role: str, messages: tuple[Message, ...], question: Question) -> float:
-        answer = await self.send(replace(self.request(role, messages), questions=(question,)))
-        return math.exp(answer.log_probs[0][0])
+    async def _first_probability(self, role: str, messages: tuple[Message, ...], question: Question) -> float | None:
+        request = replace(self.request(role, messages), questions=(question,))
+        answer = await self.send(request)
+        self._note_seen(request, answer)
+        return math.exp(answer.log_probs[0][0]) if answer.log_probs[0] else None
 
     async def _choose(self, messages: tuple[Message, ...]) -> StrategyPriors:
         """The priors of a policy: shares by `p^(1 / temperature)` of its labels, mixed with `min_prior` for each."""
@@ -264,10 +268,12 @@ class Roles:
         options = tuple(str(number) for number in range(least, best + 1))
         questions = tuple(Question(name, f"{name}: ", options) for name in names)
         answer = await self.send(replace(request, questions=questions))
+        self._note_seen(request, answer)
         return {
             name: round(sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs, least)), DECIMALS)
             for name, log_probs in zip(names, answer.log_probs, strict=True)
-        }
+            if log_probs
+        } or None
 
     async def ask_until_usable(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
         """What a completion says, asking again with the error where it cannot be used."""
@@ -290,6 +296,16 @@ class Roles:
                     request = add_correction(request, answer, self.prompts.text("correction", error=str(error)))
         self._count(request, "missing" if partly is None else "partly")
         return partly
+
+    def _note_seen(self, request: Request, answer: Answer) -> None:
+        """Whether anything of the options of questions was seen; with a model that is loaded here all is."""
+        unseen = sum(not log_probs for log_probs in answer.log_probs)
+        if unseen < len(answer.log_probs):
+            self._watch.note_usable(request.role)
+            self._count(request, "partly", unseen > 0)
+        else:
+            self._count(request, "missing")
+            self._watch.note_unusable(request.role, answer, request.max_tokens, "no option among the alternatives")
 
     def _count(self, request: Request, event: str, happened: bool = True) -> None:
         if happened:
@@ -320,15 +336,6 @@ async def leave_out_too_long(question: Awaitable[T], role: str, counts: Counter[
     except TooLongError:
         counts[f"{role}/too_long"] += 1
         return None
-
-
-def describe_role(role: RoleConfig, client: Client) -> dict[str, Any]:
-    """All that a role's answers depend on beside its prompts, for journals."""
-    sampling = {"temperature": role.temperature, "top_p": role.top_p, "max_tokens": role.max_tokens}
-    sampling |= {"no_repeat": role.no_repeat} if role.no_repeat else {}  # journals of older versions know of none
-    if isinstance(role, StrategistConfig) and "asked" in client.identity:
-        sampling["min_prior"] = role.min_prior
-    return {**sampling, "attempts": role.attempts, "scores": client.scores, "client": dict(client.identity)}
 
 
 def score_turn(scores: Mapping[str, float], axes: Sequence[Axis]) -> float:

@@ -24,12 +24,12 @@ from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES, find_run
 from esc_lab.runs.lineage import find_training_trees
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.calls import BudgetError, Calls
-from esc_lab.search.journal import Journal, take_over_journals
+from esc_lab.search.journal import Journal, describe_role, take_over_journals
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
 from esc_lab.search.progress import search_progress
 from esc_lab.search.role_prompts import build_role_prompts, fingerprint_prompts
-from esc_lab.search.roles import Roles, describe_role, leave_out_too_long
+from esc_lab.search.roles import Roles, leave_out_too_long
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.tree import Tree
 from esc_lab.tracking.run import log_curve
@@ -69,21 +69,9 @@ class SearchResult:
 
     def metrics(self) -> dict[str, float]:
         """Flat, under `search/`."""
-        spent = self.calls.spent
-        metrics = {
-            "search/seconds": self.seconds,
-            "search/calls": float(spent.calls),
-            "search/calls_per_s": spent.made / self.seconds,
-            "search/prompt_tokens": float(spent.prompt_tokens),
-            "search/completion_tokens": float(spent.completion_tokens),
-            "search/cost": spent.cost,
-            "search/from_cache": float(spent.from_cache),
-            "search/unused_calls": float(self.unused),
-            "search/unfinished_trees": float(self.unfinished),
-            "search/too_long_trees": float(self.too_long),
-        }
-        metrics |= {f"search/{name}": float(count) for name, count in self.counts.items()}
-        metrics |= {f"search/retries/{kind}": float(count) for kind, count in self.calls.retries.items()}
+        trees = {"unused_calls": self.unused, "unfinished_trees": self.unfinished, "too_long_trees": self.too_long}
+        found = self.calls.describe(self.seconds) | trees | self.counts
+        metrics = {f"search/{name}": float(value) for name, value in found.items()}
         if self.judge:
             metrics |= {f"search/judge_check/{name}": value for name, value in self.judge.metrics().items()}
             if FOREIGN in self.judge.kinds:
@@ -178,7 +166,7 @@ class SearchSession:
         name, settings, counts = seed.dialogue.id, self.cfg.mcts, Counter[str]()
         if any(getattr(self.cfg.llm, role).client == "replay" for role in ROLES):
             settings = replace(settings, in_flight=1)  # a recording has only the answers that its search needed
-        roles = self._roles(SeekerProfile.of(seed.dialogue), journal, counts)
+        roles = self._roles(SeekerProfile.of(seed.dialogue), journal, counts, name)
         earlier = load_tree(self.directory / f"{name}.json", self._tree_fingerprint(name), settings)
         if earlier is not None:
             counts.update(earlier[1])
@@ -193,8 +181,8 @@ class SearchSession:
     def _save(self, tree: TreeSearch) -> None:
         save_tree(tree, self.directory, self._tree_fingerprint(tree.name))
 
-    def _roles(self, seeker: SeekerProfile, journal: Journal, counts: Counter[str]) -> Roles:
-        send = partial(self.calls.send, journal)
+    def _roles(self, seeker: SeekerProfile, journal: Journal, counts: Counter[str], group: str = "") -> Roles:
+        send = partial(self.calls.send, journal, group=group)
         seed, watch = self.cfg.search.seed, self.calls.watch
         return Roles(self.inventory, seeker, self.cfg.llm, self.calls.scoring, send, counts, seed, watch)
 

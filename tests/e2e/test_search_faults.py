@@ -31,7 +31,7 @@ from tests.search.endpoint_roles import journalled, name, play, role
 KEY = "sk-recognisable-0123456789"
 TRAIN = "esc_pro/train.jsonl"
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["run", "esc_lab.stages.search", "esc_lab.search.clients.openai", "openai", "aiohttp"])
+PROCESSES.set_forkserver_preload(["run", "esc_lab.stages.search", "esc_lab.search.clients.replica", "aiohttp"])
 
 
 def words(url: str, *others: str) -> list[str]:
@@ -84,6 +84,36 @@ def test_killed_ten_times(tmp_path, undisturbed):
             finished = execute(tmp_path, *call)
     assert finished.status == 0, finished.errors
     assert (finished.path / TRAIN).read_bytes() == undisturbed
+
+
+def test_a_server_of_two_dies_and_the_search_goes_on_with_another(tmp_path, undisturbed):
+    """It goes on at once with the one that is left, and later elsewhere, and asks nothing again that was answered."""
+    serving = {"model": name, "models": [{"id": "test"}], "latency_s": 0.02}
+    dying = Endpoint(play, faults=lambda number, body: "die" if number == 15 else None, **serving)
+    left, third = Endpoint(play, **serving), Endpoint(play, **serving)
+    with dying.running() as one, left.running() as two, third.running() as three:
+        budget = ("search.budget.calls=90", "resume=auto", "search.concurrency=4")
+        stopped = execute(tmp_path, *words(f"[{one},{two}]", *budget))
+        assert "the budget of 90 calls is spent" in stopped.errors
+        assert 0 < len(left.requests) <= 90
+        retries = json.loads((stopped.path / "metrics.json").read_text())
+        kept = {line["answer"]["model"] for line in journalled(tmp_path)}
+        finished = execute(tmp_path, *words(f"[{three}]", "resume=auto"))
+    assert finished.status == 0, finished.errors
+    assert (finished.path / TRAIN).read_bytes() == undisturbed
+    asked = Counter(name(received.body) for received in (*dying.requests, *left.requests))
+    lost = retries["search/retries/connection_errors"]
+    assert sum(asked.values()) - len(asked) <= lost == retries["search/lost_calls"] <= 4
+    assert asked.keys() == kept
+    assert not kept & {name(received.body) for received in third.requests}
+
+
+def test_a_server_with_another_model_is_refused_before_anything_is_asked(tmp_path):
+    servers = [Endpoint(play, models=[{"id": model}]) for model in ("test", "other")]
+    with servers[0].running() as one, servers[1].running() as two:
+        said = complaint(execute(tmp_path, *words(f"[{one},{two}]")), "trees")
+    assert f"{two}: it does not serve 'test', but other. Fix: serve the same model under the same name" in said
+    assert not any(server.requests for server in servers)
 
 
 def test_killed_with_a_local_model(tmp_path):

@@ -49,8 +49,9 @@ class Endpoint:
         faults: what is wrong with the n-th request (from 0), from n and its body; None for nothing:
             `429` (with `retry_after`), `500`, `503` or any other status, which may carry an error code as in
             `400:content_filter`, or a body as in `400 {...}`; `timeout` (no answer until the client gives up);
-            `disconnect`; `truncated` (the connection is lost within the response); `refusal`; `filtered` (finish_reason
-            content_filter); `cut_off` (finish_reason length); `empty`, `cut_off empty`;
+            `disconnect`; `die` (all connections are lost, and nobody listens any more); `truncated` (the connection is
+            lost within the response); `refusal`; `filtered` (finish_reason content_filter);
+            `cut_off` (finish_reason length); `empty`, `cut_off empty`;
             `reasoning` (no content beside it);
             `endless` (a body without an end); `drip` (a byte of body every 10 s, for ever); `packed` (64 MiB in 64 KiB
             of gzip); `packed:br` (as if by this); `redirect:307 URL`; `malformed_body` (not JSON); `body:...` (this
@@ -59,6 +60,7 @@ class Endpoint:
             Error messages tell the `Authorization` header, as careless servers do.
         retry_after: headers that go with a 429.
         model: what the endpoint says that the model is called, from the request's body.
+        models: entries of `GET /v1/models`; None: there is no such path.
         log_probs: `logprobs` of a completion whose request asks for them, from its body; None: they are not served.
 
     Attributes:
@@ -76,14 +78,16 @@ class Endpoint:
         retry_after: Mapping[str, str] | None = None,
         model: Callable[[dict[str, Any]], str] = lambda body: f"{body['model']}-0613",
         log_probs: Callable[[dict[str, Any]], Any] = lambda body: None,
+        models: list[dict[str, Any]] | None = None,
     ) -> None:
         self._reply, self._latency_s, self._faults, self._model = reply, latency_s, faults, model
-        self._log_probs = log_probs
+        self._log_probs, self._models, self.port = log_probs, models, 0
         self._retry_after = {"Retry-After": "0.01"} if retry_after is None else retry_after
         self.requests: list[Received] = []
         self.most_at_once = self.sent = 0
         self._at_once = 0
         self._handlers: set[asyncio.Task[None]] = set()
+        self._transports: set[asyncio.WriteTransport] = set()
 
     @property
     def at_once(self) -> int:
@@ -96,8 +100,9 @@ class Endpoint:
         return len(self._handlers)
 
     async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{self.port}/v1"
 
     async def __aexit__(self, *error: object) -> None:
         self._server.close()
@@ -125,19 +130,30 @@ class Endpoint:
         assert task is not None
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)
+        self._transports.add(writer.transport)
         try:
             while await self._exchange(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the client has gone, or the endpoint closes
         finally:
+            self._transports.discard(writer.transport)
             writer.close()
+
+    def die(self) -> None:
+        """As if the process was killed. `async with` starts it again, at the same port."""
+        self._server.close()
+        for transport in self._transports:
+            transport.abort()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; whether the connection stays open."""
         start, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         content = await reader.readexactly(int(headers.get("content-length", "0")))
+        if start.split()[:2] == ["GET", "/v1/models"] and self._models is not None:
+            writer.write(bytes(_Response(json.dumps({"object": "list", "data": self._models}).encode())))
+            return True
         if start.split()[:2] != ["POST", PATH]:
             writer.write(bytes(_Response(b"no such path", 404)))
             return True
@@ -154,6 +170,9 @@ class Endpoint:
                 return False
         finally:
             self._at_once -= 1
+        if fault == "die":
+            self.die()
+            return False
         if fault == "disconnect":
             writer.transport.abort()
             return False

@@ -19,7 +19,8 @@ from esc_lab.config.search import BudgetConfig
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.errors import UserError
-from esc_lab.search.calls import Calls, run_loop
+from esc_lab.search.calls import Calls
+from esc_lab.search.event_loop import run_loop
 from esc_lab.search.extend_result import ExtendResult
 from esc_lab.search.extend_session import ExtendSession
 from esc_lab.search.requests import Answer, Request

@@ -20,9 +20,10 @@ from esc_lab.evaluation.arena.card_writer import ROLE, CardWriter
 from esc_lab.prompts import SeekerProfile
 from esc_lab.runs.layout import CARDS
 from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.journal import describe_role
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.role_prompts import build_role_prompts
-from esc_lab.search.roles import Roles, describe_role, leave_out_too_long
+from esc_lab.search.roles import Roles, leave_out_too_long
 from esc_lab.search.work_journals import WorkJournals
 from esc_lab.seeds import derive_seed
 from esc_lab.tracking.run import log_curve

@@ -26,9 +26,10 @@ from esc_lab.prompts.trained import SupporterPrompts
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS
 from esc_lab.search.calls import BudgetError, Calls
 from esc_lab.search.clients.replay import find_recordings
+from esc_lab.search.journal import describe_role
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.role_prompts import build_role_prompts
-from esc_lab.search.roles import Roles, describe_role
+from esc_lab.search.roles import Roles
 from esc_lab.search.work_journals import WorkJournals
 from esc_lab.seeds import derive_seed
 from esc_lab.tracking.run import log_curve
@@ -129,12 +130,14 @@ class ConverseSession:
                 SeekerProfile(card.situation),
                 self.cfg.llm,
                 {**self.calls.scoring, ROLE: self.prompts.record()},
-                partial(self.calls.send, journal),
+                partial(self.calls.send, journal, group=_name(card, number)),
                 counts,
                 self._seed(card, number),
                 self.calls.watch,
             )
-            supporter = Supporter(roles, self.settings.strategies, scores=self.calls.clients[ROLE].scores)
+            client = self.calls.clients[ROLE]
+            chooses = client.scores and "ratings" not in client.identity  # an endpoint writes its strategy
+            supporter = Supporter(roles, self.settings.strategies, scores=chooses)
             talk = Talk(card, number, supporter, self.words, self.settings, knows_card="seeker" not in roles.trained)
             self._talks.append(talk)
             await talk.hold()

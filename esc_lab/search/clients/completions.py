@@ -7,8 +7,9 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from esc_lab.config.search import EndpointConfig
@@ -21,9 +22,24 @@ LONGEST_WAIT_S = 60.0
 # More tokens than any model reads or writes at once: a count above it is no count.
 _MAX_TOKENS = 10**9
 _TOO_LONG = re.compile(r"context[ _](?:length|size|window)|maximum context|prompt is too long", re.IGNORECASE)
+# What has vLLM, SGLang and llama.cpp go on with a last message of the assistant.
+CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
 # So many of a completion's first tokens are kept with their alternatives: a label is shorter.
 _LABEL_TOKENS, _MAX_ALTERNATIVES = 16, 20
 _TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+
+# How an attempt can fail in a way that may pass: 429; 5xx and 409; no answer in time, and 408; a connection that was
+# lost; one that could not be made, so that nothing was sent; a response that is no chat completion.
+Passing = Literal["rate_limited", "server_errors", "timeouts", "connection_errors", "unreachable", "malformed"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An attempt that failed in a way that may pass; the endpoint asks to wait for `retry_after` seconds."""
+
+    kind: Passing
+    text: str
+    retry_after: float = 0.0
 
 
 def read_completion(content: bytes, price_in: float, price_out: float) -> Answer:
@@ -76,6 +92,37 @@ def _top_logprobs(served: Any) -> TopLogProbs:
         written, others = read(entry), [read(other) for other in (entry.get("top_logprobs") or ())[:_MAX_ALTERNATIVES]]
         rows.append((written, *(other for other in others if other[0] != written[0])))
     return tuple(rows) if any(len(row) > 1 for row in rows) else ()
+
+
+def read_error(content: bytes) -> tuple[dict[str, Any], str]:
+    """What a status other than 2xx says of itself: its fields, such as `code` and `param`, and its message."""
+    try:
+        data = json.loads(content)
+        error = data.get("error", data) if isinstance(data, dict) else data
+        if isinstance(error, dict):
+            return error, str(error.get("message") or error)
+    except RecursionError:
+        return {}, "(nested too deep)"
+    except ValueError:
+        pass
+    return {}, content[:10_000].decode(errors="replace")
+
+
+# What tells models of one name apart, where a server lists it (llama.cpp, vLLM).
+_SIZES = ("n_params", "n_vocab", "n_embd", "size", "max_model_len")
+
+
+def read_models(content: bytes) -> dict[str, dict[str, int]]:
+    """Name -> sizes, as far as they are told, of the models that a server lists; ValueError if it is no list."""
+    try:
+        models = json.loads(content)["data"]
+        found = {}
+        for model in models:
+            told = {**(model.get("meta") or {}), "max_model_len": model.get("max_model_len")}
+            found[str(model["id"])] = {name: told[name] for name in _SIZES if isinstance(told.get(name), int)}
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("no list of models") from error
+    return found
 
 
 def _count(value: Any) -> int:
@@ -139,6 +186,8 @@ def _setting(field: str | None, role: str, endpoint: EndpointConfig) -> str:
     """Which setting leaves a field out or changes it."""
     if field in endpoint.extra_body:
         return f"take {field} out of llm.openai.extra_body, or change it there"
+    if field in CONTINUED:
+        return "llm.openai.ratings=asked leaves it out"
     if field in ("temperature", "top_p"):
         return f"llm.{role}.{field}=null leaves it out"
     if field in _TOKEN_LIMITS:
@@ -146,7 +195,8 @@ def _setting(field: str | None, role: str, endpoint: EndpointConfig) -> str:
         return f"llm.openai.token_limit={other}, or another llm.{role}.max_tokens"
     settings = {"seed": "llm.openai.seeds=false leaves it out", "model": "check llm.openai.model"}
     settings["response_format"] = "llm.openai.structured=false leaves it out"
-    settings |= dict.fromkeys(("logprobs", "top_logprobs"), "evaluate.generation.top_logprobs=0 leaves it out")
+    without = "llm.openai.ratings=written" if endpoint.ratings != "written" else "evaluate.generation.top_logprobs=0"
+    settings |= dict.fromkeys(("logprobs", "top_logprobs"), f"{without} leaves it out")
     every = "llm.<role>.temperature, llm.<role>.top_p, llm.openai.structured, seeds, token_limit and extra_body"
     return settings.get(str(field), f"change what it names; {every} say which fields are sent")
 

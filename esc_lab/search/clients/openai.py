@@ -1,64 +1,46 @@
-"""Any endpoint with OpenAI's chat completions, through the official SDK: keys, retries, rate limits, refusals.
+"""Any endpoint with OpenAI's chat completions, on one server or several: keys, retries, rate limits, refusals.
 
 What may pass is tried again after a wait that grows (exponential backoff with full jitter) and honours `Retry-After`.
-The SDK's own retries are off: they do not count what went wrong, ask again for what will not pass (a used-up account),
-do not ask again where a response is no chat completion, give up on a call while the endpoint answers others, and let
-all others run into the same rate limit. What will not pass (wrong key, unknown model, a request that the endpoint
-refuses) stops at once with a `UserError`. Nothing that an endpoint sends is trusted (`connection`, `completions`).
+What will not pass (wrong key, unknown model, a request that the endpoint refuses) stops at once with a `UserError`.
+Nothing that an endpoint sends is trusted (`connection`, `completions`). The protocol is spoken here, over aiohttp: the
+official SDK takes more than half of the time of a call, repeats calls without counting what went wrong, and gives up
+on a call while the endpoint answers others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import math
 import os
 import random
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from esc_lab.config import Config
-from esc_lab.config.endpoint import is_variable_name, split_login
+from esc_lab.config.endpoint import is_variable_name, named_url
 from esc_lab.config.evaluate import GenerationConfig
 from esc_lab.config.search import EndpointConfig, RoleConfig
 from esc_lab.errors import UserError
-from esc_lab.search.clients.completions import (
-    FILTER_CODES,
-    LONGEST_WAIT_S,
-    Redaction,
-    describe_refusal,
-    parse_retry_after,
-    read_completion,
-)
+from esc_lab.search.clients.completions import CONTINUED, LONGEST_WAIT_S
+from esc_lab.search.clients.replicas import Replicas
 from esc_lab.search.requests import Answer, Request
 
-if TYPE_CHECKING:
-    import openai
-
 LONGEST_TIMEOUT_S = 600.0
-
-# How an attempt can fail in a way that may pass: 429; 5xx and 409; no answer in time, and 408; a connection that could
-# not be made or was lost; a response that is no chat completion.
-Passing = Literal["rate_limited", "server_errors", "timeouts", "connection_errors", "malformed"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An attempt that failed in a way that may pass; the endpoint asks to wait for `retry_after` seconds."""
-
-    kind: Passing
-    text: str
-    retry_after: float = 0.0
+# Of an answer to a question: the option, after a space; where the server does not go on with a lead, that perhaps too.
+_OPTION_TOKENS = {"continued": 4, "asked": 16}
+_ALTERNATIVES = 20
 
 
 def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> OpenAIClient:
-    """The client of a role at an endpoint; model and URL of the role go before those of `llm.openai`."""
+    """The client of a role at an endpoint; model and URL of the role go before those of `llm.openai`.
+
+    Clients of the same server share its connections and limits.
+    """
     played, endpoint = getattr(cfg.llm, role), cfg.llm.openai
     endpoint = replace(endpoint, model=played.model or endpoint.model, base_url=played.base_url or endpoint.base_url)
-    return OpenAIClient(endpoint, connections=cfg.search.concurrency)
+    return OpenAIClient(endpoint, connections=cfg.search.concurrency, shared=shared)
 
 
 def serve_supporter(cfg: Config, sampling: GenerationConfig) -> Config:
@@ -82,155 +64,126 @@ class OpenAIClient:
             than OpenAI's may do without a key. A 429 counts as one of the `attempts` only if no other call of this
             client was answered since the last try: the endpoint is well then, and the call only waits for its turn.
             A call that timed out gets twice the time at its next try, up to 10 minutes, and the endpoint gets fewer
-            calls at once until it answers in time again.
-        connections: most calls at once; more wait for their turn, without being timed.
+            calls at once until it answers in time again. Of several URLs a call goes to another one where its own is
+            down (`Replicas`); a try that could not be sent is none while another is well.
+        connections: most calls at once to a server whose `endpoint` does not say; more wait for their turn, without
+            being timed.
         backoff_s: longest wait before the second attempt; doubles with each further one, up to 60 s.
+        shared: servers that other clients have too.
 
     Raises:
-        UserError: the SDK is not installed, there is no usable key, or `base_url` is no URL.
+        UserError: aiohttp is not installed, there is no usable key, or `base_url` is no URL.
     """
 
-    scores = False
-
-    def __init__(self, endpoint: EndpointConfig, *, connections: int = 64, backoff_s: float = 0.5) -> None:
-        url = endpoint.base_url or os.environ.get("OPENAI_BASE_URL")
-        self._url, login = split_login(endpoint.base_url)
-        key = _key(endpoint.key_variable, needed=url is None)
+    def __init__(
+        self,
+        endpoint: EndpointConfig,
+        *,
+        connections: int = 64,
+        backoff_s: float = 0.5,
+        shared: dict[str, Any] | None = None,
+    ) -> None:
+        urls: Sequence[str | None] = endpoint.base_url if isinstance(endpoint.base_url, list) else [endpoint.base_url]
+        key = _key(endpoint.key_variable, needed=not (urls[0] or os.environ.get("OPENAI_BASE_URL")))
         settings = {name: getattr(endpoint, name) for name in ("model", "structured", "seeds", "token_limit")}
         if endpoint.extra_body:
             settings["extra_body"] = dict(endpoint.extra_body)
-        self.identity: Mapping[str, Any] = {"kind": "openai", "base_url": self._url, **settings}
+        if endpoint.ratings != "written":
+            settings["ratings"] = endpoint.ratings
+        url = named_url(endpoint.base_url)
+        self.identity: Mapping[str, Any] = {"kind": "openai", **({"base_url": url} if url else {}), **settings}
+        self.scores = endpoint.ratings != "written"
         self.retries: Counter[str] = Counter()
         self._endpoint, self._backoff_s = endpoint, backoff_s
-        encoded = base64.b64encode(":".join(login).encode()).decode()
-        self._redaction = Redaction([key, encoded, *login])
-        self._connection = _import_connection()
-        self._client = self._connection.connect(self._url, key or "none", login, connections)
-        self._pace = self._connection.Pace(connections)
+        most, kept = endpoint.calls_at_once or connections, {} if shared is None else shared
+        names = [f"server {endpoint.key_variable} {most} {url}" for url in urls]
+        make = _import_replica()
+        for name, url in zip(names, urls, strict=True):
+            kept[name] = kept.get(name) or make(url, key, most)
+        self._replicas = Replicas([kept[name] for name in names], endpoint.model or "")
         self._answered = 0
-        self._open_at = 0.0  # no call is sent before this time of the event loop's clock
 
     async def answer(self, request: Request) -> Answer:
         body = self._body(request)
         failures = tries = timeouts = 0
         answered = self._answered
         while True:
-            while (wait := self._open_at - asyncio.get_running_loop().time()) > 0:
-                await asyncio.sleep(wait)
-            longest = max(self._endpoint.timeout, LONGEST_TIMEOUT_S)
-            outcome = await self._attempt(body, request.role, min(self._endpoint.timeout * 2**timeouts, longest))
+            server, waits = await self._replicas.choose(request.group)
+            timeout_s = min(self._endpoint.timeout * 2**timeouts, max(self._endpoint.timeout, LONGEST_TIMEOUT_S))
+            outcome = await server.attempt(body, request.role, self._endpoint, timeout_s, waits=waits)
             if isinstance(outcome, Answer):
                 self._answered += 1
-                return outcome
+                return self._check_served(outcome, request, server.url)
             if isinstance(outcome, UserError):
                 raise outcome
+            if outcome is None:
+                continue
             self.retries[outcome.kind] += 1
+            if outcome.kind == "unreachable" and self._replicas.has_other(server):
+                continue
             tries += 1
             timeouts += outcome.kind == "timeouts"
             failures += outcome.kind != "rate_limited" or self._answered == answered
             answered = self._answered
             if failures >= self._endpoint.attempts:
                 what = f"no answer of '{self._endpoint.model}' after {tries} attempts; the last problem: {outcome.text}"
-                raise UserError(what, where=self._url, fix="check the endpoint, then go on with resume")
+                raise UserError(what, where=server.url, fix="check the endpoint, then go on with resume")
             longest = min(LONGEST_WAIT_S, self._backoff_s * 2 ** min(tries - 1, 30))
             await asyncio.sleep(min(LONGEST_WAIT_S, outcome.retry_after + random.uniform(0, longest)))
 
     async def close(self) -> None:
-        await self._client.close()
+        for server in self._replicas.servers:
+            await server.close()
 
     def _body(self, request: Request) -> dict[str, Any]:
         """Only fields that other servers know too: some, such as `transformers serve`, refuse those they do not."""
+        endpoint = self._endpoint
         body: dict[str, Any] = {
-            "model": self._endpoint.model or "",
+            "model": endpoint.model or "",
             "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-            self._endpoint.token_limit: request.max_tokens,
+            endpoint.token_limit: request.max_tokens,
         }
         drawn = {"temperature": request.temperature, "top_p": request.top_p}
-        body |= {field: value for field, value in drawn.items() if value is not None}
-        if self._endpoint.seeds:
-            body["seed"] = request.seed
-        if request.top_logprobs:
+        if request.questions:
+            body |= self._question_fields(body["messages"], request)
+            # Some servers tell the probabilities that they draw by; at 0 nothing is drawn.
+            drawn = {"temperature": None if request.temperature is None else 0.0}
+        elif request.top_logprobs:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-        if self._endpoint.structured and request.schema is not None:
+        body |= {field: value for field, value in drawn.items() if value is not None}
+        if endpoint.seeds:
+            body["seed"] = request.seed
+        if endpoint.structured and request.schema is not None and not request.questions:
             schema = {"name": request.role, "strict": True, "schema": request.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body | self._endpoint.extra_body
+        return body | endpoint.extra_body
 
-    async def _attempt(self, body: Mapping[str, Any], role: str, timeout_s: float) -> Answer | Problem | UserError:
-        """One try, when it is its turn. Errors are returned, so that none carries the SDK's, which quotes responses."""
-        async with self._pace.turns:
-            sent = asyncio.get_running_loop().time()
-            try:
-                async with asyncio.timeout(None if math.isinf(timeout_s) else timeout_s):
-                    outcome = await self._send(body, role)
-            except TimeoutError:
-                outcome = Problem("timeouts", f"no answer within {timeout_s:g} s")
-            if isinstance(outcome, Answer):
-                self._pace.quicken()
-            elif isinstance(outcome, Problem) and outcome.kind == "timeouts":
-                self._pace.slow(sent)
-            return outcome
+    def _question_fields(self, messages: Sequence[Mapping[str, str]], request: Request) -> dict[str, Any]:
+        """What asks for the alternatives to the first tokens after the lead of a request's one question.
 
-    async def _send(self, body: Mapping[str, Any], role: str) -> Answer | Problem | UserError:
-        import httpx2
-        import openai
+        The lead goes without its last space, which templates strip and tokenizers join with what follows.
+        """
+        [question] = request.questions
+        lead, ratings = question.lead.rstrip(), self._endpoint.ratings
+        fields: dict[str, Any] = {self._endpoint.token_limit: _OPTION_TOKENS[ratings], "logprobs": True}
+        fields["top_logprobs"] = _ALTERNATIVES
+        if lead and ratings == "continued":
+            fields |= {"messages": [*messages, {"role": "assistant", "content": lead}], **CONTINUED}
+        elif lead:
+            *others, last = messages
+            fields["messages"] = [*others, {**last, "content": f"{last['content']}\n\n{lead}"}]
+        return fields
 
-        connection = self._connection
-        try:
-            # `chat.completions.create` sends the same, after 2 ms of walking through the types of all messages.
-            response = await self._client.post("/chat/completions", body=body, cast_to=httpx2.Response)
-        except openai.APIStatusError as error:
-            return self._read_error(error, body, role)
-        except connection.LOST as error:
-            cause = _first_cause(error)
-            kind: Passing = "timeouts" if isinstance(cause, TimeoutError) else "connection_errors"
-            return Problem(kind, self._one_line(f"{type(cause).__name__} {cause}"))
-        except ValueError as error:  # of what reads heads: bytes in them that are no text, and the like
-            return Problem("malformed", f"the head of the response cannot be read ({type(error).__name__})")
-        except connection.BodyError as error:
-            return Problem("malformed", str(error))
-        except connection.RedirectError as error:
-            fix = "set base_url to the address that answers, if you trust it"
-            return UserError(self._one_line(str(error)), where=self._url, fix=fix)
-        try:
-            answer = read_completion(response.content, self._endpoint.price_in, self._endpoint.price_out)
-        except ValueError:
-            said = self._one_line(response.content[:1000].decode(errors="replace"))
-            return Problem("malformed", f"the response is no chat completion: {said}")
-        # Answers are written down, and an endpoint knows the key.
-        hide = self._redaction.hide_whole
-        top = tuple(tuple((hide(token), value) for token, value in row) for row in answer.top_logprobs)
-        text, model, refusal = map(hide, (answer.text, answer.model, answer.refusal))
-        return replace(answer, text=text, model=model, refusal=refusal, top_logprobs=top)
-
-    def _read_error(
-        self, error: openai.APIStatusError, body: Mapping[str, Any], role: str
-    ) -> Answer | Problem | UserError:
-        """What a status other than 2xx stands for."""
-        status, code, said = error.status_code, error.code, self._one_line(_message(error))
-        if status == 400 and code in FILTER_CODES:
-            return Answer(refusal=said, finish_reason="content_filter")
-        wait = parse_retry_after(error.response.headers)
-        if status == 429 and code != "insufficient_quota":
-            # The limit is that of the account: other calls would only be refused too.
-            self._open_at = max(self._open_at, asyncio.get_running_loop().time() + wait)
-            return Problem("rate_limited", f"too many requests (429): {said}", wait)
-        if status == 408:
-            return Problem("timeouts", f"timeout of the endpoint (408): {said}", wait)
-        if status == 409 or status >= 500:
-            return Problem("server_errors", f"server error ({status}): {said}", wait)
-        about = {"code": code, "param": error.param}
-        return describe_refusal(status, about, said, where=self._url, role=role, endpoint=self._endpoint, body=body)
-
-    def _one_line(self, text: str) -> str:
-        """The text without secrets and line breaks, cut where it is long."""
-        text = " ".join(self._redaction.hide(text[:10_000]).split())
-        return text if len(text) <= 200 else f"{text[:197]}..."
+    def _check_served(self, answer: Answer, request: Request, url: str) -> Answer:
+        if request.questions and answer.text and not answer.top_logprobs:
+            fix = "llm.openai.ratings=written has ratings written, or choose a server that does"
+            raise UserError("the endpoint serves no log-probabilities (top_logprobs)", where=url, fix=fix)
+        return answer
 
 
-def _import_connection() -> Any:
+def _import_replica() -> Any:
     try:
-        return import_module("esc_lab.search.clients.connection")
+        return import_module("esc_lab.search.clients.replica").Replica
     except ImportError as error:
         raise UserError(f"package '{error.name}' is not installed", fix="pip install 'esc-lab[openai]'") from error
 
@@ -247,17 +200,3 @@ def _key(variable: str, *, needed: bool) -> str:
     if not (key.isascii() and key.isprintable()):
         raise UserError(f"the key in {variable} holds characters that no key has", fix="copy the key again")
     return key
-
-
-def _message(error: openai.APIStatusError) -> str:
-    """What an error says, as far as it can be told."""
-    try:
-        return str(error.body.get("message") or error.body) if isinstance(error.body, dict) else str(error.message)
-    except RecursionError:
-        return "(nested too deep)"
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None and not isinstance(error, TimeoutError):
-        error = error.__cause__
-    return error
