@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from esc_lab.comparison.result import compute_comparison
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.errors import UserError
 from esc_lab.judging.talks import TalkPairInputs, read_talk_runs
@@ -321,3 +322,10 @@ def test_a_local_judge(command, tmp_path):
     assert "no second opinion" in outcome.output
     labels = [run["label"] for run in outcome.read("judge.json")["runs"]]
     assert labels == ["tiny-llama base (cso)", "tiny-llama base always Question (cso)"]
+
+
+def test_comparisons_have_it_beside_the_measures(talks, judged):
+    found = compute_comparison([talks["parrot"], talks["kind"], talks["cold"], judged.path])
+    for aspect in ASPECTS:
+        assert found.metrics[f"kind base (cso)/converse/judge/preferred, {aspect}"] == 1
+        assert found.metrics[f"cold base (cso)/converse/judge/preferred, {aspect}"] == 0
