@@ -243,7 +243,7 @@ def typed(cfg: DictConfig) -> Config:
     value = OmegaConf.to_object(cfg if known else OmegaConf.merge(schema(), cfg))
     assert isinstance(value, Config)
     fill_layouts(value.prompt, value.config_dirs)
-    if value.stage in ("extend", "pipeline"):
+    if value.stage in ("arena", "extend", "pipeline"):
         value.extend.layout = find_layout(value.extend.template, value.config_dirs, value.prompt)
     if value.data.side == "seeker":
         value.prompt.seeker = collect_seeker_words(value.prompt, value.llm.wording)

@@ -103,12 +103,13 @@ def _boosts(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
 
 def _report_turns(cfg: Config, root: Path, measure: str) -> sra_report.Report:
     """The supporter's turns of talks, each under the prompt that it was written to and by the model that wrote it."""
-    if cfg.evaluate.classifier == "auto":  # talks are nothing to train it on
-        judge = str(stored_classifier(cfg, run_substage))
-        cfg = replace(cfg, evaluate=replace(cfg.evaluate, classifier=judge))
+    runs = [Path(run) for run in cfg.sra.talks]
+    if cfg.evaluate.classifier == "auto":  # trained on the corpus: talks are nothing to learn from
+        judge = stored_classifier(replace(cfg, inventory=use_talks(cfg, runs[0]).inventory), run_substage)
+        cfg = replace(cfg, evaluate=replace(cfg.evaluate, classifier=str(judge)))
     replies: list[MeasuredReply] = []
     shortened: dict[str, int] = {}
-    for run in map(Path, cfg.sra.talks):
+    for run in runs:
         label, directory = _evaluate(use_talks(cfg, run), run.name, root / run.name)
         found = read_measured_replies(directory, label, measure)
         replies += place_in_talks(found, read_dialogues(directory / DIALOGUES))
