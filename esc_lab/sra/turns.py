@@ -6,17 +6,18 @@ What is drawn are cards: all talks with the seeker of a card are drawn together,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.sra.relations import Summary, summarize_groups
 from esc_lab.sra.sample import Measure, MeasuredReply, ReplySample, number_labels
 from esc_lab.statistics.correlation import center_within
-from esc_lab.statistics.intervals import Interval, percentile_interval
+from esc_lab.statistics.intervals import FloatArray, Interval, percentile_interval
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,6 @@ def fit_trends(sample: ReplySample, measure: Measure | Literal["adherence"]) -> 
     return {run: _interval(slopes[:, i], sample, (sample.run == i) & (x != 0)) for i, run in enumerate(sample.runs)}
 
 
-def _interval(slopes: np.ndarray, sample: ReplySample, members: Sequence[bool] | np.ndarray) -> Interval:
+def _interval(slopes: FloatArray, sample: ReplySample, members: npt.NDArray[np.bool_]) -> Interval:
     draws = slopes[1:] if len(np.unique(sample.cluster[members])) > 1 else np.array([math.nan])
     return percentile_interval(float(slopes[0]), draws)
