@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esc_lab.config.item import COUNT, FROM_ZERO, SPEED, item
+from esc_lab.config.item import COUNT, FROM_ZERO, LOOKS, PLACE, SPEED, item
 
 
 @dataclass
 class ChatConfig:
+    where: str = item(
+        "terminal",
+        "where one talks: in the terminal, or in the browser",
+        choices=("terminal", "browser"),
+        affects=LOOKS,
+    )
     against: str | None = item(
         None,
         "a second model whose replies stand beside the first one's, blind: a run directory (or adapter/model "
@@ -27,3 +33,6 @@ class ChatConfig:
         within=(64, float("inf")),
         affects=SPEED,
     )
+    host: str = item("127.0.0.1", "where=browser: address that the page is served at; another than this computer's own "
+                     "lets others in the network read and write along", affects=PLACE)  # fmt: skip
+    port: int = item(8765, "where=browser: its port", within=(1, 65535), affects=PLACE)

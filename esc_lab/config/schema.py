@@ -58,7 +58,7 @@ STAGES: Mapping[str, str] = {
     "extend": "continue dialogues from random places, with strategies that prompts name: data of steerable models",
     "cards": "make cards of simulated seekers from the situations of a corpus, by rule or by a model",
     "converse": "have a model talk with simulated seekers, whole conversations: the arena",
-    "chat": "talk to a model yourself, as the seeker, or to two side by side",
+    "chat": "talk to a model yourself, as the seeker, or to two side by side: in the terminal or the browser",
     "arena": "whole talks of a model as it came, after SFT, after CSO and steerable, with the same seekers, compared",
     "pipeline": "train, search, optimise (pipeline.stages): build preference data, train and evaluate, then compare",
     "classifier": "train a classifier that tells the strategy of a reply: the judge of strategy adherence",

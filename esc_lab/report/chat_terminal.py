@@ -85,7 +85,8 @@ class TerminalChat:
                 self._say(f"{head} ({candidate.strategy})> ", "bold cyan", end="")
             shown = self._continue(shown or "", candidate)
             if candidate.is_whole:
-                self._say(f"\n[{'; '.join(_facts(candidate))}]", "dim")
+                most = [f"{name} {share:.0%}" for name, share in order_shares(candidate)[:_SHOWN]]
+                self._say(f"\n[{'; '.join([*most, *list_facts(candidate)])}]", "dim")
                 place, shown = place + 1, None
         if len(exchange.candidates) > 1:
             self._say("Which is better? /vote left, right, tie or bad. Without a vote it goes on with the left.", "dim")
@@ -137,7 +138,7 @@ class TerminalChat:
 
     def _bars(self, _: str) -> None:
         for candidate in self._last():
-            for name, share in _order(candidate):
+            for name, share in order_shares(candidate):
                 chosen = "*" if name == candidate.strategy else " "
                 self._say(f"{chosen} {name:<32.32} {share:4.0%} {'█' * round(share * _BAR)}")
             self._say("")
@@ -180,13 +181,14 @@ def talk_in_terminal(session: ChatSession, cfg: Config) -> None:
     TerminalChat(session, ReplySettings(templates[0], boost=cfg.evaluate.boost.amount), templates).talk()
 
 
-def _facts(candidate: Candidate) -> list[str]:
+def list_facts(candidate: Candidate) -> list[str]:
+    """What is said of a reply beside its strategies."""
     measures = [f"{name} {value:+.2f}" for name, value in candidate.measures.items()]
-    most = [f"{name} {share:.0%}" for name, share in _order(candidate)[:_SHOWN]]
-    return [*most, *measures, candidate.template, *([f"boost {candidate.boost:g}"] if candidate.boost else [])]
+    return [*measures, candidate.template, *([f"boost {candidate.boost:g}"] if candidate.boost else [])]
 
 
-def _order(candidate: Candidate) -> list[tuple[str, float]]:
+def order_shares(candidate: Candidate) -> list[tuple[str, float]]:
+    """The probability of each strategy, the most probable first."""
     return sorted(candidate.shares.items(), key=lambda item: -item[1])
 
 

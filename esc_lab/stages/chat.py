@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,14 +35,35 @@ def run(cfg: Config) -> dict[str, float]:
     """Chat until the person ends it; `chat.json` and `preferences.jsonl` are there after every change.
 
     Raises:
-        UserError: a model cannot be loaded, or a session that is to go on cannot be read or is of other models.
+        UserError: a model cannot be loaded, a session that is to go on cannot be read or is of other models, or the
+            page cannot be served.
     """
+    if cfg.chat.where == "browser":
+        _check_page(cfg)
     prepare(cfg)
     session = open_session(cfg)
-    talk_in_terminal(session, cfg)
+    if cfg.chat.where == "browser":
+        from esc_lab.report.chat_browser import talk_in_browser
+
+        talk_in_browser(session, cfg)
+    else:
+        talk_in_terminal(session, cfg)
     metrics = session.measure()
     _print(session, metrics)
     return metrics
+
+
+def _check_page(cfg: Config) -> None:
+    """Whether the page can be served."""
+    if importlib.util.find_spec("nicegui") is None:
+        fix = "pip install 'esc-lab[chat]', or chat.where=terminal"
+        raise UserError("nicegui is not installed", where="chat.where=browser", fix=fix)
+    try:
+        with socket.create_server((cfg.chat.host, cfg.chat.port)):
+            pass
+    except OSError as error:
+        where = f"chat.host={cfg.chat.host} chat.port={cfg.chat.port}"
+        raise UserError(f"cannot be served there: {error.strerror}", where=where, fix="another chat.port") from error
 
 
 def open_session(cfg: Config) -> ChatSession:
