@@ -25,6 +25,7 @@ from esc_lab.report.page import TEMPLATES
 log = logging.getLogger(__name__)
 
 _VOTES = {"left": "Left is better", "right": "Right is better", "tie": "Alike", "bad": "Both are bad"}
+_WAIT = "A reply is being written; wait for its end."
 _PATIENCE_S = 60  # that a page waits for a machine that is busy with a reply
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -137,11 +138,8 @@ class ChatPage:
                 self._draw_last(last, self.session.exchanges[last])
             else:
                 ui.label("Say what weighs on you, or on somebody you imagine.").classes("soft")
-        self.again.set_enabled(last >= 0 and self._can_reply_again(self.session.exchanges[last]))
+        self.again.set_enabled(last >= 0 and self.session.exchanges[last].takes_another)
         self.undo.set_enabled(last >= 0)
-
-    def _can_reply_again(self, exchange: Exchange) -> bool:
-        return len(exchange.candidates) == 1 and exchange.edited is None
 
     def _draw_last(self, turn: int, exchange: Exchange) -> None:
         """The last exchange: all that was on offer, and what one can do with it."""
@@ -203,7 +201,7 @@ class ChatPage:
     async def _write(self, stream: Iterator[Exchange], message: str = "") -> bool:
         """Show replies as they are written; whether they came to their end."""
         if not self.desk.writing.acquire(blocking=False):
-            self.error.set_text("A reply is being written; wait for its end.")
+            self.error.set_text(_WAIT)
             return False
         self.error.set_text("")
         try:
@@ -233,6 +231,9 @@ class ChatPage:
 
     def _act(self, act: Any, *arguments: Any) -> None:
         """Do something to the last exchange."""
+        if self.desk.writing.locked():
+            self.error.set_text(_WAIT)
+            return
         self.error.set_text("")
         try:
             act(*arguments)

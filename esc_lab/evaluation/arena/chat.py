@@ -48,6 +48,11 @@ class Exchange:
         return self.candidates[self.verdict == "right"]
 
     @property
+    def takes_another(self) -> bool:
+        """Whether a second reply may stand beside the first."""
+        return len(self.candidates) == 1 and self.edited is None
+
+    @property
     def turns(self) -> tuple[Turn, Turn]:
         """The two turns of the talk, with the replies that the person rejected."""
         given, others = self.edited or self.preferred.reply, [] if self.edited is None else [self.preferred]
@@ -104,7 +109,7 @@ class ChatSession:
             UserError: there is nothing to answer, there are two replies already, or what `ChatModel.reply` raises.
         """
         last = self._last()
-        if len(last.candidates) > 1 or last.edited:
+        if not last.takes_another:
             what = "the reply was edited" if last.edited else "there are two replies already"
             raise UserError(what, where="the last reply", fix="vote, or send a message")
         exchange = replace(last, candidates=[*last.candidates])
