@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esc_lab.config.item import item
+from esc_lab.config.item import FROM_ZERO, item
 
 SUPPORTERS = ("base", "sft", "cso", "steerable", "prompted")
 
@@ -22,6 +22,12 @@ class ArenaConfig:
         None, "run directory of the CSO model; null = trained here, on what a search found (pipeline.stages)", path=True
     )
     steerable: str | None = item(None, "run directory of the steerable model; null = trained here", path=True)
+    temperature: float = item(
+        0.7,
+        "sampling temperature of all supporters in the talks; that of llm.supporter is the search's. Models of the "
+        "demo write empty replies at low ones",
+        within=FROM_ZERO,
+    )
     template: str = item("standard", "prompt layout of steerable and prompted; it names the strategy")
     strategies: list[str] = item(
         ["Question", "Reflection of feelings", "Affirmation and Reassurance", "Providing Suggestions"],

@@ -25,12 +25,13 @@ def run(cfg: Config) -> dict[str, float]:
     # One device: a second process would start over from the first step.
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"), resume=None)
     checkpoints = _train(cfg, root)
+    llm = replace(cfg.llm, supporter=replace(cfg.llm.supporter, temperature=cfg.arena.temperature))
     names = cfg.arena.supporters
     metrics: dict[str, float] = {}
     countdown = Countdown()
     for number, name in enumerate(names):
         log.info("talks of %s, supporter %d of %d%s", name, number + 1, len(names), countdown.left(number, len(names)))
-        talks = replace(_use_prompts(cfg, name), stage="converse", checkpoint=checkpoints.get(name))
+        talks = replace(_use_prompts(cfg, name), stage="converse", checkpoint=checkpoints.get(name), llm=llm)
         measured = run_substage(talks, root / name)
         metrics |= {f"{name}/{metric.removeprefix('converse/')}": value for metric, value in measured.items()}
     runs = [str(root / name) for name in names]

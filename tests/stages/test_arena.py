@@ -48,6 +48,8 @@ def test_what_is_not_named_is_trained_as_the_demo_does(steps, tmp_path):
     assert [steps[name].prompt.eval.template for name in STEPS] == ["cso", "cso", "cso", "standard"]
     assert [len(steps[name].converse.strategies) for name in STEPS] == [0, 0, 0, 4]
     assert {steps[name].stage for name in STEPS} == {"converse"}
+    assert {steps[name].llm.supporter.temperature for name in STEPS} == {0.7}
+    assert steps["training"].llm.supporter.temperature == 0.3
     assert steps["compare"].compare.runs == [str(root / name) for name in STEPS]
     assert metrics == {f"{name}/turns": float(number) for number, name in enumerate(STEPS, start=3)}
 
