@@ -125,18 +125,18 @@ class ChatPage:
             self.undo = _plain_button("Take back", self._undo)
             _plain_button("End the chat", self._end)
 
-    def _draw_talk(self) -> None:
+    def _draw_talk(self, *, answering: bool = False) -> None:
+        """The talk so far; `answering`: its last exchange is over, too."""
         self.log.clear()
-        *earlier, last = range(len(self.session.exchanges)) or [-1]
+        last = -1 if answering else len(self.session.exchanges) - 1
         with self.log:
-            for turn in earlier:
-                exchange = self.session.exchanges[turn]
+            for exchange in self.session.exchanges if answering else self.session.exchanges[:-1]:
                 _draw_turn("You", exchange.message, "seeker")
                 strategy = exchange.turns[1].reply.strategies[0]
                 _draw_turn("Supporter", exchange.turns[1].reply.text, "supporter", strategy)
             if last >= 0:
                 self._draw_last(last, self.session.exchanges[last])
-            else:
+            elif not answering:
                 ui.label("Say what weighs on you, or on somebody you imagine.").classes("soft")
         self.again.set_enabled(last >= 0 and self.session.exchanges[last].takes_another)
         self.undo.set_enabled(last >= 0)
@@ -208,7 +208,7 @@ class ChatPage:
             said: list[ui.label] = []
             first = 0 if message else 1  # those that were there before
             if message:
-                self._draw_talk()
+                self._draw_talk(answering=True)
             with self.log:
                 if message:
                     self._show(_draw_turn("You", message, "seeker"))
