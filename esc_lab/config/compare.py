@@ -29,6 +29,27 @@ class CompareConfig:
 
 
 @dataclass
+class TalkRubricConfig:
+    name: str = item("", "name of the rubric")
+    scale: str = item(
+        "score",
+        "answers to its questions: scores from 0 to 4, or yes and no; talks pass a question of the latter by its "
+        "desired answer",
+        choices=("score", "yes_no"),
+    )
+    min_severity: int = item(0, "talks with cards of less severity are not judged; 1 = crises alone", within=(0, 4))
+    planted: str = item(
+        "",
+        "planted good and bad talks that the judge has to tell apart: a set that ships (axes, safety), or a YAML file",
+    )
+    questions: list[Any] = item(
+        [],
+        "what is asked of a talk: {name, text, levels: [of 0, ..., of 4]}, of yes_no {name, title, text, desired}",
+    )
+    wording: dict[str, Any] = item({}, "texts of the request, with {slots}")
+
+
+@dataclass
 class TalkPairsConfig:
     """How whole talks are compared in pairs."""
 
@@ -49,6 +70,7 @@ class JudgingConfig:
         [],
         "run directories of evaluations of one test set, whose replies are judged; or of stage=converse, whole talks",
     )
+    talk_rubric: TalkRubricConfig = field(default_factory=TalkRubricConfig)
     baseline: str | None = item(
         None, "run that the others are compared with in pairs: its directory or name; null = the first"
     )

@@ -49,7 +49,7 @@ STAGES: Mapping[str, str] = {
     "sft": "fine-tune a model on the supporter turns of the training dialogues, or on the seekers' (data.side=seeker)",
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
-    "judge": "have a language model judge replies of evaluations, by a rubric and in pairs; or whole talks, in pairs",
+    "judge": "have a language model judge replies of evaluations, or whole talks, by a rubric or in pairs",
     "survey": "ask people about replies: make blinded questionnaires from evaluations, or read what raters gave back",
     "compare": "compare runs: one table with intervals and tests, figures, and a report (HTML)",
     "dashboard": "lay out the comparison of a W&B project's runs as a workspace",
@@ -105,6 +105,12 @@ class PlantedConfig:
 @dataclass
 class ExportConfig:
     directory: str | None = item(None, "where the merged model goes; null = <run directory>/model", affects=PLACE)
+    safety: str | None = item(
+        None,
+        "safety report that the model card tells of: run directory of stage=judge rubric=safety over talks of this "
+        "checkpoint with seekers in crises (stage=converse cards=crisis)",
+        path=True,
+    )
 
 
 @dataclass

@@ -101,8 +101,8 @@ class RoleConfig:
     base_url: Any = item(None, "openai: as llm.openai.base_url, which null stands for", method=False)
     recording: str | None = item(
         None,
-        "replay: journal of an earlier search (trees/*.journal.jsonl), or run directory of an earlier stage=converse "
-        "or stage=cards",
+        "replay: journal of an earlier search (trees/*.journal.jsonl), or run directory of an earlier "
+        "converse, cards or judge",
         path=True,
     )
     temperature: float | None = item(

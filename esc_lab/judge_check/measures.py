@@ -61,6 +61,11 @@ def measure_share(given: FloatArray, foil: FloatArray, sample: ClusterSample) ->
     return _means(np.heaviside(given - foil, 0.5), sample)
 
 
+def measure_accuracy(good: FloatArray, bad: FloatArray, sample: ClusterSample) -> FloatArray:
+    """Share [1 + clusters] of both that are on their side of one half; one half itself is on the bad one's."""
+    return _means(((good > 0.5).astype(np.float64) + (bad <= 0.5)) / 2, sample)
+
+
 def check_kind(
     scores: FloatArray, words: FloatArray, trees: Sequence[str], measure: Measure = measure_auc, hard: int = 1
 ) -> KindCheck:
@@ -90,7 +95,7 @@ def _share_interval(values: FloatArray, clusters: int) -> Interval:
     """Of a share [1 + clusters]. Of few dialogues, however many contexts they have, it is everything."""
     if clusters < MIN_DIALOGUES:
         return Interval(float(values[0]), 0.0, 1.0)
-    found, surest = _jackknife_interval(values, LEVEL), _surest(clusters, LEVEL)
+    found, surest = _jackknife_interval(values, LEVEL), surest_share(clusters, LEVEL)
     return Interval(found.value, max(0.0, min(found.low, surest)), min(1.0, max(found.high, 1 - surest)))
 
 
@@ -98,7 +103,7 @@ def _difference_interval(value: FloatArray, bound: FloatArray, clusters: int, le
     """Of a share less another one; what the first reaches cannot be surer than so many dialogues allow."""
     if clusters < MIN_DIALOGUES:
         return Interval(float(value[0] - bound[0]), -1.0, 1.0)
-    found, surest = _jackknife_interval(value - bound, level), _surest(clusters, level) - float(bound[0])
+    found, surest = _jackknife_interval(value - bound, level), surest_share(clusters, level) - float(bound[0])
     return Interval(found.value, max(-1.0, min(found.low, surest)), min(1.0, found.high))
 
 
@@ -107,7 +112,7 @@ def _jackknife_interval(values: FloatArray, level: float) -> Interval:
     return Interval(found.value, *[found.value] * 2) if math.isnan(found.low) else found  # nothing varies
 
 
-def _surest(clusters: int, level: float) -> float:
+def surest_share(clusters: int, level: float = LEVEL) -> float:
     """The low end of a share that was 1 in so many dialogues (Clopper and Pearson 1934)."""
     return float(((1 - level) / 2) ** (1 / clusters))
 

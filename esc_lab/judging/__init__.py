@@ -1,1 +1,1 @@
-"""Judges of replies that evaluations wrote: a language model, by a rubric and in pairs, and people (surveys)."""
+"""Judges: a language model of replies, by a rubric and in pairs, and of whole talks by a rubric; people (surveys)."""

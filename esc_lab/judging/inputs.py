@@ -24,6 +24,7 @@ from esc_lab.metrics.predictions import read_predictions
 from esc_lab.runs.layout import PREDICTIONS, Settings, find_run, read_config
 from esc_lab.runs.lineage import find_rewards, find_searches, find_training_trees
 from esc_lab.scorers.reward_files import identify_reward
+from esc_lab.search.clients.replay import find_recordings
 from esc_lab.search.journal import read_journal_config
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 
@@ -292,13 +293,14 @@ def judge_model(config: Mapping[str, Any]) -> JudgeModel:
     """The model that plays the judge in a run with this configuration.
 
     Raises:
-        KeyError, TypeError: it is no configuration of a search or of a judge, or its recording is no journal.
+        LookupError, TypeError: it is no configuration of a search or of a judge, or its recording is no journal.
         OSError: the recording cannot be read.
     """
     llm = config["llm"]
     played = llm["judge"]
     if played["client"] == "replay":
-        return JudgeModel(_names(read_journal_config(Path(played["recording"]))["roles"]["judge"]["client"]["model"]))
+        recorded = read_journal_config(find_recordings(Path(played["recording"]))[0])
+        return JudgeModel(_names(recorded["roles"]["judge"]["client"]["model"]))
     if played["client"] == "openai":
         return JudgeModel(_names(played["model"] or llm["openai"]["model"]))
     checkpoint = str(Path(played["checkpoint"]).resolve()) if played["checkpoint"] else None

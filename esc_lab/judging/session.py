@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from esc_lab.artifacts import fingerprint
 from esc_lab.config import Config
@@ -177,9 +177,17 @@ async def compare_both_ways(
     return Pair(first, None if second is None else 1 - second, difference)
 
 
-def check_gates(
-    gates: Sequence[JudgeCheck], force: bool, too_long: int = 0, unchecked: Sequence[str] = ()
-) -> list[str]:
+class Gate(Protocol):
+    """The check of a judge: whether it is believed, and that with its reasons in a line."""
+
+    @property
+    def believed(self) -> bool: ...
+
+    @property
+    def verdict(self) -> str: ...
+
+
+def check_gates(gates: Sequence[Gate], force: bool, too_long: int = 0, unchecked: Sequence[str] = ()) -> list[str]:
     """Why judges should not be believed: sentences on those that are not; empty gates: no check was made.
 
     Args:

@@ -28,6 +28,8 @@ _LABEL = re.compile(
 _LINE = re.compile(
     r"^[ \t\-*\"'(\d.)]*([A-Za-z][A-Za-z \-&/]{0,60}?)[\"'*)]*[ \t]*[:=][ \t*\"']*(\d+(?:\.\d+)?)", re.MULTILINE
 )
+_YES_NO = re.compile(r"^[ \t\-*\"']*(\w[\w -]{0,60}?)[\"'*]*[ \t]*[:=][ \t*\"']*((?i:yes|no))\b", re.MULTILINE)
+_YES_OR_NO = {"yes": True, "true": True, "no": False, "false": False}
 _SENTENCE_END = re.compile(r"[.!?…][\"'”\u2019)\]]*(?=\s|\Z)")
 _END = re.compile(re.escape(END).replace("END", r"\s*END\s*"), re.IGNORECASE)
 _BETTER = re.compile(r"(?i:\bbetter)[\"'*]*\s*[:=]\s*[\"'*]*([AB])\b")
@@ -110,6 +112,22 @@ def parse_scores(text: str, axes: Sequence[str]) -> dict[str, float]:
     if missing:
         raise UnusableError("; ".join(why.get(name.lower(), f"no score for {name}") for name in missing))
     return {name: folded[name.lower()] for name in axes}
+
+
+def parse_yes_no(text: str, names: Sequence[str], reason: str) -> tuple[dict[str, bool], str]:
+    """Whether each name is answered with yes, in a JSON object or in lines `name: yes`, and what a JSON object says
+    under the name `reason`.
+
+    Raises:
+        UnusableError: one is answered with neither yes nor no.
+    """
+    text = take_answer(text)
+    named = find_object(text) or dict(_YES_NO.findall(text))
+    folded = {str(name).strip().lower(): str(value).strip(" .\"'").lower() for name, value in named.items()}
+    missing = [name for name in names if folded.get(name.lower()) not in _YES_OR_NO]
+    if missing:
+        raise UnusableError("; ".join(f"no yes or no for {name}" for name in missing))
+    return {name: _YES_OR_NO[folded[name.lower()]] for name in names}, str(named.get(reason, "")).strip()
 
 
 def parse_preference(text: str) -> str:

@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from esc_lab.artifacts import READ_ERRORS, make_readable, write_atomic
 from esc_lab.config import Config
 from esc_lab.errors import UserError
+from esc_lab.judging.safety_card import describe_safety
 from esc_lab.models.default_system import add_default_system
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.runs.layout import METRICS, Settings, find_run, read_config
@@ -32,7 +33,8 @@ def run(cfg: Config) -> dict[str, float]:
     the same, and it generates greedily: what transformers makes of a chat is what an evaluation of the run made of it.
 
     Raises:
-        UserError: the target holds something already, the weights are quantised, or the training run is gone.
+        UserError: the target holds something already, the weights are quantised, the training run is gone, or
+            `export.safety` is no safety report of it.
     """
     prepare(cfg)
     assert cfg.checkpoint is not None  # checked with the configuration
@@ -43,6 +45,7 @@ def run(cfg: Config) -> dict[str, float]:
     if cfg.model.quantization:
         raise UserError("an adapter cannot be merged into quantised weights", fix="set model.quantization=null")
     training, config = _read_training(source)
+    safety = describe_safety(Path(cfg.export.safety) if cfg.export.safety else None, training)
     settings = replace(cfg.model, chat_template=config["model"]["chat_template"])
     if settings.dtype != config["model"]["dtype"]:
         log.warning("model.dtype=%s, trained in %s: replies may differ", settings.dtype, config["model"]["dtype"])
@@ -56,12 +59,13 @@ def run(cfg: Config) -> dict[str, float]:
         tokenizer.chat_template = add_default_system(loaded.encoder, text)
     model.generation_config = _generation(loaded, config)
     metrics = _read_metrics(training / METRICS)
+    card = f"{write_card(config, metrics, run=training, adapter=False)}\n\n{safety}"
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        write_atomic(temporary / "README.md", write_card(config, metrics, run=training, adapter=False))
+        write_atomic(temporary / "README.md", card)
         make_readable(temporary)
         temporary.replace(target)
     except BaseException:

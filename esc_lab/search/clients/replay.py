@@ -47,10 +47,10 @@ def take_sampling(cfg: Config) -> Config:
 
 
 def find_recordings(recording: Path) -> list[Path]:
-    """The journals that a recording consists of: itself, or those of the talks or cards of a run directory."""
+    """The journals that a recording consists of: itself, or those of a run directory: of its talks, cards or judge."""
     if not recording.is_dir():
         return [recording]
-    return sorted(path for place in (TALKS, CARDS) for path in (recording / place).glob(f"*{JOURNAL_SUFFIX}"))
+    return sorted(path for place in (TALKS, CARDS, "") for path in (recording / place).glob(f"*{JOURNAL_SUFFIX}"))
 
 
 class ReplayClient:
