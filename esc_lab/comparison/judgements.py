@@ -95,6 +95,8 @@ def read_judgements(directory: Path) -> Judgements:
     """
     try:
         record = json.loads((directory / JUDGE_RESULT).read_text(encoding="utf-8"))
+        if "talks" in record:
+            raise UserError("it judged whole talks, and no replies", where=str(directory), fix="leave it out")
         overall: dict[str, dict[Key, float]] = {}
         for line in map(json.loads, (directory / JUDGEMENTS).read_bytes().splitlines()):
             if line["kind"] == "rubric" and line["overall"] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from esc_lab.judging.files import measure_calls, note_calls
 from esc_lab.judging.session import JUDGE
 from esc_lab.judging.talk_results import ALL, TalkResult, summarize_talks
 from esc_lab.judging.talk_rubric import REASON
-from esc_lab.judging.talk_session import TalkAnswers, TalkJudgement, TalkJudgeSession
+from esc_lab.judging.talk_session import TalkAnswers, TalkJudgeSession
 from esc_lab.judging.talks import TalkRun
 from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, TALKS_FILE, find_run
 from esc_lab.statistics.bootstrap import ClusterSample
@@ -27,90 +27,69 @@ class _Report:
     """Everything that is told.
 
     Attributes:
+        lines: of each talk, as they stand in the file of judgements.
         results: by label of the run, by question.
         not_believed: questions, `ALL` among them, whose numbers are not to be believed.
     """
 
     session: TalkJudgeSession
     answers: TalkAnswers
+    lines: Sequence[Mapping[str, Any]]
     results: Mapping[str, Mapping[str, TalkResult]]
-    not_believed: list[str]
+    not_believed: Sequence[str]
 
     @property
-    def titles(self) -> dict[str, str]:
-        """Of each question, with what is to be known of its numbers."""
-        rubric = self.session.rubric
-        titles = {question.name: question.title for question in rubric.questions}
-        titles |= {ALL: "passes all"} if rubric.yes_no else {}
-        return {name: title + self.mark(name) for name, title in titles.items()}
+    def failing(self) -> list[Mapping[str, Any]]:
+        """The talks that fail a question, with which and why."""
+        return [line for line in self.lines if line["failed"]]
 
-    def mark(self, name: str) -> str:
-        return " (not believed)" if name in self.not_believed else ""
+    def title(self, name: str) -> str:
+        """Of a question, with what is to be known of its numbers."""
+        titles = {question.name: question.title for question in self.session.rubric.questions}
+        return titles.get(name, "passes all") + (" (not believed)" if name in self.not_believed else "")
 
 
 def write_talk_results(session: TalkJudgeSession, answers: TalkAnswers) -> dict[str, float]:
     """Write everything into the run directory, and the table to the terminal; gives the metrics."""
-    cfg, inputs, rubric = session.cfg, session.inputs, session.rubric
+    cfg, inputs, rubric, gate = session.cfg, session.inputs, session.rubric, answers.gate
     cards = ClusterSample([card for card, _ in inputs.keys], cfg.judge.draws, cfg.seed)
     severity = [session.severity[card] for card, _ in inputs.keys]
-    not_believed = answers.gate.not_believed if answers.gate else rubric.names
-    report = _Report(
-        session,
-        answers,
-        {label: summarize_talks(told, severity, rubric, cards) for label, told in answers.judgements.items()},
-        [*not_believed, *([ALL] if not_believed and rubric.yes_no else [])],
-    )
+    not_believed = gate.not_believed if gate else rubric.names
+    not_believed = [*not_believed, *([ALL] if not_believed and rubric.yes_no else [])]
+    results = {label: summarize_talks(told, severity, rubric, cards) for label, told in answers.judgements.items()}
+    report = _Report(session, answers, [*_lines(session, answers, not_believed)], results, not_believed)
     directory = Path(cfg.run_dir)
-    lines = [json.dumps(line, ensure_ascii=False) for line in _lines(report)]
-    write_atomic(directory / JUDGEMENTS, "\n".join(lines))
+    write_atomic(directory / JUDGEMENTS, "\n".join(json.dumps(line, ensure_ascii=False) for line in report.lines))
     record = {**_record(report), "clusters": cards.clusters, "draws": cfg.judge.draws}
     write_atomic(directory / JUDGE_RESULT, json.dumps(replace_nan(record), indent=1, allow_nan=False))
     heads, rows = _table(report)
-    notes, failing = _notes(report), [_tell_failing(report, one) for one in _find_failing(report)]
+    notes, failing = _notes(report), [_tell_failing(report, line) for line in report.failing]
     parts = [markdown_table(heads, rows), "\n".join(f"- {note}" for note in notes)]
     if failing:
         parts.append("## Talks that fail\n\n" + "\n".join(f"- {escape_markdown(line)}" for line in failing))
-    if answers.gate:
-        parts.append(f"## Check of the judge\n\n{markdown_table(*answers.gate.table())}")
-        print_table("check of the judge of talks", *answers.gate.table(), notes=answers.gate.column_notes())
+    if gate:
+        parts.append(f"## Check of the judge\n\n{markdown_table(*gate.table())}")
+        print_table("check of the judge of talks", *gate.table(), notes=gate.column_notes())
     write_atomic(directory / JUDGE_TABLE, "\n\n".join(parts))
     print_table(f"talks judged by {rubric.name}", heads, rows, notes=[*notes, *failing[:10]])
     return _metrics(report)
 
 
-def _judged(report: _Report) -> Iterator[tuple[str, str, int, TalkJudgement | None]]:
-    """Run, card, number and judgement of each talk."""
-    for label, judgements in report.answers.judgements.items():
-        for (card, number), judgement in zip(report.session.inputs.keys, judgements, strict=True):
-            yield label, card, number, judgement
-
-
-def _lines(report: _Report) -> Iterator[dict[str, Any]]:
-    session = report.session
+def _lines(session: TalkJudgeSession, answers: TalkAnswers, not_believed: Sequence[str]) -> Iterator[dict[str, Any]]:
     sampling = {name: session.settings[name] for name in ("temperature", "top_p", "max_tokens")}
     asked = {"model": session.settings["client"]["model"], **sampling, "seed": session.cfg.seed}
-    for label, card, number, judgement in _judged(report):
-        yield {
-            "kind": "talk", "rubric": session.rubric.name, "run": label, "card": card, "talk": number,
-            "severity": session.severity[card], "scores": judgement and judgement.scores,
-            "failed": session.rubric.find_failed(judgement.scores) if judgement else None,
-            REASON: judgement and judgement.reason, "not_believed": report.not_believed, "judge_sampling": asked,
-        }  # fmt: skip
-
-
-def _find_failing(report: _Report) -> list[dict[str, Any]]:
-    """The talks that fail a question, with which and why."""
-    wanted = ("run", "card", "talk", "severity", "scores", "failed", REASON)
-    return [{name: line[name] for name in wanted} for line in _lines(report) if line["failed"]]
+    for label, judgements in answers.judgements.items():
+        for (card, number), told in zip(session.inputs.keys, judgements, strict=True):
+            yield {
+                "kind": "talk", "rubric": session.rubric.name, "run": label, "card": card, "talk": number,
+                "severity": session.severity[card], "scores": told and told.scores,
+                "failed": told and session.rubric.find_failed(told.scores), REASON: told and told.reason,
+                "not_believed": not_believed, "judge_sampling": asked,
+            }  # fmt: skip
 
 
 def _tell_failing(report: _Report, line: Mapping[str, Any]) -> str:
-    questions = {question.name: question for question in report.session.rubric.questions}
-    failed = ", ".join(
-        f"{questions[name].title}: no ({name} {'yes' if line['scores'][name] > 0.5 else 'no'}, "
-        f"{line['scores'][name]:g}){report.mark(name)}"
-        for name in line["failed"]
-    )
+    failed = ", ".join(f"{report.title(name)}: no ({name} = {line['scores'][name]:g})" for name in line["failed"])
     reason = f". {line[REASON]}" if line[REASON] else ""
     return f"{line['run']}, {line['card']}-{line['talk']}, severity {line['severity']}: {failed}{reason}"
 
@@ -143,7 +122,7 @@ def _record(report: _Report) -> dict[str, Any]:
             }
             for run in inputs.runs
         ],
-        "failing": _find_failing(report),
+        "failing": report.failing,
         "calls": asdict(calls.spent),
         "counts": dict(session.counts),
     }
@@ -175,7 +154,8 @@ def _metrics(report: _Report) -> dict[str, float]:
 
 def _table(report: _Report) -> tuple[list[str], list[list[str]]]:
     """Headings, and a row for each run, of yes and no also for each severity of its cards."""
-    heads, rows = ["run", "talks", *report.titles.values()], []
+    names = next(iter(report.results.values()))
+    heads, rows = ["run", "talks", *map(report.title, names)], []
     for label, results in report.results.items():
         told = results.values()
         rows.append([label, str(next(iter(told)).talks), *(result.value.text(2) for result in told)])

@@ -94,9 +94,10 @@ class TalkJudgeSession:
     async def _judge(self, run: TalkRun, key: Key) -> TalkJudgement | None:
         try:
             return await leave_out_too_long(self._ask(run.talks[key].turns), JUDGE, self.counts)
-        except BudgetError:
-            raise
-        except UserError as error:  # a recording of other talks, say: which one it lacks is to be said
+        except UserError as error:
+            if self.cfg.llm.judge.client != "replay" or isinstance(error, BudgetError):
+                raise
+            # Of a recording of other talks it is to be said which one it lacks.
             where = f"talk {key[0]}-{key[1]} of {run.directory}"
             raise UserError(f"{where}: {error.message}", where=error.where, fix=error.fix) from error
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from esc_lab.comparison.judgements import read_judgements
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.errors import UserError
 from esc_lab.judge_check.planted import find_planted, read_planted
@@ -85,6 +87,15 @@ def talked(tmp_path_factory) -> list[Path]:
     return [converse(root / one, one, "cards=crisis", "converse.talks=2").path for one in ("kind", "cold")]
 
 
+def copy(run: Path, to: Path, old: str, new: str) -> Path:
+    """A run with other words in its talks."""
+    shutil.copytree(run, to)
+    talks = (run / "talks.jsonl").read_text()
+    assert old in talks
+    (to / "talks.jsonl").write_text(talks.replace(old, new))
+    return to
+
+
 @pytest.fixture(scope="module")
 def knowing() -> Iterator[tuple[Endpoint, str]]:
     with (server := Endpoint(knows)).running() as url:
@@ -127,10 +138,12 @@ def test_results_are_those_of_the_judgements(judged, talked):
     assert kind["talks_by_severity"] == {"1": 4, "2": 6, "3": 6, "4": 8}
     page = (judged.path / "judge.md").read_text()
     for text in ("does no harm", f"| {COLD_RUN}, severity 4 | 8 | 0.00 [0.00, 0.60] |", "Judge of talks: believed.",
-                 "## Talks that fail", "voices-1, severity 4: recognises the risk: no (recognises no, 0), ",
-                 "does no harm: no (harms yes, 1). It is cold.", "24 talks of each run with 12 cards"):  # fmt: skip
+                 "## Talks that fail", "voices-1, severity 4: recognises the risk: no (recognises = 0), ",
+                 "does no harm: no (harms = 1). It is cold.", "24 talks of each run with 12 cards"):  # fmt: skip
         assert text in page
     assert "(not believed)" not in page + judged.output
+    with pytest.raises(UserError, match="it judged whole talks, and no replies"):
+        read_judgements(judged.path)
 
 
 def test_scores_by_axes(knowing, talked, command):
@@ -202,7 +215,7 @@ def test_replay_needs_no_model_and_names_what_it_lacks(judged, talked, command, 
     again = command(*replay, f"judge.runs=[{','.join(map(str, talked))}]")
     assert again.status == 0, again.errors
     assert (again.path / "judgements.jsonl").read_bytes() == (judged.path / "judgements.jsonl").read_bytes()
-    other = converse(tmp_path / "other", "asking", "cards=crisis", "cards.limit=2").path
+    other = copy(talked[0], tmp_path / "other", KIND, "Who knows")
     line = complaint(command(*replay, f"judge.runs=[{other}]"), "judge.journal.jsonl")
     assert f"talk burden-0 of {other}: no recorded answer for this request of the judge" in line
     changed = command(*replay, f"judge.runs=[{talked[0]}]", "judge.talk_rubric.wording.form=Yes or no?",
@@ -250,19 +263,18 @@ def test_runs_that_do_not_go_together(knowing, talked, command, tmp_path):
         f"judge.runs: {talked[0]} holds whole talks and {replies} none. Fix: judge talks and evaluations in runs"
         in line
     )
-    calm = converse(tmp_path / "calm", "kind", "cards.limit=2").path
+    calm = copy(talked[0], tmp_path / "calm", '"severity": ', '"severity": 0, "was": ')
     line = complaint(command(*words(knowing[1], [calm], "rubric=safety")))
     assert "no talk that every run has with the same card and a severity of at least 1. Fix: converse with" in line
-    assert "there is no talk that every run has" in complaint(command(*words(knowing[1], [calm, talked[0]])))
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for file in ("config.yaml", "talks.jsonl"):
-        (broken / file).write_text((talked[0] / file).read_text().replace('"card": "burden"', '"car": "burden"'))
+    line = complaint(command(*words(knowing[1], [talked[0], calm])))
+    assert f"the card 'burden' is not the same in {talked[0]} and {calm}. Fix: judge talks with the same cards" in line
+    broken = copy(talked[0], tmp_path / "broken", '"card": "burden"', '"car": "burden"')
     assert "no finished run of stage=converse: KeyError 'card'" in complaint(command(*words(knowing[1], [broken])))
 
 
 def test_runs_of_one_name_and_of_fewer_talks(knowing, talked, command, tmp_path):
-    other = converse(tmp_path / "other", "kind", "cards=crisis", "converse.seed=2").path
+    other = copy(talked[0], tmp_path / "other", '"talk": 1', '"talk": 2')
+    (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("greeting: Hello", "greeting: Hi"))
     outcome = command(*words(knowing[1], [talked[0], other], "rubric=safety"))
     assert outcome.status == 0, outcome.errors
     assert {line["run"] for line in outcome.lines("judgements.jsonl")} == {

@@ -17,6 +17,7 @@ from esc_lab.search.role_answers import (
     parse_preference,
     parse_ratings,
     parse_scores,
+    parse_yes_no,
 )
 
 CSO, ESCONV = load_inventory("cso"), load_inventory("esconv")
@@ -366,3 +367,31 @@ def test_a_huge_answer_is_read_about_as_fast_as_it_is_long(part):
         with suppress(UnusableError):
             read(text)
     assert not ends_conversation(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "asks", "reason"),
+    [
+        ('{"reason": "It asks.", "asks": "yes", "leaves_role": "no"}', True, "It asks."),
+        ('```json\n{"Asks": "No.", "leaves_role": false}\n```', False, ""),
+        ("- **asks**: Yes, it does\n- leaves_role: no", True, ""),
+        ('<think>asks: no</think>asks: yes\nleaves_role = "No"', True, ""),
+    ],
+)
+def test_yes_and_no(text, asks, reason):
+    assert parse_yes_no(text, ("asks", "leaves_role"), "reason") == ({"asks": asks, "leaves_role": False}, reason)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yes", '{"asks": "yes"}', "asks: yes\nleaves_role: perhaps", '{"asks": 1, "leaves_role": "no"}']
+)
+def test_neither_yes_nor_no(text):
+    with pytest.raises(UnusableError, match="no yes or no for "):
+        parse_yes_no(text, ("asks", "leaves_role"), "reason")
+
+
+@given(TEXTS)
+def test_yes_and_no_of_any_text(text):
+    with suppress(UnusableError):
+        answers, _ = parse_yes_no(text, ("empathy",), "reason")
+        assert answers["empathy"] in (True, False)
