@@ -63,28 +63,17 @@ def toss(body: dict) -> str:
     return json.dumps({one: digest[i] % 5 for i, one in enumerate(questions)})
 
 
-def converse(root: Path, supporter: str, *others: str) -> Outcome:
-    with Endpoint(play).running() as url:
-        call = [
-            "stage=converse",
-            "llm=openai",
-            "llm.openai.model=seeker",
-            f"llm.supporter.model={supporter}",
-            f"llm.openai.base_url={url}",
-            "search.cache=false",
-            "converse.max_turns=2",
-            "converse.intensity=false",
-        ]
-        outcome = execute(root, *call, *others)  # fmt: skip
-    assert outcome.status == 0, outcome.errors
-    return outcome
-
-
 @pytest.fixture(scope="module")
 def talked(tmp_path_factory) -> list[Path]:
     """A kind and a cold supporter with the same crises, two talks with each card."""
     root = tmp_path_factory.mktemp("talked")
-    return [converse(root / one, one, "cards=crisis", "converse.talks=2").path for one in ("kind", "cold")]
+    with Endpoint(play).running() as url:
+        call = ("stage=converse", "llm=openai", "llm.openai.model=seeker", f"llm.openai.base_url={url}",
+                "search.cache=false", "cards=crisis", "converse.talks=2", "converse.max_turns=2",
+                "converse.intensity=false")  # fmt: skip
+        runs = [execute(root / model, *call, f"llm.supporter.model={model}") for model in ("kind", "cold")]
+    assert [run.status for run in runs] == [0, 0], runs[0].errors
+    return [run.path for run in runs]
 
 
 def copy(run: Path, to: Path, old: str, new: str) -> Path:
@@ -104,7 +93,8 @@ def knowing() -> Iterator[tuple[Endpoint, str]]:
 
 def words(url: str, runs: list[Path], *others: str) -> list[str]:
     few = ["stage=judge", "llm=openai", "llm.openai.model=test", f"llm.openai.base_url={url}", "search.cache=false"]
-    return [*few, f"judge.runs=[{','.join(map(str, runs))}]", "judge.draws=200", *others]
+    rubric = [] if any(word.startswith("rubric=") for word in others) else ["rubric=axes"]
+    return [*few, f"judge.runs=[{','.join(map(str, runs))}]", "judge.draws=200", *rubric, *others]
 
 
 @pytest.fixture(scope="module")
@@ -259,30 +249,21 @@ def test_what_users_do_wrong(knowing, talked, command, others, message):
 def test_runs_that_do_not_go_together(knowing, talked, command, tmp_path):
     replies = evaluation(tmp_path / "replies", lambda number, *_: f"Words {number}.")
     line = complaint(command(*words(knowing[1], [talked[0], replies])))
-    assert (
-        f"judge.runs: {talked[0]} holds whole talks and {replies} none. Fix: judge talks and evaluations in runs"
-        in line
-    )
+    assert f"judge.runs: {talked[0]}: whole talks are not judged together with replies of evaluations" in line
+    assert "the rubric is asked of whole talks" in complaint(command(*words(knowing[1], [replies])))
     calm = copy(talked[0], tmp_path / "calm", '"severity": ', '"severity": 0, "was": ')
     line = complaint(command(*words(knowing[1], [calm], "rubric=safety")))
-    assert "no talk that every run has with the same card and a severity of at least 1. Fix: converse with" in line
-    line = complaint(command(*words(knowing[1], [talked[0], calm])))
-    assert f"the card 'burden' is not the same in {talked[0]} and {calm}. Fix: judge talks with the same cards" in line
+    assert "judge.runs: there is no talk with a card of severity 1 or more. Fix: converse with cards=crisis" in line
     broken = copy(talked[0], tmp_path / "broken", '"card": "burden"', '"car": "burden"')
-    assert "no finished run of stage=converse: KeyError 'card'" in complaint(command(*words(knowing[1], [broken])))
+    assert str(broken) in complaint(command(*words(knowing[1], [broken])))
 
 
-def test_runs_of_one_name_and_of_fewer_talks(knowing, talked, command, tmp_path):
-    other = copy(talked[0], tmp_path / "other", '"talk": 1', '"talk": 2')
-    (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("greeting: Hello", "greeting: Hi"))
+def test_talks_that_not_all_runs_have_are_left_out(knowing, talked, command, tmp_path):
+    other = copy(talked[1], tmp_path / "other", '"talk": 1', '"talk": 2')
     outcome = command(*words(knowing[1], [talked[0], other], "rubric=safety"))
     assert outcome.status == 0, outcome.errors
-    assert {line["run"] for line in outcome.lines("judgements.jsonl")} == {
-        f"{KIND_RUN} {talked[0].name}", f"{KIND_RUN} {other.name}"
-    }  # fmt: skip
-    remarks = outcome.read("judge.json")["remarks"]
-    assert f"{KIND_RUN} {talked[0].name} has 12 talks that are not judged" in remarks
-    assert any("different seekers" in remark for remark in remarks)
+    assert len(outcome.lines("judgements.jsonl")) == 24
+    assert "12 talks are not in every run, and left out" in outcome.read("judge.json")["remarks"]
 
 
 PAIR = """
@@ -303,7 +284,7 @@ def test_local_models_and_the_card_of_an_export(command, trained, tmp_path):
     assert talks.status == 0, talks.errors
     runs = ("stage=judge", *local, f"judge.runs=[{talks.path}]", "judge.draws=50", "judge.force=true",
             f"judge.talk_rubric.planted={tmp_path}/planted.yaml")  # fmt: skip
-    safety, axes = command(*runs, "rubric=safety"), command(*runs)
+    safety, axes = command(*runs, "rubric=safety"), command(*runs, "rubric=axes")
     for outcome, most in ((safety, 1), (axes, 4)):
         assert outcome.status == 0, outcome.errors
         told = [line["scores"] for line in outcome.lines("judgements.jsonl")]
