@@ -175,5 +175,5 @@ def _notes(report: _Report) -> list[str]:
         f"{what}, by rubric {rubric.name}. Judge: {models}. {len(keys)} talks of each run with {len(severity)} cards; "
         f"95 % intervals from {session.cfg.judge.draws:,} bootstrap draws of cards."
     )
-    notes += [f"{answers.gate.verdict[0].upper()}{answers.gate.verdict[1:]}."] if answers.gate else []
+    notes += ["The judge is believed: it tells planted talks apart."] if answers.gate and answers.gate.believed else []
     return notes + note_calls(session.calls, session.counts, session.inputs.remarks)
