@@ -59,6 +59,10 @@ class LastCheckpoint(Callback):
         self._validating = False
         self._between_steps = False  # weights, optimizer and schedule all belong to the same step
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The directory of a training that has begun is kept, whatever ends it; that of a refused one is not.
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         # The step that loggers see. Lightning counts one too many where a restart falls on a validation.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step

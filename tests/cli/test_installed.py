@@ -65,7 +65,8 @@ def installed(wheel, tmp_path_factory) -> Path:
     venv.create(root, with_pip=False, symlinks=True)
     python = root / "bin" / "python"
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS_S)
+    # Elsewhere than in the checkout, where pip would find its egg-info and take the wheel for installed.
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     libraries = Path(sysconfig.get_path("purelib", vars={"base": str(root), "platbase": str(root)}))
     (libraries / "dependencies.pth").write_text("\n".join([*site.getsitepackages(), site.getusersitepackages()]))

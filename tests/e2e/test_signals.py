@@ -40,11 +40,11 @@ def test_sigterm_in_a_search(command, monkeypatch, tmp_path):
     words = ("stage=search", "search.seeds=2", f"hydra.run.dir={tmp_path}/run/search/0", *SEARCH)
     send, sent = Calls.send, []
 
-    async def terminated(self, journal, request):
+    async def terminated(self, journal, request, **named):
         sent.append(request)
         if len(sent) == 20:
             os.kill(os.getpid(), signal.SIGTERM)
-        return await send(self, journal, request)
+        return await send(self, journal, request, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(Calls, "send", terminated)

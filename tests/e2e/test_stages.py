@@ -325,8 +325,7 @@ def test_wandb_offline(command, monkeypatch):
 def test_wandb_run_is_closed_when_a_stage_fails(command):
     import wandb
 
-    keep = "hydra.verbose=true"  # or the directory of what was refused would go
-    outcome = command("stage=sft", "logger=wandb", "trainer.strategy=nonsense", keep)
+    outcome = command("stage=sft", "logger=wandb", "trainer.strategy=nonsense")
     assert outcome.status == 1
     assert wandb.run is None
     (run,) = (outcome.path / "wandb").glob("offline-run-*")

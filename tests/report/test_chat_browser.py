@@ -109,7 +109,7 @@ def test_a_talk_in_the_browser_and_how_it_goes_on(tmp_path, visit):
         assert page.get_by_text("<b>I</b> lost my job.").is_visible()
         assert page.get_by_label("What you say").input_value() == ""
         assert page.locator("article .bars li").count() == 8
-        assert page.get_by_text(re.compile("log SRA -.* sham-net .* cso")).is_visible()
+        page.get_by_text(re.compile("log SRA -.* sham-net .* cso")).wait_for()
         # By keyboard: the strategy, another reply, the vote.
         page.get_by_role("radio", name="Information").focus()
         page.keyboard.press("Space")

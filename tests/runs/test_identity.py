@@ -37,7 +37,7 @@ def other_value(key: Key, value: Any, place: Path) -> Any:
     if key.free:
         return {**value, "other": 1}
     if isinstance(key.default, list):
-        return [*value, "other" if key.type == "str" else 1]
+        return [*value, "other" if "str" in key.type else 1]
     if isinstance(value, bool):
         return not value
     if "int" in key.type or "float" in key.type:
