@@ -64,9 +64,10 @@ def installed(wheel, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("installed")
     venv.create(root, with_pip=False, symlinks=True)
     python = root / "bin" / "python"
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    # Elsewhere than in the checkout, where pip would find its egg-info and take the wheel for installed.
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=HANGS_S)
+    # A checkout that is installed itself has an egg-info, by which pip would take the wheel for installed.
+    options = ("--no-deps", "--no-index", "--ignore-installed")
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", *options, str(wheel)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     libraries = Path(sysconfig.get_path("purelib", vars={"base": str(root), "platbase": str(root)}))
     (libraries / "dependencies.pth").write_text("\n".join([*site.getsitepackages(), site.getusersitepackages()]))

@@ -84,8 +84,10 @@ def execute(output_root: Path, *words: str) -> Outcome:
             handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
-    found = sorted(path for path in output_root.glob("*/*") if path.is_dir())
-    return Outcome(status, output.getvalue(), errors.getvalue(), found[-1] if found else None)
+    # By time: names of runs of the same second are in no order.
+    found = max((path for path in output_root.glob("*/*") if path.is_dir()), key=lambda path: path.stat().st_mtime_ns,
+                default=None)  # fmt: skip
+    return Outcome(status, output.getvalue(), errors.getvalue(), found)
 
 
 def one_and_two_processes(directory: Path, *words: str) -> list[dict[str, torch.Tensor]]:
