@@ -32,10 +32,12 @@ from hydra import compose, initialize_config_dir
 from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config, typed
 from esc_lab.config.search import ASKED
-from esc_lab.evaluation.arena.session import ConverseResult, ConverseSession
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.evaluation.arena.session import ConverseSession
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS, TALKS_FILE
 from esc_lab.search.calls import open_calls
 from esc_lab.search.requests import Answer, Request
+from esc_lab.search.work_results import WorkResult
 from esc_lab.stages.converse import load_cards, play_supporter
 from esc_lab.stages.run_stage import run_stage
 from tests.evaluation.talk_roles import play
@@ -67,14 +69,14 @@ def main() -> None:
 class Held:
     """Talks, and what they took; `finished` is when calls came back, in seconds from the start."""
 
-    result: ConverseResult
+    result: WorkResult[Dialogue]
     seconds: float
     cpu_seconds: float
     finished: list[float]
 
     @property
     def turns(self) -> int:
-        return sum(len(list(talk.decisions())) for talk in self.result.talks)
+        return sum(len(list(talk.decisions())) for talk in self.result.finished)
 
 
 class Timed:
@@ -97,9 +99,9 @@ def compare_engine(options: argparse.Namespace) -> None:
     words, each = local(options, "bfloat16"), -(-options.talks // 40)  # talks with a card
     at_once = configure(*words, "search.concurrency=64", f"converse.talks={each}")
     together = hold(at_once, options.talks // each)
-    print_held(f"{len(together.result.talks)} talks at once", together)
+    print_held(f"{len(together.result.finished)} talks at once", together)
     alone = hold(configure(*words, "search.concurrency=1"), options.talks // each, options.every)
-    print_held(f"{len(alone.result.talks)} talks one after another", alone)
+    print_held(f"{len(alone.result.finished)} talks one after another", alone)
     cpu = (together.turns / together.cpu_seconds) / (alone.turns / alone.cpu_seconds)
     wall = (together.turns / together.seconds) / (alone.turns / alone.seconds)
     print(f"arena_vs_one_after_another: {wall:.2f}x the turns a second, {cpu:.2f}x those a CPU second (goal >= 5x)")
@@ -109,9 +111,9 @@ def measure_endpoint(options: argparse.Namespace) -> None:
     with endpoint(LATENCY_S, play) as url:
         words = (*served(url), "converse.talks=4", f"search.concurrency={CONNECTIONS}")
         held = hold(configure(*words), 2 * CONNECTIONS // 4)
-    print_held(f"{len(held.result.talks)} talks, {CONNECTIONS} connections", held)
+    print_held(f"{len(held.result.finished)} talks, {CONNECTIONS} connections", held)
     # All talks take as many calls: the last ones are under way when that many are left.
-    full = len(held.finished) * (1 - CONNECTIONS / len(held.result.talks))
+    full = len(held.finished) * (1 - CONNECTIONS / len(held.result.finished))
     end = sorted(held.finished)[int(full) - 1]
     rate, ideal = full / end, CONNECTIONS / LATENCY_S
     print(f"computed for a call, HTTP client included: {1000 * held.cpu_seconds / len(held.finished):.2f} ms")

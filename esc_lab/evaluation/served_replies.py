@@ -7,7 +7,6 @@ endpoint serves the alternatives to tokens, have probabilities too.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ from esc_lab.search.journal import Journal, describe_role, take_over_journals
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.requests import Answer, Request, TooLongError
 from esc_lab.seeds import derive_seed
-from esc_lab.tracking.run import log_curve
 from esc_lab.training.datamodule import build_decisions
 
 log = logging.getLogger(__name__)
@@ -102,13 +100,8 @@ class ServedReplies:
         progress = CallProgress(
             "evaluate: replies", total, self._count, parts=("replies", total), finished=self._count, calls=self.calls
         )
-        showing = asyncio.create_task(progress.show())
-        try:
+        async with progress.shown():
             await gather_all([self._reply(journal, prediction) for prediction in self._asked])
-        finally:
-            showing.cancel()
-        log_curve(progress.point())
-        log.info("%s", progress.state())
 
     def _count(self) -> int:
         return self._answered

@@ -38,7 +38,6 @@ from esc_lab.search.role_answers import UnusableError
 from esc_lab.search.roles import leave_out_too_long
 from esc_lab.search.work_journals import WorkJournals
 from esc_lab.seeds import derive_seed
-from esc_lab.tracking.run import log_curve
 
 log = logging.getLogger(__name__)
 (ROLE,) = ASKED["extend"]
@@ -94,13 +93,8 @@ class ExtendSession:
             calls=self.calls,
         )
         remove_files(self.directory / CONTINUATIONS)
-        showing = asyncio.create_task(progress.show())
-        try:
+        async with progress.shown():
             await self._write_all(result)
-        finally:
-            showing.cancel()
-        log_curve(progress.point())
-        log.info("%s", progress.state())
         result.seconds = time.time() - started
         return result
 

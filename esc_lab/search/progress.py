@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from esc_lab.search.builder import TreeSearch
 from esc_lab.search.calls import Calls
 from esc_lab.terminal import show_progress
 from esc_lab.tracking.run import log_curve
 
+log = logging.getLogger(__name__)
 CURVE_EVERY_S = 5.0
 
 
@@ -40,8 +43,18 @@ class CallProgress:
         self._started = self._drawn = time.monotonic()
         self._made_before = calls.spent.made
 
-    async def show(self) -> None:
-        """Show it every second, also while no call comes back; until cancelled."""
+    @asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        """Show it in this block every second, also while no call comes back; at its end log how far it is."""
+        showing = asyncio.create_task(self._show())
+        try:
+            yield
+        finally:
+            showing.cancel()
+        log_curve(self.point())
+        log.info("%s", self.state())
+
+    async def _show(self) -> None:
         with show_progress(self._what, self._total) as update:
             try:
                 while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import Counter
@@ -32,7 +31,6 @@ from esc_lab.search.role_prompts import build_role_prompts, fingerprint_prompts
 from esc_lab.search.roles import Roles, leave_out_too_long
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.tree import Tree
-from esc_lab.tracking.run import log_curve
 
 log = logging.getLogger(__name__)
 JUDGE_CHECK = "judge_check"
@@ -110,13 +108,8 @@ class SearchSession:
         counts: Counter[str] = Counter()
         judge = await self._check_judge(journals[JUDGE_CHECK], counts) if JUDGE_CHECK in journals else None
         progress = search_progress(trees, self.calls)
-        showing = asyncio.create_task(progress.show())
-        try:
+        async with progress.shown():
             stopped = await search_trees(trees, self.cfg.search.trees, self._save, self.calls.has_room)
-        finally:
-            showing.cancel()
-        log_curve(progress.point())
-        log.info("%s", progress.state())
         too_long = [tree for tree in trees if tree.too_long]
         if too_long:
             log.warning(

@@ -14,7 +14,7 @@ from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
-from esc_lab.evaluation.arena.card_session import CardSession, WrittenCards
+from esc_lab.evaluation.arena.card_session import CardSession
 from esc_lab.evaluation.arena.card_writer import ROLE
 from esc_lab.runs.layout import CARDS_FILE
 from esc_lab.search.calls import open_calls
@@ -36,8 +36,7 @@ def run(cfg: Config) -> dict[str, float]:
     cards = choose_cards(known, cfg.cards.only, cfg.cards.limit)
     metrics: dict[str, float] = {}
     if cfg.cards.by == "model":
-        result = _write(cfg, cards, {dialogue.id: dialogue for dialogue in dialogues})
-        cards, metrics = result.cards, result.metrics()
+        cards, metrics = _write(cfg, cards, {dialogue.id: dialogue for dialogue in dialogues})
     path = Path(cfg.run_dir) / CARDS_FILE
     write_cards(path, cards, f"{cfg.data.name}_{cfg.cards.split}")
     cards = read_cards(path)
@@ -46,7 +45,7 @@ def run(cfg: Config) -> dict[str, float]:
     return {"cards/cards": float(len(cards)), **metrics}
 
 
-def _write(cfg: Config, cards: list[Card], dialogues: dict[str, Dialogue]) -> WrittenCards:
+def _write(cfg: Config, cards: list[Card], dialogues: dict[str, Dialogue]) -> tuple[list[Card], dict[str, float]]:
     if getattr(cfg.llm, ROLE).client in LOADED:
         from esc_lab.training.trainer import prepare
 
@@ -56,13 +55,14 @@ def _write(cfg: Config, cards: list[Card], dialogues: dict[str, Dialogue]) -> Wr
     result = calls.run(CardSession(cfg, cards, dialogues, calls).write(), cfg.run_dir)
     if result.stopped:
         log.warning("%s", result.stopped)
-    if not result.cards:
+    written = [card for card in result.finished if card is not None]
+    if not written:
         if result.stopped:
             raise result.stopped
         counts = ", ".join(f"{count} {name}" for name, count in sorted(result.counts.items()))
         fix = "another model, a larger llm.seeker.max_tokens, or cards.by=rule"
         raise UserError(f"no answer is a card: {counts}", where="cards.by=model", fix=fix)
-    return result
+    return written, result.metrics("cards", "cards")
 
 
 def _print(cards: list[Card], metrics: dict[str, float]) -> None:

@@ -15,13 +15,15 @@ from esc_lab.data.cards import Card, choose_cards, read_cards, shipped_cards
 from esc_lab.data.cards.esc_eval import read_esc_eval_cards
 from esc_lab.data.cards.from_dialogues import build_cards
 from esc_lab.data.corpora import ReadReport, read_splits, write_dialogues
+from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.arena.measures import describe_talks, measure_talks
-from esc_lab.evaluation.arena.session import ConverseResult, ConverseSession
+from esc_lab.evaluation.arena.session import ConverseSession
 from esc_lab.metrics.talks import METRICS, TALKS
 from esc_lab.runs.layout import TALK_MEASURES, TALKS_FILE
 from esc_lab.search.calls import Calls, open_calls
 from esc_lab.search.clients.replay import take_sampling
+from esc_lab.search.work_results import WorkResult
 from esc_lab.terminal import print_table
 
 log = logging.getLogger(__name__)
@@ -47,17 +49,17 @@ def run(cfg: Config) -> dict[str, float]:
     _warn_of_template(cfg, calls)
     result = calls.run(ConverseSession(cfg, cards, calls).converse(), cfg.run_dir)
     if result.stopped:
-        if not result.talks:
+        if not result.finished:
             raise result.stopped
         log.warning("%s", result.stopped)
     directory = Path(cfg.run_dir)
     success, most = cfg.converse.success, cfg.converse.max_turns
-    write_dialogues(result.talks, directory / TALKS_FILE, inventory=build_inventory(cfg.inventory))
-    measures = describe_talks(result.talks, success=success, max_turns=most)
+    write_dialogues(result.finished, directory / TALKS_FILE, inventory=build_inventory(cfg.inventory))
+    measures = describe_talks(result.finished, success=success, max_turns=most)
     write_atomic(directory / TALK_MEASURES, json.dumps(measures, indent=1, ensure_ascii=False))
-    metrics = measure_talks(result.talks, success=success, max_turns=most)
+    metrics = measure_talks(result.finished, success=success, max_turns=most)
     _print(cfg, result, metrics)
-    return {f"converse/{name}": value for name, value in metrics.items()} | result.metrics()
+    return {f"converse/{name}": value for name, value in metrics.items()} | result.metrics("converse", "talks")
 
 
 def load_cards(cfg: Config) -> list[Card]:
@@ -103,7 +105,7 @@ def _warn_of_template(cfg: Config, calls: Calls) -> None:
         )  # fmt: skip
 
 
-def _print(cfg: Config, result: ConverseResult, metrics: dict[str, float]) -> None:
+def _print(cfg: Config, result: WorkResult[Dialogue], metrics: dict[str, float]) -> None:
     known = [(metric, metrics.get(metric.name.removeprefix(TALKS))) for metric in METRICS]
     rows = [(metric.gist.rstrip("."), f"{value:.{metric.decimals}f}") for metric, value in known if value is not None]
     rows += [(f"{name} (answers)", f"{count}") for name, count in sorted(result.counts.items()) if count]

@@ -1,13 +1,10 @@
-"""Cards of many dialogues, written by a model: the calls, a journal a card, and what they took."""
+"""Cards of many dialogues, written by a model: the calls, and a journal a card."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,39 +16,14 @@ from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.arena.card_writer import ROLE, CardWriter
 from esc_lab.prompts import SeekerProfile
 from esc_lab.runs.layout import CARDS
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.journal import describe_role
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.search.roles import Roles, leave_out_too_long
 from esc_lab.search.work_journals import WorkJournals
+from esc_lab.search.work_results import WorkResult
 from esc_lab.seeds import derive_seed
-from esc_lab.tracking.run import log_curve
-
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class WrittenCards:
-    """Cards, in the order of their dialogues, and what they took.
-
-    Attributes:
-        unfinished: how many are not written, since the budget is spent.
-        stopped: says which budget.
-        counts: events of the answers (see `Roles`); `seeker/missing` are cards that no answer could be used for.
-    """
-
-    calls: Calls
-    cards: list[Card] = field(default_factory=list)
-    unfinished: int = 0
-    stopped: BudgetError | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    def metrics(self) -> dict[str, float]:
-        """Flat, under `cards/`."""
-        metrics = self.calls.describe(self.seconds) | {"unfinished_cards": self.unfinished} | self.counts
-        return {f"cards/{name}": float(value) for name, value in metrics.items()}
 
 
 class CardSession:
@@ -67,34 +39,17 @@ class CardSession:
         self.writer = CardWriter(cfg.cards.wording, build_inventory(cfg.inventory))
         self._finished = 0
 
-    async def write(self) -> WrittenCards:
-        """Write all cards."""
-        started, result = time.time(), WrittenCards(self.calls)
+    async def write(self) -> WorkResult[Card | None]:
+        """Write all cards; None for each that no answer could be used for (`seeker/missing`)."""
+        result: WorkResult[Card | None] = WorkResult(self.calls)
         configs = {card.id: self._journal_config(card) for card in self.cards}
         journals = WorkJournals(self.cfg, self.calls, Path(self.cfg.run_dir) / CARDS, configs)
         progress = CallProgress(
             "cards", len(self.cards), lambda: self._finished, parts=("cards", len(self.cards)),
             finished=lambda: self._finished, calls=self.calls,
         )  # fmt: skip
-        showing = asyncio.create_task(progress.show())
         at_once = asyncio.Semaphore(self.cfg.search.concurrency)
-        try:
-            written = await asyncio.gather(
-                *(self._write(card, journals, at_once, result.counts) for card in self.cards), return_exceptions=True
-            )
-        finally:
-            showing.cancel()
-        for card in written:
-            if isinstance(card, BudgetError):
-                result.stopped = result.stopped or card
-                result.unfinished += 1
-            elif isinstance(card, BaseException):
-                raise card
-            elif card is not None:
-                result.cards.append(card)
-        log_curve(progress.point())
-        log.info("%s", progress.state())
-        result.seconds = time.time() - started
+        await result.collect((self._write(card, journals, at_once, result.counts) for card in self.cards), progress)
         return result
 
     async def _write(

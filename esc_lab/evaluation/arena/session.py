@@ -1,13 +1,11 @@
-"""Whole talks with the seekers of all cards: the calls, the journals, many talks at a time, and what they took."""
+"""Whole talks with the seekers of all cards: the calls, the journals, many talks at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,46 +22,21 @@ from esc_lab.evaluation.arena.talk import Talk
 from esc_lab.prompts import SeekerProfile, build_layout
 from esc_lab.prompts.trained import SupporterPrompts
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.clients.replay import find_recordings
 from esc_lab.search.journal import describe_role
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.search.roles import Roles
 from esc_lab.search.work_journals import WorkJournals
+from esc_lab.search.work_results import WorkResult
 from esc_lab.seeds import derive_seed
-from esc_lab.tracking.run import log_curve
 
-log = logging.getLogger(__name__)
 # Texts of the search's roles that talks use.
 _ROLE_TEXTS = (
     "seeker_system", "seeker_situation", "seeker_problem", "seeker_emotion", "conversation", "answer", "answer_end",
     "answer_form", "ends", "correction",
 )  # fmt: skip
-
-
-@dataclass
-class ConverseResult:
-    """The talks, and what they took.
-
-    Attributes:
-        talks: finished ones, in the order of the cards.
-        unfinished: how many are not, since the budget is spent.
-        stopped: says which budget.
-        counts: events of the answers (see `Roles`).
-    """
-
-    calls: Calls
-    talks: list[Dialogue] = field(default_factory=list)
-    unfinished: int = 0
-    stopped: BudgetError | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    def metrics(self) -> dict[str, float]:
-        """What the talks took, flat, under `converse/`."""
-        metrics = self.calls.describe(self.seconds) | {"unfinished_talks": self.unfinished} | self.counts
-        return {f"converse/{name}": float(value) for name, value in metrics.items()}
 
 
 class ConverseSession:
@@ -82,9 +55,9 @@ class ConverseSession:
         self._talks: list[Talk] = []
         self._finished = 0
 
-    async def converse(self) -> ConverseResult:
+    async def converse(self) -> WorkResult[Dialogue]:
         """Hold all talks."""
-        started, result = time.time(), ConverseResult(self.calls)
+        result: WorkResult[Dialogue] = WorkResult(self.calls)
         shared = self._shared_config()
         configs = {_name(card, number): {"card": card.record(), "talk": number, **shared} for card, number in self.work}
         journals = WorkJournals(self._find_recording(configs), self.calls, Path(self.cfg.run_dir) / TALKS, configs)
@@ -96,42 +69,22 @@ class ConverseSession:
             finished=lambda: self._finished,
             calls=self.calls,
         )
-        showing = asyncio.create_task(progress.show())
         at_once = asyncio.Semaphore(self.cfg.search.concurrency)
-        try:
-            talks = await asyncio.gather(
-                *(self._hold(*work, journals, at_once, result) for work in self.work), return_exceptions=True
-            )
-        finally:
-            showing.cancel()
-        self._collect(talks, result)
-        log_curve(progress.point())
-        log.info("%s", progress.state())
-        result.seconds = time.time() - started
+        await result.collect((self._hold(*work, journals, at_once, result.counts) for work in self.work), progress)
         return result
 
-    def _collect(self, talks: Sequence[Talk | BaseException], result: ConverseResult) -> None:
-        for talk in talks:
-            if isinstance(talk, BudgetError):
-                result.stopped = result.stopped or talk
-                result.unfinished += 1
-            elif isinstance(talk, BaseException):
-                raise talk
-            else:
-                result.talks.append(talk.dialogue(self.inventory.name))
-
     async def _hold(
-        self, card: Card, number: int, journals: WorkJournals, at_once: asyncio.Semaphore, result: ConverseResult
-    ) -> Talk:
+        self, card: Card, number: int, journals: WorkJournals, at_once: asyncio.Semaphore, counts: Counter[str]
+    ) -> Dialogue:
         async with at_once, journals.open(_name(card, number)) as journal:
-            counts: Counter[str] = Counter()
+            of_talk: Counter[str] = Counter()
             roles = Roles(
                 self.inventory,
                 SeekerProfile(card.situation),
                 self.cfg.llm,
                 {**self.calls.scoring, ROLE: self.prompts.record()},
                 partial(self.calls.send, journal, group=_name(card, number)),
-                counts,
+                of_talk,
                 self._seed(card, number),
                 self.calls.watch,
             )
@@ -142,8 +95,8 @@ class ConverseSession:
             self._talks.append(talk)
             await talk.hold()
             self._finished += 1
-            result.counts += counts
-            return talk
+            counts.update(of_talk)
+            return talk.dialogue(self.inventory.name)
 
     def _count_turns(self) -> int:
         """Turns that are there, or that no longer come since their talk has ended."""
