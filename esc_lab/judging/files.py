@@ -19,7 +19,7 @@ from esc_lab.judging.session import JUDGE, JudgeAnswers, JudgeSession
 from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, PREDICTIONS
 from esc_lab.search.calls import Calls
 from esc_lab.search.role_prompts import Axis
-from esc_lab.search.roles import score_turn
+from esc_lab.search.role_scores import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
 from esc_lab.terminal import escape_markdown, print_table

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from esc_lab.search.role_prompts import Axis
-from esc_lab.search.roles import score_turn
+from esc_lab.search.role_scores import score_turn
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.intervals import Interval, percentile_interval
 from esc_lab.statistics.length_control import length_controlled_win_rate

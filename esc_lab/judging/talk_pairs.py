@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,6 +19,7 @@ from esc_lab.config.files import read_option
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.fields import check_keys, check_type, items, require
 from esc_lab.errors import UserError
+from esc_lab.judge_check.planted import find_planted
 from esc_lab.prompts import Message, check_wording
 from esc_lab.search.role_prompts import RolePrompts, transcript
 
@@ -108,7 +108,7 @@ def read_planted_pairs(settings: TalkPairsConfig, aspects: Sequence[Aspect]) -> 
     Raises:
         UserError: the file cannot be read, or a talk is missing or does not go from the supporter to and fro.
     """
-    path = Path(settings.planted) if settings.planted else Path(__file__).parent / "planted_talks.yaml"
+    path = find_planted(settings.planted or "hill")
     where = str(path)
     try:
         content = read_yaml(path)

@@ -19,11 +19,12 @@ from esc_lab.judging.session import JUDGE, check_gates, open_judge
 from esc_lab.judging.talk_rubric import REASON, TalkRubric
 from esc_lab.judging.talks import TalkPairInputs, TalkRun, read_talk_runs
 from esc_lab.metrics.prediction_table import Key
-from esc_lab.search.calls import BudgetError, Calls, gather_all
+from esc_lab.search.calls import Calls, gather_all
 from esc_lab.search.journal import describe_role
 from esc_lab.search.requests import Answer, Question
 from esc_lab.search.role_answers import parse_scores, parse_yes_no
 from esc_lab.search.roles import BEST_SCORE, DECIMALS, leave_out_too_long
+from esc_lab.search.spending import BudgetError
 from esc_lab.terminal import show_progress
 
 log = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ from typing import Any
 from esc_lab.artifacts import READ_ERRORS, write_atomic
 from esc_lab.config.search import MCTSConfig
 from esc_lab.errors import UserError
-from esc_lab.search.calls import BudgetError
 from esc_lab.search.iteration import Call
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import TooLongError
 from esc_lab.search.roles import Roles
+from esc_lab.search.spending import BudgetError
 
 log = logging.getLogger(__name__)
 SYNC_EVERY_S = 1.0

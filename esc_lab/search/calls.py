@@ -22,44 +22,10 @@ from esc_lab.search.event_loop import run_loop
 from esc_lab.search.journal import Journal
 from esc_lab.search.option_probabilities import answer_questions
 from esc_lab.search.requests import LOST, Answer, Client, Request, TooLongError
+from esc_lab.search.spending import BudgetError, Spent
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class BudgetError(UserError):
-    """The budget is spent. The answers so far are kept."""
-
-
-@dataclass
-class Spent:
-    """What clients did: calls, tokens and cost of all answers of the run, and calls that this process `made`.
-
-    Answers `from_journal` and `from_cache` were there already.
-    """
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    made: int = 0
-    from_journal: int = 0
-    from_cache: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-    def text(self) -> str:
-        """Calls, tokens and cost in a few words."""
-        cost = f", ${self.cost:.2f}" if self.cost else ""
-        return f"{self.calls} calls, {self.tokens / 1000:.0f}k tokens{cost}"
-
-    def add(self, answer: Answer) -> None:
-        self.calls += 1
-        self.prompt_tokens += answer.prompt_tokens
-        self.completion_tokens += answer.completion_tokens
-        self.cost += answer.cost
 
 
 @dataclass
@@ -236,7 +202,7 @@ class Calls:
             async with self._slots:
                 if self._fatal:
                     raise self._fatal
-                self._check_budget()
+                self.spent.check(self.budget, self.lost)
                 call.begun = True
                 answer = _replace_surrogates(await client.answer(request))
         except (BudgetError, TooLongError):
@@ -256,15 +222,6 @@ class Calls:
     def _forget(self, key: str, call: _SharedCall) -> None:
         if self._under_way.get(key) is call:
             del self._under_way[key]
-
-    def _check_budget(self) -> None:
-        for name in ("calls", "tokens", "cost"):
-            limit = getattr(self.budget, name)
-            # A call whose answer was lost may have to be paid too.
-            lost = self.lost if limit is not None and name == "calls" else 0
-            if limit is not None and getattr(self.spent, name) + lost >= limit:
-                fix = f"a larger search.budget.{name}, with resume=<run directory>"
-                raise BudgetError(f"the budget of {limit:g} {name} is spent", where=f"search.budget.{name}", fix=fix)
 
     async def close(self) -> None:
         """Give up what is under way, close all clients, and have the journals outlive a crash of the machine."""

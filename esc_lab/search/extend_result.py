@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.contexts import Context
 from esc_lab.search.continuations import REMOVED, UNUSABLE
+from esc_lab.search.spending import BudgetError
 
 UNCONDITIONAL = "unconditional"
 

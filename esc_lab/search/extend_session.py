@@ -26,7 +26,7 @@ from esc_lab.data.strategies import Exchange, build_inventory
 from esc_lab.prompts import build_layout, build_prompt
 from esc_lab.runs.layout import CONTEXTS, CONTINUATIONS
 from esc_lab.scorers.classifier import StrategyClassifier, choose_strategies
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.contexts import Context, CutDialogue, cut_splits, draw_contexts, draw_examples
 from esc_lab.search.continuations import read_continuation
 from esc_lab.search.extend_result import UNCONDITIONAL, ExtendResult, Written
@@ -36,6 +36,7 @@ from esc_lab.search.progress import CallProgress
 from esc_lab.search.requests import Request
 from esc_lab.search.role_answers import UnusableError
 from esc_lab.search.roles import leave_out_too_long
+from esc_lab.search.spending import BudgetError
 from esc_lab.search.work_journals import WorkJournals
 from esc_lab.seeds import derive_seed
 

@@ -32,7 +32,8 @@ from esc_lab.search.role_answers import (
     parse_scores,
     split_end,
 )
-from esc_lab.search.role_prompts import REWARD, Axis, add_correction, build_role_prompts, choose_axes
+from esc_lab.search.role_prompts import REWARD, add_correction, build_role_prompts, choose_axes
+from esc_lab.search.role_scores import policy_priors, reward_share, score_turn
 from esc_lab.seeds import derive_seed
 
 T = TypeVar("T")
@@ -186,9 +187,8 @@ class Roles:
         *before, last = history
         if not (judge.strategy_share and last.reply.strategies):
             return math.exp(better)
-        fits, misfits = await self._reward(judge, (*before, replace(last, reply=last.reply.without_words())))
-        logit = fits - misfits - judge.strategy_centers.get(last.reply.strategies[0], 0.0)
-        return (1 - judge.strategy_share) * math.exp(better) + judge.strategy_share / (1 + math.exp(-logit))
+        odds = await self._reward(judge, (*before, replace(last, reply=last.reply.without_words())))
+        return reward_share(judge, last.reply.strategies[0], better, odds)
 
     async def _reward(self, judge: RewardPrompts, history: Sequence[Turn]) -> tuple[float, ...]:
         """Log-probabilities that the last reply beats a middling one, and that it does not."""
@@ -208,15 +208,11 @@ class Roles:
         return math.exp(answer.log_probs[0][0]) if answer.log_probs[0] else None
 
     async def _choose(self, messages: tuple[Message, ...]) -> StrategyPriors:
-        """The priors of a policy: shares by `p^(1 / temperature)` of its labels, mixed with `min_prior` for each."""
         settings, names = self.llm.strategist, self.inventory.names
         assert settings.temperature, "the configuration is checked for it"
         question = Question("strategy", "", tuple(map(label_text, names)))
         answer = await self.send(replace(self.request("strategist", messages), questions=(question,), temperature=0.0))
-        weights = np.array(answer.log_probs[0]) / settings.temperature
-        shares = np.exp(weights - np.logaddexp.reduce(weights))
-        priors = settings.min_prior + (1 - settings.min_prior * len(names)) * shares
-        return StrategyPriors(dict(zip(names, priors.tolist(), strict=True)))
+        return policy_priors(names, answer.log_probs[0], settings.temperature, settings.min_prior)
 
     async def _answer_as_trained(self, messages: tuple[Message, ...], sample: int, may_end: bool) -> SeekerTurn | None:
         request = self.request("seeker", messages, sample=sample)
@@ -336,8 +332,3 @@ async def leave_out_too_long(question: Awaitable[T], role: str, counts: Counter[
     except TooLongError:
         counts[f"{role}/too_long"] += 1
         return None
-
-
-def score_turn(scores: Mapping[str, float], axes: Sequence[Axis]) -> float:
-    """Weighted mean of a reply's scores, in [0, 4]: with the published weights 0.1 E + 0.1 I + 0.1 H + 0.7 S."""
-    return sum(axis.weight * scores[axis.name] for axis in axes)

@@ -22,7 +22,7 @@ from esc_lab.prompts import SeekerProfile
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TREES, find_run
 from esc_lab.runs.lineage import find_training_trees
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.journal import Journal, describe_role, take_over_journals
 from esc_lab.search.mcts import Search
 from esc_lab.search.preferences import find_extensions, find_preferences
@@ -30,6 +30,7 @@ from esc_lab.search.progress import search_progress
 from esc_lab.search.role_prompts import build_role_prompts, fingerprint_prompts
 from esc_lab.search.roles import Roles, leave_out_too_long
 from esc_lab.search.seed_dialogue import SeedDialogue
+from esc_lab.search.spending import BudgetError
 from esc_lab.search.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.progress import CallProgress
+from esc_lab.search.spending import BudgetError
 
 T = TypeVar("T")
 

@@ -306,7 +306,7 @@ def test_a_local_judge(command, tmp_path):
     """Read by probabilities: what it prefers, and expected intensities."""
     few = [word for word in LOCAL if not word.startswith("cards.limit")]
     runs = [command(*few, "cards.limit=2"), command(*few, "cards.limit=2", "converse.strategies=[Question]")]
-    planted = yaml.safe_load((ROOT / "esc_lab/judging/planted_talks.yaml").read_text())
+    planted = yaml.safe_load((ROOT / "esc_lab/judge_check/planted_hill.yaml").read_text())
     (tmp_path / "planted.yaml").write_text(yaml.safe_dump({**planted, "talks": planted["talks"][:1]}))
     call = ("stage=judge", "model@llm.local.model=tiny_llama", "search.cache=false", "judge.intensity=true",
             f"judge.talk_pairs.planted={tmp_path}/planted.yaml", "judge.force=true",

@@ -26,12 +26,13 @@ from esc_lab.prompts import SeekerProfile
 from esc_lab.search import builder
 from esc_lab.search.builder import TreeSearch, load_tree, save_tree, search_trees
 from esc_lab.search.cache import RequestCache
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.iteration import Call
 from esc_lab.search.journal import Journal
 from esc_lab.search.mcts import Search, SeedDecision
 from esc_lab.search.requests import Answer, Request, TooLongError
 from esc_lab.search.roles import Roles
+from esc_lab.search.spending import BudgetError
 from tests.search.endpoint_roles import play
 from tests.search.oracle import Oracle
 from tests.search.oracle import run as play_search

@@ -16,9 +16,10 @@ from esc_lab.config.search import ROLES, BudgetConfig
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
 from esc_lab.search.cache import RequestCache
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.journal import Journal
 from esc_lab.search.requests import Answer, Question, Request
+from esc_lab.search.spending import BudgetError
 from tests.search.virtual_time import run
 
 ANSWER = Answer(model="m-1", prompt_tokens=10, completion_tokens=5, cost=0.5)

@@ -13,11 +13,12 @@ import pytest
 from esc_lab.config.search import BudgetConfig, EndpointConfig
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
-from esc_lab.search.calls import BudgetError, Calls
+from esc_lab.search.calls import Calls
 from esc_lab.search.clients.completions import Passing
 from esc_lab.search.clients.openai import OpenAIClient
 from esc_lab.search.clients.replicas import Replicas
 from esc_lab.search.requests import LOST, Answer, Request
+from esc_lab.search.spending import BudgetError
 from tests.search.endpoint import Endpoint
 from tests.search.virtual_time import run as virtual_run
 
