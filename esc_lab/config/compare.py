@@ -26,6 +26,9 @@ class CompareConfig:
         "unless it is one of theirs",
     )
     metrics: list[str] | None = item(None, "metrics of the table; null = all that it knows and the runs have")
+    share: bool = item(
+        False, "write runs.zip too: the evaluations without texts of the corpus, which others unpack and compare again"
+    )
 
 
 @dataclass

@@ -62,6 +62,7 @@ FIGURES = "figures"
 COMPARISON_CSV = "comparison.csv"
 COMPARISON = ("comparison.md", "comparison.tex", COMPARISON_CSV, "comparison.json", "runs.csv")
 REPORT = "report.html"
+SHARED_RUNS = "runs.zip"  # the compared runs without texts of the corpus
 DASHBOARD = "dashboard.json"
 JUDGEMENTS = "judgements.jsonl"
 JUDGE_RESULT = "judge.json"

@@ -101,6 +101,18 @@ def find_searches(directory: Path) -> tuple[list[Path], list[str]]:
     return list(dict.fromkeys(searches)), list(dict.fromkeys(lost))
 
 
+def find_origins(directory: Path) -> list[Path]:
+    """All runs behind a run: trainings, searches, and reward models that judged or valued. Raises what they do."""
+    trainings = [run for run, _, _ in _walk_back(directory) if run != directory]
+    searches, _ = find_searches(directory)
+    rewards = [reward for _, reward in find_rewards(directory)]
+    judges = [read_config(search)["llm"]["judge"].get("checkpoint") for search in searches]
+    rewards += [
+        find_run(Path(path), search) or Path(path) for search, path in zip(searches, judges, strict=True) if path
+    ]
+    return list(dict.fromkeys([*trainings, *searches, *(path for path in rewards if (path / CONFIG).exists())]))
+
+
 def find_rewards(directory: Path) -> list[tuple[Path, Path]]:
     """Where reward models had a say in what a run writes: the run, or a training behind it, and the reward model.
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from esc_lab.comparison.files import write_comparison
 from esc_lab.comparison.formats import print_gains, print_table
 from esc_lab.comparison.result import compute_comparison
+from esc_lab.comparison.share import share_runs
 from esc_lab.comparison.table import build_table
 from esc_lab.config import Config
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import write_comparison_page
-from esc_lab.runs.layout import FIGURES, REPORT
+from esc_lab.runs.layout import FIGURES, REPORT, SHARED_RUNS
 from esc_lab.terminal import console
 from esc_lab.tracking.project import download_evaluations
 
@@ -36,6 +37,8 @@ def run(cfg: Config) -> dict[str, float]:
     print_table(table, console(), comparison.title)
     for part in comparison.parts[1:]:
         print_table(build_table(part), console(), part.title)
+    if asked.share:
+        share_runs(comparison.runs, directory / SHARED_RUNS)
     log.info("report: %s", write_comparison_page(comparison, figures, directory / REPORT))
     print_gains(table, console())
     return comparison.metrics
