@@ -18,6 +18,7 @@ from esc_lab.errors import UserError, nearest
 _WIDTH = 100  # characters of a default that are shown
 _COMMANDS = (
     ("the demo: train, search, optimise, compare", "stage=pipeline experiment=demo pairs=trained"),
+    ("look at a corpus of your own before anything is trained on it", "stage=data data=file data.path=FILE"),
     (
         "fine-tune Llama-3.1-8B on ESConv",
         "stage=sft model=llama3_1_8b data=esconv data.path=DIR trainer.max_epochs=2",

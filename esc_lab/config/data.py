@@ -10,7 +10,12 @@ from omegaconf import MISSING
 
 from esc_lab.config.item import COUNT, FROM_ZERO, SPEED, TEST_SET, TRAININGS, item, looks, results
 
-FORMATS = ("esconv", "extes", "esc_pro", "jsonl")  # of corpora
+# Forms whose columns `conf/data/<name>.yaml` declares, in the order in which they are tried; "columns": data.columns.
+FORMS = (
+    "messages", "openai_preference", "sharegpt", "alpaca", "trl", "xtuner", "escot", "augesc", "annomi", "table",
+    "smile", "transcript", "columns",
+)  # fmt: skip
+FORMATS = ("jsonl", "esconv", "extes", "esc_pro", *FORMS)  # of corpora
 SPLITS = ("train", "val", "test")
 
 
@@ -23,7 +28,30 @@ class DataConfig:
         MISSING, "file, or directory with train/valid/test files; null = the sample corpus", path=True, method=False
     )
     format: str = item(
-        "auto", "record format; auto looks at the first record", choices=("auto", *FORMATS), method=False
+        "auto",
+        "record format; auto looks at the first record, or takes data.columns",
+        choices=("auto", *FORMATS),
+        method=False,
+    )
+    hub: str | None = item(
+        None,
+        "stage=convert: a data set of the Hugging Face hub (owner/name), or a directory of its files, in place of path",
+        affects=results("convert"),
+    )
+    subset: str | None = item(
+        None, "configuration of the hub's data set; null = the default", affects=results("convert")
+    )
+    revision: str | None = item(None, "branch, tag or commit of the hub's data set", affects=results("convert"))
+    columns: dict[str, Any] = item(
+        {},
+        "which column or key of a table or of JSON records holds what, e.g. {dialogue: id, speaker: who, text: said}",
+        method=False,
+    )
+    roles: dict[str, Any] = item(
+        {},
+        "who speaks under a name in the file, where it is not known: {T: supporter, P: seeker, narrator: null}, null = "
+        "neither",
+        method=False,
     )
     inventory: str | None = item(
         None,
@@ -80,7 +108,7 @@ class DataConfig:
         "longest sequence in tokens: of longer talks the oldest turns are left out; also the token budget of one "
         "packed row, if pass_tokens is not larger",
         within=(16, math.inf),
-        affects=results(*TRAININGS, "evaluate"),
+        affects=results(*TRAININGS, "evaluate", "data"),
         method=False,
     )
     pass_tokens: int | None = item(

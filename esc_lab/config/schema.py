@@ -20,6 +20,7 @@ from esc_lab.config.arena import ArenaConfig
 from esc_lab.config.chat import ChatConfig
 from esc_lab.config.compare import CompareConfig, JudgingConfig
 from esc_lab.config.converse import CardsConfig, ConverseConfig
+from esc_lab.config.convert import ConvertConfig, LookConfig
 from esc_lab.config.data import DataConfig, InventoryConfig
 from esc_lab.config.evaluate import ClassifierConfig, EvaluateConfig, SRAStudyConfig
 from esc_lab.config.extend import ExtendConfig
@@ -46,6 +47,8 @@ from esc_lab.config.tracking import DashboardConfig, LoggerConfig
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig, TrainerConfig
 
 STAGES: Mapping[str, str] = {
+    "data": "look at a corpus before anything is trained: counts, labels, lengths, what would be dropped, prompts",
+    "convert": "write a corpus of any form as esc-lab's own format, or as ESC-Pro",
     "sft": "fine-tune a model on the supporter turns of the training dialogues, or on the seekers' (data.side=seeker)",
     "cso": "optimise a model on preference pairs (Chain of Strategy Optimization, or another objective)",
     "evaluate": "score a model or run: strategy choice, preference bias, text overlap, perplexity",
@@ -145,11 +148,17 @@ class Config:
     )
     experiment: str | None = item(None, "name of the experiment config in use", affects=LOOKS)
     tags: list[str] = item([], "W&B tags", affects=LOOKS)
-    model: ModelConfig = section(ModelConfig, results(*TRAININGS, "evaluate", "converse", "chat", "export"))
+    model: ModelConfig = section(ModelConfig, results(*TRAININGS, "data", "evaluate", "converse", "chat", "export"))
     adapter: AdapterConfig = section(AdapterConfig, TRAINING)
-    data: DataConfig = section(DataConfig, results(*ASKED, *TRAININGS, "evaluate"))
-    inventory: InventoryConfig = section(InventoryConfig, results(*ASKED, "chat", *TRAININGS, "evaluate"))
-    prompt: PromptConfig = section(PromptConfig, results("sft", "cso", "reward", "evaluate", "converse", "chat"))
+    data: DataConfig = section(DataConfig, results(*ASKED, *TRAININGS, "evaluate", "data", "convert"))
+    look: LookConfig = section(LookConfig, results("data"))
+    convert: ConvertConfig = section(ConvertConfig, results("convert"))
+    inventory: InventoryConfig = section(
+        InventoryConfig, results(*ASKED, "chat", *TRAININGS, "evaluate", "data", "convert")
+    )
+    prompt: PromptConfig = section(
+        PromptConfig, results("data", "sft", "cso", "reward", "evaluate", "converse", "chat")
+    )
     objective: ObjectiveConfig = section(ObjectiveConfig, results("cso"))
     optimizer: OptimizerConfig = section(OptimizerConfig, TRAINING)
     scheduler: SchedulerConfig = section(SchedulerConfig, TRAINING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from esc_lab.config.evaluation_checks import (
     check_weights,
     refuse,
 )
+from esc_lab.config.model import ENDPOINT
 from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
 from esc_lab.config.role_checks import check_roles
@@ -35,6 +37,8 @@ def stage_problems(cfg: DictConfig) -> Iterator[str]:
         yield from _check_seeker(cfg)
     if cfg.data.loss != "all_replies" and (cfg.data.side == "seeker" or stage in ("cso", "reward")):
         yield refuse(cfg, "data.loss", "it is for sft of a supporter, and for classifier", "leave it out")
+    if cfg.data.hub and stage != "convert":
+        yield refuse(cfg, "data.hub", "only stage=convert reads it", "convert it, then data=jsonl data.path=FILE")
     if cfg.resume is not None:
         yield from _check_resume(cfg)
 
@@ -256,7 +260,23 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
         yield refuse(cfg, "resume", reason, "resume=auto, or name another run directory")
 
 
+def _check_convert(cfg: DictConfig) -> Iterator[str]:
+    data = cfg.data
+    if data.hub and data.path:
+        yield refuse(cfg, "data.hub", "data.path names another source", "data=hub data.hub=owner/name")
+    target = cfg.convert.path
+    if target and data.path and os.path.exists(target) and os.path.samefile(target, data.path):
+        yield refuse(cfg, "convert.path", "that is the corpus itself", "name another file")
+
+
+def _check_look(cfg: DictConfig) -> Iterator[str]:
+    if cfg.model.source == ENDPOINT:
+        yield refuse(cfg, "model.source", "an endpoint has no tokenizer here", "name the model to be trained")
+
+
 _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
+    "data": (_check_look,),
+    "convert": (_check_convert,),
     "sft": (check_weights, _check_training),
     "cso": (check_weights, _check_training),
     "classifier": (check_weights, _check_classifier),

@@ -31,6 +31,8 @@ REWARD_CHECK = "reward_check.json"  # how far a reward model tells given replies
 REFERENCE = "reference.json"  # what CSO's reference model was
 CURVES = "metrics.csv"
 TRAINING_TREES = "training_trees.json"  # ids of the dialogue trees that it was trained on
+# Of a corpus that is looked at.
+DATA_PAGE = "data.html"
 # Of searches.
 ESC_PRO = "esc_pro"  # folder of the preference data
 TREES = "trees"  # folder of trees, their pages and their journals

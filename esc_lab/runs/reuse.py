@@ -22,7 +22,7 @@ from esc_lab.config.endpoint import named_url
 from esc_lab.config.files import option_files
 from esc_lab.config.model import ENDPOINT
 from esc_lab.config.search import ASKED, LOADED
-from esc_lab.data.corpora import published_split, sample_path
+from esc_lab.data.corpora import find_files, sample_path
 from esc_lab.errors import UserError
 from esc_lab.runs import layout
 from esc_lab.runs.environment import first_process
@@ -157,8 +157,9 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
 
 def _data_content(corpus: str | None) -> Any:
     path = Path(corpus) if corpus else sample_path()
-    files = published_split(path) if path.is_dir() else {"file": path}
-    return {name: file_fingerprint(file) for name, file in files.items()}
+    files, _ = find_files(path)
+    parts = [part for file in files.values() for part in (sorted(file.iterdir()) if file.is_dir() else [file])]
+    return {str(part.relative_to(path)): file_fingerprint(part) for part in parts}
 
 
 def _content(path: Path) -> Any:

@@ -33,7 +33,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "trainer/global_step": ("train/*", "val/*", "epoch", "tokens_per_s", "pairs_per_s"),
     "progress/iteration": ("progress/*",),
 }
-_WITHOUT_RUN = ("dashboard", "chat")  # what a person says in a chat stays on the machine
+_WITHOUT_RUN = ("dashboard", "chat", "data", "convert")  # what people say in chats and corpora stays on the machine
 _TAG_CHARACTERS = 64  # of a tag that W&B takes
 
 

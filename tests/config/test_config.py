@@ -482,7 +482,7 @@ def test_help_shows_stages_groups_and_commands():
     for group, options in groups().items():
         assert group == "stage" or all(option in text for option in options), group
     commands = [line.split("run.py ")[1].split() for line in text.splitlines() if line.startswith("  python run.py")]
-    assert len(commands) == 9
+    assert len(commands) == 10
     for words in commands:
         arguments = [word.replace("DIR", "/").replace("FILE", __file__) for word in words if word != "-m"]
         check(arguments, multirun="-m" in words)

@@ -1,4 +1,5 @@
-"""Support dialogues from files and back: ESConv, ExTES, ESC-Pro, and esc-lab's own JSONL (docs/data-format.md).
+"""Support dialogues from files and back: ESConv, ExTES, ESC-Pro, esc-lab's own JSONL, and by columns tables and the
+forms of other tools (docs/data-format.md).
 
 Every label goes through the corpus' own inventory (the one whose `formats` name it, or what the record says) and, if
 asked for, is mapped to another. Whatever reading drops or changes is counted in a `ReadReport`.
@@ -10,10 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from esc_lab.artifacts import replace_file, write_atomic
 from esc_lab.config import SPLITS, DataConfig
-from esc_lab.data.corpora import esc_pro, esconv, extes, jsonl
+from esc_lab.config.convert import WRITTEN
+from esc_lab.config.data import FORMATS
+from esc_lab.data.corpora import esc_pro, esconv, extes, jsonl, mapped
+from esc_lab.data.corpora.detect import Form
 from esc_lab.data.corpora.esc_pro import unpaired_dialogues
 from esc_lab.data.corpora.esc_pro_write import write_records
 from esc_lab.data.corpora.reading import Reading, ReadReport
@@ -21,10 +26,13 @@ from esc_lab.data.corpora.records import Record, as_line, check_nesting, read_re
 from esc_lab.data.corpora.splits import (
     EIGHT_ONE_ONE,
     count_shared_trees,
+    find_files,
     proportional_split,
     published_split,
     seed_fraction,
+    split_of,
 )
+from esc_lab.data.corpora.tables import load_hub_dataset
 from esc_lab.data.dialogue import Dialogue, merge_turns
 from esc_lab.data.strategies import Inventory, map_to_nothing
 from esc_lab.errors import UserError, nearest
@@ -32,8 +40,10 @@ from esc_lab.errors import UserError, nearest
 __all__ = [
     "EIGHT_ONE_ONE",
     "ReadReport",
+    "find_files",
     "proportional_split",
     "published_split",
+    "read_corpus",
     "read_dialogues",
     "read_splits",
     "sample_path",
@@ -48,9 +58,6 @@ _READERS: Mapping[str, Callable[[Record, Reading], Dialogue]] = {
     "extes": extes.read_dialogue,
     "jsonl": jsonl.read_dialogue,
 }
-_FORMATS = (*_READERS, "esc_pro")
-_PREFERENCE_KEYS = (("messages", "esc_pro"), ("prompt", "esc_pro"), ("chosen", "esc_pro"))
-_WRITTEN = ("jsonl", "esc_pro_dialogues", "esc_pro_pairs", "esc_pro_kto")
 
 
 def read_dialogues(
@@ -62,18 +69,23 @@ def read_dialogues(
     labels: Mapping[str, str | None] = MappingProxyType({}),
     unknown: str = "error",
     report: ReadReport | None = None,
+    columns: Mapping[str, Any] = MappingProxyType({}),
+    roles: Mapping[str, str | None] = MappingProxyType({}),
     config_dirs: Sequence[str | Path] = (),
 ) -> list[Dialogue]:
     """Dialogues of a file, in its order; of a directory with a published split, those of train, val and test.
 
     Args:
-        format: `esconv`, `extes`, `esc_pro` (dialogues, pairs or KTO), `jsonl`, or `auto`: by the first record's keys.
+        format: `jsonl`, `esconv`, `extes`, `esc_pro` (dialogues, pairs or KTO), a form of `conf/data` that declares
+            columns, or `auto`: by the first record's keys.
         inventory: read the file's labels as this inventory instead of the corpus' own.
         mapping: map the labels to this inventory, which the dialogues then have. Labels without a counterpart leave
             their turn unlabelled.
         labels: how labels are read, however they are spelt: as a strategy of the file's inventory, or None as none.
         unknown: `error`, or `drop`: labels that the file's inventory does not know leave their turn unlabelled.
         report: counts to add to.
+        columns: which key or column holds what, in place of those of a form (docs/data-format.md).
+        roles: `seeker`, `supporter` or None (neither) by a speaker's name, beside the usual ones.
         config_dirs: directories of your own in which inventories are looked up by name before `conf/`.
 
     Raises:
@@ -85,33 +97,45 @@ def read_dialogues(
         report, inventory=inventory, mapping=mapping, labels=labels, drop_unknown=unknown == "drop",
         config_dirs=config_dirs,
     )  # fmt: skip
-    files = published_split(path) if path.is_dir() else {"": path}
-    return [dialogue for dialogues in _read_files(files, format, reading).values() for dialogue in dialogues]
+    _check_format(format, ("auto", *FORMATS), path)
+    form = Form(format, columns, roles)
+    read = _read_files(_records_of(find_files(path)[0]), form, reading)
+    return [dialogue for dialogues in read.values() for dialogue in dialogues]
 
 
-def _read_files(files: Mapping[str, Path], format: str, reading: Reading) -> dict[str, list[Dialogue]]:
-    """The dialogues of each file; labels that are unknown in any of them are one error."""
+def _records_of(files: Mapping[str, Path]) -> Iterator[tuple[str, list[Record]]]:
+    return ((name, read_records(file)) for name, file in files.items())
+
+
+def _read_files(
+    files: Iterable[tuple[str, Sequence[Record]]], form: Form, reading: Reading
+) -> dict[str, list[Dialogue]]:
+    """The dialogues of the records of each file; labels that are unknown in any of them are one error."""
     in_files: dict[str, list[Dialogue]] = {}
-    for key, file in files.items():
-        _check_format(format, (*_FORMATS, "auto"), file)
-        records = read_records(file)
-        if format not in ("auto", "jsonl") and str(records[0].data.get("format")).startswith("esc-lab/"):
-            fix = "read it as jsonl (data=jsonl)"
-            raise UserError(f"not {format}, but esc-lab's own format", where=records[0].where, fix=fix)
-        reading.format = _detect(records[0]) if format == "auto" else format
-        if reading.format == "esc_pro":
-            in_files[key] = esc_pro.read_all(records, reading)
-        else:
-            in_files[key] = [_READERS[reading.format](record, reading) for record in records]
+    for key, records in files:
+        in_files[key] = _read_records(records, form, reading)
         if not in_files[key]:
-            fix = "give at least one pair of two different replies"
-            raise UserError("the file holds no dialogues", where=str(file), fix=fix)
+            file, fix = records[0].where.rpartition(":")[0], "give at least one pair of two different replies"
+            raise UserError("the file holds no dialogues", where=file or records[0].where, fix=fix)
     reading.finish()
     for dialogues in in_files.values():
         for dialogue in dialogues:
             check_nesting(dialogue.meta, dialogue.where)
             reading.report.add(dialogue)
     return in_files
+
+
+def _read_records(records: Sequence[Record], form: Form, reading: Reading) -> list[Dialogue]:
+    first = records[0]
+    if form.name not in ("auto", "jsonl") and str(first.data.get("format")).startswith("esc-lab/"):
+        fix = "read it as jsonl (data=jsonl)"
+        raise UserError(f"not {form.name}, but esc-lab's own format", where=first.where, fix=fix)
+    reading.format, columns = form.resolve(first)
+    if columns:
+        return mapped.read_all(records, columns, reading)
+    if reading.format == "esc_pro":
+        return esc_pro.read_all(records, reading)
+    return [_READERS[reading.format](record, reading) for record in records]
 
 
 def read_splits(
@@ -137,13 +161,12 @@ def read_splits(
     if not needs_labels:
         inventory = map_to_nothing(inventory, config_dirs)
     path = Path(data.path) if data.path else sample_path()
-    published = data.split == "published" or (data.split == "auto" and path.is_dir())
     reading = Reading(
         report, inventory=data.inventory, mapping=inventory,
         labels=data.labels, drop_unknown=data.unknown == "drop", config_dirs=config_dirs,
     )  # fmt: skip
-    files = published_split(path) if published or path.is_dir() else {"": path}
-    splits = _read_files(files, data.format, reading)
+    files, published = find_files(path, data.split)
+    splits = _read_files(_records_of(files), Form(data.format, data.columns, data.roles), reading)
     if published:
         report.trees_in_two_splits += count_shared_trees(splits, str(path), refuse=data.overlap == "error")
     else:
@@ -159,6 +182,32 @@ def read_splits(
         name: [merge_turns(dialogue, data.merge) for dialogue in dialogues]  # type: ignore[arg-type]
         for name, dialogues in splits.items()
     }
+
+
+def read_corpus(
+    data: DataConfig, inventory: Inventory, report: ReadReport, config_dirs: Sequence[str] = ()
+) -> dict[str, list[Dialogue]]:
+    """The dialogues of each split or, of a corpus without, of all files, as they are: with the labels of their own
+    inventory, and nothing merged or cut.
+
+    Args:
+        inventory: what labels are read as where neither the records nor their form say whose they are.
+
+    Raises:
+        UserError: files or labels are wrong, or a data set of the hub cannot be had.
+    """
+    reading = Reading(
+        report, inventory=data.inventory, labels=data.labels, drop_unknown=data.unknown == "drop",
+        config_dirs=config_dirs, fallback=inventory,
+    )  # fmt: skip
+    form = Form(data.format, data.columns, data.roles)
+    if data.hub:
+        rows = load_hub_dataset(data.hub, data.subset, data.revision)
+        records = {split_of(name): [Record(row, where) for where, row in placed] for name, placed in rows.items()}
+        return _read_files(records.items(), form, reading)
+    files, published = find_files(Path(data.path) if data.path else sample_path(), data.split)
+    read = _read_files(_records_of(files), form, reading)
+    return read if published else {"": [dialogue for dialogues in read.values() for dialogue in dialogues]}
 
 
 def write_dialogues(
@@ -182,7 +231,7 @@ def write_dialogues(
         UserError: unknown format, nothing to write, a dialogue that cannot be read back, or no permission.
     """
     path, dialogues = Path(path), list(dialogues)
-    _check_format(format, _WRITTEN, path)
+    _check_format(format, WRITTEN, path)
     for number, dialogue in enumerate(dialogues, start=1):
         _check(dialogue, f"dialogue {number} to write")
     if format == "jsonl":
@@ -232,21 +281,6 @@ def _check_format(format: str, known: Sequence[str], path: Path) -> None:
     if format not in known:
         fix = f"use one of {', '.join(known)}"
         raise UserError(f"unknown format '{format}'{nearest(format, known)}", where=str(path), fix=fix)
-
-
-def _detect(record: Record) -> str:
-    """Format whose keys the record has."""
-    keys = record.data.keys()
-    if keys & {"format", "turns"}:
-        return "jsonl"
-    for key, name in (("dialog", "esconv"), *_PREFERENCE_KEYS, ("content", "extes")):
-        if key in keys:
-            return name
-    raise UserError(
-        f"no known format has the keys {', '.join(keys) or '(none)'}",
-        where=record.where,
-        fix="a record needs 'dialog' (esconv), 'content' (extes), 'messages' or 'prompt' (esc_pro) or 'turns' (jsonl)",
-    )
 
 
 def _check(dialogue: Dialogue, where: str) -> None:

@@ -23,20 +23,28 @@ and KTO records are counted, not kept. System messages are dropped and counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from esc_lab.data.corpora.esc_pro_tree import Seed, Tree
-from esc_lab.data.corpora.reading import Reading, first_seeker_text, seed_id
+from esc_lab.data.corpora.esc_pro_tree import (
+    LabelledReply,
+    Pair,
+    Seed,
+    Tree,
+    tree_id,
+    tree_of_labelled,
+    tree_of_pairs,
+)
+from esc_lab.data.corpora.reading import Reading
 from esc_lab.data.corpora.records import Record
 from esc_lab.data.dialogue import Dialogue, Reply, Speaker, Turn
 from esc_lab.data.fields import items, optional, require
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 
-_LABELLED = re.compile(r"\(([^()]*)\)\s*(.*)", re.DOTALL)
-_ROLES: dict[str, Speaker | None] = {
+LABELLED = re.compile(r"\(([^()]*)\)\s*(.*)", re.DOTALL)
+ROLES: dict[str, Speaker | None] = {
     "user": "seeker",
     "seeker": "seeker",
     "assistant": "supporter",
@@ -59,11 +67,16 @@ def read_all(records: Sequence[Record], reading: Reading) -> list[Dialogue]:
     keys = records[0].data.keys()
     inventory = reading.inventory(None, records[0].where)
     if "messages" in keys and keys & {"chosen", "reject", "rejected"}:
-        tree = _tree_of_pairs(records, _Messages(reading, inventory))
+        tree = tree_of_pairs(_pairs(records, _Messages(reading, inventory)), reading.report)
     elif "messages" in keys and "label" in keys:
-        tree = _tree_of_labelled(records, _Messages(reading, inventory))
+        tree = tree_of_labelled(_labelled(records, _Messages(reading, inventory)), reading.report)
     else:
         return [_dialogue(record, inventory, reading) for record in records]
+    return read_tree(tree, inventory, reading)
+
+
+def read_tree(tree: Tree, inventory: Inventory, reading: Reading) -> list[Dialogue]:
+    """Every path of a tree as a dialogue; rejected replies that stand at no turn go to `meta`."""
     dialogues = []
     for path in tree.paths():
         unpaired = [[as_message(turn) for turn in turns] for turns in path.unpaired]
@@ -101,13 +114,8 @@ def _from_trl(record: Record) -> Record:
 def _of_seed(
     seed: Seed, turns: Sequence[Turn], meta: dict[str, Any], inventory: Inventory, reading: Reading, where: str
 ) -> Dialogue:
-    about = {"tree_id": tree_id(seed, turns), "situation": seed.description, "problem": seed.scene}
-    return reading.dialogue(turns, inventory, where, **about, meta=meta)
-
-
-def tree_id(seed: Seed, turns: Sequence[Turn]) -> str:
-    """The id that all dialogues of one seed share."""
-    return seed_id(*seed, first_seeker_text(turns))
+    about = {"situation": seed.description, "problem": seed.scene, "emotion": seed.emotion}
+    return reading.dialogue(turns, inventory, where, tree_id=tree_id(seed, turns), **about, meta=meta)
 
 
 def as_message(turn: Turn) -> dict[str, str]:
@@ -120,7 +128,7 @@ def as_message(turn: Turn) -> dict[str, str]:
         return {"role": "user", "content": text}
     if turn.reply.strategies:
         text = f"({turn.reply.strategies[0]}) {text}"
-    elif _LABELLED.match(text):
+    elif LABELLED.match(text):
         text = f"() {text}"
     return {"role": "assistant", "content": text}
 
@@ -162,7 +170,7 @@ def _supporter_turn(message: Mapping[str, Any], inventory: Inventory, reading: R
 
 def _labelled_reply(text: str, inventory: Inventory, reading: Reading, where: str) -> Reply:
     """The reply that `(strategy) text` stands for."""
-    labelled = _LABELLED.match(text)
+    labelled = LABELLED.match(text)
     if labelled is None:
         return Reply(text)
     return Reply(reading.full_text(labelled[2], where), reading.labels([labelled[1]], inventory, where))
@@ -210,55 +218,30 @@ class _Messages:
         return self._turns[speaker, content]
 
 
-def _tree_of_pairs(records: Sequence[Record], messages: _Messages) -> Tree:
-    tree = Tree()
+def _pairs(records: Sequence[Record], messages: _Messages) -> Iterator[Pair]:
     for record in records:
         data, where = record.data, record.where
         prompt = messages.history(data, _PAIR_KEYS, where)
         chosen = messages.reply(data, "chosen", where)
         rejected = messages.reply(data, "rejected" if "rejected" in data else "reject", where)
-        if chosen == rejected:
-            messages.report.equal_pairs_dropped += 1
-        elif not tree.add(_seed(data, where), prompt, chosen, rejected, where):
-            messages.report.duplicate_pairs += 1
-    return tree
+        yield Pair(_seed(data, where), tuple(prompt), chosen, rejected, where)
 
 
-def _tree_of_labelled(records: Sequence[Record], messages: _Messages) -> Tree:
-    """Every rejected reply stands beside every preferred one to the same messages."""
-    groups: dict[tuple[Seed, tuple[Turn, ...]], dict[tuple[Reply, bool], str]] = {}
+def _labelled(records: Sequence[Record], messages: _Messages) -> Iterator[LabelledReply]:
     for record in records:
         data, where = record.data, record.where
         turns = messages.history(data, _KTO_KEYS, where)
         preferred = require(data, "label", bool, where)
         if not turns or turns[-1].speaker != "supporter":
             raise UserError("the last message is not the supporter's", where=where, fix="end 'messages' with the reply")
-        group = groups.setdefault((_seed(data, where), tuple(turns[:-1])), {})
-        messages.report.duplicate_pairs += (turns[-1].reply, preferred) in group
-        group.setdefault((turns[-1].reply, preferred), where)
-    tree = Tree()
-    for (seed, prompt), group in groups.items():
-        chosen = [(reply, where) for (reply, preferred), where in group.items() if preferred]
-        rejected = [(reply, where) for (reply, preferred), where in group.items() if not preferred]
-        for reply, where in chosen:
-            tree.add(seed, prompt, reply, None, where)
-        for other, where in rejected:
-            beside = [reply for reply, _ in chosen if reply != other]
-            for reply in beside:
-                tree.add(seed, prompt, reply, other, where)
-            if not chosen:
-                tree.add_unpaired(seed, prompt, other, where)
-                messages.report.unpaired_rejected += 1
-            elif not beside:
-                messages.report.equal_pairs_dropped += 1
-    return tree
+        yield LabelledReply(_seed(data, where), tuple(turns[:-1]), turns[-1].reply, preferred, where)
 
 
 def _speaker(message: Mapping[str, Any], where: str) -> Speaker | None:
     role = require(message, "role", str, where)
-    if role not in _ROLES:
-        raise UserError(f"unknown role '{role}'", where=where, fix=f"use one of {', '.join(_ROLES)}")
-    return _ROLES[role]
+    if role not in ROLES:
+        raise UserError(f"unknown role '{role}'", where=where, fix=f"use one of {', '.join(ROLES)}")
+    return ROLES[role]
 
 
 def _seed(data: Mapping[str, Any], where: str) -> Seed:
@@ -277,7 +260,7 @@ def _from_message(message: Mapping[str, str]) -> Turn:
     """The inverse of `as_message`, whose strategies are canonical names already."""
     if message["role"] == "user":
         return Turn("seeker", Reply(message["content"]))
-    labelled = _LABELLED.match(message["content"])
+    labelled = LABELLED.match(message["content"])
     if labelled is None:
         return Turn("supporter", Reply(message["content"]))
     return Turn("supporter", Reply(labelled[2], (labelled[1],) if labelled[1] else ()))

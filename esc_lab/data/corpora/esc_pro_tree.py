@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from esc_lab.data.corpora.reading import first_seeker_text
+from esc_lab.data.corpora.reading import ReadReport, first_seeker_text, seed_id
 from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.errors import UserError
 
@@ -16,6 +16,28 @@ class Seed(NamedTuple):
 
     scene: str
     description: str
+    emotion: str = ""
+    tree: str = ""  # what the records themselves call it
+
+
+class Pair(NamedTuple):
+    """A preferred reply to messages, and one that was rejected in its place."""
+
+    seed: Seed
+    prompt: tuple[Turn, ...]
+    chosen: Reply
+    rejected: Reply
+    where: str
+
+
+class LabelledReply(NamedTuple):
+    """A reply to messages, preferred or not."""
+
+    seed: Seed
+    prompt: tuple[Turn, ...]
+    reply: Reply
+    preferred: bool
+    where: str
 
 
 class Path(NamedTuple):
@@ -111,6 +133,47 @@ class Tree:
             nodes.append((index, self._nodes[index]))
             index = self._nodes[index].parent
         return nodes[::-1]
+
+
+def tree_of_pairs(pairs: Iterable[Pair], report: ReadReport) -> Tree:
+    """The tree of pairs; a pair of equal replies is dropped and counted, and so is one that was there before."""
+    tree = Tree()
+    for seed, prompt, chosen, rejected, where in pairs:
+        if chosen == rejected:
+            report.equal_pairs_dropped += 1
+        elif not tree.add(seed, prompt, chosen, rejected, where):
+            report.duplicate_pairs += 1
+    return tree
+
+
+def tree_of_labelled(labelled: Iterable[LabelledReply], report: ReadReport) -> Tree:
+    """The tree of labelled replies: every rejected one stands beside every preferred one to the same messages."""
+    groups: dict[tuple[Seed, tuple[Turn, ...]], dict[tuple[Reply, bool], str]] = {}
+    for seed, prompt, reply, preferred, where in labelled:
+        group = groups.setdefault((seed, prompt), {})
+        report.duplicate_pairs += (reply, preferred) in group
+        group.setdefault((reply, preferred), where)
+    tree = Tree()
+    for (seed, prompt), group in groups.items():
+        chosen = [(reply, where) for (reply, preferred), where in group.items() if preferred]
+        rejected = [(reply, where) for (reply, preferred), where in group.items() if not preferred]
+        for reply, where in chosen:
+            tree.add(seed, prompt, reply, None, where)
+        for other, where in rejected:
+            beside = [reply for reply, _ in chosen if reply != other]
+            for reply in beside:
+                tree.add(seed, prompt, reply, other, where)
+            if not chosen:
+                tree.add_unpaired(seed, prompt, other, where)
+                report.unpaired_rejected += 1
+            elif not beside:
+                report.equal_pairs_dropped += 1
+    return tree
+
+
+def tree_id(seed: Seed, turns: Sequence[Turn]) -> str:
+    """The id that all dialogues of one seed share."""
+    return seed.tree or seed_id(seed.scene, seed.description, first_seeker_text(turns))
 
 
 def _length_to_last_decision(turns: Sequence[Turn]) -> int:

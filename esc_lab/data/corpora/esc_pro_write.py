@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from esc_lab.data.corpora.esc_pro import as_message, tree_id
-from esc_lab.data.corpora.esc_pro_tree import Seed
+from esc_lab.data.corpora.esc_pro import as_message
+from esc_lab.data.corpora.esc_pro_tree import Seed, tree_id
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 
 _RESERVED = {

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from esc_lab.artifacts import fingerprint
+from esc_lab.config.data import FORMS
 from esc_lab.config.files import option_files
 from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.data.fields import check_type
@@ -32,15 +33,22 @@ class ReadReport:
     labels_replaced: int = 0  # labels read as `data.labels` says
     unknown_labels_dropped: int = 0  # labels that the inventory does not know, left out by `data.unknown=drop`
     labels_mapped_away: int = 0  # labels that the mapping gives no counterpart
-    empty_turns_dropped: int = 0  # turns without text in ESConv and ExTES
-    system_messages_dropped: int = 0  # of ESC-Pro records
+    empty_turns_dropped: int = 0  # turns without text in ESConv, ExTES and forms by columns
+    system_messages_dropped: int = 0  # of ESC-Pro records, and messages of neither side in forms by columns
+    rows_repeated: int = 0  # of tables, that say again what another row of the same place says
+    seeker_labels_ignored: int = 0  # of forms by columns
     duplicate_pairs: int = 0  # ESC-Pro pairs or labelled replies that had been read before
     equal_pairs_dropped: int = 0  # ESC-Pro pairs whose rejected reply is the chosen one
     unpaired_rejected: int = 0  # rejected KTO replies without a preferred one, kept in `meta`
-    keys_ignored: int = 0  # of ESC-Pro pairs and KTO records, where they are not part of the format
+    keys_ignored: int = 0  # of pairs and KTO records, and columns of tables, where there is no place for them
     survey_answers_unreadable: int = 0  # of ESConv, no numbers from 1 to 5; kept in `meta`
     trees_in_two_splits: int = 0  # of a published split, allowed by `data.overlap=allow`
     texts_stripped: int = 0  # messages that had surrounding white space
+
+    def __post_init__(self) -> None:
+        # No field, since it is no count: how often labels were read, by (as it is spelt, as which strategy of the
+        # corpus' inventory, and as which of the modelled one; None: as none, and as "" where it is not known).
+        self.labels: Counter[tuple[str, str | None, str | None]] = Counter()
 
     def add(self, dialogue: Dialogue) -> None:
         """Count a dialogue that was read."""
@@ -67,6 +75,8 @@ class Reading:
         labels: how labels are read, however they are spelt: as a strategy of the corpus' inventory, or None as none.
         drop_unknown: leave out, and count, labels that the corpus' inventory does not know.
         config_dirs: the user's own directories, in which inventories are looked up before `conf/`.
+        fallback: inventory of labels of which neither the record nor the form says whose they are, where `mapping` is
+            not set.
 
     Attributes:
         format: the corpus format of the file, which says whose labels they are where the record does not.
@@ -85,8 +95,9 @@ class Reading:
         labels: Mapping[str, str | None] = MappingProxyType({}),
         drop_unknown: bool = False,
         config_dirs: Sequence[str | Path] = (),
+        fallback: Inventory | None = None,
     ) -> None:
-        self.report, self.format, self._config_dirs = report, format, config_dirs
+        self.report, self.format, self._config_dirs, self._fallback = report, format, config_dirs, fallback
         self._inventories = {given.name: given for given in (inventory, mapping) if isinstance(given, Inventory)}
         self._inventory = self._load(inventory, "data.inventory") if isinstance(inventory, str) else inventory
         self._mapping = self._load(mapping) if isinstance(mapping, str) else mapping
@@ -131,11 +142,13 @@ class Reading:
                     raise UserError(what, where="data.labels", fix=f"use one of {', '.join(inventory.names)}, or null")
             if read is not None and not inventory.knows(read):
                 self._unknown.append((label, inventory, where))
+                self.report.labels[label, "", None] += 1
                 continue
-            name = None if read is None else normalize_label(read, inventory)
+            own = name = None if read is None else normalize_label(read, inventory)
             if name and self._mapping:
                 name = self._mappings[inventory.name][name]
                 self.report.labels_mapped_away += name is None
+            self.report.labels[label, own, name] += 1
             if name:
                 names[name] = None
         return tuple(names)
@@ -159,6 +172,8 @@ class Reading:
         if own and self._mapping and own.name != self._mapping.name and own.name not in self._mapping.mappings:
             self._unmapped = self._unmapped or (own, where)
             return self._mapping
+        if own is None and self.format in FORMS:
+            return self._mapping or self._fallback
         return own
 
     def _known(self) -> Iterator[Inventory]:

@@ -1,23 +1,28 @@
-"""JSON files in and out: records with their place in the file, checked values.
+"""Files in and out: records with their place in the file, checked values.
 
-A file holds either one JSON list of objects or one JSON object a line; the content decides which, not the file name.
-An object may also take several lines. Records of the one key `text` are read as the JSON object that it holds.
-Lines, records and turns are counted from 1 in every message.
+A file holds either one JSON list of objects or one JSON object a line; the content decides which, not the file name,
+save for tables (.csv, .tsv, .parquet, see `tables`). An object may also take several lines. Records of the one key
+`text` are read as the JSON object that it holds. A list of messages in place of an object is a record whose key `.` is
+that list, and a text whose lines begin with speakers one whose key `transcript` is that text. Lines, records and turns
+are counted from 1 in every message.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from esc_lab.data.corpora.tables import TABLES, TEXT_TABLES, read_table
 from esc_lab.data.fields import check_type
 from esc_lab.errors import UserError
 
 _MAX_DEPTH = 100
-_FIX = "the file must be one JSON list, or hold one JSON object a line"
+_SPEAKER = re.compile(r"[*\[<]*\w[\w -]{0,30}[*\]>]*[ \t]*[:\uff1a]\s*\S")  # a line that a name begins
+_FIX = "the file must be one JSON list, or hold one JSON object a line; tables end in .csv, .tsv or .parquet"
 
 
 @dataclass(frozen=True)
@@ -26,21 +31,32 @@ class Record:
 
     data: dict[str, Any]
     where: str
+    from_table: bool = False  # of texts, such as CSV, in which no value is a list or an object
 
 
 def read_records(path: Path) -> list[Record]:
-    """All objects of a JSON list or of a file with one object a line (blank lines are skipped).
+    """All objects of a JSON list or of a file with one object a line (blank lines are skipped), or rows of a table.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, not valid JSON in UTF-8, or holds other things than objects.
+        UserError: the file is missing, unreadable, empty, neither a table nor valid JSON in UTF-8 nor a transcript, or
+            holds other things than objects.
     """
+    if path.is_dir() or path.suffix.lower() in TABLES:
+        rows = read_table(path)
+        if not rows:
+            raise UserError("the table has no rows", where=str(path), fix="give a table with at least one row")
+        return [Record(row, where, path.suffix.lower() in TEXT_TABLES) for where, row in rows]
     text = _read_text(path)
-    if text.lstrip().startswith("["):
+    if text.lstrip().startswith("[") and not _holds_lists(text):
         items = _parse(text, path)
+        if items and all(isinstance(item, list) and item and isinstance(item[0], str) for item in items):
+            items = [items]  # one dialogue of [speaker, text]
         placed = [(f"{path}, record {number}", item) for number, item in enumerate(items, start=1)]
+    elif not text.lstrip().startswith(("{", "[")) and _SPEAKER.match(text.lstrip()):
+        placed = [(str(path), {"transcript": text})]
     else:
         placed = list(_parse_objects(text, path))
-    placed = [(where, _from_text_column(item, where)) for where, item in placed]
+    placed = [(where, _to_object(item, where)) for where, item in placed]
     if not placed:
         raise UserError("the file holds no dialogues", where=str(path), fix="give a file with at least one record")
     if "\\ud" in text or "\\uD" in text:
@@ -97,8 +113,21 @@ def _parse_over_lines(text: str, at: int, cut: json.JSONDecodeError, path: Path,
     return item, end
 
 
-def _from_text_column(item: object, where: str) -> object:
-    """The object in a record whose only key is `text`, as data sets of the Hugging Face hub hold them; else itself."""
+def _holds_lists(text: str) -> bool:
+    """Whether each line is a list of its own, as in AugESC."""
+    line, end = _line_at(text.strip(), 0)
+    try:
+        return end < len(text.strip()) and isinstance(json.loads(line), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _to_object(item: object, where: str) -> object:
+    """The object in a record whose only key is `text`, as data sets of the Hugging Face hub hold them; a list of
+    messages as an object with the key `.`; else itself.
+    """
+    if isinstance(item, list) and item and all(isinstance(message, list | dict) for message in item):
+        return {".": item}
     text = item["text"] if isinstance(item, dict) and list(item) == ["text"] else None
     if not (isinstance(text, str) and text.lstrip().startswith("{")):
         return item

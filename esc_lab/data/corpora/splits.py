@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from esc_lab.data.corpora.tables import TABLES, has_saved_splits, is_saved_dataset
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.errors import UserError
 
@@ -20,12 +21,42 @@ log = logging.getLogger(__name__)
 
 EIGHT_ONE_ONE: Mapping[str, float] = MappingProxyType({"train": 0.8, "val": 0.1, "test": 0.1})
 
-_STEMS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "val": ("valid", "val"), "test": ("test",)}
-_SUFFIXES = (".txt", ".json", ".jsonl")
+_STEMS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
+_SUFFIXES = (".txt", ".json", ".jsonl", *TABLES)
+
+
+def find_files(path: Path, split: str = "auto") -> tuple[dict[str, Path], bool]:
+    """The files of a corpus, and whether they are a published split, by its names, or each by its own.
+
+    A directory in which no file or folder is called as a split is one corpus, as of one file a dialogue.
+
+    Args:
+        split: `published` insists on one.
+
+    Raises:
+        UserError: a published split is incomplete, or a directory has no files.
+    """
+    if split != "published" and (not path.is_dir() or is_saved_dataset(path)):
+        return {"": path}, False
+    stems = {stem for names in _STEMS.values() for stem in names}
+    named = path.is_dir() and any(file.stem in stems for file in path.iterdir())
+    if split == "published" or named or has_saved_splits(path):
+        return published_split(path), split != "proportion"
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        fix = f"name a file, or a directory with files that end in {', '.join(_SUFFIXES)}"
+        raise UserError("no data file in the directory", where=str(path), fix=fix)
+    return {file.name: file for file in files}, False
+
+
+def split_of(name: str) -> str:
+    """The split that a file or a part of a data set is, by its name; of other names these themselves."""
+    return next((split for split, stems in _STEMS.items() if name in stems), name)
 
 
 def published_split(directory: str | Path) -> dict[str, Path]:
-    """Files of a published split: `train`, `val` (from `valid` or `val`) and `test`, each .txt, .json or .jsonl.
+    """Files of a published split: `train`, `val` (from `valid`, `val` or `validation`) and `test`, or folders in which
+    `datasets` saved them.
 
     Raises:
         UserError: no such directory, or a split has no file or several.
@@ -37,6 +68,7 @@ def published_split(directory: str | Path) -> dict[str, Path]:
     for split, stems in _STEMS.items():
         names = [stem + suffix for stem in stems for suffix in _SUFFIXES]
         present = [directory / name for name in names if (directory / name).is_file()]
+        present += [directory / stem for stem in stems if is_saved_dataset(directory / stem)]
         if len(present) != 1:
             what = f"{len(present)} files for the split '{split}'" if present else f"no file for the split '{split}'"
             fix = f"keep one of {', '.join(names)}"

@@ -147,7 +147,7 @@ def test_conversational_preferences_of_trl(tmp_path: Path) -> None:
         (dialogue,) = read_dialogues(save(tmp_path / f"trl{number}", *records))
         assert dialogue.turns == turns
     with pytest.raises(UserError, match=r":1: 'prompt' is a text, .* Fix: write {messages: "):
-        read_dialogues(save(tmp_path / "texts", {"prompt": "I failed.", "chosen": "a", "rejected": "b"}))
+        read_dialogues(save(tmp_path / "texts", {"prompt": "I failed.", "chosen": "a", "rejected": "b"}), "esc_pro")
     with pytest.raises(UserError, match=r":1: 'chosen' and 'rejected' answer different messages"):
         read_dialogues(save(tmp_path / "apart", implicit | {"rejected": [chosen, rejected]}))
 

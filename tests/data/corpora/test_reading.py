@@ -284,7 +284,7 @@ def pair(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"text": "a"}, "no known format has the keys text"),
+        ({"text": "a"}, "of no known form, with the keys text .*; sharegpt: no 'conversations'; .* Fix: name"),
         ([1], "the record is .1.. Fix: make it an object"),
         ({"dialog": []}, "has no turns"),
         ({"dialog": [{"speaker": "usr", "text": "a"}]}, "no supporter turn"),
@@ -323,7 +323,6 @@ def pair(**changes: Any) -> dict[str, Any]:
         (pair(chosen="b"), "'chosen' is .b.. Fix: make it an object"),
         (pair(chosen={"role": "user", "content": "b"}), "'chosen' is not the supporter's"),
         (pair(reject={"role": "assistant", "content": "(Affirmation) "}), "'reject': the message is empty"),
-        (pair(messages=[{"role": "bot", "content": "a"}]), "message 1: unknown role 'bot'"),
         (pair(messages=[{"role": "user", "content": ""}]), "message 1: the message is empty"),
         (pair(reject={"role": "assistant", "content": "(Affirmation) b"}), "holds no dialogues"),
         ({"messages": [{"role": "user", "content": "a"}], "label": True}, "last message is not the supporter's"),

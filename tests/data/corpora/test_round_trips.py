@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esc_lab.data.corpora import ReadReport, read_dialogues, stream_dialogues, write_dialogues
-from esc_lab.data.corpora.esc_pro import tree_id
-from esc_lab.data.corpora.esc_pro_tree import Seed
+from esc_lab.data.corpora.esc_pro_tree import Seed, tree_id
 from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError

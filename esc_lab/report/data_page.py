@@ -1,0 +1,142 @@
+"""A look at a corpus: its tables for the terminal and one page, with prompts as a model sees them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from esc_lab.data.corpora import ReadReport
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import Inventory
+from esc_lab.report.page import render_page
+from esc_lab.tokens.encode import IntArray
+from esc_lab.tokens.lengths import Lengths
+
+_SIZES = ("dialogues", "turns", "supporter_turns")
+# What a count of reading means, and what would have it otherwise.
+_REASONS = {
+    "unlabelled_supporter_turns": "no strategy: context, but not trained on",
+    "labels_replaced": "read as data.labels says",
+    "unknown_labels_dropped": "the inventory does not know them; a training refuses: data.labels, or data.unknown=drop",
+    "labels_mapped_away": "no counterpart in the modelled inventory",
+    "empty_turns_dropped": "no text",
+    "system_messages_dropped": "of neither side (data.roles)",
+    "rows_repeated": "the same message once more",
+    "seeker_labels_ignored": "strategies are the supporter's",
+    "duplicate_pairs": "read before",
+    "equal_pairs_dropped": "both replies are the same",
+    "unpaired_rejected": "no preferred reply to the same messages; only KTO uses them",
+    "keys_ignored": "no place for them in a dialogue",
+    "survey_answers_unreadable": "no numbers from 1 to 5; kept in meta",
+    "trees_in_two_splits": "a training refuses: data.split=proportion, or data.overlap=allow",
+    "texts_stripped": "white space around the text",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, all its cells texts; the first column names the row."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ShownPrompt:
+    """A prompt and its reply as the model reads them."""
+
+    where: str
+    strategy: str
+    tokens: str
+    prompt: str
+    reply: str
+
+
+@dataclass(frozen=True)
+class DataLook:
+    """What there is to see of a corpus."""
+
+    facts: Mapping[str, str]
+    tables: Sequence[Table]
+    prompts: Sequence[ShownPrompt]
+
+
+def render_data_page(title: str, look: DataLook) -> str:
+    """The page: tables, then prompts to open; no network."""
+    return render_page(
+        "data.html.jinja", title, {}, styles=["page.css", "data_page.css"], scripts=["page.js"], facts=look.facts,
+        tables=look.tables, prompts=look.prompts,
+    )  # fmt: skip
+
+
+def tabulate_splits(splits: Mapping[str, Sequence[Dialogue]], replies: Mapping[str, Lengths]) -> Table:
+    """Sizes of each split."""
+    rows = []
+    for name, dialogues in splits.items():
+        supporter = [turn for dialogue in dialogues for turn in dialogue.turns if turn.speaker == "supporter"]
+        paired = [turn for turn in supporter if turn.rejected]
+        counts = (
+            len(dialogues), len({dialogue.tree_id for dialogue in dialogues}),
+            sum(len(dialogue.turns) for dialogue in dialogues), len(supporter), len(replies[name].replies),
+            sum(len(turn.rejected) for turn in paired),
+            sum(len(turn.rejected) for turn in paired if not turn.reply.strategies),
+        )  # fmt: skip
+        rows.append([name, *map(str, counts)])
+    heads = ("split", "dialogues", "trees", "turns", "supporter's", "trained on", "pairs", "of them unlabelled")
+    note = "Turns after those in a row were merged (data.merge). Trained on: replies with a strategy, to a seeker."
+    return Table("Splits", heads, rows, note)
+
+
+def tabulate_reading(report: ReadReport) -> Table:
+    """What reading dropped or changed, and why."""
+    counts = {name: count for name, count in asdict(report).items() if count and name not in _SIZES}
+    rows = [[name.replace("_", " "), str(count), _REASONS.get(name, "")] for name, count in counts.items()]
+    return Table("What reading dropped or changed", ("what", "how many", "why"), rows or [["nothing", "0", ""]])
+
+
+def tabulate_labels(report: ReadReport, inventory: Inventory, most: int) -> Table:
+    """Labels as they are spelt, what they are read as, and what becomes of them."""
+    rows = []
+    for (label, own, name), count in report.labels.most_common(most):
+        read = {None: "no strategy", "": "not known"}.get(own, own or "")
+        rows.append([label, str(count), read, name or "none"])
+    more = len(report.labels) - most
+    note = f"{more} more spellings are not shown (look.labels)." if more > 0 else ""
+    heads = ("as it is spelt", "how often", "read as", f"strategy of {inventory.name}")
+    return Table("Labels", heads, rows or [["no labels", "0", "", ""]], note)
+
+
+def tabulate_strategies(splits: Mapping[str, Sequence[Dialogue]], inventory: Inventory) -> Table:
+    """How many replies of each split have each strategy as their first."""
+    counts = {
+        name: Counter(turn.reply.strategies[0] for each in dialogues for turn in each.turns if turn.reply.strategies)
+        for name, dialogues in splits.items()
+    }
+    rows = [[strategy, *(str(own[strategy]) for own in counts.values())] for strategy in inventory.names]
+    return Table("Strategies", ("first strategy of a reply", *splits), rows)
+
+
+def tabulate_lengths(lengths: Mapping[str, Lengths], model: str, row_tokens: int) -> Table:
+    """Tokens of prompts and replies, and what does not fit."""
+    rows = [
+        [name, *_spread(own.prompts), *_spread(own.replies), str(own.shortened), str(own.too_long)]
+        for name, own in lengths.items()
+    ]
+    heads = ("split", "prompt: median", "95 %", "longest", "reply: median", "95 %", "longest", "shortened", "too long")
+    note = (
+        f"Tokens of {model}. Shortened: replies that see a history without its oldest turns, to fit into "
+        f"data.row_tokens={row_tokens}. Too long: replies that do not fit at all; a training refuses them unless "
+        "data.too_long=drop."
+    )
+    return Table("Lengths", heads, rows, note)
+
+
+def _spread(tokens: IntArray) -> list[str]:
+    if not len(tokens):
+        return ["-", "-", "-"]
+    return [f"{value:.0f}" for value in (np.median(tokens), np.quantile(tokens, 0.95), tokens.max())]

@@ -1,0 +1,74 @@
+"""Stage `convert`: a corpus of any form, written as esc-lab's own format or as one of ESC-Pro's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from esc_lab.config import Config
+from esc_lab.data.corpora import ReadReport, read_corpus, write_dialogues
+from esc_lab.data.dialogue import Dialogue
+from esc_lab.data.strategies import build_inventory, load_inventory
+from esc_lab.errors import UserError
+from esc_lab.runs.layout import DIALOGUES
+from esc_lab.terminal import print_table
+
+log = logging.getLogger(__name__)
+
+_FILES = {"train": "train", "val": "valid", "test": "test"}  # by split, as a published split is read
+
+
+def run(cfg: Config) -> dict[str, float]:
+    """Read the corpus and write it: one file, or a directory with one a split. It appears whole or not at all.
+
+    Raises:
+        UserError: the corpus cannot be read, there is nothing that the form can hold, or the place is taken.
+    """
+    report = ReadReport()
+    splits = read_corpus(cfg.data, build_inventory(cfg.inventory), report, cfg.config_dirs)
+    suffix = ".jsonl" if cfg.convert.to == "jsonl" else ".json"
+    target = Path(cfg.convert.path) if cfg.convert.path else Path(cfg.run_dir, DIALOGUES).with_suffix("")
+    if len(splits) == 1:
+        target = target if cfg.convert.path else target.with_suffix(suffix)
+        lost = _write(cfg, next(iter(splits.values())), target)
+    else:
+        lost = _write_directory(cfg, splits, target, suffix)
+    counts = {name: count for name, count in asdict(report).items() if count}
+    print_table("What was read", ("", ""), [(name.replace("_", " "), f"{count}") for name, count in counts.items()])
+    if lost:
+        title = f"What {cfg.convert.to} cannot hold, and was left out"
+        print_table(title, ("", ""), [(kind, f"{count}") for kind, count in lost.items()])
+    option = "jsonl" if cfg.convert.to == "jsonl" else "esc_pro"
+    log.info("%s (data=%s data.path=%s)", target, option, target)
+    read = {f"convert/{name}": float(value) for name, value in asdict(report).items()}
+    return read | {f"convert/left_out/{kind.replace(' ', '_')}": float(count) for kind, count in lost.items()}
+
+
+def _write(cfg: Config, dialogues: Sequence[Dialogue], path: Path) -> Counter[str]:
+    own = cfg.inventory.name == dialogues[0].inventory
+    inventory = build_inventory(cfg.inventory) if own else load_inventory(dialogues[0].inventory, cfg.config_dirs)
+    return Counter(write_dialogues(dialogues, path, cfg.convert.to, inventory=inventory))
+
+
+def _write_directory(
+    cfg: Config, splits: Mapping[str, Sequence[Dialogue]], directory: Path, suffix: str
+) -> Counter[str]:
+    """A file for each split, in a directory that is new."""
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        fix = "name a new or an empty directory; the corpus has splits, each of which becomes a file there"
+        raise UserError("it is there and not empty", where=f"convert.path={directory}", fix=fix)
+    part = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a conversion that was killed
+    lost = Counter[str]()
+    try:
+        for name, dialogues in splits.items():
+            lost += _write(cfg, dialogues, part / f"{_FILES.get(name, name)}{suffix}")
+        os.replace(part, directory)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return lost
