@@ -45,7 +45,8 @@ def places(tmp_path_factory) -> Path:
     for name, part in (("train", records[:4]), ("valid", records[4:5]), ("test", records[5:6])):
         text = "".join(f"{json.dumps(esconv_record(record))}\n" for record in part)
         (_made(root / "DIR") / f"{name}.txt").write_text(text)
-    shutil.copy(ROOT / "esc_lab/data/corpora/sample.jsonl", root / "FILE")
+    for name in ("FILE", "talks.jsonl"):
+        shutil.copy(ROOT / "esc_lab/data/corpora/sample.jsonl", root / name)
     write_own_configs(root / "DIR")
     write_project([str(root / "project")])
     shutil.copytree(root / "project", root, dirs_exist_ok=True)  # where `cd DIR` would lead
