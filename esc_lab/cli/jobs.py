@@ -35,6 +35,12 @@ def show_jobs(directory: Path) -> int:
     started = [_look_at(job) for job in manifest.read_jobs(directory)]
     metric = compose_config(*planned[0]).cfg.optimize_metric if planned else None
     print_jobs(started, planned, metric)
+    if (directory / ".submitit").exists():  # a launcher of submitit has made it
+        from esc_lab.cli.slurm import queued_jobs
+
+        queued = queued_jobs(directory)
+        states = ", ".join(f"{job} {state.lower()}" for job, state in queued.items())
+        print(f"in Slurm's queue: {states or 'none'}")
     done = sum(job.status in manifest.DONE for job in started)
     print(f"{done} of {max(len(planned), len(started))} jobs are done; the same command with resume=auto goes on")
     return max(len(planned), len(started)) - done

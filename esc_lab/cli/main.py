@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import time
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from esc_lab.cli.latest import name_latest_runs
 from esc_lab.cli.multirun import (
     describe_jobs,
     end_with_multirun,
+    in_slurm,
     in_worker,
     is_orphan,
     run_in_process,
@@ -52,6 +54,7 @@ from esc_lab.cli.projects import write_project
 from esc_lab.config.files import COMMAND, CONF
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs import manifest
+from esc_lab.runs.environment import first_process
 from esc_lab.runs.signals import TERMINATED, end_on_sigterm
 from esc_lab.terminal import show_controls
 
@@ -69,8 +72,16 @@ def run_job(cfg: DictConfig) -> float | None:
     ends in a process of its own.
     """
     hydra_config = HydraConfig.get()
-    with end_on_sigterm(), end_with_multirun(Path(hydra_config.sweep.dir)):
+    with end_on_sigterm(), end_with_multirun(Path(hydra_config.sweep.dir)), _end_before_time():
         return _run_and_note(cfg, hydra_config)
+
+
+def _end_before_time() -> AbstractContextManager[None]:
+    if not in_slurm():
+        return contextlib.nullcontext()
+    from esc_lab.cli.slurm import end_before_time
+
+    return end_before_time()
 
 
 def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
@@ -99,7 +110,7 @@ def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         log.error("error: %s", text, exc_info=not isinstance(error, UserError) or bool(hydra_config.verbose))
-        if not in_multirun:
+        if not in_multirun or not first_process():  # Slurm ends the other processes of a job with one that fails
             if isinstance(error, UserError) and not hydra_config.verbose:
                 drop_refused_run(directory, Path(cfg.output_root))
             raise SystemExit(1) from error
@@ -107,12 +118,26 @@ def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
     except (SystemExit, KeyboardInterrupt) as stop:
         end, text = stop, _BY_SIGTERM if getattr(stop, "code", None) == TERMINATED else "interrupted"
         log.error("error: %s", text)
-        outcome = {"status": "failed", "error": text}
+        outcome = {"status": "failed", "error": text} | (_requeue() if in_slurm() else {})
     if in_multirun:
         _note_job(hydra_config, {**outcome, "seconds": time.time() - start})
-    if end and not (in_multirun and in_worker() and text == _BY_SIGTERM):  # a worker may have other jobs
+    # A worker may have other jobs. Slurm may start this one again, so its launcher must not take this for a result.
+    if end and (in_slurm() or not (in_multirun and in_worker() and text == _BY_SIGTERM)):
         raise end
     return value
+
+
+def _requeue() -> dict[str, str]:
+    """What became of a job whose time in Slurm is up; nothing if something else has ended it."""
+    from esc_lab.cli.slurm import requeue
+
+    reason = requeue()
+    if reason is None:
+        return {}
+    if reason:
+        return {"error": reason}
+    log.info("its time is up; it is in Slurm's queue again, and goes on from what it has")
+    return {"status": manifest.REQUEUED, "error": "its time was up; it goes on when Slurm starts it again"}
 
 
 def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
@@ -121,8 +146,16 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
     settings = config.typed(cfg)
     settings.run_dir = str(directory)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
+        words = list(HydraConfig.get().overrides.task)
+        if in_slurm():
+            from esc_lab.cli.slurm import count_tasks, is_restarted, share_training
+
+            if is_restarted() and not settings.resume and config.can_resume(settings):
+                settings.resume = str(directory)
+                words.append("resume=auto")
+            if count_tasks() > 1:
+                return run_stage(share_training(settings))
         if settings.trainer.devices not in ("auto", "1"):
-            words = list(HydraConfig.get().overrides.task)
             return run_in_process(words if config.can_resume(settings) else manifest.drop_resume(words), directory)
         settings.trainer.devices = "1"
     return run_stage(settings)
@@ -146,7 +179,9 @@ def _finished_before(cfg: DictConfig, hydra_config: Any) -> manifest.Job | None:
 
 
 def _note_job(hydra_config: Any, outcome: dict[str, Any]) -> None:
-    """This job in the multirun's manifest."""
+    """This job in the multirun's manifest; of several processes of it, the first."""
+    if not first_process():
+        return
     job = {
         "job": hydra_config.job.num,
         "overrides": list(hydra_config.overrides.task),

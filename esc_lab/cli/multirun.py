@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -47,12 +48,15 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     """
     # The directory is settled here, and not by Hydra, so that the manifest can be read when the jobs are done.
     cfg, hydra = compose_config(*first)
+    slurm = _prepare_slurm(hydra.launcher, str(cfg.stage))
     jobs, common = expand_multirun(words)
     directory = Path(hydra.sweep.dir)
     if "resume=auto" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):
         before = manifest.find_multirun(directory.parent, words)
         print(f"resume=auto: {f'going on with {before}' if before else 'no such multirun before'}", file=sys.stderr)
         directory = before or directory
+    if slurm:
+        slurm.refuse_twice(directory)
     sys.argv.append(f"hydra.sweep.dir={quote(str(directory))}")
     if common:  # a job's directory is named by what sets it apart from the others
         excluded = sorted({*place_names(), *common})
@@ -61,12 +65,14 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     failure: BaseException | None = None
     os.environ[_PROCESS] = str(os.getpid())
     try:
-        with end_on_sigterm(lambda: _end_jobs(directory)):
+        with end_on_sigterm(lambda: None if slurm else _end_jobs(directory)):
             start()
     except BaseException as error:  # of the launcher, or the end of this process: a job's own are in the manifest
         failure = error
     finally:
         del os.environ[_PROCESS]
+    if slurm:
+        failure = slurm.explain_end(directory, failure)
     started = manifest.read_jobs(directory)
     print_jobs(started, jobs, cfg.optimize_metric)
     failed = sum(job.status not in manifest.DONE for job in started)
@@ -81,6 +87,25 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     return int(failed > 0)
 
 
+def _prepare_slurm(launcher: Any, stage: str) -> ModuleType | None:
+    """What knows Slurm, if its launcher is to submit the jobs.
+
+    Raises:
+        UserError: Slurm is not there, or does not have what they ask for.
+    """
+    if not launcher._target_.endswith(".SlurmLauncher"):
+        return None
+    from esc_lab.cli import slurm  # with submitit, of the extra `sweeps`
+
+    slurm.check_cluster(launcher, stage)
+    return slurm
+
+
+def in_slurm() -> bool:
+    """Whether this process is a job of a multirun that Slurm has started."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
 def _end_jobs(directory: Path) -> None:
     """Let jobs in other processes end, and wait a while until they have noted it."""
     manifest.stop_multirun(directory)
@@ -91,7 +116,7 @@ def _end_jobs(directory: Path) -> None:
 
 def in_worker() -> bool:
     """Whether this process runs jobs of a multirun that another one has started."""
-    return os.environ.get(_PROCESS, str(os.getpid())) != str(os.getpid())
+    return in_slurm() or os.environ.get(_PROCESS, str(os.getpid())) != str(os.getpid())
 
 
 def is_orphan(launcher: str) -> bool:
@@ -159,14 +184,20 @@ def run_in_process(overrides: Sequence[str], directory: Path) -> dict[str, float
     Raises:
         UserError: it failed; its messages are on the terminal and in run.log.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SUBMITIT_"))}
     command = [sys.executable, *_RUN, *overrides, f"hydra.run.dir={quote(str(directory))}"]
-    with subprocess.Popen(command, env=environment) as process:
+    with _deaf_to_slurm():
+        process = subprocess.Popen(command, env=environment)
+    try:
+        status = process.wait()
+    except BaseException:
+        process.terminate()
         try:
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            raise
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:  # its processes wait for each other
+            process.kill()
+            process.wait()
+        raise
     if status:
         log = directory / LOG
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
@@ -174,6 +205,22 @@ def run_in_process(overrides: Sequence[str], directory: Path) -> dict[str, float
         raise UserError(errors[-1] if errors else f"ended with status {status}", where=str(log))
     metrics: dict[str, float] = json.loads((directory / METRICS).read_text(encoding="utf-8"))
     return metrics
+
+
+@contextmanager
+def _deaf_to_slurm() -> Iterator[None]:
+    """A process that is started in this block, and those that it starts, leave Slurm's signal to this one.
+
+    Slurm sends it to all processes of a job, and it would end them at once.
+    """
+    if not in_slurm():
+        yield
+        return
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]], metric: str | None) -> None:
@@ -185,6 +232,8 @@ def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]]
         metric: of the jobs, to be shown too.
     """
     from rich.table import Table
+
+    from esc_lab.runs.directory import is_owned
 
     numbers = {job.number for job in started}
     jobs = [*started]
@@ -202,12 +251,15 @@ def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]]
         table.add_column(name, **style)
     for job in sorted(jobs, key=lambda job: job.number):
         value = (job.metrics or {}).get(metric or "")
-        died = job.status == "running"
-        colour = {"done": "green", "reused": "cyan"}.get(job.status, "red")
+        status, died = job.status, False
+        if status == "running":
+            died = not is_owned(job.directory)
+            status = "did not finish" if died else "under way"
+        colour = {"done": "green", "reused": "cyan", manifest.REQUEUED: "yellow"}.get(job.status, "red")
         table.add_row(
             str(job.number),
             escape(" ".join(word for word in job.overrides if word not in common)),
-            f"[{colour}]{'did not finish' if died else job.status}[/]",
+            f"[{colour}]{status}[/]",
             *([] if metric is None else ["-" if value is None else f"{value:.4g}"]),
             f"{sum(job.stages.values())} of {len(job.stages)}" if job.stages else "",
             f"{job.seconds:.0f} s" if job.seconds else "",

@@ -20,6 +20,7 @@ from esc_lab.runs.layout import MANIFEST, METRICS
 log = logging.getLogger(__name__)
 
 DONE = ("done", "reused")
+REQUEUED = "requeued"  # its time was up, and it is in Slurm's queue again
 _OVERRIDES = "multirun.json"
 _STOP = ".stop"  # where it is, no further job starts
 # Hydra's own settings that change no result.
@@ -34,7 +35,8 @@ class Job:
         number: its number in the multirun.
         overrides: what it was started with.
         directory: its run directory.
-        status: `done`, `reused` (nothing had to be computed), `failed`, or `running` (or its process is no more).
+        status: `done`, `reused` (nothing had to be computed), `failed`, `requeued` (Slurm is to start it again), or
+            `running` (or its process is no more).
         error: why it failed.
         seconds: how long it took.
         metrics: what it returned.

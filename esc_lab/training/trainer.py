@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 import pytorch_lightning as pl
 import torch
 import transformers
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
@@ -50,6 +53,7 @@ def prepare(cfg: Config) -> None:
         ".*does not have many workers.*",
         "Experiment logs directory .* exists and is not empty",
         ".*your dataloader is not resumable.*",  # StepLoader starts at the right step by itself
+        "The `srun` command is available on your system but is not used.*",  # where a single run needs none
     ):
         warnings.filterwarnings("ignore", message=message)
     path = Path(cfg.run_dir) / ENVIRONMENT
@@ -165,7 +169,7 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         log_every_n_steps=settings.log_every,
         logger=_loggers(cfg) if training else False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *_processes(training)],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         enable_checkpointing=keeps_best,
@@ -174,6 +178,8 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         num_sanity_val_steps=0,
         inference_mode=True,
     )
+    if training and SLURMEnvironment.detect() and "num_nodes" not in settings.extra:
+        arguments["num_nodes"] = int(os.environ.get("SLURM_NNODES", "1"))
     if twice := arguments.keys() & settings.extra.keys():
         fix = f"use trainer's own keys for them: `{COMMAND} --help trainer`"
         raise UserError(f"set by esc-lab: {', '.join(sorted(twice))}", where="trainer.extra", fix=fix)
@@ -182,6 +188,16 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         fix = "see the arguments of Lightning's Trainer"
         raise UserError(f"Trainer has no argument '{unknown}'{nearest(unknown, known)}", where="trainer.extra", fix=fix)
     return pl.Trainer(**arguments, **(settings.extra if training else {}))
+
+
+def _processes(training: bool) -> list[ClusterEnvironment]:
+    """In a job of Slurm: its processes share a training, and nothing else.
+
+    Lightning would also queue the job again at a signal, from a checkpoint of its own; a multirun does that itself.
+    """
+    if not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False) if training else LightningEnvironment()]
 
 
 class ProgressLines(Callback):
