@@ -22,7 +22,9 @@ SPLITS = ("train", "val", "test")
 @dataclass
 class DataConfig:
     name: str = item(
-        MISSING, "short name of the corpus, used in run names and cards", affects=looks("search", "extend", *TRAININGS)
+        MISSING,
+        "short name of the corpus, used in run names and cards",
+        affects=looks("search", "extend", "export", *TRAININGS),
     )
     path: str | None = item(
         MISSING, "file, or directory with train/valid/test files; null = the sample corpus", path=True, method=False
@@ -86,7 +88,9 @@ class DataConfig:
         method=False,
     )
     licence: str | None = item(
-        None, "licence of the corpus, for cards; null = not stated", affects=looks("search", "extend", *TRAININGS)
+        None,
+        "licence of the corpus, for cards; null = not stated",
+        affects=looks("search", "extend", "export", *TRAININGS),
     )
     merge: str = item("set", "join consecutive supporter turns: keep apart, label of the first, set of labels",
                       choices=("none", "first", "set"), measures=TEST_SET)  # fmt: skip

@@ -23,6 +23,7 @@ from esc_lab.config.converse import CardsConfig, ConverseConfig
 from esc_lab.config.convert import ConvertConfig, LookConfig
 from esc_lab.config.data import DataConfig, InventoryConfig
 from esc_lab.config.evaluate import ClassifierConfig, EvaluateConfig, SRAStudyConfig
+from esc_lab.config.export import ExportConfig
 from esc_lab.config.extend import ExtendConfig
 from esc_lab.config.item import (
     COUNT,
@@ -56,7 +57,7 @@ STAGES: Mapping[str, str] = {
     "survey": "ask people about replies: make blinded questionnaires from evaluations, or read what raters gave back",
     "compare": "compare runs: one table with intervals and tests, figures, and a report (HTML)",
     "dashboard": "lay out the comparison of a W&B project's runs as a workspace",
-    "export": "merge an adapter into a plain model directory with a model card",
+    "export": "write a plain model directory with its card, or dialogues as files of other tools; push it to the hub",
     "search": "search for good strategies from seed dialogues (MCTS): builds preference data, ESC-Pro",
     "extend": "continue dialogues from random places, with strategies that prompts name: data of steerable models",
     "cards": "make cards of simulated seekers from the situations of a corpus, by rule or by a model",
@@ -106,17 +107,6 @@ class PlantedConfig:
 
 
 @dataclass
-class ExportConfig:
-    directory: str | None = item(None, "where the merged model goes; null = <run directory>/model", affects=PLACE)
-    safety: str | None = item(
-        None,
-        "safety report that the model card tells of: run directory of stage=judge rubric=safety over talks of this "
-        "checkpoint with seekers in crises (stage=converse cards=crisis)",
-        path=True,
-    )
-
-
-@dataclass
 class Config:
     """Root of the configuration."""
 
@@ -150,11 +140,11 @@ class Config:
     tags: list[str] = item([], "W&B tags", affects=LOOKS)
     model: ModelConfig = section(ModelConfig, results(*TRAININGS, "data", "evaluate", "converse", "chat", "export"))
     adapter: AdapterConfig = section(AdapterConfig, TRAINING)
-    data: DataConfig = section(DataConfig, results(*ASKED, *TRAININGS, "evaluate", "data", "convert"))
+    data: DataConfig = section(DataConfig, results(*ASKED, *TRAININGS, "evaluate", "data", "convert", "export"))
     look: LookConfig = section(LookConfig, results("data"))
     convert: ConvertConfig = section(ConvertConfig, results("convert"))
     inventory: InventoryConfig = section(
-        InventoryConfig, results(*ASKED, "chat", *TRAININGS, "evaluate", "data", "convert")
+        InventoryConfig, results(*ASKED, "chat", *TRAININGS, "evaluate", "data", "convert", "export")
     )
     prompt: PromptConfig = section(
         PromptConfig, results("data", "sft", "cso", "reward", "evaluate", "converse", "chat")

@@ -17,6 +17,7 @@ from esc_lab.config.evaluation_checks import (
     check_weights,
     refuse,
 )
+from esc_lab.config.export import check_export
 from esc_lab.config.model import ENDPOINT
 from esc_lab.config.pipeline import PIPELINE_ROLES
 from esc_lab.config.reward import COMPARISONS
@@ -51,11 +52,6 @@ def _check_compare(cfg: DictConfig) -> Iterator[str]:
         if not any(Path(run, name).exists() for name in ("config.yaml", "manifest.jsonl")):
             fix = "name directories of finished runs or multiruns"
             yield f"compare.runs: {run} holds no config.yaml and no manifest.jsonl: it is no run. Fix: {fix}"
-
-
-def _check_export(cfg: DictConfig) -> Iterator[str]:
-    if cfg.checkpoint is None:
-        yield "stage=export needs a trained model. Fix: add checkpoint=<run directory of an sft run>"
 
 
 def _check_training(cfg: DictConfig) -> Iterator[str]:
@@ -293,6 +289,6 @@ _CHECKS: Mapping[str, Sequence[Callable[[DictConfig], Iterator[str]]]] = {
     "judge": (_check_judge,),
     "survey": (survey_problems,),
     "compare": (_check_compare,),
-    "export": (check_weights, _check_export),
+    "export": (check_export,),
     "planted_preference": (check_weights,),
 }

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from esc_lab.config import Config
 from esc_lab.search.continuations import RUN_WORDS
-from esc_lab.search.data_card import describe_player, render_card, size_category
+from esc_lab.search.data_card import describe_player, render_card
 from esc_lab.search.extend_result import UNCONDITIONAL, ExtendResult
 from esc_lab.search.extend_session import ROLE
+from esc_lab.training.exports.data_card import size_category
 
 _EVENTS: Mapping[str, str] = {
     "asked": "replies asked for",

@@ -13,9 +13,6 @@ from esc_lab.config.search import LOADED
 from esc_lab.terminal import escape_markdown
 
 NOT_STATED = "not stated"
-# The hub's names for how many records there are: the first number that is too many, and the name.
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_LARGEST = "n>1M"
 
 
 def render_card(template: str, **values: Any) -> str:
@@ -24,11 +21,6 @@ def render_card(template: str, **values: Any) -> str:
     loader = PackageLoader("esc_lab.search")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.get_template(template).render(json=json.dumps, table=_table, **values)
-
-
-def size_category(records: int) -> str:
-    """The hub's name for a number of records."""
-    return next((name for limit, name in _SIZES if records < limit), _LARGEST)
 
 
 def describe_player(cfg: Config, role: str, models: Sequence[str]) -> tuple[str, ...]:

@@ -17,12 +17,13 @@ from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
-from esc_lab.search.data_card import describe_player, render_card, size_category
+from esc_lab.search.data_card import describe_player, render_card
 from esc_lab.search.preferences import Preferences
 from esc_lab.search.seeker_texts import HEADS, SeekerTexts
 from esc_lab.search.session import SearchResult
 from esc_lab.search.statistics import SearchStatistics
 from esc_lab.statistics.intervals import LEVEL
+from esc_lab.training.exports.data_card import size_category
 
 log = logging.getLogger(__name__)
 

@@ -134,6 +134,18 @@ class ChatEncoder:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return self.special_text.sub("", text).strip()
 
+    def render_pieces(self, roles: tuple[Role, ...], *, generation: bool = False) -> tuple[str, ...]:
+        """What the template writes before, between and after the contents of messages with these roles: one text more
+        than there are messages.
+
+        Args:
+            generation: whether the reply comes next.
+
+        Raises:
+            UserError: the template cannot render them, or drops one.
+        """
+        return self._pieces(roles, generation)
+
     def _render_pieces(self, roles: tuple[Role, ...], generation: bool) -> tuple[str, ...]:
         """What the template writes before, between and after the contents of messages with these roles."""
         chat = [{"role": role, "content": _MARK.format(number)} for number, role in enumerate(roles)]

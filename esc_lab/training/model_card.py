@@ -23,6 +23,7 @@ _TRAININGS = {
     "classifier": "a classifier of strategies",
     "reward": "a reward model of replies",
 }
+_MADE = {"search": "what a search made of", "extend": "replies that an extension wrote into"}
 _SOMEBODY = SeekerProfile("...", "...", "...")
 # Beginnings of the numbers of a training that another machine would have too.
 _METRICS = ("val/loss", "train/loss", "train/steps", "train/parameters", "classifier/", "reward/", "kto/")
@@ -52,7 +53,9 @@ def system_prompt(config: Settings) -> tuple[str, bool]:
     return prompt.messages[0].content, shared
 
 
-def write_card(config: Settings, metrics: Mapping[str, float], *, run: Path | None, adapter: bool) -> str:
+def write_card(
+    config: Settings, metrics: Mapping[str, float], *, run: Path | None, adapter: bool, licence: str | None = None
+) -> str:
     """A model card in Markdown, with the metadata that the hub reads.
 
     Args:
@@ -60,20 +63,23 @@ def write_card(config: Settings, metrics: Mapping[str, float], *, run: Path | No
         metrics: of the training.
         run: its directory, beside which the runs that it goes on from are looked for.
         adapter: whether the weights are an adapter, or those of a whole model.
+        licence: of the weights, as the hub calls it; None: not stated.
     """
     model, base = config["model"], hub_name(config["model"])
     named = "" if base == model["name"] else f"base_model: {base}\n"
     library = f"library_name: {'peft' if adapter else 'transformers'}\n"
+    terms = f"license: {licence}\n" if licence else ""
     origin = (
         f" Trained on its weights in the Python package `{model['path']}`, dequantised: not quite those on the hub."
     )
     rows = [f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()) if name.startswith(_METRICS)]
     return "\n\n".join(
         [
-            f"---\n{named}{library}tags: [emotional-support-conversation, esc-lab]\n---",
+            f"---\n{named}{library}{terms}tags: [emotional-support-conversation, esc-lab]\n---",
             f"# {model['name']}, trained for emotional support conversation",
             f"Base model: {base}; licence of its weights: {model.get('licence') or NOT_STATED}."
-            + (origin if model["source"] == "gguf_wheel" else ""),
+            + (origin if model["source"] == "gguf_wheel" else "")
+            + (f" Licence of the weights here: {licence}." if licence else ""),
             "Trained with esc-lab:\n\n" + "\n".join(_trainings(config, run)),
             _use(config, adapter=adapter),
             *([] if config["stage"] in ("classifier", "reward") else [_prompts(config)]),
@@ -95,12 +101,24 @@ def _trainings(config: Settings, run: Path | None) -> list[str]:
     if config["stage"] == "cso":
         objective = config["objective"]
         what += f" ({objective.get('title') or objective['name']})"
+    source, corpus = find_source(data, run)
+    licence = corpus.get("licence") or NOT_STATED
+    return [*lines, f"- {what}, on {source}; licence of {corpus['name']}: {licence}"]
+
+
+def find_source(data: Mapping[str, Any], run: Path | None) -> tuple[str, Mapping[str, Any]]:
+    """What data are, in words, and the settings of the corpus that they go back to.
+
+    Args:
+        data: section of a configuration.
+        run: directory of its run, beside which runs that were moved with it are looked for.
+    """
     places = [Path(data["path"]), Path(data["path"]).parent] if data["path"] else []
     origins = [read_config(place) for path in places if (place := find_run(path, run))]
-    search = next((origin for origin in origins if origin.get("stage") == "search"), None)
-    corpus = search["data"] if search else data  # the seeds' own name and licence
-    source = f"what a search made of {corpus['name']}" if search else corpus["name"]
-    return [*lines, f"- {what}, on {source}; licence of {corpus['name']}: {corpus.get('licence') or NOT_STATED}"]
+    made = next((origin for origin in origins if origin.get("stage") in _MADE), None)
+    if made:
+        return f"{_MADE[made['stage']]} {made['data']['name']}", made["data"]
+    return str(data["name"]), data
 
 
 def _use(config: Settings, *, adapter: bool) -> str:

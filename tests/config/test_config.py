@@ -263,6 +263,25 @@ def test_what_stages_need():
     assert "data.path: " in complaint("data.path=${oc.env:NO_SUCH_VARIABLE}")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("export.data=csv", "export.data=csv: not one of trl, datasets, llama_factory, openai"),
+        ("export.data=trl checkpoint=.", "checkpoint=.: export.data=trl writes dialogues. Fix: leave it or"),
+        ("export.data=trl export.safety=.", "export.safety=.: export.data=trl writes dialogues"),
+        ("export.data=trl data.side=seeker", "data.side=seeker: the supporter's replies are written"),
+        ("checkpoint=. export.system=true", "export.system=true: a model's chat template has it already"),
+        ("checkpoint=. export.push=me", "export.push=me: no repository. Fix: give OWNER/NAME"),
+        ("checkpoint=. export.push=me/x", "export.push=me/x: what is pushed needs a licence. Fix: export.licence="),
+        ("checkpoint=. export.public=true", "export.public=true: nothing is pushed. Fix: add export.push=OWNER/NAME"),
+        ("checkpoint=. export.update=true", "export.update=true: nothing is pushed"),
+        ("checkpoint=. export.licence=Apache-2.0", "export.licence=Apache-2.0: not a licence as the hub calls it"),
+    ],
+)
+def test_what_exports_need(words, message):
+    assert message in complaint("stage=export", "model=tiny_llama", *words.split())
+
+
 SECRET = "sk-recognisable-0123456789"
 
 

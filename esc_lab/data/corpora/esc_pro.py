@@ -5,7 +5,7 @@
 - pair: `{scene, description, messages, chosen, reject}` (or `rejected`), the supporter's messages `(strategy) text`.
 - KTO: `{scene, description, messages, label}`; the last message is the reply, preferred if the label is true.
 - TRL's conversational `{prompt, chosen, rejected}` (or without prompt) and `{prompt, completion, label}`, lists of
-  messages each, are pairs and KTO records.
+  messages each, are pairs and KTO records; without `label` the completion is a preferred reply.
 
 Without `strategy`, the text of a dialogue's message is read as in the other forms, `(strategy) text`.
 
@@ -97,7 +97,7 @@ def _from_trl(record: Record) -> Record:
     if "completion" in data:
         answer = require(data, "completion", list, where)
         del data["completion"]
-        return Record({**data, "messages": [*(prompt or ()), *answer]}, where)
+        return Record({"label": True, **data, "messages": [*(prompt or ()), *answer]}, where)
     histories = []
     for key in ("chosen", "rejected"):
         messages = require(data, key, list, where)

@@ -58,11 +58,17 @@ class ReadReport:
         self.supporter_turns += len(supporter)
         self.unlabelled_supporter_turns += sum(not turn.reply.strategies for turn in supporter)
 
+    def changes(self) -> dict[str, int]:
+        """What reading dropped or changed, or found to be without a label, by kind; without what did not occur."""
+        return {name: count for name, count in asdict(self).items() if name not in _SIZES and count}
+
     def line(self) -> str:
         """One log line: the sizes, then every other count that is not zero."""
-        sizes = ("dialogues", "turns", "supporter_turns")
-        counts = {name: count for name, count in asdict(self).items() if name in sizes or count}
+        counts = {name: count for name, count in asdict(self).items() if name in _SIZES or count}
         return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+
+
+_SIZES = ("dialogues", "turns", "supporter_turns")
 
 
 class Reading:
