@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from esc_lab.data.corpora import ReadReport, read_dialogues
-from esc_lab.data.corpora.esc_pro import tree_id
-from esc_lab.data.corpora.esc_pro_tree import Seed
+from esc_lab.data.corpora.esc_pro_tree import Seed, tree_id
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
 from esc_lab.training.exports.chats import build_chats
 from esc_lab.training.exports.data_files import write_datasets, write_llama_factory, write_openai, write_trl
@@ -164,6 +163,28 @@ def test_llama_factory_conversations_alternate_and_are_named(tmp_path: Path) -> 
             assert sides == (["human", "gpt"] * len(sides))[: len(sides)]
             assert len(sides) % 2 == odd == entry.get("ranking", False)
             assert record["system"] == "Be kind."
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "form"),
+    [
+        (write_openai, "sft", "messages"),
+        (write_openai, "preference", "openai_preference"),
+        (write_llama_factory, "sft", "sharegpt"),
+        (write_llama_factory, "preference", "sharegpt"),
+    ],
+)
+def test_what_was_said_comes_back_from_the_other_forms(tmp_path: Path, write: Any, kind: str, form: str) -> None:
+    """They hold no situation and no problem."""
+    dialogues = branches()[:2]
+    write(chats(dialogues), tmp_path, Counter())
+    again = read_dialogues(tmp_path / kind / "train.jsonl", form, inventory="cso")
+    if kind == "sft":
+        dialogues = [
+            replace(dialogue, turns=tuple(replace(turn, rejected=()) for turn in dialogue.turns))
+            for dialogue in dialogues
+        ]
+    assert {dialogue.turns for dialogue in again} == {dialogue.turns for dialogue in dialogues}
 
 
 def test_llama_factory_takes_every_record(tmp_path: Path) -> None:
