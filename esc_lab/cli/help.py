@@ -122,23 +122,34 @@ def describe_option(file: Path) -> str:
 def _section(topic: str, cfg: Any) -> str:
     chosen = [key for key in keys() if key.name == topic or key.name.startswith(f"{topic}.")]
     options = groups().get(topic, {})
-    blocks = [[f"{topic}=...", *(f"  {name:<14} {_tell_option(topic, file)}" for name, file in options.items())]]
+    blocks = [[f"{topic}=...", *(f"  {name:<14} {tell_option(topic, file)}" for name, file in options.items())]]
     blocks += [[_key_line(key, cfg) for key in chosen]]
     for group, files in groups().items():
         if topic in files:
             text = files[topic].read_text(encoding="utf-8").rstrip()
-            blocks.append([f"{group}={topic}  {_tell_option(group, files[topic])}", textwrap.indent(text, "  ")])
+            blocks.append([f"{group}={topic}  {tell_option(group, files[topic])}", textwrap.indent(text, "  ")])
     return "\n\n".join("\n".join(block) for block in (blocks if options else blocks[1:]) if block)
 
 
-def _tell_option(group: str, file: Path) -> str:
+def tell_option(group: str, file: Path) -> str:
+    """What an option of a group is."""
     return (STAGES[file.stem] if group == "stage" else describe_option(file)) + _origin(file)
 
 
 def _key_line(key: Key, cfg: Any) -> str:
+    text = show_default(key, cfg)
+    default = "required" if text is None else f"default {text if len(text) <= _WIDTH else f'{text[:_WIDTH]}...'}"
+    choices = f"; one of {', '.join(key.choices)}" if key.choices else ""
+    return f"  {key.name}  ({key.type}; {default}{choices})\n      {key.doc}"
+
+
+def show_default(key: Key, cfg: Any) -> str | None:
+    """The value of a key as one writes it on the command line; None where it has none.
+
+    Args:
+        cfg: a composed configuration, as nested dictionaries.
+    """
     for part in key.name.split("."):
         cfg = cfg[part]
     text = yaml.safe_dump(cfg, default_flow_style=True, width=10**6, sort_keys=False).removesuffix("...\n").strip()
-    default = "required" if cfg == MISSING else f"default {text if len(text) <= _WIDTH else f'{text[:_WIDTH]}...'}"
-    choices = f"; one of {', '.join(key.choices)}" if key.choices else ""
-    return f"  {key.name}  ({key.type}; {default}{choices})\n      {key.doc}"
+    return None if cfg == MISSING else text

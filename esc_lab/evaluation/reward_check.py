@@ -27,6 +27,12 @@ from esc_lab.statistics.intervals import FloatArray
 from esc_lab.terminal import print_table
 
 SIMILAR = 1.25  # times as many words at most
+# What the columns of the table of controls are.
+CONTROL_NOTES = (
+    "length alone, place alone: the AUC of the number of words, and of how late in its dialogue it is.",
+    f"equal length: the AUC of the scores where neither has over {SIMILAR:g} times the words of the other.",
+    "ECE: how far the probability that it gives to a pair is from how often it is right.",
+)
 _NAMES = {FOREIGN: "other_dialogue"}  # where a kind of the gate has another name in `reward.kinds`
 
 Conversation = Sequence[Turn]
@@ -107,11 +113,7 @@ class RewardCheck:
                 [KINDS[kind], f"{of.length:.2f}", f"{of.place:.2f}", f"{of.similar:.2f}", f"{of.error:.3f}"]
                 for kind, of in self.controls.items()
             ],
-            notes=[
-                "length alone, place alone: the AUC of the number of words, and of how late in its dialogue it is.",
-                f"equal length: the AUC of the scores where neither has over {SIMILAR:g} times the words of the other.",
-                "ECE: how far the probability that it gives to a pair is from how often it is right.",
-            ],
+            notes=CONTROL_NOTES,
         )
         kinds = [*self.controls]
         print_table(

@@ -58,7 +58,7 @@ def _strategy_table(table: PredictionTable, choice: str) -> dict[str, Any]:
     return {"per_strategy": rows, "confusion": {"predicted_by_gold": counts.tolist(), "classes": [*names]}}
 
 
-_COLUMNS = (
+COLUMN_NOTES = (
     "precision: of the decisions at which the model chooses the strategy, the share at which it was the given one.",
     "recall: of the decisions at which the strategy was given, the share at which the model chooses it.",
     "F1: high where both are (their harmonic mean).",
@@ -93,7 +93,7 @@ def print_strategies(
         [row["strategy"], *(_text(row[name], decimals) for name, decimals in columns.items())]
         for row in table["per_strategy"]
     ]
-    notes += [*_COLUMNS, *(f"{each.heading}: {each.gist}" for each in shown[:4])] if explain else []
+    notes += [*COLUMN_NOTES, *(f"{each.heading}: {each.gist}" for each in shown[:4])] if explain else []
     print_table(title, heads, rows, notes=notes)
 
 

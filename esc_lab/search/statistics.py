@@ -18,6 +18,15 @@ def _number(heading: str, decimals: int = 0) -> Any:
     return field(metadata={"heading": heading, "decimals": decimals})
 
 
+# What the rows of a search's table are, for readers who know no search.
+NOTES = (
+    "A tree: all talks that were played from one dialogue, the seed. An iteration plays one more reply on; an ended "
+    "leaf is a talk that came to its end.",
+    "A pair: a preferred reply and a rejected one at the same turn, which CSO learns from.",
+    "Value gap: how much better the judge finds the preferred reply. Depth: which reply of the talk it is.",
+)
+
+
 @dataclass(frozen=True)
 class SearchStatistics:
     """What trees and dialogues hold. Replies and pairs that several dialogues of a tree share count once.
@@ -61,15 +70,6 @@ class SearchStatistics:
     def table(self) -> list[tuple[str, str]]:
         """Rows of what and how much."""
         return [(about["heading"], f"{value:.{about['decimals']}f}") for _, value, about in self._numbers()]
-
-    def notes(self) -> list[str]:
-        """What the rows are, for readers who know no search."""
-        return [
-            "A tree: all talks that were played from one dialogue, the seed. An iteration plays one more reply on; an "
-            "ended leaf is a talk that came to its end.",
-            "A pair: a preferred reply and a rejected one at the same turn, which CSO learns from.",
-            "Value gap: how much better the judge finds the preferred reply. Depth: which reply of the talk it is.",
-        ]
 
     def _numbers(self) -> list[tuple[str, float, Mapping[str, Any]]]:
         """Name, value and metadata of each number that there is."""

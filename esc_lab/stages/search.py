@@ -25,6 +25,7 @@ from esc_lab.search.preferences import Preferences, extract_dialogues, find_pref
 from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
 from esc_lab.search.seeker_texts import HEADS, NOTES, compare_seekers
 from esc_lab.search.session import SearchResult, SearchSession
+from esc_lab.search.statistics import NOTES as STATISTICS_NOTES
 from esc_lab.search.statistics import SearchStatistics, compute_statistics
 from esc_lab.seeds import derive_seed
 from esc_lab.terminal import print_table
@@ -123,7 +124,7 @@ def _write_pages(cfg: Config, result: SearchResult, preferences: Sequence[Prefer
 
 
 def _print(statistics: SearchStatistics) -> None:
-    print_table("What the search found", ("", ""), statistics.table(), notes=statistics.notes())
+    print_table("What the search found", ("", ""), statistics.table(), notes=STATISTICS_NOTES)
     by_source = f"{statistics.preferred_found} found by the search, {statistics.preferred_seed} of the seeds"
     heads = ("strategy", "preferred", "rejected")
     print_table("Strategies of its replies", heads, statistics.strategy_table(), notes=[f"preferred: {by_source}."])

@@ -41,6 +41,16 @@ T = TypeVar("T")
 def prepare(cfg: Config) -> None:
     """Seeds, and the noise of libraries turned down; the device goes into environment.json."""
     pl.seed_everything(cfg.seed, verbose=False)
+    quiet_libraries()
+    path = Path(cfg.run_dir) / ENVIRONMENT
+    environment = json.loads(path.read_text())
+    environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    environment["threads"] = torch.get_num_threads()
+    write_atomic(path, json.dumps(environment, indent=2))
+
+
+def quiet_libraries() -> None:
+    """Turn down what libraries say to each other."""
     transformers.utils.logging.disable_progress_bar()
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
@@ -56,11 +66,6 @@ def prepare(cfg: Config) -> None:
         "The `srun` command is available on your system but is not used.*",  # where a single run needs none
     ):
         warnings.filterwarnings("ignore", message=message)
-    path = Path(cfg.run_dir) / ENVIRONMENT
-    environment = json.loads(path.read_text())
-    environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    environment["threads"] = torch.get_num_threads()
-    write_atomic(path, json.dumps(environment, indent=2))
 
 
 def _loggers(cfg: Config) -> list[Logger]:

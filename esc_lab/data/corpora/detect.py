@@ -70,7 +70,8 @@ def detect_form(record: Record, *, own_readers: bool = True) -> str:
         UserError: it is of no form; the message says of each what is missing.
     """
     tried = {}
-    for name in (*(_NATIVE if own_readers else ()), *(form for form in FORMS if form != "columns")):
+    names: list[str] = [*(_NATIVE if own_readers else ()), *(form for form in FORMS if form != "columns")]
+    for name in names:
         tried[name] = _find_problem(name, record)
         if not tried[name]:
             columns = read_form(name) if name in FORMS else Columns({})

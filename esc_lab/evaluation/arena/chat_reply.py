@@ -122,18 +122,21 @@ class ChatModel:
     def prepare(self, history: Sequence[Turn], template: str) -> None:
         """Compute what the prompt of the next reply begins with, while the person writes."""
         talk = Dialogue((*history, Turn("seeker", Reply(NOTHING))), self.inventory.name)
-        self._score_strategies(talk, template)
+        self.score_strategies(talk, template)
 
-    def reply(self, history: Sequence[Turn], how: ReplySettings, seed: int) -> Iterator[Candidate]:
+    def reply(self, history: Sequence[Turn], how: ReplySettings, seed: int, situation: str = "") -> Iterator[Candidate]:
         """The reply to a history that ends with the seeker's message, again after each token and once it is whole.
+
+        Args:
+            situation: of the seeker, for templates that show it.
 
         Raises:
             UserError: the message is too long or holds a special token, nobody chooses the strategy, or the prompt has
                 nothing to boost.
         """
         started, before = time.monotonic(), self.cache.computed
-        talk = Dialogue(tuple(history), self.inventory.name)
-        log_probs = self._score_strategies(talk, how.template)
+        talk = Dialogue(tuple(history), self.inventory.name, situation=situation)
+        log_probs = self.score_strategies(talk, how.template)
         names = self.inventory.names
         strategy = how.strategy
         if strategy is None:
@@ -161,8 +164,10 @@ class ChatModel:
             candidate.measures = dict(candidate.attention.measures)
         yield candidate
 
-    def _score_strategies(self, talk: Dialogue, template: str) -> FloatArray | None:
-        """Log-probability of each strategy, by its complete label."""
+    def score_strategies(self, talk: Dialogue, template: str) -> FloatArray | None:
+        """Log-probability of each strategy for the next reply, by its complete label; None if no template has the
+        model choose.
+        """
         choosing = [prompts for prompts in self.templates.values() if prompts.layout.chooses_strategy]
         own = [prompts for prompts in choosing if prompts.template.template == template]
         if not choosing:
@@ -176,7 +181,8 @@ class ChatModel:
         while True:
             prompt = build_prompt(
                 prompts.layout, self.inventory, talk, len(talk.turns), strategy,
-                history_labels=prompts.template.history_labels, start=self._start,
+                history_labels=prompts.template.history_labels, situation=prompts.template.situation,
+                start=self._start,
             )  # fmt: skip
             if prompts.layout.chooses_strategy and not self._labels:
                 self._labels = encode_labels(self.encoder, self.inventory, Prompt(prompt.messages))

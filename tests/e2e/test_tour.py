@@ -1,0 +1,32 @@
+"""The notebook, as a reader runs it, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import CACHE, ROOT
+
+
+@pytest.fixture
+def notebook() -> list[str]:
+    cells = json.loads((ROOT / "docs/tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_runs(notebook, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ESC_LAB_CACHE", str(CACHE))
+    small = {'"smollm2_135m"': '"tiny_llama"', "STEPS = 6": "STEPS = 2", "max_new_tokens=40": "max_new_tokens=4",
+             "train: 12, val: 3, test: 3": "train: 2, val: 1, test: 1"}  # fmt: skip
+    code = "\n".join(notebook)
+    for shown, tiny in small.items():
+        assert shown in code
+        code = code.replace(shown, tiny)
+    known: dict = {}
+    exec(compile(code, "tour.ipynb", "exec"), known)
+    assert {"base", "SFT"} == {*known["results"]}
+    assert known["looks"].measures
+    assert "chosen" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
