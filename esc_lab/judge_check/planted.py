@@ -160,12 +160,6 @@ async def check_talks(score: Score, pairs: Sequence[PlantedPair], names: Sequenc
     return TalkCheck(checks, "accuracy" if yes_no else "AUC")
 
 
-def find_planted(name: str) -> Path:
-    """The file of planted talks: of a set that ships, by its name, else the path itself."""
-    shipped = Path(__file__).parent / f"planted_{name}.yaml"
-    return shipped if name.isidentifier() and shipped.exists() else Path(name)
-
-
 def read_planted(path: Path) -> list[PlantedPair]:
     """The pairs of a file: `seeker`, and as many messages of a supporter in `good` and in `bad`, turn by turn.
 

@@ -19,7 +19,7 @@ from esc_lab.config.files import read_option
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.fields import check_keys, check_type, items, require
 from esc_lab.errors import UserError
-from esc_lab.judge_check.planted import find_planted
+from esc_lab.judge_check.planted_files import find_planted
 from esc_lab.prompts import Message, check_wording
 from esc_lab.search.role_prompts import RolePrompts, transcript
 

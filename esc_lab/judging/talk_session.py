@@ -14,7 +14,8 @@ from typing import Any
 from esc_lab.config import Config
 from esc_lab.data.dialogue import Turn
 from esc_lab.errors import UserError
-from esc_lab.judge_check.planted import TalkCheck, check_talks, find_planted, read_planted
+from esc_lab.judge_check.planted import TalkCheck, check_talks, read_planted
+from esc_lab.judge_check.planted_files import find_planted
 from esc_lab.judging.session import JUDGE, check_gates, open_judge
 from esc_lab.judging.talk_rubric import REASON, TalkRubric
 from esc_lab.judging.talks import TalkPairInputs, TalkRun, read_talk_runs

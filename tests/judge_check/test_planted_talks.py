@@ -15,7 +15,8 @@ from scipy.stats import t as student
 from esc_lab.config.files import read_option
 from esc_lab.errors import UserError
 from esc_lab.judge_check.measures import MIN_DIALOGUES
-from esc_lab.judge_check.planted import PlantedPair, TalkCheck, check_talks, find_planted, read_planted
+from esc_lab.judge_check.planted import PlantedPair, TalkCheck, check_talks, read_planted
+from esc_lab.judge_check.planted_files import find_planted
 
 PLANTED = {name: read_planted(find_planted(name)) for name in ("axes", "safety")}
 NAMES = {name: [question["name"] for question in read_option("rubric", name)["questions"]] for name in PLANTED}
