@@ -1,6 +1,6 @@
 """Multiruns in a real Slurm: what jobs share, how they fail, how they go on, and what their launcher's end means.
 
-Run by itself where `slurm-wlm` and `munge` are installed, as root: `python -m pytest tests/slurm`.
+Run where `slurm-wlm` and `munge` are installed, as root: `python -m pytest -m slurm tests/slurm`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.e2e.conftest import SEARCH, execute
 from tests.slurm.cluster import start_cluster, why_not
 
 REASON = why_not()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(REASON is not None, reason=REASON or "")]
 
 SLURM = ("-m", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1", "logger=none")
 TRAINING = (

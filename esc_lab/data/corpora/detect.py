@@ -90,7 +90,8 @@ def detect_form(record: Record, *, own_readers: bool = True) -> str:
 
 def _find_problem(name: str, record: Record) -> str:
     """Why a record is not of a form; an empty text where it is."""
-    return _NATIVE[name](record) if name in _NATIVE else find_missing(record, read_form(name))
+    problem: str = _NATIVE[name](record) if name in _NATIVE else find_missing(record, read_form(name))
+    return problem
 
 
 def find_missing(record: Record, columns: Columns) -> str:
