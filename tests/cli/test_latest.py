@@ -57,7 +57,7 @@ def test_what_they_stand_for(root, word, named):
 
 def test_every_key_that_names_a_run_is_among_them():
     named = {key.name for key in keys() if "run director" in key.doc or "run of stage" in key.doc}
-    assert named - {"output_root", "export.directory"} <= run_keys() <= {key.name for key in keys()}
+    assert named - {"output_root", "export.directory", "convert.path"} <= run_keys() <= {key.name for key in keys()}
 
 
 def test_where_they_are_looked_for(root):

@@ -24,6 +24,7 @@ MAPPINGS = [(source, target.name) for target in INVENTORIES.values() for source 
 
 def test_inventories():
     assert {name: len(inventory) for name, inventory in INVENTORIES.items()} == {
+        "annomi": 4,
         "esconv": 8,
         "cso": 8,
         "extes": 16,
@@ -176,7 +177,7 @@ def test_an_inventory_of_ones_own(tmp_path):
     section = InventoryConfig(**yaml.safe_load(OWN))
     assert build_inventory(section) == inventory
     assert hash(inventory) == hash(build_inventory(section))
-    with pytest.raises(UserError, match=r"unknown inventory 'own'.* Fix: use cso, .* --config-dir"):
+    with pytest.raises(UserError, match=r"unknown inventory 'own'.* Fix: use annomi, cso, .* --config-dir"):
         load_inventory("own")
     with pytest.raises(UserError, match="inventory 'own', mappings: esconv: 'Restatement or Paraphrasing' is missing"):
         inventory.mapping_from(INVENTORIES["esconv"])

@@ -15,7 +15,8 @@ import pytest
 from esc_lab.comparison.judgements import read_judgements
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.errors import UserError
-from esc_lab.judge_check.planted import find_planted, read_planted
+from esc_lab.judge_check.planted import read_planted
+from esc_lab.judge_check.planted_files import find_planted
 from esc_lab.judging.safety_card import describe_safety
 from esc_lab.search.role_prompts import transcript
 from tests.e2e.conftest import Outcome, execute

@@ -177,7 +177,7 @@ def test_annomi(tmp_path: Path) -> None:
     path.write_text(ANNOMI, encoding="utf-8")
     first, second = read_dialogues(path, report=report)  # its own inventory
     assert spoken(first) == [
-        ("supporter", "Hello?", ("Question",)), ("seeker", "I drink.", ()), ("supporter", 'Well, "fine".', ("Other",)),
+        ("supporter", "Hello?", ("Question",)), ("seeker", "I drink.", ()), ("supporter", 'Well, "fine".', ("Others",)),
     ]  # fmt: skip
     assert spoken(second) == [("seeker", "I smoke.", ()), ("supporter", "You smoke.", ("Reflection",))]
     assert (first.problem, first.inventory, first.where) == ("drinking", "annomi", f"{path}:2")
