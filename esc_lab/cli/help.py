@@ -122,16 +122,16 @@ def describe_option(file: Path) -> str:
 def _section(topic: str, cfg: Any) -> str:
     chosen = [key for key in keys() if key.name == topic or key.name.startswith(f"{topic}.")]
     options = groups().get(topic, {})
-    blocks = [[f"{topic}=...", *(f"  {name:<14} {tell_option(topic, file)}" for name, file in options.items())]]
+    blocks = [[f"{topic}=...", *(f"  {name:<14} {_tell_option(topic, file)}" for name, file in options.items())]]
     blocks += [[_key_line(key, cfg) for key in chosen]]
     for group, files in groups().items():
         if topic in files:
             text = files[topic].read_text(encoding="utf-8").rstrip()
-            blocks.append([f"{group}={topic}  {tell_option(group, files[topic])}", textwrap.indent(text, "  ")])
+            blocks.append([f"{group}={topic}  {_tell_option(group, files[topic])}", textwrap.indent(text, "  ")])
     return "\n\n".join("\n".join(block) for block in (blocks if options else blocks[1:]) if block)
 
 
-def tell_option(group: str, file: Path) -> str:
+def _tell_option(group: str, file: Path) -> str:
     """What an option of a group is."""
     return (STAGES[file.stem] if group == "stage" else describe_option(file)) + _origin(file)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from esc_lab.report.page import render_page
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.lengths import Lengths
 
-_SIZES = ("dialogues", "turns", "supporter_turns")
 # What a count of reading means, and what would have it otherwise.
 _REASONS = {
     "unlabelled_supporter_turns": "no strategy: context, but not trained on",
@@ -94,8 +93,7 @@ def tabulate_splits(splits: Mapping[str, Sequence[Dialogue]], replies: Mapping[s
 
 def tabulate_reading(report: ReadReport) -> Table:
     """What reading dropped or changed, and why."""
-    counts = {name: count for name, count in asdict(report).items() if count and name not in _SIZES}
-    rows = [[name.replace("_", " "), str(count), _REASONS.get(name, "")] for name, count in counts.items()]
+    rows = [[name.replace("_", " "), str(count), _REASONS.get(name, "")] for name, count in report.changes().items()]
     return Table("What reading dropped or changed", ("what", "how many", "why"), rows or [["nothing", "0", ""]])
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from esc_lab.config import Config
 from esc_lab.data.corpora import ReadReport, read_corpus, write_dialogues
+from esc_lab.data.corpora.splits import WRITTEN_STEMS
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory, load_inventory
 from esc_lab.errors import UserError
@@ -19,8 +20,6 @@ from esc_lab.runs.layout import DIALOGUES
 from esc_lab.terminal import print_table
 
 log = logging.getLogger(__name__)
-
-_FILES = {"train": "train", "val": "valid", "test": "test"}  # by split, as a published split is read
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -67,7 +66,7 @@ def _write_directory(
     lost = Counter[str]()
     try:
         for name, dialogues in splits.items():
-            lost += _write(cfg, dialogues, part / f"{_FILES.get(name, name)}{suffix}")
+            lost += _write(cfg, dialogues, part / f"{WRITTEN_STEMS.get(name, name)}{suffix}")
         os.replace(part, directory)
     finally:
         shutil.rmtree(part, ignore_errors=True)

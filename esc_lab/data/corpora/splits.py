@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 EIGHT_ONE_ONE: Mapping[str, float] = MappingProxyType({"train": 0.8, "val": 0.1, "test": 0.1})
 
 _STEMS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
+WRITTEN_STEMS = {split: stems[0] for split, stems in _STEMS.items()}  # how the files of a split are called here
 _SUFFIXES = (".txt", ".json", ".jsonl", *TABLES)
 
 

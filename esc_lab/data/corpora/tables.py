@@ -66,9 +66,9 @@ def load_hub_dataset(name: str, subset: str | None, revision: str | None) -> Map
     try:
         loaded = datasets.load_dataset(name, subset, revision=revision)
     except Exception as error:  # of the library, of the network, of the loading code: too many kinds to name
-        fix = "check the name, convert.subset, your access and the network; offline, name the directory of its files"
+        fix = "check the name, data.subset, your access and the network; offline, name the directory of its files"
         what = f"not to be had: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(what, where=f"convert.hub={name}", fix=fix) from error
+        raise UserError(what, where=f"data.hub={name}", fix=fix) from error
     return {str(split): _number(Path(f"{name}, {split}"), rows) for split, rows in loaded.items()}
 
 

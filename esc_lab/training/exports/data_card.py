@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.config import Config
+from esc_lab.data.corpora.splits import WRITTEN_STEMS
 from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.runs.layout import CONTINUATIONS, ESC_PRO, find_run
 from esc_lab.terminal import escape_markdown
-from esc_lab.training.exports.data_files import FILES, KINDS, Counts
+from esc_lab.training.exports.data_files import KINDS, Counts
 from esc_lab.training.model_card import NOT_STATED, find_source
 
 _LIBRARY_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as the `datasets` library names them
@@ -121,7 +122,7 @@ def _head(cfg: Config, counts: Counts, dialogues: Mapping[str, Sequence[Dialogue
         kinds = [kind for kind in ("preference", "sft", "dialogues") if any(kind == known for known, _ in counts)]
         for kind in kinds:
             files = [
-                {"split": _LIBRARY_SPLITS[split], "path": f"{kind}/{FILES[split]}.jsonl"}
+                {"split": _LIBRARY_SPLITS[split], "path": f"{kind}/{WRITTEN_STEMS[split]}.jsonl"}
                 for known, split in counts
                 if known == kind
             ]

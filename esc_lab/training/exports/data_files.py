@@ -20,12 +20,12 @@ from typing import Any
 from esc_lab.artifacts import write_atomic
 from esc_lab.data.corpora.jsonl import lines
 from esc_lab.data.corpora.records import as_line
+from esc_lab.data.corpora.splits import WRITTEN_STEMS
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Message
 from esc_lab.training.exports.chats import Chat
 
-FILES = {"train": "train", "val": "valid", "test": "test"}  # of each split, without the ending
 KINDS = ("sft", "preference")
 DIALOGUES = "dialogues"
 
@@ -103,8 +103,8 @@ def write_llama_factory(
         columns = {"messages": "conversations", "system": "system"}
         if kind == "preference":
             columns |= {"chosen": "chosen", "rejected": "rejected"}
-        info[f"{name}_{kind}_{FILES[split]}"] = {
-            "file_name": f"{kind}/{FILES[split]}.jsonl",
+        info[f"{name}_{kind}_{WRITTEN_STEMS[split]}"] = {
+            "file_name": f"{kind}/{WRITTEN_STEMS[split]}.jsonl",
             "formatting": "sharegpt",
             **({"ranking": True} if kind == "preference" else {}),
             "columns": columns,
@@ -170,5 +170,5 @@ def _write_records(records: Iterable[Record], directory: Path, kind: str, split:
 def _write_lines(texts: Sequence[str], directory: Path, kind: str, split: str) -> Counts:
     if not texts:
         return {}
-    write_atomic(directory / kind / f"{FILES[split]}.jsonl", "\n".join(texts))
+    write_atomic(directory / kind / f"{WRITTEN_STEMS[split]}.jsonl", "\n".join(texts))
     return {(kind, split): len(texts)}
