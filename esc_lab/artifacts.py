@@ -101,11 +101,11 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return mapping
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes, fix: str = "choose another place, or make room there") -> None:
     """Write a file so that a reader never sees half of it; text ends with a newline.
 
     Raises:
-        UserError: the file cannot be written there.
+        UserError: the file cannot be written there; `fix` says what to do.
     """
     temporary = None
     try:
@@ -124,7 +124,6 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         if temporary:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            fix = "choose another place, or make room there"
             raise UserError(f"cannot write: {error.strerror}", where=str(path), fix=fix) from error
         raise
 

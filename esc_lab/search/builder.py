@@ -16,7 +16,7 @@ from esc_lab.artifacts import READ_ERRORS, write_atomic
 from esc_lab.config.search import MCTSConfig
 from esc_lab.errors import UserError
 from esc_lab.search.iteration import Call
-from esc_lab.search.journal import Journal
+from esc_lab.search.journal import MAKE_ROOM, Journal
 from esc_lab.search.mcts import Search
 from esc_lab.search.requests import TooLongError
 from esc_lab.search.roles import Roles
@@ -171,7 +171,7 @@ def save_tree(tree: TreeSearch, directory: Path, settings: str) -> Path:
     """Write a finished tree with the events that its roles counted, and the fingerprint of what it depends on."""
     path = directory / f"{tree.name}.json"
     state = {"grown_with": settings, "counts": dict(tree.roles.counts), **tree.search.state()}
-    write_atomic(path, json.dumps(state, ensure_ascii=False))
+    write_atomic(path, json.dumps(state, ensure_ascii=False), MAKE_ROOM)
     return path
 
 

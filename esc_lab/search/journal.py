@@ -28,6 +28,7 @@ from esc_lab.search.requests import Answer, Client, Request
 
 log = logging.getLogger(__name__)
 FORMAT = "esc-lab-journal/1"
+MAKE_ROOM = "make room or choose another place; resume=<run directory> goes on from here"
 _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 
 
@@ -99,8 +100,7 @@ class Journal:
             finally:
                 os.close(file)
         except OSError as error:
-            fix = "make room or choose another place; resume=<run directory> goes on from here"
-            raise UserError(f"cannot write: {error.strerror}", where=str(self.path), fix=fix) from error
+            raise UserError(f"cannot write: {error.strerror}", where=str(self.path), fix=MAKE_ROOM) from error
 
     def _note(self, key: str, at: str, role: str, answer: Answer, cached: bool) -> None:
         if self.answers.setdefault(key, answer) is not answer:
