@@ -53,11 +53,16 @@ def _key(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> bytes:
+def undisturbed_run(tmp_path_factory) -> Path:
     with Endpoint(play).running() as url:
         outcome = execute(tmp_path_factory.mktemp("undisturbed"), *words(url))
     assert outcome.status == 0, outcome.errors
-    return (outcome.path / TRAIN).read_bytes()
+    return outcome.path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(undisturbed_run) -> bytes:
+    return (undisturbed_run / TRAIN).read_bytes()
 
 
 def test_killed_ten_times(tmp_path, undisturbed):
@@ -335,10 +340,11 @@ def test_budget(command, undisturbed):
     assert (resumed.path / TRAIN).read_bytes() == undisturbed
 
 
-def test_full_disk(command, tmp_path, undisturbed):
-    """No file may become larger than 26 KB: a journal cannot take all calls, or a tree's file not the tree."""
+def test_full_disk(command, tmp_path, undisturbed, undisturbed_run):
+    """No file may become larger than the configuration: a journal cannot take all calls, or a tree's file not the tree."""
+    most = (undisturbed_run / "config.yaml").stat().st_size + 500
     with Endpoint(play).running() as url:
-        process = PROCESSES.Process(target=_with_small_files, args=(tmp_path / "full", *words(url)))
+        process = PROCESSES.Process(target=_with_small_files, args=(tmp_path / "full", most, *words(url)))
         process.start()
         process.join()
         assert process.exitcode == 1
@@ -351,7 +357,7 @@ def test_full_disk(command, tmp_path, undisturbed):
     assert (resumed.path / TRAIN).read_bytes() == undisturbed
 
 
-def _with_small_files(directory: Path, *call: str) -> None:
+def _with_small_files(directory: Path, most: int, *call: str) -> None:
     directory.mkdir()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (26_000, 26_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     raise SystemExit(execute(directory, *call).status)
