@@ -341,7 +341,7 @@ def test_budget(command, undisturbed):
 
 
 def test_full_disk(command, tmp_path, undisturbed, undisturbed_run):
-    """No file may become larger than the configuration: a journal cannot take all calls, or a tree's file not the tree."""
+    """No file may become larger than the configuration: a journal cannot take all calls, or a file not its tree."""
     most = (undisturbed_run / "config.yaml").stat().st_size + 500
     with Endpoint(play).running() as url:
         process = PROCESSES.Process(target=_with_small_files, args=(tmp_path / "full", most, *words(url)))
