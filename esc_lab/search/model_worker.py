@@ -73,6 +73,7 @@ class ModelWorker:
         self._jobs: dict[Task, Job] = {}
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._failure: Exception | None = None  # what ended the thread before it was asked to end
         self._thread = threading.Thread(target=self._work, name=f"local client {name}", daemon=True)
         self._thread.start()
 
@@ -81,6 +82,8 @@ class ModelWorker:
         if self._closed:
             raise RuntimeError("the client is closed")
         self._queue.put(job)
+        if self._failure:  # after it is in the queue, which the thread empties after it has noted its failure
+            raise self._failure
         return await asyncio.wrap_future(job.answer)
 
     async def close(self) -> None:
@@ -93,14 +96,25 @@ class ModelWorker:
 
     def _work(self) -> None:
         self._loaded.model.eval()
-        while self._receive():
-            for task in [task for task, job in self._jobs.items() if job.answer.cancelled()]:
-                self._engine.drop(task)
-                del self._jobs[task]
-            if not self._engine.idle:
-                self._step()
+        try:
+            while self._receive():
+                self._drop_cancelled()
+                if not self._engine.idle:
+                    self._step()
+        except Exception as error:  # nobody shall wait for a thread that is no more
+            self._failure = error
+            while not self._queue.empty():
+                if job := self._queue.get_nowait():
+                    _settle(job, error)
+            for job in self._jobs.values():
+                _settle(job, error)
         for job in self._jobs.values():
             job.answer.cancel()
+
+    def _drop_cancelled(self) -> None:
+        for task in [task for task, job in self._jobs.items() if job.answer.cancelled()]:
+            self._engine.drop(task)
+            del self._jobs[task]
 
     def _receive(self) -> bool:
         """Take on what is waiting; an idle model waits for a request, and until no more come. False at the end."""

@@ -260,6 +260,27 @@ def test_a_caller_that_gives_up_does_not_disturb_others(tiny_models):
     assert asyncio.run(run()) == answers(LocalClient(loaded, "tiny"), [first])[0]
 
 
+def test_nobody_waits_for_a_thread_that_failed(tiny_models, monkeypatch):
+    """What a pass does not catch ends the thread: all who wait, and all who ask later, are told."""
+    client = LocalClient(tiny_models("llama"), "tiny")
+
+    async def run() -> list[Answer | BaseException]:
+        waiting = [
+            asyncio.create_task(client.answer(replace(request, max_tokens=3000))) for request in requests()[1:3] * 2
+        ]
+        await begun(client)
+        monkeypatch.setattr(client._worker._engine, "drop", lambda task: {}["no such task"])
+        waiting[0].cancel()
+        told = await asyncio.gather(*waiting[1:], return_exceptions=True)
+        told += await asyncio.gather(client.answer(requests()[0]), return_exceptions=True)
+        await client.close()
+        return told
+
+    told = asyncio.run(run())
+    assert [type(error) for error in told] == [KeyError] * 4
+    assert not client._worker._thread.is_alive()
+
+
 def test_closing_ends_the_thread_and_cancels_what_waits(tiny_models):
     client = LocalClient(tiny_models("llama"), "tiny")
 
