@@ -140,6 +140,12 @@ class EvaluateConfig:
         "that is trained on the training dialogues and kept; null = nobody judges",
         measures=("adherence/",),
     )
+    share_states: bool = item(
+        False,
+        "with adapter.layers: keep the states of the layers below the adapters in the cache, which evaluations of "
+        "other checkpoints on the same dialogues start from; 1 to 8 kB a token",
+        affects=SPEED,
+    )
     sra: SRAConfig = field(default_factory=SRAConfig)
     boost: BoostConfig = field(default_factory=BoostConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

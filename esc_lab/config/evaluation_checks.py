@@ -19,6 +19,9 @@ def check_evaluation(cfg: DictConfig) -> Iterator[str]:
         for name in (name for name in ("temperature", "top_p") if generation[name] is None):
             reason = "a model that is loaded here needs one"
             yield refuse(cfg, f"evaluate.generation.{name}", reason, "give a number")
+    if cfg.evaluate.share_states and cfg.adapter.layers is None:
+        reason = "adapters in all layers leave no states to share"
+        yield refuse(cfg, "evaluate.share_states", reason, "leave it out, or give adapter.layers as in training")
     yield from check_classifier_choice(cfg, "evaluate.classifier")
     yield from _check_boost(cfg, [cfg.evaluate.boost.choice])
     if cfg.prompt.inference == "best_of_n":

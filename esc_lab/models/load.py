@@ -6,12 +6,14 @@ import ctypes
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from esc_lab.artifacts import fingerprint, make_readable, remove_files, write_atomic
@@ -209,17 +211,26 @@ def save_adapter(adapted: PeftModel, model: ModelConfig, target: Path) -> None:
     adapted.save_pretrained(str(target), selected_adapters=["default"], save_embedding_layers=False)
 
 
-def model_identity(model: Any) -> dict[str, str]:
-    """What log-probabilities depend on: a hash of all weights, and one of the configuration."""
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    config = base_model(model).config.to_dict()
+    return digest.hexdigest()
+
+
+def model_identity(model: Any) -> dict[str, str]:
+    """What log-probabilities depend on: a hash of all weights, and one of the configuration."""
     adapters = model.peft_config if isinstance(model, PeftModel) else {}
     scaling = {name: str(adapter.to_dict().get("lora_alpha")) for name, adapter in adapters.items()}
-    described = {key: str(value) for key, value in config.items() if key not in _NOT_IDENTITY}
-    return {"weights": digest.hexdigest(), "config": fingerprint([described, scaling])}
+    return {"weights": hash_tensors(model.state_dict()), "config": fingerprint([describe_config(model), scaling])}
+
+
+def describe_config(model: Any) -> dict[str, str]:
+    """The configuration of a model, as far as it decides what is computed."""
+    config = base_model(model).config.to_dict()
+    return {key: str(value) for key, value in config.items() if key not in _NOT_IDENTITY}
 
 
 def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -24,6 +24,7 @@ from esc_lab.evaluation.served_replies import write_replies
 from esc_lab.evaluation.summary import print_strategies, summarize
 from esc_lab.metrics.predictions import Prediction, measure_texts, write_predictions
 from esc_lab.models.checks import check_probe
+from esc_lab.models.frozen_states import share_frozen_states
 from esc_lab.models.load import load_model
 from esc_lab.prompts.layouts import BEST_OF
 from esc_lab.report.attention_files import write_attention
@@ -98,7 +99,9 @@ def _evaluate_loaded(cfg: Config, inventory: Inventory, classifier: StrategyClas
     if module.replies.measures:
         check_probe(loaded.model)
     started = time.time()
-    build_trainer(cfg, training=False).test(module, datamodule=data, verbose=False)
+    adapted = cfg.adapter.layers if cfg.evaluate.share_states else None
+    with share_frozen_states(loaded.model, adapted, Path(cfg.cache_dir)):
+        build_trainer(cfg, training=False).test(module, datamodule=data, verbose=False)
     metrics, strategies = _summarize(cfg, inventory, module.predictions)
     metrics |= preference_metrics(cfg, loaded, data)
     metrics |= module.best_of.metrics() if module.best_of else {}

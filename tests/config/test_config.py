@@ -325,6 +325,12 @@ def test_several_samples_need_a_temperature_and_somebody_who_writes():
     assert check([*drawn]) == [*drawn]
 
 
+def test_states_are_shared_below_adapters_alone():
+    words = ("stage=evaluate", "evaluate.share_states=true")
+    assert "evaluate.share_states=true: adapters in all layers leave no states to share" in complaint(*words)
+    assert check([*words, "adapter.layers=10"]) == [*words, "adapter.layers=10"]
+
+
 def test_everything_wrong_is_told_together(tmp_path):
     (tmp_path / "file").write_text("")
     wrong = {
