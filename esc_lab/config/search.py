@@ -150,6 +150,13 @@ class EndpointConfig:
         "null = OPENAI_BASE_URL, or OpenAI's own",
         method=False,
     )
+    serve: str | None = item(
+        None,
+        "GGUF file that llama.cpp serves for the time of the run, in place of base_url; auto = that of llm.local.model",
+    )
+    slots: int = item(16, "serve: calls that the server works on at the same time", within=COUNT, affects=SPEED)
+    context_tokens: int = item(32768, "serve: tokens of the calls of all slots together", within=COUNT, affects=SPEED)
+    threads: int | None = item(None, "serve: threads; null = one for each core", within=COUNT, affects=SPEED)
     key_variable: str = item("OPENAI_API_KEY", "environment variable that holds the key", affects=PLACE)
     timeout: float = item(
         60.0,

@@ -24,6 +24,7 @@ from esc_lab.config.evaluate import GenerationConfig
 from esc_lab.config.search import EndpointConfig, RoleConfig
 from esc_lab.errors import UserError
 from esc_lab.search.clients.completions import CONTINUED, LONGEST_WAIT_S
+from esc_lab.search.clients.llama_server import LlamaServer, find_gguf
 from esc_lab.search.clients.replicas import Replicas
 from esc_lab.search.requests import Answer, Request
 
@@ -40,7 +41,12 @@ def build_client(cfg: Config, role: str, shared: dict[str, Any]) -> OpenAIClient
     """
     played, endpoint = getattr(cfg.llm, role), cfg.llm.openai
     endpoint = replace(endpoint, model=played.model or endpoint.model, base_url=played.base_url or endpoint.base_url)
-    return OpenAIClient(endpoint, connections=cfg.search.concurrency, shared=shared)
+    server: LlamaServer | None = None
+    if endpoint.serve:
+        file = find_gguf(endpoint.serve, cfg.llm.local.model)
+        size = (endpoint.slots, endpoint.context_tokens, endpoint.threads or os.cpu_count() or 1)
+        server = shared[f"llama.cpp {file}"] = shared.get(f"llama.cpp {file}") or LlamaServer(file, *size)
+    return OpenAIClient(endpoint, connections=cfg.search.concurrency, shared=shared, server=server)
 
 
 def serve_supporter(cfg: Config, sampling: GenerationConfig) -> Config:
@@ -70,6 +76,7 @@ class OpenAIClient:
             being timed.
         backoff_s: longest wait before the second attempt; doubles with each further one, up to 60 s.
         shared: servers that other clients have too.
+        server: which was started for this run, in place of `base_url`; it is stopped with the client.
 
     Raises:
         UserError: aiohttp is not installed, there is no usable key, or `base_url` is no URL.
@@ -82,7 +89,10 @@ class OpenAIClient:
         connections: int = 64,
         backoff_s: float = 0.5,
         shared: dict[str, Any] | None = None,
+        server: LlamaServer | None = None,
     ) -> None:
+        if server:  # its port is another one in each run: a list of URLs is no part of the identity
+            endpoint = replace(endpoint, base_url=[server.url])
         urls: Sequence[str | None] = endpoint.base_url if isinstance(endpoint.base_url, list) else [endpoint.base_url]
         key = _key(endpoint.key_variable, needed=not (urls[0] or os.environ.get("OPENAI_BASE_URL")))
         settings = {name: getattr(endpoint, name) for name in ("model", "structured", "seeds", "token_limit")}
@@ -90,11 +100,13 @@ class OpenAIClient:
             settings["extra_body"] = dict(endpoint.extra_body)
         if endpoint.ratings != "written":
             settings["ratings"] = endpoint.ratings
+        if server:
+            settings["served"] = server.fingerprint
         url = named_url(endpoint.base_url)
         self.identity: Mapping[str, Any] = {"kind": "openai", **({"base_url": url} if url else {}), **settings}
         self.scores = endpoint.ratings != "written"
         self.retries: Counter[str] = Counter()
-        self._endpoint, self._backoff_s = endpoint, backoff_s
+        self._endpoint, self._backoff_s, self._server = endpoint, backoff_s, server
         most, kept = endpoint.calls_at_once or connections, {} if shared is None else shared
         names = [f"server {endpoint.key_variable} {most} {url}" for url in urls]
         make = _import_replica()
@@ -134,6 +146,8 @@ class OpenAIClient:
     async def close(self) -> None:
         for server in self._replicas.servers:
             await server.close()
+        if self._server:
+            self._server.stop()
 
     def _body(self, request: Request) -> dict[str, Any]:
         """Only fields that other servers know too: some, such as `transformers serve`, refuse those they do not."""
