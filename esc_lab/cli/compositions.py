@@ -6,7 +6,6 @@ import copy
 import hashlib
 import importlib.util
 import os
-import pickle
 import re
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
@@ -15,21 +14,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from esc_lab import config
+import esc_lab.cli.shortcuts  # noqa: F401  which registers the schema, too
 from esc_lab.config.checks import unknown_key
 from esc_lab.config.files import COMMAND, CONF
 from esc_lab.errors import UserError, nearest
@@ -84,37 +80,6 @@ def read_variable(name: str, *default: Any) -> Any:
 OmegaConf.register_new_resolver("oc.env", read_variable, replace=True)
 OmegaConf.register_new_resolver("short_hash", _short_hash, replace=True)
 OmegaConf.register_new_resolver("override_name", override_name, replace=True)
-ConfigStore.instance().store(name="schema", node=config.schema())
-
-
-def _parse_once(load: Callable[[ConfigRepository, str], ConfigResult | None]) -> Any:
-    """Hydra's loading of an option, which parses a file again only if it has changed: a multirun composes often."""
-    parsed: dict[Any, bytes] = {}
-
-    def load_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
-        sources = [(source.path, _stamp(source.path, config_path)) for source in repository.sources]
-        key = (config_path, *sources)
-        if key in parsed:
-            copied: ConfigResult = pickle.loads(parsed[key])  # faster than a deep copy
-            return copied
-        result = load(repository, config_path)
-        if result is not None and OmegaConf.get_type(result.config) is dict:  # YAML, and no class of a plugin
-            parsed[key] = pickle.dumps(result)
-        return result
-
-    return load_once
-
-
-def _stamp(directory: str, config_path: str) -> tuple[int, int] | None:
-    """Time and size of an option's file; None if there is none."""
-    try:
-        status = os.stat(os.path.join(directory, f"{config_path.removesuffix('.yaml')}.yaml"))
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
-ConfigRepository.load_config = _parse_once(ConfigRepository.load_config)  # type: ignore[method-assign]
 
 
 def use_config_dirs(words: Sequence[str], option: str | None = None) -> list[str]:

@@ -26,7 +26,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import esc_lab
 from esc_lab import config
@@ -256,6 +256,9 @@ def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> i
         first = check(words, multirun=multirun)
     if multirun and options.cfg and first is not None:  # Hydra shows the configuration of a single run only
         print(describe_jobs(words, first, options.cfg, resolve=options.resolve))
+        return 0
+    if options.cfg == "job" and first is not None and not (options.package or options.resolve or options.info):
+        print(OmegaConf.to_yaml(compose_config(*first).cfg), end="")  # as Hydra would, which composes it once more
         return 0
     sys.argv[1:] = [*flags, *words]  # Hydra's parser wants all overrides in one place
     if first is not None and not options.cfg:

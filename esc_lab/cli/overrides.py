@@ -26,7 +26,6 @@ from esc_lab.cli.compositions import (
     use_config_dirs,
 )
 from esc_lab.cli.help import stage_lines
-from esc_lab.cli.option_checks import option_problems
 from esc_lab.config.checks import problems, unknown_key
 from esc_lab.config.files import COMMAND
 from esc_lab.errors import UserError
@@ -173,6 +172,8 @@ def _single_jobs(overrides: Sequence[Override]) -> list[list[str]]:
 
 def _job_problems(words: Sequence[str]) -> list[str]:
     """What is wrong with one composition. Values that cannot be composed are named each by itself."""
+    from esc_lab.cli.option_checks import option_problems  # who asks for help does not need it
+
     try:
         cfg = compose_config(*words).cfg
         return problems(cfg) + option_problems(cfg)

@@ -10,6 +10,7 @@ import difflib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ _FIELD_SETTINGS = {
 
 def problems(cfg: DictConfig) -> list[str]:
     """Everything wrong with a composed configuration that its values alone can tell. Empty if it is fine."""
-    known = {key.name: key for key in keys()}
+    known = _known_keys()
     messages: list[str] = []
     for name, value in _leaves(cfg):
         message = _value_problem(known[name], value) if name in known else unknown_key(name)
@@ -182,10 +183,19 @@ def _is_writable(path: Path) -> bool:
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
+@cache
+def _known_keys() -> Mapping[str, Key]:
+    return {key.name: key for key in keys()}
+
+
+@cache
+def _known_sections() -> frozenset[str]:
+    return frozenset(name.rsplit(".", depth)[0] for name in _known_keys() for depth in range(1, name.count(".") + 1))
+
+
 def unknown_key(name: str) -> str | None:
     """Message for a dotted key that the schema does not have, naming the nearest valid one; None if it is known."""
-    known = {key.name: key for key in keys()}
-    sections = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
+    known, sections = _known_keys(), _known_sections()
     if name in known or name in sections:
         return None
     for depth in range(1, name.count(".") + 1):
@@ -205,7 +215,7 @@ def unknown_key(name: str) -> str | None:
     return f"unknown config key '{name}'{_hint(name, sections)} Fix: `{COMMAND} --help{topic}` lists the keys"
 
 
-def _hint(name: str, sections: set[str]) -> str:
+def _hint(name: str, sections: frozenset[str]) -> str:
     """What an unknown key may have been meant to be: a similar name, or a key whose doc has its words."""
     known = {key.name: key.doc for key in keys()}
     section, _, leaf = name.rpartition(".")

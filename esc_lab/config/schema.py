@@ -235,7 +235,9 @@ def schema() -> DictConfig:
     A free dict that a file or a word of the command line gives replaces the one before it; `KEY.NAME=value` changes one
     entry.
     """
-    node: DictConfig = OmegaConf.structured(Config)
+    copied_once = "no_deepcopy_set_nodes"  # or each section would be, again, for each section that it is in
+    node: DictConfig = OmegaConf.structured(Config, flags={copied_once: True})
+    node._set_flag(copied_once, None)
     for key in keys():
         if key.free:
             OmegaConf.set_struct(_replaced(OmegaConf.select(node, key.name)), False)

@@ -30,8 +30,9 @@ class LoggerConfig:
 
 @dataclass
 class DashboardConfig:
-    name: str = item("Comparison of strategies", "name of the W&B workspace")
+    name: str = item("Comparison of strategies", "name of the W&B workspace, and of the report")
     parameters: list[str] = item(
         ["model.name", "method", "objective.name", "objective.beta", "adapter.r", "optimizer.lr", "seed"],
         "settings of the runs that its parallel coordinates show",
     )
+    report: bool = item(True, "make a W&B report too, a page to share that links the runs it is of")

@@ -17,6 +17,7 @@ from esc_lab.config import Config
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
+from esc_lab.evaluation.curve import ChoiceSoFar
 from esc_lab.evaluation.decisions import draw_decisions, list_predictions, prompt_for
 from esc_lab.evaluation.label_probabilities import read_label_probabilities
 from esc_lab.metrics.predictions import Prediction, most_probable
@@ -76,7 +77,7 @@ class ServedReplies:
         self.scores = self.layout.chooses_strategy and self.baseline.answers_once and cfg.evaluate.likelihood
         self.counts: Counter[str] = Counter()
         self._dialogues = {dialogue.id: dialogue for dialogue in dialogues}
-        self._answered = 0
+        self._answered, self._so_far = 0, ChoiceSoFar(self.inventory.names)
         decisions = build_decisions(dialogues, self.inventory, self.layout, cfg.prompt, cfg.evaluate)
         chosen = draw_decisions(
             ((example.key.dialogue, example.key.turn) for own in decisions for example in own),
@@ -98,8 +99,9 @@ class ServedReplies:
         journal = self.calls.open_journal(path, config)
         total = len(self._asked)
         progress = CallProgress(
-            "evaluate: replies", total, self._count, parts=("replies", total), finished=self._count, calls=self.calls
-        )
+            "evaluate: replies", total, self._count, parts=("replies", total), finished=self._count, calls=self.calls,
+            measure=self._so_far.measure,
+        )  # fmt: skip
         async with progress.shown():
             await gather_all([self._reply(journal, prediction) for prediction in self._asked])
 
@@ -131,6 +133,7 @@ class ServedReplies:
                 raise
         else:
             self._fill(prediction, answer)
+            self._so_far.add(prediction)
         self._answered += 1
 
     def _request(self, prediction: Prediction, messages: tuple[Message, ...], number: int) -> Request:

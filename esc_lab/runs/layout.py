@@ -66,6 +66,7 @@ COMPARISON = ("comparison.md", "comparison.tex", COMPARISON_CSV, "comparison.jso
 REPORT = "report.html"
 SHARED_RUNS = "runs.zip"  # the compared runs without texts of the corpus
 DASHBOARD = "dashboard.json"
+DASHBOARD_REPORT = "dashboard_report.json"
 JUDGEMENTS = "judgements.jsonl"
 JUDGE_RESULT = "judge.json"
 JUDGE_TABLE = "judge.md"

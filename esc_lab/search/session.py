@@ -108,7 +108,7 @@ class SearchSession:
         trees = [self._tree_search(seed, journals[seed.dialogue.id]) for seed in self.seeds]
         counts: Counter[str] = Counter()
         judge = await self._check_judge(journals[JUDGE_CHECK], counts) if JUDGE_CHECK in journals else None
-        progress = search_progress(trees, self.calls)
+        progress = search_progress(trees, self.calls, self.cfg.mcts.preferences)
         async with progress.shown():
             stopped = await search_trees(trees, self.cfg.search.trees, self._save, self.calls.has_room)
         too_long = [tree for tree in trees if tree.too_long]

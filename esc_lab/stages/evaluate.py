@@ -16,6 +16,7 @@ from esc_lab.config.model import ENDPOINT
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.evaluation.adherence import judge_adherence
+from esc_lab.evaluation.curve import EvaluationCurve
 from esc_lab.evaluation.decisions import draw_decisions
 from esc_lab.evaluation.held_out_pairs import preference_metrics
 from esc_lab.evaluation.module import EvaluationModule
@@ -100,8 +101,10 @@ def _evaluate_loaded(cfg: Config, inventory: Inventory, classifier: StrategyClas
         check_probe(loaded.model)
     started = time.time()
     adapted = cfg.adapter.layers if cfg.evaluate.share_states else None
+    trainer = build_trainer(cfg, training=False)
+    trainer.callbacks.append(EvaluationCurve(inventory.names, classifier))  # type: ignore[attr-defined]
     with share_frozen_states(loaded.model, adapted, Path(cfg.cache_dir)):
-        build_trainer(cfg, training=False).test(module, datamodule=data, verbose=False)
+        trainer.test(module, datamodule=data, verbose=False)
     metrics, strategies = _summarize(cfg, inventory, module.predictions)
     metrics |= preference_metrics(cfg, loaded, data)
     metrics |= module.best_of.metrics() if module.best_of else {}

@@ -12,12 +12,14 @@ import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.config import Config
 from esc_lab.metrics.predictions import read_predictions
 from esc_lab.runs import layout
 from esc_lab.tracking.artifacts import log_artifacts
+from esc_lab.tracking.links import LINK_COLUMNS, list_links
 from esc_lab.tracking.run import warn_on_failure
 
 if TYPE_CHECKING:
@@ -35,11 +37,15 @@ Charts = Iterator[tuple[str, Any]]  # name in W&B -> table, chart or page
 def log_results(run: Run, cfg: Config) -> None:
     """Log what the run directory holds. What W&B does not take is a warning, and the rest is logged."""
     directory = Path(cfg.run_dir)
-    for charts in (_replies, _strategies, _attention, _tables, _media):
+    for charts in (_replies, _strategies, _attention, _adherence, _margins, _intensity, _tables, _media):
         with warn_on_failure(f"{charts.__name__.strip('_')}: not logged"):
             found = dict(charts(directory))
             if found:
                 run.log(found)
+    with warn_on_failure("links to the runs are not logged"):
+        links = list_links(cfg, run.settings.app_url, run.entity or None)
+        if links:
+            run.log({"runs": _table(LINK_COLUMNS, links)})
     with warn_on_failure("the metrics are not logged"):
         metrics = json.loads((directory / layout.METRICS).read_text(encoding="utf-8"))
         # W&B has no place for what is not a number.
@@ -115,6 +121,59 @@ def _attention(directory: Path) -> Charts:
     rows = [[name, *(_finite(means[key]) for key in columns)] for name, means in content["by"]["strategy"].items()]
     title = f"{_SRA[0]} by strategy ({content['measure']})"
     yield "sra/by_strategy", wandb.plot.bar(_table(["strategy", *columns], rows), "strategy", _SRA[0], title=title)
+
+
+def _adherence(directory: Path) -> Charts:
+    """Whether replies follow their strategies, over the depth; attention on the strategy where they do and do not."""
+    import wandb
+
+    path = directory / layout.PREDICTIONS
+    judged = [p for p in read_predictions(path) if p.adheres is not None] if path.exists() else []
+    if not judged:
+        return
+    by_depth: dict[int, list[float]] = {}
+    for prediction in judged:
+        by_depth.setdefault(prediction.turn, []).append(float(prediction.adheres or 0))
+    depths, shares = sorted(by_depth), [fmean(by_depth[depth]) for depth in sorted(by_depth)]
+    title = "Share of replies that follow their strategy, by turns before the reply"
+    yield "adherence/by_depth", wandb.plot.line_series([depths], [shares], ["adherence"], title=title, xname="depth")
+    measure = (_read_json(directory / layout.ATTENTION) or {}).get("measure")
+    rows = []
+    for name, adheres in (("follows its strategy", True), ("does not", False)):
+        spans = [p.sra[measure]["sra"] for p in judged if p.adheres is adheres and p.sra and measure in p.sra]
+        if logs := [math.log(value) for value in spans if value > 0]:
+            rows.append([name, fmean(logs), len(logs)])
+    if rows:
+        title = f"{_SRA[0]} of replies by whether they follow their strategy ({measure})"
+        bars = _table(["reply", _SRA[0], "n"], rows)
+        yield "sra/by_adherence", wandb.plot.bar(bars, "reply", _SRA[0], title=title)
+
+
+def _margins(directory: Path) -> Charts:
+    """By how much a held-out pair's preferred reply is the more probable one, and by how much training raised that."""
+    import wandb
+
+    pairs = [*_read_rows(directory / layout.PAIRS)]
+    titles = {
+        "log_probs": "Log-probability of the preferred reply less that of the rejected one",
+        "rewards": "Reward of the preferred reply less that of the rejected one",
+    }
+    for key, title in titles.items():
+        margins = [[chosen - rejected] for chosen, rejected in (pair[key] for pair in pairs if pair[key])]
+        if margins:
+            yield f"preference/{key}", wandb.plot.histogram(_table(["margin"], margins), "margin", title=title)
+
+
+def _intensity(directory: Path) -> Charts:
+    """Mean intensity of the seekers' emotion over the turns of talks."""
+    import wandb
+
+    path = directory / layout.TALK_MEASURES
+    rows = (_read_json(path) or {}).get("intensity", [])
+    if rows:
+        turns, means = [row[0] for row in rows], [row[1] for row in rows]
+        title = "Intensity of the emotion after each turn of the supporter"
+        yield "talks/intensity", wandb.plot.line_series([turns], [means], ["intensity"], title=title, xname="turn")
 
 
 def _tables(directory: Path) -> Charts:

@@ -33,6 +33,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "trainer/global_step": ("train/*", "val/*", "epoch", "tokens_per_s", "pairs_per_s"),
     "progress/iteration": ("progress/*",),
 }
+CURVE_EVERY_S = 5.0  # between points of the curves under `progress/`
 _WITHOUT_RUN = ("dashboard", "chat", "data", "convert")  # what people say in chats and corpora stays on the machine
 _TAG_CHARACTERS = 64  # of a tag that W&B takes
 

@@ -20,6 +20,7 @@ from esc_lab.config import Config, typed
 from esc_lab.runs import manifest
 from esc_lab.stages.run_stage import run_stage
 from esc_lab.tracking.artifacts import input_artifacts, output_artifacts
+from esc_lab.tracking.links import list_links
 from esc_lab.tracking.results import log_results
 from esc_lab.tracking.run import current_run, log_curve, wandb_run
 from tests.conftest import HANGS_S, ROOT
@@ -68,7 +69,16 @@ def evaluated(directory: Path, *words: str) -> Config:
         "dialogue": "d", "tree": "d", "turn": 1, "problem": "job crisis", "emotion": "fear", "gold": ["Question"],
         "gold_reply": "Why?", "prompted": None, "template": "cso", "reply": "I see.",
     }  # fmt: skip
-    (directory / "predictions.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line | {"reply": None}) + "\n")
+    judged = line | {
+        "sra": {"paper/name": {"sra": 0.5, "control": 0.1, "relative": 2.0}},
+        "adheres": True,
+        "reply": "Oh.",
+    }
+    others = [{"reply": None}, judged, judged | {"turn": 4, "adheres": False, "sra": None}, judged | {"turn": 4}]
+    lines = [line, *(line | other for other in others)]
+    (directory / "predictions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pairs = [{"log_probs": [-3.0, -4.5], "rewards": [0.25, 0.5]}, {"log_probs": [-2.0, -1.0], "rewards": [1.0, 0.5]}]
+    (directory / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     return cfg
 
 
@@ -77,7 +87,8 @@ def logged(cfg: Config) -> OfflineRun:
     with wandb_run(cfg) as run:
         assert run is not None
         log_results(run, cfg)
-    return offline(Path(cfg.run_dir))
+    (path,) = Path(cfg.run_dir).glob(f"wandb/*run-*/run-{run.id}.wandb")
+    return read_offline_run(path.parent)
 
 
 def offline(directory: Path) -> OfflineRun:
@@ -105,9 +116,9 @@ def test_an_evaluation(tmp_path, monkeypatch):
     assert {key for key, _ in flat_yaml(tmp_path / "run" / "config.yaml")} <= set(run.config)
     # The summary's numbers are the metrics, and nothing else.
     assert numbers(run) == METRICS
-    assert run.table("replies")["data"] == [
-        ["d", 1, "job crisis", "Question", "Why?", "", "(none)", "", "I see."],
-    ]
+    replies = run.table("replies")["data"]
+    assert replies[0] == ["d", 1, "job crisis", "Question", "Why?", "", "(none)", "", "I see."]
+    assert [row[-1] for row in replies] == ["I see.", "Oh.", "Oh.", "Oh."]
     assert run.table("strategy/confusion_table")["data"] == [
         ["Question", "Question", 3], ["Others", "Question", 1], ["Question", "Others", 0], ["Others", "Others", 2],
         ["Question", "(none)", 1], ["Others", "(none)", 0],
@@ -115,6 +126,11 @@ def test_an_evaluation(tmp_path, monkeypatch):
     assert run.table("strategy/preference_by_strategy_table")["data"] == [["Question", 0.4], ["Others", 1.6]]
     assert [row[0::2] for row in run.table("sra/log_sra_by_depth_table")["data"]] == [[2, -1.0], [10, -3.0]]
     assert {"strategy/confusion", "sra/log_sra_by_depth"} <= set(run.charts)
+    # Adherence over the depth, attention by adherence, margins of held-out pairs.
+    assert [row[0::2] for row in run.table("adherence/by_depth_table")["data"]] == [[1, 1.0], [4, 0.5]]
+    assert run.table("sra/by_adherence_table")["data"] == [["follows its strategy", pytest.approx(math.log(0.5)), 2]]
+    assert run.table("preference/log_probs_table")["data"] == [[1.5], [-1.0]]
+    assert run.table("preference/rewards_table")["data"] == [[-0.25], [0.5]]
     for path in (tmp_path / "run" / "wandb").rglob("*"):
         if path.is_file():
             assert not [name for name, secret in SECRETS.items() if secret.encode() in path.read_bytes()], path
@@ -145,6 +161,39 @@ def test_curves_leave_the_summary_alone(tmp_path):
     assert [point["train/loss"] for point in found.history if "train/loss" in point] == [9.0, 8.0, 7.0]
     assert any(point.get("progress/calls") == 7 for point in found.history)
     assert found.name == "tiny-llama SFT training"
+
+
+def test_the_intensity_of_talks(tmp_path):
+    cfg = configured(tmp_path / "run", "stage=converse")
+    write_json(tmp_path / "run" / "metrics.json", {"converse/relief": 1.5})
+    write_json(tmp_path / "run" / "measures.json", {"intensity": [[0, 4.0, 3], [1, 2.5, 2]]})
+    run = logged(cfg)
+    assert [row[0::2] for row in run.table("talks/intensity_table")["data"]] == [[0, 4.0], [1, 2.5]]
+    assert numbers(run) == {"converse/relief": 1.5}
+
+
+def test_a_comparison_links_its_runs(tmp_path):
+    made = [evaluated(tmp_path / name, "logger.entity=team", "logger.project=a b") for name in ("one", "two")]
+    ids = [logged(cfg).path.stem.removeprefix("run-") for cfg in made]
+    silent = evaluated(tmp_path / "silent", "logger=none")
+    runs = ",".join(str(cfg.run_dir) for cfg in (*made, silent))
+    compared = configured(tmp_path / "compare", "stage=compare", f"compare.runs=[{runs}]")
+    write_json(tmp_path / "compare" / "metrics.json", {})
+    table = logged(compared).table("runs")
+    assert table["columns"] == ["run", "stage", "model", "method", "id", "link"]
+    rows = {row[0]: row[1:] for row in table["data"]}
+    for name, number in zip(("one", "two"), ids, strict=True):
+        *known, link = rows[name]
+        assert known == ["evaluate", "tiny-llama", "base", number]
+        assert link.endswith(f"/team/a%20b/runs/{number}")
+        assert link.startswith("http")
+    assert rows["silent"][-2:] == ["", ""]
+    # A run directory that was logged twice has the id of the last time, and one that is nobody's has no address.
+    again = logged(replace(made[0], logger=replace(made[0].logger, entity=None)))
+    (tmp_path / "one" / "config.yaml").write_text(
+        (tmp_path / "one" / "config.yaml").read_text().replace("entity: team", "entity: null")
+    )
+    assert list_links(compared, "https://w.b", None)[0][4:] == [again.path.stem.removeprefix("run-"), ""]
 
 
 def test_a_multirun_names_its_jobs_by_what_varies(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from esc_lab.config import Config
@@ -16,6 +17,7 @@ from esc_lab.data.cards import Card
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError, list_names
+from esc_lab.evaluation.arena.measures import measure_emotion
 from esc_lab.evaluation.arena.persona import build_words
 from esc_lab.evaluation.arena.supporter import ROLE, Supporter
 from esc_lab.evaluation.arena.talk import Talk
@@ -68,6 +70,7 @@ class ConverseSession:
             parts=("talks", len(self.work)),
             finished=lambda: self._finished,
             calls=self.calls,
+            measure=self._measure,
         )
         at_once = asyncio.Semaphore(self.cfg.search.concurrency)
         await result.collect((self._hold(*work, journals, at_once, result.counts) for work in self.work), progress)
@@ -101,6 +104,18 @@ class ConverseSession:
     def _count_turns(self) -> int:
         """Turns that are there, or that no longer come since their talk has ended."""
         return sum(self.settings.max_turns if talk.ends else talk.replies for talk in self._talks)
+
+    def _measure(self) -> dict[str, float]:
+        """Of the talks that have ended: their mean turns, and, where it is asked, what became of the emotion."""
+        ended = [talk for talk in self._talks if talk.ends]
+        success, most = self.settings.success, self.settings.max_turns
+        rows = [
+            {"turns": float(talk.replies)} | measure_emotion(talk.intensity, success=success, max_turns=most)
+            for talk in ended
+        ]
+        names = ("turns", "intensity_start", "intensity_end", "relief", "success")
+        known = {name: [row[name] for row in rows if name in row] for name in names}
+        return {name: fmean(values) for name, values in known.items() if values}
 
     def _seed(self, card: Card, number: int) -> int:
         """Of a talk: the same for every supporter, so that talks are paired."""
