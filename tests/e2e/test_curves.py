@@ -1,4 +1,4 @@
-"""Curves of W&B of what is under way, read back from offline runs: the last point is the result; resumed, they go on."""
+"""Curves of W&B of what is under way, read back from offline runs: the last point is the result; resumed they go on."""
 
 from __future__ import annotations
 
