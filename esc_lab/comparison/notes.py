@@ -12,6 +12,8 @@ from esc_lab.comparison.search_judges import describe_search_judges, list_search
 from esc_lab.metrics.chance import describe_chance
 from esc_lab.metrics.prediction_table import SAMPLING
 
+_CUT_OFF = "generation/cut_off"  # share of the replies
+
 
 def build_notes(comparison: ComparisonResult) -> list[str]:
     """Footnotes of the table, a line each: what was measured, what its marks mean, what it does not say."""
@@ -80,7 +82,9 @@ def _sampling(comparison: ComparisonResult) -> list[str]:
     temperature, top_p, tokens, samples = (" or ".join(f"{value:g}" for value in of) for of in settings.values())
     drawn = "greedy" if settings["temperature"] == [0] else f"temperature {temperature}, top_p {top_p}"
     several = f", {samples} samples for each decision" if settings["samples"] != [1] else ""
-    return [f"replies {drawn}, at most {tokens} tokens{several}"]
+    shares = {round(100 * run.metrics[_CUT_OFF]) for run in comparison.runs if _CUT_OFF in run.metrics}
+    cut = f", which cut off {_span(shares)} % of them" if any(shares) else ""
+    return [f"replies {drawn}, at most {tokens} tokens{cut}{several}"]
 
 
 def _has_seeds(comparison: ComparisonResult) -> bool:

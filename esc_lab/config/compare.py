@@ -26,6 +26,11 @@ class CompareConfig:
         "unless it is one of theirs",
     )
     metrics: list[str] | None = item(None, "metrics of the table; null = all that it knows and the runs have")
+    bundle: bool = item(
+        False,
+        "write report.zip too: the report with the trees and heat maps that it links, to be mailed; it holds texts of "
+        "the corpus",
+    )
     share: bool = item(
         False, "write runs.zip too: the evaluations without texts of the corpus, which others unpack and compare again"
     )

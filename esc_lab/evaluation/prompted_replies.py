@@ -106,6 +106,7 @@ class PromptedReplies:
         for reply, text in zip(asked, texts, strict=True):
             prediction = reply.prediction
             prediction.raw = text
+            prediction.cut_off = len(reply.reply_ids) >= self.sampling.max_new_tokens
             prediction.strategy, prediction.reply = parse_reply(text, self.inventory, self.baseline.reply_marker)
             prediction.sampling = {**asdict(self.sampling), "inference": self.inference}
         if attention is not None:

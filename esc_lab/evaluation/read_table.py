@@ -117,6 +117,7 @@ class _Rows:
             p.tokens if p.tokens > 0 else math.nan,
             math.nan if p.label_mass is None else p.label_mass,
             math.nan if p.adheres is None else float(p.adheres),
+            math.nan if p.cut_off is None else float(p.cut_off),
             *((span["sra"], span["control"], span["relative"]) if span else _NO_SPAN),
             self.classes[p.followed] if p.followed else math.nan,
             self.phrases.setdefault(p.neutral["phrase"], len(self.phrases)) if p.neutral else math.nan,
@@ -176,8 +177,8 @@ class _Rows:
         )
 
     def _columns(self) -> Mapping[str, FloatArray]:
-        names = ["log_prob", "tokens", "label_mass", "adheres", "sra", "control", "relative", "followed", "phrase"]
-        names += BLEU_COUNTS
+        names = ["log_prob", "tokens", "label_mass", "adheres", "cut_off", "sra", "control", "relative", "followed"]
+        names += ["phrase", *BLEU_COUNTS]
         names += ["repetition", "reply_length", *self.replies] if self.texts else []
         values = dict(zip(names, np.array(self.values, np.float64).T, strict=True))
         return {**values, **span_measures(values["sra"], values["control"], values["relative"])}

@@ -167,7 +167,7 @@ class ServedReplies:
                 prediction.distribution, prediction.chosen = shares, most_probable(shares)
             else:
                 self.counts["without_label"] += 1
-        cut_off = answer.is_cut_off(player.max_tokens)
+        cut_off = prediction.cut_off = answer.is_cut_off(player.max_tokens)
         kinds = {"refused": bool(answer.refusal), "empty": not (answer.refusal or prediction.reply), "cut_off": cut_off}
         self.counts.update(kind for kind, holds in kinds.items() if holds)
         if prediction.reply:

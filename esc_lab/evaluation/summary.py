@@ -26,7 +26,8 @@ def summarize(table: PredictionTable) -> tuple[dict[str, float], dict[str, Any]]
         replies against the gold ones (not of prompts that name another strategy), `adherence/...` of judged replies,
         `sra/...` of attention, with the reasons why there is none as `sra/skipped_...`. All samples of a decision
         count, in `n` and `text/replies` too; `text/distinct_...`, which depends on the number of replies, is the mean
-        over the samples. `generation/...` says how the replies were drawn.
+        over the samples. `generation/...` says how the replies were drawn, and which share of them the token limit
+        cut off.
         For each measure of strategy choice, a table: rows of strategy, precision, recall, F1, support, predicted and
         preference, and the confusion matrix [predicted, gold] with unparsable predictions as last row.
     """
@@ -40,6 +41,8 @@ def summarize(table: PredictionTable) -> tuple[dict[str, float], dict[str, Any]]
         metrics["sra/sham_net_spread"] = spread
     metrics |= {f"sra/skipped_{reason.replace(' ', '_')}": float(n) for reason, n in table.unmeasured.items()}
     metrics |= {f"generation/{name}": value for name, value in table.sampling.items()}
+    if not np.isnan(cut_off := table.column("cut_off")).all():
+        metrics["generation/cut_off"] = float(np.nanmean(cut_off))
     asked = {group: choice for group, choice in CHOICES.items() if (getattr(table, choice) != NOT_ASKED).any()}
     if asked:
         metrics |= chance_levels(table.test)
@@ -82,18 +85,24 @@ def print_strategies(
         f"{metric.heading} {_text(metrics.get(metric.name.replace('strategy', group)), metric.decimals)}"
         for metric in shown
     )
-    notes = [values + ("  (the guard of B acted)" if metrics.get(f"{group}/B_guard") else "")]
+    notes = [values]
+    if metrics.get(f"{group}/B_guard"):
+        notes.append("A guard of B acted: a strategy was never missed, or hardly any was chosen wrongly.")
     notes += [describe_chance(metrics)] if "chance/prior_Q" in metrics else []
     if group == "generated":
         drawn = {name: metrics[key] for name in SAMPLING if (key := f"generation/{name}") in metrics}
         notes += ["Replies: " + "  ".join(f"{name} {value:g}" for name, value in drawn.items())]
+        if share := metrics.get("generation/cut_off"):
+            notes += [f"{share:.0%} of them are cut off: they have as many tokens as max_new_tokens allows."]
     columns = {"precision": 3, "recall": 3, "f1": 3, "support": 0, "predicted": 0, "preference": 2}
     heads = ["strategy", *({"f1": "F1", "support": "gold"}.get(name, name) for name in columns)]
     rows = [
         [row["strategy"], *(_text(row[name], decimals) for name, decimals in columns.items())]
         for row in table["per_strategy"]
     ]
-    notes += [*COLUMN_NOTES, *(f"{each.heading}: {each.gist}" for each in shown[:4])] if explain else []
+    notes += [*COLUMN_NOTES, *(f"{each.heading}: {each.gist}" for each in shown)] if explain else []
+    if "-" in {field for row in rows for field in row}:
+        notes.append("-: there is nothing to compute it from.")
     print_table(title, heads, rows, notes=notes)
 
 

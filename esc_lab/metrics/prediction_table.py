@@ -75,11 +75,11 @@ class PredictionTable:
             where the prompt names the strategy.
         distribution: [rows, strategies], probability of each strategy; nan where the model has no choice.
         values: [rows] each, nan where it was not measured: `log_prob` and `tokens` of the gold reply, `label_mass`,
-            `adheres`, `control` and what `span_measures` gives, with `followed`, the number of the strategy that the
-            reply was to follow, and `phrase`, that of the neutral phrase in its prompt; of a generated reply to the
-            gold strategy what BLEU is summed from, `match_1` to `match_4`, `bleu_tokens` and `reference_tokens`, and,
-            if texts were read, `reply_length` and each metric of single replies by its name; and then `repetition` of
-            every generated reply.
+            `adheres`, `cut_off`, `control` and what `span_measures` gives, with `followed`, the number of the strategy
+            that the reply was to follow, and `phrase`, that of the neutral phrase in its prompt; of a generated reply
+            to the gold strategy what BLEU is summed from, `match_1` to `match_4`, `bleu_tokens` and
+            `reference_tokens`, and, if texts were read, `reply_length` and each metric of single replies by its name;
+            and then `repetition` of every generated reply.
         words: [2, tokens], the words of the replies to the gold strategy, as numbers, and the row of each.
         pairs: [1 + measures, pairs], cluster of each preference pair, and `PAIR_MEASURES`; nan where not known.
         sampling: how the replies were drawn: `temperature`, `top_p`, `max_new_tokens` and `samples`, as far as that is

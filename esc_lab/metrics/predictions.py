@@ -42,6 +42,8 @@ class Prediction:
         values: of a reply to the gold strategy, the metrics of single replies by name (see `reply_metric`).
         bleu: what such a reply adds to BLEU's sums (see `bleu_counts`); else None.
         raw: what the model generated, as it wrote it.
+        cut_off: whether it was cut off at the token limit; None where nothing was generated, and in files that are
+            older than this field.
         sampling: temperature, top_p (None where an endpoint chose it) and token limit of the generation, the inference
             mode, and of an endpoint the model as it named it.
         sra: Strategy-Relevant Attention of the reply by `<definition>/<span>`: `sra`, `control`, `relative` as in
@@ -74,6 +76,7 @@ class Prediction:
     values: dict[str, float] = field(default_factory=dict)
     bleu: list[int] | None = None
     raw: str | None = None
+    cut_off: bool | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     sra: dict[str, dict[str, float]] | None = None
     neutral: dict[str, str] | None = None

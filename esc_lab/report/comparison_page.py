@@ -12,15 +12,17 @@ from typing import Any
 from markupsafe import Markup
 
 from esc_lab.artifacts import file_fingerprint, write_atomic
+from esc_lab.comparison.groups import MIN_DECISIONS
 from esc_lab.comparison.record import build_record
 from esc_lab.comparison.result import ComparisonResult
 from esc_lab.comparison.table import Table, build_table
 from esc_lab.errors import list_names
+from esc_lab.report.bundle import write_bundle
 from esc_lab.report.comparison_results import summary, table_context, title_of
-from esc_lab.report.dialogue_browser import browser_data, link
+from esc_lab.report.dialogue_browser import browser_data, link, linked_pages
 from esc_lab.report.figures import COLOURS
 from esc_lab.report.page import render_page
-from esc_lab.report.reproduction import Command, commands, differing, tree_pages, versions
+from esc_lab.report.reproduction import Command, commands, differing, name_trees, tree_pages, versions
 from esc_lab.report.talk_browser import talks_data
 
 MAX_OPEN_FIGURES = 4  # of a kind, shown without being asked for
@@ -68,12 +70,15 @@ _COLOURS = {
 _READABLE = 85  # pixels for 100 points of a drawing at least: the smallest text is then some 6 pixels high
 
 
-def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path], path: Path) -> Path:
+def write_comparison_page(
+    comparison: ComparisonResult, figures: Sequence[Path], path: Path, bundle: Path | None = None
+) -> Path:
     """Write the page, self-contained but for relative links to search trees and heat maps.
 
     Args:
         figures: files that `draw_comparison` drew; of a PNG the SVG beside it is taken.
         path: the HTML file. Texts of models in it may hold anything, they stay text.
+        bundle: a ZIP file to be written too, of the page and the pages that it links, for readers elsewhere.
 
     Raises:
         UserError: the page cannot be written, or what the runs left cannot be read.
@@ -89,19 +94,21 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
         "talk-results": ("Results of talks", bool(beside)),
         "metric": ("One metric", True),
         "strategies": ("Strategies", bool(comparison.strategies)),
-        "groups": ("Problems and emotions", bool(comparison.groups)),
+        "groups": ("Problems and emotions", comparison.test is not None),
         "figures": ("Figures", bool(figures)),
         "people": ("People asked", comparison.survey is not None),
         "dialogues": ("Dialogues", browser is not None),
         "talks": ("Talks", talks is not None),
         "reproduce": ("How to reproduce", True),
     }
+    reproduction = _reproduction(comparison, directory)
+    of_talks_too = ["talk_browser.js"] if talks else []
     page = render_page(
         "comparison.html.jinja",
         title_of(comparison),
         {"comparison": _numbers(comparison, table), "browser": browser, "talks": talks},
         styles=["page.css", "comparison_page.css", *(["talk_browser.css"] if talks else [])],
-        scripts=["page.js", "comparison_page.js", "dialogue_browser.js", *(["talk_browser.js"] if talks else [])],
+        scripts=["page.js", "comparison_page.js", "dialogue_browser.js", *of_talks_too, "wide_tables.js"],
         facts=_facts(comparison),
         sections={name: heading for name, (heading, shown) in sections.items() if shown},
         summary=summary(comparison, table),
@@ -111,11 +118,17 @@ def write_comparison_page(comparison: ComparisonResult, figures: Sequence[Path],
         max_open_figures=MAX_OPEN_FIGURES,
         browser_notes=_browser_notes(browser),
         talk_notes=_left_out(talks),
-        reproduction=_reproduction(comparison, directory),
+        reproduction=reproduction,
         test=comparison.test,
         survey=comparison.survey,
     )
     write_atomic(path, page)
+    if bundle:
+        linked = [address for address, _ in reproduction["trees"]] + (linked_pages(browser) if browser else [])
+        folders = [run["journals"] for run in talks["runs"]] if talks else []  # of journals: no pages
+        for folder in filter(None, folders):
+            page = page.replace(f'"journals":"{folder}"', '"journals":null')
+        write_bundle(page, path, linked, bundle)
     return path
 
 
@@ -146,7 +159,7 @@ def _numbers(comparison: ComparisonResult, table: Table) -> dict[str, Any]:
         label = f"{cell['model']} {labels[cell['name']]}" if several else labels[cell["name"]]
         cells.append({name: cell[name] for name in ("name", "metrics", "strategies")} | {"label": label})
     wanted = ("columns", "cells", "groups", "left_out", "primary")
-    return {name: record[name] for name in wanted} | {"columns": columns, "cells": cells}
+    return {name: record[name] for name in wanted} | {"columns": columns, "cells": cells, "least": MIN_DECISIONS}
 
 
 def _figure_kinds(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -182,7 +195,6 @@ def _reproduction(comparison: ComparisonResult, directory: Path) -> dict[str, An
     lines, without = commands(comparison.cells)
     # Each once: runs that share a search have a copy each.
     by_content = {file_fingerprint(tree): tree for tree in tree_pages(comparison.runs)}
-    trees = sorted(by_content.values(), key=lambda tree: tree.stem)
     heads, rows = differing(comparison.cells)
     version_heads, version_rows = versions(comparison.cells)
     return {
@@ -192,7 +204,7 @@ def _reproduction(comparison: ComparisonResult, directory: Path) -> dict[str, An
             "Settings that differ": (["setting", *heads], rows),
             "Versions": (["", *version_heads], version_rows),
         },
-        "trees": [(link(tree, directory), tree.stem) for tree in trees],
+        "trees": [(link(tree, directory), name) for name, tree in name_trees(by_content.values()).items()],
     }
 
 

@@ -86,7 +86,8 @@ class _Decisions:
 
     A run's columns have a value for each of its rows (several of a decision where several prompts or samples were
     evaluated): `decision` (number), `shares` (thousandths, by strategy), `chosen`, `prompted`, `written`, `judged`
-    (numbers of strategies; `written` is -1 where the reply names none), `reply` (number of a text), `adheres`, `sra`,
+    (numbers of strategies; `written` is -1 where the reply names none), `reply` (number of a text), `cut` (at
+    the token limit), `adheres`, `sra`,
     `sample` and `map` (an attention heat map); null where there is none, and without columns of nothing else.
     """
 
@@ -123,6 +124,7 @@ class _Decisions:
             "written": self.numbers.get(str(p.strategy), -1) if p.reply is not None and p.prompted is None else None,
             "judged": self.numbers.get(p.judged or ""),
             "reply": None if p.reply is None else self._text(p.reply),
+            "cut": p.cut_off or None,
             "adheres": p.adheres,
             "sra": float(f"{sra:.3g}") if math.isfinite(sra) else None,
             "sample": p.sample or None,
@@ -173,6 +175,13 @@ def _heat_maps(run: Run, directory: Path) -> dict[tuple[str, int, str | None], s
         return {}
     measured = [prediction for prediction in read_predictions(run.predictions) if prediction.sra]
     return {(p.dialogue, p.turn, p.followed): link(page, directory) for p, page in zip(measured, pages, strict=False)}
+
+
+def linked_pages(browser: Mapping[str, Any]) -> list[str]:
+    """The addresses in `browser_data`."""
+    trees = [dialogue["tree"] for dialogue in browser["dialogues"]]
+    maps = [address for run in browser["runs"] for address in run.get("map", ())]
+    return [address for address in (*trees, *maps) if address]
 
 
 def link(target: Path, directory: Path) -> str:

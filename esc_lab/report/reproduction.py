@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ _UNSHOWN_KEYS = {
     for key in keys()
     if key.affects.kind == "place" or (key.affects.stages and key.affects.stages.isdisjoint(STORED))
 }
+
+
+_TREE_TITLE = re.compile(r"<title>Search tree (\d+): (.*?)</title>")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,24 @@ def tree_pages(runs: Iterable[Run]) -> list[Path]:
     """The pages of search trees behind the runs."""
     folders = dict.fromkeys(place / TREES for run in runs for place in _source_runs(run))
     return [page for folder in folders for page in sorted(folder.glob("*.html"))]
+
+
+def name_trees(pages: Iterable[Path]) -> dict[str, Path]:
+    """Pages of search trees by the problem that each dialogue is about, in this order; else by the dialogue's id."""
+    trees: list[tuple[str, int, Path]] = []
+    for page in pages:
+        title = _TREE_TITLE.search(_head(page))
+        trees.append((unescape(title[2]), int(title[1]), page) if title else ("", 0, page))
+    named: dict[str, Path] = {}
+    for problem, number, page in sorted(trees, key=lambda tree: (tree[0].lower(), tree[1], tree[2].stem)):
+        name = f"{problem} (tree {number})" if problem else page.stem
+        named[f"{name}, {page.stem}" if name in named else name] = page
+    return named
+
+
+def _head(page: Path) -> str:
+    with page.open(encoding="utf-8", errors="replace") as file:
+        return file.read(2000)
 
 
 def _source_runs(run: Run) -> list[Path]:

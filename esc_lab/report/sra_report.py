@@ -37,6 +37,19 @@ MEASURES = {
     "log_relative": "log relative",
     "adherence": "adherence",
 }
+# Column -> what it is.
+NOTES = {
+    MEASURES["log_sra"]: "logarithm of the attention that a token of the reply pays to a token of its strategy, a mean "
+    "over replies.",
+    MEASURES["sham_net"]: "that less the same of a neutral phrase in the prompt; compare runs, not a level with 0.",
+    MEASURES["log_relative"]: "logarithm of that attention as a multiple of even attention; 0 = even.",
+    MEASURES["adherence"]: "share of the replies that follow their strategy, as a classifier says.",
+    "n": "replies.",
+    "r within templates": "correlation of log SRA with adherence among the replies of a template; over templates: "
+    "among the templates' means.",
+    "sd over phrases": "how far the level depends on the words of the neutral phrase.",
+    "if even": "what as many heads would have if all had the same.",
+}
 # Published for Llama-2-7b-chat and Llama-3-8B-Instruct (arXiv 2402.10453): most attention with the shortest chat.
 PUBLISHED_ORDER = ("c1", "c3", "c5", "standard")
 
@@ -53,9 +66,12 @@ class Report:
     lines: list[str] = field(default_factory=list)  # sentences below the tables
 
     def add(self, heading: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Keep a table, and print it."""
+        """Keep a table, and print it, with what its columns are where no table before it has said so."""
         self.tables[heading] = (columns, rows)
-        print_table(heading, columns, rows)
+        notes = [f"{name}: {NOTES[name]}" for name in columns if name in NOTES]
+        notes = [note for note in notes if note not in self.lines]
+        self.lines += notes
+        print_table(heading, columns, rows, notes=notes)
 
     def say(self, line: str) -> None:
         self.lines.append(line)

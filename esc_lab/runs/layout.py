@@ -64,6 +64,7 @@ FIGURES = "figures"
 COMPARISON_CSV = "comparison.csv"
 COMPARISON = ("comparison.md", "comparison.tex", COMPARISON_CSV, "comparison.json", "runs.csv")
 REPORT = "report.html"
+REPORT_BUNDLE = "report.zip"  # with the pages that it links
 SHARED_RUNS = "runs.zip"  # the compared runs without texts of the corpus
 DASHBOARD = "dashboard.json"
 DASHBOARD_REPORT = "dashboard_report.json"

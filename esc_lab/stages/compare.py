@@ -13,7 +13,7 @@ from esc_lab.comparison.table import build_table
 from esc_lab.config import Config
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import write_comparison_page
-from esc_lab.runs.layout import FIGURES, REPORT, SHARED_RUNS
+from esc_lab.runs.layout import FIGURES, REPORT, REPORT_BUNDLE, SHARED_RUNS
 from esc_lab.terminal import console
 from esc_lab.tracking.project import download_evaluations
 
@@ -39,6 +39,8 @@ def run(cfg: Config) -> dict[str, float]:
         print_table(build_table(part), console(), part.title)
     if asked.share:
         share_runs(comparison.runs, directory / SHARED_RUNS)
-    log.info("report: %s", write_comparison_page(comparison, figures, directory / REPORT))
+    bundle = directory / REPORT_BUNDLE if asked.bundle else None
+    report = write_comparison_page(comparison, figures, directory / REPORT, bundle)
+    log.info("report: %s%s", report, f"; with all that it links: {bundle}" if bundle else "")
     print_gains(table, console())
     return comparison.metrics

@@ -162,7 +162,7 @@ def test_summary_by_hand(tmp_path, capsys):
     output = " ".join(capsys.readouterr().out.split())
     assert "tiny [4bit]: generated" in output
     assert "Question │ 0.500 │ 1.000 │ 0.667 │ 1 │ 2 │" in output
-    assert "(the guard of B acted)" in output
+    assert "A guard of B acted: a strategy was never missed" in output
     assert "temperature 0 top_p 1 max_new_tokens 5 samples 1" in output
 
 

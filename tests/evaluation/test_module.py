@@ -257,13 +257,16 @@ def test_what_cannot_be_measured_is_counted(tiny_models, sample_dialogues, tmp_p
     metrics, _ = summary(module.predictions, tmp_path)
     attention = {name: value for name, value in metrics.items() if name.startswith("sra/")}
     assert attention == {"sra/skipped_no_strategy_named": len(module.predictions)}
+    cut = [len(reply.reply_ids) == 6 for reply in module.replied]
+    assert [reply.prediction.cut_off for reply in module.replied] == cut
+    assert metrics["generation/cut_off"] == sum(cut) / len(cut) > 0
     lengths = sorted(decision.start for decision in decisions_of(loaded, [dialogue], "standard")[0][0])
     short = dataclasses.replace(loaded, context_tokens=lengths[1] + 6)  # a prompt and 6 new tokens
     module = evaluated(short, [dialogue], "standard")
     long = [p for p in module.predictions if p.unmeasured]
     assert {p.unmeasured for p in long} == {"prompt too long"}
     assert len(long) == 2
-    assert all(p.reply is None and p.sra is None for p in long)
+    assert all(p.reply is None and p.sra is None and p.cut_off is None for p in long)
     assert len(long) + len(module.measured) == len(module.predictions)
     assert summary(module.predictions, tmp_path)[0]["sra/skipped_prompt_too_long"] == len(long)
     stop = dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))
@@ -274,6 +277,7 @@ def test_what_cannot_be_measured_is_counted(tiny_models, sample_dialogues, tmp_p
     finally:
         stop.encoder.end_of_turn = usual
     assert {p.unmeasured for p in module.predictions} == {"empty reply"}
+    assert {p.cut_off for p in module.predictions} == {False}
 
 
 def test_spans_without_tokens_are_refused(tiny_models, sample_dialogues):

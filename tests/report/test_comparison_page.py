@@ -7,6 +7,8 @@ import math
 import os
 import re
 import shlex
+import shutil
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,7 +21,7 @@ from esc_lab.comparison.table import build_table
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import inline_svg, write_comparison_page
 from esc_lab.report.dialogue_browser import browser_data
-from esc_lab.report.reproduction import commands
+from esc_lab.report.reproduction import commands, name_trees
 from esc_lab.runs import manifest as multirun
 from tests.comparison.synthetic import write_training
 from tests.report.runs import NAMES, evaluated, made_dialogues, predicted, record_command, with_prompts, write_runs
@@ -144,6 +146,22 @@ def test_one_metric_strategies_and_groups_follow_their_choices(show, path, compa
     assert page.locator("#group-table thead th").all_inner_texts() == ["Problem", "Decisions", "base", "SFT", "CSO"]
 
 
+def test_groups_that_are_not_there_are_accounted_for(show, tmp_path):
+    few = [replace(dialogue, emotion="", problem=dialogue.problem if n else "rare") for n, dialogue in
+           enumerate(made_dialogues(20, 6))]  # fmt: skip
+    run = evaluated(tmp_path / "one", few, predicted(few, 0.5, 1))
+    page = show(write_comparison_page(compute_comparison([run]), [], tmp_path / "report.html"))
+    assert "Too few decisions to be shown, 20 at least: rare (6)." in page.locator("#groups").inner_text()
+    page.select_option("#group-kind", "emotion")
+    assert "Nothing to show here. The dialogues name no emotion." in page.locator("#groups").inner_text()
+    assert not page.locator("#group-table").is_visible()
+    run = evaluated(tmp_path / "small", few[:2], predicted(few[:2], 0.5, 1))
+    page = show(write_comparison_page(compute_comparison([run]), [], tmp_path / "small.html"))
+    told = page.locator("#groups").inner_text()
+    assert "Problem: Too few decisions to be shown, 20 at least: " in told
+    assert not page.locator("#group-kind").is_visible()
+
+
 def test_a_confusion_count_leads_to_its_decisions(show, runs, tmp_path):
     page = show(write_comparison_page(compute_comparison(runs[::2]), [], tmp_path / "report.html"))
     page.select_option("#confusion-choice", label="CSO")
@@ -190,6 +208,28 @@ def test_a_decision_with_replies_is_shown_first(show, tmp_path):
     assert page.locator("#list [aria-current]").evaluate("one => one.dataset.decision") == "5"
     page.check("#by-replies")
     assert page.locator("#list li").count() == 2
+
+
+def test_replies_that_were_cut_off_or_never_written_say_so(show, tmp_path):
+    rows = predicted(DIALOGUES, 0.5, 1)
+    drawn = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 6}
+    some = [replace(row, cut_off=n == 0, sampling=drawn) if n < 2 else replace(row, reply=None)
+            for n, row in enumerate(rows)]  # fmt: skip
+    none = [replace(row, reply=None, strategy=None) for row in rows]
+    runs = [
+        evaluated(tmp_path / "some", DIALOGUES, some),
+        evaluated(tmp_path / "none", DIALOGUES, none, checkpoint=str(write_training(tmp_path / "sft", "sft"))),
+    ]
+    path = write_comparison_page(compute_comparison(runs), [], tmp_path / "report.html")
+    page = show(path, anchor=f"#decision={DIALOGUES[0].id}.2")
+    cards = page.locator(".card")
+    assert cards.first.locator(".reply").inner_text() == f"{rows[0].reply} [cut off at the token limit]"
+    assert "This run wrote no replies." in cards.nth(1).inner_text()
+    page.get_by_role("button", name="Next decision").click()
+    assert "cut off" not in cards.first.inner_text()
+    page.get_by_role("button", name="Next decision").click()
+    assert "No reply was written here: this run has replies at 2 of its 84 decisions." in cards.first.inner_text()
+    assert "replies greedy, at most 6 tokens, which cut off 50 % of them." in page.locator("#results").inner_text()
 
 
 def test_filters_leave_the_decisions_that_are_so(show, path, runs):
@@ -366,7 +406,8 @@ def test_a_pipelines_steps_share_its_command_and_link_to_its_trees(show, tmp_pat
     root = tmp_path / "a run"
     for place in (root, tmp_path / "another that reused the search"):
         (place / "search" / "trees").mkdir(parents=True)
-        (place / "search" / "trees" / f"{DIALOGUES[0].id}.html").write_text("tree")
+        tree = "<title>Search tree 3: job &amp; home</title>tree"
+        (place / "search" / "trees" / f"{DIALOGUES[0].id}.html").write_text(tree)
     training = write_training(root / "sft", "sft", data__path=str(root / "search" / "esc_pro"))
     rows = predicted(DIALOGUES, 0.5, 1)
     rows[1].sra = {"paper/name": {"sra": 0.01, "control": 0.02, "relative": 1.5}}
@@ -377,14 +418,32 @@ def test_a_pipelines_steps_share_its_command_and_link_to_its_trees(show, tmp_pat
     (steps[1] / "heat_map_1.html").write_text("attention")
     record_command(root, ["stage=pipeline"])
     found = compute_comparison(steps)
-    page = show(
-        write_comparison_page(found, [], root / "compare" / "report.html"), anchor=f"#decision={DIALOGUES[0].id}.4"
-    )
+    bundle = root / "compare" / "report.zip"
+    report = write_comparison_page(found, [], root / "compare" / "report.html", bundle)
+    page = show(report, anchor=f"#decision={DIALOGUES[0].id}.4")
     assert page.locator(".commands code").all_inner_texts() == ["python run.py stage=pipeline"]
     links = {one.inner_text(): unquote(one.get_attribute("href")) for one in page.locator("a[href$='.html']").all()}
-    assert set(links) == {"Search tree of this dialogue", "where it looks", DIALOGUES[0].id}
+    assert set(links) == {"Search tree of this dialogue", "where it looks", "job & home (tree 3)"}
     assert all(os.path.exists(root / "compare" / link) for link in links.values())
     assert "evaluate_sft/heat_map_1" in links["where it looks"]
+    # Mailed: unpacked elsewhere, it has all that it links.
+    mailed = tmp_path / "elsewhere"
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(mailed)
+    shutil.rmtree(root)
+    page = show(mailed / "report.html", anchor=f"#decision={DIALOGUES[0].id}.4")
+    own = {one.inner_text(): unquote(one.get_attribute("href")) for one in page.locator("a[href$='.html']").all()}
+    assert own.keys() == links.keys()
+    assert (mailed / own["job & home (tree 3)"]).read_text() == tree
+    assert (mailed / own["where it looks"]).read_text() == "attention"
+
+
+def test_trees_are_listed_by_their_problems(tmp_path):
+    titles = {"c": "Search tree 10: sleep", "a": "Search tree 2: Sleep", "d": "Search tree 1: job", "b": "Tree"}
+    for name, title in titles.items():
+        (tmp_path / f"{name}.html").write_text(f"<title>{title}</title>")
+    named = name_trees(tmp_path / f"{name}.html" for name in titles)
+    assert [*named] == ["b", "job (tree 1)", "Sleep (tree 2)", "sleep (tree 10)"]
 
 
 # --- how it looks
@@ -409,7 +468,35 @@ def test_on_paper_and_without_motion(show, path):
     assert not page.locator("nav, #filters, .found").first.is_visible()
     assert page.locator("#results-table").is_visible()
     page.emulate_media(media="screen", reduced_motion="reduce")
+    assert page.locator(".on-paper").count() == 0
     assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+
+
+def test_a_wide_table_says_so_and_is_whole_on_paper(show, tmp_path):
+    comparison = compute_comparison(write_runs(tmp_path / "runs", DIALOGUES))  # with all columns
+    page = show(write_comparison_page(comparison, [], tmp_path / "report.html"), 700)
+    hint = page.locator("#results .more-hint").first
+    assert hint.inner_text() == "More columns: scroll sideways \u2192"
+    assert hint.is_visible()
+    page.locator("#results .scroll").first.evaluate("box => box.scrollTo(1e5, 0)")
+    page.wait_for_function("!document.querySelector('#results .scroll').classList.contains('more')")
+    assert not hint.is_visible()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 703, "height": 1000})  # what A4 leaves
+    assert not page.locator("#results-table").is_visible()
+    parts = page.locator("#results .on-paper")
+    heads = [spaced(text) for text in parts.locator("thead th:not(:first-child)").all_inner_texts()]
+    columns = build_table(comparison).columns
+    assert len(heads) == 1 + len(columns)
+    assert [head.split()[0] for head in heads[1:]] == [column.heading.split()[0] for column in columns]
+    assert all(box.evaluate("one => one.scrollWidth <= 703") for box in parts.all())
+    assert all(box.locator("tbody th").count() == 3 for box in parts.all())
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator(".on-paper").count() == 0
+    page.set_viewport_size({"width": 2500, "height": 1000})
+    page.emulate_media(media="screen")
+    assert page.locator("#results .more-hint").first.is_hidden()
 
 
 def test_figures_have_names_own_ids_and_the_pages_colours(show, path):

@@ -192,6 +192,18 @@ def test_no_sideways_scrolling_and_contrast(show, width, scheme):
     assert min(contrast(ink, paper) for paper in papers) >= 4.5
 
 
+def test_numbers_and_ids_do_not_wrap(show):
+    facts = {"dialogue": "333a935a2f23a295, turn 6", "SRA (first_token/quoted_strategy)": "1.23e-05", "net": "-0.12"}
+    for width in (1280, 400):
+        page = show(heat_map_page("Title", PROMPT, REPLY, rows(), spans=SPANS, facts=facts), width)
+        values = page.locator(".facts dd, #spans span").all()
+        assert len(values) == 5
+        # Lines of a text: the places at which its rectangles begin.
+        lines = "one => { const range = document.createRange(); range.selectNodeContents(one);"
+        lines += "return new Set([...range.getClientRects()].map(({ top }) => Math.round(top))).size; }"
+        assert [value.evaluate(lines) for value in values] == [1] * 5
+
+
 def contrast(one, other) -> float:
     """Contrast ratio of WCAG 2.2."""
 

@@ -172,6 +172,11 @@ def test_the_dialogue_of_the_chosen_path(show):
         "Supporter, opening: Others", "Seeker", "Af Affirmation \u2713 preferred", "Seeker",
         "Af Affirmation \u2715 rejected", "Seeker",
     ]  # fmt: skip
+    why = page.locator("#turns .why")
+    assert why.all_inner_texts() == [
+        "Emotional Validation beside it has a higher Q, 0.90. Preferred is what leads to a last reply that passes the "
+        "limits on Q or visits, here Emotional Validation with Q 0.62, whatever the Q on the way."
+    ]
     against = page.locator("#turns details")
     assert against.locator("summary").all_inner_texts() == ["1 reply rejected for it", "Preferred in its place"]
     assert not against.first.get_by_text("Reply 3.").is_visible()

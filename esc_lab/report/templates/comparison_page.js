@@ -1,5 +1,5 @@
 // Tables that one sorts and chooses from; page.js comes before and dialogue_browser.js after it in the same script.
-const { columns, cells, groups, left_out: smallGroups, primary } = data.comparison;
+const { columns, cells, groups, left_out: smallGroups, least, primary } = data.comparison;
 const browser = data.browser;
 const metricOf = (name) => columns.find((column) => column.metric === name);
 const signs = (text) => text.replace(/-(?=[\d.])/g, "\u2212");
@@ -154,14 +154,21 @@ if (choosers.length) {
 // --- groups of decisions
 
 const KINDS = { problem: "Problem", emotion: "Emotion", depth: "Turns before the reply" };
+// What is left out of a kind of group, and why there may be none.
+function restOf(kind) {
+  const small = smallGroups.filter((one) => one.startsWith(`${kind} `)).map((one) => one.slice(kind.length + 1));
+  if (small.length) return `Too few decisions to be shown, ${least} at least: ${small.join(", ")}.`;
+  if (groups.some((one) => one.kind === kind)) return "";
+  return kind === "depth" ? "Nothing was measured of it." : `The dialogues name no ${kind}.`;
+}
 function showGroups() {
   const kind = at("group-kind").value, column = metricOf(at("group-metric").value);
   const found = groups.filter((one) => one.kind === kind && one.metric === column.metric);
   const names = [...new Set(found.map((one) => one.name))];
   const shown = cells.filter((cell) => found.some((one) => one.cell === cell.name));
-  const small = smallGroups.filter((one) => one.startsWith(`${kind} `)).map((one) => one.slice(kind.length + 1));
+  at("group-table").parentNode.hidden = !names.length;
   at("group-meaning").textContent = `${column.meaning} Half of the 95 % interval follows each value.`;
-  at("group-rest").textContent = small.length ? `Too few decisions to be shown: ${small.join(", ")}.` : "";
+  at("group-rest").textContent = names.length ? restOf(kind) : `Nothing to show here. ${restOf(kind)}`;
   fill("group-table", [KINDS[kind], "Decisions", ...shown.map((cell) => cell.label)], names.map((name) => {
     const own = found.filter((one) => one.name === name);
     return [name, own[0].decisions.toLocaleString("en"), ...shown.map((cell) => {
@@ -173,11 +180,16 @@ function showGroups() {
   }));
 }
 if (groups.length) {
-  const kinds = [...new Set(groups.map((one) => one.kind))], metrics = [...new Set(groups.map((one) => one.metric))];
-  options("group-kind", kinds.map((kind) => [kind, KINDS[kind]]), kinds[0]);
+  const kinds = Object.keys(KINDS), metrics = [...new Set(groups.map((one) => one.metric))];
+  options("group-kind", kinds.map((kind) => [kind, KINDS[kind]]), groups[0].kind);
   options("group-metric", metrics.map((metric) => [metric, metricOf(metric).heading]), primary);
   at("group-kind").onchange = at("group-metric").onchange = showGroups;
   showGroups();
+} else if (at("group-rest")) {
+  for (const id of ["group-kind", "group-meaning", "group-table"]) at(id).parentNode.hidden = id !== "group-meaning";
+  const rest = Object.keys(KINDS).filter((kind) => smallGroups.some((one) => one.startsWith(`${kind} `)));
+  at("group-rest").textContent = rest.length ? rest.map((kind) => `${KINDS[kind]}: ${restOf(kind)}`).join(" ")
+    : "Nothing was measured that is told by group.";
 }
 
 // --- commands, and what is opened for paper

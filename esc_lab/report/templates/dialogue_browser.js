@@ -217,7 +217,12 @@ function showRun(number, golds, cards) {
     last = shares ?? last;
     replyOf(run, row, golds, rows.length > 1, card);
   }
-  if (!rows.length) make("p", { className: "soft", textContent: "Not evaluated here." }, card);
+  const said = rows.some((row) => entry(run, "reply", row) !== null);
+  const many = run.reply && new Set(run.decision.filter((_, row) => run.reply[row] !== null)).size;
+  const none = !rows.length ? "Not evaluated here."
+    : many ? `No reply was written here: this run has replies at ${many} of its ${new Set(run.decision).size} decisions.`
+      : "This run wrote no replies.";
+  if (!said) make("p", { className: "soft", textContent: none }, card);
 }
 function bars(shares, golds, made, card) {
   const list = make("ul", { className: "shares" }, card);
@@ -237,7 +242,7 @@ function bars(shares, golds, made, card) {
 function replyOf(run, row, golds, several, card) {
   const [asked, wrote, said] = ["prompted", "written", "reply"].map((name) => entry(run, name, row));
   const [judged, adheres, sample] = ["judged", "adheres", "sample"].map((name) => entry(run, name, row));
-  const [sra, map] = ["sra", "map"].map((name) => entry(run, name, row));
+  const [sra, map, cut] = ["sra", "map", "cut"].map((name) => entry(run, name, row));
   const facts = [];
   if (asked !== null) facts.push(`told to use ${nameOf(asked)}`);
   if (wrote !== null) facts.push(wrote < 0 ? "the reply names no strategy" : `the reply names ${nameOf(wrote)}`);
@@ -248,6 +253,7 @@ function replyOf(run, row, golds, several, card) {
     const textContent = texts[said] || "(an empty reply)";
     const text = make("p", { className: "said reply", dir: "auto", textContent }, card);
     if (asked !== null && asked >= 0) text.classList.add(`s${asked % 16}`);
+    if (cut) make("span", { className: "cut", textContent: " [cut off at the token limit]" }, text);
   }
   const line = make("p", { className: "soft", textContent: facts.join(" \u00b7 ") }, card);
   if (map) make("a", { href: map, textContent: "where it looks" }, line).before(facts.length ? " \u00b7 " : "");

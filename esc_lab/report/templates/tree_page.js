@@ -87,6 +87,18 @@ function others(numbers, className, title, parent) {
   const list = make("ul", {}, box);
   for (const number of numbers) reply(nodes[number], list);
 }
+// Why a preferred reply is so beside one of higher Q; nothing where there is none.
+function whyPreferred(node) {
+  const siblings = node.preferred ? nodes[node.parent].children : [];
+  const better = siblings.filter((one) => !one.preferred && one.visits && one.value > node.value)
+    .sort((a, b) => b.value - a.value)[0];
+  if (!better) return "";
+  let last = node;
+  for (let next = node; next; next = last.children.find((child) => child.preferred)) last = next;
+  const which = last === node ? "as this one does" : `here ${label(last)} with Q ${fixed(last.value)}`;
+  return `${label(better)} beside it has a higher Q, ${fixed(better.value)}. Preferred is what leads to a last reply `
+    + `that passes the limits on Q or visits, ${which}, whatever the Q on the way.`;
+}
 function talk() {
   at("turns").replaceChildren();
   let opened = false;
@@ -99,6 +111,8 @@ function talk() {
   for (const number of path(chosen).slice(1)) {
     const node = nodes[number];
     last = reply(node, at("turns"), `supporter ${colour(node)}${number === chosen ? " here" : ""}`);
+    const why = whyPreferred(node);
+    if (why) make("p", { className: "soft why", textContent: why }, last);
     const rejects = node.rejects ?? [];
     others(rejects, "", `${times(rejects.length, "reply", "replies")} rejected for it`, last);
     others(node.against, "instead", "Preferred in its place", last);
