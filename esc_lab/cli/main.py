@@ -103,10 +103,13 @@ def _run_and_note(cfg: DictConfig, hydra_config: Any) -> float | None:
         if in_multirun:
             _note_job(hydra_config, {"status": "running"})
         metrics = _run_stage(cfg, directory)
-        stages = find_reused_stages(directory)
+        dry = config.is_dry_run(cfg)
+        stages = {} if dry else find_reused_stages(directory)
         outcome = {"status": "reused" if stages and all(stages.values()) else "done"}
         outcome |= {"metrics": metrics, "stages": stages}
         value = _metric_to_optimize(cfg.optimize_metric, metrics)
+        if dry and not in_multirun:
+            drop_refused_run(directory, Path(cfg.output_root))
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         log.error("error: %s", text, exc_info=not isinstance(error, UserError) or bool(hydra_config.verbose))

@@ -3,7 +3,7 @@
 from esc_lab.config.data import SPLITS, DataConfig, InventoryConfig
 from esc_lab.config.item import TRAININGS, Key
 from esc_lab.config.prompt import PromptConfig, TemplateConfig
-from esc_lab.config.schema import STAGES, Config, can_resume, keys, place_names, schema, to_yaml, typed
+from esc_lab.config.schema import STAGES, Config, can_resume, is_dry_run, keys, place_names, schema, to_yaml, typed
 
 __all__ = [
     "SPLITS",
@@ -16,6 +16,7 @@ __all__ = [
     "PromptConfig",
     "TemplateConfig",
     "can_resume",
+    "is_dry_run",
     "keys",
     "place_names",
     "schema",

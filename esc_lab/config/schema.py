@@ -80,6 +80,11 @@ def can_resume(cfg: Config | DictConfig) -> bool:
     return cfg.stage in RESUMED or (cfg.stage == "evaluate" and cfg.model.source == ENDPOINT)
 
 
+def is_dry_run(cfg: Config | DictConfig) -> bool:
+    """Whether the stage is only to say what it would take: it leaves nothing then."""
+    return bool(cfg.stage == "search" and cfg.search.dry_run)
+
+
 # Keys that were renamed, old name -> new, and values of choices, `key=old` -> `key=new` (with the key's name of today).
 # Configurations of older runs are read with it; on a command line an old name is refused with the new one as its hint.
 RENAMED: Mapping[str, str] = {

@@ -222,6 +222,11 @@ class SearchConfig:
     seed: int = item(
         1, "seed of the search, apart from the run's seed so that runs share what was found", within=(0, 2**32 - 1)
     )
+    dry_run: bool = item(
+        False,
+        "say how many calls, tokens, minutes and dollars it will take, about, and end; nothing is searched or kept",
+        affects=SPEED,
+    )
     split: str = item("train", "split whose dialogues are the seeds", choices=("train", "val", "test"))
     seeds: int | None = item(None, "number of seeds, the first of the split; null = all", within=COUNT)
     skip: int = item(0, "dialogues of the split before the first seed", within=FROM_ZERO)

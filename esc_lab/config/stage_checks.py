@@ -67,6 +67,8 @@ def _check_seeker(cfg: DictConfig) -> Iterator[str]:
 
 
 def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
+    if cfg.search.dry_run:
+        yield refuse(cfg, "search.dry_run", "it is of a search alone", "stage=search, with the same settings")
     stages = list(cfg.pipeline.stages)
     allowed = ("reward", "extend", "classifier", "sft", "seeker", "search", "extra_sft", "cso")
     if len(set(stages)) < len(stages) or not set(stages) <= set(allowed) or "cso" in stages[:-1]:

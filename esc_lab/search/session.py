@@ -105,9 +105,14 @@ class SearchSession:
             name: self.calls.open_journal(self.directory / f"{name}{JOURNAL_SUFFIX}", config)
             for name, config in configs.items()
         }
-        trees = [self._tree_search(seed, journals[seed.dialogue.id]) for seed in self.seeds]
+        trees = [self.plan_tree(seed, journals[seed.dialogue.id]) for seed in self.seeds]
         counts: Counter[str] = Counter()
-        judge = await self._check_judge(journals[JUDGE_CHECK], counts) if JUDGE_CHECK in journals else None
+        judge = None
+        if JUDGE_CHECK in journals:
+            log.info("checking the judge on up to %d given replies", self.cfg.search.judge_check)
+            judge = await self.check_judge(journals[JUDGE_CHECK], counts)
+        if judge:
+            log.log(logging.INFO if judge.believed else logging.WARNING, "%s", judge.verdict)
         progress = search_progress(trees, self.calls, self.cfg.mcts.preferences)
         async with progress.shown():
             stopped = await search_trees(trees, self.cfg.search.trees, self._save, self.calls.has_room)
@@ -156,7 +161,8 @@ class SearchSession:
         config["search"]["in_flight"] = 1  # trees of older versions depend on it; today's do not
         return fingerprint([config, asdict(rule) if rule.extend_rejected else None])
 
-    def _tree_search(self, seed: SeedDialogue, journal: Journal) -> TreeSearch:
+    def plan_tree(self, seed: SeedDialogue, journal: Journal) -> TreeSearch:
+        """The search from a seed, at its start or, where its tree is in the run directory, at its end."""
         name, settings, counts = seed.dialogue.id, self.cfg.mcts, Counter[str]()
         if any(getattr(self.cfg.llm, role).client == "replay" for role in ROLES):
             settings = replace(settings, in_flight=1)  # a recording has only the answers that its search needed
@@ -180,24 +186,21 @@ class SearchSession:
         seed, watch = self.cfg.search.seed, self.calls.watch
         return Roles(self.inventory, seeker, self.cfg.llm, self.calls.scoring, send, counts, seed, watch)
 
-    async def _check_judge(self, journal: Journal, counts: Counter[str]) -> JudgeCheck | None:
+    async def check_judge(self, journal: Journal, counts: Counter[str]) -> JudgeCheck | None:
         """Whether the judge is believed; None if that cannot be said."""
         dialogues, replies = self._unseen_dialogues(), self.cfg.search.judge_check
         if len({dialogue.tree_id for dialogue in dialogues}) < 2:
             log.warning("the judge is not checked: that takes two dialogues, none that it was trained on")
             return None
-        log.info("checking the judge on up to %d given replies", replies)
         roles = self._roles(SeekerProfile(""), journal, counts)
 
         async def score(history: Sequence[Turn]) -> float | None:
             return await leave_out_too_long(roles.score(history), "judge", counts)
 
         try:
-            check = await check_rubric(score, dialogues, replies, roles.claim, self.cfg.search.seed)
+            return await check_rubric(score, dialogues, replies, roles.claim, self.cfg.search.seed)
         except BudgetError:
             return None  # it stops the search too, which says so
-        log.log(logging.INFO if check.believed else logging.WARNING, "%s", check.verdict)
-        return check
 
     def _unseen_dialogues(self) -> list[Dialogue]:
         """What the judge is checked on: the seeds; where it was trained on some of them, the others that it was not."""

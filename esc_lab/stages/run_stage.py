@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.config import Config, to_yaml
+from esc_lab.config import Config, is_dry_run, to_yaml
 from esc_lab.runs.directory import explain_full_disk, keep_finished_run, own_directory
 from esc_lab.runs.environment import describe_environment
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, LOG, METRICS
@@ -32,6 +32,8 @@ def run_stage(cfg: Config) -> dict[str, float]:
     Raises:
         UserError: the directory cannot be written to, another process is running in it, or what the stage raises.
     """
+    if is_dry_run(cfg):
+        return _import_and_run(cfg)
     directory = Path(cfg.run_dir)
     log.info("%s -> %s", cfg.stage, directory)
     with own_directory(directory), keep_finished_run(directory), explain_full_disk(directory):

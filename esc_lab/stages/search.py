@@ -21,6 +21,8 @@ from esc_lab.runs.layout import ESC_PRO, JUDGE_CHECK, TREES
 from esc_lab.search.calls import open_calls
 from esc_lab.search.clients.replay import take_sampling
 from esc_lab.search.esc_pro import render_data_card, require_pairs, write_esc_pro
+from esc_lab.search.forecast import HEADS as FORECAST_HEADS
+from esc_lab.search.forecast import forecast_search
 from esc_lab.search.preferences import Preferences, extract_dialogues, find_preferences
 from esc_lab.search.seed_dialogue import SeedDialogue, build_seed
 from esc_lab.search.seeker_texts import HEADS, NOTES, compare_seekers
@@ -29,7 +31,7 @@ from esc_lab.search.statistics import NOTES as STATISTICS_NOTES
 from esc_lab.search.statistics import SearchStatistics, compute_statistics
 from esc_lab.seeds import derive_seed
 from esc_lab.terminal import print_table
-from esc_lab.training.trainer import prepare
+from esc_lab.training.trainer import prepare, quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +39,28 @@ log = logging.getLogger(__name__)
 def run(cfg: Config) -> dict[str, float]:
     """Search; ESC-Pro with its data card goes into `esc_pro/`, journals, trees and their pages into `trees/`.
 
+    With `search.dry_run` only say what that will take.
+
     Raises:
         UserError: there are no seeds, there is no answer to a call, or nothing is preferred in any tree.
     """
-    prepare(cfg)
+    if cfg.search.dry_run:
+        quiet_libraries()
+    else:
+        prepare(cfg)
     inventory, report = build_inventory(cfg.inventory), ReadReport()
     splits = read_splits(cfg.data, inventory, report, cfg.config_dirs)
     seeds = _build_seeds(cfg, splits)
     log.info("%s: %d seed dialogues of %s; %s", cfg.data.name, len(seeds), cfg.search.split, report.line())
 
     cfg = take_sampling(cfg)
-    calls = open_calls(cfg, ROLES)
     others = [dialogue for split, part in splits.items() if split != cfg.search.split for dialogue in part]
+    if cfg.search.dry_run:
+        forecast = forecast_search(cfg, seeds, others)
+        rows = [role.row() for role in (*forecast.roles, forecast.total)]
+        print_table("What the search will take, about", FORECAST_HEADS, rows, notes=forecast.notes)
+        return forecast.metrics()
+    calls = open_calls(cfg, ROLES)
     result = calls.run(SearchSession(cfg, seeds, calls, others).search(), cfg.run_dir)
     if result.judge:
         record = {"models": calls.models("judge"), **result.judge.record()}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from esc_lab.config.search import ROLES
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue, Turn
 from tests.conftest import ROOT
@@ -75,6 +76,35 @@ def test_searches_that_start_somewhere_in_their_seeds(endpoint, searched, tmp_pa
         for one in read_dialogues(later.path / TRAIN)
         for turn in one.turns[: len(min(drawn.values(), key=len))]
     )
+
+
+def test_dry_run(endpoint, searched, tmp_path, monkeypatch):
+    before = len(endpoint[0].requests)
+    own = ("search.dry_run=true", "search.judge_check=4", "logger=wandb")
+    prices = ("llm.openai.price_in=2", "llm.openai.price_out=8")
+    outcome = execute(tmp_path / "dry", *words(endpoint[1], *own, *prices))
+    assert outcome.status == 0, outcome.errors
+    assert len(endpoint[0].requests) == before
+    assert not (tmp_path / "dry").exists()  # nothing is left, and no run that `latest` would find
+    lines = [line.strip("│").split("│") for line in outcome.output.splitlines() if "│" in line]
+    rows = [[cell.strip() for cell in cells] for cells in lines]
+    numbers = {name: [float(cell.replace(",", "")) for cell in cells] for name, *cells in rows}
+    assert [*numbers] == [*ROLES, "all"]
+    for place in range(3):
+        assert numbers["all"][place] == pytest.approx(sum(numbers[role][place] for role in ROLES), abs=2)
+    calls, read, written, cost, minutes = numbers["all"]
+    assert cost == pytest.approx((2 * read + 8 * written) / 1e6, abs=0.02)
+    assert minutes > 0
+    assert searched.metrics["search/calls"] / 3 < calls < 3 * searched.metrics["search/calls"]
+    assert "Endpoints: 4 characters a token; minutes if a call waits 1 s" in outcome.output
+    # A number for each question, and no key: one may ask before one has any.
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    rated = execute(tmp_path / "dry", *words("null", *own, "llm.openai.ratings=continued"))
+    assert rated.status == 0, rated.errors
+    assert "No dollars: llm.openai.price_in" in rated.output
+    local = execute(tmp_path / "dry", "stage=search", *SEARCH, "search.seeds=2", "search.dry_run=true")
+    assert local.status == 0, local.errors
+    assert "Models here: minutes by 8 calls of each role" in local.output
 
 
 Pair = tuple[tuple[tuple[str, str], ...], str, str]
