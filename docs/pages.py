@@ -22,9 +22,14 @@ from esc_lab.config import STAGES, Key, keys
 from esc_lab.evaluation.reward_check import CONTROL_NOTES
 from esc_lab.evaluation.summary import COLUMN_NOTES
 from esc_lab.judge_check.check import JudgeCheck
+from esc_lab.judging import files as judgement_files
+from esc_lab.judging import survey_files, talk_files, talk_pair_files
 from esc_lab.metrics.metric import Metric
-from esc_lab.metrics.records import METRICS
-from esc_lab.search import seeker_texts, statistics
+from esc_lab.metrics.records import METRICS, SURVEY, find_metric
+from esc_lab.metrics.talks import JUDGED
+from esc_lab.report import sra_report
+from esc_lab.scorers.classifier_training import NOTES as CLASSIFIER_NOTES
+from esc_lab.search import forecast, seeker_texts, statistics
 
 ROOT = Path(__file__).parents[1]
 # Pages of the repository that are no pages of this directory, and their names in the site.
@@ -131,7 +136,8 @@ def list_metrics() -> str:
     """Every metric as a table's columns name it, those that are means of something before those that count."""
     shown = [metric for metric in METRICS.values() if metric.meaning]
     others = [metric for metric in METRICS.values() if not metric.meaning]
-    return "\n\n".join([*map(_define_metric, shown), *map(_define_metric, others)])
+    asked = [find_metric(f"{group}QUESTION") for group in (JUDGED, SURVEY)]
+    return "\n\n".join(map(_define_metric, [*shown, *asked, *others]))
 
 
 def _define_metric(metric: Metric) -> str:
@@ -159,6 +165,15 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "stages": lambda: "\n".join(f"- `stage={name}`: {_text(doc)}" for name, doc in STAGES.items()),
     "strategies": lambda: _list_notes(COLUMN_NOTES),
     "search": lambda: _list_notes(statistics.NOTES),
+    "forecast": lambda: _list_notes(forecast.NOTES),
+    "classifier": lambda: _list_notes(CLASSIFIER_NOTES),
+    "sra": lambda: _list_notes(f"{name}: {note}" for name, note in sra_report.NOTES.items()),
+    "judgements": lambda: _list_notes([f"Win rate: {judgement_files.PAIR_NOTE}"]),
+    "talk_judges": lambda: _list_notes(talk_files.NOTES),
+    "talk_pairs": lambda: _list_notes([*talk_pair_files.NOTES, *talk_pair_files.INTENSITY_NOTES]),
+    "surveys": lambda: _list_notes(
+        [*survey_files.NOTES, *survey_files.PAIR_NOTES, *survey_files.SRA_NOTES, *survey_files.JUDGE_NOTES]
+    ),
     "seekers": lambda: _list_notes(seeker_texts.NOTES),
     "judges": lambda: _list_notes(JudgeCheck("rubric", {}, min_auc=0.5).column_notes()),
     "rewards": lambda: _list_notes(CONTROL_NOTES),

@@ -103,6 +103,25 @@ def test_every_column_is_told_in_the_words_of_its_record(site, pages):
         assert metric.name in shown
         assert metric.heading in shown
         assert " ".join(metric.meaning.split()) in shown
+    for heading in ("judge: QUESTION", "people: QUESTION"):
+        assert heading in shown
+    # Columns of tables that are no metrics.
+    words = (
+        "Passes all",
+        "Strength",
+        "asked twice",
+        "given templates",
+        "people agree",
+        "consistency",
+        "success",
+        "severity",
+        "stages reused",
+        "unconditional",
+        "tokens written",
+        "Most frequent strategy",
+        "with the others",
+    )
+    assert not [word for word in words if word.lower() not in shown.lower()]
     for doc in STAGES.values():
         assert html.unescape(" ".join(doc.split())) in shown
 

@@ -65,7 +65,9 @@ def help_text(words: Sequence[str] = ()) -> str:
         return _overview()
     for topic in topics:
         _check_topic(topic)
-    stage = [] if any(word.startswith(("stage=", "experiment=")) for word in overrides) else ["stage=sft"]
+    from esc_lab.cli.overrides import lacks_stage  # which tells of the stages itself
+
+    stage = ["stage=sft"] if lacks_stage(overrides) else []
     cfg = compose_config(*stage, *overrides).cfg
     return "\n\n".join(_section(topic, OmegaConf.to_container(cfg, throw_on_missing=False)) for topic in topics)
 

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, help="of the multirun; latest = the newest below outputs")
     try:
         directory = parser.parse_args(arguments).directory
-        named = str(directory) == "latest" and not directory.exists()
+        named = str(directory) in ("latest", f"latest:{MULTIRUN}") and not directory.exists()
         show_jobs(find_latest(Path(Config().output_root), MULTIRUN) if named else directory)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

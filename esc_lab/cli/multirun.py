@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from omegaconf import OmegaConf
 from esc_lab.cli.compositions import compose_config, one_line, quote
 from esc_lab.cli.overrides import expand_multirun
 from esc_lab.config import place_names
-from esc_lab.config.files import CHECKOUT
+from esc_lab.config.files import CHECKOUT, COMMAND
 from esc_lab.errors import UserError
 from esc_lab.runs import manifest
 from esc_lab.runs.layout import LOG, MANIFEST, METRICS
@@ -31,6 +33,7 @@ from esc_lab.terminal import console, escape
 _RUN = [str(CHECKOUT / "run.py")] if CHECKOUT else ["-m", "esc_lab.cli"]
 _RESUME_FIX = "resume=auto runs what is missing"
 _PROCESS = "ESC_LAB_MULTIRUN"  # the environment variable that names the process of a multirun to its workers
+_COMPARED = ("evaluate", "converse", "sft", "cso", "pipeline")  # stages whose runs can be compared
 _GRACE_S = 20.0  # of jobs that are to end; Slurm kills after 30
 
 _job: Path | None = None  # the directory of the multirun whose job this process runs
@@ -78,6 +81,8 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     failed = sum(job.status not in manifest.DONE for job in started)
     total = max(len(started), len(jobs))
     print(f"{failed} of {total} jobs failed; {directory / MANIFEST} lists them all", file=sys.stderr)
+    if hint := describe_next(directory, str(cfg.stage), total, failed):
+        print(hint, file=sys.stderr)
     if isinstance(failure, BrokenProcessPool):
         raise UserError("a job's process died: killed, or out of memory", fix=_RESUME_FIX)
     if isinstance(failure, RuntimeError):
@@ -85,6 +90,16 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     if failure:
         raise failure
     return int(failed > 0)
+
+
+def describe_next(directory: Path, stage: str, jobs: int, failed: int) -> str:
+    """What to do with the jobs now; nothing where they cannot be compared."""
+    if failed:
+        return f"{_RESUME_FIX}, and leaves the others as they are"
+    if stage not in _COMPARED or jobs < 2:
+        return ""
+    name = str(directory) if re.fullmatch(r"[\w./-]+", str(directory)) else quote(str(directory))
+    return f"compare them: {COMMAND} {shlex.join(['stage=compare', f'compare.runs=[{name}]'])}"
 
 
 def _prepare_slurm(launcher: Any, stage: str) -> ModuleType | None:
@@ -247,6 +262,7 @@ def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]]
     right, folded = {"justify": "right"}, {"overflow": "fold"}
     columns: dict[str, dict[str, Any]] = {"job": right, "what differs": folded, "status": {}}
     columns |= {metric: right} if metric else {}
+    # Of a pipeline: steps whose results were there, from other runs.
     for name, style in {**columns, "stages reused": right, "time": right, "why": folded}.items():
         table.add_column(name, **style)
     for job in sorted(jobs, key=lambda job: job.number):

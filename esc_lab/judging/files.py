@@ -24,6 +24,11 @@ from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.length_control import PRIOR
 from esc_lab.terminal import escape_markdown, print_table
 
+PAIR_NOTE = (
+    "both orders are asked, a mismatch is a tie and counts half; at equal length: after Dubois et al. 2024; "
+    "consistency: share of pairs on which both orders agree."
+)
+
 
 class _Results(NamedTuple):
     """By label of the run."""
@@ -185,9 +190,6 @@ def _notes(session: JudgeSession, answers: JudgeAnswers) -> list[str]:
     if answers.scores:
         notes.append(f"Scores from 0 to 4; {OVERALL} = {weights}.")
     if answers.pairs:
-        notes.append(
-            f"Win rate against {inputs.baseline.label}, {QUESTIONS[cfg.judge.question]}: both orders are asked, a "
-            "mismatch is a tie and counts half; at equal length: after Dubois et al. 2024; consistency: share of "
-            "pairs on which both orders agree."
-        )
+        against = f"Win rate against {inputs.baseline.label}, {QUESTIONS[cfg.judge.question]}"
+        notes.append(f"{against}: {PAIR_NOTE}")
     return notes + note_calls(session.calls, session.counts, inputs.remarks)

@@ -22,6 +22,31 @@ from esc_lab.statistics.paired_comparison import IMAGINED
 from esc_lab.terminal import print_table
 
 _Table: TypeAlias = tuple[str, list[str], list[list[str]]]  # title, heads, rows
+# What the columns are: of all surveys, of those of pairs, of those with SRA, and beside a judge.
+NOTES = (
+    "Ratings: answers that count; items: the replies or pairs that they are about. Mean: of the answers.",
+    "Alpha: Krippendorff's, with answers taken as names, ranks or distances; 1 is agreement, 0 chance; trimmed: "
+    "interval, of the ratings of trimmed correlations.",
+    "With the others: correlation of a rater with the mean of the other ratings of the same items. Asked twice: items "
+    "that a rater saw again; change: mean distance of the two answers. Checks: attention checks that were passed; "
+    "missing: questions without an answer.",
+)
+PAIR_NOTES = (
+    "Of pairs the mean is how much a run's replies are preferred to those that they met. Strength: Bradley and "
+    f"Terry's, in natural logarithms of odds, a tie as half a win, {IMAGINED:g} imagined wins of each side of a pair. "
+    "Wins, ties, losses: answers for its reply, for neither and for the other. Left or right: mean answer as raters "
+    "saw it, below 0 if they favour the left side.",
+)
+SRA_NOTES = (
+    "Correlation with SRA: raw, of all ratings; trimmed, of those that are kept, without the most unusual SRA "
+    "(survey.trim). Given order: what is left of it once it is known which of two templates has more SRA; given "
+    "templates: once each template has a term of its own. Both are of trimmed ratings.",
+)
+JUDGE_NOTES = (
+    "Judge agrees: share of the pairs on which it prefers what people prefer on average; people agree: the same of "
+    "each rater and the others, which is as much as can be. Scored: items that the judge scored; the correlation is "
+    "that of these scores with mean ratings.",
+)
 
 
 def write_results(
@@ -44,7 +69,7 @@ def write_results(
     ]  # fmt: skip
     for name, content in ((RATINGS, lines), (SET_ASIDE, ratings.set_aside)):
         write_atomic(directory / name, "\n".join(json.dumps(line, ensure_ascii=False) for line in content))
-    tables, notes = [*_tables(key, ratings, results, judged)], _notes(key, ratings, results)
+    tables, notes = [*_tables(key, ratings, results, judged)], _notes(key, ratings, results, judged)
     record = {
         "survey": key.identity,
         "form": asdict(key.form),
@@ -117,25 +142,13 @@ def _tables(
         yield "The judge and people", heads, rows
 
 
-def _notes(key: SurveyKey, ratings: Ratings, results: Sequence[QuestionResult]) -> list[str]:
+def _notes(
+    key: SurveyKey, ratings: Ratings, results: Sequence[QuestionResult], judged: Sequence[JudgeAgreement]
+) -> list[str]:
     counts = ratings.counts()
-    notes = ["Brackets: 95 % intervals of a bootstrap over dialogues."]
-    if key.pairs:
-        notes.append(
-            "Mean: how much a run's replies are preferred to those that they met. Strength: Bradley and Terry's, in "
-            f"natural logarithms of odds, a tie as half a win, {IMAGINED:g} imagined wins of each side of a pair. Left "
-            "or right: mean answer as raters saw it, below 0 if they favour the left side."
-        )
-    notes.append(
-        "Alpha: Krippendorff's; 1 is agreement, 0 chance; trimmed: interval, of the ratings of trimmed correlations. "
-        "With the others: correlation of a rater with the mean of the other ratings of the same items. "
-        "Change: mean distance of the answers to what was asked twice."
-    )
-    if any(result.sra for result in results):
-        notes.append(
-            "Given order: the correlation that is left once it is known which of two templates has more SRA; given "
-            "templates: once each template has a term of its own. Both are of trimmed ratings."
-        )
+    notes = ["Brackets: 95 % intervals of a bootstrap over dialogues.", *NOTES, *(PAIR_NOTES if key.pairs else ())]
+    notes += SRA_NOTES if any(result.sra for result in results) else ()
+    notes += JUDGE_NOTES if judged else ()
     notes.append(
         f"{counts['missing']:,.0f} questions have no answer. Set aside are {counts['set_aside/double']:,.0f} answers "
         f"that contradict another one to the same question, and {counts['set_aside/failed_checks']:,.0f} of raters who "

@@ -21,6 +21,13 @@ from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, TALKS_FIL
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.terminal import escape_markdown, print_table
 
+# What the columns are.
+NOTES = (
+    "Talks: that were judged. A question of the rubric: mean score from 0 to 4; or, of yes and no, the share of talks "
+    "that pass, a row for each severity of their cards too. Passes all: the share that passes every question.",
+    "Not believed: the judge does not tell planted talks apart by this question; passes all is not, if one is not.",
+)
+
 
 @dataclass(frozen=True)
 class _Report:
@@ -175,5 +182,6 @@ def _notes(report: _Report) -> list[str]:
         f"{what}, by rubric {rubric.name}. Judge: {models}. {len(keys)} talks of each run with {len(severity)} cards; "
         f"95 % intervals from {session.cfg.judge.draws:,} bootstrap draws of cards."
     )
+    notes += NOTES
     notes += ["The judge is believed: it tells planted talks apart."] if answers.gate and answers.gate.believed else []
     return notes + note_calls(session.calls, session.counts, session.inputs.remarks)

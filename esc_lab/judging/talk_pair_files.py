@@ -21,6 +21,17 @@ from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, TALKS_FIL
 from esc_lab.terminal import escape_markdown, print_table
 
 _Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows
+# What the columns are: of pairs, and of the intensity.
+NOTES = (
+    "Win rate: both orders are asked, a mismatch is a tie and counts half; overall: all questions together; at "
+    "equal length of what the supporters say: after Dubois et al. 2024; consistency: share of pairs on which "
+    "both orders agree.",
+)
+INTENSITY_NOTES = (
+    "Intensity of the seeker's emotion, from 1 to 5, by the seeker's own model and by the judge: at first, before any "
+    "reply, and at the end; relief: by how much it fell; success: share of talks that come down to converse.success, "
+    "and in how many turns, a talk without success counting the most turns.",
+)
 
 
 def write_pair_results(session: TalkPairSession, answers: TalkPairAnswers) -> dict[str, float]:
@@ -169,12 +180,8 @@ def _notes(session: TalkPairSession, answers: TalkPairAnswers, intensity: Mappin
     )
     for gate in answers.gates:
         notes += [*gate.column_notes(), *(f"{gate.judge.capitalize()} judge: {note}" for note in gate.notes())]
-    if answers.pairs:
-        notes.append(
-            "Win rate: both orders are asked, a mismatch is a tie and counts half; overall: all questions together; at "
-            "equal length of what the supporters say: after Dubois et al. 2024; consistency: share of pairs on which "
-            "both orders agree."
-        )
+    notes += NOTES if answers.pairs else ()
+    notes += INTENSITY_NOTES if intensity else ()
     for label, found in intensity.items():
         notes.append(
             f"{label}: correlation of what judge and seeker say of the intensity {found.turns.text(2, '+')} over "

@@ -186,6 +186,13 @@ def score_classifier(
     return {f"classifier/{name}": value for name, value in metrics.items()}, rows
 
 
+NOTES = (
+    "precision: of the replies that it takes for the strategy, the share that has it; recall: of those that have it, "
+    "the share that it takes for it; F1: high where both are. gold, predicted: how many have it, are taken for it.",
+    "Q: mean of F1 over the strategies. n: replies. Most frequent strategy: the accuracy of always answering that.",
+)
+
+
 def print_scores(title: str, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
     """The metrics and rows of `score_classifier` as a table."""
     caption = ("accuracy {accuracy:.3f} (most frequent strategy {majority_accuracy:.3f})  Q {Q:.3f}  n {n:.0f}").format(
@@ -197,4 +204,5 @@ def print_scores(title: str, metrics: Mapping[str, float], rows: Sequence[Mappin
         ["strategy", "precision", "recall", "F1", "gold", "predicted"],
         [[row["strategy"], *(f"{row[key]:.{digits}f}" for key, digits in decimals.items())] for row in rows],
         caption=caption,
+        notes=NOTES,
     )

@@ -114,4 +114,5 @@ def _print(cfg: Config, result: WorkResult[Dialogue], metrics: dict[str, float])
         (name.partition("/")[2], f"{share:.3f}") for name, share in metrics.items() if name.startswith("strategy/")
     ]
     if shares:
-        print_table("Strategies of the supporter", ("strategy", "share"), shares)
+        note = "share: of its replies that have a strategy."
+        print_table("Strategies of the supporter", ("strategy", "share"), shares, notes=[note])

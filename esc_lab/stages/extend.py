@@ -51,7 +51,8 @@ def run(cfg: Config) -> dict[str, float]:
         log.warning("no reply in a dialogue of %s, so there is no %s: data.path takes all three", split, FILES[split])
     write_atomic(directory / "README.md", render_card_of(cfg, result, git_commit() or ""))
     print_table("What was written", ("", ""), summary_rows(result))
-    print_table("Prompted strategies of the replies", ("strategy", *result.kept), strategy_rows(result))
+    note = "Replies that were kept, by split. unconditional: their prompts name no strategy."
+    print_table("Prompted strategies of the replies", ("strategy", *result.kept), strategy_rows(result), notes=[note])
     log.info("%s (data=jsonl data.path=%s data.loss=last_reply)", directory, directory)
     accuracy = {"extend/classifier_accuracy": classifier.accuracy} if classifier and classifier.accuracy else {}
     return result.metrics() | accuracy

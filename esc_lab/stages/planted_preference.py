@@ -117,6 +117,13 @@ def _metrics(
     return metrics
 
 
+NOTES = (
+    "A slope says how much more the policy prefers a strategy than the reference does (difference of log-ratios) for "
+    "each unit of planted utility; ± its standard error. Mean: over seeds; x beta: times beta, which is comparable "
+    "with the slope in the pairs that it was trained on. Correlation: of log-ratios with utilities.",
+)
+
+
 def _print(slopes: Mapping[str, Sequence[Slope]], metrics: Mapping[str, float], cfg: Config) -> None:
     settings = cfg.planted
     names = {"slope": "mean", "slope_times_beta": "x beta", "pairs_slope": "in the pairs", "correlation": "correlation"}
@@ -131,6 +138,7 @@ def _print(slopes: Mapping[str, Sequence[Slope]], metrics: Mapping[str, float], 
             ]
             for order, of_order in slopes.items()
         ],
+        notes=NOTES,
         caption=f"{settings.pairs} pairs, {settings.held_out} held-out turns, beta {cfg.objective.beta:g}; "
         "the optimum on these pairs has slope x beta as in the pairs",
     )

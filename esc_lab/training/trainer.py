@@ -68,13 +68,24 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+# Both count the steps that were done, as the terminal does: Lightning gives loggers the number of the last one, from 0.
+class _CSV(CSVLogger):
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        super().log_metrics(metrics, None if step is None else step + 1)
+
+
+class _WandB(WandbLogger):
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        super().log_metrics(metrics, None if step is None else step + 1)
+
+
 def _loggers(cfg: Config) -> list[Logger]:
     """The loggers of a training's curves: metrics.csv, the W&B run of the stage, and those of the user's own."""
     if cfg.trainer.fast_dev_run:
         return []
-    loggers: list[Logger] = [] if cfg.logger.name == "none" else [CSVLogger(cfg.run_dir, name="", version="")]
+    loggers: list[Logger] = [] if cfg.logger.name == "none" else [_CSV(cfg.run_dir, name="", version="")]
     if cfg.logger.name == "wandb" and (current_run() or not first_process()):
-        loggers.append(WandbLogger(experiment=current_run(), save_dir=cfg.run_dir, project=cfg.logger.project))
+        loggers.append(_WandB(experiment=current_run(), save_dir=cfg.run_dir, project=cfg.logger.project))
     own = {name: _put_below(cfg.run_dir, section) for name, section in cfg.logger.extra.items()}
     return loggers + instantiate_all(own, Logger, allow=cfg.allow, where="logger.extra")  # type: ignore[type-abstract]
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from esc_lab.cli.multirun import print_jobs
+import shlex
+from pathlib import Path
+
+import pytest
+
+from esc_lab.cli.multirun import describe_next, print_jobs
+from esc_lab.cli.overrides import parse_overrides
 from esc_lab.runs import manifest
 from tests.runs.test_manifest import record
 
@@ -21,3 +27,19 @@ def test_the_table_has_every_job(tmp_path, capsys):
         ["2", "seed=2", "did not finish", "-", "", "", "its process ended without a word: killed, or out of memory"],
         ["3", "seed=3", "not started", "-", "", "", ""],
     ]
+
+
+@pytest.mark.parametrize("name", ["outputs/multirun/2026-01", "here, = 'there'"])
+def test_the_last_line_names_the_command_that_compares(name):
+    said, command = describe_next(Path(name), "evaluate", 2, 0).split(": ", 1)
+    assert said == "compare them"
+    words = shlex.split(command)
+    assert words[:3] == ["python", "run.py", "stage=compare"]
+    (runs,) = parse_overrides(words[3:])
+    assert runs.key_or_group == "compare.runs"
+    assert [str(run.text) if hasattr(run, "text") else run for run in runs.value()] == [name]
+
+
+def test_jobs_that_cannot_be_compared():
+    assert describe_next(Path("there"), "evaluate", 1, 0) == describe_next(Path("there"), "search", 3, 0) == ""
+    assert "resume=auto" in describe_next(Path("there"), "evaluate", 3, 1)

@@ -157,6 +157,7 @@ def test_a_multirun_in_processes_survives_a_failing_job(tmp_path, good, broken):
     directories = list((tmp_path / "outputs" / "multirun").iterdir())
     assert len(directories) == 1
     assert f"1 of 3 jobs failed; {directories[0].relative_to(tmp_path)}/manifest.jsonl" in done.stderr
+    assert done.stderr.splitlines()[-1] == "resume=auto runs what is missing, and leaves the others as they are"
     lines = (directories[0] / "manifest.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["job"] for line in lines if json.loads(line)["status"] == "running") == [0, 1, 2]
     by_job = {record["job"]: record for line in lines if (record := json.loads(line))["status"] != "running"}
@@ -183,6 +184,7 @@ def test_a_multirun_without_failures(tmp_path, good):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "0 of 2 jobs failed; here, = there/manifest.jsonl" in done.stderr
+    assert "compare them" not in done.stderr  # comparisons are not compared
     assert [job.status for job in multirun.read_jobs(tmp_path / "here, = there")] == ["done", "done"]
 
 

@@ -90,7 +90,12 @@ def test_the_loss_falls(command):
     outcome = command(*words, "optimizer.lr=0.03", "logger=csv", "trainer.validate_every=1.0")
     check_run_directory(outcome)
     with (outcome.path / "metrics.csv").open() as file:
-        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
+        rows = list(csv.DictReader(file))
+    losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
+    # As the terminal counts: a step that was done is one.
+    assert [int(row["step"]) for row in rows if row.get("train/loss")] == list(range(1, 9))
+    assert [int(row["step"]) for row in rows if row.get("val/loss")] == [2, 4, 6, 8]
+    assert "step 8/8" in outcome.errors
     assert len(losses) == 8
     assert losses[-1] < losses[0] - 0.5
 
