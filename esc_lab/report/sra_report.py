@@ -64,13 +64,14 @@ class Report:
     tables: dict[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=dict)  # by heading
     figures: list[Path] = field(default_factory=list)  # PNG; an SVG lies beside each
     lines: list[str] = field(default_factory=list)  # sentences below the tables
+    notes: list[str] = field(default_factory=list)  # what the columns are
 
     def add(self, heading: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Keep a table, and print it, with what its columns are where no table before it has said so."""
         self.tables[heading] = (columns, rows)
         notes = [f"{name}: {NOTES[name]}" for name in columns if name in NOTES]
-        notes = [note for note in notes if note not in self.lines]
-        self.lines += notes
+        notes = [note for note in notes if note not in self.notes]
+        self.notes += notes
         print_table(heading, columns, rows, notes=notes)
 
     def say(self, line: str) -> None:
@@ -94,7 +95,7 @@ class Report:
     @property
     def markdown(self) -> str:
         parts = [f"## {heading}\n\n{markdown_table(*table)}" for heading, table in self.tables.items()]
-        parts.append("\n".join(f"- {line}" for line in self.lines))
+        parts.append("\n".join(f"- {line}" for line in (*self.lines, *self.notes)))
         return "\n\n".join(parts)
 
 

@@ -44,6 +44,9 @@ def test_templates_in_order(tmp_path, capsys, order, published):
     assert json.loads(json.dumps(report.results))["runs"][0]["n"] == 40
     assert all(path.exists() and path.with_suffix(".svg").exists() for path in report.figures)
     printed = capsys.readouterr().out
+    assert report.notes
+    for note in report.notes:  # once each, beside the first table that has the column
+        assert " ".join(printed.split()).count(f"- {note}") == report.markdown.count(f"- {note}") == 1
     for heading, (columns, rows) in report.tables.items():
         assert heading.split(":")[0] in printed.replace("\n", " ")
         assert f"## {heading}" in report.markdown
