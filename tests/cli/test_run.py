@@ -157,7 +157,7 @@ def test_a_multirun_in_processes_survives_a_failing_job(tmp_path, good, broken):
     directories = list((tmp_path / "outputs" / "multirun").iterdir())
     assert len(directories) == 1
     assert f"1 of 3 jobs failed; {directories[0].relative_to(tmp_path)}/manifest.jsonl" in done.stderr
-    assert done.stderr.splitlines()[-1] == "resume=auto runs what is missing, and leaves the others as they are"
+    assert "\nresume=auto runs what is missing, and leaves the others as they are\n" in done.stderr
     lines = (directories[0] / "manifest.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["job"] for line in lines if json.loads(line)["status"] == "running") == [0, 1, 2]
     by_job = {record["job"]: record for line in lines if (record := json.loads(line))["status"] != "running"}
