@@ -210,6 +210,12 @@ def cached(root: Path, kind: str, inputs: dict[str, Any], build: Callable[[Path]
     return directory, False
 
 
+def find_cached(root: Path, kind: str, inputs: dict[str, Any]) -> Path | None:
+    """Directory of the artifact that `inputs` determine, if it is there and whole."""
+    directory = root / kind / fingerprint(inputs)
+    return directory if _is_whole(directory) else None
+
+
 @contextmanager
 def _explain_write_errors(root: Path) -> Iterator[None]:
     try:

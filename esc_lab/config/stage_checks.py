@@ -42,6 +42,8 @@ def stage_problems(cfg: DictConfig) -> Iterator[str]:
         yield refuse(cfg, "data.hub", "only stage=convert reads it", "convert it, then data=jsonl data.path=FILE")
     if cfg.resume is not None:
         yield from _check_resume(cfg)
+    if cfg.trainer.strategy == "fsdp2":
+        yield from _check_sharded(cfg)
 
 
 def _check_compare(cfg: DictConfig) -> Iterator[str]:
@@ -57,6 +59,17 @@ def _check_compare(cfg: DictConfig) -> Iterator[str]:
 def _check_training(cfg: DictConfig) -> Iterator[str]:
     if cfg.checkpoint is not None:
         yield refuse(cfg, "checkpoint", f"stage={cfg.stage} trains", "start from it with init_from=")
+
+
+def _check_sharded(cfg: DictConfig) -> Iterator[str]:
+    if cfg.stage not in ("sft", "cso"):
+        yield refuse(cfg, "trainer.strategy", f"stage={cfg.stage} runs on one device", "use it in stage=sft and cso")
+    if cfg.model.quantization:
+        reason = "quantised weights cannot be parted over processes"
+        yield refuse(cfg, "model.quantization", reason, "adapter=lora, or trainer.strategy=ddp")
+    if cfg.trainer.precision == "16-mixed":
+        fix = "trainer.precision=bf16-mixed, or trainer.strategy=ddp"
+        yield refuse(cfg, "trainer.precision", "no scaling of gradients under trainer.strategy=fsdp2", fix)
 
 
 def _check_seeker(cfg: DictConfig) -> Iterator[str]:

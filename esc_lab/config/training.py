@@ -119,7 +119,13 @@ class TrainerConfig:
                           choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
     accelerator: str = item("auto", "Lightning accelerator", affects=SPEED)
     devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1", affects=SPEED)
-    strategy: str = item("auto", "Lightning strategy, e.g. ddp", affects=SPEED)
+    strategy: str = item(
+        "auto",
+        "how several devices share a training: ddp, each with the whole model, or fsdp2, each with a part of it; "
+        "auto = ddp",
+        choices=("auto", "ddp", "fsdp2"),
+        affects=SPEED,
+    )
     gradient_clip: float = item(1.0, "clip the gradient's global norm; 0 = off", within=FROM_ZERO, affects=TRAINING)
     validate_every: float = item(
         1.0,

@@ -62,11 +62,15 @@ def load_encoder(model: ModelConfig, cache: Path) -> ChatEncoder:
     return ChatEncoder(tokenizer, model.name)
 
 
-def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = None) -> LoadedModel:
+def load_model(
+    model: ModelConfig, cache: Path, *, checkpoint: Path | None = None, to_device: bool = True
+) -> LoadedModel:
     """Load a base model, or a fine-tuned one on top of it, in evaluation mode.
 
     Args:
         checkpoint: run directory of a training run, or a directory that holds `adapter/` or `model/`.
+        to_device: onto this process' GPU, weight by weight. On the CPU they stay mapped files, which all processes of
+            a machine share, as far as they have the type `model.dtype`.
 
     Raises:
         UserError: files are missing, quantisation without CUDA, the checkpoint belongs to another base model, or tree
@@ -94,15 +98,14 @@ def load_model(model: ModelConfig, cache: Path, *, checkpoint: Path | None = Non
             attn_implementation="eager",
             use_safetensors=True,
             **origin,
-            **({"quantization_config": quantized, "device_map": {"": device}} if quantized else {}),
+            **({"quantization_config": quantized} if quantized else {}),
+            **({"device_map": {"": device}} if to_device and device.type == "cuda" else {}),
         )
-    if not quantized:
-        base.to(device)
     base.set_attn_implementation(IMPLEMENTATION)
     loaded: PreTrainedModel | PeftModel = base
     if adapter:
         with refuse_unreadable(str(adapter)):
-            loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+            loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, torch_device=str(base.device))
     loaded.eval()
     check_tree_attention(loaded)
     limit = int(base.config.get_text_config().max_position_embeddings)
@@ -184,14 +187,20 @@ def _linear_modules(layers: Any) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in found})
 
 
-def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Path:
-    """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model."""
+def save_trained(
+    loaded: LoadedModel, model: ModelConfig, directory: Path, weights: dict[str, torch.Tensor] | None = None
+) -> Path:
+    """Write the adapter (or the whole model) as safetensors into the run directory, with a note of its base model.
+
+    Args:
+        weights: of a sharded model, as `gather_weights` gives them.
+    """
     target = directory / ("adapter" if isinstance(loaded.model, PeftModel) else "model")
     remove_files(target)
     if isinstance(loaded.model, PeftModel):
-        save_adapter(loaded.model, model, target)
+        save_adapter(loaded.model, model, target, weights)
     else:
-        loaded.model.save_pretrained(str(target))
+        loaded.model.save_pretrained(str(target), state_dict=weights)
         loaded.encoder.tokenizer.save_pretrained(target)
     other = "model" if target.name == "adapter" else "adapter"
     (directory / other / BASE_MODEL).unlink(missing_ok=True)  # of an earlier run here: no checkpoint any more
@@ -200,7 +209,9 @@ def save_trained(loaded: LoadedModel, model: ModelConfig, directory: Path) -> Pa
     return target
 
 
-def save_adapter(adapted: PeftModel, model: ModelConfig, target: Path) -> None:
+def save_adapter(
+    adapted: PeftModel, model: ModelConfig, target: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write the trained adapter, which names its base model as the hub does, where that is known.
 
     Left to itself PEFT asks the hub for the base model's vocabulary, and what it writes would depend on the network; no
@@ -208,7 +219,7 @@ def save_adapter(adapted: PeftModel, model: ModelConfig, target: Path) -> None:
     """
     adapted.peft_config["default"].base_model_name_or_path = model.hub_id or model.path
     # A frozen copy of the adapter may be there beside it, as the reference.
-    adapted.save_pretrained(str(target), selected_adapters=["default"], save_embedding_layers=False)
+    adapted.save_pretrained(str(target), selected_adapters=["default"], save_embedding_layers=False, state_dict=weights)
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

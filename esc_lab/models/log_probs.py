@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, split_row
 from esc_lab.models.devices import move
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
+from esc_lab.models.sharded import call_gathered
 from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import ReplyTokens, TokenSequence
@@ -29,8 +30,12 @@ def reply_log_probs(model: Any, row: PackedRow, boost: BoostedPass | None = None
     again, so those of the whole row never exist at once.
     """
     inner = base_model(model)
-    hidden = tree_hidden_states(model, row.input_ids, row.position_ids, row.leave, boost=boost)
-    return token_log_probs(inner, hidden, row.query, row.target)
+
+    def compute() -> Tensor:
+        hidden = tree_hidden_states(model, row.input_ids, row.position_ids, row.leave, boost=boost)
+        return token_log_probs(inner, hidden, row.query, row.target)
+
+    return call_gathered(inner, compute)
 
 
 def token_log_probs(inner: Any, hidden: Tensor, query: IntArray, target: IntArray) -> Tensor:

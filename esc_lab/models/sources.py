@@ -64,7 +64,7 @@ def refuse_unreadable(where: str) -> Iterator[None]:
         raise UserError(f"it cannot be loaded: {first_line(error)}", where=where) from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

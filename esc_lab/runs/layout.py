@@ -25,6 +25,7 @@ REUSED = "reused.json"  # where the result was taken from, if it was not compute
 WANDB = "wandb"  # folder of the W&B run
 # Of trainings.
 CHECKPOINT = Path("checkpoints", "last.ckpt")  # from which an interrupted training goes on
+SHARDS = "shards"  # key of a checkpoint: the folder beside it that holds its tensors, in parts of several processes
 ADAPTER, MODEL, CLASSIFIER, REWARD = WEIGHTS = "adapter", "model", "classifier", "reward"  # folders of trained weights
 BASE_MODEL = "base_model.json"  # in such a folder: the model that the weights were trained from
 REWARD_CHECK = "reward_check.json"  # how far a reward model tells given replies from foils

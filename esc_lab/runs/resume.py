@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from esc_lab.artifacts import READ_ERRORS
 from esc_lab.config import TRAININGS, Config, Key, keys
 from esc_lab.errors import UserError
 from esc_lab.runs.identity import select
-from esc_lab.runs.layout import CHECKPOINT, CONFIG, Settings, read_config
+from esc_lab.runs.layout import CHECKPOINT, CONFIG, SHARDS, Settings, read_config
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def resolve_resume(cfg: Config) -> Config:
         else:
             log.info("resume=%s: no interrupted training of this configuration there; starting anew", cfg.resume)
     if run is None or run.resolve() != own.resolve():
-        (own / CHECKPOINT).unlink(missing_ok=True)
+        _remove_checkpoint(own)
     return replace(cfg, resume=str(run.absolute()) if run else None)
 
 
@@ -116,7 +117,10 @@ def count_steps(checkpoint: Path) -> int:
     import torch
 
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        if SHARDS in content and not checkpoint.with_name(content[SHARDS]).is_dir():
+            raise FileNotFoundError(content[SHARDS])
+        return int(content["global_step"])
     except (*READ_ERRORS, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         fix = "delete it, or start anew with resume=null"
         raise UserError("not a whole checkpoint", where=str(checkpoint), fix=fix) from error
@@ -127,9 +131,16 @@ def drop_checkpoints(run: Path) -> None:
     visited: set[Path] = set()
     while run not in visited and (run / CONFIG).exists():
         visited.add(run)
-        for path in (run / CHECKPOINT).parent.glob(f"{CHECKPOINT.name}*"):
-            path.unlink(missing_ok=True)
+        _remove_checkpoint(run)
         try:
             run = Path(read_config(run).get("resume") or run)
         except READ_ERRORS as error:
             log.warning("%s: whether it went on from another run is not known: %s", run / CONFIG, error)
+
+
+def _remove_checkpoint(run: Path) -> None:
+    for path in (run / CHECKPOINT).parent.glob(f"{CHECKPOINT.name}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # several processes may be at it
+        else:
+            path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from esc_lab.training.datamodule import build_data
 from esc_lab.training.fit import fit, prepare_model
 from esc_lab.training.objectives import balance_weights, objective_of
 from esc_lab.training.preference_steps import PreferenceSteps
-from esc_lab.training.reference import LiveReference, score_replies, stored_log_probs
+from esc_lab.training.reference import LiveReference, fill_reference
 from esc_lab.training.reply_values import Values
 from esc_lab.training.trainer import prepare
 
@@ -30,18 +30,21 @@ def run(cfg: Config) -> dict[str, float]:
     cfg = use_objective_schedule(cfg)
     prepare(cfg)
     cache_dir, init_from = Path(cfg.cache_dir), Path(cfg.init_from) if cfg.init_from else None
-    loaded = load_model(cfg.model, cache_dir, checkpoint=init_from)
+    sharded = cfg.trainer.strategy == "fsdp2"
+    loaded = load_model(cfg.model, cache_dir, checkpoint=init_from, to_device=not sharded)
     check_trainable(loaded, cfg.adapter, cfg.model)
     data = build_data(cfg, loaded, cfg.objective, _reward_values(cfg))
     data.setup("fit")
     assert isinstance(data.steps, PreferenceSteps)
-    live = objective.needs_reference and cfg.objective.reference == "live"
+    live, fill = objective.needs_reference and cfg.objective.reference == "live", None
     if objective.needs_reference:
         identity = model_identity(loaded.model)
         note_reference(cfg, loaded, identity)
-        for split in () if live else data.steps.preferences.values():
-            compute = partial(score_replies, loaded.model, split, data.pass_tokens)
-            split.reference = stored_log_probs(split, identity, compute, cache_dir)
+        if not live:
+            splits = data.steps.preferences.values()
+            fill = partial(fill_reference, loaded.model, splits, identity, data.pass_tokens, cache_dir)
+    if fill is not None and not sharded:
+        fill()
     loaded = prepare_model(cfg, loaded)
     reference = LiveReference(loaded.model, loaded.adapter) if live else None
     clip = cfg.trainer.gradient_clip
@@ -52,6 +55,7 @@ def run(cfg: Config) -> dict[str, float]:
         weights = {f"kto/{name}": float(getattr(settings, name)) for name in ("desirable_weight", "undesirable_weight")}
         log.info("weights: %s", ", ".join(f"{name} {value:.3g}" for name, value in weights.items()))
     module = CSOModule(loaded.model, settings, cfg.optimizer, cfg.scheduler, clip, cfg.seed, reference)
+    module.before_fit = fill if sharded else None  # the model is on no device before
     return fit(cfg, loaded, data, module) | weights
 
 

@@ -16,7 +16,7 @@ def run(cfg: Config) -> dict[str, float]:
     """Train from the base model or from `init_from`."""
     prepare(cfg)
     init_from = Path(cfg.init_from) if cfg.init_from else None
-    loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=init_from)
+    loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=init_from, to_device=cfg.trainer.strategy != "fsdp2")
     data = build_data(cfg, loaded)
     loaded = prepare_model(cfg, loaded)
     module = SFTModule(loaded.model, cfg.optimizer, cfg.scheduler, cfg.trainer.gradient_clip, cfg.seed)

@@ -13,9 +13,12 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from esc_lab.artifacts import fingerprint, replace_file
+from esc_lab.artifacts import replace_file
 from esc_lab.errors import UserError
+from esc_lab.models.sharded import local_part
+from esc_lab.runs.layout import SHARDS
 from esc_lab.runs.signals import sigterm_waits
+from esc_lab.training.processes import identify_dialogues
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own way is a temporary file in the system's directory for such, and a move. Where that is another file
     system the move is a copy, which can be cut short.
     """
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Raises UserError where several processes have written it, each its part."""
+        checkpoint = super().load_checkpoint(path, map_location, weights_only)
+        if SHARDS in checkpoint:
+            fix = "go on with trainer.strategy=fsdp2 (on any number of devices), or start anew with resume=null"
+            raise UserError("it was written by trainer.strategy=fsdp2", where=str(path), fix=fix)
+        return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
@@ -102,7 +113,7 @@ class LastCheckpoint(Callback):
         if trainer.global_step == self.step:
             return
         trained = [parameter for parameter in trainer.lightning_module.parameters() if parameter.requires_grad]
-        finite = all(bool(parameter.isfinite().all()) for parameter in trained)
+        finite = all(bool(local_part(parameter).isfinite().all()) for parameter in trained)
         if not trainer.strategy.reduce_boolean_decision(finite):
             return  # the next loss will say so
         trainer.save_checkpoint(self.path, weights_only=False)
@@ -113,26 +124,20 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["dialogues"] = _dialogues(trainer)
+        checkpoint["dialogues"] = identify_dialogues(trainer)
         _set_position(checkpoint["loops"]["fit_loop"], trainer.global_step, int(trainer.num_training_batches))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         source = Path(str(trainer.ckpt_path))
-        if checkpoint["dialogues"] != _dialogues(trainer):
+        if checkpoint["dialogues"] != identify_dialogues(trainer):
             fix = "bring the data back, or start anew with resume=null"
             raise UserError("the training dialogues have changed since it was written", where=str(source), fix=fix)
         self.newest, self.step = source, checkpoint["global_step"]
         best = trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint):
             _take_over_best(checkpoint["callbacks"][best.state_key], source.parent, best, trainer.is_global_zero)
-
-
-def _dialogues(trainer: pl.Trainer) -> str:
-    """Identifies the training dialogues and their order."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    return fingerprint([dialogue.id for dialogue in data.splits["train"]])
 
 
 def _set_position(loops: dict[str, Any], step: int, epoch_steps: int) -> None:
@@ -162,6 +167,8 @@ def _take_over_best(state: dict[str, Any], source: Path, best: ModelCheckpoint, 
         raise UserError("the best weights so far are missing", where=str(old), fix="start anew with resume=null")
     if first_process and old.resolve() != new.resolve():
         new.parent.mkdir(parents=True, exist_ok=True)
+        for shards in source.glob(f"{name}.*/"):
+            shutil.copytree(shards, new.with_name(shards.name), dirs_exist_ok=True)
         with replace_file(new) as temporary:
             shutil.copyfile(old, temporary)
     state |= {

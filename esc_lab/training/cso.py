@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from esc_lab.training.module import TrainingModule
 from esc_lab.training.objectives import apply_settings, objective_of
 from esc_lab.training.preference_split import PreferenceRow
 from esc_lab.training.preference_steps import PreferenceBatch
+from esc_lab.training.processes import gather_objects
 from esc_lab.training.reference import LiveReference
 from esc_lab.training.reply_log_probs import (
     GroupLogProbs,
@@ -30,6 +31,7 @@ from esc_lab.training.reply_log_probs import (
     value_gap_margin,
     weigh_tokens,
 )
+from esc_lab.training.sharding import ShardedStrategy
 
 
 class CSOModule(TrainingModule):
@@ -44,6 +46,9 @@ class CSOModule(TrainingModule):
 
     Args:
         reference: live reference model; None if the batches bring its log-probabilities or the objective needs none.
+
+    Attributes:
+        before_fit: what all processes do together before the first step.
 
     Raises:
         UserError: there is no such objective, or it does not take what the settings ask for.
@@ -62,6 +67,7 @@ class CSOModule(TrainingModule):
         super().__init__(model, optimizer, scheduler, gradient_clip, seed)
         self.settings, self.objective = objective, objective_of(objective)
         self.reference = reference
+        self.before_fit: Callable[[], None] | None = None
         self.old_policy: dict[int, Tensor] = {}  # by row of the step, before the first step on the same trees
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
@@ -89,7 +95,7 @@ class CSOModule(TrainingModule):
         for number, row in enumerate(batch.rows):
             tokens = self._score(row)
             if self.objective.takes_iterations:
-                tokens = self._add_old_policy(tokens, number)
+                tokens = self._add_old_policy(tokens, number if len(row.members) else None)
             values = self._compare(row, tokens, kl)
             for name, value in values.items():
                 sums[name] = value.detach().sum().double() + sums.get(name, 0.0)
@@ -117,13 +123,15 @@ class CSOModule(TrainingModule):
         with self.reference() as model:
             return reply_log_probs(model, row.row)
 
-    def _add_old_policy(self, tokens: TokenLogProbs, number: int) -> TokenLogProbs:
+    def _add_old_policy(self, tokens: TokenLogProbs, number: int | None) -> TokenLogProbs:
         """The tokens with those of the policy before the first step on these trees; in validation of the reference.
+
+        So have those of a row without comparisons, which has no number.
 
         The first step needs no other pass: its policy is the old one. At validation every advantage would cancel
         out beside it, and the loss say nothing but how far the policy has moved.
         """
-        if not self.trainer.training:
+        if number is None or not self.trainer.training:
             return replace(tokens, old_policy=tokens.reference)
         if self.trainer.global_step % self.settings.iterations == 0:
             self.old_policy[self._row_of_step(number)] = tokens.policy.detach()
@@ -132,6 +140,15 @@ class CSOModule(TrainingModule):
     def _row_of_step(self, number: int) -> int:
         """Number in the whole step of a row of this process."""
         return self.global_rank + number * self.trainer.world_size
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.reference is not None and isinstance(self.trainer.strategy, ShardedStrategy):
+            self.reference.shard(self.trainer.strategy.device_mesh["data_parallel"])
+
+    def on_fit_start(self) -> None:
+        if self.before_fit is not None:  # with the weights that training starts from, also in a run that goes on
+            self.before_fit()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -230,10 +247,7 @@ def pair_log_probs(
 
 def gather_rows(rows: dict[int, Tensor]) -> dict[int, Tensor]:
     """The rows of all processes."""
-    if not torch.distributed.is_initialized():
-        return rows
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, {number: row.cpu() for number, row in rows.items()})
+    parts = gather_objects({number: row.cpu() for number, row in rows.items()})
     return {number: row for part in parts for number, row in part.items()}
 
 

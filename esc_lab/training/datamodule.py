@@ -17,7 +17,7 @@ from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.dialogue import Dialogue, Speaker
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
-from esc_lab.models.devices import choose_pass_tokens
+from esc_lab.models.devices import choose_pass_tokens, find_device
 from esc_lab.models.load import LoadedModel
 from esc_lab.prompts import Layout, build_layout
 from esc_lab.prompts.trained import check_side
@@ -208,7 +208,7 @@ def build_data(
     inventory = build_inventory(cfg.inventory)
     splits, report = load_splits(cfg, inventory)
     row_tokens = min(cfg.data.row_tokens, loaded.context_tokens)
-    pass_tokens = choose_pass_tokens(cfg.data.pass_tokens, row_tokens, loaded.model.device)
+    pass_tokens = choose_pass_tokens(cfg.data.pass_tokens, row_tokens, find_device())
     settings = replace(cfg.data, row_tokens=row_tokens, pass_tokens=pass_tokens)
     drop = settings.too_long == "drop"
     turns = TurnEncoder(loaded.encoder, inventory, cfg.prompt.train, settings.row_tokens, drop_too_long=drop)

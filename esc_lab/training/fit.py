@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.models.load import LoadedModel, add_adapter, save_trained
+from esc_lab.models.sharded import gather_weights, is_sharded
 from esc_lab.runs.layout import ADAPTER, CHECKPOINT, TRAINING_TREES, read_config
 from esc_lab.runs.signals import TERMINATED, hold_sigterm
 from esc_lab.training.datamodule import ESCDataModule, data_metrics
 from esc_lab.training.model_card import write_card
-from esc_lab.training.module import TrainingModule, leave_process_group
+from esc_lab.training.module import TrainingModule
+from esc_lab.training.processes import leave_process_group
+from esc_lab.training.sharding import ShardedStrategy
 from esc_lab.training.steps import StepDataModule
 from esc_lab.training.trainer import build_trainer
 
@@ -47,11 +51,13 @@ def fit(cfg: Config, loaded: LoadedModel, data: ESCDataModule, module: TrainingM
     Without a validation split these are the last weights.
     """
     metrics = fit_best(cfg, data, module, validation=bool(data.splits.get("val"))) | data_metrics(data)
+    sharded, adapter = is_sharded(loaded.model), isinstance(loaded.model, PeftModel)
+    weights = gather_weights(loaded.model, trained_only=adapter) if sharded else None
     if module.trainer.is_global_zero:
         run = Path(cfg.run_dir)
         trees = sorted({dialogue.tree_id for dialogue in data.splits["train"]})
         write_atomic(run / TRAINING_TREES, json.dumps(trees))
-        target = save_trained(loaded, cfg.model, run)
+        target = save_trained(loaded, cfg.model, run, weights)
         card = write_card(read_config(run), metrics, run=run, adapter=target.name == ADAPTER)
         write_atomic(target / "README.md", card)
         best_loss = f"; best validation loss {metrics['val/loss']:.4f}" if "val/loss" in metrics else ""
@@ -87,8 +93,10 @@ def fit_best(cfg: Config, data: StepDataModule, module: TrainingModule, *, valid
             metrics[name] = float(value)
     best: Any = trainer.checkpoint_callback
     if best is not None and best.best_model_path:
-        # Written by this very run; tensors only.
-        module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"], strict=False)
+        if isinstance(trainer.strategy, ShardedStrategy):
+            trainer.strategy.load_weights(Path(best.best_model_path))
+        else:  # written by this very run; tensors only
+            module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"], strict=False)
         metrics["val/loss"] = float(best.best_model_score)
     return metrics
 

@@ -7,8 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
-from datetime import timedelta
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,8 +18,11 @@ from transformers import get_scheduler
 
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.errors import UserError
+from esc_lab.models.sharded import is_sharded, shard_model, whole
 from esc_lab.seeds import derive_seed
 from esc_lab.training.checkpoints import LastCheckpoint
+from esc_lab.training.processes import stop_together
+from esc_lab.training.sharding import ShardedStrategy
 
 _SCHEDULES = {
     "constant": "constant_with_warmup",
@@ -36,23 +38,6 @@ def _return_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
         if trim:
             trim(0)
-
-
-def leave_process_group(trainer: pl.Trainer) -> None:
-    """The end of several processes' common work; on one process nothing.
-
-    Gloo aborts a process whose peers end before it lets go of them: the first process does so, the others wait for it.
-    """
-    if trainer.world_size == 1:
-        return
-    store = torch.distributed.distributed_c10d._get_default_store()
-    torch.distributed.barrier()
-    if trainer.is_global_zero:
-        torch.distributed.destroy_process_group()
-        store.set("first process has left", "")
-    else:
-        with suppress(RuntimeError):  # it has ended already
-            store.wait(["first process has left"], timedelta(minutes=5))
 
 
 class TrainingModule(pl.LightningModule):
@@ -76,6 +61,10 @@ class TrainingModule(pl.LightningModule):
         self.optimizer_settings, self.scheduler_settings = optimizer, scheduler
         self.gradient_clip, self.seed = gradient_clip, seed
 
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ShardedStrategy) and not is_sharded(self.model):
+            shard_model(self.model, self.trainer.strategy.device_mesh["data_parallel"])
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(derive_seed(self.seed, "step", self.trainer.global_step, self.global_rank))
 
@@ -96,7 +85,7 @@ class TrainingModule(pl.LightningModule):
         # Numbers stay where they are computed until the step is: a GPU would be waited for at each.
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, loss in enumerate(losses):
-            # DDP averages gradients over processes; the loss is a sum over them.
+            # DDP and FSDP2 average gradients over processes; the loss is a sum over them.
             with nullcontext() if number + 1 == rows else self._no_sync():
                 self.manual_backward(loss * self.trainer.world_size)
             total += loss.detach()
@@ -125,24 +114,22 @@ class TrainingModule(pl.LightningModule):
 
     def _clip_gradient(self, scale: float) -> Tensor:
         """Clip the global norm of the gradient, which is `scale` times too large; returns its norm before, as it is."""
-        return torch.nn.utils.clip_grad_norm_(self._trained(), (self.gradient_clip or math.inf) * scale)
+        return whole(torch.nn.utils.clip_grad_norm_(self._trained(), (self.gradient_clip or math.inf) * scale))
 
     def _stop_unless_finite(self, loss: float, norm: float, dialogues: Sequence[str]) -> None:
         # The scaler skips steps with overflown gradients by itself, until it has found a scale that fits.
         finite = math.isfinite(loss) and (self._scaler is not None or math.isfinite(norm))
         if self.trainer.strategy.reduce_boolean_decision(finite):
             return
-        leave_process_group(self.trainer)
-        if not self.trainer.is_global_zero:
-            raise SystemExit  # the first process tells
         callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
         last = next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
         saved = last.describe() if last else "there is none"
-        raise UserError(
+        error = UserError(
             f"loss {loss:g}, gradient norm {norm:g}; the step was not taken. Last checkpoint: {saved}",
             where=f"optimizer step {self.trainer.global_step + 1}, dialogues {', '.join(dialogues)}",
             fix="lower optimizer.lr or trainer.gradient_clip, or compute in float32 (model.dtype, trainer.precision)",
         )
+        stop_together(self.trainer, error)
 
     def _no_sync(self) -> Any:
         strategy_model: Any = self.trainer.strategy.model

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -181,7 +181,6 @@ class PreferenceSteps:
         return sum(len(split.turns[turn].siblings) - 1 for turn in split.comparisons[:, 0])
 
     def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> PreferenceBatch:
-        # A process that would have no row repeats one without comparisons, to take part in the gradient exchange.
         return self._batch(self.preferences["train"], np.array(numbers, dtype=np.int64), rank, world)
 
     def validation(self) -> list[PreferenceBatch]:
@@ -199,12 +198,18 @@ class PreferenceSteps:
             desirable += sum(turn.desirable[a] for _, _, a, _ in entries)
         packed = pack_units(units, self.turns.budget)
         rows = [split.row(row, comparisons) for row in packed[rank::world]]
+        if len(rows) < -(-len(packed) // world):  # all processes make as many passes, to gather weights and gradients
+            rows.append(split.row(min(packed, key=len), {}))
         single_replies = self.compares == "replies"
         mismatched = self._mismatched_rows(split, sorted(comparisons)) if single_replies else []
+        others = mismatched[rank::world]
+        if len(others) < -(-len(mismatched) // world):
+            shortest = min(mismatched, key=lambda row: len(row.row))
+            others.append(replace(shortest, reply_of=shortest.reply_of[:0]))
         chosen = desirable if single_replies else len(numbers)
         return PreferenceBatch(
-            tuple(rows or [split.row(packed[0], {})]),
-            tuple(mismatched[rank::world]),
+            tuple(rows),
+            tuple(others),
             len(numbers),
             chosen,
             len(numbers) - chosen if single_replies else len(numbers),

@@ -84,15 +84,12 @@ class SFTSteps:
         rows = pack_rows([[s for _, sequences in members for s in sequences]], self.turns.budget)
         weights = [self._reply_weights(row, dialogues) for row in rows]
         total = sum(float(weight[row.reply].sum()) for row, weight in zip(rows, weights, strict=True))
-        mine = list(range(rank, len(rows), world))
-        if not mine:  # all processes take part in the gradient exchange
-            mine, weights = [0], [np.zeros_like(weights[0])]
-        return SFTBatch(
-            tuple(rows[number] for number in mine),
-            tuple(weights[number] for number in mine),
-            total or 1.0,
-            tuple(dialogues),
-        )
+        mine = list(zip(rows, weights, strict=True))[rank::world]
+        if len(mine) < -(-len(rows) // world):  # all processes make as many passes, to gather weights and gradients
+            shortest = min(range(len(rows)), key=lambda number: len(rows[number]))
+            mine.append((rows[shortest], np.zeros_like(weights[shortest])))
+        own_rows, own_weights = zip(*mine, strict=True)
+        return SFTBatch(own_rows, own_weights, total or 1.0, tuple(dialogues))
 
     def validation(self) -> list[PackedRow]:
         return self._validation

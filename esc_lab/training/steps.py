@@ -87,7 +87,7 @@ class Steps(Protocol):
         """The numbers of what each optimizer step of an epoch holds, from (seed, epoch); always as many steps."""
 
     def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> Any:
-        """The rows of an optimizer step on one of several processes: every `world`-th row, one at least."""
+        """The rows of an optimizer step on one of several processes: every `world`-th row, as many on each of them."""
 
     def validation(self) -> Sequence[Any]:
         """Batches of the validation split, for every process."""

@@ -24,22 +24,31 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from esc_lab.artifacts import write_atomic
-from esc_lab.config import Config
+from esc_lab.config import TRAININGS, Config
 from esc_lab.config.checks import target_problem
 from esc_lab.config.files import COMMAND
+from esc_lab.config.training import TrainerConfig
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs.environment import first_process
 from esc_lab.runs.layout import CHECKPOINT, ENVIRONMENT
 from esc_lab.terminal import Countdown
 from esc_lab.tracking.run import current_run
 from esc_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from esc_lab.training.processes import SameWork
+from esc_lab.training.sharding import ShardedStrategy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 def prepare(cfg: Config) -> None:
-    """Seeds, and the noise of libraries turned down; the device goes into environment.json."""
+    """Seeds, and the noise of libraries turned down; the device goes into environment.json.
+
+    Raises:
+        UserError: a training asks for more GPUs than there are.
+    """
+    if cfg.stage in TRAININGS:
+        _check_gpus(cfg.trainer)
     pl.seed_everything(cfg.seed, verbose=False)
     quiet_libraries()
     path = Path(cfg.run_dir) / ENVIRONMENT
@@ -47,6 +56,13 @@ def prepare(cfg: Config) -> None:
     environment["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     environment["threads"] = torch.get_num_threads()
     write_atomic(path, json.dumps(environment, indent=2))
+
+
+def _check_gpus(settings: TrainerConfig) -> None:
+    found = torch.cuda.device_count() if settings.accelerator in ("auto", "gpu", "cuda") else 0
+    if found and settings.devices.isdigit() and int(settings.devices) > found:
+        fix = f"trainer.devices={found}"
+        raise UserError(f"this machine shows {found} GPUs", where=f"trainer.devices={settings.devices}", fix=fix)
 
 
 def quiet_libraries() -> None:
@@ -169,13 +185,14 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
     if training and not settings.fast_dev_run:
         callbacks.append(LastCheckpoint(Path(cfg.run_dir) / CHECKPOINT, settings.save_every))
     if training:
+        callbacks.append(SameWork(cfg.stage))
         callbacks += instantiate_all(settings.callbacks, Callback, allow=cfg.allow, where="trainer.callbacks")
     interval, devices = settings.validate_every, settings.devices
     arguments: dict[str, Any] = dict(
         default_root_dir=cfg.run_dir,
         accelerator=settings.accelerator,
         devices=1 if not training else int(devices) if devices.lstrip("-").isdigit() else devices,
-        strategy=settings.strategy if training else "auto",
+        strategy=_strategy(settings.strategy) if training else "auto",
         precision=settings.precision,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
@@ -204,6 +221,10 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
         fix = "see the arguments of Lightning's Trainer"
         raise UserError(f"Trainer has no argument '{unknown}'{nearest(unknown, known)}", where="trainer.extra", fix=fix)
     return pl.Trainer(**arguments, **(settings.extra if training else {}))
+
+
+def _strategy(name: str) -> str | ShardedStrategy:
+    return ShardedStrategy() if name == "fsdp2" else name
 
 
 def _processes(training: bool) -> list[ClusterEnvironment]:

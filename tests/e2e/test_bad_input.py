@@ -149,6 +149,13 @@ def test_compare(command, trained, tmp_path):
 def test_trainer_settings(command):
     for word in ("trainer.accelerator=gpux", "trainer.strategy=dpp", "trainer.devices=many"):
         assert word.split("=")[0] in complaint(command("stage=sft", word))
+    assert "not one of auto, ddp, fsdp2" in complaint(command("stage=sft", "trainer.strategy=deepspeed"))
+    for words, key in (
+        (("stage=evaluate", "checkpoint=null"), "trainer.strategy"),
+        (("stage=sft", "model.quantization=4bit"), "model.quantization"),
+        (("stage=cso", "trainer.precision=16-mixed"), "trainer.precision"),
+    ):
+        assert f"{key}=" in complaint(command(*words, "trainer.strategy=fsdp2"))
 
 
 def test_adapter_targets(command):

@@ -330,7 +330,7 @@ def test_wandb_offline(command, monkeypatch):
 def test_wandb_run_is_closed_when_a_stage_fails(command):
     import wandb
 
-    outcome = command("stage=sft", "logger=wandb", "trainer.strategy=nonsense")
+    outcome = command("stage=sft", "logger=wandb", "trainer.accelerator=nonsense")
     assert outcome.status == 1
     assert wandb.run is None
     (run,) = (outcome.path / "wandb").glob("offline-run-*")

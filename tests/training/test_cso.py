@@ -355,7 +355,20 @@ def test_rows_are_shared_out_among_processes(tiny_models, sample_dialogues):
     assert all(part.comparisons == whole.comparisons for part in parts)
     many = [data.steps.step_batch(numbers[:2], rank, 3) for rank in range(3)]
     assert [sum(len(row.chosen) for row in part.rows) for part in many] == [2, 0, 0]
-    assert all(part.rows for part in many)
+    for together in (parts, many):
+        assert len({len(part.rows) for part in together}) == 1
+
+
+def test_mismatched_replies_are_shared_out_among_processes(tiny_models, sample_dialogues):
+    encoder = tiny_models("llama").encoder
+    data = preference_data(encoder, sample_dialogues[:4], row_tokens=700, too_long="drop", objective={"name": "kto"})
+    numbers = data.steps.plan_epoch(0)[0]
+    for world in (1, 3, 50):
+        parts = [data.steps.step_batch(numbers, rank, world) for rank in range(world)]
+        assert len({(len(part.rows), len(part.mismatched)) for part in parts}) == 1
+        assert sum(len(row.reply_of) for part in parts for row in part.mismatched) == len(
+            {turn for turn, *_ in data.steps.preferences["train"].comparisons[numbers].tolist()}
+        )
 
 
 @pytest.mark.parametrize("kind", ["lora", "lora from checkpoint", "full"])

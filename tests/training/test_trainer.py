@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger
@@ -15,7 +16,7 @@ from esc_lab import config
 from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config
 from esc_lab.errors import UserError
-from esc_lab.training.trainer import build_trainer, instantiate_all
+from esc_lab.training.trainer import build_trainer, instantiate_all, prepare
 
 MONITOR = "pytorch_lightning.callbacks.LearningRateMonitor"
 
@@ -55,6 +56,15 @@ def test_extra_arguments_callbacks_and_loggers_reach_the_trainer(tmp_path):
 def test_arguments_that_lightning_does_not_get(extra, message, tmp_path):
     with pytest.raises(UserError, match=message):
         build_trainer(configured(tmp_path, f"trainer.extra={extra}"), training=True)
+
+
+def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "environment.json").write_text("{}")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for words in (["trainer.devices=2"], ["trainer.devices=8", "trainer.accelerator=cpu"], ["trainer.devices=auto"]):
+        prepare(configured(tmp_path, *words))
+    with pytest.raises(UserError, match=r"trainer\.devices=8: this machine shows 2 GPUs"):
+        prepare(configured(tmp_path, "trainer.devices=8"))
 
 
 def callbacks(section: object, allow: tuple[str, ...] = ()) -> list[Callback]:
