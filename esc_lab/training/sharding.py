@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -22,6 +27,54 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from esc_lab.errors import UserError
 from esc_lab.models.sources import first_line
 from esc_lab.runs.layout import SHARDS
+
+# What torch describes a checkpoint with, beside its classes in `torch.distributed.checkpoint.metadata`.
+_DESCRIBED = {
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("pathlib", "PosixPath"),
+}
+
+
+class _DescriptionUnpickler(pickle.Unpickler):
+    """Of the pickle that describes a checkpoint: torch's own words for it alone, since others could be any code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name) if module.startswith("torch") or module == "pathlib" else None
+        own = module == "torch.distributed.checkpoint.metadata" and isinstance(found, type)
+        if own or (module, name) in _DESCRIBED or isinstance(found, torch.dtype):
+            return found
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+class DescriptionReader(FileSystemReader):
+    """torch's, which would load any pickle."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path, ".metadata")
+        try:
+            with path.open("rb") as file:
+                metadata: Metadata = _DescriptionUnpickler(file).load()
+        except pickle.UnpicklingError as error:
+            fix = "go on from a checkpoint that you trust, or start anew with resume=null"
+            raise UserError(f"no description of a checkpoint: {error}", where=str(path), fix=fix) from error
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Planner(DefaultLoadPlanner):
+    """torch's, which would load any pickle that stands for a number or a name."""
+
+    def load_bytes(self, read_item: ReadItem, value: Any) -> None:
+        torch.load(value, weights_only=True)  # it raises before torch's own takes the same bytes
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+def _load(state: dict[str, Any], shards: Path) -> None:
+    load(state, storage_reader=DescriptionReader(shards), planner=_Planner())
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -78,7 +131,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.load_weights(path)
         (optimizer,) = self.optimizers
         state = {"optimizer_states": [get_optimizer_state_dict(self._module, optimizer)]}
-        load(state, checkpoint_id=path.with_name(checkpoint[SHARDS]))
+        _load(state, path.with_name(checkpoint[SHARDS]))
         set_optimizer_state_dict(self._module, optimizer, state["optimizer_states"][0])
         return checkpoint
 
@@ -86,5 +139,5 @@ class ShardedStrategy(ModelParallelStrategy):
         """The trained weights of a checkpoint."""
         shards = torch.load(path, map_location="cpu", weights_only=True)[SHARDS]
         state = {"state_dict": get_model_state_dict(self._module, options=StateDictOptions(ignore_frozen_params=True))}
-        load(state, checkpoint_id=path.with_name(shards))
+        _load(state, path.with_name(shards))
         set_model_state_dict(self._module, state["state_dict"], options=StateDictOptions(strict=False))

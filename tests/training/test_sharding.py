@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from esc_lab.errors import UserError
 from esc_lab.runs.layout import CHECKPOINT
 from esc_lab.runs.resume import count_steps
 from esc_lab.training import processes
-from esc_lab.training.sharding import ShardedStrategy
+from esc_lab.training.sharding import DescriptionReader, ShardedStrategy
 from tests.conftest import CACHE
 from tests.e2e.conftest import execute
 from tests.training.modules import add_values
@@ -120,6 +121,17 @@ def test_another_strategy_is_told_that_it_cannot_go_on(runs, tmp_path):
     shutil.rmtree(next(checkpoint.parent.glob("last.ckpt.*")))
     with pytest.raises(UserError, match="not a whole checkpoint"):
         count_steps(checkpoint)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Touch:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "run",)
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Touch()))
+    with pytest.raises(UserError, match=r"\.metadata: no description of a checkpoint: it names .* Fix: go on from"):
+        DescriptionReader(tmp_path).read_metadata()
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_of_other_data_are_refused(monkeypatch):
