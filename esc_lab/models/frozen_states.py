@@ -99,9 +99,7 @@ class FrozenStates:
         finally:
             self._states = None
 
-    def _in_layer(
-        self, forward: Callable[..., Tensor], last: bool, hidden: Tensor, *args: Any, **inputs: Any
-    ) -> Tensor:
+    def _in_layer(self, forward: Callable[..., Tensor], last: bool, hidden: Tensor, **inputs: Any) -> Tensor:
         if self._states is not None:
             return self._states
         output = forward(hidden, **inputs)
@@ -115,7 +113,7 @@ def share_frozen_states(model: Any, adapted: int | None, root: Path) -> Iterator
     """Share the states below the last `adapted` layers with other checkpoints; None = nothing is shared."""
     layers = base_model(model).get_decoder().layers if adapted else []
     bare = [not any("lora_" in name for name, _ in layer.named_parameters()) for layer in layers]
-    frozen = min([bare.index(False) if False in bare else len(bare), max(len(bare) - (adapted or 0), 0)])
+    frozen = min(bare.index(False) if False in bare else len(bare), max(len(bare) - (adapted or 0), 0))
     if not frozen:
         yield
         return
