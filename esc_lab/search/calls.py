@@ -202,7 +202,8 @@ class Calls:
             async with self._slots:
                 if self._fatal:
                     raise self._fatal
-                self.spent.check(self.budget, self.lost)
+                unanswered = sum(other.begun for other in self._under_way.values())
+                self.spent.check(self.budget, self.lost + unanswered)
                 call.begun = True
                 answer = _replace_surrogates(await client.answer(request))
         except (BudgetError, TooLongError):

@@ -43,15 +43,15 @@ class Spent:
         self.completion_tokens += answer.completion_tokens
         self.cost += answer.cost
 
-    def check(self, budget: BudgetConfig, lost: int) -> None:
+    def check(self, budget: BudgetConfig, more: int) -> None:
         """Raise a BudgetError if the budget is spent.
 
         Args:
-            lost: calls whose answer was lost, which may have to be paid too.
+            more: calls to pay without an answer: those under way, and those whose answer was lost.
         """
         for name in ("calls", "tokens", "cost"):
             limit = getattr(budget, name)
-            spent = getattr(self, name) + (lost if name == "calls" else 0)
+            spent = getattr(self, name) + (more if name == "calls" else 0)
             if limit is not None and spent >= limit:
                 fix = f"a larger search.budget.{name}, with resume=<run directory>"
                 raise BudgetError(f"the budget of {limit:g} {name} is spent", where=f"search.budget.{name}", fix=fix)

@@ -300,7 +300,7 @@ def test_the_limit_of_calls_at_once_is_kept_and_reached(journal, concurrency: in
         (BudgetConfig(tokens=100), 7, "tokens"),  # 15 each
         (BudgetConfig(tokens=105), 7, "tokens"),
         (BudgetConfig(cost=3.2), 7, "cost"),  # 0.5 each
-        (BudgetConfig(calls=9, tokens=10_000, cost=2.0), 4, "cost"),
+        (BudgetConfig(calls=20, tokens=10_000, cost=2.0), 4, "cost"),
     ],
 )
 def test_the_budget(
@@ -314,7 +314,9 @@ def test_the_budget(
         answered = [answer for answer in found if isinstance(answer, Answer)]
         errors = [error for error in found if isinstance(error, BudgetError)]
         assert len(answered) + len(errors) == 40
-        assert calls_in_budget <= len(answered) < calls_in_budget + concurrency
+        # What a call takes is known when it is answered, but that it is one call when it is begun.
+        over = 0 if name == "calls" else concurrency - 1
+        assert calls_in_budget <= len(answered) <= calls_in_budget + over
         assert len(answered) == len(client.requests) == len(kept(journal)) == calls.spent.calls
         limit = getattr(budget, name)
         assert str(errors[0]) == (
