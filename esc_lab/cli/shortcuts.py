@@ -9,18 +9,22 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
+import omegaconf
+import yaml
 from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
 from hydra.conf import HydraConf
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.default_element import InputDefault
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.base import Box
 
 from esc_lab import config
+from esc_lab.config.schema import ConfigDumper
 
 # Types of what is kept: YAML, the schema and Hydra's own, and no class of a plugin, which pickle may not find.
 _KEPT = (dict, config.Config, HydraConf)
@@ -28,8 +32,9 @@ _KEPT = (dict, config.Config, HydraConf)
 
 @cache
 def _register_schema() -> None:
-    """Let Hydra know the schema. It takes a tenth of a second, which `--help` need not wait for."""
-    ConfigStore.instance().store(name="schema", node=config.schema())
+    """Let Hydra know the schema, which need not be copied. It takes a while, for which `--help` need not wait."""
+    node = ConfigNode(name="schema.yaml", node=config.schema(), group=None, package=None, provider=None)
+    ConfigStore.instance().repo[node.name] = node
 
 
 def _load_once(load: Callable[[ConfigRepository, str], ConfigResult | None]) -> Any:
@@ -92,3 +97,6 @@ defaults_list._create_interpolation_map = _map_if_needed(defaults_list._create_i
 # It is copied with the sources of each composition, although nothing in it is ever changed by one.
 ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
 Box._re_parent = _re_parent  # type: ignore[method-assign]
+# OmegaConf's YAML is read and written in C.
+omegaconf.omegaconf.get_omega_conf_dumper = lambda: ConfigDumper
+omegaconf._utils.yaml = SimpleNamespace(**{**vars(yaml), "SafeLoader": getattr(yaml, "CSafeLoader", yaml.SafeLoader)})

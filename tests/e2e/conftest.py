@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from tests.conftest import CACHE, HANGS_S, ROOT
+from tests.conftest import CACHE
 
 # A search of seconds by a tiny model, which `model` does not choose.
 SEARCH = (
@@ -88,16 +85,6 @@ def execute(output_root: Path, *words: str) -> Outcome:
     found = max((path for path in output_root.glob("*/*") if path.is_dir()), key=lambda path: path.stat().st_mtime_ns,
                 default=None)  # fmt: skip
     return Outcome(status, output.getvalue(), errors.getvalue(), found)
-
-
-def one_and_two_processes(directory: Path, *words: str) -> list[dict[str, torch.Tensor]]:
-    """Weights after a full fine-tuning in this process, and after the same in two others that share its work."""
-    outcome = execute(directory / "one", *words)
-    assert outcome.status == 0, outcome.errors
-    two = ("trainer.strategy=ddp", "trainer.devices=2", f"output_root={directory}/two", f"cache_dir={CACHE}")
-    subprocess.run([sys.executable, "run.py", *words, *two], cwd=ROOT, check=True, timeout=HANGS_S)
-    files = [next(directory.glob(f"{name}/*/*/model/model.safetensors")) for name in ("one", "two")]
-    return [load_file(file) for file in files]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.stages.run_stage import run_stage
-from tests.conftest import CACHE, ROOT
+from tests.conftest import CACHE, PROCESSES, ROOT
 from tests.e2e.conftest import Outcome, execute
 from tests.e2e.test_bad_input import complaint
 from tests.e2e.test_search_faults import asked_once, composed
@@ -23,7 +22,6 @@ from tests.evaluation.talk_roles import feel, play, said, who
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import journalled, name
 
-PROCESSES = multiprocessing.get_context("forkserver")
 FILES = ("talks.jsonl", "measures.json")
 LOCAL = (
     "stage=converse", "model@llm.local.model=tiny_llama", "cards.limit=3", "converse.max_turns=3", "search.cache=false",

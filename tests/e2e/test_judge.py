@@ -26,7 +26,7 @@ from esc_lab.errors import UserError
 from esc_lab.judge_check.cases import FOREIGN, NEXT, REJECTED, add_claim, draw_cases
 from esc_lab.stages.run_stage import run_stage
 from tests.comparison.synthetic import settings, write_run
-from tests.e2e.test_search_faults import PROCESSES
+from tests.conftest import PROCESSES
 from tests.judging.evaluations import evaluation, knowing, sample
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import journalled, judging, name

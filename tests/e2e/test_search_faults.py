@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import re
 import resource
@@ -22,7 +21,7 @@ from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config, typed
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.stages.run_stage import run_stage
-from tests.conftest import CACHE
+from tests.conftest import CACHE, PROCESSES
 from tests.e2e.conftest import LIMITS, SEARCH, execute
 from tests.e2e.test_bad_input import complaint
 from tests.search.endpoint import Endpoint
@@ -30,8 +29,6 @@ from tests.search.endpoint_roles import journalled, name, play, role
 
 KEY = "sk-recognisable-0123456789"
 TRAIN = "esc_pro/train.jsonl"
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["run", "esc_lab.stages.search", "esc_lab.search.clients.replica", "aiohttp"])
 
 
 def words(url: str, *others: str) -> list[str]:

@@ -1,18 +1,19 @@
-"""Trainings of several processes on this machine (gloo), one after the other, so that torch is imported once."""
+"""Trainings of several processes on this machine (gloo), one after the other, in processes that have torch imported."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.conftest import HANGS_S, ROOT
+import torch
+
+from esc_lab.training.module import TrainingModule
+from tests.conftest import HANGS_S, PROCESSES
+from tests.e2e.conftest import execute
 
 
 def train_together(root: Path, *trainings: tuple[str, ...], world: int = 2, kill_at: int = -1) -> None:
@@ -26,30 +27,28 @@ def train_together(root: Path, *trainings: tuple[str, ...], world: int = 2, kill
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         ports = [one.getsockname()[1] for one in sockets]
-    plan = json.dumps([[port, words] for port, words in zip(ports, trainings, strict=True)])
-    command = [sys.executable, "-m", "tests.training.processes", str(root), plan, str(kill_at)]
+    plan = [(port, words) for port, words in zip(ports, trainings, strict=True)]
     logs = [root / f"process_{rank}.log" for rank in range(world)]
     started = []
     for rank, log in enumerate(logs):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
-        environment = {**os.environ, **place, "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(ROOT)}
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log.open("w")))
+        process = PROCESSES.Process(target=_train, args=(root, log, place, plan, kill_at), daemon=True)
+        process.start()
+        started.append(process)
     expected, deadline = 0 if kill_at < 0 else -signal.SIGKILL, time.monotonic() + HANGS_S
-    while {process.poll() for process in started} <= {None, expected} and time.monotonic() < deadline:
-        if all(process.returncode == expected for process in started):
+    while {process.exitcode for process in started} <= {None, expected} and time.monotonic() < deadline:
+        if all(process.exitcode == expected for process in started):
             return
-        time.sleep(0.1)
+        time.sleep(0.02)
     for process in started:  # the others would wait for the one that has failed
         process.kill()
     raise AssertionError("\n".join(log.read_text() for log in logs))
 
 
-def _train(root: Path, plan: list[tuple[int, list[str]]], kill_at: int) -> None:
-    import torch
-
-    from esc_lab.training.module import TrainingModule
-    from tests.e2e.conftest import execute
-
+def _train(root: Path, log: Path, place: dict[str, str], plan: list[tuple[int, tuple[str, ...]]], kill_at: int) -> None:
+    """What each of the processes does."""
+    os.environ |= {**place, "MASTER_ADDR": "127.0.0.1"}
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
     for number, (port, words) in enumerate(plan):
         os.environ["MASTER_PORT"] = str(port)
         if number + 1 == len(plan) and kill_at >= 0:
@@ -69,7 +68,3 @@ def _kill_before(module: type, step: int) -> None:
         return optimize(self, *arguments)
 
     module.optimize = killed
-
-
-if __name__ == "__main__":
-    _train(Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]))

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 from esc_lab.config.training import AdapterConfig, ObjectiveConfig, OptimizerConfig, SchedulerConfig
-from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.dialogue import Reply
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
@@ -24,8 +23,7 @@ from esc_lab.training.objectives import balance_weights
 from esc_lab.training.preference_split import balance_pairs
 from esc_lab.training.reference import LiveReference, score_replies, stored_log_probs
 from tests.conftest import CACHE, model_config
-from tests.e2e.conftest import one_and_two_processes
-from tests.training.modules import add_values, data_module, one_step_trainer
+from tests.training.modules import data_module, one_step_trainer
 
 RATE = 0.05
 BETA = 0.1
@@ -433,21 +431,6 @@ def test_stored_reference_is_reused_and_never_stale(tiny_models, sample_dialogue
     with pytest.raises(UserError, match=r"of 1 of .* replies under the reference model are not finite"):
         stored_log_probs(split, {"weights": "bad"}, lambda: np.where(first == first[3], np.nan, first), tmp_path)
     assert len(stored_log_probs(split, {"weights": "bad"}, partial(compute, split), tmp_path)) == len(first)
-
-
-@pytest.mark.parametrize("objective", ["cso", "grpo"])
-def test_two_processes_take_the_same_steps_as_one(tmp_path, sample_dialogues, objective):
-    valued = [replace(one, turns=tuple(map(add_values, one.turns))) for one in sample_dialogues[:6]]
-    write_dialogues(valued, tmp_path / "valued.jsonl")
-    words = (
-        "stage=cso", f"objective={objective}", "objective.iterations=2", "objective.reference=live", "model=tiny_llama",
-        "data=jsonl", f"data.path={tmp_path}/valued.jsonl", "data.proportions={train: 0.7, val: 0.3}", "data.limit={}",
-        "data.row_tokens=1200", "data.step_pairs=12", "optimizer.name=sgd", "optimizer.lr=0.05", "adapter=full",
-        "trainer.max_epochs=1", "trainer.save_every=1", "trainer.accelerator=cpu", "logger=none", "reuse=false",
-    )  # fmt: skip
-    weights = one_and_two_processes(tmp_path, *words)
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
 
 
 def test_balanced_pairs_are_the_most_in_which_each_class_is_as_often_first_as_second():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.prompts import load_layout
 from esc_lab.tokens.examples import build_examples
 from esc_lab.training.sft import SFTModule
-from tests.e2e.conftest import one_and_two_processes
 from tests.training.modules import data_module, one_step_trainer
 
 RATE = 0.5
@@ -120,15 +118,3 @@ def test_validation_counts_shared_replies_for_each_dialogue(tiny_models, sample_
         sums.append((float(module._loss_sum), module._tokens))
     assert sums[2][1] == sums[0][1] + sums[1][1]
     assert sums[2][0] == pytest.approx(sums[0][0] + sums[1][0], rel=1e-5)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over fork")
-def test_two_processes_take_the_same_steps_as_one(tmp_path):
-    words = (
-        "stage=sft", "model=tiny_llama", "logger=none", "optimizer.name=sgd",
-        "optimizer.lr=0.05", "adapter=full", "trainer.max_epochs=1", "data.row_tokens=1400", "data.step_dialogues=3",
-        "trainer.accelerator=cpu", "data.limit={train: 6, val: 1, test: 1}", "reuse=false",
-    )  # fmt: skip
-    weights = one_and_two_processes(tmp_path, *words)
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)

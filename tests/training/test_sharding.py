@@ -1,4 +1,4 @@
-"""FSDP2: several processes, each with a part of the model, take the same steps as one process with all of it."""
+"""Several processes, each with the whole model (DDP) or a part of it (FSDP2), take the same steps as one process."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ TRAININGS = {
 }  # fmt: skip
 
 
+REPLICATED = ("sft_full", "cso_lora", "grpo_lora")
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, sample_dialogues) -> Path:
     root = tmp_path_factory.mktemp("sharded")
@@ -70,6 +73,10 @@ def sharded(root: Path, name: str, kind: str, *more: str, devices: int = 2) -> t
     return words(root, name, kind, "trainer.strategy=fsdp2", f"trainer.devices={devices}", *more)
 
 
+def replicated(root: Path, name: str) -> tuple[str, ...]:
+    return words(root, name, "ddp", "trainer.strategy=ddp", "trainer.devices=2")
+
+
 def trained(root: Path, name: str, kind: str) -> dict[str, torch.Tensor]:
     (file,) = (root / kind / name).glob("[am]*/*model.safetensors")
     return load_file(file)
@@ -88,6 +95,7 @@ def runs(root) -> Path:
         outcome = execute(root, *words(root, name, "one"))
         assert outcome.status == 0, outcome.errors
     others = [sharded(root, name, "two") for name in TRAININGS if name != "sft_lora"]
+    others += [replicated(root, name) for name in REPLICATED]
     train_together(root, *others, sharded(root, "sft_lora", "killed"), kill_at=3)
     for kind in ("by_one", "kept"):
         shutil.copytree(root / "killed", root / kind)
@@ -99,9 +107,11 @@ def runs(root) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", TRAININGS)
-def test_two_processes_take_the_same_steps_as_one(runs, name):
-    assert_same(trained(runs, name, "one"), trained(runs, name, "two"))
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("two", name) for name in TRAININGS), *(("ddp", name) for name in REPLICATED)]
+)
+def test_two_processes_take_the_same_steps_as_one(runs, kind, name):
+    assert_same(trained(runs, name, "one"), trained(runs, name, kind))
 
 
 def test_a_killed_training_goes_on_with_another_number_of_processes(runs):
