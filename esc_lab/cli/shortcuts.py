@@ -98,5 +98,6 @@ defaults_list._create_interpolation_map = _map_if_needed(defaults_list._create_i
 ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
 Box._re_parent = _re_parent  # type: ignore[method-assign]
 # OmegaConf's YAML is read and written in C.
-omegaconf.omegaconf.get_omega_conf_dumper = lambda: ConfigDumper
-omegaconf._utils.yaml = SimpleNamespace(**{**vars(yaml), "SafeLoader": getattr(yaml, "CSafeLoader", yaml.SafeLoader)})
+omegaconf.omegaconf.get_omega_conf_dumper = lambda: ConfigDumper  # type: ignore
+_in_c = {**vars(yaml), "SafeLoader": getattr(yaml, "CSafeLoader", yaml.SafeLoader)}
+omegaconf._utils.yaml = SimpleNamespace(**_in_c)  # type: ignore
