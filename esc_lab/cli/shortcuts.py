@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +76,19 @@ def _map_if_needed(create: Callable[..., DictConfig]) -> Any:
     return create_if_needed
 
 
+def _copy_by_pickle(copy: Callable[[DictConfig, dict[int, Any]], DictConfig]) -> Any:
+    """OmegaConf's deep copy; of a whole configuration by pickle, which is ten times as fast."""
+
+    def copy_root(self: DictConfig, memo: dict[int, Any]) -> DictConfig:
+        if self._get_parent() is None and not memo:
+            with suppress(pickle.PicklingError):  # a class of a plugin, which pickle may not find
+                copied: DictConfig = pickle.loads(pickle.dumps(self))
+                return copied
+        return copy(self, memo)
+
+    return copy_root
+
+
 def _re_parent(self: Box) -> None:
     """OmegaConf's: every node below knows its parent again. Each merge does it to all that there is so far."""
     boxes = [self]
@@ -96,6 +110,7 @@ ConfigRepository.load_config = _load_once(ConfigRepository.load_config)  # type:
 defaults_list._create_interpolation_map = _map_if_needed(defaults_list._create_interpolation_map)
 # It is copied with the sources of each composition, although nothing in it is ever changed by one.
 ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
+DictConfig.__deepcopy__ = _copy_by_pickle(DictConfig.__deepcopy__)  # type: ignore[method-assign]
 Box._re_parent = _re_parent  # type: ignore[method-assign]
 # OmegaConf's YAML is read and written in C.
 omegaconf.omegaconf.get_omega_conf_dumper = lambda: ConfigDumper  # type: ignore

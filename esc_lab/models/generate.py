@@ -131,20 +131,23 @@ def _draw(logits: Tensor, samplings: Sequence[Sampling], numbers: Tensor) -> Ten
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     settings = np.array([(sampling.temperature, sampling.top_p) for sampling in samplings])
     temperature, top_p = move(settings, logits.device).to(logits.dtype)[:, :, None].unbind(dim=1)
-    probs, order = torch.softmax(logits / temperature, dim=-1), None
+    probs = torch.softmax(logits / temperature, dim=-1)
     if samplings[0].top_p < 1:
-        probs, order = _nucleus(probs, top_p)
+        probs = _keep_nucleus(probs, top_p)
     mass = probs.double().cumsum(dim=-1)
     shares = move(numbers.numpy(), logits.device)[:, None] * mass[:, -1:]
-    index = torch.searchsorted(mass, shares, right=True).clamp(max=mass.shape[1] - 1)
-    return (index if order is None else order.gather(1, index))[:, 0]
+    return torch.searchsorted(mass, shares, right=True).clamp(max=mass.shape[1] - 1)[:, 0]
 
 
-def _nucleus(probs: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest set of tokens with mass `top_p` [rows, 1], most probable first: probabilities (others 0), tokens."""
+def _keep_nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
+    """The probabilities of the smallest set of tokens with mass `top_p` [rows, 1]; 0 for all others.
+
+    Tokens stay in the order of the vocabulary: in that of their probabilities, two that are all but equal would change
+    places, and the draw with them, where the logits are rounded in another way.
+    """
     highest, order = probs.topk(min(_NUCLEUS, probs.shape[1]))
     # A GPU sorts sooner than it would be waited for.
     if probs.is_cuda or (highest.sum(dim=-1, keepdim=True) < top_p).any():
         highest, order = probs.sort(dim=-1, descending=True)
     outside = highest.cumsum(dim=-1) - highest >= top_p
-    return highest.masked_fill(outside, 0.0), order
+    return torch.zeros_like(probs).scatter(1, order, highest.masked_fill(outside, 0.0))

@@ -122,7 +122,7 @@ def test_names_that_are_not_there(own):
     ("name", "text", "message"),
     [
         ("model/bad", "nmae: x\nsource: hub\npath: x", "unknown config key 'model.nmae'; did you mean 'model.name'?"),
-        ("model/bad", "name: x\npath: [1\nb: }", ":3:2: broken YAML: expected ',' or ']'"),
+        ("model/bad", "name: x\npath: [1\nb: }", "expected ',' or ']'"),
         ("model/bad", "context_tokens: many", "model.context_tokens: Value 'many' of type 'str' could not be"),
         ("experiment/bad", "seed: 1", "begin it with the line `# @package _global_`"),
         ("experiment/bad", "# @package _global_\nseed: x", "seed: Value 'x'"),

@@ -37,7 +37,7 @@ GRIDS = [name for name in SWEEPS if name not in DRAWN]
 SMALL = (
     "model=tiny_llama", "model@llm.local.model=tiny_llama", "trainer.fast_dev_run=true",
     "data.limit={train: 2, val: 2, test: 1}", "evaluate.generation.enabled=false", "evaluate.sra.enabled=false",
-    "mcts.min_iterations=2", "mcts.max_iterations=2", "search.seeds=2", "search.judge_check=2",
+    "mcts.min_iterations=2", "mcts.max_iterations=2", "search.seeds=1", "search.judge_check=2",
     "mcts.preferences.lower=false", "mcts.preferences.rejected_max=1.0", "mcts.preferences.extend_rejected=true",
     "search.cache=false", "search.pages=0", "llm.supporter.max_tokens=4", "llm.seeker.max_tokens=4",
 )  # fmt: skip

@@ -103,10 +103,10 @@ def test_heads(tiny_models, tmp_path):
     [
         ({"layers": [1, 4]}, None, r"no layers \[4\]"),
         ({"heads": [-1]}, None, r"no heads \[-1\]"),
-        ({"choice": "random", "count": 17}, None, "16 heads to choose from"),
+        ({"choice": "random", "count": 9}, None, "8 heads to choose from"),
         ({"choice": "attention"}, None, "no study of heads"),
         ({"choice": "attention"}, "{", "no study of heads"),
-        ({"choice": "attention"}, '{"sra": [[1.0]]}', "layers x heads 1 x 1 against 4 x 4"),
+        ({"choice": "attention"}, '{"sra": [[1.0]]}', "layers x heads 1 x 1 against 2 x 4"),
         ({"choice": "attention"}, '{"runs": []}', "it is no study of heads"),
     ],
 )

@@ -135,10 +135,10 @@ def test_calibration_moves_and_scales():
     assert moved.score([talk])[0] == pytest.approx((reward.score([talk])[0] - 0.5) / 2)
 
 
-@pytest.mark.parametrize(("count", "trained"), [(1, {"3"}), (9, {"0", "1", "2", "3"}), (None, {"0", "1", "2", "3"})])
+@pytest.mark.parametrize(("count", "trained"), [(1, {"1"}), (9, {"0", "1"}), (None, {"0", "1"})])
 def test_only_the_last_layers_are_trained(count, trained):
     reward = build_reward(adapter=count)
-    assert base_model(reward.model).config.num_hidden_layers == 4
+    assert base_model(reward.model).config.num_hidden_layers == 2
     names = [name for name, parameter in reward.model.named_parameters() if parameter.requires_grad]
     assert {name.split(".layers.")[1].split(".")[0] for name in names} == trained
     assert len({name.split(".lora_")[0].rpartition(".")[2] for name in names}) == 7
