@@ -546,7 +546,7 @@ def test_help_shows_what_a_run_would_have():
 
 def test_help_on_an_option_shows_its_file():
     text = help_text(["tiny_llama"])
-    assert text.startswith("model=tiny_llama  Random llama of four layers, for tests and dry runs.\n")
+    assert text.startswith("model=tiny_llama  Random llama of two layers, for tests and dry runs.\n")
     assert "    hidden_size: 64" in text
     both = help_text(["reward"])  # a group, keys, a stage and an experiment
     assert {"reward=...", "stage=reward", "experiment=reward"} <= {line.split("  ")[0] for line in both.splitlines()}

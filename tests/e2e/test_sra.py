@@ -216,19 +216,19 @@ def test_boost_study(command, judge):
 
 def test_ablation_study_in_the_heads_of_a_study(command, tmp_path):
     """Blocked in the heads with the most attention and in as many random ones; SRA stays, from the other heads."""
-    scores = np.arange(16.0).reshape(4, 4)
+    scores = np.arange(8.0).reshape(2, 4)
     (tmp_path / "study.json").write_text(json.dumps({"sra": scores.tolist()}))
     words = ("sra.choices=[attention,random]", "sra.spans=[name]", f"evaluate.boost.study={tmp_path}")
-    outcome = command("experiment=sra_ablate", *words, "evaluate.boost.count=5", *FEW, "evaluate.classifier=null")
+    outcome = command("experiment=sra_ablate", *words, "evaluate.boost.count=3", *FEW, "evaluate.classifier=null")
     check_run_directory(outcome)
     effects = {effect["boost"]: effect for effect in outcome.read("study.json")["effects"]}
-    assert {*effects} == {"without name, 5 heads by attention", "without name, 5 random heads"}
+    assert {*effects} == {"without name, 3 heads by attention", "without name, 3 random heads"}
     plain, blocked = (lines_of(outcome.path / name) for name in ("c1_hf", "c1_hf_name_attention"))
     assert [line["prompted"] for line in plain] == [line["prompted"] for line in blocked]
     heads = load_file(outcome.path / "c1_hf_name_attention" / "sra_heads.safetensors")["heads"]
-    assert (heads.reshape(len(heads), -1)[:, 11:] == 0).all()
-    assert (heads.reshape(len(heads), -1)[:, :11] > 0).all()
-    change = effects["without name, 5 heads by attention"]["differences"]["sra/log_sra"]["value"]
+    assert (heads.reshape(len(heads), -1)[:, 5:] == 0).all()
+    assert (heads.reshape(len(heads), -1)[:, :5] > 0).all()
+    change = effects["without name, 3 heads by attention"]["differences"]["sra/log_sra"]["value"]
     values = [[line["sra"]["paper/name"]["sra"] for line in lines if line["sra"]] for lines in (plain, blocked)]
     assert change == pytest.approx(np.log(values[1]).mean() - np.log(values[0]).mean())
 
