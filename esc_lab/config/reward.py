@@ -31,6 +31,11 @@ class RewardConfig:
         0.0, "share of a reply's score that is of its strategy alone, whatever its words; needs the kind strategy",
         within=(0, 1),
     )  # fmt: skip
+    likelihood: bool = item(
+        False,
+        "a score has a second part, with a weight that is trained: how much likelier the dialogue makes the reply, "
+        "log p(reply | dialogue) - log p(reply), over the root of its tokens; the latter is the base model's",
+    )
     reply_tokens: int = item(
         192, "longest reply that it reads, in tokens; the rest is cut off and counted", within=COUNT
     )

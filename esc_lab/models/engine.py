@@ -53,6 +53,11 @@ class ReplyTask:
         """Most tokens that come after the prompt."""
         return self.sampling.max_new_tokens
 
+    @property
+    def reusable(self) -> IntArray:
+        """The tokens of the prompt of which no output is needed."""
+        return self.prompt[:-1]
+
 
 @dataclass(eq=False)
 class ScoreTask:
@@ -61,7 +66,9 @@ class ScoreTask:
     Attributes:
         first: for each continuation the number of the first token that is scored.
         adapter: number of the adapter that it goes through; 0 is the base model.
+        scored: how many of the prompt's own last tokens are scored too.
         log_probs: for each continuation those of its tokens from there on.
+        prompt_log_probs: [scored] those of the prompt's last tokens.
         state: [hidden] final hidden state of the prompt's last token, for a head on it.
     """
 
@@ -69,13 +76,20 @@ class ScoreTask:
     continuations: Sequence[IntArray]
     first: Sequence[int]
     adapter: int = BASE
+    scored: int = 0
     log_probs: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    prompt_log_probs: npt.NDArray[np.float64] | None = None
     state: npt.NDArray[np.float64] | None = None
 
     @property
     def room(self) -> int:
         """Most tokens that come after the prompt."""
         return sum(map(len, self.continuations))
+
+    @property
+    def reusable(self) -> IntArray:
+        """The tokens of the prompt of which no output is needed."""
+        return self.prompt[: len(self.prompt) - 1 - self.scored]
 
 
 Task = ReplyTask | ScoreTask
@@ -181,6 +195,10 @@ class Engine:
             branch.group.reserved -= branch.task.room
             branch.task.state = states[branch.group.first_row + branch.row].double().cpu().numpy()
             branch.task.log_probs = self._score(branch, states, queries) if queries else []
+            if scored_tokens := branch.task.scored:
+                query = branch.group.first_row + branch.row + np.arange(-scored_tokens, 0)
+                values = token_log_probs(self._inner, states, query, branch.task.prompt[-scored_tokens:])
+                branch.task.prompt_log_probs = values.double().cpu().numpy()
         for group, mark in marks:
             group.cut(mark)
         self._replies += new
@@ -211,9 +229,9 @@ class Engine:
     def _place(self, task: Task) -> tuple[BranchGroup, IntArray] | None:
         """A group for a task, and the path of the part of its prompt that is there; None if there is no room.
 
-        The last token of a prompt is always computed, since its output is needed.
+        Tokens whose output is needed, the last one at least, are always computed.
         """
-        ids = task.prompt[:-1]
+        ids = task.reusable
         known = self._index.find(ids, task.adapter)
         shared, home = ids[:0], None
         for group in (group for group in self._groups if group.adapter == task.adapter):

@@ -61,7 +61,7 @@ def new_reward(
     words: dict[str, str],
     row_tokens: int,
 ) -> RewardModel:
-    """An untrained reward model on a loaded base model, which gets a new adapter; its scores are all 0.
+    """An untrained reward model on a loaded base model, which gets a new adapter; all scores are 0, or likelihoods.
 
     Args:
         words: as of `ConversationEncoder`.
@@ -81,7 +81,8 @@ def new_reward(
     conversations = ConversationEncoder(
         loaded.encoder, words, settings.strategy_text, history_tokens, settings.reply_tokens
     )
-    head = RewardHead(base_model(trained).config.get_text_config().hidden_size).to(base_model(trained).device)
+    hidden = base_model(trained).config.get_text_config().hidden_size
+    head = RewardHead(hidden, likelihood=settings.likelihood).to(base_model(trained).device)
     share = settings.strategy_share
     return RewardModel(trained, head, conversations, model.name, row_tokens, strategy_share=share)
 
@@ -148,9 +149,10 @@ def read_note(path: Path, inventory: Inventory, model: ModelConfig | None = None
 
 def load_head(directory: Path, hidden: int) -> RewardHead:
     """The head in a directory of `read_note`, for hidden states of this size. Raises a UserError if it is broken."""
-    head = RewardHead(hidden)
     with refuse_unreadable(str(directory)):
-        head.load_state_dict(load_file(directory / HEAD))
+        weights = load_file(directory / HEAD)
+        head = RewardHead(hidden, likelihood="ratio" in weights)
+        head.load_state_dict(weights)
     return head
 
 

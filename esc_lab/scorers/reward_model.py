@@ -4,6 +4,9 @@ The score is read from the final hidden state at the reply's end-of-turn token i
 replies of a turn, and all turns of a dialogue, cost one pass. Scores are logits: by the model of Bradley and Terry
 (1952) the probability that the first of two replies is the better one is the logistic of their difference, and that of
 one reply's score the probability that it beats a middling one.
+
+A head with `ratio` also asks how much likelier the dialogue makes the reply: its log-likelihood ratio, pointwise mutual
+information, which a language model knows before it has seen a single comparison.
 """
 
 from __future__ import annotations
@@ -17,23 +20,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esc_lab.data.dialogue import Turn
+from esc_lab.data.dialogue import Reply, Turn
 from esc_lab.models.devices import find_device, move
-from esc_lab.models.forward import evaluation_mode, tree_hidden_states
-from esc_lab.scorers.conversations import Candidate, ConversationEncoder
+from esc_lab.models.forward import base_model, evaluation_mode, tree_hidden_states
+from esc_lab.models.log_probs import score_rows, token_log_probs
+from esc_lab.scorers.conversations import Candidate, ConversationEncoder, ConversationReport
 from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens import PackedRow, TokenSequence
 from esc_lab.tokens.packing import pack_rows
 
+_RATIO = 0.5  # of a new head
+
 
 class RewardHead(nn.Module):
-    """Hidden state to score, in float32; and `tie`, the logarithm of Davidson's parameter of ties (`reward_loss`).
+    """Hidden state to score, in float32; and `tie`, the logarithm of Davidson's parameter of ties (`pair_loss`).
 
     The states are brought to unit root mean square first, so that a learning rate means the same for every model.
+
+    Args:
+        likelihood: it has `ratio` too, the weight of a reply's log-likelihood ratio.
     """
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, *, likelihood: bool = False) -> None:
         super().__init__()
+        self.ratio = nn.Parameter(torch.tensor(_RATIO)) if likelihood else None
         self.score = nn.Linear(hidden, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
@@ -79,11 +89,37 @@ class RewardModel:
     strategy_share: float = 0.0
     strategy_centers: Mapping[str, float] = field(default_factory=dict)
 
-    def raw_scores(self, row: PackedRow) -> Tensor:
-        """Scores [replies], before calibration, of the replies of a packed row."""
+    def raw_scores(self, row: PackedRow, alone: Mapping[Any, float]) -> Tensor:
+        """Scores [replies], before calibration, of the replies of a packed row.
+
+        Args:
+            alone: what `score_alone` finds for the keys of its replies.
+        """
         states = tree_hidden_states(self.model, row.input_ids, row.position_ids, row.leave)
         scores: Tensor = self.head(states[move(row.end, states.device)])
-        return scores
+        if self.head.ratio is None:
+            return scores
+        values = token_log_probs(base_model(self.model), states, row.query, row.target)
+        given = scores.new_zeros(len(scores)).index_add(0, move(row.reply, states.device), values.to(scores.dtype))
+        before = move(np.array([alone[keys[0]] for keys in row.keys]), states.device)
+        root = move(np.sqrt(np.bincount(row.reply)), states.device)
+        ratio: Tensor = self.head.ratio * ((given - before) / root).to(scores.dtype)
+        return scores + ratio
+
+    def pack_alone(self, replies: Mapping[Any, Reply]) -> tuple[PackedRow, ...]:
+        """Rows of the replies, by key, without any dialogue before them; none if their likelihood is not asked for."""
+        if self.head.ratio is None:
+            return ()
+        encoder = replace(self.conversations, report=ConversationReport())
+        sequences = encoder.encode((), [Candidate(0, reply, key) for key, reply in replies.items()])
+        return tuple(pack_rows([sequences], self.row_tokens))
+
+    def score_alone(self, rows: Sequence[PackedRow]) -> dict[Any, float]:
+        """Key -> log p(reply) by the base model without adapter, of rows of `pack_alone`; no gradient."""
+        if not rows:
+            return {}
+        with evaluation_mode(self.model), self.model.disable_adapter():
+            return {key: float(tokens.sum()) for key, tokens in score_rows(self.model, rows)}
 
     def to_device(self) -> None:
         """Move model and head to CUDA if there is any: a training leaves them on the CPU."""
@@ -117,9 +153,10 @@ class RewardModel:
             first = turns[0].reply.text if turns else ""
             trees.setdefault(first, []).extend(self.conversations.encode(turns, candidates))
         scores = np.full(len(conversations), np.nan)
+        alone = self.score_alone(self.pack_alone({number: talk[-1].reply for number, talk in numbered}))
         with evaluation_mode(self.model):
             for row in pack_rows([*trees.values()], self.row_tokens):
-                values = self.raw_scores(row).double().cpu().numpy()
+                values = self.raw_scores(row, alone).double().cpu().numpy()
                 for value, keys in zip(values, row.keys, strict=True):
                     scores[list(keys)] = value
         return self.calibration.apply(scores)

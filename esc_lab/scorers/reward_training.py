@@ -53,11 +53,18 @@ class RewardRow:
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """Everything that one optimizer step sees: its rows, the weight of all their comparisons, its dialogues' ids."""
+    """Everything that one optimizer step sees.
+
+    Attributes:
+        weight: of all comparisons in its rows.
+        dialogues: their ids.
+        alone: rows of its replies without their dialogues (`RewardModel.pack_alone`).
+    """
 
     rows: tuple[RewardRow, ...]
     weight: float
     dialogues: tuple[str, ...]
+    alone: tuple[PackedRow, ...]
 
 
 def pair_loss(difference: Tensor, tie: Tensor, log_ties: Tensor | None) -> Tensor:
@@ -132,22 +139,24 @@ class RewardSteps:
     def _batch(self, split: str, numbers: Sequence[int], weights: FloatArray) -> RewardBatch:
         pool = self.pools[split]
         trees: list[list[list[TokenSequence]]] = []
+        replies: dict[Any, Reply] = {}
         compared: list[tuple[Any, Any, Comparison, float]] = []
         for number in numbers:
             epoch, index = divmod(number, len(pool.dialogues))
             seed = derive_seed(self.seed if split == "train" else EVALUATION_SEED, "foils", epoch)
-            units, pairs = self._encode(pool, index, seed)
+            candidates, units, pairs = self._encode(pool, index, seed)
+            replies |= {each.key: each.reply for each in candidates}
             trees += [units] if units else []
             compared += [(first, second, each, float(weights[index])) for first, second, each in pairs]
         rows = [self._row(row, compared) for row in pack_unit_trees(trees, self.reward.row_tokens)]
         total = sum(float(row.weight.sum()) for row in rows)
         names = tuple(pool.dialogues[number % len(pool.dialogues)].id for number in numbers)
-        return RewardBatch(tuple(rows), total, names)
+        return RewardBatch(tuple(rows), total, names, self.reward.pack_alone(replies))
 
     def _encode(
         self, pool: ComparisonPool, index: int, seed: int
-    ) -> tuple[list[list[TokenSequence]], list[tuple[Any, Any, Comparison]]]:
-        """The replies of a dialogue that are compared, by turn, and each comparison with the keys of its replies."""
+    ) -> tuple[list[Candidate], list[list[TokenSequence]], list[tuple[Any, Any, Comparison]]]:
+        """The replies of a dialogue that are compared, also by turn, and each comparison with the keys of its replies."""
         dialogue = pool.dialogues[index]
         candidates: dict[tuple[int, Reply], Candidate] = {}
 
@@ -161,7 +170,7 @@ class RewardSteps:
         units: dict[int, list[TokenSequence]] = {}
         for candidate, sequence in zip(candidates.values(), sequences, strict=True):
             units.setdefault(candidate.turn, []).append(sequence)
-        return [*units.values()], pairs
+        return [*candidates.values()], [*units.values()], pairs
 
     def _row(self, row: PackedRow, compared: Sequence[tuple[Any, Any, Comparison, float]]) -> RewardRow:
         """A row with those comparisons whose replies are in it; replies of equal tokens are not compared."""
@@ -215,14 +224,15 @@ class RewardModule(TrainingModule):
     def training_step(self, batch: RewardBatch, batch_idx: int) -> None:
         right: Right = defaultdict(list)
         tokens = sum(len(row.row) for row in batch.rows)
-        losses = (self._loss(row, right) / (batch.weight or 1.0) for row in batch.rows)
+        alone = self.reward.score_alone(batch.alone)
+        losses = (self._loss(row, alone, right) / (batch.weight or 1.0) for row in batch.rows)
         loss = self.optimize(losses, len(batch.rows), tokens, batch.dialogues)
         self.log("train/loss", loss, prog_bar=True)
         self._log_accuracy("train", right)
 
-    def _loss(self, row: RewardRow, right: Right) -> Tensor:
+    def _loss(self, row: RewardRow, alone: Mapping[Any, float], right: Right) -> Tensor:
         """Weighted sum of the losses of a row; adds to `right` whether each pair is ordered rightly, ties apart."""
-        scores = self.reward.raw_scores(row.row)
+        scores = self.reward.raw_scores(row.row, alone)
         better, worse, tie, weight = (
             move(array, scores.device) for array in (row.better, row.worse, row.tie, row.weight)
         )
@@ -246,8 +256,9 @@ class RewardModule(TrainingModule):
         self._right: Right = defaultdict(list)
 
     def validation_step(self, batch: RewardBatch, batch_idx: int) -> None:
+        alone = self.reward.score_alone(batch.alone)
         for row in batch.rows:
-            self._loss_sum += float(self._loss(row, self._right))
+            self._loss_sum += float(self._loss(row, alone, self._right))
         self._weight += batch.weight
 
     def on_validation_epoch_end(self) -> None:

@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -23,7 +23,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, Task
 from esc_lab.models.generate import Sampling
 from esc_lab.models.load import LoadedModel
-from esc_lab.models.row_adapters import RowAdapters
+from esc_lab.models.row_adapters import BASE, RowAdapters
 from esc_lab.prompts import Message, Prompt
 from esc_lab.search.requests import Answer, Question, Request, TooLongError
 from esc_lab.search.reward_reader import RewardReader
@@ -41,13 +41,19 @@ _MIN_PROBABILITY = 1e-30
 
 @dataclass(frozen=True)
 class Job:
-    """A request with the adapter that it goes through and, of a reward model, its reader; and where its answer goes."""
+    """A request with the adapter that it goes through and, of a reward model, its reader; and where its answer goes.
+
+    Attributes:
+        name: of the model.
+        tasks: of the engine, which are all to be finished for the answer.
+    """
 
     request: Request
     answer: Future[Answer]
-    name: str  # of the model
+    name: str
     adapter: int
     reader: RewardReader | None = None
+    tasks: list[Task] = field(default_factory=list)
 
 
 class ModelWorker:
@@ -129,38 +135,42 @@ class ModelWorker:
                 return False
             wait = _PAUSE
             try:
-                task = self._task(job)
-                self._engine.add(task)
+                job.tasks[:] = self._make_tasks(job)
+                for task in job.tasks:
+                    self._engine.add(task)
             except Exception as error:
                 _settle(job, error)
             else:
-                self._jobs[task] = job
+                self._jobs |= dict.fromkeys(job.tasks, job)
 
     def _step(self) -> None:
         try:
             for task in self._engine.step():
-                job = self._jobs[task]
-                _settle(job, self._answer(job, task))
-                del self._jobs[task]
+                job = self._jobs.pop(task)
+                if not any(other in self._jobs for other in job.tasks):
+                    _settle(job, self._answer(job, *job.tasks))
         except Exception as error:
             for job in self._jobs.values():
                 _settle(job, error)
             self._jobs.clear()
             self._engine.reset()
 
-    def _task(self, job: Job) -> Task:
+    def _make_tasks(self, job: Job) -> list[Task]:
         request, encoder = job.request, self._loaded.encoder
         messages = tuple(map(self._plain, request.messages))
         if job.reader:
-            task: Task = ScoreTask(job.reader.encode(messages), (), (), job.adapter)
-            self._check(job, task, 0)
-            return task
+            read = job.reader.encode(messages)
+            tasks: list[Task] = [ScoreTask(read.talk, (), (), job.adapter, read.scored)]
+            if read.scored:
+                tasks.append(ScoreTask(read.alone, (), (), BASE, read.scored))
+            self._check(job, tasks[0], 0)
+            return tasks
         prompt = encoder.encode_prompt(encoder.adapt(Prompt(messages))).input_ids
         if request.questions:
             options = [self._options(question) for question in request.questions]
             # The lead is given, and so are the tokens that all options of a question begin with.
             first = [number for ids, number in options for _ in ids]
-            task = ScoreTask(prompt, [option for ids, _ in options for option in ids], first, job.adapter)
+            task: Task = ScoreTask(prompt, [option for ids, _ in options for option in ids], first, job.adapter)
             longest = max(len(option) for ids, _ in options for option in ids)
         else:
             assert request.temperature is not None, "the configuration is checked for it"
@@ -171,7 +181,7 @@ class ModelWorker:
             task = ReplyTask(prompt, sampling, request.seed, job.adapter, request.no_repeat)
             longest = request.max_tokens
         self._check(job, task, longest)
-        return task
+        return [task]
 
     def _plain(self, message: Message) -> Message:
         """The message without special tokens, which would end a turn or begin another."""
@@ -194,13 +204,16 @@ class ModelWorker:
             message = f"it takes {prompt} + {task.room} tokens, and the client has room for {working}"
             raise UserError(message, where=where, fix="raise the client's working_tokens, or search shorter dialogues")
 
-    def _answer(self, job: Job, task: Task) -> Answer:
+    def _answer(self, job: Job, task: Task, alone: Task | None = None) -> Answer:
         if isinstance(task, ReplyTask):
             text = self._loaded.encoder.decode(task.reply)
             return Answer(text, model=job.name, prompt_tokens=len(task.prompt), completion_tokens=len(task.reply))
         if job.reader:
             assert task.state is not None, "the engine has set it"
-            shares = tuple(job.reader.read(task.state).round(_DECIMALS).tolist())
+            assert alone is None or isinstance(alone, ScoreTask)
+            given = task.prompt_log_probs
+            before = alone.prompt_log_probs if alone else None
+            shares = tuple(job.reader.read(task.state, given, before).round(_DECIMALS).tolist())
             return Answer(log_probs=(shares,), model=job.name, prompt_tokens=len(task.prompt))
         log_probs, values = [], iter(task.log_probs)
         for question in job.request.questions:
@@ -249,7 +262,7 @@ def normalize_options(
 
 def _settle(job: Job, result: Answer | Exception) -> None:
     """Hand over a result, unless nobody waits for it any more."""
-    if not job.answer.set_running_or_notify_cancel():
+    if job.answer.done() or not job.answer.set_running_or_notify_cancel():
         return
     if isinstance(result, Exception):
         job.answer.set_exception(result)

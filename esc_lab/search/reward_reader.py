@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,20 @@ from esc_lab.scorers.reward_model import Calibration, RewardHead
 from esc_lab.search.requests import TooLongError
 from esc_lab.statistics.intervals import FloatArray
 from esc_lab.tokens.encode import IntArray
+
+
+class ReplyToRead(NamedTuple):
+    """A reply as a model reads it.
+
+    Attributes:
+        talk: tokens of the talk up to the end of turn of its last message, the reply.
+        scored: how many of them are the reply's, if its likelihood is asked for; else 0.
+        alone: tokens of the reply without the talk.
+    """
+
+    talk: IntArray
+    scored: int
+    alone: IntArray
 
 
 @dataclass(frozen=True)
@@ -37,8 +52,8 @@ class RewardReader:
         weights = {name: tensor.flatten().tolist() for name, tensor in self.head.state_dict().items()}
         return fingerprint([words, weights, asdict(self.calibration)])
 
-    def encode(self, messages: Sequence[Message]) -> IntArray:
-        """Tokens of a talk as `RewardPrompts` shows it, up to the end of turn of its last message, the reply.
+    def encode(self, messages: Sequence[Message]) -> ReplyToRead:
+        """The reply that a talk ends with, as `RewardPrompts` shows it.
 
         Raises:
             TooLongError: the messages before the reply leave no room for it.
@@ -46,13 +61,26 @@ class RewardReader:
         turns = [Turn("seeker" if each.role == "user" else "supporter", Reply(each.content)) for each in messages]
         *history, last = turns
         try:
-            (sequence,) = self.conversations.encode(history, [Candidate(len(history), last.reply, 0)])
+            (talk,) = self.conversations.encode(history, [Candidate(len(history), last.reply, 0)])
+            (alone,) = self.conversations.encode((), [Candidate(0, last.reply, 0)])
         except UserError as error:
             raise TooLongError(error.message, where=error.where, fix=error.fix) from error
-        return sequence.input_ids
+        (reply,) = talk.replies
+        scored = reply.end - reply.start if self.head.ratio is not None else 0
+        return ReplyToRead(talk.input_ids, scored, alone.input_ids)
 
-    def read(self, state: FloatArray) -> FloatArray:
-        """Log-probabilities that the reply beats a middling one and that it does not, of its end of turn's state."""
+    def read(self, state: FloatArray, given: FloatArray | None = None, before: FloatArray | None = None) -> FloatArray:
+        """Log-probabilities that the reply beats a middling one and that it does not.
+
+        Args:
+            state: of its end of turn.
+            given, before: log-probabilities [tokens] of its tokens after the talk, and without it by the base model.
+        """
         with torch.no_grad():
-            logit = self.calibration.apply(self.head(torch.from_numpy(state)[None]).numpy())[0]
+            raw = self.head(torch.from_numpy(state)[None])
+            if self.head.ratio is not None:
+                assert given is not None
+                assert before is not None
+                raw = raw + self.head.ratio * float(given.sum() - before.sum()) / len(given) ** 0.5
+            logit = self.calibration.apply(raw.numpy())[0]
         return np.asarray(-np.logaddexp(0.0, np.array([-logit, logit])))

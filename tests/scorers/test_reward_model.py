@@ -48,8 +48,9 @@ def talks(dialogue, foils=FOILS) -> list[tuple[Turn, ...]]:
     ]
 
 
-def test_a_tree_gives_what_each_conversation_gives_alone(family, sample_dialogues):
-    reward = build_reward(family)
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_a_tree_gives_what_each_conversation_gives_alone(family, sample_dialogues, likelihood):
+    reward = build_reward(family, likelihood=likelihood)
     conversations = [talk for dialogue in sample_dialogues[:2] for talk in talks(merge_turns(dialogue, "set"))][:40]
     together = reward.score(conversations)
     alone = np.concatenate([reward.score([talk]) for talk in conversations])
@@ -85,6 +86,32 @@ def test_a_score_is_read_at_the_end_of_the_turn():
         state = base_model(reward.model).get_decoder()(input_ids=ids).last_hidden_state[0, -1]
         expected = state / state.pow(2).mean().sqrt() @ reward.head.score.weight[0] + reward.head.score.bias[0]
     assert reward.score([talk])[0] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_likelihood_ratio_is_part_of_a_score():
+    """By the model's own forward over the rendered chats; what comes before the dialogue is of the base model."""
+    reward = build_reward(likelihood=True)
+    encoder = reward.conversations.encoder
+
+    def log_probs(said: str) -> torch.Tensor:
+        chat = [{"role": "system", "content": WORDS["role"]}, {"role": "user", "content": said}]
+        start = len(encoder.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"])
+        chat.append({"role": "assistant", "content": FOILS[0].text})
+        text = encoder.tokenizer.apply_chat_template(chat, tokenize=False).rstrip("\n")
+        ids = torch.tensor([encoder.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            values = reward.model(input_ids=ids).logits[0].double().log_softmax(dim=-1)
+        return values[torch.arange(start - 1, ids.shape[1] - 1), ids[0, start:]]
+
+    given = log_probs("I lost my job.")
+    with reward.model.disable_adapter():
+        before = log_probs(WORDS["start"])
+    ratio = float(given.sum() - before.sum()) / len(given) ** 0.5
+    talk = (Turn("seeker", Reply("I lost my job.")), Turn("supporter", FOILS[0]))
+    whole, weight = reward.score([talk])[0], reward.head.ratio.item()
+    torch.nn.init.zeros_(reward.head.ratio)
+    assert abs(weight * ratio) > 0.01
+    assert whole - reward.score([talk])[0] == pytest.approx(weight * ratio, abs=1e-4)
 
 
 def test_strategies_are_read_only_where_that_is_asked_for():

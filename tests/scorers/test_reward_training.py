@@ -45,22 +45,24 @@ def test_pair_loss_of_far_scores_is_finite():
 
 def build_steps(dialogues, row_tokens: int = 2048, **settings) -> tuple[RewardSteps, RewardModule]:
     chosen = RewardConfig(**{"kinds": KINDS, "reply_tokens": 64, "foils": 2, **settings})
-    reward = build_reward(row_tokens=row_tokens, foils=2)
+    reward = build_reward(row_tokens=row_tokens, foils=2, likelihood=chosen.likelihood)
     steps = RewardSteps({"train": ComparisonPool(dialogues, chosen)}, reward, chosen, 1)
     return steps, RewardModule(reward, chosen, OptimizerConfig(), SchedulerConfig(), 1.0, 1)
 
 
-def test_the_loss_is_the_mean_over_comparisons_whatever_the_packing(sample_dialogues):
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_the_loss_is_the_mean_over_comparisons_whatever_the_packing(sample_dialogues, likelihood):
     """And the gradient; each comparison is in one row, with equal weights over turns and dialogues."""
     dialogues = [merge_turns(dialogue, "set") for dialogue in sample_dialogues[:3]]
     found = []
     for row_tokens in (4096, 1100):
         # Histories are the same in both: none is as long as either budget.
-        steps, module = build_steps(dialogues, row_tokens)
+        steps, module = build_steps(dialogues, row_tokens, likelihood=likelihood)
         (numbers,) = steps.plan_epoch(0)
         batch = steps.step_batch(numbers)
         pairs = sum(len(row.better) for row in batch.rows)
-        loss = sum(module._loss(row, defaultdict(list)) for row in batch.rows) / batch.weight
+        alone = steps.reward.score_alone(batch.alone)
+        loss = sum(module._loss(row, alone, defaultdict(list)) for row in batch.rows) / batch.weight
         loss.backward()
         gradient = torch.cat([weight.grad.flatten() for weight in module._trained() if weight.grad is not None])
         found.append((len(batch.rows), pairs, batch.weight, loss.detach(), gradient))
@@ -74,13 +76,14 @@ def test_the_loss_is_the_one_of_single_scores(sample_dialogues):
     steps, module = build_steps([merge_turns(dialogue, "set") for dialogue in sample_dialogues[:2]], anchor=0.25)
     (numbers,) = steps.plan_epoch(0)
     batch, losses = steps.step_batch(numbers), []
+    alone = steps.reward.score_alone(batch.alone)
     for row in batch.rows:
-        scores = steps.reward.raw_scores(row.row).detach().double().numpy()
+        scores = steps.reward.raw_scores(row.row, alone).detach().double().numpy()
         better, worse = scores[row.better], scores[row.worse]
         sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
         losses += [*(-np.log(sigmoid(better - worse)) - 0.125 * np.log(sigmoid(better) * sigmoid(-worse)))]
     right = defaultdict(list)
-    found = sum(float(module._loss(row, right).detach()) for row in batch.rows) / batch.weight
+    found = sum(float(module._loss(row, alone, right).detach()) for row in batch.rows) / batch.weight
     assert found == pytest.approx(np.mean(losses), rel=1e-4)
     assert sum(map(len, right.values())) == len(losses) == batch.weight
     assert set(right) <= set(KINDS)

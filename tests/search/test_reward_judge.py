@@ -45,13 +45,14 @@ def configure(path: Path, **model) -> Config:
     return Config(stage="search", llm=llm, inventory=inventory, cache_dir=str(CACHE))
 
 
-@pytest.fixture(scope="module", params=[False, True])
+@pytest.fixture(scope="module", params=[(False, False), (True, False), (True, True)], ids=["text", "label", "ratio"])
 def saved(request, tmp_path_factory):
-    """The directory of a reward model, whether it reads strategies, and what it is."""
+    """The directory of a reward model, whether it reads strategies, and what it is. The last has a likelihood."""
     path = tmp_path_factory.mktemp("reward")
-    reward = replace(build_reward(adapter=2, strategy_text=request.param), calibration=Calibration(1.5, 0.25))
-    save_reward(reward, LLAMA, ESCONV, path)
-    return path, request.param, load_reward(path, ESCONV, CACHE)
+    strategy_text, likelihood = request.param
+    built = build_reward(adapter=2, strategy_text=strategy_text, likelihood=likelihood)
+    save_reward(replace(built, calibration=Calibration(1.5, 0.25)), LLAMA, ESCONV, path)
+    return path, strategy_text, load_reward(path, ESCONV, CACHE)
 
 
 def ask(client, conversations, together: bool) -> list[Answer]:
