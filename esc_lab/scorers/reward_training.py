@@ -156,7 +156,7 @@ class RewardSteps:
     def _encode(
         self, pool: ComparisonPool, index: int, seed: int
     ) -> tuple[list[Candidate], list[list[TokenSequence]], list[tuple[Any, Any, Comparison]]]:
-        """The replies of a dialogue that are compared, also by turn, and each comparison with the keys of its replies."""
+        """The replies of a dialogue that are compared, also by turn; comparisons, with the keys of their replies."""
         dialogue = pool.dialogues[index]
         candidates: dict[tuple[int, Reply], Candidate] = {}
 
