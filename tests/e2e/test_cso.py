@@ -237,6 +237,7 @@ def test_what_a_pipeline_trains_before_its_search_plays_in_it(command):
     outcome = command(
         "stage=pipeline", "experiment=demo", "pairs=trained", TWO_STEPS, NO_TEXT, *SEARCH, "search.seeker_check=4",
         "reward.layers=null", "reward.check=4", "search.seeds=2", "data.balance_pairs=false",
+        "mcts.preferences.rejected_max=1.0", "mcts.preferences.preferred_min=0.8",
     )  # fmt: skip
     check_run_directory(outcome)
     roles = OmegaConf.load(outcome.path / "search" / "config.yaml").llm
