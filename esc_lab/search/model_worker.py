@@ -160,8 +160,8 @@ class ModelWorker:
         messages = tuple(map(self._plain, request.messages))
         if job.reader:
             read = job.reader.encode(messages)
-            tasks: list[Task] = [ScoreTask(read.talk, (), (), job.adapter, read.scored)]
-            if read.scored:
+            tasks: list[Task] = [ScoreTask(read.talk, (), (), job.adapter, 0 if read.alone is None else read.scored)]
+            if read.alone is not None:
                 tasks.append(ScoreTask(read.alone, (), (), BASE, read.scored))
             self._check(job, tasks[0], 0)
             return tasks

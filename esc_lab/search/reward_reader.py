@@ -25,13 +25,13 @@ class ReplyToRead(NamedTuple):
 
     Attributes:
         talk: tokens of the talk up to the end of turn of its last message, the reply.
-        scored: how many of them are the reply's, if its likelihood is asked for; else 0.
-        alone: tokens of the reply without the talk.
+        scored: how many of them are the reply's.
+        alone: tokens of the reply without the talk; None where its likelihood is not asked for.
     """
 
     talk: IntArray
     scored: int
-    alone: IntArray
+    alone: IntArray | None
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,11 @@ class RewardReader:
         *history, last = turns
         try:
             (talk,) = self.conversations.encode(history, [Candidate(len(history), last.reply, 0)])
-            (alone,) = self.conversations.encode((), [Candidate(0, last.reply, 0)])
+            alone = self.conversations.encode((), [Candidate(0, last.reply, 0)]) if self.head.ratio is not None else ()
         except UserError as error:
             raise TooLongError(error.message, where=error.where, fix=error.fix) from error
         (reply,) = talk.replies
-        scored = reply.end - reply.start if self.head.ratio is not None else 0
-        return ReplyToRead(talk.input_ids, scored, alone.input_ids)
+        return ReplyToRead(talk.input_ids, reply.end - reply.start, alone[0].input_ids if alone else None)
 
     def read(self, state: FloatArray, given: FloatArray | None = None, before: FloatArray | None = None) -> FloatArray:
         """Log-probabilities that the reply beats a middling one and that it does not.
