@@ -146,9 +146,10 @@ class ModelWorker:
     def _step(self) -> None:
         try:
             for task in self._engine.step():
-                job = self._jobs.pop(task)
-                if not any(other in self._jobs for other in job.tasks):
+                job = self._jobs[task]
+                if not any(other in self._jobs for other in job.tasks if other is not task):
                     _settle(job, self._answer(job, *job.tasks))
+                del self._jobs[task]  # now, so that an error above is told to this job too
         except Exception as error:
             for job in self._jobs.values():
                 _settle(job, error)

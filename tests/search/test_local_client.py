@@ -260,6 +260,25 @@ def test_a_caller_that_gives_up_does_not_disturb_others(tiny_models):
     assert asyncio.run(run()) == answers(LocalClient(loaded, "tiny"), [first])[0]
 
 
+def test_an_answer_that_cannot_be_put_together_is_told(tiny_models, monkeypatch):
+    client = LocalClient(tiny_models("llama"), "tiny")
+
+    def fail(*_) -> Answer:
+        raise ValueError("no such state")
+
+    async def run() -> list[Answer | BaseException]:
+        with monkeypatch.context() as patch:
+            patch.setattr(client._worker, "_answer", fail)
+            told = await asyncio.gather(client.answer(requests()[0]), return_exceptions=True)
+        told += await asyncio.gather(client.answer(requests()[0]))
+        await client.close()
+        return told
+
+    failed, answered = asyncio.run(run())
+    assert isinstance(failed, ValueError)
+    assert isinstance(answered, Answer)
+
+
 def test_nobody_waits_for_a_thread_that_failed(tiny_models, monkeypatch):
     """What a pass does not catch ends the thread: all who wait, and all who ask later, are told."""
     client = LocalClient(tiny_models("llama"), "tiny")
