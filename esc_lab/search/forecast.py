@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NamedTuple
 
 from esc_lab.config import Config
 from esc_lab.config.search import LOADED, ROLES, BudgetConfig
 from esc_lab.data.dialogue import Dialogue
-from esc_lab.prompts.seeker import END
 from esc_lab.search.builder import search_trees
 from esc_lab.search.calls import Calls, open_calls
-from esc_lab.search.event_loop import run_loop
-from esc_lab.search.requests import Answer, Client, Question, Request
+from esc_lab.search.requests import Client, Request
+from esc_lab.search.role_answers import split_end
 from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.session import SearchSession
-from esc_lab.seeds import derive_seed
+from esc_lab.search.stand_in import CHARACTERS, StandIn, count_tokens
 
 TREES = 4  # that are grown; the rest is taken to be like them
 TIMED = 8  # calls of each role that are made for real, of models that are loaded here
-CHARACTERS = 4  # a token, in English
-ENDING = 1 / 16  # of a seeker's turns end the talk; about as in ESConv
+ENDINGS = 32  # calls in which a seeker that is loaded here may end the talk, to see how often it does
+ENDING = 1 / 16  # of a seeker's turns end the talk, where no model tells; about as in ESConv
 WAIT_S, TOKENS_S = 1.0, 50.0  # of a call of an endpoint: until its first token, and after it
 HEADS = ("role", "calls", "tokens read", "tokens written", "US dollars", "minutes")
 NOTES = (
@@ -83,62 +80,12 @@ class Forecast:
         return {f"forecast/{name}": float(value) for name, value in values.items() if value is not None}
 
 
-class StandIn:
-    """A client that answers at once: ratings at random, and turns as they stand in the seed dialogues.
+class _Timing(NamedTuple):
+    """Of calls of a role: seconds of one, and how many times as many tokens it reads and writes as were counted."""
 
-    Args:
-        scores, identity: as of the client that it stands in for.
-        turns: what the sides say.
-
-    Attributes:
-        requests: of the calls that were made.
-        written: tokens of the answers, about.
-    """
-
-    retries: Mapping[str, int] = {}
-
-    def __init__(self, identity: Mapping[str, Any], turns: Mapping[str, Sequence[str]], *, scores: bool) -> None:
-        self.identity, self.scores, self._turns = identity, scores, turns
-        self.requests: list[Request] = []
-        self.written = 0
-
-    async def answer(self, request: Request) -> Answer:
-        texts = [message.content for message in request.messages]
-        draw = random.Random(derive_seed(request.seed, request.role, request.sample, *texts))
-        answer = self._rate(request.questions, draw) if request.questions else Answer(self._write(request, draw))
-        self.requests.append(request)
-        self.written += len(request.questions) or count_tokens(answer.text)
-        return answer
-
-    def _rate(self, questions: Sequence[Question], draw: random.Random) -> Answer:
-        rows = []
-        for question in questions:
-            weights = [draw.random() + 1e-3 for _ in question.options]
-            if question.name == "end":
-                weights = [ENDING, 1 - ENDING]
-            rows.append(tuple(math.log(weight / sum(weights)) for weight in weights))
-        top = tuple(zip(questions[0].options, rows[0], strict=True)) if self.identity.get("ratings") else ()
-        return Answer(log_probs=tuple(rows), top_logprobs=(top,) if top else ())
-
-    def _write(self, request: Request, draw: random.Random) -> str:
-        if request.schema:
-            return json.dumps({name: _fill(value, draw) for name, value in request.schema["properties"].items()})
-        side = "seeker" if request.role == "seeker" else "supporter"
-        if side == "seeker" and draw.random() < ENDING:
-            return END
-        return draw.choice(self._turns[side])[: CHARACTERS * request.max_tokens]
-
-    async def close(self) -> None:
-        """There is nothing to close."""
-
-
-def _fill(schema: Mapping[str, Any], draw: random.Random) -> Any:
-    return draw.choice(schema["enum"]) if "enum" in schema else draw.randint(schema["minimum"], schema["maximum"])
-
-
-def count_tokens(text: str) -> int:
-    """Tokens of an English text, about."""
-    return math.ceil(len(text) / CHARACTERS)
+    seconds: float
+    read: float
+    written: float
 
 
 def _count_prompt(request: Request) -> int:
@@ -156,6 +103,38 @@ def forecast_search(cfg: Config, seeds: Sequence[SeedDialogue], others: Sequence
     """
     cfg = replace(cfg, search=replace(cfg.search, cache=False, budget=BudgetConfig()), resume=None)
     real = open_calls(cfg, [role for role in ROLES if getattr(cfg.llm, role).client in LOADED])
+    return real.run(_forecast(cfg, real.clients, seeds, others), cfg.run_dir)
+
+
+async def _forecast(
+    cfg: Config, clients: Mapping[str, Client], seeds: Sequence[SeedDialogue], others: Sequence[Dialogue]
+) -> Forecast:
+    """Grow trees; where the seeker's model is loaded, once more with as many endings as it has."""
+    grown = seeds[:: max(len(seeds) // TREES, 1)][:TREES]
+
+    async def rehearse(ending: float) -> tuple[dict[str, Counter[str]], dict[str, StandIn]]:
+        stand_ins = _stand_in(cfg, clients, seeds, ending)
+        with TemporaryDirectory() as directory:
+            own = replace(cfg, run_dir=directory)
+            return await _rehearse(own, seeds, grown, others, stand_ins), stand_ins
+
+    counts, stand_ins = await rehearse(ENDING)
+    most, ending = None, await _measure_ending(clients.get("seeker"), stand_ins["seeker"].requests)
+    if ending is None:
+        most = sum(count["calls"] for count in (await rehearse(0.0))[0].values())
+    else:
+        counts, stand_ins = await rehearse(ending)
+    timed = await _time_calls(clients, stand_ins)
+    at_once = min(cfg.search.concurrency, min(cfg.search.trees, len(seeds)) * cfg.mcts.in_flight)
+    roles = [_forecast_role(cfg, role, counts[role], timed.get(role), at_once) for role in ROLES]
+    talks = _note_talks(len(grown), len(seeds), ENDING if ending is None else ending, most)
+    return Forecast(roles, [*NOTES, talks, *_note_speed(cfg, at_once, timed)])
+
+
+def _stand_in(
+    cfg: Config, clients: Mapping[str, Client], seeds: Sequence[SeedDialogue], ending: float
+) -> dict[str, StandIn]:
+    """A stand-in for each role, of the models that are loaded here and of endpoints."""
     turns: dict[str, list[str]] = {"seeker": ["..."], "supporter": ["..."]}
     for seed in seeds:
         for turn in seed.dialogue.turns:
@@ -163,16 +142,10 @@ def forecast_search(cfg: Config, seeds: Sequence[SeedDialogue], others: Sequence
     served = {"ratings": cfg.llm.openai.ratings} if cfg.llm.openai.ratings != "written" else {}
     stand_ins = {}
     for role in ROLES:
-        client: Client | None = real.clients.get(role)
+        client = clients.get(role)
         identity = client.identity if client else {"kind": "openai", **served}
-        stand_ins[role] = StandIn(identity, turns, scores=client.scores if client else bool(served))
-    grown = seeds[:: max(len(seeds) // TREES, 1)][:TREES]
-    with TemporaryDirectory() as directory:
-        counts = run_loop(_rehearse(replace(cfg, run_dir=directory), seeds, grown, others, stand_ins))
-    timed = real.run(_time_calls(real.clients, stand_ins), cfg.run_dir) if real.clients else {}
-    at_once = min(cfg.search.concurrency, min(cfg.search.trees, len(seeds)) * cfg.mcts.in_flight)
-    roles = [_forecast_role(cfg, role, counts[role], timed.get(role), at_once) for role in ROLES]
-    return Forecast(roles, _notes(cfg, len(grown), len(seeds), at_once, timed))
+        stand_ins[role] = StandIn(identity, turns, ending, scores=client.scores if client else bool(served))
+    return stand_ins
 
 
 async def _rehearse(
@@ -205,32 +178,50 @@ async def _rehearse(
 
 def _count(client: StandIn) -> Counter[str]:
     read = sum(map(_count_prompt, client.requests))
-    return Counter(calls=len(client.requests), prompt_tokens=read, completion_tokens=client.written)
+    return Counter(calls=len(client.requests), prompt_tokens=read, completion_tokens=sum(client.written))
 
 
-async def _time_calls(clients: Mapping[str, Client], stand_ins: Mapping[str, StandIn]) -> dict[str, tuple[float, ...]]:
-    """Of each role the seconds of a call, and how many times as many tokens it reads as was counted."""
-    timed: dict[str, tuple[float, ...]] = {}
+async def _measure_ending(seeker: Client | None, requests: Sequence[Request]) -> float | None:
+    """Of the turns of a seeker that is loaded here the share that ends the talk; None where no model is."""
+    asked = [request for request in requests if request.questions] or requests
+    if seeker is None or not asked:
+        return None
+    answers = await asyncio.gather(*map(seeker.answer, asked[:: max(len(asked) // ENDINGS, 1)][:ENDINGS]))
+    ends = [
+        math.exp(answer.log_probs[0][0]) if answer.log_probs else float(split_end(answer.text)[1]) for answer in answers
+    ]
+    return sum(ends) / len(ends)
+
+
+async def _time_calls(clients: Mapping[str, Client], stand_ins: Mapping[str, StandIn]) -> dict[str, _Timing]:
+    """Calls of each role, made and timed."""
+    timed: dict[str, _Timing] = {}
     for role, client in clients.items():
-        requests = stand_ins[role].requests
-        asked = requests[:: max(len(requests) // TIMED, 1)][:TIMED]
-        if not asked:
+        numbers = range(len(stand_ins[role].requests))
+        numbers = numbers[:: max(len(numbers) // TIMED, 1)][:TIMED]
+        if not numbers:
             continue
+        asked = [stand_ins[role].requests[number] for number in numbers]
         await client.answer(asked[0])  # the first one takes longer
         started = time.monotonic()
         answers = await asyncio.gather(*map(client.answer, asked))
-        seconds = (time.monotonic() - started) / len(asked)
-        read = sum(answer.prompt_tokens for answer in answers) / sum(map(_count_prompt, asked))
-        timed[role] = seconds, read or 1.0
+        timed[role] = _Timing(
+            (time.monotonic() - started) / len(asked),
+            sum(answer.prompt_tokens for answer in answers) / sum(map(_count_prompt, asked)) or 1.0,
+            sum(answer.completion_tokens for answer in answers)
+            / max(sum(stand_ins[role].written[number] for number in numbers), 1),
+        )
     return timed
 
 
 def _forecast_role(
-    cfg: Config, role: str, counts: Mapping[str, int], timed: tuple[float, ...] | None, at_once: int
+    cfg: Config, role: str, counts: Mapping[str, int], timed: _Timing | None, at_once: int
 ) -> RoleForecast:
     calls, read, written = (float(counts[name]) for name in ("calls", "prompt_tokens", "completion_tokens"))
     if timed:
-        return RoleForecast(role, calls, read * timed[1], written, None, calls * timed[0] / 60)
+        return RoleForecast(
+            role, calls, read * timed.read, written * timed.written, None, calls * timed.seconds / 60
+        )  # fmt: skip
     openai, asked = cfg.llm.openai, getattr(cfg.llm, role).client == "openai"
     priced = asked and (openai.price_in or openai.price_out)
     cost = (read * openai.price_in + written * openai.price_out) / 1e6 if priced else None
@@ -238,12 +229,19 @@ def _forecast_role(
     return RoleForecast(role, calls, read, written, cost, seconds / 60)
 
 
-def _notes(cfg: Config, grown: int, seeds: int, at_once: int, timed: Mapping[str, Any]) -> list[str]:
-    asked = any(getattr(cfg.llm, role).client == "openai" for role in ROLES)
-    notes = [
-        f"{grown} of {seeds} trees were grown with stand-ins in all roles, who rate at random, speak as the seed "
-        f"dialogues do, and end {ENDING:.0%} of their answers as seekers; the others are taken to be like them."
-    ]
+def _note_talks(grown: int, seeds: int, ending: float, most: int | None) -> str:
+    """How the calls were counted, and how many they may become; `most` if no seeker ended a talk, where none told."""
+    trees = f"All {seeds} trees" if grown == seeds else f"{grown} of {seeds} trees"
+    told = f"{trees} were grown with stand-ins, who rate at random and speak as the seed dialogues do"
+    rest = "" if grown == seeds else "; the others are taken to be like them"
+    ends = f"seekers end the talk in {ending:.0%} of their turns, "
+    ends += "as their model did when asked" if most is None else f"a guess: at most about {most:,} calls if none did"
+    return f"{told}{rest}; {ends}. Not counted: calls made again since an answer could not be used."
+
+
+def _note_speed(cfg: Config, at_once: int, timed: Mapping[str, _Timing]) -> list[str]:
+    """Where tokens, minutes and dollars come from."""
+    asked, notes = any(getattr(cfg.llm, role).client == "openai" for role in ROLES), []
     if asked:
         notes.append(
             f"Endpoints: {CHARACTERS} characters a token; minutes if a call waits {WAIT_S:g} s and then gets "
@@ -252,5 +250,5 @@ def _notes(cfg: Config, grown: int, seeds: int, at_once: int, timed: Mapping[str
     if asked and not (cfg.llm.openai.price_in or cfg.llm.openai.price_out):
         notes.append("No dollars: llm.openai.price_in and llm.openai.price_out say what a million tokens cost.")
     if timed:
-        notes.append(f"Models here: minutes by {TIMED} calls of each role, which were made and timed.")
-    return [*NOTES, *notes]
+        notes.append(f"Models here: minutes and tokens by {TIMED} calls of each role, which were made and timed.")
+    return notes

@@ -104,7 +104,7 @@ def test_dry_run(endpoint, searched, tmp_path, monkeypatch):
     assert "No dollars: llm.openai.price_in" in rated.output
     local = execute(tmp_path / "dry", "stage=search", *SEARCH, "search.seeds=2", "search.dry_run=true")
     assert local.status == 0, local.errors
-    assert "Models here: minutes by 8 calls of each role" in local.output
+    assert "Models here: minutes and tokens by 8 calls of each role" in local.output
 
 
 Pair = tuple[tuple[tuple[str, str], ...], str, str]
