@@ -87,15 +87,18 @@ def choose_strategies(probabilities: Tensor) -> Tensor:
 def batches_by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Numbers of the items in batches of similar length, longest first, each within a budget of padded tokens.
 
-    An item above the budget is a batch of its own. The order depends on the lengths and on nothing else.
+    A quarter of a batch is padding at most. An item above the budget is a batch of its own. The order depends on the lengths and on nothing else.
 
-    >>> batches_by_length([3, 10, 4, 9], 20)
+    >>> batches_by_length([3, 10, 4, 9], 40)
     [[1, 3], [2, 0]]
     """
     batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
-            batches[-1].append(number)
+        batch = batches[-1] if batches else []
+        longest = lengths[batch[0]] if batch else 0
+        # A reply of a few words beside a long one would be padding for the most part.
+        if batch and (len(batch) + 1) * longest <= tokens and lengths[number] >= 0.75 * longest:
+            batch.append(number)
         else:
             batches.append([number])
     return batches

@@ -97,6 +97,8 @@ def test_batches_hold_every_item_once_within_the_budget(lengths, tokens):
     assert sorted(number for batch in batches for number in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[number] for number in batch) <= tokens
+        padded = len(batch) * max(lengths[number] for number in batch)
+        assert sum(lengths[number] for number in batch) >= 0.75 * padded
     in_order = [lengths[number] for batch in batches for number in batch]
     assert in_order == sorted(lengths, reverse=True)
 
