@@ -87,7 +87,8 @@ def choose_strategies(probabilities: Tensor) -> Tensor:
 def batches_by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Numbers of the items in batches of similar length, longest first, each within a budget of padded tokens.
 
-    A quarter of a batch is padding at most. An item above the budget is a batch of its own. The order depends on the lengths and on nothing else.
+    A quarter of a batch is padding at most. An item above the budget is a batch of its own. The order
+    depends on the lengths and on nothing else.
 
     >>> batches_by_length([3, 10, 4, 9], 40)
     [[1, 3], [2, 0]]
