@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,24 +143,41 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
     if adapter.kind == "full":
         loaded.model.requires_grad_(True)
         return loaded
+    try:
+        peft_model = get_peft_model(loaded.model, lora_config(loaded.model, adapter, "CAUSAL_LM"))
+    except ValueError as error:
+        raise UserError(first_line(error), where=f"adapter.target_modules={adapter.target_modules}") from None
+    return replace(loaded, model=peft_model)
+
+
+def lora_config(model: Any, adapter: AdapterConfig, task: str, heads: Sequence[str] = ()) -> LoraConfig:
+    """What PEFT puts into a model for `adapter`.
+
+    Args:
+        task: PEFT's name of what the model is for.
+        heads: names of modules that are trained whole, beside the adapter.
+
+    Raises:
+        UserError: `adapter.layers` of a model without decoder layers.
+    """
     targets: str | list[str] = adapter.target_modules
     if targets != "all-linear":
         targets = adapter.target_modules.split(",")
     elif adapter.layers is not None:  # PEFT wants names then
-        targets = _linear_modules(base_model(loaded.model).get_decoder().layers)
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
+        layers = getattr(base_model(model).get_decoder(), "layers", None)
+        if layers is None:
+            where = f"adapter.layers={adapter.layers}"
+            raise UserError("the model has no decoder layers to count", where=where, fix="adapter.layers=null")
+        targets = _linear_modules(layers)
+    return LoraConfig(
+        task_type=task,
         r=adapter.r,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=targets,
-        layers_to_transform=_last_layers(loaded.model, adapter.layers),
+        layers_to_transform=_last_layers(model, adapter.layers),
+        modules_to_save=list(heads) or None,
     )
-    try:
-        peft_model = get_peft_model(loaded.model, config)
-    except ValueError as error:
-        raise UserError(first_line(error), where=f"adapter.target_modules={adapter.target_modules}") from None
-    return replace(loaded, model=peft_model)
 
 
 def _keep_freed_memory() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -24,7 +24,7 @@ from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, build_inventory, normalize_label
 from esc_lab.errors import UserError
 from esc_lab.models.devices import find_device
-from esc_lab.models.load import save_adapter
+from esc_lab.models.load import lora_config, save_adapter
 from esc_lab.models.sources import load_config, locate_model, refuse_unreadable
 from esc_lab.runs.layout import CLASSIFIER
 from esc_lab.scorers.auto_classifier import stored_classifier
@@ -146,17 +146,8 @@ def load_judge(cfg: Config, choice: str | None, train: Callable[[Config, Path], 
 
 
 def _with_adapter(base: Any, adapter: AdapterConfig) -> Any:
-    targets = adapter.target_modules
-    config = LoraConfig(
-        task_type="SEQ_CLS",
-        r=adapter.r,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=targets if targets == "all-linear" else targets.split(","),
-        modules_to_save=list(_HEADS),
-    )
-    with refuse_unreadable(f"adapter.target_modules={targets}"):
-        return get_peft_model(base, config)
+    with refuse_unreadable(f"adapter.target_modules={adapter.target_modules}"):
+        return get_peft_model(base, lora_config(base, adapter, "SEQ_CLS", _HEADS))
 
 
 def _base(model: ModelConfig, inventory: Inventory, cache: Path) -> tuple[Any, Any]:

@@ -75,6 +75,17 @@ def test_scores_are_those_of_transformers_on_one_reply():
     torch.testing.assert_close(classifier.predict(["(Question) What happened?"]), expected)
 
 
+def test_an_adapter_of_the_last_layers_is_in_these_alone(tmp_path):
+    config = model_config("tiny_llama")
+    last = new_classifier(config, AdapterConfig(layers=1), ESCONV, CACHE, reply_tokens=64, seed=1)
+    trained = {name for name, parameter in last.model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(".layers.1." in name or "score" in name for name in trained)
+    expected = last.predict(TEXTS)
+    save_classifier(last, config, tmp_path, None)
+    torch.testing.assert_close(load_classifier(tmp_path, ESCONV, CACHE).predict(TEXTS), expected)
+
+
 def test_a_reply_without_a_word_follows_no_strategy():
     classifier, _ = build_classifier()
     probabilities = classifier.predict(["", "What happened?", "(Question)"])
