@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 from esc_lab.artifacts import read_yaml
 from esc_lab.cli.compositions import compose_config, groups
 from esc_lab.cli.help import describe_option, show_default
+from esc_lab.cli.multirun import JOB_NOTES
 from esc_lab.config import STAGES, Key, keys
-from esc_lab.evaluation.reward_check import CONTROL_NOTES
+from esc_lab.evaluation.reward_check import CONTROL_NOTES, STRATEGY_NOTES
 from esc_lab.evaluation.summary import COLUMN_NOTES
 from esc_lab.judge_check.check import JudgeCheck
 from esc_lab.judging import files as judgement_files
@@ -27,9 +28,11 @@ from esc_lab.judging import survey_files, talk_files, talk_pair_files
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.records import METRICS, SURVEY, find_metric
 from esc_lab.metrics.talks import JUDGED
-from esc_lab.report import sra_report
+from esc_lab.report import data_page, sra_columns
 from esc_lab.scorers.classifier_training import NOTES as CLASSIFIER_NOTES
-from esc_lab.search import forecast, seeker_texts, statistics
+from esc_lab.search import continuation_card, forecast, seeker_texts, statistics
+from esc_lab.search.work_results import EVENTS
+from esc_lab.stages import cards, chat, converse, convert, export
 
 ROOT = Path(__file__).parents[1]
 # Pages of the repository that are no pages of this directory, and their names in the site.
@@ -167,7 +170,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "search": lambda: _list_notes(statistics.NOTES),
     "forecast": lambda: _list_notes(forecast.NOTES),
     "classifier": lambda: _list_notes(CLASSIFIER_NOTES),
-    "sra": lambda: _list_notes(f"{name}: {note}" for name, note in sra_report.NOTES.items()),
+    "sra": lambda: _list_notes(f"{name}: {note}" for name, note in sra_columns.NOTES.items()),
     "judgements": lambda: _list_notes([f"Win rate: {judgement_files.PAIR_NOTE}"]),
     "talk_judges": lambda: _list_notes(talk_files.NOTES),
     "talk_pairs": lambda: _list_notes([*talk_pair_files.NOTES, *talk_pair_files.INTENSITY_NOTES]),
@@ -176,7 +179,18 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     ),
     "seekers": lambda: _list_notes(seeker_texts.NOTES),
     "judges": lambda: _list_notes(JudgeCheck("rubric", {}, min_auc=0.5).column_notes()),
-    "rewards": lambda: _list_notes(CONTROL_NOTES),
+    "rewards": lambda: _list_notes([*CONTROL_NOTES, *STRATEGY_NOTES]),
+    "data": lambda: _list_notes(
+        [data_page.SPLIT_NOTE, data_page.LABEL_NOTE, data_page.STRATEGY_NOTE, data_page.LENGTH_NOTE]
+    ),
+    "convert": lambda: _list_notes(convert.LOST_NOTES),
+    "export": lambda: _list_notes(f"{kind}: {note}" for kind, note in export.KIND_NOTES.items()),
+    "extend": lambda: _list_notes([*continuation_card.NOTES, *continuation_card.STRATEGY_NOTES]),
+    "talks": lambda: _list_notes([*converse.NOTES, *converse.STRATEGY_NOTES]),
+    "cards": lambda: _list_notes([*cards.NOTES, *cards.PROBLEM_NOTES]),
+    "answers": lambda: _list_notes(EVENTS.values()),
+    "chat": lambda: _list_notes(chat.NOTES),
+    "jobs": lambda: _list_notes(JOB_NOTES),
 }
 
 

@@ -22,6 +22,7 @@ LINE_EVERY_S = 30.0
 T = TypeVar("T")
 # C0 but tab and newline, DEL, C1, and the marks that turn the direction of writing. A terminal obeys the first three.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_NUMBER = re.compile(r"[-+<]?\d")
 _MARKDOWN = re.compile(
     r"[\\`*~>|]|<(?=[A-Za-z/!?])|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)//|(?<=\bwww)\.", re.IGNORECASE
 )
@@ -91,13 +92,17 @@ def print_table(
     caption: str = "",
     notes: Sequence[str] = (),
 ) -> None:
-    """A table of plain texts, the first column to the left and the others to the right, and notes below it."""
+    """A table of plain texts, numbers to the right, and notes below it that say what its columns are."""
     from rich.table import Table
 
     screen = console()
-    table = Table(title=escape(title), caption=escape(caption), show_header=any(heads))
+    # Wide enough for its title in one line.
+    width = min(len(title) + 2, screen.width)
+    table = Table(title=escape(title), caption=escape(caption), show_header=any(heads), min_width=width)
+    rows = list(rows)
     for number, head in enumerate(heads):
-        table.add_column(escape(head), justify="right" if number else "left", overflow="fold")
+        numbers = number and any(_NUMBER.match(row[number]) for row in rows)
+        table.add_column(escape(head), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     screen.print(table)

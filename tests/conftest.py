@@ -15,8 +15,10 @@ from esc_lab.config.files import option_files
 from esc_lab.config.model import ModelConfig
 from esc_lab.data.strategies import load_inventory
 from esc_lab.prompts import load_layout
+from tests import tables
 
 ROOT = Path(__file__).parents[1]
+tables.note_tables()  # before anybody imports what prints them
 
 # Two test processes on two cores: one thread and no further processes each are faster than two that fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,8 +36,8 @@ CACHE = Path(os.environ.get("ESC_LAB_CACHE", ROOT / ".cache"))
 # Processes that a test starts to kill, or to share work: what takes seconds to import is imported once for all.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["run", "esc_lab.stages.search", "esc_lab.stages.sft", "esc_lab.stages.cso", "esc_lab.stages.evaluate",
-     "esc_lab.search.clients.replica", "aiohttp", "tests.training.processes"]
+    ["run", "esc_lab.stages.search", "esc_lab.stages.sft", "esc_lab.stages.cso", "esc_lab.search.clients.replica",
+     "aiohttp", "tests.training.processes"]
 )  # fmt: skip
 HANGS_S = 1800  # a process that takes longer hangs: no machine is that slow
 INVENTORIES = {name: load_inventory(name) for name in option_files("inventory")}
@@ -48,6 +50,19 @@ def model_config(name: str, *overrides: str) -> ModelConfig:
     file = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
     merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), file, OmegaConf.from_dotlist(list(overrides)))
     return OmegaConf.to_object(merged)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    tables.printed.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """No test prints a table with a column that is told nowhere below its tables."""
+    result = yield
+    assert not (untold := tables.find_unexplained(tables.printed)), "; ".join(untold)
+    return result
 
 
 def pytest_collection_finish() -> None:

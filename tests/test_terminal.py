@@ -15,6 +15,8 @@ from esc_lab import terminal
 from esc_lab.comparison.files import _csv
 from esc_lab.errors import UserError
 from esc_lab.terminal import Countdown, PlainFormatter, escape, escape_markdown, print_table, show_controls, to_cell
+from tests import tables
+from tests.conftest import ROOT
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egone\x7f\r"
 
@@ -36,7 +38,7 @@ def test_errors_logs_and_tables_show_what_a_terminal_would_obey(capsys):
             "run", logging.ERROR, "", 0, "the endpoint says %s", (HOSTILE,), (UserError, error, None)
         )
     shown.append(PlainFormatter("%(message)s").format(record))
-    print_table(HOSTILE, (HOSTILE, "b"), [(HOSTILE, HOSTILE)], caption=HOSTILE, notes=[HOSTILE])
+    print_table(HOSTILE, (HOSTILE, "b"), [(HOSTILE, HOSTILE)], caption=HOSTILE, notes=[HOSTILE, "b"])
     shown.append(capsys.readouterr().out)
     for text in shown:
         assert "gone" in text
@@ -72,6 +74,22 @@ def test_markdown_of_others_is_text():
     for markup in ("<script>", "[c]", "http://", "www.", "**j", "~~k", " _l_", " | ", "`i`"):
         assert markup not in escaped
     assert escaped.replace("\\", "") == " ".join(show_controls(said).split()).replace("\\", "")
+
+
+def test_tables_whose_columns_are_not_told_are_found(capsys):
+    terminal.print_table("ends", ("strategy", "gold"), [("Question", "1")], notes=["gold: of the corpus"])
+    terminal.print_table("rows", ("", ""), [("pairs", "2"), ("replies that nobody has judged", "3")])
+    assert "replies that nobody" in capsys.readouterr().out
+    assert tables.find_unexplained(tables.printed) == ["rows: pairs"]
+    terminal.print_table("more", ("", "r (dialogues)"), [], notes=["A pair: two replies.", "r: correlation."])
+    assert tables.find_unexplained(tables.printed) == []
+
+
+def test_tables_are_drawn_where_they_are_looked_after():
+    """By `print_table`; comparisons tell their metrics, the table of jobs has a test of its own."""
+    package = ROOT / "esc_lab"
+    drawing = {str(file.relative_to(package)) for file in package.rglob("*.py") if "rich.table" in file.read_text()}
+    assert drawing == {"terminal.py", "comparison/formats.py", "cli/multirun.py"}
 
 
 def test_seconds_left_are_those_of_the_rest_at_the_same_pace(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from esc_lab.config import STAGES, Key, keys
 from esc_lab.config.files import COMMAND, CONF
 from esc_lab.errors import UserError, nearest
 
+SCREEN = 100  # characters of a line, of a wide screen too
 _WIDTH = 100  # characters of a default that are shown
 _COMMANDS = (
     ("the demo: train, search, optimise, compare", "stage=pipeline experiment=demo pairs=trained"),
@@ -48,10 +51,11 @@ _COMMANDS = (
 )
 
 
-def help_text(words: Sequence[str] = ()) -> str:
+def help_text(words: Sequence[str] = (), width: int = sys.maxsize) -> str:
     """The overview; or on groups, beginnings of keys and options what they hold, each key with its type and doc.
 
     Args:
+        width: of the screen; longer lines are broken, but for commands and files, which are to be copied.
         words: of the command line. Those without `=` are what is asked about, else the keys and groups of the others.
             Defaults are those of a run with these others, of stage=sft where they name none.
 
@@ -62,14 +66,29 @@ def help_text(words: Sequence[str] = ()) -> str:
     named = [word for word in words if "=" not in word]
     topics = named or [word.partition("=")[0].strip("+~") for word in overrides if not word.startswith("config_dirs=")]
     if not topics:
-        return _overview()
+        return _overview(width)
     for topic in topics:
         _check_topic(topic)
     from esc_lab.cli.overrides import lacks_stage  # which tells of the stages itself
 
     stage = ["stage=sft"] if lacks_stage(overrides) else []
     cfg = compose_config(*stage, *overrides).cfg
-    return "\n\n".join(_section(topic, OmegaConf.to_container(cfg, throw_on_missing=False)) for topic in topics)
+    values = OmegaConf.to_container(cfg, throw_on_missing=False)
+    return "\n\n".join(_section(topic, values, width) for topic in topics)
+
+
+def break_lines(text: str, width: int) -> str:
+    """The text without lines that are wider; what goes on in the next line stands below the last column."""
+    return "\n".join(_break_line(line, width) for line in text.splitlines())
+
+
+def _break_line(line: str, width: int) -> str:
+    indent = re.match(r" *(?:\S+ {2,})?", line)[0]  # type: ignore[index]
+    indent = indent if len(indent) < width // 3 else " " * 6
+    wrapped = textwrap.wrap(
+        line, width, subsequent_indent=" " * len(indent), break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(wrapped) if len(line) > width else line
 
 
 def _check_topic(topic: str) -> None:
@@ -78,36 +97,38 @@ def _check_topic(topic: str) -> None:
     known = sections | options | set(groups())
     if topic not in known:
         fix = f"`{COMMAND} --help` lists stages, groups with their options, and keys"
-        raise UserError(f"no help on '{topic}': no group, option or key of this name{nearest(topic, known)}", fix=fix)
+        raise UserError(
+            f"no help on '{topic}': no group, option or key of this name{nearest(topic, known, 0.6)}", fix=fix
+        )
 
 
-def _overview() -> str:
+def _overview(width: int) -> str:
     lines = ["esc-lab: strategy-aware emotional support conversation.", ""]
     lines += [f"usage: {COMMAND} stage=STAGE [group=option] [key=value] ...   (-m for a multirun)"]
     lines += [f"       {COMMAND} init DIR   (begin a project of your own)", "", "Stages"]
-    lines += [stage_lines()]
+    lines += stage_lines().splitlines()
     lines += [
         "",
         f"Groups (`{COMMAND} --help NAME` tells of a group, an option, a key; --config-dir DIR adds your own)",
     ]
     for group, options in groups().items():
         if group != "stage":
-            lines.append(f"  {group:<10} {', '.join(f'{name}{_origin(file)}' for name, file in options.items())}")
+            lines.append(f"  {group:<11} {', '.join(f'{name}{_origin(file)}' for name, file in options.items())}")
     further = sorted({key.name.split(".")[0] for key in keys()} - set(groups()))
     lines += ["", f"Other keys: {', '.join(further)}", "", "Commands to copy"]
     for purpose, command in _COMMANDS:
         lines += [f"  # {purpose}", f"  {COMMAND} {command}"]
     lines += ["", "`--cfg job` prints the composed configuration, with -m that of each job."]
-    lines += ["Where a run directory is named, `latest` is the newest finished run and `latest:STAGE` that of a stage."]
+    lines += ["In place of a run directory, `latest` is the newest finished run and `latest:STAGE` that of a stage."]
     lines += ['`eval "$(esc-lab -sc install=bash)"` has the tab key complete what you type.']
     lines += ["`hydra.verbose=true` shows tracebacks, `--version` the version."]
-    return "\n".join(lines)
+    return "\n".join(line if line.startswith(f"  {COMMAND} ") else _break_line(line, width) for line in lines)
 
 
 def stage_lines() -> str:
     """The stages, one a line, with what they do."""
     width = max(map(len, STAGES))
-    return "\n".join(f"  {name:<{width}} {doc}" for name, doc in STAGES.items())
+    return "\n".join(f"  {name:<{width}}  {doc}" for name, doc in STAGES.items())
 
 
 def _origin(file: Path) -> str:
@@ -121,16 +142,24 @@ def describe_option(file: Path) -> str:
     return next((line for line in comments if not line.startswith("@")), "")
 
 
-def _section(topic: str, cfg: Any) -> str:
+def _section(topic: str, cfg: Any, width: int) -> str:
+    """What a run of a stage of this name does, options, keys, and files of this name."""
     chosen = [key for key in keys() if key.name == topic or key.name.startswith(f"{topic}.")]
     options = groups().get(topic, {})
-    blocks = [[f"{topic}=...", *(f"  {name:<14} {_tell_option(topic, file)}" for name, file in options.items())]]
-    blocks += [[_key_line(key, cfg) for key in chosen]]
+    listed = [f"{topic}=...", *(f"  {name:<14}  {_tell_option(topic, file)}" for name, file in options.items())]
+    blocks = [break_lines("\n".join(listed), width)] if options else []
+    blocks += [break_lines("\n".join(_key_line(key, cfg) for key in chosen), width)] if chosen else []
     for group, files in groups().items():
         if topic in files:
-            text = files[topic].read_text(encoding="utf-8").rstrip()
-            blocks.append([f"{group}={topic}  {_tell_option(group, files[topic])}", textwrap.indent(text, "  ")])
-    return "\n\n".join("\n".join(block) for block in (blocks if options else blocks[1:]) if block)
+            head = _break_line(f"{group}={topic}  {_tell_option(group, files[topic])}", width)
+            lines = files[topic].read_text(encoding="utf-8").rstrip().splitlines()
+            sets = [line for line in lines if line not in ("# @package _global_", f"stage: {topic}")]
+            # A stage whose file chooses it, and no more, is told of first: it has keys of its name.
+            if sets:
+                blocks.append("\n".join([head, textwrap.indent("\n".join(lines), "  ")]))
+            else:
+                blocks.insert(0, head)
+    return "\n\n".join(blocks)
 
 
 def _tell_option(group: str, file: Path) -> str:

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -38,7 +39,7 @@ from esc_lab.cli.compositions import (
     run_composed,
     use_config_dirs,
 )
-from esc_lab.cli.help import help_text
+from esc_lab.cli.help import SCREEN, help_text
 from esc_lab.cli.latest import name_latest_runs
 from esc_lab.cli.multirun import (
     describe_jobs,
@@ -165,7 +166,7 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
 
 
 def _metric_to_optimize(name: str | None, metrics: dict[str, float]) -> float | None:
-    if name is None or not (metrics or first_process()):  # further processes of an evaluation have none
+    if name is None:
         return None
     if name not in metrics:
         raise UserError(f"optimize_metric={name}: no such metric{nearest(name, metrics)}", fix=", ".join(metrics))
@@ -240,7 +241,7 @@ def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> i
     if options.shell_completion and os.environ.get("COMP_LINE"):
         _prepare_completion(os.environ["COMP_LINE"])
     if options.help:
-        print(help_text(words))
+        print(help_text(words, min(shutil.get_terminal_size((SCREEN, 0)).columns, SCREEN)))
         return 0
     if options.experimental_rerun:
         fix = "run the words in .hydra/overrides.yaml of the run again"

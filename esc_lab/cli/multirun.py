@@ -238,6 +238,15 @@ def _deaf_to_slurm() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
+# What the columns of the table of jobs are.
+JOB_NOTES = (
+    "job: its number; what differs: words of its command that not all jobs have.",
+    "status: done; reused: all its results were there; failed, with why; did not finish: its process is gone; "
+    "under way; not started.",
+    "stages reused: steps of a pipeline whose results other runs had left. time: that it took.",
+)
+
+
 def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]], metric: str | None) -> None:
     """A table of all jobs on standard output: done, reused, failed and why.
 
@@ -248,6 +257,7 @@ def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]]
     """
     from rich.table import Table
 
+    from esc_lab.metrics.records import find_metric
     from esc_lab.runs.directory import is_owned
 
     numbers = {job.number for job in started}
@@ -262,7 +272,6 @@ def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]]
     right, folded = {"justify": "right"}, {"overflow": "fold"}
     columns: dict[str, dict[str, Any]] = {"job": right, "what differs": folded, "status": {}}
     columns |= {metric: right} if metric else {}
-    # Of a pipeline: steps whose results were there, from other runs.
     for name, style in {**columns, "stages reused": right, "time": right, "why": folded}.items():
         table.add_column(name, **style)
     for job in sorted(jobs, key=lambda job: job.number):
@@ -282,3 +291,5 @@ def print_jobs(started: Sequence[manifest.Job], planned: Sequence[Sequence[str]]
             escape("its process ended without a word: killed, or out of memory" if died else job.error),
         )
     console().print(table)
+    for note in [*JOB_NOTES, *([f"{metric}: {find_metric(metric).gist}"] if metric else [])]:
+        console().print(f"- {note}", highlight=False, markup=False, style="dim")

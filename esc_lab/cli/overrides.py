@@ -25,7 +25,7 @@ from esc_lab.cli.compositions import (
     quote,
     use_config_dirs,
 )
-from esc_lab.cli.help import stage_lines
+from esc_lab.cli.help import SCREEN, break_lines, stage_lines
 from esc_lab.config.checks import problems, unknown_key
 from esc_lab.config.files import COMMAND
 from esc_lab.errors import UserError
@@ -90,7 +90,7 @@ def check(words: Sequence[str], *, multirun: bool = False) -> list[str]:
     for job in jobs:
         messages += [message for message in _job_problems(job) if message not in messages]
     if messages == [NO_STAGE]:
-        raise UserError(f"{NO_STAGE}\n\n{stage_lines()}")
+        raise UserError(f"{NO_STAGE}\n\n{break_lines(stage_lines(), SCREEN)}")
     if messages:
         head = [f"{len(messages)} things are wrong:"] if len(messages) > 1 else []
         raise UserError("\n  ".join([*head, *messages]))

@@ -103,9 +103,9 @@ def print_table(table: Table, console: Console, name: str = "comparison") -> Non
     for number, part in enumerate(parts, 1):
         title = name if len(parts) == 1 else f"{name}, part {number} of {len(parts)}"
         console.print(_terminal_table(table, part, title, first))
+    console.print("- seeds: runs of a row, alike but for their seed", highlight=False, style="dim")
     for column, heading in zip(table.columns, table.headings, strict=True):
-        if column.gist:
-            console.print(f"- {heading}: {column.gist}", highlight=False, markup=False, style="dim")
+        console.print(f"- {heading}: {column.gist}", highlight=False, markup=False, style="dim")
     for note in table.notes:
         console.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
     if table.details:

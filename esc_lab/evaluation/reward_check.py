@@ -29,9 +29,14 @@ from esc_lab.terminal import print_table
 SIMILAR = 1.25  # times as many words at most
 # What the columns of the table of controls are.
 CONTROL_NOTES = (
+    "given replies against: which foils, that should be found worse.",
     "length alone, place alone: the AUC of the number of words, and of how late in its dialogue it is.",
     f"equal length: the AUC of the scores where neither has over {SIMILAR:g} times the words of the other.",
     "ECE: how far the probability that it gives to a pair is from how often it is right.",
+)
+STRATEGY_NOTES = (
+    "Below each kind of foil the share of pairs in which the given reply has the higher score (a tie: half), and how "
+    "many pairs.",
 )
 _NAMES = {FOREIGN: "other_dialogue"}  # where a kind of the gate has another name in `reward.kinds`
 
@@ -123,9 +128,7 @@ class RewardCheck:
                 [strategy, *(f"{row[kind][0]:.2f} of {row[kind][1]}" if kind in row else "-" for kind in kinds)]
                 for strategy, row in self.strategies.items()
             ],
-            notes=[
-                "The share of pairs in which the given reply has the higher score (a tie: half), and how many pairs."
-            ],
+            notes=STRATEGY_NOTES,
         )
 
 

@@ -140,6 +140,7 @@ class JudgeCheck:
         """What the columns are."""
         what = "has the higher score than a foil" if self.judge == "rubric" else "wins against a foil"
         return [
+            f"{self.foils.given} against: which foils, that should be found worse.",
             f"{self.measure}: how often one of the {self.foils.given} {what}; 0.5 = by chance. In brackets 95 % "
             "intervals over dialogues.",
             f"{self.foils.floor}: the same {self.foils.floor_note}: the floor.",

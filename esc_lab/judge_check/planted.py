@@ -106,8 +106,10 @@ class TalkCheck:
             "AUC": "how often a good planted talk scores above a bad one",
         }
         return [
-            f"{self.measure}: {what[self.measure]}; 0.5 = by chance. In brackets 95 % intervals over pairs.",
+            f"planted talks: by the question that a good one passes and a bad one fails; {self.measure}, good and bad: "
+            f"{what[self.measure]}; 0.5 = by chance. In brackets 95 % intervals over pairs.",
             "bad otherwise and bad: the same of bad talks that pass the question against those that fail it.",
+            "pairs: of a good and a bad talk; believed: whether its answers to the question can be relied on.",
         ]
 
     def record(self) -> dict[str, Any]:

@@ -183,5 +183,6 @@ def _notes(report: _Report) -> list[str]:
         f"95 % intervals from {session.cfg.judge.draws:,} bootstrap draws of cards."
     )
     notes += NOTES
+    notes += [f"{question.title}: {question.text}" for question in rubric.questions]
     notes += ["The judge is believed: it tells planted talks apart."] if answers.gate and answers.gate.believed else []
     return notes + note_calls(session.calls, session.counts, session.inputs.remarks)

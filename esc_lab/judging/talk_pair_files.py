@@ -16,6 +16,7 @@ from esc_lab.judging.results import OVERALL, PairwiseResult
 from esc_lab.judging.session import JUDGE
 from esc_lab.judging.talk_pair_results import MEASURES, IntensityResult, summarize_aspects, summarize_intensity
 from esc_lab.judging.talk_pair_session import TalkPairAnswers, TalkPairSession
+from esc_lab.judging.talk_pairs import Aspect
 from esc_lab.judging.talks import TalkRun
 from esc_lab.runs.layout import JUDGE_RESULT, JUDGE_TABLE, JUDGEMENTS, TALKS_FILE
 from esc_lab.terminal import escape_markdown, print_table
@@ -28,9 +29,9 @@ NOTES = (
     "both orders agree.",
 )
 INTENSITY_NOTES = (
-    "Intensity of the seeker's emotion, from 1 to 5, by the seeker's own model and by the judge: at first, before any "
-    "reply, and at the end; relief: by how much it fell; success: share of talks that come down to converse.success, "
-    "and in how many turns, a talk without success counting the most turns.",
+    "Intensity of the seeker's emotion, from 1 to 5, by the seeker's own model and by the judge: intensity at first, "
+    "before any reply, and at the end; relief: by how much it fell; success: share of talks that come down to "
+    "converse.success; turns to success: in how many, a talk without success counting the most turns.",
 )
 
 
@@ -170,6 +171,12 @@ def _intensity_table(intensity: Mapping[str, IntensityResult]) -> list[_Table]:
     return [("intensity of the emotion", heads, rows)] if rows else []
 
 
+def _describe(aspect: Aspect) -> str:
+    """An aspect in the first sentence of what the judge is asked."""
+    question = aspect.question.split(". ")[0].rstrip(".")
+    return question if question.lower().startswith(aspect.name.lower()) else f"{aspect.name}: {question}"
+
+
 def _notes(session: TalkPairSession, answers: TalkPairAnswers, intensity: Mapping[str, IntensityResult]) -> list[str]:
     settings, inputs = session.cfg.judge, session.inputs
     models = escape_markdown(", ".join(session.calls.models(JUDGE))) or str(inputs.judge)
@@ -180,7 +187,7 @@ def _notes(session: TalkPairSession, answers: TalkPairAnswers, intensity: Mappin
     )
     for gate in answers.gates:
         notes += [*gate.column_notes(), *(f"{gate.judge.capitalize()} judge: {note}" for note in gate.notes())]
-    notes += NOTES if answers.pairs else ()
+    notes += [*NOTES, *(_describe(aspect) for aspect in session.prompts.aspects)] if answers.pairs else ()
     notes += INTENSITY_NOTES if intensity else ()
     for label, found in intensity.items():
         notes.append(

@@ -88,7 +88,8 @@ class Metric:
     @property
     def gist(self) -> str:
         """The first sentence of what it means."""
-        return re.split(r"(?<=\.) (?=[A-Z])", self.meaning)[0]
+        counted = "Number of observations." if self.is_count else f"{self.name} in the runs' metrics.json."
+        return re.split(r"(?<=\.) (?=[A-Z])", self.meaning or counted)[0]
 
     @property
     def explanation(self) -> str:

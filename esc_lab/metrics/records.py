@@ -62,6 +62,11 @@ def _pair_metric(measure: str, heading: str, meaning: str, *, better: bool | Non
     )  # fmt: skip
 
 
+_PAIR_MEANINGS = {
+    "win_rate": "Share of pairs in which a judge prefers the reply to that of the baseline, a tie as half.",
+    "length_controlled": "Win rate that is to be expected between replies of equal length (Dubois et al. 2024).",
+    "consistency": "Share of pairs on which the judge says the same whichever reply comes first.",
+}
 _RECORDS = (
     *strategy_choice.METRICS,
     *chance.METRICS,
@@ -79,8 +84,8 @@ _RECORDS = (
     count_metric("judge/n", "n judge"),
     count_metric(f"{SURVEY}n", "n rated"),
     count_metric("judge/pairs", "pairs judge"),
-    *(Metric(f"judge/{name}", name.replace("_", " "), count="judge/pairs")
-      for name in ("win_rate", "length_controlled", "consistency")),
+    *(Metric(f"judge/{name}", name.replace("_", " "), count="judge/pairs", meaning=meaning)
+      for name, meaning in _PAIR_MEANINGS.items()),
     _pair_metric(
         "accuracy", "pref.",
         "Share of held-out pairs of replies of which the model finds the preferred one more probable than the rejected "
@@ -100,7 +105,11 @@ _RECORDS = (
         "reward_accuracy", "reward", "As pref., but by how much training raised the probability of the two replies."
     ),
     _pair_metric("reward_accuracy_per_token", "reward/token", "As reward, by how much it raised that of a token."),
-    Metric("preference/margin", "margin", count="preference/pairs"),
+    Metric(
+        "preference/margin", "margin", count="preference/pairs",
+        meaning="By how much more training raised the log-probability of the preferred reply of a pair, in the rewards "
+        "of its objective, on average.",
+    ),
     count_metric("preference/pairs", "pairs"),
     Metric(
         "val/loss", "val loss", False, decimals=4, shown=True,

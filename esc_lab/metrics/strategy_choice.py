@@ -238,8 +238,15 @@ _CHANGES = {
 }
 
 
+# Of a reply's strategy they mean the same as of the most probable one.
+_HEADINGS = {"Q_W": "Q_W", "B": "B", "accuracy": "acc", "Q_inventory": "Q inventory", "B_guard": "guard"}
+
+
 def _metrics(group: str, meanings: dict[str, str]) -> Iterator[Metric]:
     suffix = "" if group == "strategy" else " gen"
+    if group == "generated":
+        like = {name: f"As {_HEADINGS[name]}, but of the strategy that the reply names." for name in _HEADINGS}
+        meanings = like | meanings
 
     def metric(name: str, heading: str, value: Value, better: bool | None = None, **settings: Any) -> Metric:
         change = _CHANGES.get(name, "") if group == "strategy" else ""
@@ -274,6 +281,10 @@ METRICS = (
             "supporter's.",
             "classes_predicted": "How many of the strategies are the model's most probable one at least once.",
             "n": "Decisions at which the model's choice of strategy was measured.",
+            "unparsable": "Share of the decisions without a choice that can be read; none where it is read off "
+            "probabilities.",
+            "Q_inventory": "As Q, but the mean is over all strategies of the inventory, those that never occur as 0.",
+            "B_guard": "1 where B rests on a guard: a strategy was never missed, or hardly any was chosen wrongly.",
         },
     ),
     Metric(

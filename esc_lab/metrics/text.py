@@ -214,11 +214,14 @@ def _text_metric(name: str, heading: str, definition: Definition, **settings: An
 
 
 _BLEU_MEANINGS = {
-    2: "Overlap of the written replies with those in the corpus in words and pairs of words, from 0 to 1."
+    1: "Overlap of the written replies with those in the corpus in words, from 0 to 1.",
+    2: "Overlap of the written replies with those in the corpus in words and pairs of words, from 0 to 1.",
+    **{k: f"As BLEU-2, in runs of up to {k} words." for k in range(3, BLEU_ORDER + 1)},
 }
 _DISTINCT_MEANINGS = {
+    1: "Diversity: different words, as a share of all words in the written replies.",
     2: "Diversity: different pairs of words, as a share of all pairs of words in the written replies. It falls as "
-    "replies grow in number."
+    "replies grow in number.",
 }
 METRICS = (
     reply_metric(
@@ -228,12 +231,12 @@ METRICS = (
     ),
     *(
         _text_metric(f"bleu_{k}", f"BLEU-{k}", Definition(_sum_bleu, partial(bleu, k)), higher_is_better=True,
-                     shown=k == 2, meaning=_BLEU_MEANINGS.get(k, ""))
+                     shown=k == 2, meaning=_BLEU_MEANINGS[k])
         for k in range(1, BLEU_ORDER + 1)
     ),
     *(
         _text_metric(f"distinct_{n}", f"dist-{n}", Definition(partial(_sum_distinct, n), mean), shown=n == 2,
-                     meaning=_DISTINCT_MEANINGS.get(n, ""))
+                     meaning=_DISTINCT_MEANINGS[n])
         for n in (1, 2)
     ),
     *(

@@ -17,6 +17,8 @@ from esc_lab.tokens.lengths import Lengths
 
 # What a count of reading means, and what would have it otherwise.
 _REASONS = {
+    "turns": "messages, those in a row of one side merged (data.merge)",
+    "supporter_turns": "of these by supporters",
     "unlabelled_supporter_turns": "no strategy: context, but not trained on",
     "labels_replaced": "read as data.labels says",
     "unknown_labels_dropped": "the inventory does not know them; a training refuses: data.labels, or data.unknown=drop",
@@ -33,6 +35,22 @@ _REASONS = {
     "trees_in_two_splits": "a training refuses: data.split=proportion, or data.overlap=allow",
     "texts_stripped": "white space around the text",
 }
+# What the columns are.
+SPLIT_NOTE = (
+    "Trees: dialogues with the same beginning count as one. Turns: after those in a row were merged (data.merge). "
+    "Supporter's: turns of supporters. Trained on: of these with a strategy, and after a seeker. Pairs: rejected "
+    "replies beside the given one. Of them unlabelled: those whose given reply has no strategy."
+)
+LABEL_NOTE = (
+    "As it is spelt: the label in the files. Read as: the strategy of the corpus' own list that it stands for. "
+    "Strategy of INVENTORY: that of the list which is modelled here (inventory=INVENTORY)."
+)
+STRATEGY_NOTE = "First strategy of a reply: some have several. Below each split, how many of its replies have it."
+LENGTH_NOTE = (
+    "Median, 95 %: half of them, 95 of a hundred have at most so many. Shortened: replies that see a history without "
+    "its oldest turns, to fit. Too long: replies that do not fit at all; a training refuses them unless "
+    "data.too_long=drop."
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,14 @@ class DataLook:
     prompts: Sequence[ShownPrompt]
 
 
+READ_HEADS = ("what", "how many", "why")
+
+
+def describe_reading(counts: Mapping[str, int]) -> list[list[str]]:
+    """A row below `READ_HEADS` for each count of reading that is not 0."""
+    return [[name.replace("_", " "), str(count), _REASONS.get(name, "")] for name, count in counts.items() if count]
+
+
 def render_data_page(title: str, look: DataLook) -> str:
     """The page: tables, then prompts to open; no network."""
     return render_page(
@@ -87,14 +113,13 @@ def tabulate_splits(splits: Mapping[str, Sequence[Dialogue]], replies: Mapping[s
         )  # fmt: skip
         rows.append([name, *map(str, counts)])
     heads = ("split", "dialogues", "trees", "turns", "supporter's", "trained on", "pairs", "of them unlabelled")
-    note = "Turns after those in a row were merged (data.merge). Trained on: replies with a strategy, to a seeker."
-    return Table("Splits", heads, rows, note)
+    return Table("Splits", heads, rows, SPLIT_NOTE)
 
 
 def tabulate_reading(report: ReadReport) -> Table:
     """What reading dropped or changed, and why."""
-    rows = [[name.replace("_", " "), str(count), _REASONS.get(name, "")] for name, count in report.changes().items()]
-    return Table("What reading dropped or changed", ("what", "how many", "why"), rows or [["nothing", "0", ""]])
+    rows = describe_reading(report.changes())
+    return Table("What reading dropped or changed", READ_HEADS, rows or [["nothing", "0", ""]])
 
 
 def tabulate_labels(report: ReadReport, inventory: Inventory, most: int) -> Table:
@@ -104,9 +129,11 @@ def tabulate_labels(report: ReadReport, inventory: Inventory, most: int) -> Tabl
         read = {None: "no strategy", "": "not known"}.get(own, own or "")
         rows.append([label, str(count), read, name or "none"])
     more = len(report.labels) - most
-    note = f"{more} more spellings are not shown (look.labels)." if more > 0 else ""
+    note = f" {more} more spellings are not shown (look.labels)." if more > 0 else ""
     heads = ("as it is spelt", "how often", "read as", f"strategy of {inventory.name}")
-    return Table("Labels", heads, rows or [["no labels", "0", "", ""]], note)
+    return Table(
+        "Labels", heads, rows or [["no labels", "0", "", ""]], LABEL_NOTE.replace("INVENTORY", inventory.name) + note
+    )
 
 
 def tabulate_strategies(splits: Mapping[str, Sequence[Dialogue]], inventory: Inventory) -> Table:
@@ -116,7 +143,7 @@ def tabulate_strategies(splits: Mapping[str, Sequence[Dialogue]], inventory: Inv
         for name, dialogues in splits.items()
     }
     rows = [[strategy, *(str(own[strategy]) for own in counts.values())] for strategy in inventory.names]
-    return Table("Strategies", ("first strategy of a reply", *splits), rows)
+    return Table("Strategies", ("first strategy of a reply", *splits), rows, STRATEGY_NOTE)
 
 
 def tabulate_lengths(lengths: Mapping[str, Lengths], model: str, row_tokens: int) -> Table:
@@ -126,11 +153,7 @@ def tabulate_lengths(lengths: Mapping[str, Lengths], model: str, row_tokens: int
         for name, own in lengths.items()
     ]
     heads = ("split", "prompt: median", "95 %", "longest", "reply: median", "95 %", "longest", "shortened", "too long")
-    note = (
-        f"Tokens of {model}. Shortened: replies that see a history without its oldest turns, to fit into "
-        f"data.row_tokens={row_tokens}. Too long: replies that do not fit at all; a training refuses them unless "
-        "data.too_long=drop."
-    )
+    note = f"Tokens of {model}; prompt and reply may have {row_tokens} together (data.row_tokens). {LENGTH_NOTE}"
     return Table("Lengths", heads, rows, note)
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from esc_lab.comparison.formats import markdown_table
 from esc_lab.report.figures import Point, curves, draw_figure, head_map
 from esc_lab.report.scatter import scatter
+from esc_lab.report.sra_columns import MEASURES, describe_column
 from esc_lab.sra.controls import summarize_controls
 from esc_lab.sra.heads import leave_heads_out, relate_heads, score_top_heads
 from esc_lab.sra.relations import (
@@ -31,25 +32,6 @@ from esc_lab.sra.sample import MeasuredReply, ReplySample
 from esc_lab.statistics.intervals import FloatArray, Interval
 from esc_lab.terminal import console, print_table, show_controls
 
-MEASURES = {
-    "log_sra": "mean log SRA",
-    "sham_net": "sham-net log SRA",
-    "log_relative": "log relative",
-    "adherence": "adherence",
-}
-# Column -> what it is.
-NOTES = {
-    MEASURES["log_sra"]: "logarithm of the attention that a token of the reply pays to a token of its strategy, a mean "
-    "over replies.",
-    MEASURES["sham_net"]: "that less the same of a neutral phrase in the prompt; compare runs, not a level with 0.",
-    MEASURES["log_relative"]: "logarithm of that attention as a multiple of even attention; 0 = even.",
-    MEASURES["adherence"]: "share of the replies that follow their strategy, as a classifier says.",
-    "n": "replies.",
-    "r within templates": "correlation of log SRA with adherence among the replies of a template; over templates: "
-    "among the templates' means.",
-    "sd over phrases": "how far the level depends on the words of the neutral phrase.",
-    "if even": "what as many heads would have if all had the same.",
-}
 # Published for Llama-2-7b-chat and Llama-3-8B-Instruct (arXiv 2402.10453): most attention with the shortest chat.
 PUBLISHED_ORDER = ("c1", "c3", "c5", "standard")
 
@@ -69,7 +51,7 @@ class Report:
     def add(self, heading: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Keep a table, and print it, with what its columns are where no table before it has said so."""
         self.tables[heading] = (columns, rows)
-        notes = [f"{name}: {NOTES[name]}" for name in columns if name in NOTES]
+        notes = [f"{name}: {note}" for name in columns if (note := describe_column(name))]
         notes = [note for note in notes if note not in self.notes]
         self.notes += notes
         print_table(heading, columns, rows, notes=notes)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from esc_lab.report.figures import Point
-from esc_lab.report.sra_report import MEASURES, Report, summarize_runs_in
+from esc_lab.report.sra_columns import MEASURES
+from esc_lab.report.sra_report import Report, summarize_runs_in
 from esc_lab.sra.sample import ReplySample
 from esc_lab.sra.turns import fit_trends, summarize_turns
 

@@ -30,6 +30,14 @@ _EVENTS: Mapping[str, str] = {
     "unfinished_sentence": "answers that lost a last sentence that was cut off",
 }
 
+# What the rows of its tables are.
+NOTES = (
+    "A context: a dialogue up to a place that was drawn, where the seeker has spoken; its turns are the messages.",
+    "Replies: those that are kept as continuations of contexts; replies asked for: all that were wanted. Dialogues not "
+    "finished: the budget of calls was spent before.",
+)
+STRATEGY_NOTES = ("Replies that were kept, by split. unconditional: their prompts name no strategy.",)
+
 
 def render_card_of(cfg: Config, result: ExtendResult, code: str) -> str:
     """The card. Every number comes from the arguments; `code` is the version of the code."""

@@ -30,8 +30,9 @@ ENDING = 1 / 16  # of a seeker's turns end the talk, where no model tells; about
 WAIT_S, TOKENS_S = 1.0, 50.0  # of a call of an endpoint: until its first token, and after it
 HEADS = ("role", "calls", "tokens read", "tokens written", "US dollars", "minutes")
 NOTES = (
-    "Calls: of the role's model, the check of the judge among them. Tokens read: of prompts, also those that a server "
-    "has in its cache; tokens written: of answers.",
+    "Role: the strategist rates strategies, supporter and seeker write, the judge scores. Calls: of the role's model, "
+    "the check of the judge among them. Tokens read: of prompts, also those that a server has in its cache; tokens "
+    "written: of answers.",
     "US dollars: by llm.openai.price_in and llm.openai.price_out. Minutes: of all calls of the role, as many at once "
     "as the search makes.",
 )

@@ -68,6 +68,7 @@ NOTES = (
     "perplexity: how surprised the untrained model is by them, per token; far below that of real ones: platitudes.",
     "4-grams said before: share of runs of four words that were said before in the same talk; much: it goes round.",
     "distinct-2: different pairs of words, as a share of all; the fewer, the more alike the turns are.",
+    "words a turn: the mean.",
 )
 
 

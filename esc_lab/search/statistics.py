@@ -20,9 +20,10 @@ def _number(heading: str, decimals: int = 0) -> Any:
 
 # What the rows of a search's table are, for readers who know no search.
 NOTES = (
-    "A tree: all talks that were played from one dialogue, the seed. An iteration plays one more reply on; an ended "
-    "leaf is a talk that came to its end.",
-    "A pair: a preferred reply and a rejected one at the same turn, which CSO learns from.",
+    "A tree: all talks that were played from one dialogue, the seed. An iteration plays one more reply on; ended "
+    "leaves are talks that came to their end. Dialogues: the talks with preferred replies, as ESC-Pro has them.",
+    "Preferred replies: those of talks that went well; rejected replies: worse ones at the same turns. Pairs of both "
+    "at one turn are what CSO learns from.",
     "Value gap: how much better the judge finds the preferred reply. Depth: which reply of the talk it is.",
 )
 

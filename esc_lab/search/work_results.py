@@ -14,6 +14,19 @@ from esc_lab.search.progress import CallProgress
 from esc_lab.search.spending import BudgetError
 
 T = TypeVar("T")
+# What became of answers of a role, by the event that `Roles` counts; the words follow "seeker: ".
+EVENTS = {
+    "cut_off": "answers that end at the token limit",
+    "unusable": "answers that cannot be used",
+    "refused": "of these refused by the model",
+    "filtered": "of these held back by the endpoint",
+    "empty": "of these without words",
+    "other_side": "of these words of the other side",
+    "meta": "of these about the roles",
+    "partly": "results of which only a part could be read",
+    "missing": "results without any usable answer",
+    "too_long": "prompts that exceed the model's context",
+}
 
 
 @dataclass
@@ -38,6 +51,18 @@ class WorkResult(Generic[T]):
         """What they took, flat, under `STAGE/`; `kind` is the plural of what is made."""
         metrics = self.calls.describe(self.seconds) | {f"unfinished_{kind}": self.unfinished} | self.counts
         return {f"{stage}/{name}": float(value) for name, value in metrics.items()}
+
+    def rows(self, kind: str) -> list[tuple[str, str]]:
+        """What there is not and what became of answers, in words; without what did not occur."""
+        counted = [(name.rpartition("/"), count) for name, count in self.counts.items() if count]
+        rows = [
+            (f"{role}: {words}", f"{count}")
+            for event, words in EVENTS.items()
+            for (role, _, kind), count in sorted(counted)
+            if kind == event
+        ]
+        lacking = [(f"{kind} not made, since the budget is spent", f"{self.unfinished}")] if self.unfinished else []
+        return [*lacking, *rows]
 
     async def collect(self, work: Iterable[Coroutine[Any, Any, T]], progress: CallProgress) -> None:
         """Do all the work at once; what fails by anything but a spent budget is raised at the end."""

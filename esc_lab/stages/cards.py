@@ -22,6 +22,12 @@ from esc_lab.search.clients.replay import take_sampling
 from esc_lab.terminal import print_table
 
 log = logging.getLogger(__name__)
+# What the terminal's tables are.
+NOTES = ("A card: what a simulated seeker is told of itself, its situation, problem and emotion.",)
+PROBLEM_NOTES = (
+    "The most frequent problems, as the corpus names them, and how many cards have each; (not known): cards whose "
+    "dialogue names none.",
+)
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -35,17 +41,21 @@ def run(cfg: Config) -> dict[str, float]:
     known = build_cards(dialogues, f"data={cfg.data.name} cards.split={cfg.cards.split}")
     cards = choose_cards(known, cfg.cards.only, cfg.cards.limit)
     metrics: dict[str, float] = {}
+    answers: list[tuple[str, str]] = []
     if cfg.cards.by == "model":
-        cards, metrics = _write(cfg, cards, {dialogue.id: dialogue for dialogue in dialogues})
+        cards, metrics, answers = _write(cfg, cards, {dialogue.id: dialogue for dialogue in dialogues})
     path = Path(cfg.run_dir) / CARDS_FILE
     write_cards(path, cards, f"{cfg.data.name}_{cfg.cards.split}")
     cards = read_cards(path)
-    _print(cards, metrics)
+    _print(cards, answers)
     log.info("%s (stage=converse cards=file cards.path=%s)", path, path)
     return {"cards/cards": float(len(cards)), **metrics}
 
 
-def _write(cfg: Config, cards: list[Card], dialogues: dict[str, Dialogue]) -> tuple[list[Card], dict[str, float]]:
+def _write(
+    cfg: Config, cards: list[Card], dialogues: dict[str, Dialogue]
+) -> tuple[list[Card], dict[str, float], list[tuple[str, str]]]:
+    """The cards as the model wrote them, metrics, and what became of its answers."""
     if getattr(cfg.llm, ROLE).client in LOADED:
         from esc_lab.training.trainer import prepare
 
@@ -62,16 +72,11 @@ def _write(cfg: Config, cards: list[Card], dialogues: dict[str, Dialogue]) -> tu
         counts = ", ".join(f"{count} {name}" for name, count in sorted(result.counts.items()))
         fix = "another model, a larger llm.seeker.max_tokens, or cards.by=rule"
         raise UserError(f"no answer is a card: {counts}", where="cards.by=model", fix=fix)
-    return written, result.metrics("cards", "cards")
+    return written, result.metrics("cards", "cards"), result.rows("cards")
 
 
-def _print(cards: list[Card], metrics: dict[str, float]) -> None:
-    rows = [("cards", f"{len(cards)}")]
-    rows += [
-        (name.removeprefix("cards/"), f"{value:g}")
-        for name, value in metrics.items()
-        if value and name.startswith((f"cards/{ROLE}/", "cards/unfinished"))
-    ]
-    print_table("Cards", ("", ""), rows)
+def _print(cards: list[Card], answers: list[tuple[str, str]]) -> None:
+    print_table("Cards", ("", ""), [("cards", f"{len(cards)}"), *answers], notes=NOTES)
     problems = Counter(card.problem or "(not known)" for card in cards).most_common(8)
-    print_table("Their problems", ("problem", "cards"), [(name, f"{count}") for name, count in problems])
+    rows = [(name, f"{count}") for name, count in problems]
+    print_table("Their problems", ("problem", "cards"), rows, notes=PROBLEM_NOTES)

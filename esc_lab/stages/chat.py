@@ -29,6 +29,13 @@ from esc_lab.terminal import print_table
 from esc_lab.training.trainer import prepare
 
 log = logging.getLogger(__name__)
+# What the rows of the terminal's table are.
+NOTES = (
+    "Turns: your messages that were answered. Preference pairs: a reply that you preferred or wrote, and one that it "
+    "replaced; in preferences.jsonl, to train on. Edited replies: those that you rewrote.",
+    "Votes: turns at which you said which of two models answered better; better: so many "
+    "times it was this one; ties: both as well; both bad: neither.",
+)
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -154,4 +161,4 @@ def _print(session: ChatSession, metrics: Mapping[str, float]) -> None:
     if len(session.models) > 1:
         wins = [(f"better: {name}", f"{metrics[f'chat/wins_{n}']:.0f}") for n, name in enumerate(session.names, 1)]
         rows += [*wins, ("ties", f"{metrics['chat/ties']:.0f}"), ("both bad", f"{metrics['chat/both_bad']:.0f}")]
-    print_table("Chat", ("", ""), rows)
+    print_table("Chat", ("", ""), rows, notes=NOTES)

@@ -27,6 +27,12 @@ from esc_lab.search.work_results import WorkResult
 from esc_lab.terminal import print_table
 
 log = logging.getLogger(__name__)
+# What the terminal's tables are.
+NOTES = (
+    "Means over talks. Cards: what the simulated seekers are told of themselves. Turns to success: a talk without "
+    "success counts the most turns that it may have.",
+)
+STRATEGY_NOTES = ("share: of its replies that have a strategy.",)
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -108,11 +114,9 @@ def _warn_of_template(cfg: Config, calls: Calls) -> None:
 def _print(cfg: Config, result: WorkResult[Dialogue], metrics: dict[str, float]) -> None:
     known = [(metric, metrics.get(metric.name.removeprefix(TALKS))) for metric in METRICS]
     rows = [(metric.gist.rstrip("."), f"{value:.{metric.decimals}f}") for metric, value in known if value is not None]
-    rows += [(f"{name} (answers)", f"{count}") for name, count in sorted(result.counts.items()) if count]
-    print_table(f"Talks with {cfg.cards.name} cards", ("", ""), rows)
+    print_table(f"Talks with {cfg.cards.name} cards", ("", ""), [*rows, *result.rows("talks")], notes=NOTES)
     shares = [
         (name.partition("/")[2], f"{share:.3f}") for name, share in metrics.items() if name.startswith("strategy/")
     ]
     if shares:
-        note = "share: of its replies that have a strategy."
-        print_table("Strategies of the supporter", ("strategy", "share"), shares, notes=[note])
+        print_table("Strategies of the supporter", ("strategy", "share"), shares, notes=STRATEGY_NOTES)

@@ -16,10 +16,16 @@ from esc_lab.data.corpora.splits import WRITTEN_STEMS
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory, load_inventory
 from esc_lab.errors import UserError
+from esc_lab.report.data_page import READ_HEADS, describe_reading
 from esc_lab.runs.layout import DIALOGUES
 from esc_lab.terminal import print_table
 
 log = logging.getLogger(__name__)
+# What else a dialogue may have.
+LOST_NOTES = (
+    "Values, visits: of a reply in the search that found it; surveys: answers of seeker and supporter after a talk; "
+    "tree ids: which dialogues share their beginning; meta entries: whatever else the corpus says of a dialogue.",
+)
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -37,11 +43,10 @@ def run(cfg: Config) -> dict[str, float]:
         lost = _write(cfg, next(iter(splits.values())), target)
     else:
         lost = _write_directory(cfg, splits, target, suffix)
-    counts = {name: count for name, count in asdict(report).items() if count}
-    print_table("What was read", ("", ""), [(name.replace("_", " "), f"{count}") for name, count in counts.items()])
+    print_table("What was read", READ_HEADS, describe_reading(asdict(report)))
     if lost:
         title = f"What {cfg.convert.to} cannot hold, and was left out"
-        print_table(title, ("", ""), [(kind, f"{count}") for kind, count in lost.items()])
+        print_table(title, ("what", "how many"), [(kind, f"{count}") for kind, count in lost.items()], notes=LOST_NOTES)
     option = "jsonl" if cfg.convert.to == "jsonl" else "esc_pro"
     log.info("%s (data=%s data.path=%s)", target, option, target)
     read = {f"convert/{name}": float(value) for name, value in asdict(report).items()}

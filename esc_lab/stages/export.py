@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from esc_lab.models.load import LoadedModel
 
 log = logging.getLogger(__name__)
+# What the kinds of records are, of which each split has so many.
+KIND_NOTES = {
+    "sft": "conversations to fine-tune on, one for each reply of a supporter (trl, datasets) or for each dialogue.",
+    "preference": "pairs of a preferred and a rejected reply, with the messages before them.",
+    data_files.DIALOGUES: "whole dialogues, with all that esc-lab knows of them.",
+}
 
 
 def run(cfg: Config) -> dict[str, float]:
@@ -102,7 +108,8 @@ def _write_data(cfg: Config, directory: Path) -> dict[str, float]:
         raise UserError("no supporter turn answers a seeker: nothing to write", where="data", fix=fix)
     notes = {**report.changes(), **lost}
     write_atomic(directory / "README.md", write_data_card(cfg, splits, counts, notes, git_commit() or ""))
-    print_table("Records", ("", *splits), _count_rows(counts, [*splits]))
+    rows = _count_rows(counts, [*splits])
+    print_table("Records", ("kind", *splits), rows, notes=[f"kind {kind}: {KIND_NOTES[kind]}" for kind, *_ in rows])
     for kind, count in lost.items():
         if count:
             log.info("left out or changed: %d %s", count, kind)

@@ -17,7 +17,7 @@ from esc_lab.runs.layout import CONTINUATIONS
 from esc_lab.scorers.classifier_files import load_judge
 from esc_lab.search.calls import open_calls
 from esc_lab.search.clients.replay import take_sampling
-from esc_lab.search.continuation_card import render_card_of, strategy_rows, summary_rows
+from esc_lab.search.continuation_card import NOTES, STRATEGY_NOTES, render_card_of, strategy_rows, summary_rows
 from esc_lab.search.extend_result import ExtendResult
 from esc_lab.search.extend_session import FILES, ExtendSession
 from esc_lab.stages.run_stage import run_substage
@@ -50,9 +50,9 @@ def run(cfg: Config) -> dict[str, float]:
     for split in (split for split in FILES if not result.kept.get(split)):
         log.warning("no reply in a dialogue of %s, so there is no %s: data.path takes all three", split, FILES[split])
     write_atomic(directory / "README.md", render_card_of(cfg, result, git_commit() or ""))
-    print_table("What was written", ("", ""), summary_rows(result))
-    note = "Replies that were kept, by split. unconditional: their prompts name no strategy."
-    print_table("Prompted strategies of the replies", ("strategy", *result.kept), strategy_rows(result), notes=[note])
+    print_table("What was written", ("", ""), summary_rows(result), notes=NOTES)
+    heads = ("strategy", *result.kept)
+    print_table("Prompted strategies of the replies", heads, strategy_rows(result), notes=STRATEGY_NOTES)
     log.info("%s (data=jsonl data.path=%s data.loss=last_reply)", directory, directory)
     accuracy = {"extend/classifier_accuracy": classifier.accuracy} if classifier and classifier.accuracy else {}
     return result.metrics() | accuracy

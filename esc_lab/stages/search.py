@@ -139,4 +139,5 @@ def _print(statistics: SearchStatistics) -> None:
     print_table("What the search found", ("", ""), statistics.table(), notes=STATISTICS_NOTES)
     by_source = f"{statistics.preferred_found} found by the search, {statistics.preferred_seed} of the seeds"
     heads = ("strategy", "preferred", "rejected")
-    print_table("Strategies of its replies", heads, statistics.strategy_table(), notes=[f"preferred: {by_source}."])
+    notes = [f"preferred: {by_source}; rejected: worse replies at the same turns."]
+    print_table("Strategies of its replies", heads, statistics.strategy_table(), notes=notes)

@@ -19,7 +19,10 @@ def test_the_table_has_every_job(tmp_path, capsys):
     record(tmp_path, 2, "running")
     planned = [["stage=sft", f"seed={number}"] for number in range(4)]
     print_jobs(manifest.read_jobs(tmp_path), planned, "Q")
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    output = capsys.readouterr().out
+    for name in ("job:", "what differs:", "status:", "Q:", "stages reused:", "time:", "with why"):
+        assert name in output
+    lines = [line for line in output.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
     assert cells == [
         ["0", "seed=0", "done", "0.25", "1 of 2", "61 s", ""],

@@ -531,6 +531,25 @@ def test_help_on_other_words():
         help_text(["modle"])
 
 
+def test_help_fits_a_screen():
+    for width in (60, 100):
+        for topics in ([], ["evaluate"], ["llm"], ["data"]):
+            whole, broken = help_text(topics), help_text(topics, width)
+            assert broken.split() == whole.split()
+            wide = [line for line in broken.splitlines() if len(line) > width]
+            assert all(line.startswith("  python run.py ") or len(line.split()) < 3 for line in wide), wide
+    lines = help_text([], 100).splitlines()
+    assert "  dashboard           lay out the comparison of a W&B project's runs as a workspace" in lines
+    (number,) = (number for number, line in enumerate(lines) if line.startswith("  data        alpaca"))
+    assert len(lines[number + 1]) - len(lines[number + 1].lstrip()) == 14
+
+
+def test_help_on_a_stage_begins_with_it():
+    lines = help_text(["evaluate"]).splitlines()
+    assert lines[0] == f"stage=evaluate  {config.STAGES['evaluate']}"
+    assert "# @package _global_" not in lines
+
+
 def test_help_shows_what_a_run_would_have():
     def line(words: list[str], key: str) -> str:
         return next(line.strip() for line in help_text(words).splitlines() if line.startswith(f"  {key} "))

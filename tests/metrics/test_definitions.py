@@ -169,8 +169,8 @@ def test_every_metric_has_what_tables_and_pages_show():
         assert metric.count in METRICS or metric.name == "val/loss"
         assert METRICS[metric.count].is_count if metric.count else True
         assert metric.heading
-        if metric.shown:
-            assert metric.meaning.endswith("."), name
+        assert metric.meaning.endswith(".") or (metric.is_count and not metric.shown), name
+        assert metric.gist.endswith("."), name
     assert find_metric("text/unheard_of").heading == "text/unheard_of"
     assert find_metric("text/unheard_of").count == "text/replies"
     assert find_metric("data/turns").count == ""

@@ -408,6 +408,9 @@ def test_a_pipelines_steps_share_its_command_and_link_to_its_trees(show, tmp_pat
         (place / "search" / "trees").mkdir(parents=True)
         tree = "<title>Search tree 3: job &amp; home</title>tree"
         (place / "search" / "trees" / f"{DIALOGUES[0].id}.html").write_text(tree)
+    verdict = {"verdict": "rubric judge: NOT believed, AUC 0.52", "believed": False, "models": ["coin-1"]}
+    write_training(root / "search", "search")
+    (root / "search" / "judge_check.json").write_text(json.dumps(verdict))
     training = write_training(root / "sft", "sft", data__path=str(root / "search" / "esc_pro"))
     rows = predicted(DIALOGUES, 0.5, 1)
     rows[1].sra = {"paper/name": {"sra": 0.01, "control": 0.02, "relative": 1.5}}
@@ -432,6 +435,9 @@ def test_a_pipelines_steps_share_its_command_and_link_to_its_trees(show, tmp_pat
         archive.extractall(mailed)
     shutil.rmtree(root)
     page = show(mailed / "report.html", anchor=f"#decision={DIALOGUES[0].id}.4")
+    told = page.locator("#results").text_content()
+    assert "trained on data whose judge is not believed (coin-1)" in told
+    assert "rubric judge: NOT believed, AUC 0.52 (coin-1)" in told
     own = {one.inner_text(): unquote(one.get_attribute("href")) for one in page.locator("a[href$='.html']").all()}
     assert own.keys() == links.keys()
     assert (mailed / own["job & home (tree 3)"]).read_text() == tree
