@@ -44,8 +44,8 @@ SRA_NOTES = (
 )
 JUDGE_NOTES = (
     "Judge agrees: share of the pairs on which it prefers what people prefer on average; people agree: the same of "
-    "each rater and the others, which is as much as can be. Scored: items that the judge scored; the correlation is "
-    "that of these scores with mean ratings.",
+    "each rater and the others, which is as much as can be. Scored: items that the judge scored; correlation of "
+    "scores: of these with mean ratings.",
 )
 
 
