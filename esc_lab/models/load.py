@@ -6,13 +6,13 @@ import ctypes
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
@@ -24,7 +24,8 @@ from esc_lab.models.checkpoint_files import find_checkpoint, identify_base
 from esc_lab.models.checks import check_tree_attention
 from esc_lab.models.devices import find_device
 from esc_lab.models.forward import base_model
-from esc_lab.models.sources import first_line, load_config, locate_model, refuse_unreadable
+from esc_lab.models.lora import add_lora, load_lora
+from esc_lab.models.sources import load_config, locate_model, refuse_unreadable
 from esc_lab.models.tree_attention import IMPLEMENTATION
 from esc_lab.runs.layout import BASE_MODEL
 from esc_lab.tokens import ChatEncoder
@@ -104,8 +105,7 @@ def load_model(
     base.set_attn_implementation(IMPLEMENTATION)
     loaded: PreTrainedModel | PeftModel = base
     if adapter:
-        with refuse_unreadable(str(adapter)):
-            loaded = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, torch_device=str(base.device))
+        loaded = load_lora(base, adapter, is_trainable=True, torch_device=str(base.device))
     loaded.eval()
     check_tree_attention(loaded)
     limit = int(base.config.get_text_config().max_position_embeddings)
@@ -135,7 +135,7 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
     """Make the model trainable: a new LoRA adapter, or all of its weights. An adapter that it has already stays.
 
     Raises:
-        UserError: an unknown target module, or what `check_trainable` raises.
+        UserError: what `check_trainable` and `add_lora` raise.
     """
     check_trainable(loaded, adapter, model)
     if isinstance(loaded.model, PeftModel):
@@ -143,41 +143,7 @@ def add_adapter(loaded: LoadedModel, adapter: AdapterConfig, model: ModelConfig)
     if adapter.kind == "full":
         loaded.model.requires_grad_(True)
         return loaded
-    try:
-        peft_model = get_peft_model(loaded.model, lora_config(loaded.model, adapter, "CAUSAL_LM"))
-    except ValueError as error:
-        raise UserError(first_line(error), where=f"adapter.target_modules={adapter.target_modules}") from None
-    return replace(loaded, model=peft_model)
-
-
-def lora_config(model: Any, adapter: AdapterConfig, task: str, heads: Sequence[str] = ()) -> LoraConfig:
-    """What PEFT puts into a model for `adapter`.
-
-    Args:
-        task: PEFT's name of what the model is for.
-        heads: names of modules that are trained whole, beside the adapter.
-
-    Raises:
-        UserError: `adapter.layers` of a model without decoder layers.
-    """
-    targets: str | list[str] = adapter.target_modules
-    if targets != "all-linear":
-        targets = adapter.target_modules.split(",")
-    elif adapter.layers is not None:  # PEFT wants names then
-        layers = getattr(base_model(model).get_decoder(), "layers", None)
-        if layers is None:
-            where = f"adapter.layers={adapter.layers}"
-            raise UserError("the model has no decoder layers to count", where=where, fix="adapter.layers=null")
-        targets = _linear_modules(layers)
-    return LoraConfig(
-        task_type=task,
-        r=adapter.r,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=targets,
-        layers_to_transform=_last_layers(model, adapter.layers),
-        modules_to_save=list(heads) or None,
-    )
+    return replace(loaded, model=add_lora(loaded.model, adapter, "CAUSAL_LM"))
 
 
 def _keep_freed_memory() -> None:
@@ -190,18 +156,6 @@ def _keep_freed_memory() -> None:
     if mallopt:
         for option in _MALLOC_THRESHOLDS:
             mallopt(option, 2**30)
-
-
-def _last_layers(model: Any, count: int | None) -> list[int] | None:
-    """Numbers of the last layers; None for all."""
-    layers = base_model(model).config.get_text_config().num_hidden_layers
-    return None if count is None or count >= layers else [*range(layers - count, layers)]
-
-
-def _linear_modules(layers: Any) -> list[str]:
-    """Names of the linear modules in decoder layers, as an adapter takes them."""
-    found = (name for name, module in layers.named_modules() if isinstance(module, torch.nn.Linear))
-    return sorted({name.rpartition(".")[2] for name in found})
 
 
 def save_trained(

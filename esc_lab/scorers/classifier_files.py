@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -24,7 +24,8 @@ from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory, UnknownStrategyError, build_inventory, normalize_label
 from esc_lab.errors import UserError
 from esc_lab.models.devices import find_device
-from esc_lab.models.load import lora_config, save_adapter
+from esc_lab.models.load import save_adapter
+from esc_lab.models.lora import add_lora, load_lora
 from esc_lab.models.sources import load_config, locate_model, refuse_unreadable
 from esc_lab.runs.layout import CLASSIFIER
 from esc_lab.scorers.auto_classifier import stored_classifier
@@ -60,7 +61,7 @@ def new_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "strategy classifier"))
         base, tokenizer = _base(model, inventory, cache)
-        trainable = base.requires_grad_(True) if adapter.kind == "full" else _with_adapter(base, adapter)
+        trainable = base.requires_grad_(True) if adapter.kind == "full" else add_lora(base, adapter, "SEQ_CLS", _HEADS)
     reply_tokens = min(reply_tokens, _longest(base, tokenizer))
     return StrategyClassifier(trainable, tokenizer, inventory, model.name, tuple(range(len(inventory))), reply_tokens)
 
@@ -112,8 +113,7 @@ def load_classifier(path: Path, inventory: Inventory, cache: Path) -> StrategyCl
             fix = "name a run directory of stage=classifier"
             raise UserError(f"an adapter without {NOTE}: its base model is unknown", where=str(directory), fix=fix)
         base, tokenizer = _base(note.model, inventory, cache)
-        with refuse_unreadable(str(directory)):
-            model = PeftModel.from_pretrained(base, str(directory))
+        model = load_lora(base, directory)
     else:
         dtype = note.model.dtype if note else "float32"
         model, tokenizer = _classifier_model(str(directory), None, dtype, where=str(directory))
@@ -143,11 +143,6 @@ def load_judge(cfg: Config, choice: str | None, train: Callable[[Config, Path], 
     accuracy = "unknown" if classifier.accuracy is None else f"{classifier.accuracy:.3f}"
     log.info("adherence is judged by %s, accuracy on held-out replies %s", path, accuracy)
     return classifier
-
-
-def _with_adapter(base: Any, adapter: AdapterConfig) -> Any:
-    with refuse_unreadable(f"adapter.target_modules={adapter.target_modules}"):
-        return get_peft_model(base, lora_config(base, adapter, "SEQ_CLS", _HEADS))
 
 
 def _base(model: ModelConfig, inventory: Inventory, cache: Path) -> tuple[Any, Any]:

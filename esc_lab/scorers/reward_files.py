@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from esc_lab.artifacts import READ_ERRORS, file_fingerprint, fingerprint, make_readable, remove_files, write_atomic
@@ -22,6 +21,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.checkpoint_files import identify_base
 from esc_lab.models.forward import base_model
 from esc_lab.models.load import LoadedModel, add_adapter, load_model, save_adapter
+from esc_lab.models.lora import load_lora
 from esc_lab.models.sources import refuse_unreadable
 from esc_lab.runs.layout import REWARD
 from esc_lab.scorers.base_models import check_safetensors, describe_base, read_base
@@ -119,9 +119,7 @@ def load_reward(path: Path, inventory: Inventory, cache: Path, model: ModelConfi
     directory, note = read_note(path, inventory, model)
     loaded = load_model(note.model, cache)
     hidden = loaded.model.config.get_text_config().hidden_size
-    with refuse_unreadable(str(directory)):
-        trained = PeftModel.from_pretrained(loaded.model, str(directory))
-    trained.eval()
+    trained = load_lora(loaded.model, directory).eval()
     return RewardModel(
         trained, load_head(directory, hidden).to(loaded.model.device), note.conversations(loaded.encoder),
         note.model.name, note.row_tokens, note.calibration, note.strategy_share, note.strategy_centers,
