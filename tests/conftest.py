@@ -36,8 +36,8 @@ CACHE = Path(os.environ.get("ESC_LAB_CACHE", ROOT / ".cache"))
 # Processes that a test starts to kill, or to share work: what takes seconds to import is imported once for all.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["run", "esc_lab.stages.search", "esc_lab.stages.sft", "esc_lab.stages.cso", "esc_lab.search.clients.replica",
-     "aiohttp", "tests.training.processes"]
+    ["run", "esc_lab.stages.search", "esc_lab.stages.sft", "esc_lab.stages.cso", "esc_lab.stages.evaluate",
+     "esc_lab.search.clients.replica", "aiohttp", "tests.training.processes"]
 )  # fmt: skip
 HANGS_S = 1800  # a process that takes longer hangs: no machine is that slow
 INVENTORIES = {name: load_inventory(name) for name in option_files("inventory")}

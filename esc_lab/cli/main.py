@@ -166,7 +166,7 @@ def _run_stage(cfg: DictConfig, directory: Path) -> dict[str, float]:
 
 
 def _metric_to_optimize(name: str | None, metrics: dict[str, float]) -> float | None:
-    if name is None:
+    if name is None or not (metrics or first_process()):  # further processes of an evaluation have none
         return None
     if name not in metrics:
         raise UserError(f"optimize_metric={name}: no such metric{nearest(name, metrics)}", fix=", ".join(metrics))

@@ -61,6 +61,9 @@ def _check_served(cfg: DictConfig) -> Iterator[str]:
     if cfg.prompt.inference == "best_of_n":
         reason = "replies are drawn and chosen beside the weights of the model"
         yield refuse(cfg, "prompt.inference", reason, f"another prompt.inference, or {local}")
+    if cfg.trainer.devices not in ("auto", "1"):
+        reason = "one process asks an endpoint, for several replies at a time"
+        yield refuse(cfg, "trainer.devices", reason, "leave it out; see search.concurrency")
     yield from check_budget(cfg)
 
 

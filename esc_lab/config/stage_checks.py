@@ -62,7 +62,10 @@ def _check_training(cfg: DictConfig) -> Iterator[str]:
 
 
 def _check_sharded(cfg: DictConfig) -> Iterator[str]:
-    if cfg.stage not in ("sft", "cso"):
+    if cfg.stage == "evaluate":
+        reason = "an evaluation has the whole model on each device"
+        yield refuse(cfg, "trainer.strategy", reason, "trainer.strategy=ddp")
+    elif cfg.stage not in ("sft", "cso"):
         yield refuse(cfg, "trainer.strategy", f"stage={cfg.stage} runs on one device", "use it in stage=sft and cso")
     if cfg.model.quantization:
         reason = "quantised weights cannot be parted over processes"
@@ -115,7 +118,7 @@ def _check_pipeline(cfg: DictConfig) -> Iterator[str]:
         fix = "[sft,extra_sft] with objective.updates=NUMBER"
         yield f"pipeline.stages={stages}: extra_sft goes on from sft, for as many steps as cso has. Fix: {fix}"
     if cfg.trainer.devices not in ("auto", "1"):
-        fix = "run stage=sft on several, then stage=evaluate"
+        fix = "run stage=sft on several, then stage=evaluate on several"
         yield refuse(cfg, "trainer.devices", "stage=pipeline runs on one device", fix)
     yield from check_evaluation(cfg)
 

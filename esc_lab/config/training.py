@@ -118,10 +118,11 @@ class TrainerConfig:
     precision: str = item("32-true", "Lightning precision: 32-true keeps model.dtype, bf16-mixed autocasts",
                           choices=("32-true", "bf16-mixed", "16-mixed"))  # fmt: skip
     accelerator: str = item("auto", "Lightning accelerator", affects=SPEED)
-    devices: str = item("auto", "Lightning devices; auto in a pipeline or multirun = 1", affects=SPEED)
+    devices: str = item("auto", "Lightning devices; auto in an evaluation, pipeline or multirun = 1", affects=SPEED)
     strategy: str = item(
         "auto",
-        "how several devices share a training: ddp, each with the whole model, or fsdp2, each with a part of it; "
+        "how several devices share a training: ddp, each with the whole model, or fsdp2, each with a part of it; an "
+        "evaluation takes ddp; "
         "auto = ddp",
         choices=("auto", "ddp", "fsdp2"),
         affects=SPEED,

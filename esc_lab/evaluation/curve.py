@@ -1,6 +1,7 @@
 """What an evaluation measures while it is under way: curves of W&B over the decisions that are done.
 
-The last point of a curve is the result itself; those before it are of the decisions so far, in the order of the data.
+The last point of a curve is the result itself; those before it are of the decisions so far, in the order of the data;
+of several processes, of those of the first one.
 """
 
 from __future__ import annotations
@@ -84,6 +85,9 @@ class EvaluationCurve(Callback):
 
     def on_test_end(self, trainer: Any, module: Any) -> None:
         if current_run():
+            # Anew: the other processes' are among them now.
+            self._so_far, self._counted = ChoiceSoFar(self._names), 0
+            self._decisions = len({(each.dialogue, each.turn) for each in module.predictions})
             self._judged = [each.adheres for each in module.predictions if each.adheres is not None]
             self._log(module, self._judged)
 

@@ -9,10 +9,12 @@ no choice, so neither is measured for them; they may name any strategy, not only
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch.distributed as dist
 
 from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.prompt import PromptConfig
@@ -33,10 +35,13 @@ from esc_lab.scorers.reward_model import RewardModel
 from esc_lab.tokens import encode_labels, pack_rows
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.datamodule import Decision
+from esc_lab.training.processes import gather_objects, stop_together
 
 
 class EvaluationModule(pl.LightningModule):
     """Scores decisions in `test_step`, and leaves one prediction for each decision, prompt and sample.
+
+    Several processes share the decisions; at the end each of them has all predictions, in the order of one process.
 
     Args:
         prompt: evaluation template, what it shows, and the prompting baseline.
@@ -74,6 +79,10 @@ class EvaluationModule(pl.LightningModule):
         self.scores_labels = self.chooses and self.template.baseline(prompt.inference).answers_once
         self.best_of: BestOf | None = None
         self._labels: list[IntArray] = []
+        self._error: UserError | None = None  # which ends all processes when they meet
+        # All processes load the same weights: Lightning need not send them round.
+        tensors = chain(self.named_parameters(), self.named_buffers())
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in tensors]
 
     def choose_by(self, reward: RewardModel) -> None:
         """Have a reward model choose each reply among several (`prompt.inference=best_of_n`)."""
@@ -85,6 +94,16 @@ class EvaluationModule(pl.LightningModule):
         return [reply for reply in self.replied if reply.sra is not None]
 
     def test_step(self, batch: list[Decision], batch_idx: int) -> None:
+        if not batch or self._error:
+            return
+        try:
+            self._measure(batch)
+        except UserError as error:
+            if not dist.is_initialized():
+                raise
+            self._error = error
+
+    def _measure(self, batch: list[Decision]) -> None:
         asked = [
             [
                 PromptedReply(decision, prediction)
@@ -116,6 +135,29 @@ class EvaluationModule(pl.LightningModule):
             replied = [reply.prediction for reply in self.replied]
             judge_adherence(replied, self.classifier, self.inventory, gold=self.reads_gold, row_tokens=self.row_tokens)
         measure_texts(self.predictions)
+        self._gather()
+
+    def _gather(self) -> None:
+        """What all processes have measured, in the order of the decisions.
+
+        Raises:
+            UserError: what one of them has met.
+        """
+        best = self.best_of
+        scores = [best.chosen, best.candidates] if best else []
+        parts = gather_objects((self._error, self.predictions, self.replied, *scores))
+        errors, *measured = zip(*parts, strict=True)
+        if error := next(filter(None, errors), None):
+            stop_together(self.trainer, error)
+        if len(parts) == 1:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        place = {(each.dialogue.id, each.turn): number for number, each in enumerate(chain(*data.decisions))}
+        predictions, replied, *scores = (list(chain(*lists)) for lists in measured)
+        self.predictions = sorted(predictions, key=lambda each: place[each.dialogue, each.turn])
+        self.replied = sorted(replied, key=lambda each: place[each.decision.dialogue.id, each.decision.turn])
+        if best:
+            best.chosen, best.candidates = scores
 
     def _wants_reply(self, decision: Decision) -> bool:
         return self.reply_for is None or (decision.dialogue.id, decision.turn) in self.reply_for

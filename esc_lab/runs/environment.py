@@ -44,5 +44,5 @@ def git_commit() -> str | None:
 
 
 def first_process() -> bool:
-    """Whether this is no further process of a training on several devices."""
+    """Whether this is no further process of a training, or an evaluation, on several devices."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

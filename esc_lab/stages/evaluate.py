@@ -36,6 +36,7 @@ from esc_lab.scorers.reward_files import load_reward
 from esc_lab.scorers.reward_model import RewardModel
 from esc_lab.stages.run_stage import run_substage
 from esc_lab.training.datamodule import build_data, check_unseen, data_metrics, load_splits
+from esc_lab.training.processes import leave_process_group
 from esc_lab.training.trainer import build_trainer, prepare
 
 # Metrics, and the table of each measure of strategy choice.
@@ -58,6 +59,8 @@ def run(cfg: Config) -> dict[str, float]:
     started = time.time()
     evaluate = _evaluate_served if cfg.model.source == ENDPOINT else _evaluate_loaded
     metrics, strategies = evaluate(cfg, inventory, classifier)
+    if not metrics:  # a further process
+        return metrics
     if classifier and classifier.accuracy is not None:
         metrics["adherence/classifier_accuracy"] = classifier.accuracy
     metrics.setdefault("evaluate/seconds", time.time() - started)
@@ -81,15 +84,13 @@ def _evaluate_served(cfg: Config, inventory: Inventory, classifier: StrategyClas
 
 
 def _evaluate_loaded(cfg: Config, inventory: Inventory, classifier: StrategyClassifier | None) -> Evaluated:
-    """A model whose weights are here."""
-    directory = Path(cfg.run_dir)
+    """A model whose weights are here; of several processes the first one has the results of all, the others nothing."""
     reward = _load_chooser(cfg)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     seen = check_unseen(cfg, data.splits.get(data.eval_split, ()))
     data.setup("test")
-    write_dialogues(data.splits[data.eval_split], directory / DIALOGUES, inventory=inventory)
     keys = ((decision.dialogue.id, decision.turn) for group in data.decisions for decision in group)
     module = EvaluationModule(
         loaded, inventory, cfg.prompt, cfg.evaluate, seed=cfg.seed, row_tokens=data.pass_tokens,
@@ -105,6 +106,11 @@ def _evaluate_loaded(cfg: Config, inventory: Inventory, classifier: StrategyClas
     trainer.callbacks.append(EvaluationCurve(inventory.names, classifier))  # type: ignore[attr-defined]
     with share_frozen_states(loaded.model, adapted, Path(cfg.cache_dir)):
         trainer.test(module, datamodule=data, verbose=False)
+    leave_process_group(trainer)
+    if not trainer.is_global_zero:
+        return {}, {}
+    module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
+    write_dialogues(data.splits[data.eval_split], Path(cfg.run_dir) / DIALOGUES, inventory=inventory)
     metrics, strategies = _summarize(cfg, inventory, module.predictions)
     metrics |= preference_metrics(cfg, loaded, data)
     metrics |= module.best_of.metrics() if module.best_of else {}

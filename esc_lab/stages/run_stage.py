@@ -13,7 +13,7 @@ from pathlib import Path
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config, is_dry_run, to_yaml
 from esc_lab.runs.directory import explain_full_disk, keep_finished_run, own_directory
-from esc_lab.runs.environment import describe_environment
+from esc_lab.runs.environment import describe_environment, first_process
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, LOG, METRICS
 from esc_lab.runs.resume import drop_checkpoints, resolve_resume
 from esc_lab.runs.reuse import run_or_reuse
@@ -43,7 +43,8 @@ def run_stage(cfg: Config) -> dict[str, float]:
         write_atomic(directory / ENVIRONMENT, json.dumps(describe_environment(), indent=2))
         with wandb_run(cfg) as run:
             metrics = run_or_reuse(cfg, _import_and_run)
-            write_atomic(directory / METRICS, json.dumps(metrics, indent=2, sort_keys=True))
+            if metrics or first_process():  # further processes of an evaluation have none
+                write_atomic(directory / METRICS, json.dumps(metrics, indent=2, sort_keys=True))
             drop_checkpoints(directory)
             if run:
                 from esc_lab.tracking.results import log_results

@@ -126,7 +126,19 @@ class ESCDataModule(StepDataModule):
         return batches
 
     def test_dataloader(self) -> DataLoader[list[Decision]]:
-        return load_batches(self.decisions)
+        """This process's share of the batches."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        # A process without a batch takes part in what all do after theirs.
+        return load_batches(share_batches(self.decisions, world)[rank] or [[]])
+
+
+def share_batches(batches: Sequence[list[Decision]], world: int) -> list[list[list[Decision]]]:
+    """The batches of each of several processes: whole ones in their order, about as many tokens of prompts for each."""
+    tokens = [sum(decision.end for decision in batch) for batch in batches]
+    shares: list[list[int]] = [[] for _ in range(world)]
+    for number in sorted(range(len(batches)), key=tokens.__getitem__, reverse=True):
+        min(shares, key=lambda share: sum(tokens[each] for each in share)).append(number)
+    return [[batches[number] for number in sorted(share)] for share in shares]
 
 
 def build_decisions(

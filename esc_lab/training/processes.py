@@ -1,4 +1,4 @@
-"""What the processes of a training do together: tell each other, see that they do the same work, and end."""
+"""What the processes of a training or an evaluation do together: tell each other, do the same work, and end."""
 
 from __future__ import annotations
 
@@ -52,22 +52,28 @@ def stop_together(trainer: pl.Trainer, error: UserError) -> NoReturn:
     raise error
 
 
-def identify_dialogues(trainer: pl.Trainer) -> str:
-    """Identifies the training dialogues and their order."""
+def identify_dialogues(trainer: pl.Trainer, split: str = "train") -> str:
+    """Identifies the dialogues of a split and their order."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    return fingerprint([dialogue.id for dialogue in data.splits["train"]])
+    return fingerprint([dialogue.id for dialogue in data.splits[split]])
 
 
 class SameWork(Callback):
-    """Refuses processes of a training with other code or other dialogues than the first, before the first step."""
+    """Refuses processes with other code or other dialogues than the first, before the first step or decision."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._compare(trainer, "training dialogues", "train")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._compare(trainer, "dialogues", trainer.datamodule.eval_split)  # type: ignore[attr-defined]
+
+    def _compare(self, trainer: pl.Trainer, name: str, split: str) -> None:
         if trainer.world_size == 1:
             return
-        works = gather_objects({"code": code_version(self.stage), "training dialogues": identify_dialogues(trainer)})
+        works = gather_objects({"code": code_version(self.stage), name: identify_dialogues(trainer, split)})
         for rank, work in enumerate(works):
             if other := [what for what in work if work[what] != works[0][what]]:
                 message = f"process {rank} of {len(works)} has other {' and '.join(other)} than the first"

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.strategies import DDPStrategy
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import TRAININGS, Config
@@ -45,9 +47,9 @@ def prepare(cfg: Config) -> None:
     """Seeds, and the noise of libraries turned down; the device goes into environment.json.
 
     Raises:
-        UserError: a training asks for more GPUs than there are.
+        UserError: a training or an evaluation asks for more GPUs than there are.
     """
-    if cfg.stage in TRAININGS:
+    if cfg.stage in (*TRAININGS, "evaluate"):
         _check_gpus(cfg.trainer)
     pl.seed_everything(cfg.seed, verbose=False)
     quiet_libraries()
@@ -147,7 +149,9 @@ def _instantiate(section: Mapping[str, Any], kind: type[T], allow: Sequence[str]
 
 
 def build_trainer(cfg: Config, *, training: bool, validation: bool = False) -> pl.Trainer:
-    """A Lightning trainer; for evaluation on one device. Only training with validation keeps its best weights.
+    """A Lightning trainer; for evaluation on one device unless more are asked for.
+
+    Only training with validation keeps its best weights.
 
     Raises:
         UserError: Lightning does not know the accelerator, strategy or devices, or this machine lacks them; or early
@@ -187,12 +191,16 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
     if training:
         callbacks.append(SameWork(cfg.stage))
         callbacks += instantiate_all(settings.callbacks, Callback, allow=cfg.allow, where="trainer.callbacks")
-    interval, devices = settings.validate_every, settings.devices
+    interval = settings.validate_every
+    devices = "1" if settings.devices == "auto" and not training else settings.devices
+    evaluates_together = not training and devices != "1"
+    if evaluates_together:
+        callbacks.append(SameWork(cfg.stage))
     arguments: dict[str, Any] = dict(
         default_root_dir=cfg.run_dir,
         accelerator=settings.accelerator,
-        devices=1 if not training else int(devices) if devices.lstrip("-").isdigit() else devices,
-        strategy=_strategy(settings.strategy) if training else "auto",
+        devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+        strategy=_strategy(settings.strategy) if training else _evaluators() if evaluates_together else "auto",
         precision=settings.precision,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
@@ -227,6 +235,11 @@ def _strategy(name: str) -> str | ShardedStrategy:
     return ShardedStrategy() if name == "fsdp2" else name
 
 
+def _evaluators() -> DDPStrategy:
+    """Processes that meet at the start and at the end of an evaluation; the first that is done waits for the last."""
+    return DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=1))
+
+
 def _processes(training: bool) -> list[ClusterEnvironment]:
     """In a job of Slurm: its processes share a training, and nothing else.
 
@@ -245,7 +258,7 @@ class ProgressLines(Callback):
 
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         done, total = rest[2] + 1, int(sum(trainer.num_test_batches))
-        if done % max(total // 10, 1) == 0 or done == total:
+        if trainer.is_global_zero and (done % max(total // 10, 1) == 0 or done == total):
             log.info("evaluated batch %d/%d%s", done, total, self._countdown.left(done, total))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

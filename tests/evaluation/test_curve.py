@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,6 +106,19 @@ def test_adherence_is_judged_of_a_few_new_replies_as_they_come(points):
     assert points[-1]["progress/adherence"] == 0.75
     assert points[-1]["progress/replies"] == 60
     assert classifier.asked == [16] * 3
+
+
+def test_the_last_point_is_of_all_processes(points):
+    of = EvaluationCurve(NAMES)
+    module = evaluate(of, 2)
+    others = [
+        replace(each, dialogue=f"other {each.dialogue}", prompted=None, strategy=NAMES[1])
+        for each in module.predictions
+    ]
+    module.predictions = others + module.predictions  # in the order of the data
+    of.on_test_end(None, module)
+    assert [point["progress/decisions"] for point in points] == [20, 40, 80]
+    assert ["progress/generated/accuracy" in point for point in points] == [False, False, True]
 
 
 def test_points_are_rare_where_they_take_long(points, monkeypatch):
