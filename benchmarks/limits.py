@@ -42,7 +42,7 @@ BRANCHES, NEW_TOKENS = 16, 32  # replies that are generated together, and their 
 KINDS = {
     "products": ("mm", "bmm", "addmm", "baddbmm", "_scaled_dot_product"),
     "softmax": ("_softmax", "_log_softmax", "logsumexp", "exp"),
-    "casts and copies": ("copy_", "cat", "index", "clone", "fill_", "zero_"),
+    "casts and copies": ("copy", "cat", "index", "clone", "fill", "zero"),
     "by element": ("mul", "add", "sub", "div", "pow", "silu", "mean", "rsqrt", "neg", "sum", "where"),
     "rest": (),
 }
@@ -160,9 +160,12 @@ def measure(work: Work, runs: int) -> Counter[str]:
         work()
     for event in profiled.key_averages():
         name = event.key.removeprefix("aten::")
-        cost[next((kind for kind, names in KINDS.items() if name.startswith(names)), "rest")] += (
-            event.self_cpu_time_total
-        )
+        cost[
+            next(
+                (kind for kind, names in KINDS.items() if any(f"{name}_".startswith(f"{each}_") for each in names)),
+                "rest",
+            )
+        ] += event.self_cpu_time_total
     return cost
 
 

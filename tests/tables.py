@@ -52,7 +52,8 @@ def find_unexplained(tables: Sequence[PrintedTable]) -> list[str]:
 
     def is_told(name: str) -> bool:
         name = re.sub(r"( \(.*\)|:.*)$", "", name.lower()).rstrip("s")
-        return bool(re.search(rf"(?<!\w){re.escape(name)}", notes)) or re.fullmatch(r"seed \d+", name) is not None
+        end = r"(?!\w)" if len(name) < 3 else ""  # a letter begins many a word
+        return bool(re.search(rf"(?<!\w){re.escape(name)}{end}", notes)) or re.fullmatch(r"seed \d+", name) is not None
 
     return [
         f"{table.title}: {name}" for table in tables for name in table.names if name not in PLAIN and not is_told(name)

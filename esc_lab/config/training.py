@@ -122,8 +122,7 @@ class TrainerConfig:
     strategy: str = item(
         "auto",
         "how several devices share a training: ddp, each with the whole model, or fsdp2, each with a part of it; an "
-        "evaluation takes ddp; "
-        "auto = ddp",
+        "evaluation takes ddp; auto = ddp",
         choices=("auto", "ddp", "fsdp2"),
         affects=SPEED,
     )

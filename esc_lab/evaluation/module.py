@@ -9,7 +9,6 @@ no choice, so neither is measured for them; they may name any strategy, not only
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -80,7 +79,6 @@ class EvaluationModule(pl.LightningModule):
         self.scores_labels = self.chooses and self.template.baseline(prompt.inference).answers_once
         self.best_of: BestOf | None = None
         self._labels: list[IntArray] = []
-        self._waiting: list[list[PromptedReply]] = []  # for their replies, by decision
         self._error: UserError | None = None  # which ends all processes when they meet
         # All processes load the same weights: Lightning need not send them round.
         tensors = chain(self.named_parameters(), self.named_buffers())
@@ -98,9 +96,12 @@ class EvaluationModule(pl.LightningModule):
     def test_step(self, batch: list[Decision], batch_idx: int) -> None:
         if not batch or self._error:
             return
-        with _keep_error(self):
+        try:
             self._measure(batch)
-            self._answer_waiting(last=False)
+        except UserError as error:
+            if not dist.is_initialized():
+                raise
+            self._error = error
 
     def _measure(self, batch: list[Decision]) -> None:
         asked = [
@@ -119,12 +120,17 @@ class EvaluationModule(pl.LightningModule):
             first = (replies[0] for replies in asked)
             self._score([reply for reply in first if reply.prediction.prompted in (None, *reply.prediction.gold[:1])])
         if self.reads_gold or self.settings.generation.enabled:
-            self._waiting += [replies for replies in asked if self._wants_reply(replies[0].decision)]
+            wanted = [replies for replies in asked if self._wants_reply(replies[0].decision)]
+            writer = self.best_of or self.replies
+            for together in _join(wanted, self.settings.generation.batch // writer.count or 1):
+                if self.reads_gold:
+                    self.replies.read_gold(together, self.row_tokens)
+                else:
+                    writer.write(together)
+                self.replied += together
         self.predictions += [reply.prediction for replies in asked for reply in replies]
 
     def on_test_epoch_end(self) -> None:
-        with _keep_error(self):
-            self._answer_waiting(last=True)
         if self.classifier is not None:
             replied = [reply.prediction for reply in self.replied]
             judge_adherence(replied, self.classifier, self.inventory, gold=self.reads_gold, row_tokens=self.row_tokens)
@@ -152,25 +158,6 @@ class EvaluationModule(pl.LightningModule):
         self.replied = sorted(replied, key=lambda each: place[each.decision.dialogue.id, each.decision.turn])
         if best:
             best.chosen, best.candidates = scores
-
-    def _answer_waiting(self, *, last: bool) -> None:
-        """Write or read the replies that wait, as many together as are decoded together.
-
-        Few decisions of a dialogue get replies where not all do, so these wait for those of other dialogues.
-
-        Args:
-            last: no more will come; otherwise what may not be a full batch yet goes on waiting.
-        """
-        writer = self.best_of or self.replies
-        batches = list(_join(self._waiting, self.settings.generation.batch // writer.count or 1))
-        self._waiting = [] if last or not batches else batches.pop()
-        for batch in batches:
-            together = [reply for replies in batch for reply in replies]
-            if self.reads_gold:
-                self.replies.read_gold(together, self.row_tokens)
-            else:
-                writer.write(together)
-            self.replied += together
 
     def _wants_reply(self, decision: Decision) -> bool:
         return self.reply_for is None or (decision.dialogue.id, decision.turn) in self.reply_for
@@ -208,17 +195,6 @@ class EvaluationModule(pl.LightningModule):
         return self.replies.locate_boosted(reply, spans, decision.start)
 
 
-@contextmanager
-def _keep_error(module: EvaluationModule) -> Iterator[None]:
-    """One of several processes keeps the error that it meets until all are told."""
-    try:
-        yield
-    except UserError as error:
-        if not dist.is_initialized():
-            raise
-        module._error = error
-
-
 def score_replies(
     model: Any,
     decisions: Sequence[Decision],
@@ -252,13 +228,13 @@ def score_replies(
     return gold, choices
 
 
-def _join(groups: Sequence[list[PromptedReply]], size: int) -> Iterator[list[list[PromptedReply]]]:
-    """Consecutive groups that have at most `size` replies together; a larger one stays alone."""
-    together: list[list[PromptedReply]] = []
+def _join(groups: Sequence[list[PromptedReply]], size: int) -> Iterator[list[PromptedReply]]:
+    """Groups joined as long as they have at most `size` replies together."""
+    together: list[PromptedReply] = []
     for group in groups:
-        if together and sum(map(len, together)) + len(group) > size:
+        if together and len(together) + len(group) > size:
             yield together
             together = []
-        together = [*together, group]
+        together = [*together, *group]
     if together:
         yield together

@@ -84,7 +84,7 @@ def load_model(
     device, dtype = find_device(), getattr(torch, model.dtype)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # Adapters of a half-precision model are float32. Their products lose less to TF32 than the model does anyway.
+        # What a half-precision model computes in float32 (heads) loses less to TF32 than the model does anyway.
         torch.backends.cuda.matmul.allow_tf32 = dtype != torch.float32
     quantized = _quantization(model, dtype)
     origin: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 PEFT keeps the adapter of a half-precision model in float32, since small updates of its weights would be lost
 otherwise. It also computes with it in float32: the states of every layer are cast there and back, and the products run
-at half the speed or less. Here the small weights are cast instead, and the update is added by the product itself.
-Gradients arrive at the float32 weights as before.
+at half the speed or less. Here the small weights are cast instead, and the update is added by the product itself. So
+gradients of the weights have the model's precision, and add up in float32.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners import lora
 from torch import Tensor, nn
@@ -23,20 +24,21 @@ from esc_lab.models.forward import base_model
 from esc_lab.models.sources import first_line, refuse_unreadable
 
 
-class LoraLinear(lora.Linear):  # type: ignore[misc]  # PEFT has no types
+class LoraLinear(lora.Linear):
     """PEFT's layer, with y = W x + s B A x computed in the type of W x."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """[..., in] -> [..., out]. Anything but one plain adapter is left to PEFT."""
+        """[..., in] -> [..., out]. Anything but one plain adapter is left to PEFT, and float16: gradients underflow."""
         names = self.active_adapters
         plain = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant
         plain = plain and self.lora_B[names[0]].bias is None
-        if args or kwargs or self.disable_adapters or self.merged or not plain:
+        if args or kwargs or self.disable_adapters or self.merged or not plain or x.dtype == torch.float16:
             output: Tensor = super().forward(x, *args, **kwargs)
             return output
         (name,) = names
         output = self.base_layer(x)
-        down, up = (layers[name].weight.to(output.dtype) for layers in (self.lora_A, self.lora_B))
+        weights: list[Tensor] = [factor.get_parameter(f"{name}.weight") for factor in (self.lora_A, self.lora_B)]
+        down, up = (weight.to(output.dtype) for weight in weights)
         low = functional.linear(self.lora_dropout[name](x).to(output.dtype), down)
         output.view(-1, output.shape[-1]).addmm_(low.flatten(0, -2), up.T, alpha=self.scaling[name])
         return output

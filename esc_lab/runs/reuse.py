@@ -63,7 +63,9 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
     """
     own = Path(cfg.run_dir)
     (own / layout.REUSED).unlink(missing_ok=True)
-    if cfg.stage not in STORED or not cfg.reuse or cfg.trainer.fast_dev_run or not first_process():
+    # Processes of torchrun would wait for a first one that has found its result.
+    together = not first_process() or "TORCHELASTIC_RUN_ID" in os.environ
+    if cfg.stage not in STORED or not cfg.reuse or cfg.trainer.fast_dev_run or together:
         return run(cfg)
     metrics: dict[str, float] = {}
     before = file_versions(own)

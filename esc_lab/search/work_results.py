@@ -58,8 +58,8 @@ class WorkResult(Generic[T]):
         rows = [
             (f"{role}: {words}", f"{count}")
             for event, words in EVENTS.items()
-            for (role, _, kind), count in sorted(counted)
-            if kind == event
+            for (role, _, counted_event), count in sorted(counted)
+            if counted_event == event
         ]
         lacking = [(f"{kind} not made, since the budget is spent", f"{self.unfinished}")] if self.unfinished else []
         return [*lacking, *rows]

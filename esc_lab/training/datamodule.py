@@ -32,6 +32,7 @@ from esc_lab.training.sft import SFTSteps
 from esc_lab.training.steps import StepDataModule, Steps, TurnEncoder, load_batches
 
 log = logging.getLogger(__name__)
+_LARGEST_BATCH = 8  # times as many decisions as are answered together
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class ESCDataModule(StepDataModule):
         split, settings, turns = self.eval_split, self.evaluate, self.evaluated_turns
         dialogues = self.splits.get(split, ())
         examples = build_decisions(dialogues, self.inventory, turns.layout, self.prompt, settings)
+        size = self._batch_size(sum(map(len, examples)))
         batches: list[list[Decision]] = []
         for dialogue, own, sequences in zip(dialogues, examples, turns.encode(split, examples), strict=True):
             by_key = {example.key: example for example in own}
@@ -119,11 +121,17 @@ class ESCDataModule(StepDataModule):
                 for reply in sequence.replies:
                     example = by_key[reply.key].from_turn(reply.first_turn, self.encoder)
                     decisions.append(Decision(dialogue, reply.key.turn, example, sequence, reply.start, reply.end))
-            if batches and len(batches[-1]) < settings.generation.batch:
+            if batches and len(batches[-1]) < size:
                 batches[-1] += decisions
             elif decisions:
                 batches.append(decisions)
         return batches
+
+    def _batch_size(self, decisions: int) -> int:
+        """Decisions of a batch: where few get replies, more of them, so that replies can be written together."""
+        drawn = self.evaluate.generation
+        asked = min(drawn.decisions or decisions, decisions) if drawn.enabled else decisions
+        return drawn.batch * min(decisions // max(asked, 1), _LARGEST_BATCH) or drawn.batch
 
     def test_dataloader(self) -> DataLoader[list[Decision]]:
         """This process's share of the batches."""

@@ -34,7 +34,7 @@ from esc_lab.training.preference_split import PreferenceSplit
 from esc_lab.training.processes import gather_objects
 
 log = logging.getLogger(__name__)
-_KIND = "reference_log_probs_v3"
+_KIND = "reference_log_probs_v4"
 
 
 def score_replies(model: Any, split: PreferenceSplit, row_tokens: int) -> FloatArray:
