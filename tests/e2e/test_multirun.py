@@ -48,7 +48,7 @@ def test_a_sweep_and_the_same_sweep_again(tmp_path):
         "search": 1, "evaluate_base": 1, "sft": 1, "evaluate_sft": 1, "cso": 2, "evaluate_cso": 2,
     }  # fmt: skip
     splits = 3  # training, validation, and the pairs that are held out for the test
-    assert len(list((tmp_path / "cache" / "reference_log_probs_v3").glob("[!.]*/"))) == splits
+    assert len(list((tmp_path / "cache" / "reference_log_probs_v4").glob("[!.]*/"))) == splits
 
     # The second time everything is reused.
     again = start(tmp_path, "second", *SWEEP)
