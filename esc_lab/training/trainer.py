@@ -188,14 +188,13 @@ def _trainer(cfg: Config, *, training: bool, validation: bool) -> pl.Trainer:
             callbacks.append(EarlyStopping("val/loss", patience=settings.patience, check_on_train_epoch_end=False))
     if training and not settings.fast_dev_run:
         callbacks.append(LastCheckpoint(Path(cfg.run_dir) / CHECKPOINT, settings.save_every))
-    if training:
-        callbacks.append(SameWork(cfg.stage))
-        callbacks += instantiate_all(settings.callbacks, Callback, allow=cfg.allow, where="trainer.callbacks")
-    interval = settings.validate_every
     devices = "1" if settings.devices == "auto" and not training else settings.devices
     evaluates_together = not training and devices != "1"
-    if evaluates_together:
+    if training or evaluates_together:
         callbacks.append(SameWork(cfg.stage))
+    if training:
+        callbacks += instantiate_all(settings.callbacks, Callback, allow=cfg.allow, where="trainer.callbacks")
+    interval = settings.validate_every
     arguments: dict[str, Any] = dict(
         default_root_dir=cfg.run_dir,
         accelerator=settings.accelerator,
