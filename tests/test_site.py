@@ -111,7 +111,7 @@ def test_every_column_is_told_in_the_words_of_its_record(site, pages):
         "Strength",
         "asked twice",
         "given templates",
-        "people agree",
+        "people and others",
         "consistency",
         "success",
         "severity",

@@ -32,12 +32,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Rating:
-    """An answer about an item, the first one of its rater.
+    """An answer about an item, the first one of its rater that is known.
 
     Attributes:
         shown: as the rater saw it: below 0 for the reply on the left.
         value: in the order of the item: below 0 for its first reply; of a single reply the score.
-        again: what the rater answered when asked a second time, like `value`; None if it was not.
+        again: what the rater answered when asked a second time, like `value`; None if it was not, or if that is the
+            rating, since the first time it gave no answer or two.
     """
 
     rater: str
@@ -166,7 +167,8 @@ def collect_ratings(key: SurveyKey, answers: Sequence[Answer], min_checks: float
     """The ratings of all raters.
 
     Two different answers of a rater to one question of a page are set aside, both: which one counts is not known. So
-    are all ratings of raters who passed less than `min_checks` of the attention checks that they answered.
+    are all ratings of raters who passed less than `min_checks` of the attention checks that they answered. Of an item
+    that was asked about twice the second answer is the rating where the first is not known.
     """
     found = Ratings()
     given: dict[tuple[str, Entry, str], list[int]] = defaultdict(list)
@@ -187,12 +189,13 @@ def collect_ratings(key: SurveyKey, answers: Sequence[Answer], min_checks: float
             if sum(passed) / len(passed) < min_checks:
                 found.careless.append(rater)
     asked = {place: value for place, value in single.items() if place[1].check is None}
+    first = {(rater, entry.item, question) for rater, entry, question in asked if not entry.repeat}
     again = {(rater, e.item, question): _orient(e, v) for (rater, e, question), v in asked.items() if e.repeat}
     for (rater, entry, question), value in asked.items():
         if rater in found.careless:
             found.set_aside.append(_describe((rater, entry, question), value, "failed_checks"))
-        elif not entry.repeat:
-            repeated = again.get((rater, entry.item, question))
+        elif not entry.repeat or (rater, entry.item, question) not in first:
+            repeated = None if entry.repeat else again.get((rater, entry.item, question))
             item = key.items[entry.item]
             found.ratings.append(Rating(rater, item, question, value, _orient(entry, value), repeated))
     return found

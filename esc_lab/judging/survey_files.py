@@ -24,6 +24,8 @@ from esc_lab.terminal import print_table
 _Table: TypeAlias = tuple[str, list[str], list[list[str]]]  # title, heads, rows
 # What the columns are: of all surveys, of those of pairs, of those with SRA, and beside a judge.
 NOTES = (
+    "Brackets: 95 % intervals of a bootstrap over dialogues, for these raters: how much other raters would differ is "
+    "not in them.",
     "Ratings: answers that count; items: the replies or pairs that they are about. Mean: of the answers.",
     "Alpha: Krippendorff's, with answers taken as names, ranks or distances; 1 is agreement, 0 chance; trimmed: "
     "interval, of the ratings of trimmed correlations.",
@@ -40,12 +42,16 @@ PAIR_NOTES = (
 SRA_NOTES = (
     "Correlation with SRA: raw, of all ratings; trimmed, of those that are kept, without the most unusual SRA "
     "(survey.trim). Given order: what is left of it once it is known which of two templates has more SRA; given "
-    "templates: once each template has a term of its own. Both are of trimmed ratings.",
+    "templates, given runs: once each template, or each run (so each model under each template), has a term of its "
+    "own. All three are of trimmed ratings, and need two templates, or runs.",
 )
 JUDGE_NOTES = (
-    "Judge agrees: share of the pairs on which it prefers what people prefer on average; people agree: the same of "
-    "each rater and the others, which is as much as can be. Scored: items that the judge scored; correlation of "
-    "scores: of these with mean ratings.",
+    "Judge asked: of pairs, help or adherence (judge.question); where a question of the survey asks the same "
+    "(helpfulness, adherence), pairs are those of that question alone. Judge and all: share of the pairs on which it "
+    "prefers what all raters prefer on average. People and others: each rater is left out in turn and compared with "
+    "the mean of the others; judge and others: the judge is, in the rater's place. Compare these two with each other: "
+    "people are no upper limit, as one person has the noise of one. Scored: items that the judge scored; correlation "
+    "of scores: of these with mean ratings.",
 )
 
 
@@ -130,13 +136,14 @@ def _tables(
         for sra in result.sra
     ]
     if rows:
-        heads = ["question", "rater", "ratings", "kept", "raw", "trimmed", "given order", "given templates"]
-        yield "Correlation with SRA", heads, rows
+        heads = ["question", "rater", "ratings", "kept", "raw", "trimmed"]
+        yield "Correlation with SRA", [*heads, "given order", "given templates", "given runs"], rows
     if judged:
-        heads = ["question", "pairs", "judge agrees", "people agree", "scored", "correlation of scores"]
+        heads = ["question", "judge asked", "pairs", "judge and all", "judge and others", "people and others"]
+        heads += ["scored", "correlation of scores"]
         rows = [
-            [each.question, str(each.pairs), each.agreement.text(3), each.people.text(3), str(each.scored),
-             each.correlation.text(3)]
+            [each.question, each.asked if each.pairs else "-", str(each.pairs), each.agreement.text(3),
+             each.others.text(3), each.people.text(3), str(each.scored), each.correlation.text(3)]
             for each in judged
         ]  # fmt: skip
         yield "The judge and people", heads, rows
@@ -146,7 +153,7 @@ def _notes(
     key: SurveyKey, ratings: Ratings, results: Sequence[QuestionResult], judged: Sequence[JudgeAgreement]
 ) -> list[str]:
     counts = ratings.counts()
-    notes = ["Brackets: 95 % intervals of a bootstrap over dialogues.", *NOTES, *(PAIR_NOTES if key.pairs else ())]
+    notes = [*NOTES, *(PAIR_NOTES if key.pairs else ())]
     notes += SRA_NOTES if any(result.sra for result in results) else ()
     notes += JUDGE_NOTES if judged else ()
     notes.append(
@@ -178,7 +185,8 @@ def _metrics(ratings: Ratings, results: Sequence[QuestionResult], judged: Sequen
         own |= {f"sra/{sra.raters}/{kind}": found for sra in result.sra for kind, found in sra.correlations.items()}
         intervals |= {f"survey/{result.question}/{name}": interval for name, interval in own.items()}
     for each in judged:
-        own = {"agreement": each.agreement, "people": each.people, "correlation": each.correlation}
+        own = {"agreement": each.agreement, "others": each.others, "people": each.people}
+        own |= {"correlation": each.correlation}
         intervals |= {f"survey/{each.question}/judge/{name}": interval for name, interval in own.items()}
     metrics |= {name: interval.value for name, interval in intervals.items() if interval}
     return {name: float(value) for name, value in metrics.items() if not math.isnan(value)}

@@ -2,8 +2,9 @@
 
 Intervals are of a bootstrap over dialogues, so over items. Correlations with SRA are those of the published human study
 (arXiv 2402.10453): of ratings with the SRA of the second reply less that of the first, for each rater and for all
-ratings, as they are and trimmed. Most of such a correlation may be that of a prompt template with both, so it is given
-once more with what templates explain taken out: with the order of the two templates alone, and with one term for each.
+ratings, as they are and trimmed. Most of such a correlation may be that of a prompt template or a model with both, so
+it is given once more with what these explain taken out: with the order of the two templates alone, with one term for
+each, and with one for each run.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class SRAResult:
         raters: a rater, or `all`.
         kept: those whose difference is inside the quantiles `survey.trim` and 1 - `survey.trim` of all ratings.
         correlations: `raw`; `trimmed`, of what was kept; `order`, trimmed, given which of the two templates has more
-            SRA on average; `templates`, trimmed, given the templates, a term for each. The last two are nan with one
-            template, `order` of single replies.
+            SRA on average; `templates` and `runs`, trimmed, given the templates or the runs, a term for each. `order`
+            and `templates` are nan with one template, `runs` with one run, `order` of single replies.
     """
 
     raters: str
@@ -192,7 +193,15 @@ def _subtract(of_replies: FloatArray) -> FloatArray:
 def _correlate(
     ratings: Sequence[Rating], values: FloatArray, sra: FloatArray, kept: BoolArray, sample: ClusterSample
 ) -> list[SRAResult]:
-    order, terms = _template_terms(ratings, sra, kept)
+    templates, runs = (
+        _number([[getattr(reply, name) for reply in rating.item.replies] for rating in ratings])
+        for name in ("template", "run")
+    )
+    terms = {
+        "order": _order_templates(templates, sra, kept),
+        "templates": _build_terms(templates),
+        "runs": _build_terms(runs),
+    }
     difference = _subtract(sra)
     raters = np.array([rating.rater for rating in ratings])
     results = []
@@ -202,24 +211,28 @@ def _correlate(
         correlations = {
             "raw": partial_correlation(own, values, sample),
             "trimmed": partial_correlation(trimmed, values, sample),
-            "order": partial_correlation(trimmed, values, sample, order) if order.any() else _UNKNOWN,
-            "templates": partial_correlation(trimmed, values, sample, terms) if terms.any() else _UNKNOWN,
+            **{
+                kind: partial_correlation(trimmed, values, sample, given) if given.any() else _UNKNOWN
+                for kind, given in terms.items()
+            },
         }
         size, left = (int((~np.isnan(x)).sum()) for x in (own, trimmed))
         results.append(SRAResult(name, size, left, correlations))
     return results
 
 
-def _template_terms(ratings: Sequence[Rating], sra: FloatArray, kept: BoolArray) -> tuple[FloatArray, FloatArray]:
-    """Of each rating's item which template has more mean SRA [n, 1], and a term for each template but one [n, k - 1].
+def _order_templates(places: IntArray, sra: FloatArray, kept: BoolArray) -> FloatArray:
+    """Which template of each pair has more mean SRA [n, 1]: 1 the second reply's, -1 the first's, 0 neither's."""
+    known = [sra[kept][places[kept] == number] for number in range(places.max() + 1)]
+    rank = np.argsort(np.argsort([own.mean() if len(own) else 0.0 for own in known]))[places]
+    return np.sign(_subtract(rank))[:, None] if places.shape[1] == 2 else np.zeros((len(places), 1))
 
-    Of pairs +1 where the second reply has it and -1 where the first does. All 0 with one template, the order without
-    pairs too.
-    """
-    templates = sorted({reply.template for rating in ratings for reply in rating.item.replies})
-    place = np.array([[templates.index(reply.template) for reply in rating.item.replies] for rating in ratings])
-    known = [sra[kept][place[kept] == number] for number in range(len(templates))]
-    mean = [own.mean() if len(own) else 0.0 for own in known]
-    rank = np.argsort(np.argsort(mean))[place]
-    order = np.sign(_subtract(rank)) if rank.shape[1] == 2 else np.zeros(len(rank))
-    return order[:, None], _subtract(np.eye(len(templates))[rank])[:, 1:]
+
+def _number(names: Sequence[Sequence[str]]) -> IntArray:
+    """Names [n, 1 or 2] as numbers from 0."""
+    return np.unique(names, return_inverse=True)[1].reshape(np.shape(names))
+
+
+def _build_terms(places: IntArray) -> FloatArray:
+    """A term for each of k templates or runs but one [n, k - 1]; of pairs the second reply's less the first's."""
+    return _subtract(np.eye(places.max() + 1)[places])[:, 1:]

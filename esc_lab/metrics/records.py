@@ -26,7 +26,8 @@ def find_metric(name: str) -> Metric:
             name, f"people: {name.removeprefix(SURVEY)}", True, mean_of(name), count=f"{SURVEY}n", decimals=2,
             shown=True,
             meaning="Mean over decisions of the ratings that people gave the replies on this scale; where replies were "
-            "compared in pairs, how much they were preferred to the others, 0 = as much as these to them.",
+            "compared in pairs, how much they were preferred to the others, 0 = as much as these to them. Intervals "
+            "and tests are for the raters who were asked: how much other raters would differ is not in them.",
         )  # fmt: skip
     if name.startswith(talks.JUDGED):
         return talks.find_judged_metric(name)

@@ -14,11 +14,14 @@ from esc_lab.artifacts import file_fingerprint
 from esc_lab.comparison.files import write_comparison
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
+from esc_lab.config.survey import FormConfig
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.errors import UserError
 from esc_lab.judging.published_study import read_published_study
 from esc_lab.judging.survey_answers import Rating, collect_ratings, read_answers
-from esc_lab.judging.survey_key import LABEL_STUDIO
+from esc_lab.judging.survey_items import SurveyItem, SurveyReply
+from esc_lab.judging.survey_key import LABEL_STUDIO, SurveyKey
+from esc_lab.judging.survey_results import summarize_question
 from esc_lab.judging.survey_votes import build_votes
 from esc_lab.report.comparison_page import write_comparison_page
 from tests.comparison.synthetic import settings, write_run
@@ -28,6 +31,7 @@ from tests.judging.surveys import (
     TEMPLATES,
     WORTH,
     careless,
+    composed,
     fill_in,
     make_survey,
     preferring,
@@ -130,6 +134,41 @@ def test_sra_is_correlated_as_planted(found):
     assert record["templates"]["low"] < 0 < record["templates"]["high"]
 
 
+@pytest.mark.parametrize("templates", [("standard", "standard"), ("standard", "c1_hf")])
+def test_what_a_model_explains_is_taken_out_too(templates):
+    """Steerable models and their bases, all prompted alike or not: people follow the model alone, and so does SRA."""
+    drawn = np.random.default_rng(2)
+    kinds = [(model, template) for model in ("base", "steerable") for template in dict.fromkeys(templates)]
+    ratings = []
+    for number in range(240):
+        places = drawn.permutation(len(kinds))[:2]
+        replies = tuple(
+            SurveyReply(f"{model} ({template})", template, "x", None, 2 * (model == "steerable") + drawn.normal())
+            for model, template in (kinds[place] for place in places)
+        )
+        item = SurveyItem(f"item_{number}", f"d{number // 3}", f"d{number // 3}", 1, None, replies)
+        better = [reply.run.startswith("steerable") for reply in replies]
+        value = int(np.clip(round(2.5 * (better[1] - better[0]) + drawn.normal()), -4, 4))
+        ratings.append(Rating("a", item, "adherence", value, value))
+    form = FormConfig(unit="pair", reach=4, questions=[{"name": "adherence"}])
+    found = summarize_question("adherence", ratings, SurveyKey(form, {}, {}, {}, {}), composed().survey, 1)
+    correlations = found.sra[0].correlations
+    assert correlations["trimmed"].low > 0.4
+    assert correlations["runs"].low < 0 < correlations["runs"].high
+    assert math.isnan(correlations["templates"].value) == (templates[0] == templates[1])
+    if templates[0] != templates[1]:
+        assert correlations["templates"].low > 0.3  # the template knows nothing of the model
+    x = np.array([rating.item.replies[1].sra - rating.item.replies[0].sra for rating in ratings])
+    y = np.array([rating.value for rating in ratings], dtype=float)
+    runs = [f"{model} ({template})" for model, template in kinds]
+    sides = np.array([[runs.index(reply.run) for reply in rating.item.replies] for rating in ratings])
+    given = np.column_stack([np.ones(240), np.eye(len(runs))[sides[:, 1]] - np.eye(len(runs))[sides[:, 0]]])
+    low, high = np.quantile(x, [0.01, 0.99])
+    kept = (x >= low) & (x <= high)
+    left = [each[kept] - given[kept] @ np.linalg.lstsq(given[kept], each[kept], rcond=None)[0] for each in (x, y)]
+    assert correlations["runs"].value == pytest.approx(pearsonr(*left)[0])
+
+
 def test_votes_are_preference_pairs(asked, found):
     _, key, _ = asked
     out, metrics = found
@@ -203,11 +242,35 @@ def test_missing_and_double_answers_are_counted_and_kept_apart(asked, tmp_path):
     total = 2 * len(answers)
     assert metrics["survey/missing"] == 3
     assert metrics["survey/set_aside/double"] == 2
+    items = [json.loads(line)["item"] for line in (tmp_path / "out/ratings.jsonl").read_text().splitlines()]
+    assert len(items) == 2 * 45 - 4  # none of these four was asked about again
     assert metrics["survey/duplicates"] == total - 3 - 1
     aside = [json.loads(line) for line in (tmp_path / "out/set_aside.jsonl").read_text().splitlines()]
     item = key.questionnaires["rater_1"][plain[1]].item
     assert {(line["item"], line["question"], line["reason"]) for line in aside} == {(item, "helpfulness", "double")}
     assert math.isnan(metrics.get("survey/adherence/alpha/interval", math.nan))  # one rater agrees with nobody
+
+
+@pytest.mark.parametrize("first", ["open", "double"])
+def test_the_second_answer_counts_where_the_first_is_not_known(asked, tmp_path, first):
+    root, key, files = asked
+    entries = key.questionnaires["rater_1"].values()
+    repeat = next(entry for entry in entries if entry.repeat)
+    before = next(e for e in entries if e.item == repeat.item and not e.repeat and e.check is None)
+    content = json.loads(files[0].read_text())["answers"]
+    content[repeat.name]["adherence"] = 3
+    other = json.loads(json.dumps(content))
+    del content[before.name]["adherence"]
+    if first == "double":
+        content[before.name]["adherence"], other[before.name]["adherence"] = 1, 2
+    paths = [save(tmp_path / "a.json", key, "rater_1", content)]
+    paths += [save(tmp_path / "b.json", key, "rater_1", other)] if first == "double" else []
+    metrics = read(root, tmp_path / "out", paths)
+    assert metrics["survey/ratings"] == 2 * 45
+    assert (metrics["survey/missing"], metrics["survey/set_aside/double"]) == ((1, 0) if first == "open" else (0, 2))
+    lines = [json.loads(line) for line in (tmp_path / "out/ratings.jsonl").read_text().splitlines()]
+    (line,) = (line for line in lines if (line["item"], line["question"]) == (repeat.item, "adherence"))
+    assert (line["shown"], line["value"], line["again"]) == (3, -3 if repeat.swapped else 3, None)
 
 
 def test_files_that_are_not_of_this_survey_are_refused(asked, tmp_path):
@@ -330,20 +393,25 @@ def judge(runs, tmp_path_factory):
 def test_a_judge_agrees_with_people_as_planted(asked, judge, tmp_path):
     root, key, files = asked
     metrics = read(root, tmp_path, files, f"survey.judge={judge}")
-    (agreement, _) = json.loads((tmp_path / "survey.json").read_text())["judge"]
+    record = json.loads((tmp_path / "survey.json").read_text())
+    (other, agreement) = record["judge"]
+    assert (other["question"], other["asked"], other["pairs"]) == ("adherence", "help", 0)  # it asks something else
+    assert not [name for name in metrics if name.startswith("survey/adherence/judge/") and "correlation" not in name]
     compared = [item for item in key.items.values() if "standard" in {reply.template for reply in item.replies}]
     assert agreement["pairs"] == len(compared) == 30
     assert agreement["scored"] == 45
     # It is right against c1_hf and wrong against c3_hf, half of the pairs each.
-    assert abs(metrics["survey/adherence/judge/agreement"] - 0.5) < 0.1
+    assert abs(metrics["survey/helpfulness/judge/agreement"] - 0.5) < 0.1
     signs: dict = {}
     for line in map(json.loads, (tmp_path / "ratings.jsonl").read_text().splitlines()):
-        if line["question"] == "adherence" and "standard" in line["templates"]:
+        if line["question"] == "helpfulness" and "standard" in line["templates"]:
             signs.setdefault(line["item"], []).append(np.sign(line["value"]))
     people = [1 - abs(one - other) / 2 for one, other in signs.values()]
-    assert metrics["survey/adherence/judge/people"] == pytest.approx(np.mean(people))
+    assert metrics["survey/helpfulness/judge/people"] == pytest.approx(np.mean(people))
     assert np.mean(people) > 0.8
     assert metrics["survey/adherence/judge/correlation"] > 0.8
+    table = next(table for table in record["tables"] if table["title"] == "The judge and people")
+    assert [row[:3] for row in table["rows"]] == [["adherence", "-", "0"], ["helpfulness", "help", "30"]]
     write_run(tmp_path / "other", settings("judge"), {})
     for name in ("judge.json", "judgements.jsonl"):
         (tmp_path / "other" / name).write_text((judge / name).read_text().replace('"reply": "', '"reply": "Other '))

@@ -83,6 +83,18 @@ def test_filled_in_by_keyboard_at_phone_width_and_read_back(survey, path, show, 
         assert (line["shown"], line["value"]) == (shown, -shown if entry.swapped else shown)
 
 
+def test_numbers_of_two_digits_are_typed(survey, show, tmp_path):
+    make_survey(tmp_path, sorted(survey[0].glob("run_*")), "survey.form.reach=10", "survey.items=2", "survey.raters=1")
+    page = show(tmp_path / "questionnaires/rater_1.html")
+    for keys, values in (("10", ["10"]), ("-10", ["-10"]), ("4", ["4"]), ("-4", ["-4"]), ("0", ["0"])):
+        page.keyboard.type(keys)
+        assert chosen(page) == values
+    page.keyboard.type("1")
+    press(page, "Tab")
+    page.keyboard.type("0")  # of the second scale
+    assert chosen(page) == ["1", "0"]
+
+
 def test_pages_that_are_left_open_are_told(path, show):
     page = show(path)
     page.locator("#next").click()

@@ -35,16 +35,24 @@ def made_ratings(raters=3, units=30, noise=1.0):
     return np.where(drawn.random(ratings.shape) < 0.2, np.nan, ratings)
 
 
-def alpha(ratings, level, labels, draws=100):
+def alpha(ratings, level, labels, draws=100, scale=SCALE):
     """Of a table [raters, units] with a label for each unit."""
     raters, units = np.shape(ratings)
     sample = ClusterSample(np.tile(labels, raters), draws, 1)
-    return krippendorff_alpha(np.tile(np.arange(units), raters), np.ravel(ratings), SCALE, level, sample)
+    return krippendorff_alpha(np.tile(np.arange(units), raters), np.ravel(ratings), scale, level, sample)
 
 
 def test_alpha_is_that_of_its_definition():
     ratings = made_ratings()
-    for level, distance in (("interval", lambda a, b: (a - b) ** 2), ("nominal", lambda a, b: float(a != b))):
+    paired = ratings[:, (~np.isnan(ratings)).sum(axis=0) > 1]
+
+    def ranks_apart(a, b):
+        """Squared: values from a to b, of a and b half."""
+        low, high = sorted((a, b))
+        return (((paired >= low) & (paired <= high)).sum() - np.isin(paired, [a, b]).sum() / 2) ** 2 * (a != b)
+
+    distances = {"interval": lambda a, b: (a - b) ** 2, "nominal": lambda a, b: float(a != b), "ordinal": ranks_apart}
+    for level, distance in distances.items():
         found = alpha(ratings, level, [f"d{unit // 2}" for unit in range(30)])
         assert found.value == pytest.approx(brute_alpha(ratings, distance), abs=1e-12)
         assert found.low < found.value < found.high
@@ -52,6 +60,15 @@ def test_alpha_is_that_of_its_definition():
     again = alpha(np.tile(ratings, 2), "interval", ["a"] * 60)
     assert again.value == pytest.approx(brute_alpha(np.tile(ratings, 2), lambda a, b: (a - b) ** 2))
     assert math.isnan(again.low)  # one dialogue does not say how dialogues differ
+
+
+def test_alpha_of_the_published_example():
+    """Krippendorff (2011), *Computing Krippendorff's Alpha-Reliability*: 4 observers, 12 units, gaps."""
+    table = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
+    ratings = np.array([[math.nan if value == "." else float(value) for value in row] for row in table])
+    for level, value in (("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)):
+        found = alpha(ratings, level, [f"d{unit}" for unit in range(12)], scale=np.arange(1, 6))
+        assert found.value == pytest.approx(value, abs=5e-4)
 
 
 def test_alpha_needs_two_ratings_and_two_values():

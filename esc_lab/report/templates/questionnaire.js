@@ -135,7 +135,7 @@ function save() {
     (open ? ` ${open} of ${pages.length} pages have open questions.` : "");
 }
 
-let minus = false; // was typed just before
+let typed = { text: "" }; // just before, on a scale: 10 and -4 are two keys
 
 document.addEventListener("keydown", (event) => {
   const on = event.target, page = pages[state.page];
@@ -147,10 +147,14 @@ document.addEventListener("keydown", (event) => {
     if (open) focusScale(open); else go(state.page + 1);
   } else if (/^[0-9]$/.test(event.key) && page) {
     const group = on.closest("fieldset") || open || groups[0];
-    const input = group.querySelector(`input[value="${minus ? -event.key : +event.key}"]`);
+    const before = [undefined, group].includes(typed.group) ? typed.text : "";
+    const text = [before + event.key, event.key].find((number) => data.scale.includes(+number));
+    const input = text && group.querySelector(`input[value="${+text}"]`);
     if (input) { input.focus(); input.click(); }
+    typed = { text: text || "", group };
+    return;
   }
-  minus = event.key === "-";
+  typed = { text: event.key === "-" ? "-" : "" };
 });
 
 function focusScale(group) {
