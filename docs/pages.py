@@ -23,16 +23,17 @@ from esc_lab.config import STAGES, Key, keys
 from esc_lab.evaluation.reward_check import CONTROL_NOTES, STRATEGY_NOTES
 from esc_lab.evaluation.summary import COLUMN_NOTES
 from esc_lab.judge_check.check import JudgeCheck
+from esc_lab.judge_check.planted import TalkCheck
 from esc_lab.judging import files as judgement_files
 from esc_lab.judging import survey_files, talk_files, talk_pair_files
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.records import METRICS, SURVEY, find_metric
 from esc_lab.metrics.talks import JUDGED
-from esc_lab.report import data_page, sra_columns
+from esc_lab.report import attention_files, data_page, sra_columns
 from esc_lab.scorers.classifier_training import NOTES as CLASSIFIER_NOTES
 from esc_lab.search import continuation_card, forecast, seeker_texts, statistics
 from esc_lab.search.work_results import EVENTS
-from esc_lab.stages import cards, chat, converse, convert, export
+from esc_lab.stages import cards, chat, converse, convert, export, planted_preference
 
 ROOT = Path(__file__).parents[1]
 # Pages of the repository that are no pages of this directory, and their names in the site.
@@ -171,6 +172,11 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "forecast": lambda: _list_notes(forecast.NOTES),
     "classifier": lambda: _list_notes(CLASSIFIER_NOTES),
     "sra": lambda: _list_notes(f"{name}: {note}" for name, note in sra_columns.NOTES.items()),
+    "attention": lambda: _list_notes(attention_files.STRATEGY_NOTES),
+    "reading": lambda: _list_notes(
+        f"{reason.replace('_', ' ')}: {note}" for reason, note in data_page.REASON_NOTES.items()
+    ),
+    "planted": lambda: _list_notes([*TalkCheck({}, "accuracy").column_notes(), *planted_preference.NOTES]),
     "judgements": lambda: _list_notes([f"Win rate: {judgement_files.PAIR_NOTE}"]),
     "talk_judges": lambda: _list_notes(talk_files.NOTES),
     "talk_pairs": lambda: _list_notes([*talk_pair_files.NOTES, *talk_pair_files.INTENSITY_NOTES]),

@@ -57,8 +57,30 @@ class Countdown:
         own = done - self._before
         if own <= 0 or done < total / 10 or done >= total:
             return ""
-        seconds = (time.monotonic() - self._started) * (total - done) / own
-        return f", about {seconds:.0f} s left" if seconds < 100 else f", about {seconds / 60:.0f} min left"
+        return _tell_left((time.monotonic() - self._started) * (total - done) / own)
+
+
+class StepCountdown:
+    """How long steps of several kinds still take: each as long as those of its kind did, or else as steps on average."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
+
+    def add(self, kind: str, seconds: float) -> None:
+        """What a step took."""
+        self._seconds.setdefault(kind, []).append(seconds)
+
+    def left(self, kinds: Sequence[str]) -> str:
+        """`, about 9 min left` if steps of these kinds are to come; nothing while none was timed."""
+        known = {kind: sum(seconds) / len(seconds) for kind, seconds in self._seconds.items()}
+        if not known:
+            return ""
+        average = sum(known.values()) / len(known)
+        return _tell_left(sum(known.get(kind, average) for kind in kinds))
+
+
+def _tell_left(seconds: float) -> str:
+    return f", about {seconds:.0f} s left" if seconds < 100 else f", about {seconds / 60:.0f} min left"
 
 
 def track_progress(items: Sequence[T], what: str) -> Iterator[T]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import html
+import importlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -96,6 +99,19 @@ def test_every_key_is_told(site, pages):
     assert "model=llama3_1_8b" in shown
 
 
+def notes_of_tables() -> list[str]:
+    """Texts of constants whose names end in NOTE or NOTES, which are shown below tables."""
+    found = []
+    for file in (ROOT / "esc_lab").rglob("*.py"):
+        names = re.findall(r"^(\w*NOTES?)\b(?::.*)? = ", file.read_text(encoding="utf-8"), re.M)
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for value in (getattr(importlib.import_module(module), name) for name in names):
+            texts = [value] if isinstance(value, str) else value.values() if isinstance(value, Mapping) else value
+            found += [text for text in texts if not text.endswith(".json")]
+    assert len(found) > 60
+    return found
+
+
 def test_every_column_is_told_in_the_words_of_its_record(site, pages):
     page = pages[site / "glossary/index.html"]
     shown = " ".join("".join(page.words).split())
@@ -122,6 +138,7 @@ def test_every_column_is_told_in_the_words_of_its_record(site, pages):
         "with the others",
     )
     assert not [word for word in words if word.lower() not in shown.lower()]
+    assert not [note for note in notes_of_tables() if " ".join(note.split()).lower() not in shown.lower()]
     for doc in STAGES.values():
         assert html.unescape(" ".join(doc.split())) in shown
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from esc_lab import terminal
 from esc_lab.comparison.files import _csv
 from esc_lab.errors import UserError
-from esc_lab.terminal import Countdown, PlainFormatter, escape, escape_markdown, print_table, show_controls, to_cell
+from esc_lab.terminal import Countdown, StepCountdown, PlainFormatter, escape, escape_markdown, print_table, show_controls, to_cell
 from tests import tables
 from tests.conftest import ROOT
 
@@ -102,3 +102,13 @@ def test_seconds_left_are_those_of_the_rest_at_the_same_pace(monkeypatch):
     assert resumed.left(8, 20) == ", about 2 min left"
     assert resumed.left(6, 20) == ""
     assert fresh.left(20, 20) == ""
+
+
+def test_seconds_of_steps_are_those_of_their_kind():
+    countdown = StepCountdown()
+    assert countdown.left(["evaluate", "sft"]) == ""
+    countdown.add("evaluate", 20)
+    countdown.add("evaluate", 40)
+    assert countdown.left(["search", "evaluate"]) == ", about 60 s left"  # a search as long as the average
+    countdown.add("sft", 90)
+    assert countdown.left(["search", "evaluate", "sft"]) == ", about 3 min left"  # 60 + 30 + 90

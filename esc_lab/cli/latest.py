@@ -67,9 +67,23 @@ def find_latest(root: Path, stage: str | None = None, *, finished: bool = True) 
     if stage not in (None, MULTIRUN, *STAGES):
         raise UserError(f"no such stage{nearest(str(stage), STAGES)}", where=where, fix=", ".join(STAGES))
     name = MANIFEST if stage == MULTIRUN else METRICS if finished else CONFIG
-    places = [f"{stage}/*", f"pipeline/*/{stage}", f"pipeline/*/{stage}_*"] if stage else ["*/*"]
-    found = [path for place in places for path in root.glob(f"{place}/{name}")]
+    if stage is None:
+        found = [*root.glob(f"*/*/{name}"), *root.glob(f"{MULTIRUN}/*/*/{name}")]
+    else:
+        wholes = ["pipeline/*", f"{MULTIRUN}/*/*"]  # whose steps are runs too
+        places = [f"{stage}/*", *(f"{whole}/{step}" for whole in wholes for step in (stage, f"{stage}_*"))]
+        found = [path for place in places for path in root.glob(f"{place}/{name}")]
+        found += [path for path in root.glob(f"{MULTIRUN}/*/*/{name}") if _is_run_of(stage, path.parent)]
     if not found:
         kind = f"{'finished ' if finished else ''}run{f' of stage={stage}' if stage else ''}"
         raise UserError(f"no {kind} below {root}", where=where, fix="name its directory, or output_root=DIR")
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
+
+
+def _is_run_of(stage: str, directory: Path) -> bool:
+    """Whether a job of a multirun, whose directory is named after its overrides, ran the stage."""
+    try:
+        lines = (directory / CONFIG).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return f"stage: {stage}" in lines

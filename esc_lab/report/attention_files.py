@@ -34,6 +34,12 @@ from esc_lab.tokens import build_tree
 log = logging.getLogger(__name__)
 
 HEADS = "sra_heads.safetensors"
+# Columns of the table of strategies that replies name themselves.
+STRATEGY_NOTES = (
+    "n: replies whose attention was measured.",
+    "log SRA: logarithm of the attention that a word of the reply pays to a word of its strategy's name.",
+    "net: that less the same of the other strategies' names; above 0: it looks at its own strategy more.",
+)
 
 
 def write_attention(
@@ -89,9 +95,7 @@ def _print_strategies(by_strategy: Mapping[str, Mapping[str, float]]) -> None:
         ],
         notes=[
             f"Mean net within strategies {np.mean(nets):+.3f}, of {len(nets)} strategies.",
-            "n: replies whose attention was measured.",
-            "log SRA: logarithm of the attention that a word of the reply pays to a word of its strategy's name.",
-            "net: that less the same of the other strategies' names; above 0: it looks at its own strategy more.",
+            *STRATEGY_NOTES,
         ],
     )
 

@@ -16,7 +16,7 @@ from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.lengths import Lengths
 
 # What a count of reading means, and what would have it otherwise.
-_REASONS = {
+REASON_NOTES = {
     "turns": "messages, those in a row of one side merged (data.merge)",
     "supporter_turns": "of these by supporters",
     "unlabelled_supporter_turns": "no strategy: context, but not trained on",
@@ -88,7 +88,7 @@ READ_HEADS = ("what", "how many", "why")
 
 def describe_reading(counts: Mapping[str, int]) -> list[list[str]]:
     """A row below `READ_HEADS` for each count of reading that is not 0."""
-    return [[name.replace("_", " "), str(count), _REASONS.get(name, "")] for name, count in counts.items() if count]
+    return [[name.replace("_", " "), str(count), REASON_NOTES.get(name, "")] for name, count in counts.items() if count]
 
 
 def render_data_page(title: str, look: DataLook) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,11 @@ from esc_lab.config.training import TrainerConfig
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError
-from esc_lab.runs.layout import CONFIG, CONTINUATIONS, ESC_PRO
+from esc_lab.runs.layout import CONFIG, CONTINUATIONS, ESC_PRO, REUSED
 from esc_lab.runs.resume import find_differences
 from esc_lab.scorers.auto_classifier import use_judge_training
 from esc_lab.stages.run_stage import run_substage
-from esc_lab.terminal import Countdown
+from esc_lab.terminal import StepCountdown
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,9 @@ def run(cfg: Config) -> dict[str, float]:
     players: dict[str, str] = {}  # what is trained -> the run that trained it last
     metrics: dict[str, float] = {}
     evaluated: list[str] = []
-    countdown = Countdown()
+    countdown, kinds = StepCountdown(), [stage_of(step) for step in steps]
     for number, step in enumerate(steps, start=1):
-        log.info("step %d of %d: %s%s", number, len(steps), step, countdown.left(number - 1, len(steps)))
+        log.info("step %d of %d: %s%s", number, len(steps), step, countdown.left(kinds[number - 1 :]))
         directory, stage = root / step, stage_of(step)
         if stage == "evaluate":
             own = replace(cfg, stage=stage, checkpoint=policy, init_from=None, resume=None)
@@ -76,7 +77,10 @@ def run(cfg: Config) -> dict[str, float]:
         own = _share(own, step, rounds)
         if rounds > 1:
             _refuse_other_settings(replace(own, run_dir=str(directory)))
+        started = time.monotonic()
         measured = run_substage(own, directory)
+        if not (directory / REUSED).exists():  # else it took no time
+            countdown.add(stage, time.monotonic() - started)
         if stage != "compare":
             prefix = f"{step.removeprefix('evaluate_')}/"  # which metrics of some stages have by themselves
             shown = f"{stage}/" if stage in (*ASKED, "classifier") else ""

@@ -68,6 +68,20 @@ def test_where_they_are_looked_for(root):
     assert name_latest_runs(words) == ["checkpoint='other runs/sft/2026-01'", words[1]]
 
 
+def test_jobs_of_a_multirun_are_runs(root):
+    jobs = root / "outputs/multirun/2026-04"
+    for second, (name, stage) in enumerate([("0_seed=1", "sft"), ("1_seed=2", "pipeline")], start=10):
+        for directory in (jobs / name, *([jobs / name / "cso"] if stage == "pipeline" else [])):
+            directory.mkdir(parents=True)
+            (directory / "config.yaml").write_text(f"seed: 1\nstage: {stage}\n")
+            (directory / "metrics.json").touch()
+            os.utime(directory / "metrics.json", (second, second))
+    named = name_latest_runs([f"checkpoint=latest{stage}" for stage in (":sft", ":cso", ":pipeline", "")])
+    expected = ["0_seed=1", "1_seed=2/cso", "1_seed=2", "1_seed=2"]
+    assert named[:3] == [f"checkpoint='outputs/multirun/2026-04/{path}'" for path in expected[:3]]
+    assert named[3] == f"checkpoint='outputs/multirun/2026-04/{expected[3]}'"
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
 import esc_lab
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.errors import UserError
-from tests.conftest import CACHE
+from tests.conftest import CACHE, ROOT
 from tests.e2e.conftest import execute
 
 LATER = [{"role": "user", "content": "I lost my job."}, {"role": "assistant", "content": "(Question) When?"},
@@ -108,3 +109,20 @@ def test_what_cannot_be(supporter, trained):
         supporter.strategies("I lost my job.", template="cs")
     with pytest.raises(UserError, match="the run says that"):
         esc_lab.load(trained.path, ["model=tiny_qwen2"])
+
+
+def test_the_blocks_of_the_page_run_as_they_stand(trained, tmp_path, monkeypatch, capsys):
+    """One after the other, as its reader would, where a training lies under `outputs/`."""
+    text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    text = text.replace('"stage=evaluate",', '"stage=evaluate", "model=tiny_llama",')  # it is not the default model's
+    (tmp_path / "outputs/sft").mkdir(parents=True)
+    (tmp_path / "outputs/sft/RUN").symlink_to(trained.path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ESC_LAB_CACHE", str(CACHE))
+    blocks, known = re.findall(r"```python\n(.*?)```", text, re.S), {}
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), known)
+    assert (tmp_path / known["config"].run_dir / "metrics.json").exists()
+    assert known["looks"].measures
+    assert f"{known['answer'].strategy} {known['answer'].text}" in capsys.readouterr().out

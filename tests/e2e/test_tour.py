@@ -18,8 +18,8 @@ def notebook() -> list[str]:
 def test_the_notebook_runs(notebook, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ESC_LAB_CACHE", str(CACHE))
-    small = {'"smollm2_135m"': '"tiny_llama"', "STEPS = 6": "STEPS = 2", "max_new_tokens=40": "max_new_tokens=4",
-             "train: 12, val: 1, test: 3": "train: 2, val: 1, test: 1"}  # fmt: skip
+    small = {'"smollm2_135m"': '"tiny_llama"', "STEPS = 12": "STEPS = 2", "max_new_tokens=40": "max_new_tokens=4",
+             "train: 24, val: 1, test: 3": "train: 2, val: 1, test: 1"}  # fmt: skip
     code = "\n".join(notebook)
     for shown, tiny in small.items():
         assert shown in code

@@ -68,6 +68,30 @@ def test_each_round_goes_on_from_the_one_before(steps, tmp_path):
     assert {"search_2/calls", "cso_3/seed", "base/seed"} <= metrics.keys()
 
 
+def test_time_left_leaves_reused_steps_out(steps, tmp_path, monkeypatch, caplog):
+    """Each step takes a minute, but those that are reused."""
+    now, play = [0.0], pipeline.run_substage
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
+
+    def play_slowly(cfg, directory):
+        metrics = play(cfg, directory)
+        if directory.name == "sft":
+            (directory / "reused.json").touch()
+        else:
+            now[0] += 120
+        return metrics
+
+    monkeypatch.setattr(pipeline, "run_substage", play_slowly)
+    with caplog.at_level("INFO"):
+        pipeline.run(settings(tmp_path, "pipeline.stages=[sft,search,cso]"))
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
+    assert told[0] == "step 1 of 7: evaluate_base"
+    assert [line.split(": ")[1] for line in told[1:]] == [
+        "sft, about 12 min left", "evaluate_sft, about 10 min left", "search, about 8 min left",
+        "cso, about 6 min left", "evaluate_cso, about 4 min left", "compare, about 2 min left",
+    ]  # fmt: skip
+
+
 def test_one_round_costs_what_three_cost(steps, tmp_path):
     words = ("pairs=trained", "search.seeds=8", "objective.updates=7", "data.limit={train: 9}")
     metrics = pipeline.run(settings(tmp_path, *words))

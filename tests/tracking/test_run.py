@@ -354,6 +354,28 @@ def test_sync_uploads_each_version_once_and_records_who_used_it(tmp_path, monkey
     assert {"replies", "strategy/confusion_table"} <= set(server.summaries[ids[1]])
 
 
+def test_the_lines_of_the_docs_from_the_root(tmp_path):
+    """Where `outputs/` is: the upload of all runs, in the order in which they were started, and a look at one."""
+    sft = trained(tmp_path / "outputs/sft/RUN", "stage=sft")
+    judged = evaluated(tmp_path / "outputs/evaluate/RUN", f"checkpoint={tmp_path / 'outputs/sft/RUN'}")
+    first, second = (logged(cfg).path.stem.removeprefix("run-") for cfg in (sft, judged))
+    lines = (ROOT / "docs/wandb.md").read_text(encoding="utf-8").splitlines()
+    upload = next(line for line in lines if line.startswith("find "))
+    look = next(line for line in lines if line.startswith("wandb leet")).partition("  #")[0]
+    look = look.replace("wandb leet", "wandb leet inspect --summary").replace("pipeline/RUN/sft", "sft/RUN")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with serving() as server:
+        environment = {**os.environ, "PATH": path, "WANDB_BASE_URL": server.address, "WANDB_API_KEY": "x" * 40}
+        for line in (upload, look):
+            done = subprocess.run(
+                ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGS_S,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+    assert [*server.summaries] == [first, second]
+    assert "tiny-llama" in done.stdout
+
+
 def sync(run: OfflineRun, address: str) -> None:
     environment = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": "x" * 40}
     command = [sys.executable, "-m", "wandb", "sync", str(run.path.parent)]
