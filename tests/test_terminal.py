@@ -14,7 +14,16 @@ from rich.console import Console
 from esc_lab import terminal
 from esc_lab.comparison.files import _csv
 from esc_lab.errors import UserError
-from esc_lab.terminal import Countdown, StepCountdown, PlainFormatter, escape, escape_markdown, print_table, show_controls, to_cell
+from esc_lab.terminal import (
+    Countdown,
+    StepCountdown,
+    PlainFormatter,
+    escape,
+    escape_markdown,
+    print_table,
+    show_controls,
+    to_cell,
+)
 from tests import tables
 from tests.conftest import ROOT
 

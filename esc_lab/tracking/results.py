@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 _ROWS = 100  # of a table of replies or judgements
 _PAGES = 3  # of search trees
 _PAGE_BYTES = 10_000_000
-_REPLY_COLUMNS = ("dialogue", "turn", "problem", "gold", "gold_reply", "prompted", "strategy", "judged", "reply")
+_REPLY_COLUMNS = (
+    "dialogue", "turn", "problem", "gold", "gold_reply", "prompted", "strategy", "judged", "cut_off", "reply",
+)  # fmt: skip
 _SRA = ("log_sra", "sham_net")  # means that have a curve over the depth
 
 Charts = Iterator[tuple[str, Any]]  # name in W&B -> table, chart or page

@@ -117,7 +117,7 @@ def test_an_evaluation(tmp_path, monkeypatch):
     # The summary's numbers are the metrics, and nothing else.
     assert numbers(run) == METRICS
     replies = run.table("replies")["data"]
-    assert replies[0] == ["d", 1, "job crisis", "Question", "Why?", "", "(none)", "", "I see."]
+    assert replies[0] == ["d", 1, "job crisis", "Question", "Why?", "", "(none)", "", "", "I see."]
     assert [row[-1] for row in replies] == ["I see.", "Oh.", "Oh.", "Oh."]
     assert run.table("strategy/confusion_table")["data"] == [
         ["Question", "Question", 3], ["Others", "Question", 1], ["Question", "Others", 0], ["Others", "Others", 2],
