@@ -61,7 +61,7 @@ class Countdown:
 
 
 class StepCountdown:
-    """How long steps of several kinds still take: each as long as those of its kind did, or else as steps on average."""
+    """How long steps of several kinds still take: each as long as those of its kind did, else as steps on average."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, list[float]] = {}

@@ -16,8 +16,8 @@ from esc_lab.comparison.files import _csv
 from esc_lab.errors import UserError
 from esc_lab.terminal import (
     Countdown,
-    StepCountdown,
     PlainFormatter,
+    StepCountdown,
     escape,
     escape_markdown,
     print_table,
