@@ -79,7 +79,7 @@ class IncrementalModel:
         probe: AttentionProbe | None = None,
         boost: tuple[AttentionBoost, BoostedSpan] | None = None,
     ) -> Iterator[int]:
-        """The ids that continue a prompt, as they are drawn, until a stop token or `max_new_tokens`.
+        """The ids that continue a prompt, one at least, as they are drawn, until a stop token or `max_new_tokens`.
 
         Args:
             probe: measures the attention of the queries that predict the ids, as branch 0, once they are all drawn.
@@ -102,7 +102,10 @@ class IncrementalModel:
                     visible = move(seen, self._inner.device)
                     probe.watch(visible, [0], [len(missing) - 1], cached=True)
                 states = self._run(probe, None if boost is None else self._boost(*boost, path, start))
-                (token,) = draw(head_logits(self._inner, states[-1:]), [sampling], [generator])
+                logits = head_logits(self._inner, states[-1:])
+                if len(ids) == len(prompt):  # a reply has words
+                    logits[:, sorted(self._stop)] = -torch.inf
+                (token,) = draw(logits, [sampling], [generator])
                 if token in self._stop:
                     if probe is not None:
                         probe.keep([])

@@ -15,7 +15,7 @@ from esc_lab.models.log_probs import score_rows
 from esc_lab.tokens import ReplyTokens, TokenSequence, pack_rows
 from tests.models.test_tree_attention import random_sequences
 
-NEVER = frozenset({-1})
+NEVER: frozenset[int] = frozenset()
 SPAN = BoostedSpan(np.arange(5, 9), 9)
 
 
@@ -124,3 +124,17 @@ def test_a_prompt_that_is_too_long_is_refused(exact_models):
     kept = IncrementalModel(exact_models("llama"), NEVER, 40)
     with pytest.raises(ValueError, match="41 tokens, of 40"):
         list(kept.stream(np.arange(31) + 3, Sampling(10), 0))
+
+
+def test_a_reply_has_a_token_at_least(exact_models):
+    """The most probable one that does not end it; later ones may."""
+    model = exact_models("llama")
+    (prompt,) = turns(5, 1)
+    with torch.inference_mode():
+        logits = model(torch.tensor(prompt)[None]).logits[0, -1]
+    first, second = logits.topk(2).indices.tolist()
+    stream = IncrementalModel(model, frozenset({first}), 500).stream(prompt, Sampling(3), 0)
+    assert next(stream) == second
+    assert not list(
+        IncrementalModel(model, frozenset({*range(len(logits))} - {second}), 500).stream(prompt, Sampling(3), 0)
+    )[1:]
