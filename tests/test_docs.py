@@ -61,7 +61,12 @@ def places(tmp_path_factory) -> Path:
         (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
     searches = ["search", "extend", "cards", "converse", "chat"]
     others = ["pipeline", "classifier", "reward", "sra", "survey"]
-    for path in ("cso/OLD/metrics.json", "sft/OLD/metrics.json", "multirun/OLD/manifest.jsonl"):  # `latest` finds them
+    for path in (
+        "cso/OLD/metrics.json",
+        "sft/OLD/metrics.json",
+        "classifier/OLD/metrics.json",
+        "multirun/OLD/manifest.jsonl",
+    ):  # `latest` finds them
         (_made((root / "outputs" / path).parent) / Path(path).name).touch()
     for stage in ("cso", "sft"):
         (root / f"outputs/{stage}/OLD/config.yaml").write_text(f"stage: {stage}\n")
