@@ -111,10 +111,13 @@ class TalkJudgeSession:
         request = roles.request(JUDGE, rubric.messages(talk, json=not scores))
         if not rubric.yes_no:
             values = await roles.numbers(request, names, BEST_SCORE, partial(parse_scores, axes=names))
-            return None if values is None else TalkJudgement(values)
+            return TalkJudgement(values) if values and len(values) == len(names) else None
         if scores:
             questions = tuple(Question(name, f"{name}: ", ("yes", "no")) for name in names)
             answer = await roles.send(replace(request, questions=questions))
+            roles.note_seen(request, answer)
+            if not all(answer.log_probs):  # an endpoint that tells nothing of the options of a question
+                return None
             chances = zip(names, answer.log_probs, strict=True)
             return TalkJudgement({name: round(math.exp(yes), DECIMALS) for name, (yes, _) in chances})
         return await roles.ask_until_usable(replace(request, schema=rubric.schema()), self._read)

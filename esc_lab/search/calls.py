@@ -49,6 +49,8 @@ class Calls:
         uncached: roles that the cache neither answers for nor learns from.
 
     Attributes:
+        retry_too_long: a conversation that exceeded the context of its model in an earlier part of the run is sent
+            again: there may be room now.
         spent: what clients did in this run, its earlier parts included.
         watch: of the answers of all trees, for their roles.
     """
@@ -62,7 +64,7 @@ class Calls:
         uncached: frozenset[str] = frozenset(),
     ) -> None:
         self.clients, self.cache, self.budget = clients, cache, budget or BudgetConfig()
-        self.uncached = uncached
+        self.uncached, self.retry_too_long = uncached, False
         self.spent, self.watch = Spent(), AnswerWatch()
         self.journals: list[Journal] = []
         self._fatal: UserError | None = None  # of a client: there is no use in asking for more
@@ -169,11 +171,18 @@ class Calls:
         if key in journal.answers:
             self.spent.from_journal += 1
             return journal.answers[key]
+        if key in journal.too_long and not self.retry_too_long:
+            fix = "start anew without resume= if there is room now"
+            raise TooLongError(journal.too_long[key], where=str(journal.path), fix=fix)
         cache = None if request.role in self.uncached else self.cache
         answer = cache.get(key) if cache else None
         self.spent.from_cache += answer is not None
         if answer is None:
-            answer = await self._join(key, journal, client, request)
+            try:
+                answer = await self._join(key, journal, client, request)
+            except TooLongError as error:
+                journal.add_too_long(key, request, error.message)
+                raise
         # One that was made for this tree is there already; one that was made for another costs nothing again.
         journal.add(key, request, answer, cached=True)
         return answer

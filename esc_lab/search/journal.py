@@ -1,6 +1,7 @@
 """The journal of a tree: an append-only file of every finished call, from which an interrupted search goes on.
 
-The first line names the configuration, each other one a call: its key, what it was for, and the raw answer. A line is
+The first line names the configuration, each other one a call: its key, what it was for, and the raw answer, or that
+its conversation exceeds the context of the model. A line is
 written as soon as the call is finished, so it outlives the process; `sync` makes it outlive the machine. Since the
 search asks for the same calls again, in any order, reading the answers back is all that resuming takes.
 """
@@ -28,6 +29,7 @@ from esc_lab.search.requests import Answer, Client, Request
 
 log = logging.getLogger(__name__)
 FORMAT = "esc-lab-journal/1"
+TOO_LONG = "too_long"  # stands in the place of an answer
 MAKE_ROOM = "make room or choose another place; resume=<run directory> goes on from here"
 _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 
@@ -41,6 +43,7 @@ class Journal:
     Attributes:
         answers: by key, those that were there and those that were added.
         cached: keys of those that cost nothing: from the request cache, or another tree's call at the same time.
+        too_long: by key, what was said of conversations that exceed the context of the model.
         models: by role, the models as their clients named them.
         first, last: when the first and the last call were finished (ISO 8601, UTC); empty without calls.
 
@@ -52,6 +55,7 @@ class Journal:
         self.path, self.config = path, dict(config)
         self.answers: dict[str, Answer] = {}
         self.cached: set[str] = set()
+        self.too_long: dict[str, str] = {}
         self.models: dict[str, set[str]] = {}
         self.first = self.last = ""
         self._unsynced = False
@@ -67,10 +71,16 @@ class Journal:
         """
         if key in self.answers:
             return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        now = _now()
         record = {"key": key, "role": request.role, "sample": request.sample, "at": now, "cached": cached}
         self._write({**record, "answer": answer.to_json()})
         self._note(key, now, request.role, answer, cached)
+
+    def add_too_long(self, key: str, request: Request, said: str) -> None:
+        """Write that a conversation exceeds the context of the model. Raises what `add` raises."""
+        if key not in self.too_long:
+            self._write({"key": key, "role": request.role, "sample": request.sample, "at": _now(), TOO_LONG: said})
+            self.too_long[key] = said
 
     def sync(self) -> None:
         """Have what was written so far outlive a crash of the machine. May be called from another thread."""
@@ -82,7 +92,7 @@ class Journal:
     def release(self) -> None:
         """Let go of the answers: they are in the file, and nobody asks for them any more."""
         self.sync()
-        self.answers, self.cached = {}, set()
+        self.answers, self.cached, self.too_long = {}, set(), {}
 
     def recall(self) -> None:
         """Have the answers again that were let go of."""
@@ -141,6 +151,9 @@ class Journal:
         for number, line in enumerate(whole[1:], start=2):
             record = self._record(line, number)
             try:
+                if TOO_LONG in record:
+                    self.too_long[record["key"]] = str(record[TOO_LONG])
+                    continue
                 answer = Answer.from_json(record["answer"])
                 self._note(record["key"], record["at"], record["role"], answer, record["cached"])
             except READ_ERRORS as error:
@@ -203,6 +216,10 @@ def journal_settings(config: Any) -> dict[str, Any]:
         rename_keys({"mcts": config["search"]})
         config["search"].pop("in_flight", None)
     return flatten(config)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _short(value: Any) -> str:

@@ -204,7 +204,7 @@ class Roles:
     async def _first_probability(self, role: str, messages: tuple[Message, ...], question: Question) -> float | None:
         request = replace(self.request(role, messages), questions=(question,))
         answer = await self.send(request)
-        self._note_seen(request, answer)
+        self.note_seen(request, answer)
         return math.exp(answer.log_probs[0][0]) if answer.log_probs[0] else None
 
     async def _choose(self, messages: tuple[Message, ...]) -> StrategyPriors:
@@ -264,7 +264,7 @@ class Roles:
         options = tuple(str(number) for number in range(least, best + 1))
         questions = tuple(Question(name, f"{name}: ", options) for name in names)
         answer = await self.send(replace(request, questions=questions))
-        self._note_seen(request, answer)
+        self.note_seen(request, answer)
         return {
             name: round(sum(math.exp(log_prob) * value for value, log_prob in enumerate(log_probs, least)), DECIMALS)
             for name, log_probs in zip(names, answer.log_probs, strict=True)
@@ -293,7 +293,7 @@ class Roles:
         self._count(request, "missing" if partly is None else "partly")
         return partly
 
-    def _note_seen(self, request: Request, answer: Answer) -> None:
+    def note_seen(self, request: Request, answer: Answer) -> None:
         """Whether anything of the options of questions was seen; with a model that is loaded here all is."""
         unseen = sum(not log_probs for log_probs in answer.log_probs)
         if unseen < len(answer.log_probs):

@@ -89,6 +89,7 @@ class SearchSession:
         self, cfg: Config, seeds: Sequence[SeedDialogue], calls: Calls, others: Sequence[Dialogue] = ()
     ) -> None:
         self.cfg, self.seeds, self.calls, self.others = cfg, seeds, calls, others
+        calls.retry_too_long = True  # its tree is not finished
         self.inventory = build_inventory(cfg.inventory)
         prompts = build_role_prompts(self.inventory, cfg.llm)
         self.axes, self.prompts = prompts.axes, fingerprint_prompts(prompts, cfg.llm.strategist)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -166,9 +167,43 @@ def test_replay_without_model_or_torch(talked, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "torch False" in done.stdout
     (directory,) = (tmp_path / "converse").iterdir()
-    assert [(directory / file).read_bytes() for file in FILES] == contents(talked)
     metrics = json.loads((directory / "metrics.json").read_text())
-    assert {**metrics, **dict.fromkeys(OWN_TIME)} == {**talked.metrics, **dict.fromkeys(OWN_TIME)}
+    assert_same(Outcome(0, "", "", directory), talked)
+    assert metrics["converse/calls"] == talked.metrics["converse/calls"]
+
+
+def replayed(recording: Outcome, tmp_path, *others: str) -> Outcome:
+    call = ("stage=converse", "llm=replay", f"llm.strategist.recording={recording.path}", "cards.limit=4",
+            "converse.max_turns=6", "search.cache=false", *others)  # fmt: skip
+    return execute(tmp_path / "replayed", *call)
+
+
+def assert_same(run: Outcome, recorded: Outcome) -> None:
+    assert contents(run) == contents(recorded)
+    assert {**run.metrics, **dict.fromkeys(OWN_TIME)} == {**recorded.metrics, **dict.fromkeys(OWN_TIME)}
+
+
+@pytest.mark.parametrize(
+    ("said", "instead", "differs"),
+    [
+        ('"(Affirmation and Reassurance) ', '"(Question) ', "turn 10 differs"),
+        ('\\"intensity\\": 1.5', '\\"intensity\\": 1.25', "its end or the intensity of the emotion differs"),
+    ],
+)  # fmt: skip
+def test_a_changed_answer_is_named(talked, tmp_path, said, instead, differs):
+    """Of the last intensity, and of the last strategy, no later prompt of the talk tells."""
+    recorded = tmp_path / "recorded"
+    shutil.copytree(talked.path, recorded)
+    journal = recorded / "talks" / "closed_bakery-0.journal.jsonl"
+    lines = journal.read_text().splitlines()
+    last = max(number for number, line in enumerate(lines) if said in line)
+    lines[last] = lines[last].replace(said, instead)
+    journal.write_text("".join(f"{line}\n" for line in lines))
+    message = complaint(replayed(Outcome(0, "", "", recorded), tmp_path), "talks")
+    assert f"{journal}: the talk that these answers make is not that of talks.jsonl: {differs}" in message
+    (recorded / "talks.jsonl").unlink()
+    unchecked = replayed(Outcome(0, "", "", recorded), tmp_path / "unchecked")
+    assert "nobody knows whether the journals were changed" in unchecked.errors
 
 
 @pytest.mark.parametrize(
@@ -238,11 +273,14 @@ def test_a_seeker_that_may_not_end_yet(endpoint, command):
     assert outcome.metrics["converse/seeker/unusable"] == 3
 
 
-def test_a_spent_budget_leaves_whole_talks(endpoint, talked, command):
+def test_a_spent_budget_leaves_whole_talks(endpoint, talked, command, tmp_path):
     few = command(*words(endpoint[1], "search.budget.calls=40", "search.concurrency=1"))
     assert few.status == 0, few.errors
     assert few.metrics["converse/unfinished_talks"] == 2
     assert "the budget of 40 calls is spent" in few.errors
+    again = replayed(few, tmp_path)
+    assert "its budget was spent before the end of every talk" in again.errors
+    assert_same(again, few)
     lines = (talked.path / "talks.jsonl").read_text().splitlines()
     assert (few.path / "talks.jsonl").read_text().splitlines() == lines[:2]
     before = len(endpoint[0].requests)
@@ -342,16 +380,22 @@ def test_answers_that_cannot_be_used_end_a_talk_and_are_counted(command):
     assert outcome.metrics["converse/ends/seeker_missing"] == 0.25
 
 
-def test_a_talk_over_the_context_is_counted(command):
+def test_a_talk_over_the_context_is_counted(command, tmp_path):
     def fault(number: int, body: dict) -> str | None:
         long = len(body["messages"]) >= 6 and who(body) == "supporter"
         return "400:context_length_exceeded" if long else None
 
-    with Endpoint(play, faults=fault).running() as url:
+    with (server := Endpoint(play, faults=fault)).running() as url:
         outcome = command(*words(url))
-    assert outcome.status == 0, outcome.errors
+        assert outcome.status == 0, outcome.errors
+        asked = len(server.requests)
+        resumed = command(*words(url, f"resume={outcome.path}"))
+        assert len(server.requests) == asked
     assert outcome.metrics["converse/ends/too_long"] == 1
     assert outcome.metrics["converse/turns"] == 2
+    for again in (resumed, replayed(outcome, tmp_path)):
+        assert again.status == 0, again.errors
+        assert_same(again, outcome)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,10 @@ def test_long_talks_leave_out_their_first_half(tiny_models, tmp_path):
     with pytest.raises(UserError, match="exceed the room"):
         last(session.send("word " * 900, ReplySettings("cso")))
     assert len(session.exchanges) == 14
+    while session.exchanges:
+        session.undo()
+    exchange = last(session.send("A zebra came.", ReplySettings("cso")))
+    assert "zebra" in "".join(exchange.candidates[0].attention.prompt)
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "<|im_end|>"])

@@ -59,10 +59,25 @@ def test_a_talk_by_hand():
 
 def test_what_a_talk_does_not_have_is_missing():
     empty = measure_talk(talk(("Hi.",), ends="supporter_missing", intensity=(3.0,)), success=2, max_turns=5)
-    assert empty == {"turns": 0, "seeker_words": 1, "ended_by_seeker": 0}
+    assert empty == {
+        "turns": 0, "seeker_words": 1, "ended_by_seeker": 0, "intensity_start": 3, "intensity_end": 3, "relief": 0,
+        "success": 0, "turns_to_success": 5,
+    }  # fmt: skip
     unlabelled = measure_talk(talk(("Hi.",), ("", "Oh no.")), success=2, max_turns=5)
     assert unlabelled["labelled"] == 0
     assert not {"strategies", "strategy_repeats", "repeated", "relief", "success"} & {*unlabelled}
+
+
+def test_a_supporter_that_gives_up_is_no_better_for_it():
+    """Success, relief and turns to success are of all talks whose start is known, whatever the supporter then does."""
+    helped = talk(("Hi.",), ("Question", "Why?"), intensity=(4.0, 2.0))
+    silent = talk(("Hi.",), ends="supporter_missing", intensity=(1.5,))
+    unread = talk(("Hi.",), ("", "Oh."), ends="seeker", intensity=(4.0, None))
+    unknown = talk(("Hi.",), ("", "Oh."), ends="seeker", intensity=(None, 2.0))
+    metrics = measure_talks([helped, silent, unread, unknown], success=2.0, max_turns=9)
+    assert metrics["success"] == pytest.approx(1 / 3)
+    assert metrics["relief"] == pytest.approx(2 / 3)
+    assert metrics["turns_to_success"] == pytest.approx((1 + 9 + 9) / 3)
 
 
 def test_sets_of_talks():

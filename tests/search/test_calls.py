@@ -18,7 +18,7 @@ from esc_lab.prompts import Message
 from esc_lab.search.cache import RequestCache
 from esc_lab.search.calls import Calls
 from esc_lab.search.journal import Journal
-from esc_lab.search.requests import Answer, Question, Request
+from esc_lab.search.requests import Answer, Question, Request, TooLongError
 from esc_lab.search.spending import BudgetError
 from tests.search.virtual_time import run
 
@@ -418,5 +418,28 @@ def test_half_a_surrogate_pair_reaches_no_file(tmp_path: Path, journal) -> None:
         assert list(kept(journal).values()) == [answer]
         client.template = whole = Answer("\U0001f600 \x00 <|im_end|>", model="é")
         assert await calls.send(journal, ask("again")) == whole == list(kept(journal).values())[1]
+
+    run(test())
+
+
+def test_what_is_too_long_is_written_down_and_sent_again_only_where_there_may_be_room(journal, other) -> None:
+    async def test() -> None:
+        client = Playing()
+        client.error = TooLongError("9 tokens of 8")
+        calls = Calls({"seeker": client}, 4)
+        refused = await asyncio.gather(*(calls.send(of, ask()) for of in (journal, other)), return_exceptions=True)
+        assert [type(error) for error in refused] == [TooLongError] * 2
+        assert (len(client.requests), calls.spent.calls) == (1, 0)
+        client.error = None
+        for of in (journal, other):
+            again = reopen(Calls({"seeker": client}, 4), of)
+            with pytest.raises(TooLongError, match="9 tokens of 8"):
+                await again.send(again.journals[0], ask())
+        assert len(client.requests) == 1
+        again.retry_too_long = True
+        assert (await again.send(again.journals[0], ask())).text == "How are you? 0"
+        last = reopen(Calls({"seeker": client}, 4), other)
+        assert (await last.send(last.journals[0], ask())).text == "How are you? 0"
+        assert len(client.requests) == 2
 
     run(test())

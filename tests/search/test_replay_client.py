@@ -11,7 +11,7 @@ import pytest
 from esc_lab.errors import UserError
 from esc_lab.prompts import Message
 from esc_lab.search.clients.replay import ReplayClient
-from esc_lab.search.requests import Answer, Question, Request
+from esc_lab.search.requests import Answer, Question, Request, TooLongError
 
 IDENTITY = {"kind": "openai", "model": "gpt-test"}
 REQUEST = Request("seeker", (Message("system", "You seek help."), Message("user", "What is\nwrong? " + "a" * 200)))
@@ -77,6 +77,14 @@ def test_broken_line(tmp_path, broken):
     path = journal(tmp_path / "tree.jsonl", lines()[0], broken, lines()[1])
     with pytest.raises(UserError, match=r"tree\.jsonl:2: broken record"):
         ReplayClient(path, identity=IDENTITY, scores=False)
+
+
+def test_a_conversation_that_was_too_long_is_too_long_again_unless_it_was_answered_later(tmp_path):
+    refusal = [json.dumps({"key": key, "too_long": "9 tokens of 8"}) + "\n" for key in ANSWERS]
+    client = ReplayClient(journal(tmp_path / "tree.jsonl", *refusal, lines()[0]), identity=IDENTITY, scores=True)
+    assert answered(client, REQUEST) == ANSWERS[REQUEST.key(IDENTITY)]
+    with pytest.raises(TooLongError, match="9 tokens of 8"):
+        answered(client, RATED)
 
 
 def test_two_answers_to_one_request(tmp_path):

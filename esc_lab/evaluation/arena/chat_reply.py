@@ -178,6 +178,8 @@ class ChatModel:
     def _encode(self, talk: Dialogue, prompts: SupporterPrompts, strategy: str | None) -> EncodedChat:
         """The prompt, without the first half of the talk where it is longer than there is room."""
         room = min(self.loaded.context_tokens, self.cfg.chat.cache_tokens) - self.sampling.max_new_tokens
+        if self._start >= len(talk.turns) - 1:  # what is shown was taken back
+            self._start = 0
         while True:
             prompt = build_prompt(
                 prompts.layout, self.inventory, talk, len(talk.turns), strategy,

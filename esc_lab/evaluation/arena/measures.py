@@ -32,7 +32,7 @@ def measure_talk(talk: Dialogue, *, success: float, max_turns: int) -> dict[str,
         shares of the supporter's runs of four words that it, or the seeker, has said before; `asks`, the share of its
         replies with a question; `labelled`, the share with a strategy; `strategies` (different ones);
         `strategy_repeats`, the share of its strategies that the turn before had too; `ended_by_seeker`; and, where the
-        intensity was asked, `intensity_start`, `intensity_end`, `relief`, `success` and `turns_to_success`.
+        intensity is known at first, `intensity_start`, `intensity_end`, `relief`, `success` and `turns_to_success`.
     """
     replies, seeker = _split(talk)
     texts = [turn.reply.text for turn in replies]
@@ -153,7 +153,10 @@ def _said_before(turns: Sequence[Turn]) -> dict[str, float | None]:
 
 
 def measure_emotion(intensity: Sequence[float | None], *, success: float, max_turns: int) -> dict[str, float]:
-    """What the supporter's turns did to the intensity of the emotion; nothing where it was not asked after any.
+    """What the supporter's turns did to the intensity of the emotion; nothing where it is not known what it was at first.
+
+    A supporter after none of whose turns it is known (it says nothing, or ends the talk at once) did nothing, as far as
+    anybody can tell. That is no missing value: a supporter would look the better the more of its talks it gives up.
 
     Args:
         intensity: after the seeker's first message, and after each turn of the supporter; None where it is not known.
@@ -161,13 +164,14 @@ def measure_emotion(intensity: Sequence[float | None], *, success: float, max_tu
     """
     start, after = intensity[0] if intensity else None, intensity[1:]
     told = [(turn, value) for turn, value in enumerate(after, start=1) if value is not None]
-    if start is None or not told:
+    if start is None:
         return {}
+    end = told[-1][1] if told else start
     reached = next((turn for turn, value in told if value <= success), None)
     return {
         "intensity_start": start,
-        "intensity_end": told[-1][1],
-        "relief": start - told[-1][1],
+        "intensity_end": end,
+        "relief": start - end,
         "success": float(reached is not None),
         "turns_to_success": float(reached or max_turns),
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from esc_lab.config import Config
 from esc_lab.config.search import ASKED
 from esc_lab.data.cards import Card
+from esc_lab.data.corpora import read_dialogues
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory
 from esc_lab.errors import UserError, list_names
@@ -23,17 +26,19 @@ from esc_lab.evaluation.arena.supporter import ROLE, Supporter
 from esc_lab.evaluation.arena.talk import Talk
 from esc_lab.prompts import SeekerProfile, build_layout
 from esc_lab.prompts.trained import SupporterPrompts
-from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS
+from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS, TALKS_FILE
 from esc_lab.search.calls import Calls
 from esc_lab.search.clients.replay import find_recordings
 from esc_lab.search.journal import describe_role
 from esc_lab.search.progress import CallProgress
 from esc_lab.search.role_prompts import build_role_prompts
 from esc_lab.search.roles import Roles
+from esc_lab.search.spending import BudgetError
 from esc_lab.search.work_journals import WorkJournals
 from esc_lab.search.work_results import WorkResult
 from esc_lab.seeds import derive_seed
 
+log = logging.getLogger(__name__)
 # Texts of the search's roles that talks use.
 _ROLE_TEXTS = (
     "seeker_system", "seeker_situation", "seeker_problem", "seeker_emotion", "conversation", "answer", "answer_end",
@@ -44,7 +49,8 @@ _ROLE_TEXTS = (
 class ConverseSession:
     """Has the supporter under test talk with each card, with the journals of a run directory.
 
-    Where clients replay a recording, its journals are taken over, and answer for all.
+    Where clients replay a recording, its journals are taken over, and answer for all: each talk has to come out as it
+    stands there, and those that a spent budget stopped are unfinished again.
     """
 
     def __init__(self, cfg: Config, cards: Sequence[Card], calls: Calls) -> None:
@@ -55,6 +61,8 @@ class ConverseSession:
         self.prompts = SupporterPrompts(self.inventory, template, build_layout(template))
         self.work = [(card, number) for card in cards for number in range(self.settings.talks)]
         self._talks: list[Talk] = []
+        self._recording: str | None = None
+        self._recorded: dict[str, Dialogue] = {}  # none: there is nothing to check a replay against
         self._finished = 0
 
     async def converse(self) -> WorkResult[Dialogue]:
@@ -96,10 +104,11 @@ class ConverseSession:
             supporter = Supporter(roles, self.settings.strategies, scores=chooses)
             talk = Talk(card, number, supporter, self.words, self.settings, knows_card="seeker" not in roles.trained)
             self._talks.append(talk)
+            self._check_finished(_name(card, number))
             await talk.hold()
             self._finished += 1
             counts.update(of_talk)
-            return talk.dialogue(self.inventory.name)
+            return self._check_replay(talk.dialogue(self.inventory.name))
 
     def _count_turns(self) -> int:
         """Turns that are there, or that no longer come since their talk has ended."""
@@ -137,7 +146,31 @@ class ConverseSession:
             what = f"the recording has no talk {list_names(missing, 3)}"
             fix = "use the cards and converse.talks of the recording"
             raise UserError(what, where=f"recording={recording}", fix=fix)
+        self._recording = recording
+        if (path := Path(recording, TALKS_FILE)).exists():
+            self._recorded = {talk.tree_id: talk for talk in read_dialogues(path, "jsonl", inventory=self.inventory)}
+        else:
+            log.warning("%s: there is no such file, so that nobody knows whether the journals were changed", path)
         return replace(self.cfg, resume=str(recording))
+
+    def _check_finished(self, name: str) -> None:
+        """A BudgetError of a talk that the recorded run did not finish."""
+        if self._recorded and name not in self._recorded:
+            what = "its budget was spent before the end of every talk; those that it finished are repeated"
+            raise BudgetError(what, where=f"recording={self._recording}")
+
+    def _check_replay(self, talk: Dialogue) -> Dialogue:
+        """The talk; a UserError if the recorded run has another one: somebody changed the journal or the talks."""
+        recorded = self._recorded.get(talk.tree_id)
+        if recorded and recorded != talk:
+            path = Path(self._recording or "", TALKS, f"{talk.tree_id}{JOURNAL_SUFFIX}")
+            pairs = zip_longest(recorded.turns, talk.turns)
+            turn = next((number for number, (one, other) in enumerate(pairs) if one != other), None)
+            where = "its end or the intensity of the emotion" if turn is None else f"turn {turn}"
+            what = f"the talk that these answers make is not that of {TALKS_FILE}: {where} differs"
+            fix = "somebody changed one of them: take the recording as it was published"
+            raise UserError(what, where=str(path), fix=fix)
+        return talk
 
     def _shared_config(self) -> dict[str, Any]:
         """Everything that the calls of talks depend on beside their card and their own content, in plain words: what

@@ -14,8 +14,8 @@ from esc_lab.config import Config
 from esc_lab.config.search import ROLES
 from esc_lab.errors import UserError
 from esc_lab.runs.layout import CARDS, JOURNAL_SUFFIX, TALKS
-from esc_lab.search.journal import read_journal_config
-from esc_lab.search.requests import Answer, Request
+from esc_lab.search.journal import TOO_LONG, read_journal_config
+from esc_lab.search.requests import Answer, Request, TooLongError
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "attempts", "no_repeat", "min_prior")
 
@@ -58,8 +58,8 @@ class ReplayClient:
 
     Args:
         recording: run directory of whole talks or of cards, or JSONL file with `{"key": ..., "answer": {...}}` in its
-            lines, keys as of `Request.key`. Lines without `key` are passed over, and so is a last line that was cut
-            off.
+            lines, keys as of `Request.key`; `too_long` in place of `answer` is a TooLongError again. Lines without
+            `key` are passed over, and so is a last line that was cut off.
         identity, scores: those of the recorded client.
 
     Raises:
@@ -71,12 +71,16 @@ class ReplayClient:
     def __init__(self, recording: Path, *, identity: Mapping[str, Any], scores: bool) -> None:
         self.identity, self.scores, self._recording = identity, scores, recording
         self._answers: dict[str, Answer] = {}
+        self._too_long: dict[str, str] = {}
         for path in find_recordings(recording):
             # What two talks asked for is the same only where the same model answered it: each has its own journal.
-            self._answers = _read(path) | self._answers
+            self._answers = _read(path, self._too_long) | self._answers
 
     async def answer(self, request: Request) -> Answer:
-        answer = self._answers.get(request.key(self.identity))
+        key = request.key(self.identity)
+        answer = self._answers.get(key)
+        if answer is None and key in self._too_long:
+            raise TooLongError(self._too_long[key], where=str(self._recording))
         if answer is None:
             start = " ".join(request.messages[-1].content.split())[:80]
             what = f"no recorded answer for this request of the {request.role}; its last message begins: {start!r}"
@@ -88,7 +92,7 @@ class ReplayClient:
         """Nothing to let go of."""
 
 
-def _read(path: Path) -> dict[str, Answer]:
+def _read(path: Path, too_long: dict[str, str]) -> dict[str, Answer]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -102,6 +106,9 @@ def _read(path: Path) -> dict[str, Answer]:
         try:
             record = json.loads(line)
             if "key" not in record:
+                continue
+            if TOO_LONG in record:
+                too_long[record["key"]] = str(record[TOO_LONG])
                 continue
             key, answer = record["key"], Answer.from_json(record["answer"])
         except READ_ERRORS as error:
