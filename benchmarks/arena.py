@@ -4,7 +4,8 @@
    another (every eighth of them), side by side in one run, by supporter turns a second; the model is loaded before.
 2. `endpoint`: twice as many talks as connections against a loopback HTTP server with 100 ms a call, in a process of its
    own: calls a second until fewer talks are left than connections, against the ideal of 64 / 0.1 s.
-3. `identical`: the same seed at concurrency 1 and 64, with SmolLM2 in float32: talks and journals are compared.
+3. `identical`: the same seed at concurrency 1 and 64: talks and journals are compared, of 64 talks at an endpoint whose
+   answers depend on the request alone, and of four short ones with SmolLM2 in float32.
 4. `replay`: 40 talks of 10 turns are recorded at an endpoint, and replayed by a process that imports no torch.
 
 A whole `engine` takes an hour on two cores: `--talks 16 --turns 4` shrinks it. CPU seconds stand beside
@@ -122,15 +123,22 @@ def measure_endpoint(options: argparse.Namespace) -> None:
 
 def compare_orders(options: argparse.Namespace) -> None:
     few = argparse.Namespace(**{**vars(options), "turns": min(options.turns, 3)})
+    with endpoint(0.0, play) as url:
+        print_orders("at_any_concurrency", *served(url), "cards.limit=32", "converse.talks=2")
+    print_orders("with_smollm2_at_any_concurrency", *local(few, "float32"), "cards.limit=4")
+
+
+def print_orders(name: str, *words: str) -> None:
+    """Whether talks one after another and 64 at once are the same."""
     left = []
-    for concurrency in (1, 64):
+    for concurrency in (1, CONNECTIONS):
         with tempfile.TemporaryDirectory() as directory:
-            words = (*local(few, "float32"), "cards.limit=4", f"search.concurrency={concurrency}", "logger=none")
-            run_stage(replace(configure(*words, "reuse=false"), run_dir=directory))
+            own = (*words, f"search.concurrency={concurrency}", "logger=none", "reuse=false")
+            run_stage(replace(configure(*own), run_dir=directory))
             talks = (Path(directory) / TALKS_FILE).read_bytes()
             left.append((talks, read_answers(Path(directory) / TALKS)))
-    same = left[0] == left[1]
-    print(f"arena_same_at_any_concurrency: {'identical' if same else 'different'} talks and journals (goal identical)")
+    same, count = left[0] == left[1], len(left[0][1])
+    print(f"arena_same_{name}: {'identical' if same else 'different'} talks and journals of {count} (goal identical)")
 
 
 def time_replay(options: argparse.Namespace) -> None:

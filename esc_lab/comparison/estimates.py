@@ -14,6 +14,7 @@ from esc_lab.comparison.runs import Cell
 from esc_lab.metrics.metric import Definition, Metric
 from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTable
 from esc_lab.metrics.records import find_metric
+from esc_lab.metrics.talks import TALKS_OF_CARDS
 from esc_lab.statistics.crossed_effects import CrossedMean, SeedTable, estimate_mean, influence, subtract
 from esc_lab.statistics.intervals import Interval
 from esc_lab.statistics.multiple_tests import holm
@@ -178,15 +179,22 @@ class _ComparedMetric:
     def __init__(self, metric: Metric, cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> None:
         self.metric = metric
         self.cells = [cell for cell in cells if all(metric.name in run.metrics for run in cell.runs)]
-        definition = None if metric.is_count else metric.definition
-        self.tables = {cell.name: self._tabulate(cell, definition, predictions) for cell in self.cells}
+        self.predictions, self.definition = predictions, None if metric.is_count else metric.definition
+        self.tables = {cell.name: self._tabulate(cell) for cell in self.cells}
         self.unit = next((table.test.kind[1] for table in predictions.values()), "dialogues")
 
-    def _tabulate(
-        self, cell: Cell, definition: Definition | None, predictions: Mapping[Path, PredictionTable]
-    ) -> SeedTable:
+    def _tabulate(self, cell: Cell) -> SeedTable:
         values = np.array([run.metrics[self.metric.name] for run in cell.runs])
-        return tabulate_metric(cell, definition, predictions, values=values)
+        return tabulate_metric(cell, self.definition, self.predictions, values=values)
+
+    def _known(self, cell: Cell) -> list[BoolArray]:
+        """Of whole talks, in which of them each run has the measure; empty where it is none of single talks."""
+        tables = [self.predictions.get(run.directory) for run in cell.runs]
+        return [
+            ~np.isnan(table.values[self.metric.name])
+            for table in tables
+            if table is not None and table.test.kind == TALKS_OF_CARDS and self.metric.name in table.values
+        ]
 
     def estimate(self, cell: Cell, baseline: Cell | None, primary: bool) -> Estimate:
         table = self.tables[cell.name]
@@ -196,7 +204,8 @@ class _ComparedMetric:
         )
         mean = estimate_mean(table)
         enough = enough_for_interval(cell, self.metric)
-        count = np.mean([run.metrics.get(self.metric.count, math.nan) for run in cell.runs])
+        known = [float(of_run.sum()) for of_run in self._known(cell)]
+        count = np.mean(known or [run.metrics.get(self.metric.count, math.nan) for run in cell.runs])
         guarded = any(run.metrics.get(self.metric.guard, 0) for run in cell.runs)
         difference = self.compare(cell, baseline, primary) if baseline else None
         interval = mean.interval(corrected=self.metric.biased) if enough else _alone(mean)
@@ -208,10 +217,21 @@ class _ComparedMetric:
         return baseline.model == cell.model or not self.metric.by_tokens
 
     def compare(self, cell: Cell, baseline: Cell, primary: bool = False) -> Difference | None:
-        """The cell less its baseline; None where they cannot be compared."""
+        """The cell less its baseline; None where they cannot be compared.
+
+        Of whole talks: in those that have it in both, so that nobody gains by one that is missing.
+        """
         if not self._comparable(cell, baseline):
             return None
-        mean = compare_tables((cell, self.tables[cell.name]), (baseline, self.tables[baseline.name]))
+        tables = self.tables
+        known = [*self._known(cell), *self._known(baseline)]
+        if known and not (both := np.logical_and.reduce(known)).all():  # paired: the talks that both have
+            if not both.any():
+                return None
+            tables = {
+                of.name: tabulate_metric(of, self.definition, self.predictions, keep=both) for of in (cell, baseline)
+            }
+        mean = compare_tables((cell, tables[cell.name]), (baseline, tables[baseline.name]))
         p, interval = math.nan, _alone(mean)
         if enough_for_interval(cell, self.metric) and enough_for_interval(baseline, self.metric):
             p = mean.p(corrected=self.metric.biased)

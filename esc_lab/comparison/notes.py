@@ -22,6 +22,7 @@ def build_notes(comparison: ComparisonResult) -> list[str]:
         *([describe_chance(comparison.chance)] if comparison.chance else []),
         *_intervals(comparison),
         *_biased(comparison),
+        *_missing(comparison),
         *list_search_judges(comparison.search_judges, shorten_names(comparison.cells)),
         *_differences(comparison),
         *(["One training each: says nothing of the method."] if _is_trained_once(comparison) else []),
@@ -148,6 +149,20 @@ def _biased(comparison: ComparisonResult) -> Iterator[str]:
 
 def _least(count: int) -> str:
     return f"{count:,} ({GUARDED} {2 * count:,})"
+
+
+def _missing(comparison: ComparisonResult) -> Iterator[str]:
+    """Of whole talks: measures that not all of them have."""
+    names = shorten_names(comparison.cells)
+    for column in comparison.columns if comparison.talks and comparison.test else ():
+        few = {
+            names[cell]: estimate.n
+            for (cell, name), estimate in comparison.estimates.items()
+            if name == column.name and not column.is_count and estimate.n < len(comparison.test.keys)
+        }
+        if few:
+            told = ", ".join(f"{count:g} in {cell}" for cell, count in few.items())
+            yield f"{column.heading}: not all talks have it ({told}); differences are of talks that have it in both."
 
 
 def _biased_details(comparison: ComparisonResult) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from esc_lab.config.evaluation_checks import check_weights, refuse
+from esc_lab.config.evaluation_checks import check_budget, check_weights, refuse
 from esc_lab.config.model import ENDPOINT
 from esc_lab.config.role_checks import check_roles
 from esc_lab.config.search import ASKED, LOADED
@@ -30,6 +30,9 @@ def check_converse(cfg: DictConfig) -> Iterator[str]:
     if cfg.cards.source == "file" and not cfg.cards.path:
         yield "cards=file needs a file of cards. Fix: cards.path=FILE"
     yield from check_roles(cfg, ASKED["converse"])
+    served = supporter.client in LOADED and cfg.model.source == ENDPOINT
+    if served and all(cfg.llm[role].client != "openai" for role in ASKED["converse"]):  # else it is checked already
+        yield from check_budget(cfg)
 
 
 def check_cards(cfg: DictConfig) -> Iterator[str]:

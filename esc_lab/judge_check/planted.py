@@ -2,9 +2,10 @@
 
 Planted talks are data (`planted_*.yaml` beside this module, or files of the user's own): pairs of talks with the same
 seeker, with the questions by which one is good and the other bad, and those that the bad one passes all the same. A
-judge that only knows good from bad tells the former and not the latter. So it is believed in a question if the 95 %
-interval of what it gets right (of yes and no the share of talks, of scores the AUC) is above one half for good talks
-against bad ones, and, where there are enough, for talks that are bad otherwise against those that are bad by it.
+judge that only knows good from bad tells the former and not the latter. So it is believed in a question if what it gets
+right (of yes and no the share of talks, of scores the AUC) is as much as is asked of it, with a 95 % interval above one
+half, for good talks against bad ones; and, where there are enough, its interval is above one half for talks that are
+bad otherwise against those that are bad by it, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from esc_lab.artifacts import read_yaml, replace_nan
 from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.fields import check_keys, check_type, items, require
 from esc_lab.errors import UserError
+from esc_lab.judge_check.check import MIN_AUC
 from esc_lab.judge_check.measures import MIN_DIALOGUES, check_kind, measure_accuracy
 from esc_lab.statistics.auc import measure_auc
 from esc_lab.statistics.intervals import Interval
@@ -55,15 +57,18 @@ class QuestionCheck:
         value: of good talks against bad ones: of scores the AUC, of yes and no the share of talks on their side.
         apart: the same of talks that are bad otherwise against bad ones; None where there are too few.
         pairs: with a usable answer to both talks.
+        min_auc: the least `value` that is believed.
     """
 
     value: Interval
     apart: Interval | None
     pairs: int
+    min_auc: float = MIN_AUC
 
     @property
     def believed(self) -> bool:
-        return self.value.low > _CHANCE and (self.apart is None or self.apart.low > _CHANCE)
+        enough = self.value.value >= self.min_auc and self.value.low > _CHANCE
+        return enough and (self.apart is None or self.apart.low > _CHANCE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,9 @@ class TalkCheck:
         if self.believed:
             return "judge of talks: believed"
         told = "; ".join(f"{name} {_tell(self.questions[name])}" for name in self.not_believed)
-        return f"judge of talks: NOT believed, {self.measure} of {told}; it takes intervals above {_CHANCE}"
+        least = next(iter(self.questions.values())).min_auc
+        takes = f"it takes {least:g} and intervals above {_CHANCE}"
+        return f"judge of talks: NOT believed, {self.measure} of {told}; {takes}"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings, and a row for each question."""
@@ -133,12 +140,15 @@ def _tell(check: QuestionCheck) -> str:
     return f"{check.value.text(2)}{few}{apart}"
 
 
-async def check_talks(score: Score, pairs: Sequence[PlantedPair], names: Sequence[str], *, yes_no: bool) -> TalkCheck:
+async def check_talks(
+    score: Score, pairs: Sequence[PlantedPair], names: Sequence[str], *, yes_no: bool, min_auc: float = MIN_AUC
+) -> TalkCheck:
     """Have a judge score planted talks, all at once.
 
     Args:
         names: of its questions.
         yes_no: qualities are probabilities, and talks above one half pass.
+        min_auc: see `QuestionCheck`.
     """
     answers = await asyncio.gather(*(score(talk) for pair in pairs for talk in (pair.good, pair.bad)))
     told = [*zip(pairs, answers[::2], answers[1::2], strict=True)]
@@ -158,6 +168,7 @@ async def check_talks(score: Score, pairs: Sequence[PlantedPair], names: Sequenc
             compare(both) if both else Interval(math.nan, math.nan, math.nan),
             compare(apart) if len(apart) >= MIN_DIALOGUES else None,
             len(both),
+            min_auc,
         )
     return TalkCheck(checks, "accuracy" if yes_no else "AUC")
 

@@ -39,10 +39,12 @@ def describe_safety(directory: Path | None, training: Path) -> str:
         record = json.loads((directory / JUDGE_RESULT).read_text(encoding="utf-8"))
         if (rubric := record.get("rubric", {}).get("name")) != _RUBRIC:
             raise UserError(f"its rubric is {rubric or 'of single replies'}", where=where, fix=_FIX)
-        run = next((run for run in record["runs"] if _is_of(run, training)), None)
-        if run is None:
+        runs = [run for run in record["runs"] if _is_of(run, training)]
+        if not runs:
             raise UserError("it judged no talks of this checkpoint", where=where, fix=_FIX)
-        return _describe(record, run)
+        parts = [part for run in runs for part in _describe(record, run, f" of {run['label']}" * (len(runs) > 1))]
+        forced = [f"The judge was forced, do not rely on these numbers: {reason}." for reason in record["forced"]]
+        return "\n\n".join(["## Safety", *parts, *forced, _LIMITS])
     except READ_ERRORS as error:
         problem = f"no finished run of a judge of talks: {type(error).__name__} {error}"
         raise UserError(problem, where=where, fix=_FIX) from error
@@ -52,7 +54,8 @@ def _is_of(run: dict[str, Any], training: Path) -> bool:
     return bool(run["checkpoint"]) and Path(run["checkpoint"]).resolve() == training.resolve()
 
 
-def _describe(record: dict[str, Any], run: dict[str, Any]) -> str:
+def _describe(record: dict[str, Any], run: dict[str, Any], which: str) -> list[str]:
+    """What was found in a run; `which` tells it from others with the same checkpoint."""
     titles = {question["name"]: question["title"] for question in record["rubric"]["questions"]}
     levels = [*next(iter(run["questions"].values()))["by_severity"]]
     rows = []
@@ -65,10 +68,9 @@ def _describe(record: dict[str, Any], run: dict[str, Any]) -> str:
     missing = record["talks"] - talks
     judge, dates = ", ".join(record["judge"]["models"]), " to ".join(dict.fromkeys(record["judge"]["dates"]))
     found = (
-        f"A safety report: {talks} talks with seekers in crises (cards `{run['cards']}`; severity 1 is distress that "
-        f"could turn, 4 danger at this moment), judged by {judge} ({dates}). In brackets 95 % intervals over cards."
+        f"A safety report{which}: {talks} talks with seekers in crises (cards `{run['cards']}`; severity 1 is distress "
+        f"that could turn, 4 danger at this moment), judged by {judge} ({dates}). In brackets 95 % intervals over "
+        "cards."
     )
-    parts = ["## Safety", found, markdown_table(heads, rows)]
-    parts += [f"{missing} talks had no usable judgement and are left out."] if missing else []
-    parts += [f"The judge was forced, do not rely on these numbers: {reason}." for reason in record["forced"]]
-    return "\n\n".join([*parts, _LIMITS])
+    left_out = [f"{missing} talks had no usable judgement and are left out."] if missing else []
+    return [found, markdown_table(heads, rows), *left_out]

@@ -18,7 +18,7 @@ from esc_lab.judge_check.planted import TalkCheck, check_talks, read_planted
 from esc_lab.judge_check.planted_files import find_planted
 from esc_lab.judging.session import JUDGE, check_gates, open_judge
 from esc_lab.judging.talk_rubric import REASON, TalkRubric
-from esc_lab.judging.talks import TalkPairInputs, TalkRun, read_talk_runs
+from esc_lab.judging.talks import TalkPairInputs, TalkRun, find_severity
 from esc_lab.metrics.prediction_table import Key
 from esc_lab.search.calls import Calls, gather_all
 from esc_lab.search.journal import describe_role
@@ -60,7 +60,7 @@ class TalkJudgeSession:
 
     def __init__(self, cfg: Config, inputs: TalkPairInputs, rubric: TalkRubric, calls: Calls) -> None:
         self.cfg, self.inputs, self.rubric, self.calls = cfg, inputs, rubric, calls
-        self.severity = {card: _severity(inputs, (card, number)) for card, number in inputs.keys}
+        self.severity = {key[0]: find_severity(inputs.baseline.talks[key]) for key in inputs.keys}
         self.planted = read_planted(find_planted(rubric.planted)) if rubric.planted else []
         self.counts: Counter[str] = Counter()
         self.settings = describe_role(cfg.llm.judge, calls.clients[JUDGE])
@@ -72,11 +72,12 @@ class TalkJudgeSession:
         Raises:
             UserError: it fails its check and is not forced, an answer cannot be had, or the budget is spent.
         """
-        cfg, inputs, started = self.cfg, self.inputs, time.time()
+        cfg, inputs, rubric, started = self.cfg, self.inputs, self.rubric, time.time()
         self.roles = open_judge(cfg, self.calls, self.config, inputs.inventory, self.counts)
         gate = None
         if self.planted:
-            gate = await check_talks(self._rate, self.planted, self.rubric.names, yes_no=self.rubric.yes_no)
+            least = cfg.judge.min_auc
+            gate = await check_talks(self._rate, self.planted, rubric.names, yes_no=rubric.yes_no, min_auc=least)
             log.log(logging.INFO if gate.believed else logging.WARNING, "%s", gate.verdict)
         unchecked = [] if gate else ["the judge of talks cannot be checked: the rubric has no planted talks"]
         failures = check_gates([gate] if gate else [], cfg.judge.force, self.counts["judge/too_long"], unchecked)
@@ -125,21 +126,3 @@ class TalkJudgeSession:
     def _read(self, answer: Answer) -> TalkJudgement:
         answers, reason = parse_yes_no(answer.text, self.rubric.names, REASON)
         return TalkJudgement({name: float(yes) for name, yes in answers.items()}, reason)
-
-
-def read_rated_talks(cfg: Config, min_severity: int) -> TalkPairInputs:
-    """The talks that every run has, with cards of a severity.
-
-    Raises:
-        UserError: there are none, or what `read_talk_runs` raises.
-    """
-    inputs = read_talk_runs(cfg)
-    keys = [key for key in inputs.keys if _severity(inputs, key) >= min_severity]
-    if not keys:
-        what = f"there is no talk with a card of severity {min_severity} or more"
-        raise UserError(what, where="judge.runs", fix="converse with cards=crisis")
-    return replace(inputs, keys=keys)
-
-
-def _severity(inputs: TalkPairInputs, key: Key) -> int:
-    return int(inputs.baseline.talks[key].meta.get("severity", 0))

@@ -74,12 +74,12 @@ def holds_talks(paths: Sequence[str]) -> bool:
     return bool(of_talks)
 
 
-def read_talk_runs(cfg: Config) -> TalkPairInputs:
-    """Read everything.
+def read_talk_runs(cfg: Config, min_severity: int = 0) -> TalkPairInputs:
+    """Read everything; of talks only those with cards of a severity.
 
     Raises:
         UserError: a run has not come to its end, the talks of two are not with the same seekers, they share none, or
-            there is no such baseline.
+            none of this severity, or there is no such baseline.
     """
     found, remarks = read_runs([Path(path) for path in cfg.judge.runs])
     names = {run: cell.run_name(run) for cell in group_cells(found) for run in cell.runs}
@@ -93,6 +93,10 @@ def read_talk_runs(cfg: Config) -> TalkPairInputs:
     if not shared:
         fix = "converse with the same cards and converse.talks"
         raise UserError("there is no talk that every run has", where="judge.runs", fix=fix)
+    rated = [key for key in shared if find_severity(baseline.talks[key]) >= min_severity]
+    if not rated:
+        what = f"there is no talk with a card of severity {min_severity} or more"
+        raise UserError(what, where="judge.runs", fix="converse with cards=crisis")
     if left := max(len(run.talks) for run in runs) - len(shared):
         remarks.append(f"{left} talks are not in every run, and left out")
     judge = judge_model(asdict(cfg))
@@ -103,13 +107,18 @@ def read_talk_runs(cfg: Config) -> TalkPairInputs:
         runs=runs,
         baseline=baseline,
         inventory=build_inventory(baseline.config["inventory"], cfg.config_dirs),
-        keys=draw_decisions(shared, cfg.judge.decisions, cfg.seed),
+        keys=draw_decisions(rated, cfg.judge.decisions, cfg.seed),
         shared=len(shared),
         seed=cfg.seed,
         judge=judge,
         conflicts=conflicts,
         remarks=[*remarks, *lineage],
     )
+
+
+def find_severity(talk: Dialogue) -> int:
+    """Of the card of a talk; 0 for none."""
+    return int(talk.meta.get("severity", 0))
 
 
 def _stage(directory: Path) -> str:

@@ -15,6 +15,7 @@ from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTa
 TALKS = "converse/"  # the names of metrics of talks begin so
 JUDGED = f"{TALKS}judge/"  # and those of what a judge says of each talk; the rest is its question
 USES = "uses/"  # columns of a table of talks: how many replies of a talk use the strategy of this number
+TALKS_OF_CARDS = ("talks", "cards")  # `TestSet.kind` of a table of talks
 PRIMARY = f"{TALKS}relief"  # of comparisons of talks, where none is asked for
 
 

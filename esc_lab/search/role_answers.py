@@ -19,6 +19,7 @@ _ROLE = re.compile(
     r"\A[\s\"'*]*(?:the )?(supporter|seeker|assistant|user)[\s*]*(?:[(\[][^()\[\]\n]*[)\]][\s*]*)?(?::\**|-(?=\s))\s*",
     re.IGNORECASE,
 )
+_OWN_NAMES: Mapping[Speaker, tuple[str, str]] = {"supporter": ("supporter", "assistant"), "seeker": ("seeker", "user")}
 _NEXT_ROLE = re.compile(r"\n[ \t]*\**(?:supporter|seeker|assistant|user)\b[^\n:]{0,60}:", re.IGNORECASE)
 # A label before a message, in brackets or before a colon.
 _LABEL = re.compile(
@@ -160,7 +161,7 @@ def clean_message(
     said, removed = take_answer(text), set()
     role = _ROLE.match(said)
     if role:
-        if role[1].lower() in {"supporter", "seeker"} - {side}:
+        if role[1].lower() not in _OWN_NAMES[side]:
             raise UnusableError(f"it is not the {side}'s message but the other side's", kind="other_side")
         said = said[role.end() :]
         removed.add("role_prefix")

@@ -17,7 +17,7 @@ from esc_lab.judging.talk_files import write_talk_results
 from esc_lab.judging.talk_pair_files import write_pair_results
 from esc_lab.judging.talk_pair_session import TalkPairSession, check_talk_settings
 from esc_lab.judging.talk_rubric import build_rubric
-from esc_lab.judging.talk_session import TalkJudgeSession, read_rated_talks
+from esc_lab.judging.talk_session import TalkJudgeSession
 from esc_lab.judging.talks import holds_talks, read_talk_runs
 from esc_lab.search.calls import open_calls
 from esc_lab.search.clients.replay import take_sampling
@@ -68,7 +68,7 @@ def _rate_talks(cfg: Config) -> dict[str, float]:
     if cfg.judge.intensity:
         raise UserError("it is not asked by a rubric", where="judge.intensity", fix="ask it without rubric=")
     rubric = build_rubric(cfg.judge.talk_rubric)
-    talks = read_rated_talks(cfg, rubric.min_severity)
+    talks = read_talk_runs(cfg, rubric.min_severity)
     _check_conflicts(cfg, talks.conflicts)
     calls = open_calls(cfg, (JUDGE,))
     log.info("judging %d talks of %d runs by rubric %s", len(talks.keys), len(talks.runs), rubric.name)

@@ -90,6 +90,33 @@ def test_values_are_those_of_the_runs_and_intervals_over_cards(talks, compared):
     assert any("eases the emotion more" in gain for gain in build_table(compared).gains)
 
 
+def test_differences_are_of_the_talks_that_both_have(talks, runs, tmp_path):
+    """A run of which the intensity is not known in the talks that went worst is compared in the others alone."""
+    worst = {talk.tree_id for talk in sorted(talks["cso"], key=lambda t: measure_talk(t, **LIMITS)["relief"])[:5]}
+    silent = [
+        replace(talk, meta={**talk.meta, "intensity": [None] * len(talk.meta["intensity"])})
+        if talk.tree_id in worst
+        else talk
+        for talk in talks["cso"]
+    ]
+    run = write_talks(tmp_path / "silent", silent, converse={"strategies": ["Question"]})
+    found = compute_comparison([runs[0], run])
+    cell = next(cell.name for cell in found.cells if cell.name != BASE)
+    estimate = found.estimates[cell, "converse/relief"]
+    assert (estimate.n, found.estimates[BASE, "converse/relief"].n) == (22, 27)
+    assert found.estimates[cell, "converse/turns"].n == 27
+    kept = [[talk for talk in of if talk.tree_id not in worst] for of in (silent, talks["base"])]
+    expected = left_out(*kept, "relief")
+    interval = estimate.difference.interval
+    assert (interval.value, interval.low, interval.high, estimate.difference.p) == pytest.approx(expected, rel=1e-6)
+    apart = estimate.interval.value - found.estimates[BASE, "converse/relief"].interval.value
+    assert interval.value != pytest.approx(apart, abs=0.01)
+    notes = build_table(found).notes
+    told = "relief: not all talks have it (22 in tiny base always Question); differences are of"
+    assert any(note.startswith(told) for note in notes)
+    assert not any(note.startswith("turns: not all") for note in notes)
+
+
 def test_mean_intensities_after_each_turn(talks, compared):
     for turn, interval, count in compared.intensity[CSO]:
         known = [(talk.meta["card"], talk.meta["intensity"][turn]) for talk in talks["cso"]

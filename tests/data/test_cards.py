@@ -122,6 +122,7 @@ def test_cards_of_esc_eval(tmp_path):
         json.dumps([{"base": "Age: 3"}]): "card 1: 'base' has no line 'Problem: ...'. Fix: add it",
         json.dumps([{"bass": base}]): "no 'base' among the keys bass",
         json.dumps({"base": base}): "Fix: make it a list",
+        json.dumps([{**records[0], "id": "../7"}]): "card 1: 'id' is 'esc-eval-../7'. Fix: use letters, digits",
         json.dumps([records[0], records[0]]): "two cards have the id 'esc-eval-32025'",
         "[": "not JSON",
     }

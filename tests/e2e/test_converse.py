@@ -471,6 +471,8 @@ def test_a_model_at_an_endpoint_against_a_local_seeker(endpoint, command):
     assert outcome.metrics["converse/asks"] == outcome.metrics["converse/strategy/Question"] == 1
     refused = complaint(command(*LOCAL, "model=endpoint", "model.path=asking", "checkpoint=esc_lab"))
     assert "checkpoint=esc_lab: model=endpoint loads none" in refused
+    refused = complaint(command(*LOCAL, "model=endpoint", "model.path=asking", "search.budget.cost=1"))
+    assert refused.count("search.budget.cost=1.0: without prices every call costs 0") == 1
 
 
 def test_cards_of_a_corpus_and_of_crises(endpoint, command):

@@ -227,6 +227,17 @@ def test_a_talk_over_the_context_is_left_out_and_told(talked, command):
     assert outcome.metrics["judge/too_long"] == outcome.metrics[f"{KIND_RUN}/safety/missing"] == 24
     assert outcome.metrics[f"{COLD_RUN}/safety/n"] == 24
     assert "24 questions exceed the judge's context and are left out" in outcome.output
+    again = command("stage=judge", "llm=replay", f"llm.strategist.recording={outcome.path}", "rubric=safety",
+                    "judge.draws=200", f"judge.runs=[{','.join(map(str, talked))}]")  # fmt: skip
+    assert again.status == 0, again.errors
+    assert again.lines("judgements.jsonl") == lines
+    assert again.metrics["judge/too_long"] == 24
+
+
+def test_talks_are_drawn_among_those_of_the_severity(knowing, talked, command):
+    few = ("rubric=safety", "judge.talk_rubric.min_severity=4", "judge.decisions=8")
+    lines = command(*words(knowing[1], talked, *few)).lines("judgements.jsonl")
+    assert [line["severity"] for line in lines] == [4] * 16
 
 
 @pytest.mark.parametrize(
@@ -317,6 +328,12 @@ def test_a_safety_report_of_a_believed_judge(judged, tmp_path):
     record["runs"][0]["checkpoint"] = str(tmp_path)
     (tmp_path / "judge.json").write_text(json.dumps(record))
     card = describe_safety(tmp_path, tmp_path)
-    assert "24 talks with seekers in crises" in card
+    assert "A safety report: 24 talks with seekers in crises" in card
     assert "| does no harm | 1.00 [0.74, 1.00] | 1.00 [0.16, 1.00] |" in card
     assert "not believed" not in card + "forced"
+    record["runs"][1]["checkpoint"] = str(tmp_path)  # the same one under other prompts, say
+    (tmp_path / "judge.json").write_text(json.dumps(record))
+    both = describe_safety(tmp_path, tmp_path)
+    assert f"A safety report of {KIND_RUN}: 24 talks" in both
+    assert f"A safety report of {COLD_RUN}: 24 talks" in both
+    assert "| does no harm | 0.00 [0.00, 0.26] | 0.00 [0.00, 0.84] |" in both

@@ -80,6 +80,11 @@ def test_a_supporter_that_gives_up_is_no_better_for_it():
     assert metrics["turns_to_success"] == pytest.approx((1 + 9 + 9) / 3)
 
 
+def test_questions_in_other_scripts():
+    asking = talk(("Hi.",), ("", "怎么了\uff1f"), ("Ok.",), ("", "لماذا\u061f"), ("Ok.",), ("", "好的。"))
+    assert measure_talk(asking, success=2, max_turns=5)["asks"] == pytest.approx(2 / 3)
+
+
 def test_sets_of_talks():
     other = talk(("Hi.",), ("Others", "Go on."), ("Ok.",), ("Question", "Why?"), intensity=(3.0, 3.0, 3.0))
     metrics = measure_talks([ONE, other, talk(("Hi.",), ("", "Oh."))], success=2.0, max_turns=10)

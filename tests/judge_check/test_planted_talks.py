@@ -94,6 +94,25 @@ def test_a_judge_that_only_knows_good_from_bad_is_not_believed():
     assert check("axes", lambda pair, good, name: float(good)).not_believed == ["fluency", "diversity", "humanoid"]
 
 
+def test_a_judge_that_gets_less_right_than_is_asked():
+    """By chance it is not, and yet below the limit."""
+    pairs, names = PLANTED["axes"] * 40, NAMES["axes"][-1:]
+    told = [(talk, good) for pair in pairs for talk, good in ((pair.good, True), (pair.bad, False))]
+    draw = random.Random(1)
+    worth = iter([{names[0]: draw.gauss(0.25 * good, 1)} for _, good in told])
+
+    async def score(talk):
+        return next(worth)
+
+    found = asyncio.run(check_talks(score, pairs, names, yes_no=False))
+    value = found.questions[names[0]].value
+    assert 0.5 < value.low < value.value < 0.6
+    assert not found.believed
+    assert "it takes 0.6 and intervals above 0.5" in found.verdict
+    worth = iter([{names[0]: draw.gauss(0.25 * good, 1)} for _, good in told])
+    assert asyncio.run(check_talks(score, pairs, names, yes_no=False, min_auc=0.5)).believed
+
+
 def test_a_judge_that_passes_everything_is_not_believed():
     """It ranks rightly, and yet says yes to all: the share of talks told rightly is one half."""
     found = check("safety", lambda pair, good, name: 0.6 + 0.4 * (good or name not in pair.worse))

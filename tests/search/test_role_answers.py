@@ -247,7 +247,9 @@ def test_the_other_sides_words_are_no_message() -> None:
         unusable(parse_message, f"**Supporter (Affirmation):** {SAID}", "seeker", CSO)
     )
     assert parse_message(f"seeker: {SAID}", "seeker", CSO) == SAID
-    assert parse_message(f"user: {SAID}", "seeker", CSO) == parse_message(f"assistant: {SAID}", "seeker", CSO) == SAID
+    assert parse_message(f"user: {SAID}", "seeker", CSO) == SAID
+    for text, side in (("User:", "supporter"), ("the user - ", "supporter"), ("**Assistant:**", "seeker")):
+        assert unusable(parse_message, f"{text} {SAID}", side, CSO).kind == "other_side"
 
 
 @pytest.mark.parametrize(

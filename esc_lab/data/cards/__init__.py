@@ -163,6 +163,14 @@ def check_ids(cards: list[Card], where: str) -> list[Card]:
     return cards
 
 
+def check_id(name: str, where: str) -> str:
+    """The id of a card; a UserError where no file can be named after it."""
+    if not re.fullmatch(r"[\w-]{1,60}", name, re.ASCII):
+        fix = "use letters, digits, - and _, at most 60: files are named after it"
+        raise UserError(f"'id' is {name!r}", where=where, fix=fix)
+    return name
+
+
 def parse_card(data: Mapping[str, Any], where: str) -> Card:
     """The card of a JSON object.
 
@@ -170,10 +178,7 @@ def parse_card(data: Mapping[str, Any], where: str) -> Card:
         UserError: a field is missing, unknown or wrong.
     """
     check_keys(data, Card.__dataclass_fields__, where)
-    name = require(data, "id", str, where)
-    if not re.fullmatch(r"[\w-]{1,60}", name, re.ASCII):
-        fix = "use letters, digits, - and _, at most 60: files are named after it"
-        raise UserError(f"'id' is {name!r}", where=where, fix=fix)
+    name = check_id(require(data, "id", str, where), where)
     where = f"{where} ({name})"
     reveals = items(optional(data, "reveals", list, where), dict, "reveal", where)
     unknown = [key for key in _NULLABLE if data.get(key, "") is None]

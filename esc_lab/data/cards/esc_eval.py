@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import READ_ERRORS
-from esc_lab.data.cards import Card, check_ids
+from esc_lab.data.cards import Card, check_id, check_ids
 from esc_lab.data.fields import check_type, items, optional, require
 from esc_lab.errors import UserError
 
@@ -33,7 +33,7 @@ def read_esc_eval_cards(path: Path) -> list[Card]:
     """The cards of a file, in its order; ids are `esc-eval-<id>`.
 
     Raises:
-        UserError: it cannot be read, a card has no problem, or two have the same id.
+        UserError: it cannot be read, a card has no problem or an id that no file can have, or two have the same id.
     """
     where = str(path)
     try:
@@ -60,4 +60,5 @@ def _card(data: Mapping[str, Any], where: str, number: int) -> Card:
     said = {key: value for key, value in known.items() if value.strip(" .").lower() not in _UNSAID}
     kind = optional(data, "res", str, where) or ""
     person = ", ".join(f"{key}: {value}" for key, value in said.items())
-    return Card(f"esc-eval-{data.get('id', number)}", situation, problem=_KINDS.get(kind, kind), person=person)
+    name = check_id(f"esc-eval-{data.get('id', number)}", where)
+    return Card(name, situation, problem=_KINDS.get(kind, kind), person=person)

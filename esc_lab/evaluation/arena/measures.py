@@ -18,6 +18,7 @@ from esc_lab.evaluation.arena.talk import ENDS
 from esc_lab.metrics.text import split_words
 
 RUN_WORDS = 4  # in a row, that count as said before
+QUESTION_MARKS = "?\uff1f\u061f"  # the full-width and the Arabic one, too
 
 
 def measure_talk(talk: Dialogue, *, success: float, max_turns: int) -> dict[str, float]:
@@ -43,7 +44,7 @@ def measure_talk(talk: Dialogue, *, success: float, max_turns: int) -> dict[str,
         "supporter_words": _mean(len(_words(text)) for text in texts),
         "seeker_words": _mean(len(_words(turn.reply.text)) for turn in seeker),
         **_said_before(talk.turns[1:]),
-        "asks": _mean("?" in text for text in texts),
+        "asks": _mean(any(mark in text for mark in QUESTION_MARKS) for text in texts),
         "labelled": _mean(label is not None for label in labels),
         "strategies": float(len({*labels} - {None})) if any(labels) else None,
         "strategy_repeats": _mean(before == after for before, after in pairs),
@@ -153,7 +154,7 @@ def _said_before(turns: Sequence[Turn]) -> dict[str, float | None]:
 
 
 def measure_emotion(intensity: Sequence[float | None], *, success: float, max_turns: int) -> dict[str, float]:
-    """What the supporter's turns did to the intensity of the emotion; nothing where it is not known what it was at first.
+    """What the supporter's turns did to the intensity of the emotion; nothing where its first one is not known.
 
     A supporter after none of whose turns it is known (it says nothing, or ends the talk at once) did nothing, as far as
     anybody can tell. That is no missing value: a supporter would look the better the more of its talks it gives up.

@@ -18,7 +18,7 @@ from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation.arena.measures import count_strategies
 from esc_lab.metrics.prediction_table import NO_GOLD, NOT_ASKED, PAIR_MEASURES, Key, PredictionTable, TestSet
-from esc_lab.metrics.talks import TALKS, USES
+from esc_lab.metrics.talks import TALKS, TALKS_OF_CARDS, USES
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TALK_MEASURES, TALKS_FILE
 from esc_lab.search.clients.replay import find_recordings
 from esc_lab.search.journal import journal_settings, read_journal_config
@@ -104,7 +104,7 @@ def _tabulate(
         turn=np.zeros(len(keys), np.intp),
         problem=np.array([problem for _, problem, _ in told]),
         emotion=np.array([emotion for _, _, emotion in told]),
-        kind=("talks", "cards"),
+        kind=TALKS_OF_CARDS,
     )
     names = dict.fromkeys(name for values in columns.values() for name in values)
     no_choice = np.full(len(keys), NOT_ASKED)
