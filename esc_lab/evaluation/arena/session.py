@@ -71,6 +71,7 @@ class ConverseSession:
         shared = self._shared_config()
         configs = {_name(card, number): {"card": card.record(), "talk": number, **shared} for card, number in self.work}
         journals = WorkJournals(self._find_recording(configs), self.calls, Path(self.cfg.run_dir) / TALKS, configs)
+        self._recorded = self._read_recorded()
         progress = CallProgress(
             "converse: supporter turns",
             len(self.work) * self.settings.max_turns,
@@ -147,11 +148,16 @@ class ConverseSession:
             fix = "use the cards and converse.talks of the recording"
             raise UserError(what, where=f"recording={recording}", fix=fix)
         self._recording = recording
-        if (path := Path(recording, TALKS_FILE)).exists():
-            self._recorded = {talk.tree_id: talk for talk in read_dialogues(path, "jsonl", inventory=self.inventory)}
-        else:
-            log.warning("%s: there is no such file, so that nobody knows whether the journals were changed", path)
         return replace(self.cfg, resume=str(recording))
+
+    def _read_recorded(self) -> dict[str, Dialogue]:
+        """The talks of the recorded run by name, once its journals are known to be of this configuration."""
+        if self._recording is None:
+            return {}
+        if not (path := Path(self._recording, TALKS_FILE)).exists():
+            log.warning("%s: there is no such file, so that nobody knows whether the journals were changed", path)
+            return {}
+        return {talk.tree_id: talk for talk in read_dialogues(path, "jsonl", inventory=self.inventory)}
 
     def _check_finished(self, name: str) -> None:
         """A BudgetError of a talk that the recorded run did not finish."""
