@@ -61,6 +61,10 @@ def places(tmp_path_factory) -> Path:
         (_made((root / "DIR" / name).parent) / f"{Path(name).name}.yaml").write_text(text)
     searches = ["search", "extend", "cards", "converse", "chat"]
     others = ["pipeline", "classifier", "reward", "sra", "survey"]
+    for step in ("sft", "classifier"):
+        directory = _made(root / "outputs/pipeline/RUN" / step)
+        (directory / "config.yaml").write_text(f"stage: {step}\n")
+        _made(directory / "adapter")
     for path in (
         "cso/OLD/metrics.json",
         "sft/OLD/metrics.json",

@@ -12,7 +12,7 @@ runs answer the same decisions, and what they have in common cancels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,19 @@ import numpy as np
 
 from esc_lab.comparison.estimates import Difference, compare_cells, enough_for_interval, tabulate_metric
 from esc_lab.comparison.runs import Cell
+from esc_lab.config.evaluate import BoostConfig
 from esc_lab.metrics.metric import Metric
 from esc_lab.metrics.prediction_table import PredictionTable
 from esc_lab.metrics.records import METRICS
-from esc_lab.statistics.crossed_effects import CrossedMean, SeedTable, combine, estimate_mean
+from esc_lab.statistics.crossed_effects import CrossedMean, SeedTable, combine, estimate_mean, stack
 from esc_lab.statistics.intervals import Interval
 from esc_lab.statistics.multiple_tests import holm
 
 MEASURES = tuple(
     METRICS[name]
     for name in (
-        "sra/log_sra", "adherence/accuracy", "text/perplexity", "text/distinct_2", "text/repetition",
-        "text/reply_length",
+        "sra/log_sra", "adherence/accuracy", "adherence/own_words", "text/copied", "text/perplexity",
+        "text/distinct_2", "text/repetition", "text/reply_length",
     )
 )  # fmt: skip
 _NEUTRAL = {"name": "neutral", "instruction": "neutral_instruction"}  # as many tokens of the neutral instruction
@@ -123,11 +124,19 @@ class _Dosed:
     def place(self) -> str:
         return _place(self.cells[0.0])
 
-    def controls(self) -> list[dict[str, Any]]:
-        """The settings of the boosts whose slopes are taken from this one's: on neutral words, and in random heads."""
-        neutral, settings = _NEUTRAL.get(self.settings["span"]), self.settings
-        found = [{**settings, "span": neutral}] if neutral else []
-        return found + ([{**settings, "choice": "random", "study": None}] if settings["study"] else [])
+    def controls(self, dosed: Sequence[_Dosed]) -> list[list[_Dosed]]:
+        """The boosts whose slopes are taken from this one's: on neutral words, and in random heads.
+
+        Random heads are others than its own, or any; all draws of them go together.
+        """
+        settings, neutral = self.settings, _NEUTRAL.get(self.settings["span"])
+        wanted = [{**settings, "span": neutral}] if neutral else []
+        if settings["study"] and settings["choice"] != "random":
+            drawn = {name: value for name, value in settings.items() if name != "draw"} | {"choice": "random"}
+            wanted += [{**drawn, "matched": settings["choice"]}, {**drawn, "study": None}]
+        same = [each for each in dosed if each.cells[0.0] is self.cells[0.0] and [*each.cells] == [*self.cells]]
+        found = [[each for each in same if own.items() <= each.settings.items()] for own in wanted]
+        return [boosts for boosts in found if boosts]
 
 
 def find_boosts(cells: Sequence[Cell], predictions: Mapping[Path, PredictionTable]) -> BoostResults:
@@ -157,41 +166,12 @@ def describe_boost(settings: Mapping[str, Any]) -> str:
     parts = [{"add": "", "share": "share of ", "block": "without "}[settings["mode"]] + settings["span"]]
     if settings["choice"] == "random":
         parts.append(f"{settings['count']} random heads")
+        parts += [f"none by {settings['matched']}"] if settings["matched"] else []
+        parts += [f"draw {settings['draw']}"] if settings["draw"] > 1 else []
     elif settings["choice"] != "all":
         parts.append(f"{settings['count']} heads by {settings['choice']}")
     parts += [f"{name} {', '.join(map(str, settings[name]))}" for name in ("layers", "heads") if settings[name]]
     return ", ".join([*parts, *(["reply alone"] if settings["queries"] == "reply" else [])])
-
-
-def record_boosts(boosts: BoostResults) -> dict[str, Any]:
-    """In JSON types: `effects`, `curves`, `contrasts`."""
-    return {
-        "effects": [
-            {
-                "cell": effect.cell.name, "boost": effect.label, "amount": effect.amount,
-                "differences": {
-                    metric.name: {**vars(each.interval), "p": each.p, "corrected": each.corrected}
-                    for metric, each in effect.differences.items()
-                },
-            }
-            for effect in boosts.effects
-        ],
-        "curves": [
-            {
-                "boost": curve.label, "place": curve.place, "metric": curve.metric.name,
-                "points": [{"dose": dose, **vars(value), "n": n} for dose, value, n in curve.points],
-                "slope": {**vars(curve.slope), "p": curve.p},
-            }
-            for curve in boosts.curves
-        ],
-        "contrasts": [
-            {
-                "boost": one.label, "minus": one.other, "place": one.place, "metric": one.metric.name,
-                **vars(one.difference), "p": one.p, "corrected": one.corrected,
-            }
-            for one in boosts.contrasts
-        ],
-    }  # fmt: skip
 
 
 def _place(plain: Cell) -> str:
@@ -204,8 +184,12 @@ def _place(plain: Cell) -> str:
 
 def _boost_of(cell: Cell) -> dict[str, Any]:
     """The settings of a cell's boost that matter to it; those of older runs, which knew none, are empty."""
-    boost = dict(cell.runs[0].config["evaluate"].get("boost") or {})
-    return boost | {"study": boost["study"] if boost["choice"] in ("adherence", "attention") else None} if boost else {}
+    known = cell.runs[0].config["evaluate"].get("boost")
+    if not known:
+        return {}
+    boost = BoostConfig(**known)
+    study = boost.study if boost.chooses else None
+    return asdict(replace(boost, study=study, matched=boost.matched if boost.choice == "random" else None))
 
 
 def _is_boosted(cell: Cell) -> bool:
@@ -271,25 +255,24 @@ def _curve(boost: _Dosed, metric: Metric, predictions: Mapping[Path, PredictionT
 
 
 def _find_contrasts(dosed: Sequence[_Dosed], predictions: Mapping[Path, PredictionTable]) -> list[SlopeContrast]:
-    """Of every boost on the strategy less that on the neutral phrase, and in chosen heads less that in random ones."""
-    pairs = [
-        (boost, other)
-        for boost in dosed
-        for control in boost.controls()
-        for other in dosed
-        if other.settings == control and other.cells[0.0] is boost.cells[0.0] and [*other.cells] == [*boost.cells]
-    ]
+    """Of every boost on the strategy less that on the neutral phrase, and in chosen heads less that in random ones.
+
+    Draws of random heads are to a contrast what seeds are to a difference: their spread is part of its interval.
+    """
     contrasts = []
-    for boost, other in pairs:
-        known = [metric for metric in _measures(boost) if metric in _measures(other)]
+    for boost, others in [(each, controls) for each in dosed for controls in each.controls(dosed)]:
+        known = [metric for metric in _measures(boost) if all(metric in _measures(other) for other in others)]
+        cells = [cell for each in (boost, *others) for cell in each.cells.values()]
         found = []
         for metric in known:
-            tables = [_slope(each, metric, predictions) for each in (boost, other)]
-            mean = estimate_mean(combine(tables, np.array([1.0, -1.0])))
-            found.append(_limit(mean, [*boost.cells.values(), *other.cells.values()], metric))
+            slopes = [_slope(each, metric, predictions) for each in (boost, *others)]
+            less = [combine([slopes[0], other], np.array([1.0, -1.0])) for other in slopes[1:]]
+            found.append(_limit(estimate_mean(stack(less)), cells, metric))
         corrected = holm([p for _, p in found])
+        label = describe_boost({**others[0].settings, "draw": 1})
+        label += f" ({len(others)} draws)" if len(others) > 1 else ""
         contrasts += [
-            SlopeContrast(boost.label, other.label, boost.place, metric, interval, p, together)
+            SlopeContrast(boost.label, label, boost.place, metric, interval, p, together)
             for metric, (interval, p), together in zip(known, found, corrected, strict=True)
         ]
     return contrasts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy.typing as npt
 
 from esc_lab.comparison.estimates import compare_tables, tabulate_metric
 from esc_lab.comparison.runs import Cell
+from esc_lab.config.evaluate import GenerationConfig
+from esc_lab.evaluation.decisions import draw_decisions
 from esc_lab.metrics.prediction_table import BoolArray, FloatArray, PredictionTable, TestSet
 from esc_lab.metrics.records import find_metric
 from esc_lab.statistics.crossed_effects import CrossedMean, SeedTable, estimate_mean
@@ -57,18 +60,25 @@ class GroupEstimate:
     difference: Interval | None
 
 
-def group_decisions(test: TestSet) -> tuple[list[Group], list[str]]:
-    """Groups of a test set by problem, emotion and depth; and the names of those that are left out as too small."""
+def group_decisions(test: TestSet, drawn: GenerationConfig | None = None) -> tuple[list[Group], list[str]]:
+    """Groups of a test set by problem, emotion and depth; and the names of those that are left out as too small.
+
+    Args:
+        drawn: how the decisions that have replies were drawn. Where that was by strata of depth, these are the groups
+            by depth, of the decisions that were drawn, however few.
+    """
+    depths = _label_strata(test, drawn) if drawn and drawn.depths else _label_depths(test.turn)
     groups, left_out = [], []
     for kind, labels in (
         ("problem", _normalize(test.problem)),
         ("emotion", _normalize(test.emotion)),
-        ("depth", _label_depths(test.turn)),
+        ("depth", depths),
     ):
         names = dict.fromkeys(labels[np.argsort(test.turn, kind="stable")]) if kind == "depth" else np.unique(labels)
         for name in names:
             keep = labels == name
-            if name and keep.sum() >= MIN_DECISIONS:
+            least = 1 if kind == "depth" and drawn and drawn.depths else MIN_DECISIONS
+            if name and keep.sum() >= least:
                 clusters = len(np.unique(test.cluster[keep]))
                 groups.append(Group(kind, str(name), int(keep.sum()), clusters, float(test.turn[keep].mean()), keep))
             elif name:
@@ -119,6 +129,14 @@ def _label_depths(turn: FloatArray) -> npt.NDArray[np.str_]:
     starts = np.unique(np.quantile(turn, np.linspace(0, 1, count + 1)[:-1], method="nearest"))
     number = np.searchsorted(starts, turn, side="right") - 1
     return np.array([_span(turn[number == bin_]) for bin_ in range(len(starts))])[number]
+
+
+def _label_strata(test: TestSet, drawn: GenerationConfig) -> npt.NDArray[np.str_]:
+    """The name of the stratum that each decision was drawn in; empty where it was not."""
+    replied = draw_decisions(test.keys, drawn) or ()
+    strata = [(_span(np.array([low, high - 1])), low, high) for low, high in pairwise(drawn.depths)]
+    names = (next((name for name, low, high in strata if low <= turn < high), "") for _, turn in test.keys)
+    return np.array([name if key in replied else "" for key, name in zip(test.keys, names, strict=True)])
 
 
 def _span(turns: FloatArray) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from esc_lab.artifacts import replace_nan
-from esc_lab.comparison.boosts import record_boosts
+from esc_lab.comparison.boosts import BoostResults
 from esc_lab.comparison.estimates import Estimate
 from esc_lab.comparison.gains import record_gains
 from esc_lab.comparison.groups import GroupEstimate
@@ -86,6 +86,37 @@ def _cell(comparison: ComparisonResult, cell: Cell) -> dict[str, Any]:
             for judge in comparison.search_judges.get(cell.name, ())
         ],
     }
+
+
+def record_boosts(boosts: BoostResults) -> dict[str, Any]:
+    """In JSON types: `effects`, `curves`, `contrasts`."""
+    return {
+        "effects": [
+            {
+                "cell": effect.cell.name, "boost": effect.label, "amount": effect.amount,
+                "differences": {
+                    metric.name: {**vars(each.interval), "p": each.p, "corrected": each.corrected}
+                    for metric, each in effect.differences.items()
+                },
+            }
+            for effect in boosts.effects
+        ],
+        "curves": [
+            {
+                "boost": curve.label, "place": curve.place, "metric": curve.metric.name,
+                "points": [{"dose": dose, **vars(value), "n": n} for dose, value, n in curve.points],
+                "slope": {**vars(curve.slope), "p": curve.p},
+            }
+            for curve in boosts.curves
+        ],
+        "contrasts": [
+            {
+                "boost": one.label, "minus": one.other, "place": one.place, "metric": one.metric.name,
+                **vars(one.difference), "p": one.p, "corrected": one.corrected,
+            }
+            for one in boosts.contrasts
+        ],
+    }  # fmt: skip
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from esc_lab.comparison.strategies import StrategyTable, tabulate_strategies
 from esc_lab.comparison.surveys import SurveyedReplies, add_survey_metrics, read_survey
 from esc_lab.comparison.talk_judgements import TalkJudgements, add_talk_metrics, split_off_talk_judges
 from esc_lab.comparison.talks import Curve, check_talks, load_talks, trace_intensity
+from esc_lab.config.evaluate import GenerationConfig
 from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.arena.read_talks import Talks
 from esc_lab.metrics.chance import chance_levels
@@ -202,7 +203,7 @@ def _compare(
     for others in (judgements, survey, *talk_judges):
         predictions = add_values(runs, predictions, others.values_of) if others else predictions
     test = next((table.test for table in predictions.values()), None)
-    groups, left_out = group_decisions(test) if test and not talks else ([], [])
+    groups, left_out = group_decisions(test, _find_drawing(runs)) if test and not talks else ([], [])
     strategies = {cell.name: tabulate_strategies(cell, predictions) for cell in cells}
     return ComparisonResult(
         cells=cells,
@@ -230,6 +231,13 @@ def _check_primary(primary: str, runs: Sequence[Run]) -> None:
     if primary not in ("strategy/Q", *measured):
         hint = nearest(primary, measured)
         raise UserError(f"no run has the metric{hint}", where=f"compare.primary={primary}", fix="see metrics.json")
+
+
+def _find_drawing(runs: Sequence[Run]) -> GenerationConfig | None:
+    """How the decisions with replies were drawn, where evaluations agree on that."""
+    known = [run.config["evaluate"]["generation"] for run in runs if run.evaluation]
+    found = [GenerationConfig(decisions=one.get("decisions"), depths=[*one.get("depths", [])]) for one in known]
+    return found[0] if found and all(one == found[0] for one in found) else None
 
 
 def _measured_in_part(cell: Cell, metric: str) -> bool:

@@ -19,6 +19,12 @@ class GenerationConfig:
     decisions: int | None = item(
         None, "generate for this many decisions, drawn with the seed; null = all", within=COUNT, measures=ANSWERED
     )
+    depths: list[int] = item(
+        [],
+        "turns before the reply at which the strata begin that the decisions are drawn from, and where the last one "
+        "ends: equally many of each; empty = drawn from all decisions alike",
+        measures=ANSWERED,
+    )
     max_new_tokens: int = item(96, "longest generated reply in tokens", within=COUNT, measures=ANSWERED, method=True)
     temperature: float | None = item(0.0, "sampling temperature; 0 = greedy, null = not sent to an endpoint",
                                      within=FROM_ZERO, measures=ANSWERED, method=True)  # fmt: skip
@@ -102,11 +108,23 @@ class BoostConfig:
     )
     count: int = item(16, "choice other than all: number of heads", within=COUNT)
     study: str | None = item(None, "choice=adherence, attention: run of experiment=sra_heads", path=True)
+    matched: str | None = item(
+        None,
+        "choice=random: draw none of the heads that this choice takes, and as many in each layer, as far as it has "
+        "them; null = any heads",
+        choices=("adherence", "attention"),
+    )
+    draw: int = item(1, "choice=random: number of the draw", within=COUNT)
 
     @property
     def active(self) -> bool:
         """Whether there is a boost at all."""
         return self.mode == "block" or self.amount != 0
+
+    @property
+    def chooses(self) -> str | None:
+        """How heads of a study are taken, to be boosted or left out; None where no study has a say."""
+        return {"all": None, "random": self.matched}.get(self.choice, self.choice)
 
 
 @dataclass
@@ -172,6 +190,11 @@ class SRAStudyConfig:
     choices: list[str] = item(
         ["all"], "study=boost, ablate: heads that it is done in, as evaluate.boost.choice",
         choices=("all", "adherence", "attention", "random"))  # fmt: skip
+    random_draws: int = item(
+        3,
+        "choices with random: how often heads are drawn, none of those of the choices beside it, as many in each layer",
+        within=COUNT,
+    )
     draws: int = item(1000, "bootstrap draws of dialogues", within=COUNT)
 
 

@@ -23,7 +23,17 @@ def check_evaluation(cfg: DictConfig) -> Iterator[str]:
         reason = "adapters in all layers leave no states to share"
         yield refuse(cfg, "evaluate.share_states", reason, "leave it out, or give adapter.layers as in training")
     yield from check_classifier_choice(cfg, "evaluate.classifier")
-    yield from _check_boost(cfg, [cfg.evaluate.boost.choice])
+    if cfg.stage == "pipeline":
+        for key, group in (("evaluate.sra.enabled", "sra/"), ("evaluate.likelihood", "text/perplexity")):
+            asked = [metric for metric in cfg.compare.metrics or () if metric.startswith(group)]
+            if asked and not OmegaConf.select(cfg, key):
+                reason = f"compare.metrics asks for {asked[0]}"
+                yield refuse(cfg, key, reason, "leave it out, or compare.metrics=null")
+    depths = [*generation.depths]
+    if depths and not (len(depths) > 1 and depths[0] >= 0 and depths == sorted(set(depths))):
+        reason = "two numbers of turns or more, ascending, are needed"
+        yield refuse(cfg, "evaluate.generation.depths", reason, "[5,10,15,20], say")
+    yield from _check_boost(cfg, [cfg.evaluate.boost.choice, cfg.evaluate.boost.matched])
     if cfg.prompt.inference == "best_of_n":
         yield from _check_best_of(cfg)
     elif generation.samples > 1:
@@ -95,7 +105,7 @@ def _check_best_of(cfg: DictConfig) -> Iterator[str]:
         yield refuse(cfg, "prompt.inference", "no reply is written", "leave it out, or let replies be generated")
 
 
-def _check_boost(cfg: DictConfig, choices: Sequence[str]) -> Iterator[str]:
+def _check_boost(cfg: DictConfig, choices: Sequence[str | None]) -> Iterator[str]:
     """A boost of attention in the heads of these choices."""
     boost = cfg.evaluate.boost
     if boost.mode == "share" and not 0 <= boost.amount < 1:
@@ -146,6 +156,9 @@ def _check_boost_study(cfg: DictConfig) -> Iterator[str]:
         yield refuse(cfg, "evaluate.boost.amount", f"sra.study={study.study} sets it", "leave it out; see sra.doses")
     if boost.choice != "all":
         yield refuse(cfg, "evaluate.boost.choice", f"sra.study={study.study} sets it", "leave it out; see sra.choices")
+    if boost.matched or boost.draw > 1:
+        key = "evaluate.boost.matched" if boost.matched else "evaluate.boost.draw"
+        yield refuse(cfg, key, f"sra.study={study.study} sets it", "leave it out; see sra.random_draws")
     if study.study == "boost":
         if boost.mode == "block":
             yield refuse(cfg, "evaluate.boost.mode", "what is blocked has no dose", "experiment=sra_ablate")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from esc_lab.models.attention_boost import AttentionBoost, BoostedSpan
 from esc_lab.models.forward import base_model
 from esc_lab.runs.layout import STUDY
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
-from esc_lab.statistics.intervals import FloatArray
+from esc_lab.statistics.intervals import BoolArray, FloatArray
 from esc_lab.tokens import TokenSpan
 from esc_lab.tokens.encode import IntArray
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,22 @@ class PromptBoost:
             at: dialogue and turn, which decide where a span of the history lies, in every run alike.
 
         Raises:
-            UserError: the prompt has no such span, or no token of it.
+            UserError: the prompt has no such span, or no token of it, or its neutral text ends too early.
         """
         columns, none = span_columns(spans), np.empty(0, dtype=np.int64)
+        where = f"dialogue {at[0]}, turn {at[1] + 1}"
         if self.span == "history":
             keys = _draw_history(spans, len(columns.get(("name", strategy), none)), prompt_tokens, at)
         elif self.span.startswith("neutral"):
-            keys = columns.get(("name" if self.span == "neutral" else "instruction", None), none)
+            kind = "name" if self.span == "neutral" else "instruction"
+            keys = columns.get((kind, None), none)
+            if 0 < len(keys) < (length := len(columns.get((kind, strategy), none))):
+                what = f"evaluate.boost.span={self.span}: from its phrase on the neutral text has {len(keys)} tokens"
+                fix = "a longer text 'neutral' in prompt.wording, or another span"
+                raise UserError(f"{what}, and the {kind} of {strategy} has {length}", where=where, fix=fix)
         else:
             keys = columns.get((self.span, strategy), none)
         if not len(keys):
-            where = f"dialogue {at[0]}, turn {at[1] + 1}"
             raise UserError(
                 f"the prompt has no token of evaluate.boost.span={self.span}", where=where, fix="another span"
             )
@@ -77,6 +85,30 @@ def build_boost(settings: BoostConfig, model: Any, seed: int) -> PromptBoost | N
     return PromptBoost(AttentionBoost(settings.mode, settings.amount, heads), settings.span, settings.queries)
 
 
+def check_other_dialogues(settings: BoostConfig, dialogues: Collection[str], *, allow: bool) -> None:
+    """Whether the heads were chosen on other dialogues than these, on which what they do would be flattered.
+
+    Args:
+        dialogues: ids of those that are evaluated.
+        allow: only say so in the log.
+
+    Raises:
+        UserError: they were not, or their study cannot be read.
+    """
+    if not (settings.active and settings.chooses):
+        return
+    where = f"evaluate.boost.study={settings.study}"
+    known = _read_study(Path(settings.study or "")).get("dialogues")
+    if known is None:
+        log.warning("%s does not say which dialogues it is of: heads are best chosen on others than these", where)
+    elif shared := {*dialogues} & {*known}:
+        what = f"its heads were chosen on {len(shared)} of the {len(dialogues)} dialogues that attention is boosted in"
+        if not allow:
+            fix = "choose them on others: experiment=sra_heads evaluate.split=val; or data.overlap=allow"
+            raise UserError(f"{what}, such as {min(shared)}", where=where, fix=fix)
+        log.warning("%s: %s", where, what)
+
+
 def _draw_history(spans: Sequence[TokenSpan], length: int, prompt_tokens: int, at: tuple[str, int]) -> IntArray:
     """A run of as many tokens of one message of the history; of fewer where no message has as many."""
     messages = [(span.start, span.end) for span in spans if span.span.kind == "history" and span.end <= prompt_tokens]
@@ -95,17 +127,37 @@ def _choose_heads(settings: BoostConfig, config: Any, seed: int) -> Tensor:
     allowed[np.ix_(layers, heads)] = True
     if settings.choice == "all":
         return torch.from_numpy(allowed)
-    if settings.choice == "random":
-        score = np.random.default_rng(derive_seed(seed, "random heads of a boost")).random(shape)
-    else:
-        score = _read_scores(Path(settings.study or ""), settings.choice, shape)
-    usable = np.flatnonzero(allowed & ~np.isnan(score))
-    if settings.count > len(usable):
-        what, fix = f"there are {len(usable)} heads to choose from", f"at most {len(usable)}"
-        raise UserError(what, where=f"evaluate.boost.count={settings.count}", fix=fix)
-    chosen = np.zeros(shape, dtype=bool)
-    chosen.flat[usable[np.argsort(-score.flat[usable], kind="stable")[: settings.count]]] = True
+    number = [settings.draw] if settings.draw > 1 else []
+    luck = np.random.default_rng(derive_seed(seed, "random heads of a boost", *number)).random(shape)
+    by = settings.chooses
+    score = _read_scores(Path(settings.study or ""), by, shape) if by else luck
+    chosen = _take(allowed & ~np.isnan(score), score, settings.count)
+    if settings.choice == "random" and by:
+        chosen = _draw_beside(chosen, allowed & ~chosen, luck)
     return torch.from_numpy(chosen)
+
+
+def _take(usable: BoolArray, score: FloatArray, count: int) -> BoolArray:
+    """The heads with the highest scores."""
+    places = np.flatnonzero(usable)
+    if count > len(places):
+        what, fix = f"there are {len(places)} heads to choose from", f"at most {len(places)}"
+        raise UserError(what, where=f"evaluate.boost.count={count}", fix=fix)
+    taken = np.zeros(usable.shape, dtype=bool)
+    taken.flat[places[np.argsort(-score.flat[places], kind="stable")[:count]]] = True
+    return taken
+
+
+def _draw_beside(chosen: BoolArray, others: BoolArray, luck: FloatArray) -> BoolArray:
+    """As many of the other heads, and as many in each layer; of any layer what a layer has not got."""
+    drawn = np.zeros_like(others)
+    for layer, count in enumerate(np.minimum(chosen.sum(axis=1), others.sum(axis=1)).tolist()):
+        drawn[layer] = _take(others[layer], luck[layer], count)
+    left = int(chosen.sum()) - int(drawn.sum())
+    if left > (others & ~drawn).sum():
+        what = f"beside these there are only {others.sum()} heads to draw random ones from"
+        raise UserError(what, where=f"evaluate.boost.count={chosen.sum()}", fix=f"at most {chosen.size // 2}")
+    return drawn | _take(others & ~drawn, luck, left)
 
 
 def _check_numbers(numbers: Sequence[int], count: int, name: str) -> list[int]:
@@ -116,17 +168,22 @@ def _check_numbers(numbers: Sequence[int], count: int, name: str) -> list[int]:
     return list(numbers) or list(range(count))
 
 
-def _read_scores(run: Path, choice: str, shape: tuple[int, int]) -> FloatArray:
-    """How heads rank in a study of heads, [layers, heads]."""
-    path, name = run / STUDY, {"adherence": "relation", "attention": "sra"}[choice]
-    where = f"evaluate.boost.study={run}"
+def _read_study(run: Path) -> dict[str, Any]:
+    path = run / STUDY
     try:
-        study = json.loads(path.read_text(encoding="utf-8"))
-        scores = study.get(name)
-        values = None if scores is None else np.array(scores, dtype=np.float64)
+        study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        study.keys()
     except READ_ERRORS as error:
         fix = "name a run of experiment=sra_heads"
         raise UserError(f"no study of heads: {str(error).splitlines()[0]}", where=str(path), fix=fix) from error
+    return study
+
+
+def _read_scores(run: Path, choice: str, shape: tuple[int, int]) -> FloatArray:
+    """How heads rank in a study of heads, [layers, heads]."""
+    where, study = f"evaluate.boost.study={run}", _read_study(run)
+    scores = study.get({"adherence": "relation", "attention": "sra"}[choice])
+    values = None if scores is None else np.array(scores, dtype=np.float64)
     if values is None:
         told = "nobody judged adherence there" if "sra" in study else "it is no study of heads"
         fix = "evaluate.boost.choice=attention" if "sra" in study else "name a run of experiment=sra_heads"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from esc_lab.config import TemplateConfig
-from esc_lab.config.evaluate import EvaluateConfig
+from esc_lab.config.evaluate import EvaluateConfig, GenerationConfig
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.metrics.prediction_table import Key
@@ -17,14 +19,28 @@ from esc_lab.prompts import Layout, Prompt, build_prompt
 from esc_lab.seeds import EVALUATION_SEED, derive_seed
 from esc_lab.tokens import Example
 
+log = logging.getLogger(__name__)
 
-def draw_decisions(keys: Iterable[Key], count: int | None) -> frozenset[Key] | None:
-    """Which decisions get a reply: all (None), or a number of them that is drawn alike in all runs."""
-    if count is None:
+
+def draw_decisions(keys: Iterable[Key], settings: GenerationConfig) -> frozenset[Key] | None:
+    """Which decisions get a reply: all (None), or a number of them that is drawn alike in all runs.
+
+    With `depths` as many from each stratum, as far as it has them; where no number is given, all of these.
+    """
+    count, strata, decisions = settings.decisions, list(pairwise(settings.depths)), sorted(keys)
+    if count is None and not strata:
         return None
-    decisions = sorted(keys)
     draw = random.Random(derive_seed(EVALUATION_SEED, "decisions to generate for"))
-    return frozenset(draw.sample(decisions, min(count, len(decisions))))
+    if not strata:
+        return frozenset(draw.sample(decisions, min(count or 0, len(decisions))))
+    drawn: list[Key] = []
+    for number, (start, end) in enumerate(strata):
+        there = [key for key in decisions if start <= key[1] < end]
+        share = len(there) if count is None else (count + len(strata) - 1 - number) // len(strata)
+        if len(there) < share:
+            log.warning("after %d to %d turns there are %d decisions, not %d", start, end - 1, len(there), share)
+        drawn += draw.sample(there, min(share, len(there)))
+    return frozenset(drawn)
 
 
 def list_predictions(
@@ -53,6 +69,19 @@ def list_predictions(
         for strategy in _list_strategies(dialogue, turn, layout, inventory, settings)
         for sample in range(samples)
     ]  # fmt: skip
+
+
+def choose_given(predictions: Sequence[Prediction]) -> Prediction | None:
+    """The prediction of a decision, if any, after whose prompt the given reply is scored.
+
+    That whose prompt names the reply's own strategy, or lets the model choose. Where the corpus has no strategy of the
+    inventory, one whose strategy is drawn among those that are prompted, by dialogue and turn: alike in all runs.
+    """
+    first, *_ = predictions
+    if first.prompted is None or first.gold:
+        return first if first.prompted in (None, *first.gold[:1]) else None
+    drawn = sorted((each for each in predictions if not each.sample), key=lambda each: str(each.prompted))
+    return random.Random(derive_seed(EVALUATION_SEED, "scored prompt", first.dialogue, first.turn)).choice(drawn)
 
 
 def _list_strategies(

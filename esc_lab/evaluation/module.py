@@ -22,7 +22,7 @@ from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation.adherence import judge_adherence
 from esc_lab.evaluation.best_of import BestOf
-from esc_lab.evaluation.decisions import list_predictions
+from esc_lab.evaluation.decisions import choose_given, list_predictions
 from esc_lab.evaluation.prompted_replies import PromptedReplies, PromptedReply
 from esc_lab.metrics.prediction_table import FloatArray
 from esc_lab.metrics.predictions import Prediction, measure_texts, most_probable
@@ -117,8 +117,7 @@ class EvaluationModule(pl.LightningModule):
         if self.chooses and not self._labels:
             self._labels = encode_labels(self.encoder, self.inventory, batch[0].example.prompt)
         if self.settings.likelihood:
-            first = (replies[0] for replies in asked)
-            self._score([reply for reply in first if reply.prediction.prompted in (None, *reply.prediction.gold[:1])])
+            self._score([*filter(None, map(self._choose_given, asked))])
         if self.reads_gold or self.settings.generation.enabled:
             wanted = [replies for replies in asked if self._wants_reply(replies[0].decision)]
             writer = self.best_of or self.replies
@@ -134,7 +133,7 @@ class EvaluationModule(pl.LightningModule):
         if self.classifier is not None:
             replied = [reply.prediction for reply in self.replied]
             judge_adherence(replied, self.classifier, self.inventory, gold=self.reads_gold, row_tokens=self.row_tokens)
-        measure_texts(self.predictions)
+        measure_texts(self.predictions, self.inventory)
         self._gather()
 
     def _gather(self) -> None:
@@ -161,6 +160,17 @@ class EvaluationModule(pl.LightningModule):
 
     def _wants_reply(self, decision: Decision) -> bool:
         return self.reply_for is None or (decision.dialogue.id, decision.turn) in self.reply_for
+
+    def _choose_given(self, replies: Sequence[PromptedReply]) -> PromptedReply | None:
+        """Whose prompt the given reply of a decision is scored after; None where none of them is one for it.
+
+        A turn without a strategy of the inventory counts where it gets replies: each is a prompt of its own to encode.
+        """
+        chosen = choose_given([reply.prediction for reply in replies])
+        reply = next((reply for reply in replies if reply.prediction is chosen), None)
+        if reply is None or self.chooses or reply.prediction.gold:
+            return reply
+        return self.replies.add_given(reply) if self._wants_reply(reply.decision) else None
 
     def _score(self, asked: Sequence[PromptedReply]) -> None:
         """How likely the gold replies and all labels are.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -139,10 +139,8 @@ class PromptedReplies:
             return
         sequences = []
         for number, reply in enumerate(asked):
-            prompt, gold = self._prompt(reply), reply.decision.dialogue.turns[reply.decision.turn].reply
-            content = reply_content(self.layout, gold.text, gold.strategies)
-            chat = self.encoder.encode((*prompt.messages, Message("assistant", content)), prompt.spans)
-            start, end = chat.replies[len(prompt.messages)]
+            chat, start, end = self._encode_given(reply)
+            gold = reply.decision.dialogue.turns[reply.decision.turn].reply
             reply.prompt_ids, reply.reply_ids = chat.input_ids[:start], chat.input_ids[start : end - 1].tolist()
             reply.spans = chat.spans
             reply.prediction.strategy = gold.strategies[0] if self.layout.chooses_strategy else None
@@ -162,6 +160,20 @@ class PromptedReplies:
             probe.watch_tree(tree, branch, np.concatenate(rows), model.device)
             tree_hidden_states(model, tree.input_ids, tree.position_ids, tree.leave, probe=probe, boost=steer)
             self._measure(members, probe.result())
+
+    def add_given(self, reply: PromptedReply) -> PromptedReply:
+        """The same with the sequence of its own prompt and the given reply, in place of that of the decision."""
+        chat, start, end = self._encode_given(reply)
+        key = reply.decision.example.key
+        sequence = TokenSequence(chat.input_ids[:end], (ReplyTokens(key, start, end, chat.spans),))
+        return replace(reply, decision=replace(reply.decision, sequence=sequence, start=start, end=end))
+
+    def _encode_given(self, reply: PromptedReply) -> tuple[EncodedChat, int, int]:
+        """A prompt with the given reply, and the first token of this and the one after its last."""
+        prompt, given = self._prompt(reply), reply.decision.dialogue.turns[reply.decision.turn].reply
+        content = reply_content(self.layout, given.text, given.strategies)
+        chat = self.encoder.encode((*prompt.messages, Message("assistant", content)), prompt.spans)
+        return chat, *chat.replies[len(prompt.messages)]
 
     @property
     def attention_boost(self) -> AttentionBoost | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from esc_lab.artifacts import READ_ERRORS, fingerprint
 from esc_lab.errors import UserError
-from esc_lab.metrics.attention import span_measures
+from esc_lab.metrics.attention import DEFINITIONS, span_measures
 from esc_lab.metrics.prediction_table import (
     NO_GOLD,
     NOT_ASKED,
@@ -26,7 +26,7 @@ from esc_lab.metrics.prediction_table import (
 )
 from esc_lab.metrics.predictions import FIX, Prediction, read_predictions
 from esc_lab.metrics.records import metrics_of_replies
-from esc_lab.metrics.text import BLEU_COUNTS, repetition, split_words
+from esc_lab.metrics.text import BLEU_COUNTS, MAX_COPIED, repetition, split_words
 from esc_lab.runs.layout import PAIRS
 
 
@@ -54,6 +54,7 @@ def read_table(path: Path, strategies: Sequence[str], *, sra: str, texts: bool) 
     return rows.table(test, _read_pairs(path.with_name(PAIRS), test))
 
 
+_NO_SRA = {"sra": math.nan}
 _NO_SPAN, _NO_BLEU = (math.nan,) * 3, (math.nan,) * len(BLEU_COUNTS)
 _Decision: TypeAlias = tuple[tuple[int, ...], str, str, str]  # gold strategies, tree, problem, emotion
 
@@ -62,7 +63,7 @@ class _Rows:
     """The rows of a table while they are read."""
 
     def __init__(self, strategies: Sequence[str], sra: str, *, texts: bool) -> None:
-        self.strategies, self.sra = tuple(strategies), sra
+        self.strategies, self.sra, self.span = tuple(strategies), sra, sra.partition("/")[2]
         self.replies = metrics_of_replies() if texts else {}
         self.texts = texts
         self.classes = {name: number for number, name in enumerate(strategies)}
@@ -118,7 +119,10 @@ class _Rows:
             math.nan if p.label_mass is None else p.label_mass,
             math.nan if p.adheres is None else float(p.adheres),
             math.nan if p.cut_off is None else float(p.cut_off),
+            math.nan if p.copied is None else p.copied,
+            math.nan if p.adheres is None or p.copied is None else float(p.adheres and p.copied <= MAX_COPIED),
             *((span["sra"], span["control"], span["relative"]) if span else _NO_SPAN),
+            *((p.sra or {}).get(f"{each}/{self.span}", _NO_SRA)["sra"] for each in DEFINITIONS),
             self.classes[p.followed] if p.followed else math.nan,
             self.phrases.setdefault(p.neutral["phrase"], len(self.phrases)) if p.neutral else math.nan,
             *(p.bleu or _NO_BLEU),
@@ -177,11 +181,12 @@ class _Rows:
         )
 
     def _columns(self) -> Mapping[str, FloatArray]:
-        names = ["log_prob", "tokens", "label_mass", "adheres", "cut_off", "sra", "control", "relative", "followed"]
-        names += ["phrase", *BLEU_COUNTS]
+        names = ["log_prob", "tokens", "label_mass", "adheres", "cut_off", "copied", "own_words", "sra"]
+        names += ["control", "relative", *DEFINITIONS, "followed", "phrase", *BLEU_COUNTS]
         names += ["repetition", "reply_length", *self.replies] if self.texts else []
         values = dict(zip(names, np.array(self.values, np.float64).T, strict=True))
-        return {**values, **span_measures(values["sra"], values["control"], values["relative"])}
+        logs = {f"log_sra_{each}": np.log(values.pop(each)) for each in DEFINITIONS}
+        return {**values, **logs, **span_measures(values["sra"], values["control"], values["relative"])}
 
 
 def _read_pairs(path: Path, test: TestSet) -> FloatArray:

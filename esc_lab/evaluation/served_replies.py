@@ -81,7 +81,7 @@ class ServedReplies:
         decisions = build_decisions(dialogues, self.inventory, self.layout, cfg.prompt, cfg.evaluate)
         chosen = draw_decisions(
             ((example.key.dialogue, example.key.turn) for own in decisions for example in own),
-            cfg.evaluate.generation.decisions,
+            cfg.evaluate.generation,
         )
         self.predictions: list[Prediction] = []
         self._asked: list[Prediction] = []

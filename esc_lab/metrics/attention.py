@@ -88,6 +88,11 @@ def _metric(name: str, heading: str, meaning: str, *, shown: bool, by_tokens: bo
     )  # fmt: skip
 
 
+_BY_DEFINITION = {
+    "paper": "log SRA by the paper's formula, whichever evaluate.sra.definition is shown.",
+    "reference": "log SRA as the published code computes it: without attention on the first token, renormalised.",
+    "first_token": "log SRA of the first token of a reply alone, which the published table holds.",
+}
 METRICS = (
     _metric(
         "log_sra",
@@ -138,6 +143,10 @@ METRICS = (
         "Mean logarithm of the attention on the strategy's tokens times the number of tokens that a reply could attend "
         "to; 0 = attention spread evenly.",
         shown=False,
+    ),
+    *(
+        _metric(f"log_sra_{each}", f"log SRA ({each.replace('_', ' ')})", meaning, shown=False, by_tokens=True)
+        for each, meaning in _BY_DEFINITION.items()
     ),
     count_metric("sra/n", "n SRA", number_of("sra")),
 )

@@ -75,8 +75,9 @@ class PredictionTable:
             where the prompt names the strategy.
         distribution: [rows, strategies], probability of each strategy; nan where the model has no choice.
         values: [rows] each, nan where it was not measured: `log_prob` and `tokens` of the gold reply, `label_mass`,
-            `adheres`, `cut_off`, `control` and what `span_measures` gives, with `followed`, the number of the strategy
-            that the reply was to follow, and `phrase`, that of the neutral phrase in its prompt; of a generated reply
+            `adheres`, `cut_off`, `copied`, `own_words` (whether it adheres and copies no more than `MAX_COPIED`),
+            `control` and what `span_measures` gives, `log_sra_` by each definition, `followed`, the number of the
+            strategy that the reply was to follow, and `phrase`, that of the neutral phrase in its prompt; of a reply
             to the gold strategy what BLEU is summed from, `match_1` to `match_4`, `bleu_tokens` and
             `reference_tokens`, and, if texts were read, `reply_length` and each metric of single replies by its name;
             and then `repetition` of every generated reply.

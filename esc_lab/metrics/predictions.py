@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from esc_lab.artifacts import READ_ERRORS, write_atomic
+from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.metrics.records import metrics_of_replies
-from esc_lab.metrics.text import bleu_counts
+from esc_lab.metrics.text import bleu_counts, copied_share
 
 FIX = "evaluate the run again"
 
@@ -37,10 +38,13 @@ class Prediction:
         chosen: the most probable of them; None where the model has no choice.
         label_mass: probability that the model starts with any complete label at all.
         log_prob, tokens: of the gold reply's text (without its label) and end-of-turn token, given the gold label; 0
-            tokens where the prompt names another strategy.
+            tokens where the prompt names another strategy. Where the corpus has no strategy, of one prompt that is
+            drawn (see `choose_given`).
         reply, strategy: generated text and the strategy parsed from it; None where nothing was generated.
         values: of a reply to the gold strategy, the metrics of single replies by name (see `reply_metric`).
         bleu: what such a reply adds to BLEU's sums (see `bleu_counts`); else None.
+        copied: share of the runs of four words of a generated reply that stand in the name and the definition of the
+            strategy which its prompt names; None where it names none, and in files that are older than this field.
         raw: what the model generated, as it wrote it.
         cut_off: whether it was cut off at the token limit; None where nothing was generated, and in files that are
             older than this field.
@@ -75,6 +79,7 @@ class Prediction:
     strategy: str | None = None
     values: dict[str, float] = field(default_factory=dict)
     bleu: list[int] | None = None
+    copied: float | None = None
     raw: str | None = None
     cut_off: bool | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -108,10 +113,16 @@ def most_probable(distribution: Mapping[str, float]) -> str:
     return max(distribution, key=distribution.__getitem__)
 
 
-def measure_texts(predictions: Sequence[Prediction]) -> None:
-    """Fill in what the metrics of text are computed from, for the generated replies to the gold strategy."""
+def measure_texts(predictions: Sequence[Prediction], inventory: Inventory | None = None) -> None:
+    """Fill in what the metrics of text are computed from, for the generated replies to the gold strategy.
+
+    Args:
+        inventory: what prompts say of the strategies that they name, which is looked for in all replies to these.
+    """
     functions = metrics_of_replies()
     for prediction in predictions:
+        if inventory and prediction.reply is not None and (name := prediction.prompted):
+            prediction.copied = copied_share(prediction.reply, [name, inventory.definition(name)])
         if (reply := prediction.reply) is not None and prediction.to_gold:
             gold = prediction.gold_reply
             prediction.bleu = bleu_counts(reply, gold)

@@ -77,6 +77,11 @@ _RECORDS = (
         "adherence/accuracy", "adher.", True, mean_of("adheres"), count="adherence/n", shown=True, grouped=True,
         meaning="Share of the written replies in which a classifier finds the strategy they were to follow.",
     ),
+    Metric(
+        "adherence/own_words", "adher. own", True, mean_of("own_words"), count="adherence/n", grouped=True,
+        meaning="Adherence without echoes: as adher., but a reply that copies its instruction (more than a fifth of "
+        "its runs of four words) does not count as one that follows it.",
+    ),
     count_metric("adherence/n", "n adher.", number_of("adheres")),
     Metric(
         "judge/overall", "judge", True, mean_of("judge"), count="judge/n", decimals=2, shown=True,

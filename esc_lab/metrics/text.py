@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any
@@ -25,6 +26,9 @@ from esc_lab.metrics.prediction_table import BoolArray, FloatArray, IntArray, Pr
 BLEU_ORDER = 4
 # What BLEU is summed from: k-grams matched for k = 1 .. 4, tokens of the reply and of its reference.
 BLEU_COUNTS = (*(f"match_{k}" for k in range(1, BLEU_ORDER + 1)), "bleu_tokens", "reference_tokens")
+RUN_WORDS = 4  # in a row, of a reply and a text, that count as copied
+# Share of such runs above which a reply copies its instruction, whatever strategy is found in it.
+MAX_COPIED = 0.2
 _WORD = re.compile(r"[a-z0-9]+")
 _TOKEN = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 
@@ -67,6 +71,40 @@ def repetition(reply: str) -> float:
     words = split_words(reply)
     grams = [tuple(words[start : start + 4]) for start in range(len(words) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def copied_share(reply: str, known: Sequence[str]) -> float:
+    """Share of the runs of four words of a reply that are in some known text, whatever case and punctuation.
+
+    A shorter reply is copied (1) if it is all that one of these texts says.
+
+    >>> copied_share("I feel so alone today, and you?", ["I feel so alone today."])
+    0.5
+    """
+    words, texts = _plain_words(reply), [_plain_words(text) for text in known]
+    if len(words) < RUN_WORDS:
+        return float(words in texts)
+    there = {run for text in texts for run in _word_runs(text)}
+    runs = _word_runs(words)
+    return sum(run in there for run in runs) / len(runs)
+
+
+def repeated_share(reply: str) -> float:
+    """Share of the runs of four words of a reply that it has said before.
+
+    >>> repeated_share("I am not okay. I am not okay.")
+    0.2
+    """
+    runs = _word_runs(_plain_words(reply))
+    return (len(runs) - len(set(runs))) / len(runs) if runs else 0.0
+
+
+def _plain_words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.replace("\u2019", "'").replace("'", "").lower())
+
+
+def _word_runs(words: Sequence[str]) -> list[tuple[str, ...]]:
+    return [tuple(words[start : start + RUN_WORDS]) for start in range(len(words) - RUN_WORDS + 1)]
 
 
 @lru_cache(maxsize=1 << 14)  # runs of one test set share their references
@@ -250,6 +288,9 @@ METRICS = (
     Metric("text/repetition", "repet.", False, mean_of("repetition"), count="text/written", texts=True,
            meaning="Repetition: share of runs of four words in a written reply that it has had before, whichever "
            "strategy the prompt names."),
+    Metric("text/copied", "copied", False, mean_of("copied"), count="text/written",
+           meaning="Echo: share of runs of four words in a written reply that stand in the instruction it was given, "
+           "the name of its strategy or the definition."),
     count_metric("text/written", "written", number_of("repetition"), texts=True),
     _text_metric("empty_replies", "blank", Definition(_sum_blank, itemgetter(0)), is_count=True, decimals=0),
     Metric(

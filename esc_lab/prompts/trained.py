@@ -6,6 +6,7 @@ asked in the layout and the words of its own training, whatever the words of the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,8 @@ from esc_lab.prompts.chat import Message, Role, build_prompt, label_text
 from esc_lab.prompts.layouts import Layout, build_layout
 from esc_lab.prompts.seeker import SeekerProfile, seeker_messages
 from esc_lab.runs.layout import Settings, find_run, read_config
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,25 @@ def read_template(config: Settings) -> TemplateConfig:
     """The template that a training used, from the configuration of its run."""
     known = [field.name for field in fields(TemplateConfig)]
     return TemplateConfig(**{name: value for name, value in config["prompt"]["train"].items() if name in known})
+
+
+def warn_of_training(checkpoint: Path, inventory: Inventory, template: str) -> None:
+    """Say in the log where a supporter is evaluated with other strategies or another layout than it was trained with.
+
+    A checkpoint whose run is not there says nothing of its training.
+
+    Raises:
+        what `read_config` raises.
+    """
+    run = find_run(checkpoint)
+    if run is None or read_side(run) != "supporter":
+        return
+    config = read_config(run)
+    trained, shown = build_inventory(config["inventory"]), read_template(config).template
+    others = [f"the strategies of {trained.name}, not {inventory.name}"] if trained.names != inventory.names else []
+    others += [f"the template {shown}, not {template}"] if shown != template else []
+    if others:
+        log.warning("%s was trained with %s (inventory=..., prompt=...)", checkpoint, " and ".join(others))
 
 
 def read_side(run: Path) -> Speaker | None:

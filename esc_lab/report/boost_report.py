@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from esc_lab.comparison.boosts import MEASURES, record_boosts
+from esc_lab.comparison.boosts import MEASURES
 from esc_lab.comparison.files import tabulate_slopes
 from esc_lab.comparison.formats import format_difference
+from esc_lab.comparison.record import record_boosts
 from esc_lab.comparison.result import ComparisonResult, compute_comparison
 from esc_lab.metrics.metric import Metric
 from esc_lab.report.comparison_figures import draw_doses
@@ -16,8 +17,10 @@ from esc_lab.report.sra_report import Report
 
 _ADHERENCE = "adherence/accuracy"
 _REPLIES = (
-    "log SRA and adherence are of the replies to all prompts, what is said of texts (ppl to length) of those to the "
-    "prompts that name the strategy of the given reply."
+    "log SRA, adherence, copied and repetition are of the replies to all prompts. dist-2 and length are of those to "
+    "the prompts that name the strategy of the given reply; of all where the corpus has no strategy of the inventory. "
+    "ppl is of the given reply after the prompt that names its strategy; where it has none, after one of the prompts, "
+    "drawn by dialogue and turn, at the turns that replies are written to."
 )
 
 

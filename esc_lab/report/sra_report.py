@@ -133,6 +133,7 @@ def heads(replies: Sequence[MeasuredReply], attention: npt.NDArray[np.float32], 
     report = Report(root)
     mean = attention.astype(np.float64).mean(axis=0)
     report.results["sra"] = mean.tolist()
+    report.results["dialogues"] = sorted({reply.dialogue for reply in replies})
     share = np.sort(mean.ravel() / mean.sum())[::-1]
     counts = {k: float(share[:k].sum()) for k in (1, 4, 16, 64) if k <= len(share)}
     report.add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from esc_lab.config import Config
-from esc_lab.search.continuations import RUN_WORDS
+from esc_lab.metrics.text import RUN_WORDS
 from esc_lab.search.data_card import describe_player, render_card
 from esc_lab.search.extend_result import UNCONDITIONAL, ExtendResult
 from esc_lab.search.extend_session import ROLE

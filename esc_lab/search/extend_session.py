@@ -194,6 +194,7 @@ class ExtendSession:
         request = self._request(context, strategy, examples)
         known = [turn.reply.text for turn in context.dialogue.turns[: context.turns]]
         known += [text for exchange in examples for text in (exchange.seeker, exchange.supporter)]
+        told = [strategy, self.inventory.definition(strategy)] if strategy else []
         draws = self.player.attempts if self.player.temperature != 0 else 1
         for draw in range(draws):
             seed = derive_seed(self.settings.seed, context.dialogue.id, context.turns, strategy, draw) >> 32
@@ -206,6 +207,7 @@ class ExtendSession:
                     self.inventory,
                     max_tokens=request.max_tokens,
                     max_copied=self.settings.max_copied,
+                    told=told,
                 )
             except UnusableError as error:
                 counts.update(["unusable", error.kind])

@@ -16,6 +16,7 @@ from esc_lab.config.model import ENDPOINT
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.evaluation.adherence import judge_adherence
+from esc_lab.evaluation.boost import check_other_dialogues
 from esc_lab.evaluation.curve import EvaluationCurve
 from esc_lab.evaluation.decisions import draw_decisions
 from esc_lab.evaluation.held_out_pairs import preference_metrics
@@ -28,6 +29,7 @@ from esc_lab.models.checks import check_probe
 from esc_lab.models.frozen_states import share_frozen_states
 from esc_lab.models.load import load_model
 from esc_lab.prompts.layouts import BEST_OF
+from esc_lab.prompts.trained import warn_of_training
 from esc_lab.report.attention_files import write_attention
 from esc_lab.runs.layout import DIALOGUES, PREDICTIONS, STRATEGIES
 from esc_lab.scorers.classifier import StrategyClassifier
@@ -78,7 +80,7 @@ def _evaluate_served(cfg: Config, inventory: Inventory, classifier: StrategyClas
     write_dialogues(dialogues, Path(cfg.run_dir) / DIALOGUES, inventory=inventory)
     if classifier:
         judge_adherence(predictions, classifier, inventory, row_tokens=cfg.data.row_tokens)
-    measure_texts(predictions)
+    measure_texts(predictions, inventory)
     metrics, strategies = _summarize(cfg, inventory, predictions)
     return metrics | spent | {f"data/{name}": float(value) for name, value in asdict(report).items()}, strategies
 
@@ -90,11 +92,15 @@ def _evaluate_loaded(cfg: Config, inventory: Inventory, classifier: StrategyClas
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
     data = build_data(cfg, loaded)
     seen = check_unseen(cfg, data.splits.get(data.eval_split, ()))
+    boosted = {dialogue.id for dialogue in data.splits.get(data.eval_split, ())}
+    check_other_dialogues(cfg.evaluate.boost, boosted, allow=cfg.data.overlap == "allow")
+    if checkpoint:
+        warn_of_training(checkpoint, inventory, cfg.prompt.eval.template)
     data.setup("test")
     keys = ((decision.dialogue.id, decision.turn) for group in data.decisions for decision in group)
     module = EvaluationModule(
         loaded, inventory, cfg.prompt, cfg.evaluate, seed=cfg.seed, row_tokens=data.pass_tokens,
-        reply_for=draw_decisions(keys, cfg.evaluate.generation.decisions), classifier=classifier,
+        reply_for=draw_decisions(keys, cfg.evaluate.generation), classifier=classifier,
     )  # fmt: skip
     if reward:
         module.choose_by(reward)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
-from esc_lab.config.evaluate import BoostConfig
+from esc_lab.config.evaluate import BoostConfig, SRAStudyConfig
 from esc_lab.config.prompt import use_template
 from esc_lab.data.corpora import read_dialogues
 from esc_lab.evaluation.arena.given_talks import use_talks
@@ -95,10 +96,22 @@ def _boosts(cfg: Config, root: Path) -> Iterator[tuple[str, Path]]:
         own = _set_template(cfg, template)
         plain = replace(cfg.evaluate, boost=BoostConfig())
         yield _evaluate(replace(own, evaluate=plain), template, root / template)
-        for choice, span, dose in product(study.choices, study.spans, doses):
-            boost = replace(asked, mode=mode, amount=dose, span=span, choice=choice)
-            label = "_".join([template, span, *([] if choice == "all" else [choice]), *([f"{dose:g}"] if dose else [])])
+        for (name, heads), span, dose in product(_list_heads(study).items(), study.spans, doses):
+            boost = replace(asked, mode=mode, amount=dose, span=span, **heads)
+            label = "_".join([template, span, *([] if name == "all" else [name]), *([f"{dose:g}"] if dose else [])])
             yield _evaluate(replace(own, evaluate=replace(cfg.evaluate, boost=boost)), label, root / label)
+
+
+def _list_heads(study: SRAStudyConfig) -> dict[str, dict[str, Any]]:
+    """Settings of a boost by a name: each choice of heads; several draws of random ones beside those of each other."""
+    chosen = [choice for choice in study.choices if choice in ("adherence", "attention")]
+    beside: list[str | None] = [*chosen, *([] if chosen else [None])]
+    found: dict[str, dict[str, Any]] = {choice: {"choice": choice} for choice in study.choices if choice != "random"}
+    if "random" in study.choices:
+        for matched, draw in product(beside, range(1, study.random_draws + 1)):
+            parts = ["random", *([matched] if matched and len(chosen) > 1 else []), *([str(draw)] if draw > 1 else [])]
+            found["_".join(parts)] = {"choice": "random", "matched": matched, "draw": draw}
+    return found
 
 
 def _report_turns(cfg: Config, root: Path, measure: str) -> sra_report.Report:

@@ -95,6 +95,15 @@ def combine(tables: Sequence[SeedTable], weights: FloatArray) -> SeedTable:
     return SeedTable(values, changes, np.logical_or.reduce([table.present for table in tables]))
 
 
+def stack(tables: Sequence[SeedTable]) -> SeedTable:
+    """The rows of all tables, each a row that others could stand for: of draws that vary as seeds do."""
+    values = np.concatenate([table.values for table in tables])
+    if not all(table.by_dialogue for table in tables):
+        return SeedTable(values)
+    changes = np.concatenate([table.influence for table in tables])
+    return SeedTable(values, changes, np.logical_or.reduce([table.present for table in tables]))
+
+
 @dataclass(frozen=True)
 class CrossedMean:
     """A mean over seeds and dialogues, or a difference of such means.

@@ -15,6 +15,7 @@ import yaml
 from esc_lab.data.strategies import Inventory, load_inventory
 from esc_lab.evaluation.read_table import read_table
 from esc_lab.evaluation.summary import summarize
+from esc_lab.metrics.attention import DEFINITIONS
 from esc_lab.metrics.predictions import Prediction, write_predictions
 from esc_lab.seeds import derive_seed
 from tests.conftest import INVENTORIES
@@ -74,7 +75,9 @@ def _write(one: Prediction, drawn: np.random.Generator, names: Sequence[str], wo
     one.sampling = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40, "inference": "direct"}
     one.strategy = None if drawn.random() < 0.2 else str(drawn.choice(names))
     one.sra = {"paper/name": {name: float(np.exp(drawn.normal(-6))) for name in ("sra", "control", "relative")}}
+    one.sra |= {f"{definition}/name": {"sra": 2 * one.sra["paper/name"]["sra"]} for definition in DEFINITIONS[1:]}
     one.adheres = bool(drawn.random() < 0.5)
+    one.copied = round(len(written) / len(words), 1) / 2
 
 
 def _matched(reply: Sequence[str], reference: Sequence[str], length: int) -> int:

@@ -12,7 +12,7 @@ from esc_lab.comparison.result import compute_comparison
 from tests.comparison.synthetic import predictions, write_evaluation
 
 BOOST = {"mode": "add", "amount": 0.0, "span": "name", "queries": "all", "layers": [], "heads": [], "choice": "all",
-         "count": 16, "study": None}  # fmt: skip
+         "count": 16, "study": None, "matched": None, "draw": 1}  # fmt: skip
 DOSES = (0.0, 0.5, 1.0, 2.0, 3.0)
 EFFECT = 0.12  # of adherence, planted for each unit of the dose on the strategy's name; none on the neutral phrase
 
@@ -106,6 +106,49 @@ def test_slopes_are_contrasted_with_equal_words_and_with_random_heads(directorie
         ("name, 16 heads by adherence", "name, 16 random heads"),
     }
     assert len({(one.label, one.other, one.metric) for one in found.contrasts}) == len(found.contrasts)
+
+
+def test_draws_of_random_heads_vary_as_seeds_do(directories, tmp_path):
+    """The mean of what chosen heads add to each draw; its variance over draws and dialogues is worked out by hand."""
+    chosen = {"choice": "adherence", "study": "A", "span": "name"}
+    drawn = {"choice": "random", "study": "A", "span": "name", "matched": "adherence"}
+    effects = (0.0, 0.05, -0.04)  # of each draw of random heads
+    rows = {0: rows_at("name", 2.0)}
+    for draw, effect in enumerate(effects, 1):
+        rows[draw] = rows_at("neutral", 2.0)
+        luck = np.random.default_rng(draw)
+        for row in rows[draw]:
+            row.adheres = bool(row.adheres) != bool(luck.random() < abs(effect))
+    paths = []
+    for draw, own in rows.items():
+        boost = {**BOOST, **(drawn if draw else chosen), "amount": 2.0, "draw": max(draw, 1)}
+        paths.append(write_evaluation(tmp_path / str(draw), own, evaluate__boost=boost))
+    boosts = compute_comparison([directories["name", 0.0], *paths]).boosts
+    labels = {curve.label for curve in boosts.curves}
+    assert "name, 16 random heads, none by adherence, draw 2" in labels
+    (one,) = [one for one in boosts.contrasts if one.metric.name == "adherence/accuracy"]
+    assert one.other == "name, 16 random heads, none by adherence (3 draws)"
+
+    def slope(draw, left_out=None):
+        """Less that without a boost, over a dose of 2."""
+        return np.mean([row.adheres for row in rows[draw] if row.dialogue != left_out]) / 2
+
+    names = sorted({row.dialogue for row in rows[0]})
+    m, n = len(names), len(effects)
+    less = np.array([slope(0) - slope(draw) for draw in range(1, n + 1)])
+    without = np.array([[slope(0, name) - slope(draw, name) for name in names] for draw in range(1, n + 1)])
+    pseudo = m * less[:, None] - (m - 1) * without
+    rest = pseudo - pseudo.mean(axis=0) - pseudo.mean(axis=1, keepdims=True) + pseudo.mean()
+    of_draws, of_dialogues = less.var(ddof=1) / n, pseudo.mean(axis=0).var(ddof=1) / m
+    interaction = (rest**2).sum() / ((n - 1) * (m - 1) * n * m)
+    parts = np.array([of_draws, max(of_dialogues - interaction, 0.0)])
+    normal, (t_draws, t_dialogues) = stats.norm.ppf(0.975), stats.t.ppf(0.975, [n - 1, m - 1])
+    share = parts / parts.sum()
+    critical = np.sqrt(normal**2 + share**2 @ (np.array([t_draws, t_dialogues]) ** 2 - normal**2))
+    half = critical * np.sqrt(parts.sum())
+    expected = [less.mean(), less.mean() - half, less.mean() + half]
+    assert [one.difference.value, one.difference.low, one.difference.high] == pytest.approx(expected)
+    assert of_draws > 0
 
 
 def test_other_methods_and_older_runs_have_no_curves(directories, tmp_path):

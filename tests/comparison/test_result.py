@@ -15,8 +15,10 @@ from esc_lab.comparison.groups import MIN_DECISIONS
 from esc_lab.comparison.notes import build_details, build_notes
 from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
+from esc_lab.config.evaluate import GenerationConfig
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
+from esc_lab.evaluation.decisions import draw_decisions
 from esc_lab.metrics.records import find_metric
 from esc_lab.statistics.multiple_tests import holm
 from tests.comparison.synthetic import predictions, settings, summary, write_evaluation, write_run, write_training
@@ -332,6 +334,27 @@ def test_depths_split_the_decisions(many):
     assert [group.depth for group in depths.values()] == sorted(group.depth for group in depths.values())
     spans = [[int(end) for end in name.split("-")] for name in depths]
     assert all(before[-1] < after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_strata_that_replies_were_drawn_from_are_the_groups_by_depth(tmp_path):
+    """However few decisions they have; those without a reply are in none."""
+    rows = predictions(skill=0.4, seed=1, dialogues=12, turns=8, replies=True)
+    drawing = GenerationConfig(decisions=12, depths=[3, 6, 12, 16])
+    drawn = draw_decisions([(row.dialogue, row.turn) for row in rows], drawing)
+    for row in rows:
+        if (row.dialogue, row.turn) not in drawn:
+            row.reply, row.bleu, row.strategy, row.sra, row.adheres, row.copied = (None,) * 6
+    settings = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40, "samples": 1}
+    settings |= {"decisions": 12, "depths": [3, 6, 12, 16]}
+    run = write_evaluation(tmp_path / "run", rows, evaluate__generation=settings)
+    found = [one for one in compute_comparison([run]).groups if one.group.kind == "depth"]
+    adherence = {one.group.name: one for one in found if one.metric == "adherence/accuracy"}
+    assert [*adherence] == ["3-5", "6-11", "12-15"]
+    for name, one in adherence.items():
+        low, high = map(int, name.split("-"))
+        own = [row for row in rows if (row.dialogue, row.turn) in drawn and low <= row.turn <= high]
+        assert one.group.decisions == len(own) == 4
+        assert one.interval.value == pytest.approx(np.mean([row.adheres for row in own]))
 
 
 def test_strategy_tables_are_those_of_the_evaluation(many, tmp_path):

@@ -164,13 +164,14 @@ def test_steerable_pipeline(endpoint, command):
         f"llm.openai.base_url={endpoint[1]}", LIMITS, "pipeline.templates=[standard,c1_hf]", "extend.number=2",
         "search.cache=false", "adapter.r=4",
         "trainer.max_epochs=1", "evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4",
-        "evaluate.sra.enabled=false",
+        "evaluate.generation.depths=[5,40]", "evaluate.sra.heat_maps=0",
     )  # fmt: skip
     outcome = command(*small)
     assert outcome.status == 0, outcome.errors
     steps = ("extend", "classifier", "evaluate_base_standard", "evaluate_base_c1_hf", "sft", "evaluate_sft", "compare")
     assert {path.name for path in outcome.path.iterdir() if path.is_dir()} >= set(steps)
     table = (outcome.path / "compare/comparison.md").read_text()
+    assert all(heading in table for heading in ("log SRA (reference)", "log SRA (first token)", "adher. own", "ppl"))
     assert all(f"tiny-llama {name}" in table for name in ("base (standard)", "base (c1_hf)", "SFT (standard)"))
     assert {
         "extend/replies",
@@ -179,6 +180,9 @@ def test_steerable_pipeline(endpoint, command):
         "sft/adherence/accuracy",
         "sft/text/rouge_l",
         "sft/text/distinct_2",
+        "sft/text/copied",
+        "sft/text/perplexity",
+        *(f"sft/sra/log_sra_{name}" for name in ("paper", "reference", "first_token")),
     } <= {*outcome.metrics}
     predictions = [json.loads(line) for line in (outcome.path / "evaluate_sft/predictions.jsonl").open()]
     assert {len(found) for found in predictions_by_turn(predictions).values()} == {15}

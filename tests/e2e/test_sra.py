@@ -134,6 +134,8 @@ def test_heads_study(command, judge):
     outcome = command("experiment=sra_heads", *SMALL, judge)
     study = outcome.read("study.json")
     shape = np.shape(study["sra"])
+    assert {line["dialogue"] for line in lines_of(outcome.path / "c1_hf") if line["sra"]} == {*study["dialogues"]}
+    assert "split: val" in (outcome.path / "config.yaml").read_text()
     assert np.shape(study["relation"]) == np.shape(study["leave_one_out"]) == shape
     assert {"heads/share_of_1", "heads/share_of_4"} <= outcome.metrics.keys()
     for name in ("heads_sra", "heads_relation", "heads_left_out"):
@@ -218,16 +220,26 @@ def test_ablation_study_in_the_heads_of_a_study(command, tmp_path):
     """Blocked in the heads with the most attention and in as many random ones; SRA stays, from the other heads."""
     scores = np.arange(8.0).reshape(2, 4)
     (tmp_path / "study.json").write_text(json.dumps({"sra": scores.tolist()}))
-    words = ("sra.choices=[attention,random]", "sra.spans=[name]", f"evaluate.boost.study={tmp_path}")
+    words = (
+        "sra.choices=[attention,random]",
+        "sra.random_draws=2",
+        "sra.spans=[name]",
+        f"evaluate.boost.study={tmp_path}",
+    )
     outcome = command("experiment=sra_ablate", *words, "evaluate.boost.count=3", *FEW, "evaluate.classifier=null")
     check_run_directory(outcome)
     effects = {effect["boost"]: effect for effect in outcome.read("study.json")["effects"]}
-    assert {*effects} == {"without name, 3 heads by attention", "without name, 3 random heads"}
+    others = "without name, 3 random heads, none by attention"
+    assert {*effects} == {"without name, 3 heads by attention", others, f"{others}, draw 2"}
     plain, blocked = (lines_of(outcome.path / name) for name in ("c1_hf", "c1_hf_name_attention"))
     assert [line["prompted"] for line in plain] == [line["prompted"] for line in blocked]
     heads = load_file(outcome.path / "c1_hf_name_attention" / "sra_heads.safetensors")["heads"]
     assert (heads.reshape(len(heads), -1)[:, 5:] == 0).all()
     assert (heads.reshape(len(heads), -1)[:, :5] > 0).all()
+    for run in ("c1_hf_name_random", "c1_hf_name_random_2"):  # of the second layer one head is left, the first has two
+        drawn = (load_file(outcome.path / run / "sra_heads.safetensors")["heads"] == 0).all(axis=0)
+        assert drawn.sum(axis=1).tolist() == [2, 1]
+        assert drawn[1, 0]
     change = effects["without name, 3 heads by attention"]["differences"]["sra/log_sra"]["value"]
     values = [[line["sra"]["paper/name"]["sra"] for line in lines if line["sra"]] for lines in (plain, blocked)]
     assert change == pytest.approx(np.log(values[1]).mean() - np.log(values[0]).mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,26 +12,27 @@ import torch
 from esc_lab.config.evaluate import BOOSTED_SPANS, BoostConfig
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
-from esc_lab.evaluation.boost import PromptBoost, build_boost
+from esc_lab.evaluation.boost import PromptBoost, build_boost, check_other_dialogues
 from esc_lab.evaluation.reply_attention import span_columns
 from esc_lab.models.attention_boost import AttentionBoost
 from esc_lab.prompts import build_prompt
 from tests.conftest import LAYOUTS
 from tests.evaluation.test_module import evaluated, shortened
 
-INVENTORY = load_inventory("esconv")
+INVENTORY, SRA = load_inventory("esconv"), load_inventory("extes_sra")
 NAMED = [name for name, layout in LAYOUTS.items() if not layout.chooses_strategy]
 
 
+@pytest.mark.parametrize("inventory", [INVENTORY, SRA], ids=lambda inventory: inventory.name)
 @pytest.mark.parametrize("template", NAMED)
 @pytest.mark.parametrize("queries", ["all", "reply"])
-def test_spans_are_found_in_every_template(tiny_models, sample_dialogues, template, queries):
+def test_spans_are_found_in_every_template(tiny_models, sample_dialogues, template, queries, inventory):
     encoder, dialogue = tiny_models("llama").encoder, sample_dialogues[0]
     attention = AttentionBoost("add", 1.0, torch.ones(4, 4, dtype=torch.bool))
     for turn in [*dialogue.decisions()][2::2]:
         at = (dialogue.id, turn)
-        for strategy in INVENTORY.names:
-            prompt = build_prompt(LAYOUTS[template], INVENTORY, dialogue, turn, strategy, history_labels=False)
+        for strategy in inventory.names:
+            prompt = build_prompt(LAYOUTS[template], inventory, dialogue, turn, strategy, history_labels=False)
             encoded = encoder.encode_prompt(encoder.adapt(prompt))
             columns, size = span_columns(encoded.spans), len(encoded.input_ids)
             keys = {}
@@ -49,6 +51,21 @@ def test_spans_are_found_in_every_template(tiny_models, sample_dialogues, templa
             assert not {*keys["instruction"]} & {*keys["neutral_instruction"]}
             text = encoder.decode(encoded.input_ids[keys["history"]])
             assert text.strip("\ufffd ") in " ".join(message.content for message in prompt.messages)
+
+
+@pytest.mark.parametrize("span", ["neutral", "neutral_instruction"])
+def test_neutral_words_that_end_too_early_are_refused(tiny_models, sample_dialogues, span):
+    """Fewer of them than the strategy has would be boosted less, and called as many."""
+    encoder, layout, dialogue = tiny_models("llama").encoder, LAYOUTS["c1_hf"], sample_dialogues[0]
+    words = {"neutral": 'Write "{phrase}".', "neutral_phrase": "so", "instruction": "{strategy} {neutral}"}
+    short = dataclasses.replace(layout, wordings=({**layout.wordings[0], **words},))
+    strategy, turn = "Provide Different Perspectives", [*dialogue.decisions()][2]
+    prompt = encoder.adapt(build_prompt(short, SRA, dialogue, turn, strategy, history_labels=False))
+    encoded = encoder.encode_prompt(prompt)
+    boost = PromptBoost(AttentionBoost("add", 1.0, torch.ones(4, 4, dtype=torch.bool)), span, "all")
+    kind = "name" if span == "neutral" else "instruction"
+    with pytest.raises(UserError, match=rf"the neutral text has \d+ tokens, and the {kind} of {strategy} has \d+"):
+        boost.locate(encoded.spans, strategy, len(encoded.input_ids), (dialogue.id, turn))
 
 
 def test_the_same_words_are_boosted_for_written_and_for_given_replies(tiny_models, sample_dialogues, monkeypatch):
@@ -96,6 +113,47 @@ def test_heads(tiny_models, tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"sra": [], "relation": relation.tolist()}))
     chosen = heads(choice="adherence", count=2, study=str(tmp_path))
     assert chosen.nonzero().tolist() == [[3, 1], [3, 2]]
+
+
+def test_random_heads_are_others_in_the_same_layers(tiny_models, tmp_path):
+    """As many in each layer as were chosen there; of another where a layer has no more; several draws differ."""
+    model = tiny_models("gemma2").model  # 4 x 4 heads
+    scores = np.zeros((4, 4))
+    scores[0, :3], scores[2, 1] = 1.0, 1.0  # three of four in layer 0: one is left there, two come from elsewhere
+    (tmp_path / "study.json").write_text(json.dumps({"sra": scores.tolist()}))
+    chosen = scores > 0
+    seen = set()
+    for draw in range(1, 6):
+        boost = BoostConfig(amount=1.0, choice="random", matched="attention", count=4, study=str(tmp_path), draw=draw)
+        drawn = build_boost(boost, model, 1).attention.heads.numpy()
+        assert drawn.sum() == 4
+        assert not (drawn & chosen).any()
+        assert drawn[0, 3]
+        assert drawn[2].sum() >= 1
+        seen.add(tuple(np.flatnonzero(drawn)))
+    assert len(seen) > 1
+    with pytest.raises(UserError, match="beside these there are only 7 heads"):
+        build_boost(BoostConfig(**{**vars(boost), "count": 9}), model, 1)
+
+
+def test_heads_are_tried_on_other_dialogues(tmp_path, caplog):
+    (tmp_path / "study.json").write_text(json.dumps({"sra": [[1.0]], "dialogues": ["a", "b"]}))
+    boost = BoostConfig(amount=1.0, choice="attention", study=str(tmp_path))
+    check_other_dialogues(boost, {"c"}, allow=False)
+    with pytest.raises(UserError, match=r"chosen on 1 of the 2 dialogues .* such as b") as error:
+        check_other_dialogues(boost, {"b", "c"}, allow=False)
+    assert "evaluate.split=val" in error.value.fix
+    drawn = BoostConfig(**{**vars(boost), "choice": "random", "matched": "attention"})
+    with pytest.raises(UserError):
+        check_other_dialogues(drawn, {"b"}, allow=False)
+    for other in ({"choice": "random"}, {"choice": "all"}, {"amount": 0.0}):
+        check_other_dialogues(BoostConfig(**{**vars(boost), **other}), {"b"}, allow=False)
+    assert not caplog.text
+    check_other_dialogues(boost, {"b", "c"}, allow=True)
+    assert "chosen on 1 of the 2 dialogues" in caplog.text
+    (tmp_path / "study.json").write_text(json.dumps({"sra": [[1.0]]}))  # of older code
+    check_other_dialogues(boost, {"b"}, allow=False)
+    assert "does not say which dialogues" in caplog.text
 
 
 @pytest.mark.parametrize(

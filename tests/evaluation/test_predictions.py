@@ -12,10 +12,12 @@ import pytest
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
 from esc_lab.evaluation.read_table import read_table
+from esc_lab.evaluation.summary import summarize
 from esc_lab.metrics.prediction_table import NOT_ASKED, PAIR_MEASURES, UNPARSABLE
 from esc_lab.metrics.predictions import measure_texts, read_predictions, write_predictions
 from esc_lab.metrics.records import METRICS
 from esc_lab.metrics.text import rouge_l, split_words
+from tests.comparison import synthetic
 from tests.comparison.synthetic import predictions
 
 NAMES = load_inventory("esconv").names
@@ -87,6 +89,40 @@ def test_texts_are_measured_once_and_anew_where_an_older_file_has_no_value(tmp_p
     untold = read(tmp_path / "rows.jsonl", rows, texts=False)
     assert "reply_length" not in untold.values
     assert np.isnan(untold.column("text/rouge_l")).all()
+
+
+def test_echoes_of_the_instruction_are_measured_and_do_not_count_as_adherence(tmp_path):
+    inventory, rows = load_inventory("extes_sra"), predictions(skill=0.5, seed=1, dialogues=4, turns=1, replies=True)
+    definition = inventory.definition("Offer Hope").rstrip(".").lower()  # of eight words: five runs of four
+    own = "i am sure that you will find a way through"  # ten words: seven runs
+    texts = (definition, own, f"{own}, {definition}.", "Offer Hope")
+    for row, text in zip(rows, texts, strict=True):
+        row.prompted, row.gold, row.reply, row.adheres, row.distribution = "Offer Hope", [], text, True, {}
+    assert len(definition.split()) == 8
+    measure_texts(rows, inventory)
+    assert [row.copied for row in rows] == pytest.approx([1.0, 0.0, 5 / 15, 1.0])
+    rows[0].prompted, rows[0].strategy = None, "Offer Hope"
+    rows[0].copied, rows[0].gold = None, ["Offer Hope"]  # the model chose it: there is no instruction to copy
+    metrics, _ = synthetic.summary(rows, tmp_path, "extes_sra")
+    assert metrics["text/copied"] == pytest.approx((0 + 1 / 3 + 1) / 3)
+    assert metrics["adherence/accuracy"] == 1.0
+    assert metrics["adherence/own_words"] == pytest.approx(1 / 3)
+
+
+def test_attention_by_all_definitions_is_summarized_whichever_is_shown(tmp_path):
+    rows = predictions(skill=0.5, seed=1, replies=True)
+    values = {"paper": 1e-3, "reference": 2e-3, "first_token": 4e-3}
+    for row in rows:
+        row.sra = {
+            f"{each}/{span}": {"sra": value * (1 + (span == "quoted")), "control": 1e-3, "relative": 1.0}
+            for each, value in values.items()
+            for span in ("name", "quoted")
+        }
+    write_predictions(tmp_path / "rows.jsonl", rows)
+    metrics, _ = summarize(read_table(tmp_path / "rows.jsonl", NAMES, sra="reference/quoted", texts=False))
+    for each, value in values.items():
+        assert metrics[f"sra/log_sra_{each}"] == pytest.approx(math.log(2 * value))
+    assert metrics["sra/log_sra"] == metrics["sra/log_sra_reference"]
 
 
 def test_lines_are_read_as_they_were_written(tmp_path):

@@ -23,7 +23,8 @@ from tests.models.test_tree_attention import random_sequences
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 NEVER = frozenset({-1})
-CASES = (("add", 1.5, "all"), ("add", 1.5, "some"), ("share", 0.6, "all"), ("share", 0.6, "some"), ("block", 0, "some"))
+CASES = (("add", 1.5, "all"), ("add", 1.5, "some"), ("share", 0.6, "all"), ("share", 0.6, "some"), ("block", 0, "some"),
+         ("block", 0, "all"))  # fmt: skip
 
 
 def brute_force(

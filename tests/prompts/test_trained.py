@@ -19,6 +19,7 @@ from esc_lab.prompts.trained import (
     check_side,
     read_trained_prompts,
     restore_trained_prompts,
+    warn_of_training,
 )
 from esc_lab.tokens.examples import build_examples
 from tests.conftest import INVENTORIES
@@ -43,6 +44,21 @@ def write_run(directory: Path, **changes) -> Path:
 
 def seeker_run(directory: Path) -> Path:
     return write_run(directory, data={"side": "seeker"}, prompt={"train": {}, "seeker": WORDS})
+
+
+def test_an_evaluation_unlike_the_training_is_warned_of(tmp_path, caplog):
+    run = write_run(tmp_path / "run")
+    warn_of_training(run / "adapter", ESCONV, "cso")
+    warn_of_training(seeker_run(tmp_path / "seeker"), INVENTORIES["extes_sra"], "standard")
+    warn_of_training(tmp_path / "gone", ESCONV, "standard")
+    assert not caplog.text
+    warn_of_training(run, ESCONV, "standard")
+    (line,) = caplog.messages
+    assert f"{run} was trained with the template cso, not standard" in line
+    caplog.clear()
+    warn_of_training(run, INVENTORIES["extes_sra"], "c1_hf")
+    (line,) = caplog.messages
+    assert "the strategies of esconv, not extes_sra and the template cso, not c1_hf" in line
 
 
 @pytest.mark.parametrize("name", ["cso", "standard", "c1_hf"])

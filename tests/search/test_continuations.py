@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from esc_lab.data.strategies import load_inventory
-from esc_lab.search.continuations import REMOVED, UNUSABLE, copied_share, read_continuation
+from esc_lab.data.strategies import Inventory, load_inventory
+from esc_lab.metrics.text import copied_share
+from esc_lab.search.continuations import REMOVED, UNUSABLE, read_continuation
 from esc_lab.search.requests import Answer
 from esc_lab.search.role_answers import UnusableError
 
@@ -69,6 +70,21 @@ def test_what_cannot_be_used_says_why(text, fields, kind):
         read(text, **fields)
     assert error.value.kind == kind
     assert kind in UNUSABLE
+
+
+def test_what_is_said_of_the_strategy_is_not_recited():
+    """Neither as the reply nor within a longer one; some words of it in passing are a reply's own."""
+    name = "Offer Hope"
+    told = [name, SRA.definition(name)]
+    recited = f"{SAID} You are not alone in this. {told[1]} I would like to hear more about your days with her."
+    limits = {"max_tokens": 80, "max_copied": 0.5}
+    for text in (told[1], recited, name):
+        assert read_continuation(Answer(text + "."), HISTORY, Inventory("", ()), **limits)
+        with pytest.raises(UnusableError, match=r"recites|copies") as error:
+            read_continuation(Answer(text + "."), HISTORY, Inventory("", ()), **limits, told=told)
+        assert error.value.kind == "copy"
+    hopeful = "I believe that things can get better for you, step by step."
+    assert read_continuation(Answer(hopeful), HISTORY, SRA, **limits, told=told)[0] == hopeful
 
 
 def test_copied_runs_are_counted_over_all_of_a_reply():
