@@ -153,12 +153,14 @@ def _least(count: int) -> str:
 
 def _missing(comparison: ComparisonResult) -> Iterator[str]:
     """Of whole talks: measures that not all of them have."""
-    names = shorten_names(comparison.cells)
-    for column in comparison.columns if comparison.talks and comparison.test else ():
+    test, names = comparison.test, shorten_names(comparison.cells)
+    if not comparison.talks or test is None:
+        return
+    for column in comparison.columns:
         few = {
             names[cell]: estimate.n
             for (cell, name), estimate in comparison.estimates.items()
-            if name == column.name and not column.is_count and estimate.n < len(comparison.test.keys)
+            if name == column.name and not column.is_count and estimate.n < len(test.keys)
         }
         if few:
             told = ", ".join(f"{count:g} in {cell}" for cell, count in few.items())

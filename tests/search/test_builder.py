@@ -119,6 +119,7 @@ class Run:
         self.calls = Calls(
             dict.fromkeys(ROLES, client), concurrency, RequestCache(directory / "c.sqlite") if cache else None, budget
         )
+        self.calls.retry_too_long = True
         self.trees: list[TreeSearch] = []
         self.finished: list[str] = []
         llm = LLMConfig()
