@@ -277,6 +277,9 @@ def test_gold_replies_under_a_boost(command):
         (("experiment=sra_boost", "evaluate.boost.mode=block"), "what is blocked has no dose"),
         (("experiment=sra_ablate", "sra.choices=[adherence]"), "no study that ranks them"),
         (("experiment=sra_boost", "sra.spans=[name,nam]"), "sra.spans=nam: not one of"),
+        (("experiment=sra_boost", "evaluate.boost.draw=2"), "sets it. Fix: leave it out; see sra.random_draws"),
+        (("stage=evaluate", "evaluate.generation.depths=[5,5]"), "two numbers of turns or more, ascending"),
+        (("experiment=steerable", "evaluate.sra.enabled=false"), "compare.metrics asks for sra/log_sra_paper"),
         (
             ("stage=evaluate", "prompt=c1_hf", "evaluate.boost.mode=share", "evaluate.boost.amount=1"),
             "raises to a share below 1",
