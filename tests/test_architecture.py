@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -72,6 +77,27 @@ def test_only_the_command_line_knows_hydra():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] == "hydra" for name in names), f"{file.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_what_is_imported_is_declared():
+    """By the package or by an extra of its users, not only by what these happen to bring along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = (needs for name, needs in project["optional-dependencies"].items() if name not in ("dev", "docs", "bench"))
+    declared = {canonical(re.match(r"[\w.-]+", need)[0]) for need in chain(project["dependencies"], *extras)}
+    owners = metadata.packages_distributions()
+    missing = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, "esc_lab"}:
+                if not {*map(canonical, owners.get(name, [name]))} & declared:
+                    missing.add(f"{file.relative_to(ROOT)}: {name}")
+    assert not missing
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_files_hold_one_idea():

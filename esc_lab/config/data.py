@@ -37,13 +37,14 @@ class DataConfig:
     )
     hub: str | None = item(
         None,
-        "stage=convert: a data set of the Hugging Face hub (owner/name), or a directory of its files, in place of path",
-        affects=results("convert"),
+        "stage=convert and stage=data: a data set of the Hugging Face hub (owner/name), or a directory of its files, "
+        "in place of path",
+        affects=results("convert", "data"),
     )
     subset: str | None = item(
-        None, "configuration of the hub's data set; null = the default", affects=results("convert")
+        None, "configuration of the hub's data set; null = the default", affects=results("convert", "data")
     )
-    revision: str | None = item(None, "branch, tag or commit of the hub's data set", affects=results("convert"))
+    revision: str | None = item(None, "branch, tag or commit of the hub's data set", affects=results("convert", "data"))
     columns: dict[str, Any] = item(
         {},
         "which column or key of a table or of JSON records holds what, e.g. {dialogue: id, speaker: who, text: said}",

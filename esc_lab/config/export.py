@@ -36,6 +36,11 @@ class ExportConfig:
         "checkpoint with seekers in crises (stage=converse cards=crisis)",
         path=True,
     )
+    gguf: bool = item(
+        False,
+        "also write the model as model.gguf, for llama.cpp and Ollama: Llama (3, SmolLM) and Qwen 2 shaped models, not "
+        "quantised",
+    )
     licence: str | None = item(
         None,
         "licence that the card gives what is exported, as the hub calls it: apache-2.0, cc-by-nc-4.0, other; null = "
@@ -63,7 +68,9 @@ def check_export(cfg: DictConfig) -> Iterator[str]:
         if export.system:
             yield refuse(cfg, "export.system", "a model's chat template has it already", "leave it out")
     else:
-        for key, value in (("checkpoint", cfg.checkpoint), ("export.safety", export.safety)):
+        for key, value in (
+            ("checkpoint", cfg.checkpoint), ("export.safety", export.safety), ("export.gguf", export.gguf or None),
+        ):  # fmt: skip
             if value is not None:
                 yield refuse(cfg, key, f"export.data={export.data} writes dialogues", "leave it or export.data out")
         if cfg.data.side == "seeker":

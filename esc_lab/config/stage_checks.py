@@ -38,8 +38,11 @@ def stage_problems(cfg: DictConfig) -> Iterator[str]:
         yield from _check_seeker(cfg)
     if cfg.data.loss != "all_replies" and (cfg.data.side == "seeker" or stage in ("cso", "reward")):
         yield refuse(cfg, "data.loss", "it is for sft of a supporter, and for classifier", "leave it out")
-    if cfg.data.hub and stage != "convert":
-        yield refuse(cfg, "data.hub", "only stage=convert reads it", "convert it, then data=jsonl data.path=FILE")
+    if cfg.data.hub and stage not in ("convert", "data"):
+        fix = "convert it, then data=jsonl data.path=FILE"
+        yield refuse(cfg, "data.hub", "only stage=convert and stage=data read it", fix)
+    if cfg.data.hub and cfg.data.path:
+        yield refuse(cfg, "data.hub", "data.path names another source", "data=hub data.hub=owner/name")
     if cfg.resume is not None:
         yield from _check_resume(cfg)
     if cfg.trainer.strategy == "fsdp2":
@@ -276,8 +279,6 @@ def _check_resume(cfg: DictConfig) -> Iterator[str]:
 
 def _check_convert(cfg: DictConfig) -> Iterator[str]:
     data = cfg.data
-    if data.hub and data.path:
-        yield refuse(cfg, "data.hub", "data.path names another source", "data=hub data.hub=owner/name")
     target = cfg.convert.path
     if target and data.path and os.path.exists(target) and os.path.samefile(target, data.path):
         yield refuse(cfg, "convert.path", "that is the corpus itself", "name another file")

@@ -77,7 +77,7 @@ def run(cfg: Config) -> dict[str, float]:
 
 def _facts(cfg: Config) -> dict[str, str]:
     return {
-        "file": Path(cfg.data.path or sample_path()).name,
+        "file": Path(cfg.data.hub or cfg.data.path or sample_path()).name,
         "strategies": cfg.inventory.name,
         "prompt": cfg.prompt.train.template,
         "model": cfg.model.name,

@@ -128,13 +128,15 @@ def _write_model(cfg: Config, directory: Path) -> dict[str, float]:
     the same, and it generates greedily: what transformers makes of a chat is what an evaluation of the run made of it.
 
     Raises:
-        UserError: the weights are quantised, the training run is gone, or `export.safety` is no safety report of it.
+        UserError: the weights are quantised, the training run is gone, `export.safety` is no safety report of it, or
+            `export.gguf` cannot be had of such a model.
     """
     from peft import PeftModel
 
     from esc_lab.models.default_system import add_default_system
     from esc_lab.models.load import load_model
-    from esc_lab.training.exports.serving import MODELFILE, ServedModel, describe_serving, write_modelfile
+    from esc_lab.training.exports.gguf_file import write_gguf
+    from esc_lab.training.exports.serving import GGUF, MODELFILE, ServedModel, describe_serving, write_modelfile
     from esc_lab.training.trainer import prepare
 
     prepare(cfg)
@@ -162,7 +164,9 @@ def _write_model(cfg: Config, directory: Path) -> dict[str, float]:
     card = write_card(
         config, _read_metrics(training / METRICS), run=training, adapter=False, licence=cfg.export.licence
     )
-    serving = describe_serving(served, modelfile=modelfile is not None)
+    serving = describe_serving(served, modelfile=modelfile is not None, gguf=cfg.export.gguf)
+    if cfg.export.gguf:
+        write_gguf(model, loaded.encoder, directory / GGUF)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     write_atomic(directory / "README.md", f"{card}\n\n{serving}\n\n{safety}")

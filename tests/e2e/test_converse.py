@@ -260,6 +260,20 @@ def test_a_seeker_without_an_opening_writes_it(endpoint, command, tmp_path):
     assert "[END]" not in first
 
 
+def test_cards_of_esc_eval(endpoint, command, tmp_path):
+    """`data` reads dialogues, and says what reads such cards."""
+    base = "Age: young\nGender: not mentioned\nOccupation: baker\nProblem: They closed the shop."
+    path = tmp_path / "cards.json"
+    path.write_text(json.dumps([{"base": base, "res": "家庭生活", "id": 7}, {"base": base, "id": 8}]), encoding="utf-8")
+    told = complaint(command("stage=data", "data=file", f"data.path={path}"))
+    assert "a role card of ESC-Eval, and no dialogue. Fix: they are for stage=converse, cards=file" in told
+    outcome = command(*words(endpoint[1], "cards=file", f"cards.path={path}"))
+    assert outcome.status == 0, outcome.errors
+    talks = read_dialogues(outcome.path / "talks.jsonl")
+    assert [talk.meta["card"] for talk in talks] == ["esc-eval-7", "esc-eval-8"]
+    assert {(talk.situation, talk.problem) for talk in talks} >= {("They closed the shop.", "family life")}
+
+
 def said_any(text: str) -> bool:
     return "\nseeker: " in text
 

@@ -103,4 +103,14 @@ def test_a_data_set_of_the_hub_in_a_directory(command, tmp_path):
     assert len(read_dialogues(tmp_path / "saved", inventory="esconv")) == 7
     missing = complaint(command("stage=convert", "data=hub", f"data.hub={tmp_path / 'nothing'}"))
     assert "not to be had" in missing
-    assert "only stage=convert reads it" in complaint(command("stage=sft", "data=hub", "data.hub=a/b"))
+    look = ("stage=data", "data=hub", f"data.hub={folder.parent}", "data.limit={}")
+    outcome = command(*look)
+    assert outcome.status == 0, outcome.errors
+    assert [outcome.metrics[f"data/{split}/replies"] for split in ("train", "test")] == [3, 2]
+    assert "owner--talks" in (outcome.path / "data.html").read_text()
+    outcome = command(*look, "data.split=proportion", "data.proportions={train: 0.4, val: 0.2, test: 0.4}")
+    assert sum(outcome.metrics[f"data/{split}/replies"] for split in ("train", "val", "test")) == 5
+    assert outcome.metrics["data/val/replies"] == 1
+    assert "only stage=convert and stage=data read it" in complaint(command("stage=sft", "data=hub", "data.hub=a/b"))
+    both = complaint(command(*look, f"data.path={folder}"))
+    assert "data.path names another source" in both

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esc_lab.data.corpora import read_dialogues
 from tests.e2e.conftest import LIMITS
 from tests.training.exports.hub_server import TOKEN, Hub, serving, use
+from tests.training.exports.test_gguf_file import serve
 
 PUSH = ("export.push=me/esc", "export.licence=apache-2.0")
 SYSTEM = "You are the supporter in an emotional support conversation."
@@ -48,6 +50,23 @@ def test_each_form_has_its_files_and_a_true_card(command, form):
     assert sorted(named) == (sorted(kinds) if form in ("trl", "datasets") else [])
     assert str(outcome.path.parent) not in card
     assert (data / "dataset_info.json").exists() == (form == "llama_factory")
+
+
+@pytest.mark.parametrize("form", ["trl", "datasets"])
+def test_the_datasets_library_loads_what_the_card_names(command, tmp_path, form):
+    datasets = pytest.importorskip("datasets")
+    outcome = command("stage=export", f"export.data={form}", LIMITS)
+    directory, cache = str(outcome.path / "data"), str(tmp_path / "cache")
+    named = datasets.get_dataset_config_names(directory)
+    assert sorted(named) == sorted(["preference", "sft", *(["dialogues"] if form == "datasets" else [])])
+    columns = {"preference": {"prompt", "chosen", "rejected"}, "sft": {"prompt", "completion"}, "dialogues": {"text"}}
+    for kind in named:
+        loaded = datasets.load_dataset(directory, kind, cache_dir=cache)
+        counts = {"val" if split == "validation" else split: len(rows) for split, rows in loaded.items()}
+        assert counts == {split: outcome.metrics[f"export/{kind}_{split}"] for split in ("train", "val", "test")}
+        assert columns[kind] <= {*loaded["train"].column_names}
+    chosen = datasets.load_dataset(directory, cache_dir=cache)["train"][0]["chosen"]  # the default
+    assert chosen[0]["role"] == "assistant"
 
 
 def test_pairs_of_a_search_go_out_and_come_back(command, tmp_path):
@@ -118,3 +137,37 @@ def test_a_model_is_pushed_with_what_runs_it(command, trained, hub):
     assert card.index("## Running it") < card.index("## Safety")
     assert f'SYSTEM """{SYSTEM}' in files["Modelfile"].decode()
     assert TOKEN not in outcome.output + outcome.errors + (outcome.path / "run.log").read_text()
+
+
+def test_llama_cpp_answers_as_plain_transformers_does(command, trained):
+    """Chats with and without a system message, of the exported directory and of the GGUF file in it."""
+    pytest.importorskip("xllamacpp")
+    outcome = command("stage=export", f"checkpoint={trained.path}", "export.gguf=true")
+    assert outcome.status == 0, outcome.errors
+    directory = outcome.path / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    talk = [{"role": role, "content": text} for role, text in (
+        ("user", "I lost my job."), ("assistant", "(Question) What happened?"), ("user", "They closed the shop.")
+    )]  # fmt: skip
+    with serve(directory / "model.gguf") as ask:
+        for chat in (talk[:1], talk, [{"role": "system", "content": "Be brief."}, *talk]):
+            inputs = tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            ids = model.generate(**inputs, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]
+            served = ask("/v1/chat/completions", messages=chat, max_tokens=24, temperature=0)
+            assert served["usage"]["prompt_tokens"] == inputs["input_ids"].shape[1]
+            assert served["choices"][0]["message"]["content"] == tokenizer.decode(ids, skip_special_tokens=True)
+            assert len(set(ids.tolist())) > 3
+    assert "with `model.gguf` of this directory" in (directory / "README.md").read_text()
+
+
+def test_a_model_that_becomes_no_gguf_file_leaves_nothing(command):
+    trained = command("stage=sft", "model=tiny_gemma3", "trainer.max_steps=1")
+    outcome = command("stage=export", f"checkpoint={trained.path}", "export.gguf=true", "model=tiny_gemma3")
+    assert (
+        "export.gguf=true: models of type 'gemma3_text' are none of llama, qwen2. Fix: leave it out" in outcome.errors
+    )
+    assert outcome.directory is None or not (outcome.path / "model").exists()
+    outcome = command("stage=export", "export.data=trl", "export.gguf=true")
+    assert "export.gguf=true: export.data=trl writes dialogues. Fix: leave it or export.data out" in outcome.errors

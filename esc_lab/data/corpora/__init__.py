@@ -160,15 +160,14 @@ def read_splits(
     """
     if not needs_labels:
         inventory = map_to_nothing(inventory, config_dirs)
-    path = Path(data.path) if data.path else sample_path()
     reading = Reading(
         report, inventory=data.inventory, mapping=inventory,
         labels=data.labels, drop_unknown=data.unknown == "drop", config_dirs=config_dirs,
     )  # fmt: skip
-    files, published = find_files(path, data.split)
-    splits = _read_files(_records_of(files), Form(data.format, data.columns, data.roles), reading)
+    splits, published = _read_source(data, reading)
     if published:
-        report.trees_in_two_splits += count_shared_trees(splits, str(path), refuse=data.overlap == "error")
+        place = data.hub or str(data.path)
+        report.trees_in_two_splits += count_shared_trees(splits, place, refuse=data.overlap == "error")
     else:
         together = [dialogue for dialogues in splits.values() for dialogue in dialogues]
         splits = proportional_split(together, dict.fromkeys(SPLITS, 0.0) | data.proportions, data.split_seed)
@@ -200,14 +199,21 @@ def read_corpus(
         report, inventory=data.inventory, labels=data.labels, drop_unknown=data.unknown == "drop",
         config_dirs=config_dirs, fallback=inventory,
     )  # fmt: skip
+    read, published = _read_source(data, reading)
+    whole = published or data.hub
+    return read if whole else {"": [dialogue for dialogues in read.values() for dialogue in dialogues]}
+
+
+def _read_source(data: DataConfig, reading: Reading) -> tuple[dict[str, list[Dialogue]], bool]:
+    """The dialogues of each file, or part of a data set of the hub, and whether these are a published split."""
     form = Form(data.format, data.columns, data.roles)
     if data.hub:
         rows = load_hub_dataset(data.hub, data.subset, data.revision)
         records = {split_of(name): [Record(row, where) for where, row in placed] for name, placed in rows.items()}
-        return _read_files(records.items(), form, reading)
+        published = len(records) > 1 and {*records} <= {*SPLITS} and data.split != "proportion"
+        return _read_files(records.items(), form, reading), published
     files, published = find_files(Path(data.path) if data.path else sample_path(), data.split)
-    read = _read_files(_records_of(files), form, reading)
-    return read if published else {"": [dialogue for dialogues in read.values() for dialogue in dialogues]}
+    return _read_files(_records_of(files), form, reading), published
 
 
 def write_dialogues(

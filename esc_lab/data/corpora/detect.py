@@ -79,6 +79,9 @@ def detect_form(record: Record, *, own_readers: bool = True) -> str:
                     and columns.get(record.data, key) is not None]  # fmt: skip
             log.info("%s: read as %s (data=%s)%s", record.where, name, name, ": " + ", ".join(held) if held else "")
             return name
+    if {"base", "id"} <= {*record.data}:
+        fix = "they are for stage=converse, cards=file cards.path=FILE; converse makes dialogues of them"
+        raise UserError("a role card of ESC-Eval, and no dialogue", where=record.where, fix=fix)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in tried.items())
     raise UserError(
         f"of no known form, with the keys {', '.join(record.data) or '(none)'} ({reasons})",

@@ -48,19 +48,30 @@ def write_modelfile(encoder: ChatEncoder, served: ServedModel) -> str | None:
     return "\n".join(lines)
 
 
-def describe_serving(served: ServedModel, *, modelfile: bool) -> str:
-    """The part of the model card that says how it is run."""
+def describe_serving(served: ServedModel, *, modelfile: bool, gguf: bool) -> str:
+    """The part of the model card that says how it is run.
+
+    Args:
+        modelfile: there is a Modelfile.
+        gguf: the GGUF file is there.
+    """
     system = (
         "Chats without a system message get that of the training."
         if served.system
         else "Every chat needs a system message of its own; without one the model is not asked as in its training."
     )
     ollama = (
-        f"Ollama, with the `{MODELFILE}` of this directory, beside which `{GGUF}` lies:\n\n"
+        f"Ollama, with `{MODELFILE}` of this directory, beside which `{GGUF}` lies:\n\n"
         f"    ollama create NAME -f {MODELFILE}\n    ollama run NAME"
         if modelfile
         else "Ollama: its template language cannot write this chat template exactly, so there is no Modelfile; serve "
         "the GGUF file with llama.cpp."
+    )
+    llama_cpp = (
+        f"llama.cpp, with `{GGUF}` of this directory:\n\n"
+        if gguf
+        else "llama.cpp, whose repository has the script that makes a GGUF file of the weights:\n\n"
+        f"    python convert_hf_to_gguf.py DIRECTORY --outfile {GGUF} --outtype bf16\n"
     )
     return (
         "## Running it\n\n"
@@ -72,9 +83,7 @@ def describe_serving(served: ServedModel, *, modelfile: bool) -> str:
         '    print(chat(talk)[0]["generated_text"][-1]["content"])\n\n'
         "vLLM:\n\n"
         "    vllm serve DIRECTORY --override-generation-config '{\"temperature\": 0}'\n\n"
-        "llama.cpp, whose repository has the script that makes a GGUF file of the weights:\n\n"
-        f"    python convert_hf_to_gguf.py DIRECTORY --outfile {GGUF} --outtype bf16\n"
-        f"    llama-server -m {GGUF} --jinja --temp 0\n\n"
+        f"{llama_cpp}    llama-server -m {GGUF} --jinja --temp 0\n\n"
         f"{ollama}"
     )
 

@@ -285,6 +285,7 @@ def pair(**changes: Any) -> dict[str, Any]:
     ("record", "message"),
     [
         ({"text": "a"}, "of no known form, with the keys text .*; sharegpt: no 'conversations'; .* Fix: name"),
+        ({"base": "Problem: a", "res": "b", "id": 1}, "a role card of ESC-Eval, .* Fix: .* cards=file cards.path=FILE"),
         ([1], "the record is .1.. Fix: make it an object"),
         ({"dialog": []}, "has no turns"),
         ({"dialog": [{"speaker": "usr", "text": "a"}]}, "no supporter turn"),

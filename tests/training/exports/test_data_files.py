@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 
 from esc_lab.data.corpora import ReadReport, read_dialogues
 from esc_lab.data.corpora.esc_pro_tree import Seed, tree_id
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
+from esc_lab.models.load import load_model
 from esc_lab.training.exports.chats import build_chats
 from esc_lab.training.exports.data_files import write_datasets, write_llama_factory, write_openai, write_trl
-from tests.conftest import INVENTORIES, LAYOUTS
+from tests.conftest import CACHE, INVENTORIES, LAYOUTS, model_config
 
 WORDING = LAYOUTS["cso"].wording
 
@@ -202,19 +205,30 @@ def test_llama_factory_takes_every_record(tmp_path: Path) -> None:
             assert converted["_system"] == "Be kind."
 
 
-def test_trl_prepares_the_pairs(tmp_path: Path, tiny_models: Any) -> None:
-    """What its DPOTrainer makes of them: prompt and both replies as tokens, none of them empty."""
+def test_trl_trains_a_step_on_the_pairs(tmp_path: Path) -> None:
+    """Its DPOTrainer makes prompts and replies of them, none empty, starts from even odds and moves the weights."""
     datasets = pytest.importorskip("datasets", reason="the `datasets` library is not installed")
     trl = pytest.importorskip("trl", reason="TRL is not installed")
     write_trl(chats(branches(), system="Be kind."), tmp_path, Counter())
     data = datasets.load_dataset("json", data_files=str(tmp_path / "preference/train.jsonl"), split="train",
                                  cache_dir=str(tmp_path / "cache"))  # fmt: skip
-    tokenizer = tiny_models("llama").encoder.tokenizer
-    settings = trl.DPOConfig(output_dir=str(tmp_path / "out"), report_to=[], use_cpu=True, bf16=False)
-    trainer = SimpleNamespace(_tokenizer=tokenizer)
-    prepared = trl.DPOTrainer._prepare_dataset(trainer, data, tokenizer, settings, "train")
-    assert len(prepared) == 8
-    for record in prepared:
+    loaded = load_model(model_config("tiny_llama"), CACHE)
+    tokenizer = loaded.encoder.tokenizer
+    settings = trl.DPOConfig(
+        output_dir=str(tmp_path / "out"), report_to=[], use_cpu=True, bf16=False, max_steps=1, learning_rate=0.1,
+        per_device_train_batch_size=8, gradient_checkpointing=False, logging_steps=1, save_strategy="no",
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trl.DPOTrainer(
+        model=loaded.model, args=settings, train_dataset=data, processing_class=tokenizer,
+        peft_config=LoraConfig(r=2, target_modules="all-linear"),
+    )  # fmt: skip
+    assert len(trainer.train_dataset) == 8
+    for record in trainer.train_dataset:
         assert tokenizer.decode(record["chosen_ids"]).startswith(record["chosen"][0]["content"][:4])
         assert all(len(record[key]) for key in ("prompt_ids", "chosen_ids", "rejected_ids"))
         assert record["chosen_ids"] != record["rejected_ids"]
+    trainer.train()
+    [first] = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the policy is its reference
+    assert any(value.abs().max() > 0 for name, value in trainer.model.named_parameters() if "lora_B" in name)

@@ -96,10 +96,12 @@ def test_there_is_no_modelfile_where_the_two_templates_would_differ(template: st
 
 
 def test_the_card_says_how_the_model_is_run() -> None:
-    text = describe_serving(SERVED, modelfile=True)
+    text = describe_serving(SERVED, modelfile=True, gguf=False)
     assert "Chats without a system message get that of the training." in text
     for part in ("pipeline(", "vllm serve DIRECTORY", "convert_hf_to_gguf.py DIRECTORY", "ollama create NAME -f"):
         assert part in text
-    other = describe_serving(ServedModel("", 10, 10), modelfile=False)
+    other = describe_serving(ServedModel("", 10, 10), modelfile=False, gguf=True)
+    assert "with `model.gguf` of this directory:\n\n    llama-server -m model.gguf" in other
+    assert "convert_hf" not in other
     assert "Every chat needs a system message of its own" in other
     assert "there is no Modelfile" in other
