@@ -323,7 +323,10 @@ def test_wandb_offline(command, monkeypatch):
     run = read_offline_run(runs[0])
     assert run.exit_code == 0
     assert {name: value for name, value in run.summary.items() if not isinstance(value, dict)} == outcome.metrics
-    assert [point["train/loss"] for point in run.history if "train/loss" in point]
+    points = [point for point in run.history if "train/loss" in point]
+    # As the terminal counts: a step that was done is one.
+    assert [point["trainer/global_step"] for point in points] == [1, 2]
+    assert f"step {len(points)}/2" in outcome.errors
     assert [(one.name, one.use_after_commit) for one in run.artifacts] == [("sample", True), ("tiny-llama-SFT", False)]
 
 
