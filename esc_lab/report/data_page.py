@@ -94,8 +94,8 @@ def describe_reading(counts: Mapping[str, int]) -> list[list[str]]:
 def render_data_page(title: str, look: DataLook) -> str:
     """The page: tables, then prompts to open; no network."""
     return render_page(
-        "data.html.jinja", title, {}, styles=["page.css", "data_page.css"], scripts=["page.js"], facts=look.facts,
-        tables=look.tables, prompts=look.prompts,
+        "data.html.jinja", title, {}, styles=["page.css", "data_page.css"], scripts=["page.js", "wide_tables.js"],
+        facts=look.facts, tables=look.tables, prompts=look.prompts,
     )  # fmt: skip
 
 
