@@ -184,7 +184,8 @@ def talk_in_terminal(session: ChatSession, cfg: Config) -> None:
 def list_facts(candidate: Candidate) -> list[str]:
     """What is said of a reply beside its strategies."""
     measures = [f"{name} {value:+.2f}" for name, value in candidate.measures.items()]
-    return [*measures, candidate.template, *([f"boost {candidate.boost:g}"] if candidate.boost else [])]
+    boost = [f"boost {candidate.boost:g}"] if candidate.boost else []
+    return [*measures, candidate.template, *boost, *(["cut off at the token limit"] if candidate.cut_off else [])]
 
 
 def order_shares(candidate: Candidate) -> list[tuple[str, float]]:

@@ -47,7 +47,7 @@ def test_a_talk_in_the_terminal_and_how_it_goes_on(say):
         "no counsellor", "local emergency services", "From now on: Question.", "supporter (Question)> ",
         "right (Question)> ",
         "Which is better?", "█", "most: ", "log SRA", "boost 1", "template c1_hf", "Taken back: My sister, maybe.",
-        "preference pairs │ 2",
+        "cut off at the token limit", "preference pairs │ 2",
     ):  # fmt: skip
         assert text in first.output
     (talk,) = read_dialogues(first.path / "preferences.jsonl")

@@ -75,6 +75,7 @@ class Candidate:
         shares: probability of each strategy if the model chooses; empty where no template has it choose.
         first_token_s: seconds from the request to the first token.
         computed: tokens that were computed for it, its own and those of labels included.
+        cut_off: it ends at the token limit.
         attention: is not kept in files.
     """
 
@@ -87,6 +88,7 @@ class Candidate:
     model: int = 0
     first_token_s: float = 0.0
     computed: int = 0
+    cut_off: bool = False
     measures: dict[str, float] = field(default_factory=dict)
     attention: TokenAttention | None = None
 
@@ -159,6 +161,7 @@ class ChatModel:
             yield candidate
         candidate.text = parse_reply(candidate.text, self.inventory)[1] or NOTHING
         candidate.computed = self.cache.computed - before
+        candidate.cut_off = len(reply) == self.sampling.max_new_tokens
         if reply:
             candidate.attention = self._describe_attention(probe, prompt, reply, chat, strategy)
             candidate.measures = dict(candidate.attention.measures)
