@@ -84,10 +84,10 @@ class PreferenceSteps:
         validation = self.encode_split("val")
         if len(validation.comparisons):
             self.preferences["val"] = validation
-        if self.data.balance_pairs:
-            self._balance(train)
         for split, preferences in self.preferences.items() if self.data.shuffle_pairs else ():
             preferences.shuffle(derive_seed(self.seed, split))
+        if self.data.balance_pairs:  # of what is trained on: turning pairs round would undo it
+            self._balance(train)
         self._log_counts()
 
     def _check_pairs(self) -> None:

@@ -463,8 +463,9 @@ def test_balanced_pairs_choose_each_strategy_as_often_as_they_reject_it(tiny_mod
 
     chosen, rejected = count()
     assert chosen != rejected
-    chosen, rejected = count(balance_pairs=True)
-    assert chosen == rejected
+    for shuffled in (False, True):
+        chosen, rejected = count(balance_pairs=True, shuffle_pairs=shuffled)
+        assert chosen == rejected
     assert len(chosen) > 2
     for objective in ("kto", "listwise"):
         with pytest.raises(UserError, match=r"data.balance_pairs leaves out pairs, not .* Fix: an objective of pairs"):
