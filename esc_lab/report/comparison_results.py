@@ -61,12 +61,18 @@ def _best(comparison: ComparisonResult, cells: Sequence[Cell], column: Metric, t
     def value(cell: Cell) -> float:
         return comparison.estimates[cell.name, column.name].interval.value
 
+    def name_of(cell: Cell) -> str:
+        return table.label(cell) if len({cell.model for cell in known}) == 1 else f"{cell.model} {table.label(cell)}"
+
     known = [cell for cell in cells if _known(comparison, cell, column)]
     best = (max if column.higher_is_better else min)(known, key=value)
     estimate = comparison.estimates[best.name, column.name]
     ends = _ends_text(estimate.interval, column.decimals)
-    name = table.label(best) if len({cell.model for cell in known}) == 1 else f"{best.model} {table.label(best)}"
-    text = f"{start}{name} has the best {column.heading}, {value(best):.{column.decimals}f}"
+    shown = f"{value(best):.{column.decimals}f}"
+    equal = [name_of(cell) for cell in known if f"{value(cell):.{column.decimals}f}" == shown]
+    if len(equal) > 1:
+        return f"{start}{_listed(equal)} have the same {column.heading}, {shown}, and none has a better one."
+    text = f"{start}{name_of(best)} has the best {column.heading}, {shown}"
     text += f" (95 % interval {ends})" if ends else ""
     if estimate.difference:
         baseline = next(cell for cell in comparison.cells if cell.name == estimate.difference.baseline)
@@ -80,6 +86,8 @@ def _best(comparison: ComparisonResult, cells: Sequence[Cell], column: Metric, t
     sure = sum(difference.corrected < 0.05 for difference in differences)
     if not differences:
         return f"{text}."
+    if all(math.isnan(difference.corrected) for difference in differences):
+        return f"{text}. It is the baseline; no difference to it was tested."
     worse = f"{sure or 'none'} {'is' if sure == 1 else 'are'} significantly worse"
     return f"{text}. It is the baseline; of {_count(len(differences), 'other')}, {worse}."
 

@@ -42,7 +42,8 @@ SPLIT_NOTE = (
     "replies beside the given one. Of them unlabelled: those whose given reply has no strategy."
 )
 LABEL_NOTE = (
-    "As it is spelt: the label in the files. Read as: the strategy of the corpus' own list that it stands for. "
+    "As it is spelt: the label in the files. How often: on replies, rejected ones too. Read as: the strategy of the "
+    "corpus' own list that it stands for. "
     "Strategy of INVENTORY: that of the list which is modelled here (inventory=INVENTORY)."
 )
 STRATEGY_NOTE = "First strategy of a reply: some have several. Below each split, how many of its replies have it."

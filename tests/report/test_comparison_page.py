@@ -20,6 +20,7 @@ from esc_lab.comparison.result import compute_comparison
 from esc_lab.comparison.table import build_table
 from esc_lab.report.comparison_figures import draw_comparison
 from esc_lab.report.comparison_page import inline_svg, write_comparison_page
+from esc_lab.report.comparison_results import summary
 from esc_lab.report.dialogue_browser import browser_data
 from esc_lab.report.reproduction import commands, name_trees
 from esc_lab.runs import manifest as multirun
@@ -91,6 +92,26 @@ def test_title_and_summary_say_what_was_found(show, path, comparison):
     assert f"CSO has the best Q, {best.interval.value:.3f}" in told
     sure = "a significant difference" if best.difference.marks else "which may well be chance"
     assert f"{best.difference.interval.value:.3f} more than its baseline (base), {sure} (p " in told
+
+
+def test_nobody_wins_a_tie_and_what_was_not_tested_is_no_verdict(comparison):
+    table = build_table(comparison)
+    told = summary(comparison, table)[1]
+    assert told.startswith("CSO has the best Q, ")
+    base, *_, cso = comparison.cells
+    same = dict(comparison.estimates)
+    same[base.name, "strategy/Q"] = replace(
+        same[base.name, "strategy/Q"], interval=same[cso.name, "strategy/Q"].interval
+    )
+    tied = summary(replace(comparison, estimates=same), table)[1]
+    assert re.fullmatch(r"base and CSO have the same Q, 0\.\d{3}, and none has a better one\.", tied)
+    best = replace(same[base.name, "strategy/Q"].interval, value=2.0)
+    same[base.name, "strategy/Q"] = replace(same[base.name, "strategy/Q"], interval=best)
+    for cell in comparison.cells[1:]:
+        estimate = same[cell.name, "strategy/Q"]
+        same[cell.name, "strategy/Q"] = replace(estimate, difference=replace(estimate.difference, corrected=math.nan))
+    told = summary(replace(comparison, estimates=same), table)[1]
+    assert told.endswith("It is the baseline; no difference to it was tested.")
 
 
 def test_the_table_holds_every_value_and_explains_its_columns(show, path, comparison):
