@@ -30,6 +30,7 @@ from esc_lab.cli.compositions import Composition, compose_config, use_config_dir
 from esc_lab.cli.latest import find_latest, name_latest_runs
 from esc_lab.cli.option_checks import option_problems
 from esc_lab.cli.overrides import check
+from esc_lab.cli.run_models import name_model
 from esc_lab.config import Config, InventoryConfig, TemplateConfig
 from esc_lab.config.checks import problems
 from esc_lab.config.model import ENDPOINT, ModelConfig
@@ -61,7 +62,7 @@ def compose(overrides: Sequence[str], config_dir: str | Path | None = None) -> C
         UserError: something is wrong with it; all that can be told at once.
     """
     words = use_config_dirs(name_latest_runs(overrides), None if config_dir is None else str(config_dir))
-    composition = compose_config(*check(words))
+    composition = compose_config(*check(name_model(words)))
     config = settings.typed(composition.cfg)
     config.run_dir = _name_directory(composition)
     return config

@@ -52,6 +52,7 @@ from esc_lab.cli.multirun import (
 )
 from esc_lab.cli.overrides import check, hint_at_experiment_sweep, lacks_stage, translate_python_dict
 from esc_lab.cli.projects import write_project
+from esc_lab.cli.run_models import name_model
 from esc_lab.config.files import COMMAND, CONF
 from esc_lab.errors import UserError, nearest
 from esc_lab.runs import manifest
@@ -237,7 +238,7 @@ def _prepare_completion(line: str) -> None:
 
 def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> int:
     words = name_latest_runs([translate_python_dict(word) for word in options.overrides])
-    words = use_config_dirs(words, options.config_dir)
+    words = name_model(use_config_dirs(words, options.config_dir))
     if options.shell_completion and os.environ.get("COMP_LINE"):
         _prepare_completion(os.environ["COMP_LINE"])
     if options.help:

@@ -80,7 +80,8 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     print_jobs(started, jobs, cfg.optimize_metric)
     failed = sum(job.status not in manifest.DONE for job in started)
     total = max(len(started), len(jobs))
-    print(f"{failed} of {total} jobs failed; {directory / MANIFEST} lists them all", file=sys.stderr)
+    ended = f"{failed} of {total} jobs failed" if failed else f"{total} of {total} jobs done"
+    print(f"{ended}; {directory / MANIFEST} lists them all", file=sys.stderr)
     if hint := describe_next(directory, str(cfg.stage), total, failed):
         print(hint, file=sys.stderr)
     if isinstance(failure, BrokenProcessPool):

@@ -184,7 +184,7 @@ def test_a_multirun_without_failures(tmp_path, good):
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "0 of 2 jobs failed; here, = there/manifest.jsonl" in done.stderr
+    assert "2 of 2 jobs done; here, = there/manifest.jsonl" in done.stderr
     assert "compare them" not in done.stderr  # comparisons are not compared
     assert [job.status for job in multirun.read_jobs(tmp_path / "here, = there")] == ["done", "done"]
 
@@ -205,7 +205,7 @@ def test_resume_runs_what_is_missing(tmp_path, good, broken):
         0.25, 0.25, 0.5, 0.5,
     ]  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in written} == written  # these were left as they are
-    assert "0 of 4 jobs failed" in second.stderr
+    assert "4 of 4 jobs done" in second.stderr
     # Other words are another multirun.
     third = start(*words[:2], f"compare.runs=[{good}]", "logger=none", "resume=auto", cwd=tmp_path)
     assert "no such multirun before" in third.stderr

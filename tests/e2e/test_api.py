@@ -114,7 +114,6 @@ def test_what_cannot_be(supporter, trained):
 def test_the_blocks_of_the_page_run_as_they_stand(trained, tmp_path, monkeypatch, capsys):
     """One after the other, as its reader would, where a training lies under `outputs/`."""
     text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
-    text = text.replace('"stage=evaluate",', '"stage=evaluate", "model=tiny_llama",')  # it is not the default model's
     (tmp_path / "outputs/sft").mkdir(parents=True)
     (tmp_path / "outputs/sft/RUN").symlink_to(trained.path)
     monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ quantised. llama.cpp splits text by rules that it knows by name, so the tokenize
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def write_gguf(model: Any, encoder: ChatEncoder, path: Path) -> None:
     Raises:
         UserError: llama.cpp computes another thing than the model, or would split text otherwise than its tokenizer.
     """
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of byte order and of a temporary file
     config = model.config
     _check_model(config)
     rules, merges = _read_tokenizer(encoder.tokenizer)
