@@ -89,6 +89,8 @@ def check(words: Sequence[str], *, multirun: bool = False) -> list[str]:
     )
     for job in jobs:
         messages += [message for message in _job_problems(job) if message not in messages]
+    if len(messages) > 1 and any(override.key_or_group == "stage" for override in overrides):
+        messages = [message for message in messages if message != NO_STAGE]  # one was chosen, and is among the wrong
     if messages == [NO_STAGE]:
         raise UserError(f"{NO_STAGE}\n\n{break_lines(stage_lines(), SCREEN)}")
     if messages:

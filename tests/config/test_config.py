@@ -181,6 +181,12 @@ def test_wrong_names_and_options():
         assert message in found
 
 
+def test_a_wrong_stage_is_one_mistake():
+    with pytest.raises(UserError, match=r"^stage=stf: no such option; did you mean 'sft'\?") as caught:
+        check(["stage=stf"])
+    assert "no stage chosen" not in str(caught.value)
+
+
 def test_values_out_of_range_or_choice():
     wrong = {
         "model.dtype=float8": "model.dtype=float8: not one of float32, bfloat16, float16",
