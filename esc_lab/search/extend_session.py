@@ -194,7 +194,8 @@ class ExtendSession:
         request = self._request(context, strategy, examples)
         known = [turn.reply.text for turn in context.dialogue.turns[: context.turns]]
         known += [text for exchange in examples for text in (exchange.seeker, exchange.supporter)]
-        told = [strategy, self.inventory.definition(strategy)] if strategy else []
+        # The name with its definition: a reply may say the few words of a name.
+        told = [f"{strategy}: {self.inventory.definition(strategy)}"] if strategy else []
         draws = self.player.attempts if self.player.temperature != 0 else 1
         for draw in range(draws):
             seed = derive_seed(self.settings.seed, context.dialogue.id, context.turns, strategy, draw) >> 32

@@ -75,7 +75,8 @@ def test_prompts_need_no_gold_label(command):
     assert not any(name.startswith(("strategy/", "generated/")) for name in outcome.metrics)
     of_texts = {name for name in outcome.metrics if name.startswith("text/")}
     assert {"text/repetition", "text/written", "text/rouge_l", "text/distinct_2"} <= of_texts  # beside what was said
-    assert "text/perplexity" not in of_texts
+    assert sum(line["tokens"] > 0 for line in lines) == 5  # given replies, each after one of the prompts of its turn
+    assert "text/perplexity" in of_texts
     other = command(*words, "evaluate.prompted=all", "evaluate.generation.temperature=1.0", *SMALL)
     compared = command("stage=compare", f"compare.runs=[{outcome.path},{other.path}]", "compare.metrics=[sra/log_sra]")
     assert compared.status == 0, compared.errors
