@@ -169,10 +169,12 @@ def _check_numbers(numbers: Sequence[int], count: int, name: str) -> list[int]:
 
 
 def _read_study(run: Path) -> dict[str, Any]:
+    """`study.json` of a run, its scores as arrays."""
     path = run / STUDY
     try:
         study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        study.keys()
+        scores = {name: study.get(name) for name in ("relation", "sra")}
+        study |= {name: np.array(each, dtype=np.float64) for name, each in scores.items() if each is not None}
     except READ_ERRORS as error:
         fix = "name a run of experiment=sra_heads"
         raise UserError(f"no study of heads: {str(error).splitlines()[0]}", where=str(path), fix=fix) from error
@@ -182,8 +184,7 @@ def _read_study(run: Path) -> dict[str, Any]:
 def _read_scores(run: Path, choice: str, shape: tuple[int, int]) -> FloatArray:
     """How heads rank in a study of heads, [layers, heads]."""
     where, study = f"evaluate.boost.study={run}", _read_study(run)
-    scores = study.get({"adherence": "relation", "attention": "sra"}[choice])
-    values = None if scores is None else np.array(scores, dtype=np.float64)
+    values: FloatArray | None = study.get({"adherence": "relation", "attention": "sra"}[choice])
     if values is None:
         told = "nobody judged adherence there" if "sra" in study else "it is no study of heads"
         fix = "evaluate.boost.choice=attention" if "sra" in study else "name a run of experiment=sra_heads"

@@ -164,6 +164,8 @@ def test_heads_are_tried_on_other_dialogues(tmp_path, caplog):
         ({"choice": "random", "count": 9}, None, "8 heads to choose from"),
         ({"choice": "attention"}, None, "no study of heads"),
         ({"choice": "attention"}, "{", "no study of heads"),
+        ({"choice": "attention"}, '{"sra": [[1, 2], [3]]}', "no study of heads"),
+        ({"choice": "attention"}, "[1]", "no study of heads"),
         ({"choice": "attention"}, '{"sra": [[1.0]]}', "layers x heads 1 x 1 against 2 x 4"),
         ({"choice": "attention"}, '{"runs": []}', "it is no study of heads"),
     ],
