@@ -80,7 +80,9 @@ def _check_metric(cfg: Section) -> None:
         return
     from esc_lab.metrics.records import METRICS  # numpy comes with it
 
-    steps = [step.removeprefix("evaluate_") for step in list_steps(**cfg["pipeline"]) if step.startswith("evaluate_")]
+    pipeline = cfg["pipeline"]
+    listed = list_steps(pipeline["stages"], pipeline["rounds"], pipeline["templates"])
+    steps = [step.removeprefix("evaluate_") for step in listed if step.startswith("evaluate_")]
     steps = steps if stage == "pipeline" else []
     known = [f"{step}/{metric}" for step in steps for metric in METRICS] or [*METRICS]
     known = ["val/loss"] if stage in TRAININGS else known

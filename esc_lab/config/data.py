@@ -178,6 +178,13 @@ class DataConfig:
         "which is better",
         affects=results("cso"),
     )
+    balance_strategies: int | None = item(
+        None,
+        "sft with data.loss=last_reply: an epoch has as many replies as there are, but each strategy as often as the "
+        "others, and no reply more often than this; null = each reply once",
+        within=COUNT,
+        affects=results("sft"),
+    )
     strategy_weights: dict[str, float] = item(
         {}, "loss weight of replies per strategy; 1 where not named", affects=results("sft", "cso")
     )

@@ -29,6 +29,11 @@ class PipelineConfig:
     templates: list[str] = item(
         [], "prompt layouts that the base model is evaluated under, one after the other; empty = that of prompt.eval"
     )
+    training_tokens: int | None = item(
+        None,
+        "data.row_tokens of its trainings, so that they may read less of long talks than evaluations; null = the same",
+        within=COUNT,
+    )
     rounds: int = item(
         1,
         "how often search and cso are done, each time with the policy of the round before; rounds share search.seeds "

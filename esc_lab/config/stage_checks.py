@@ -38,6 +38,8 @@ def stage_problems(cfg: DictConfig) -> Iterator[str]:
         yield from _check_seeker(cfg)
     if cfg.data.loss != "all_replies" and (cfg.data.side == "seeker" or stage in ("cso", "reward")):
         yield refuse(cfg, "data.loss", "it is for sft of a supporter, and for classifier", "leave it out")
+    if cfg.data.balance_strategies and cfg.data.loss == "all_replies":
+        yield refuse(cfg, "data.balance_strategies", "it draws last replies", "add data.loss=last_reply")
     if cfg.data.hub and stage not in ("convert", "data"):
         fix = "convert it, then data=jsonl data.path=FILE"
         yield refuse(cfg, "data.hub", "only stage=convert and stage=data read it", fix)

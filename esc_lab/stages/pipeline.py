@@ -100,6 +100,7 @@ def run(cfg: Config) -> dict[str, float]:
 
 def _training(cfg: Config, stage: str, policy: str | None) -> Config:
     """Of a policy: the first starts from what was evaluated as the base; CSO from SFT, its reference too."""
+    cfg = replace(cfg, data=replace(cfg.data, row_tokens=cfg.pipeline.training_tokens or cfg.data.row_tokens))
     if stage == "extra_sft":
         return replace(use_objective_schedule(cfg), stage="sft", checkpoint=None, init_from=policy)
     if stage in POLICY_TRAININGS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from esc_lab.models.devices import move
 from esc_lab.models.log_probs import reply_log_probs
 from esc_lab.seeds import derive_seed
 from esc_lab.tokens import PackedRow, TokenSequence, pack_rows
+from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import ReplyKey, find_reply
 from esc_lab.training.module import TrainingModule
 from esc_lab.training.steps import TurnEncoder, equal_parts
@@ -74,7 +75,11 @@ class SFTSteps:
         return [(dialogue, sequences) for dialogue, sequences in zip(dialogues, encoded, strict=True) if sequences]
 
     def plan_epoch(self, epoch: int) -> list[list[int]]:
-        order = np.random.default_rng(derive_seed(self.seed, "epoch", epoch)).permutation(len(self._training))
+        rng = np.random.default_rng(derive_seed(self.seed, "epoch", epoch))
+        order = rng.permutation(len(self._training))
+        if self.data.balance_strategies:
+            names = [dialogue.turns[-1].reply.strategies[:1] for dialogue, _ in self._training]
+            order = rng.permutation(draw_balanced(names, self.data.balance_strategies, rng))
         return equal_parts(order, self.data.step_dialogues)
 
     def step_batch(self, numbers: Sequence[int], rank: int = 0, world: int = 1) -> SFTBatch:
@@ -104,6 +109,25 @@ class SFTSteps:
             return 1.0
         strategies = find_reply(dialogue, key).strategies  # none where the prompt names none
         return self.data.strategy_weights.get(strategies[0], 1.0) if strategies else 1.0
+
+
+def draw_balanced(classes: Sequence[Hashable], most: int, rng: np.random.Generator) -> IntArray:
+    """Indices of as many members as there are, of each class as many as of the others: int64 [members].
+
+    None is drawn more than `most` times, so small classes have `most` times their size, if that is less. Within a
+    class none is drawn once more than another.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for number, name in enumerate(classes):
+        members.setdefault(name, []).append(number)
+    drawn: list[IntArray] = []
+    left = len(classes)
+    for classes_left, own in zip(range(len(members), 0, -1), sorted(members.values(), key=len), strict=True):
+        count = min(-(-left // classes_left), most * len(own))
+        left -= count
+        whole, rest = divmod(count, len(own))
+        drawn += [np.array(own)] * whole + [rng.permutation(own)[:rest]]
+    return np.concatenate(drawn)
 
 
 class SFTModule(TrainingModule):

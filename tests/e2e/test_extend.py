@@ -162,7 +162,7 @@ def test_steerable_pipeline(endpoint, command):
     small = (
         "experiment=steerable", "extend.source=model", "llm=openai", "llm.openai.model=test",
         f"llm.openai.base_url={endpoint[1]}", LIMITS, "pipeline.templates=[standard,c1_hf]", "extend.number=2",
-        "search.cache=false", "adapter.r=4",
+        "search.cache=false", "adapter.r=4", "adapter.layers=null",
         "trainer.max_epochs=1", "evaluate.generation.decisions=1", "evaluate.generation.max_new_tokens=4",
         "evaluate.generation.depths=[5,40]", "evaluate.sra.heat_maps=0",
     )  # fmt: skip

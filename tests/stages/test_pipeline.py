@@ -157,14 +157,15 @@ def test_a_steerable_model_is_trained_on_continuations_and_judged_by_a_classifie
     for name in ("classifier", "sft"):
         data = steps[name].data
         assert data.path == str(tmp_path / "extend" / "continuations")
-        assert (data.loss, data.split, data.limit, data.step_dialogues) == ("last_reply", "published", {}, 16)
+        assert (data.loss, data.split, data.limit, data.step_dialogues) == ("last_reply", "published", {}, 8)
+        assert (data.row_tokens, corpus.row_tokens) == (256, 2048)
     evaluations = [steps[name] for name in (*bases, "evaluate_sft")]
     assert all(cfg.data == corpus and cfg.evaluate.classifier == str(tmp_path / "classifier") for cfg in evaluations)
     assert [cfg.prompt.eval.template for cfg in evaluations] == ["standard", "c1_hf", "standard"]
     assert "history" in evaluations[1].prompt.eval.layout["system"]
     assert evaluations[0].prompt.eval.layout == evaluations[2].prompt.eval.layout != evaluations[1].prompt.eval.layout
     sft, judge = steps["sft"], steps["classifier"]
-    assert (sft.adapter.r, sft.adapter.alpha, sft.adapter.dropout, sft.optimizer.lr) == (128, 256, 0.05, 2e-4)
-    assert (steps["extend"].extend.source, steps["extend"].extend.max_turns) == ("corpus", 15)
-    assert (sft.scheduler.name, sft.scheduler.cycles, sft.trainer.max_epochs) == ("cosine_restarts", 5, 5)
-    assert (judge.adapter.r, judge.optimizer.lr, judge.trainer.max_epochs) == (16, 1e-3, 5)
+    assert (sft.adapter.r, sft.adapter.alpha, sft.adapter.dropout, sft.optimizer.lr) == (128, 256, 0.05, 5e-4)
+    assert (steps["extend"].extend.source, steps["extend"].extend.max_turns) == ("corpus", 23)
+    assert (sft.scheduler.name, sft.data.balance_strategies, sft.trainer.max_epochs) == ("cosine", 8, 2)
+    assert (judge.adapter.r, judge.optimizer.lr, judge.trainer.max_epochs) == (16, 1e-3, 2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from esc_lab.config import PromptConfig, TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.prompts import load_layout
 from esc_lab.tokens.examples import build_examples
-from esc_lab.training.sft import SFTModule
+from esc_lab.training.sft import SFTModule, draw_balanced
 from tests.training.modules import data_module, one_step_trainer
 
 RATE = 0.5
@@ -82,6 +84,35 @@ def test_the_loss_on_last_replies_alone(tiny_models, sample_dialogues, tmp_path)
     expected = brute_force_gradients(loaded, dialogues, data, template="standard", turns=(5,))
     for name, before in loaded.model.named_parameters():
         np.testing.assert_allclose(((before - after[name]) / RATE).detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+def test_balanced_strategies_are_drawn_alike_as_far_as_there_are_replies():
+    classes = ["common"] * 60 + ["rare"] * 20 + [None] * 18 + ["lone"] * 2
+    drawn = draw_balanced(classes, 4, np.random.default_rng(1))
+    counts = Counter(classes[number] for number in drawn)
+    # 8 of the lone two, four times each; the other 92 are shared by three.
+    assert counts == {"lone": 8, None: 31, "rare": 31, "common": 30}
+    times = Counter(drawn.tolist())
+    assert {times[number] for number in range(60)} == {0, 1}
+    assert {times[number] for number in (98, 99)} == {4}
+    assert {times[number] for number in range(60, 98)} == {1, 2}
+    assert draw_balanced(["a"] * 3, 1, np.random.default_rng(1)).tolist() == [0, 1, 2]
+
+
+def test_an_epoch_of_balanced_strategies(tiny_models, sample_dialogues):
+    """Of three talks that end in a question and one that ends in information, two of each kind are drawn."""
+    talks = [dataclasses.replace(dialogue, turns=dialogue.turns[: number + 1]) for dialogue in sample_dialogues
+             for number, turn in enumerate(dialogue.turns) if turn.reply.strategies]  # fmt: skip
+    by_name = {name: [talk for talk in talks if talk.turns[-1].reply.strategies == (name,)]
+               for name in ("Question", "Information")}  # fmt: skip
+    dialogues = by_name["Question"][:3] + by_name["Information"][:1]
+    encoder = tiny_models("llama").encoder
+    steps = data_module({"train": dialogues}, encoder, loss="last_reply", balance_strategies=2, step_dialogues=1).steps
+    steps.setup()
+    plans = [[*chain(*steps.plan_epoch(epoch))] for epoch in (0, 0, 1, 2, 3)]
+    assert plans[0] == plans[1]
+    assert len({frozenset(plan) for plan in plans}) > 1
+    assert all(Counter(plan)[3] == 2 and len(plan) == 4 for plan in plans)
 
 
 def test_replies_that_dialogues_share_count_for_each_whatever_the_packing(tiny_models, sample_dialogues, tmp_path):
