@@ -6,7 +6,9 @@
    own: calls a second until fewer talks are left than connections, against the ideal of 64 / 0.1 s.
 3. `identical`: the same seed at concurrency 1 and 64: talks and journals are compared, of 64 talks at an endpoint whose
    answers depend on the request alone, and of four short ones with SmolLM2 in float32.
-4. `replay`: 40 talks of 10 turns are recorded at an endpoint, and replayed by a process that imports no torch.
+4. `planted`: scripted supporters of known quality with a scripted seeker: each measure that claims to tell them apart
+   puts the right one first (`tests/evaluation/test_planted_supporters.py` has bounds for more of them).
+5. `replay`: 40 talks of 10 turns are recorded at an endpoint, and replayed by a process that imports no torch.
 
 A whole `engine` takes an hour on two cores: `--talks 16 --turns 4` shrinks it. CPU seconds stand beside
 wall-clock ones, for machines with other work.
@@ -45,6 +47,12 @@ from tests.evaluation.talk_roles import play
 
 ROOT = Path(__file__).parents[1]
 LATENCY_S, CONNECTIONS = 0.1, 64
+# Scripted supporters, and the measures by which one of them comes first: the highest, or with a minus the lowest.
+SUPPORTERS = ("kind", "cold", "parrot", "ending", "asking")
+FIRST = {
+    "relief": "kind", "success": "kind", "-turns_to_success": "kind", "-relief": "cold", "echoed": "parrot",
+    "-turns": "ending", "ends/supporter": "ending", "asks": "asking",
+}  # fmt: skip
 REPLAYED_TALKS, REPLAYED_TURNS = 40, 10
 _REPLAY = (
     "import sys; from esc_lab.cli.main import main; sys.argv = ['run.py', *sys.argv[1:]]; status = main();"
@@ -53,7 +61,8 @@ _REPLAY = (
 
 
 def main() -> None:
-    parts = {"engine": compare_engine, "endpoint": measure_endpoint, "identical": compare_orders, "replay": time_replay}
+    parts = {"engine": compare_engine, "endpoint": measure_endpoint, "identical": compare_orders,
+             "planted": rank_planted, "replay": time_replay}  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=parts, default=[*parts])
     parser.add_argument("--talks", type=int, default=64, help="engine: talks that are held at once")
@@ -139,6 +148,22 @@ def print_orders(name: str, *words: str) -> None:
             left.append((talks, read_answers(Path(directory) / TALKS)))
     same, count = left[0] == left[1], len(left[0][1])
     print(f"arena_same_{name}: {'identical' if same else 'different'} talks and journals of {count} (goal identical)")
+
+
+def rank_planted(_: argparse.Namespace) -> None:
+    found: dict[str, dict[str, float]] = {}
+    with endpoint(0.0, play) as url:
+        for name in SUPPORTERS:
+            with tempfile.TemporaryDirectory() as directory:
+                cfg = configure(*served(url)[:-1], f"llm.supporter.model={name}", "logger=none", "reuse=false")
+                found[name] = run_stage(replace(cfg, run_dir=directory))
+    right = 0
+    for measure, first in FIRST.items():
+        sign = -1 if measure.startswith("-") else 1
+        values = {name: sign * metrics[f"converse/{measure.lstrip('-')}"] for name, metrics in found.items()}
+        right += all(values[first] > value for name, value in values.items() if name != first)
+        print(measure, {name: round(sign * value, 2) for name, value in values.items()}, f"first: {first}")
+    print(f"arena_planted_supporters: {right} of {len(FIRST)} measures put the right one first (goal all)")
 
 
 def time_replay(options: argparse.Namespace) -> None:

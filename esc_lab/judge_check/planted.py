@@ -4,8 +4,9 @@ Planted talks are data (`planted_*.yaml` beside this module, or files of the use
 seeker, with the questions by which one is good and the other bad, and those that the bad one passes all the same. A
 judge that only knows good from bad tells the former and not the latter. So it is believed in a question if what it gets
 right (of yes and no the share of talks, of scores the AUC) is as much as is asked of it, with a 95 % interval above one
-half, for good talks against bad ones; and, where there are enough, its interval is above one half for talks that are
-bad otherwise against those that are bad by it, too.
+half, for good talks against bad ones; and, where there are enough, if it tells talks that are bad otherwise from those
+that are bad by it, too, better than one half and better than its answers to the other questions tell them: a judge
+whose answer is how it likes a talk in all knows no more than these (the halo, Thorndike 1920).
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from esc_lab.data.dialogue import Reply, Speaker, Turn
 from esc_lab.data.fields import check_keys, check_type, items, require
 from esc_lab.errors import UserError
 from esc_lab.judge_check.check import MIN_AUC
-from esc_lab.judge_check.measures import MIN_DIALOGUES, check_kind, measure_accuracy
+from esc_lab.judge_check.measures import MIN_DIALOGUES, KindCheck, check_kind, measure_accuracy
 from esc_lab.statistics.auc import measure_auc
 from esc_lab.statistics.intervals import Interval
 
 FORMAT = "esc-lab-planted/1"
 _CHANCE = 0.5
 
+_Told: TypeAlias = tuple["PlantedPair", Mapping[str, float] | None, Mapping[str, float] | None]
 # Quality of a talk by each question, the more the better; None without a usable answer.
 Score: TypeAlias = Callable[[Sequence[Turn]], Awaitable[Mapping[str, float] | None]]
 
@@ -56,19 +58,22 @@ class QuestionCheck:
     Attributes:
         value: of good talks against bad ones: of scores the AUC, of yes and no the share of talks on their side.
         apart: the same of talks that are bad otherwise against bad ones; None where there are too few.
+        above: `apart` less what the mean of its other answers gets right, or less one half if that is surer to be
+            reached.
         pairs: with a usable answer to both talks.
         min_auc: the least `value` that is believed.
     """
 
     value: Interval
     apart: Interval | None
+    above: Interval | None
     pairs: int
     min_auc: float = MIN_AUC
 
     @property
     def believed(self) -> bool:
         enough = self.value.value >= self.min_auc and self.value.low > _CHANCE
-        return enough and (self.apart is None or self.apart.low > _CHANCE)
+        return enough and (self.above is None or self.above.low > 0)
 
 
 @dataclass(frozen=True)
@@ -94,17 +99,18 @@ class TalkCheck:
             return "judge of talks: believed"
         told = "; ".join(f"{name} {_tell(self.questions[name])}" for name in self.not_believed)
         least = next(iter(self.questions.values())).min_auc
-        takes = f"it takes {least:g} and intervals above {_CHANCE}"
+        takes = f"it takes {least:g} and intervals above {_CHANCE}, and above its other answers"
         return f"judge of talks: NOT believed, {self.measure} of {told}; {takes}"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings, and a row for each question."""
         rows = [
-            [name, check.value.text(2), check.apart.text(2) if check.apart else "-", str(check.pairs),
-             "yes" if check.believed else "NO"]
+            [name, check.value.text(2), check.apart.text(2) if check.apart else "-",
+             check.above.text(2, "+") if check.above else "-", str(check.pairs), "yes" if check.believed else "NO"]
             for name, check in self.questions.items()
         ]  # fmt: skip
-        return ["planted talks", f"{self.measure}, good and bad", "bad otherwise and bad", "pairs", "believed"], rows
+        measure = f"{self.measure}, good and bad"
+        return ["planted talks", measure, "bad otherwise and bad", "above a halo", "pairs", "believed"], rows
 
     def column_notes(self) -> list[str]:
         """What the columns are."""
@@ -116,6 +122,8 @@ class TalkCheck:
             f"planted talks: by the question that a good one passes and a bad one fails; {self.measure}, good and bad: "
             f"{what[self.measure]}; 0.5 = by chance. In brackets 95 % intervals over pairs.",
             "bad otherwise and bad: the same of bad talks that pass the question against those that fail it.",
+            "above a halo: that less what its answers to the other questions tell of the same talks, or less 0.5; a "
+            "judge that goes by how it likes a talk in all is not above 0.",
             "pairs: of a good and a bad talk; believed: whether its answers to the question can be relied on.",
         ]
 
@@ -130,14 +138,16 @@ class TalkCheck:
         metrics = {"believed": float(self.believed)}
         for name, check in self.questions.items():
             metrics |= {name: check.value.value, f"{name}/low": check.value.low, f"{name}/pairs": float(check.pairs)}
-            metrics |= {f"{name}/apart": check.apart.value, f"{name}/apart_low": check.apart.low} if check.apart else {}
+            for part, found in (("apart", check.apart), ("above", check.above)):
+                metrics |= {f"{name}/{part}": found.value, f"{name}/{part}_low": found.low} if found else {}
         return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
 def _tell(check: QuestionCheck) -> str:
     few = f" of {check.pairs} pairs, it takes {MIN_DIALOGUES}" if check.pairs < MIN_DIALOGUES else ""
-    apart = f" ({check.apart.text(2)} among bad ones)" if check.apart else ""
-    return f"{check.value.text(2)}{few}{apart}"
+    apart = f" ({check.apart.text(2)} among bad ones" if check.apart else ""
+    above = f", {check.above.text(2, '+')} above its other answers)" if check.above else ""
+    return f"{check.value.text(2)}{few}{apart}{above}"
 
 
 async def check_talks(
@@ -154,23 +164,45 @@ async def check_talks(
     told = [*zip(pairs, answers[::2], answers[1::2], strict=True)]
     measure = measure_accuracy if yes_no else measure_auc
 
-    def compare(cases: Sequence[tuple[float, float]]) -> Interval:
+    def compare(cases: Sequence[tuple[float, float]], floor: Sequence[tuple[float, float]] = ()) -> KindCheck:
         scores = np.array(cases)
-        return check_kind(scores, 0 * scores, [str(number) for number in range(len(cases))], measure).value
+        by_others = np.array(floor) if floor else 0 * scores
+        return check_kind(scores, by_others, [str(number) for number in range(len(cases))], measure)
 
     checks = {}
     for name in names:
         both = [(good[name], bad[name]) for pair, good, bad in told if good and bad and name in pair.worse]
-        failing = [bad[name] for pair, _, bad in told if bad and name in pair.worse]
-        passing = [bad[name] for pair, _, bad in told if bad and name in pair.passes]
-        apart = [*zip(passing, failing, strict=False)]  # each talk once, so that cases are independent
+        apart = _take_apart(told, name)
+        found = None
+        if len(apart) >= MIN_DIALOGUES:
+            floor = [(_others(passing, name), _others(failing, name)) for passing, failing in apart]
+            found = compare([(passing[name], failing[name]) for passing, failing in apart], floor)
         checks[name] = QuestionCheck(
-            compare(both) if both else Interval(math.nan, math.nan, math.nan),
-            compare(apart) if len(apart) >= MIN_DIALOGUES else None,
+            compare(both).value if both else Interval(math.nan, math.nan, math.nan),
+            found.value if found else None,
+            found.above if found else None,
             len(both),
             min_auc,
         )
     return TalkCheck(checks, "accuracy" if yes_no else "AUC")
+
+
+def _take_apart(told: Sequence[_Told], name: str) -> list[tuple[Mapping[str, float], Mapping[str, float]]]:
+    """Answers to bad talks that pass a question, each beside those to one that fails it; each talk once, so that cases
+    are independent. Those that pass are bad by as many other questions as there are, the others by as few, so that the
+    worth of a talk in all tells them as little as may be.
+    """
+    failing = sorted((each for each in told if each[2] and name in each[0].worse), key=lambda each: len(each[0].worse))
+    passing = sorted(
+        (each for each in told if each[2] and name in each[0].passes), key=lambda each: -len(each[0].worse)
+    )
+    return [(one, other) for (_, _, one), (_, _, other) in zip(passing, failing, strict=False) if one and other]
+
+
+def _others(answers: Mapping[str, float], name: str) -> float:
+    """The mean of the answers to all other questions."""
+    others = [value for other, value in answers.items() if other != name]
+    return sum(others) / len(others) if others else 0.0
 
 
 def read_planted(path: Path) -> list[PlantedPair]:

@@ -138,15 +138,15 @@ class TalkPairSession:
 
 
 def find_rated_turns(talk: Dialogue) -> list[int]:
-    """After how many turns of a talk the intensity is asked for: the seeker's first, then each of the supporter's.
-
-    The greeting comes before the first.
+    """After how many turns of a talk the intensity is asked for: the seeker's first, then each of the supporter's, the
+    last time at the end, which may be a message of the seeker. The greeting comes before the first.
     """
     first = next((number for number, turn in enumerate(talk.turns) if turn.speaker == "seeker"), None)
     if first is None:
         return []
     later = [n for n, turn in enumerate(talk.turns) if n > first and turn.speaker == "supporter"]
-    return [number + 1 for number in (first, *later)]
+    rated = [number + 1 for number in (first, *later)]
+    return [*rated[:-1], len(talk.turns)] if later else rated
 
 
 def count_characters(talk: Sequence[Turn]) -> int:

@@ -19,7 +19,7 @@ from esc_lab.errors import UserError
 from esc_lab.evaluation.arena.chat import ChatSession, Exchange
 from esc_lab.evaluation.arena.chat_reply import Candidate, ReplySettings
 from esc_lab.report.attention_files import heat_map_page
-from esc_lab.report.chat_terminal import BANNER, list_facts, order_shares
+from esc_lab.report.chat_terminal import BANNER, SAME_WORDS, list_facts, order_shares
 from esc_lab.report.page import TEMPLATES
 
 log = logging.getLogger(__name__)
@@ -70,12 +70,14 @@ class Desk:
         how: the next reply is asked for.
         shows_map: the person has opened where the last reply looks.
         writing: is held while a model writes.
+        stops: the person wants the reply that is being written to stop.
     """
 
     session: ChatSession
     how: ReplySettings
     shows_map: bool = False
     writing: threading.Lock = field(default_factory=threading.Lock)
+    stops: bool = False
 
     def set_how(self, **changes: Any) -> None:
         self.how = replace(self.how, **changes)
@@ -99,7 +101,9 @@ class ChatPage:
                 with ui.element("div").classes("say"):
                     self.message = ui.textarea("What you say, as the seeker").props("autogrow outlined dense rows=1")
                     self.message.on("keydown.enter.exact.prevent", self._send)
-                    ui.button("Send", on_click=self._send)
+                    self.send = ui.button("Send", on_click=self._send)
+                    self.stop = ui.button("Stop", on_click=self._stop)
+                    self._show_stop(writing=self.desk.writing.locked())
             with ui.element("section").classes("next"):
                 self._draw_settings()
         self._draw_talk()
@@ -157,7 +161,9 @@ class ChatPage:
                     vote, pressed = partial(self._act, self.session.vote, verdict), exchange.verdict == verdict
                     button = ui.button(label, on_click=vote) if pressed else _plain_button(label, vote)
                     button.props(f"aria-pressed={str(pressed).lower()}")
-            if not exchange.verdict:
+            if exchange.same_words:
+                ui.label(SAME_WORDS).classes("soft")
+            elif not exchange.verdict:
                 ui.label("Without a vote the talk goes on with the reply on the left.").classes("soft")
         if exchange.edited:
             _draw_turn("Supporter, edited", given.text, "supporter", given.strategies[0])
@@ -204,6 +210,8 @@ class ChatPage:
             self.error.set_text(_WAIT)
             return False
         self.error.set_text("")
+        self.desk.stops = False
+        self._show_stop(writing=True)
         try:
             said: list[ui.label] = []
             first = 0 if message else 1  # those that were there before
@@ -220,14 +228,24 @@ class ChatPage:
                         with offers, _draw_card(name, candidate) as card:
                             said.append(card.said)
                     said[place].set_text(candidate.text)
+                if self.desk.stops:  # between two tokens
+                    return False
         except UserError as error:
             self.error.set_text(str(error))
             return False
         finally:
             self.desk.writing.release()
+            self._show_stop(writing=False)
             self._draw_talk()
         self._show(self._top)
         return True
+
+    def _stop(self) -> None:
+        self.desk.stops = True
+
+    def _show_stop(self, *, writing: bool) -> None:
+        self.send.set_visibility(not writing)
+        self.stop.set_visibility(writing)
 
     def _act(self, act: Any, *arguments: Any) -> None:
         """Do something to the last exchange."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import re
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from esc_lab.config import Config
 from esc_lab.errors import UserError, nearest
 from esc_lab.evaluation.arena.chat import VERDICTS, ChatSession, Exchange
 from esc_lab.evaluation.arena.chat_reply import Candidate, ReplySettings, TokenAttention
-from esc_lab.prompts import parse_reply
 from esc_lab.terminal import console, show_controls
 
 BANNER = (
@@ -26,7 +29,9 @@ _HELP = """\
 /bars            the probabilities of all strategies
 /map             where the last replies look
 /undo            take the last message back
-/quit            end the chat (also Ctrl-D); it can go on later with resume=auto"""
+/quit            end the chat (also Ctrl-D); it can go on later with resume=auto
+Ctrl-C           stop the reply that is being written, and take the message back; between replies: as /quit"""
+SAME_WORDS = "Both say the same; another strategy or template would change that."
 _BAR, _SHOWN = 24, 3
 
 
@@ -53,9 +58,10 @@ class TerminalChat:
             self._say(f"\nyou> {exchange.message}")
             self._say(f"supporter> {exchange.turns[1].reply.text}", "cyan")
         while True:
+            self._say("")
             try:
-                line = input("\nyou> ").strip()
-            except EOFError:
+                line = input("you> ").strip()
+            except (EOFError, KeyboardInterrupt):
                 return
             if line == "/quit":
                 return
@@ -78,7 +84,7 @@ class TerminalChat:
         """Replies as they are written, from the one at a place on."""
         shown: str | None = None
         exchange = Exchange("")
-        for exchange in stream:
+        for exchange in stop_at_interrupt(stream):
             candidate = exchange.candidates[place]
             if shown is None:
                 head = ("left", "right")[place] if len(self.session.models) > 1 or place else "supporter"
@@ -88,7 +94,11 @@ class TerminalChat:
                 most = [f"{name} {share:.0%}" for name, share in order_shares(candidate)[:_SHOWN]]
                 self._say(f"\n[{'; '.join([*most, *list_facts(candidate)])}]", "dim")
                 place, shown = place + 1, None
-        if len(exchange.candidates) > 1:
+        if shown is not None:
+            self._say("\n[stopped; it is as it was before]", "dim")
+        elif len(exchange.candidates) > 1:
+            if exchange.same_words:
+                self._say(SAME_WORDS, "dim")
             self._say("Which is better? /vote left, right, tie or bad. Without a vote it goes on with the left.", "dim")
 
     def _continue(self, shown: str, candidate: Candidate) -> str:
@@ -116,9 +126,12 @@ class TerminalChat:
 
     def _boost(self, amount: str) -> None:
         try:
-            self.how = replace(self.how, boost=float(amount))
+            boost = float(amount)
         except ValueError:
-            raise UserError(f"'{amount}' is no number", where="/boost", fix="/boost 1.5, or /boost 0") from None
+            boost = math.nan
+        if not math.isfinite(boost):
+            raise UserError(f"'{amount}' is no number", where="/boost", fix="/boost 1.5, or /boost 0")
+        self.how = replace(self.how, boost=boost)
         self._say(f"From now on: boost {self.how.boost:g}.")
 
     def _again(self, _: str) -> None:
@@ -129,8 +142,10 @@ class TerminalChat:
         self._say("Noted.")
 
     def _edit(self, text: str) -> None:
-        strategy, text = parse_reply(text, self.session.models[0].inventory)
-        self.session.edit(text, strategy)
+        label = re.match(r"\(([^()]*)\)\s*", text)
+        names = self.session.models[0].inventory.names
+        strategy = _find(label[1], names, "strategy") if label else None
+        self.session.edit(text[label.end() :] if label else text, strategy)
         self._say("Noted; the talk goes on with it.")
 
     def _undo(self, _: str) -> None:
@@ -138,6 +153,7 @@ class TerminalChat:
 
     def _bars(self, _: str) -> None:
         for candidate in self._last():
+            self._name(candidate)
             for name, share in order_shares(candidate):
                 chosen = "*" if name == candidate.strategy else " "
                 self._say(f"{chosen} {name:<32.32} {share:4.0%} {'█' * round(share * _BAR)}")
@@ -149,6 +165,7 @@ class TerminalChat:
         for candidate in self._last():
             if candidate.attention is None:
                 raise UserError("it is not kept with a session", where="/map", fix="send a message first")
+            self._name(candidate)
             text = Text()
             for token, heat in mean_heat(candidate.attention):
                 shade = round(255 * (1 - heat))
@@ -156,6 +173,11 @@ class TerminalChat:
             self.screen.print(text)
             weights = sorted(mean_heat(candidate.attention)[1:], key=lambda each: -each[1])
             self._say(f"most: {', '.join(repr(token) for token, _ in weights[:12])}", "dim")
+
+    def _name(self, candidate: Candidate) -> None:
+        """Which of two replies comes."""
+        if len(self._last()) > 1:
+            self._say(("left", "right")[candidate is not self._last()[0]], "bold")
 
     def _last(self) -> list[Candidate]:
         return self.session.exchanges[-1].candidates if self.session.exchanges else []
@@ -175,8 +197,30 @@ def mean_heat(attention: TokenAttention) -> list[tuple[str, float]]:
     return list(zip(attention.prompt, heat, strict=True))
 
 
+@contextmanager
+def _note_interrupt() -> Generator[list[bool], None, None]:
+    """Ctrl-C is noted in the list instead of raised."""
+    noted: list[bool] = []
+    before = signal.signal(signal.SIGINT, lambda *_: noted.append(True))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stop_at_interrupt(stream: Iterator[Exchange]) -> Iterator[Exchange]:
+    """Until Ctrl-C, which takes effect between two tokens: a model that is stopped within one has half a token kept."""
+    with _note_interrupt() as noted:
+        for exchange in stream:
+            yield exchange
+            if noted and not exchange.candidates[-1].is_whole:
+                return
+
+
 def talk_in_terminal(session: ChatSession, cfg: Config) -> None:
     """Have a chat in the terminal until the person ends it."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  # gives `input` its keys
     templates = [*session.models[0].templates]
     TerminalChat(session, ReplySettings(templates[0], boost=cfg.evaluate.boost.amount), templates).talk()
 

@@ -190,20 +190,16 @@ def ends_with_sentence(text: str) -> bool:
     return any(match.end() == len(text) for match in _SENTENCE_END.finditer(text))
 
 
-def ends_conversation(text: str) -> bool:
-    """Whether a completion of the seeker ends the conversation: the marker among words, or alone without brackets."""
-    text = drop_reasoning(text)
-    return bool(_END.search(text)) or text.strip(" \t\n\"'*.()").upper() == END.strip("[]")
-
-
 def split_end(text: str) -> tuple[str, bool]:
-    """What a seeker says and whether it ends the talk with it, by the marker.
+    """What a seeker says and whether it ends the talk with it, by the marker; that may stand alone without brackets.
 
-    >>> split_end("Thanks, bye! [END]"), split_end("And then?")
-    (('Thanks, bye!', True), ('And then?', False))
+    >>> split_end("Thanks, bye! [END]"), split_end("And then?"), split_end('"End."')
+    (('Thanks, bye!', True), ('And then?', False), ('', True))
     """
     said, *after = _END.split(drop_reasoning(text), maxsplit=1)
-    return said.strip(), bool(after)
+    said = said.strip()
+    bare = said.strip("\"'*.() \t\n")
+    return ("", True) if bare.upper() in ("", END.strip("[]")) and (after or bare) else (said, bool(after))
 
 
 def take_answer(text: str) -> str:

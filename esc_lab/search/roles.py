@@ -25,7 +25,6 @@ from esc_lab.search.iteration import Call, Ratings, SeekerTurn, StrategyPriors
 from esc_lab.search.requests import Answer, Question, Request, TooLongError, object_schema
 from esc_lab.search.role_answers import (
     UnusableError,
-    ends_conversation,
     parse_message,
     parse_preference,
     parse_ratings,
@@ -109,8 +108,8 @@ class Roles:
     async def answer(self, history: Sequence[Turn], sample: int = 0, *, may_end: bool = True) -> SeekerTurn | None:
         """The seeker's answer, or, unless it may not, that it ends the conversation.
 
-        Where a client scores, the end is drawn with the probability that the model gives it; a trained seeker writes it
-        as it learned to, perhaps after last words.
+        Where a client scores, the end is drawn with the probability that the model gives it; else the seeker writes it,
+        perhaps after last words.
         """
         if isinstance(trained := self.trained.get("seeker"), SeekerPrompts):
             return await self._answer_as_trained(trained.ask(self.seeker, history), sample, may_end)
@@ -126,9 +125,9 @@ class Roles:
         request = self.request("seeker", self.prompts.seeker_messages(self.seeker, history, asked), sample=sample)
 
         def parse(answer: Answer) -> SeekerTurn:
-            if not scores and ends_conversation(answer.text):
-                return _end(may_end)
-            return SeekerTurn(self._message(answer, request), False)
+            if scores:
+                return SeekerTurn(self._message(answer, request), False)
+            return self._take_end(answer, request, may_end)
 
         return await self.ask_until_usable(request, parse)
 
@@ -216,14 +215,15 @@ class Roles:
 
     async def _answer_as_trained(self, messages: tuple[Message, ...], sample: int, may_end: bool) -> SeekerTurn | None:
         request = self.request("seeker", messages, sample=sample)
+        return await self.ask_until_usable(request, lambda answer: self._take_end(answer, request, may_end))
 
-        def parse(answer: Answer) -> SeekerTurn:
-            said, ended = split_end(answer.text)
-            if ended and not said:
-                return _end(may_end)
-            return SeekerTurn(self._message(replace(answer, text=said), request), ended and may_end)
-
-        return await self.ask_until_usable(request, parse)
+    def _take_end(self, answer: Answer, request: Request, may_end: bool) -> SeekerTurn:
+        """What the seeker says, and whether it ends the conversation with it."""
+        said, ended = split_end(answer.text)
+        if ended and not said:
+            return _end(may_end)
+        words = replace(answer, text=said) if ended else answer
+        return SeekerTurn(self._message(words, request), ended and may_end)
 
     def request(self, role: str, messages: tuple[Message, ...], lead: str = "", *, sample: int = 0) -> Request:
         """A request of a role with its sampling, and the seed of its content."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 
 import pytest
 
 from esc_lab.data.corpora import read_dialogues
+from esc_lab.evaluation.arena.chat_reply import Candidate
+from esc_lab.report.chat_terminal import TerminalChat
 from tests.e2e.conftest import Outcome, execute
 
 SHORT = ("stage=chat", "chat.max_new_tokens=6")
@@ -68,6 +71,35 @@ def test_a_talk_in_the_terminal_and_how_it_goes_on(say):
     other = say("", f"resume={first.path}", "inventory=cso")
     assert other.status == 1
     assert "other models or strategies" in other.errors + other.output
+
+
+def test_commands_that_cannot_be_change_nothing(say):
+    """A label that is no strategy is not taken for words, nor silently left out."""
+    typed = ["I lost my job.", "/edit (Sigh) I hear you.", "/boost nan", "/edit (reflect) I hear you.", "/vote tie"]
+    outcome = say("\n".join(typed))
+    assert outcome.status == 0, outcome.errors
+    for complaint in ("no strategy 'Sigh'", "'nan' is no number", "there is one reply alone"):
+        assert complaint in outcome.output
+    (exchange,) = outcome.read("chat.json")["exchanges"]
+    assert exchange["edited"]["text"] == "I hear you."
+    assert exchange["edited"]["strategies"] == ["Reflection of feelings"]
+
+
+def test_a_reply_is_stopped_between_two_tokens(say, monkeypatch):
+    """The message is taken back, and the talk goes on as if it had not been."""
+    show = TerminalChat._continue
+
+    def interrupt(chat: TerminalChat, shown: str, candidate: Candidate) -> str:
+        if chat.session.exchanges and not candidate.is_whole and "again" in chat.session.exchanges[0].message:
+            signal.raise_signal(signal.SIGINT)
+        return show(chat, shown, candidate)
+
+    monkeypatch.setattr(TerminalChat, "_continue", interrupt)
+    outcome = say("Say it again.\nAnd now?\n/bars\n")
+    assert outcome.status == 0, outcome.errors
+    assert "[stopped; it is as it was before]" in outcome.output
+    (exchange,) = outcome.read("chat.json")["exchanges"]
+    assert exchange["message"] == "Say it again."
 
 
 def test_two_models_side_by_side(say, trained):

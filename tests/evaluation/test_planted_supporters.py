@@ -5,7 +5,10 @@ them apart rank them as planted.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -19,11 +22,12 @@ from esc_lab.evaluation.arena.measures import measure_talks
 from esc_lab.evaluation.arena.persona import build_words
 from esc_lab.evaluation.arena.supporter import ROLE, Supporter
 from esc_lab.evaluation.arena.talk import Talk
+from esc_lab.judging.talk_pair_session import find_rated_turns
 from esc_lab.prompts import SeekerProfile, load_layout
 from esc_lab.prompts.trained import SupporterPrompts
 from esc_lab.search.requests import Answer, Request
 from esc_lab.search.roles import Roles
-from tests.evaluation.talk_roles import STRATEGIES, play
+from tests.evaluation.talk_roles import STRATEGIES, feel, play, who
 
 ESCONV = load_inventory("esconv")
 PROMPTS = SupporterPrompts(ESCONV, TemplateConfig(), load_layout("cso"))
@@ -31,11 +35,11 @@ SETTINGS = ConverseConfig(max_turns=6)
 SUPPORTERS = ("kind", "cold", "parrot", "ending", "asking", "looping", "varied")
 
 
-async def hold(card: Card, model: str) -> Dialogue:
+async def hold(card: Card, model: str, answer: Callable[[dict[str, Any]], str] = play) -> Dialogue:
     async def send(request: Request) -> Answer:
         messages = [{"role": message.role, "content": message.content} for message in request.messages]
         body = {"model": model if request.role == ROLE else "seeker", "messages": messages, "seed": request.seed}
-        return Answer(play(body), finish_reason="stop")
+        return Answer(answer(body), finish_reason="stop")
 
     asked = {ROLE: PROMPTS.record()}
     roles = Roles(ESCONV, SeekerProfile(card.situation), LLMConfig(), asked, send, Counter())
@@ -95,3 +99,21 @@ def test_what_follows_what_is_known_where_it_was_planted(found):
     assert found["varied"]["transition_entropy"] == 0
     assert {name for name in found["varied"] if name.startswith("strategy/")} == {f"strategy/{s}" for s in STRATEGIES}
     assert "strategy_repeats" not in found["ending"]  # one turn has none before it
+
+
+@pytest.mark.parametrize(("last", "expected"), [("I feel lighter now. [END]", 1.0), ("[END]", 3.0)])
+def test_how_the_seeker_leaves_is_told_by_its_last_message(last, expected):
+    """It ends the talk at an intensity of 3, and is lighter once it has said so."""
+
+    def answer(body: dict[str, Any]) -> str:
+        if who(body) == "intensity" and "lighter" in body["messages"][1]["content"]:
+            return json.dumps({"intensity": 1})
+        return last if who(body) == "seeker" and feel(body) <= 3 else play(body)
+
+    card = read_cards(shipped_cards("default"))[0]
+    talk = asyncio.run(hold(card, "kind", answer))
+    assert talk.meta["ends"] == "seeker"
+    assert talk.meta["intensity"] == [4.0, 3.5, expected]
+    rated = find_rated_turns(talk)  # a second opinion is asked for at the same places
+    assert len(rated) == len(talk.meta["intensity"])
+    assert rated[-1] == len(talk.turns) == (6 if expected == 1 else 5)

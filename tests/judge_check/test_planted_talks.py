@@ -91,7 +91,36 @@ def test_a_judge_that_only_knows_good_from_bad_is_not_believed():
     found = check("safety", lambda pair, good, name: float(good))
     assert found.not_believed == NAMES["safety"]
     assert all(asked.value.value == 1 and asked.apart.value == 0.5 for asked in found.questions.values())
-    assert check("axes", lambda pair, good, name: float(good)).not_believed == ["fluency", "diversity", "humanoid"]
+    assert check("axes", lambda pair, good, name: float(good)).not_believed == NAMES["axes"][:-1]  # but overall
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("rubric", PLANTED)
+def test_a_judge_that_likes_some_bad_talks_more_than_others_is_not_believed(rubric, noise):
+    """A halo of degrees tells some talks that are bad otherwise from bad ones, and all questions tell the same ones."""
+    for seed in range(10):
+        draw = random.Random(seed)
+        kinds = {pair.worse: draw.random() for pair in PLANTED[rubric]}  # what it likes of bad talks
+
+        def like(pair, good, name, draw=draw, kinds=kinds):
+            return (1.0 if good else 0.8 * kinds[pair.worse]) + draw.gauss(0, noise)
+
+        found = check(rubric, like, yes_no=False)
+        believed = {*NAMES[rubric]} - {*found.not_believed, "overall"}
+        assert len(believed) <= (0 if noise == 0 else 1)
+
+
+@pytest.mark.parametrize("rubric", PLANTED)
+def test_a_halo_in_a_single_question(rubric):
+    """It knows all others, and answers this one by what it thinks of the talk in all."""
+    for halo in [name for name in NAMES[rubric] if name != "overall"]:
+
+        def worth(pair, good, name, halo=halo):
+            others = {*NAMES[rubric]} - {halo}
+            passed = 1.0 if good else 1 - len(others & {*pair.worse}) / len(others)
+            return passed if name == halo else float(good or name not in pair.worse)
+
+        assert halo in check(rubric, worth).not_believed
 
 
 def test_a_judge_that_gets_less_right_than_is_asked():
@@ -159,8 +188,8 @@ def test_talks_without_an_answer_and_questions_with_few():
     assert check("safety", worth).questions["stays"].pairs == len(by_stays) - 2
     lost = by_stays - {"put_online", "reasons"}
     found = check("safety", worth)
-    assert found.not_believed == ["stays"]
-    assert "accuracy of stays 1.00 [0.00, 1.00] of 2 pairs, it takes 6" in found.verdict
+    assert "stays" in found.not_believed
+    assert "stays 1.00 [0.00, 1.00] of 2 pairs, it takes 6" in found.verdict
     lost = {pair.name for pair in PLANTED["safety"]}
     none = check("safety", worth)
     assert not none.believed

@@ -172,6 +172,20 @@ def test_a_talk_in_the_browser_and_how_it_goes_on(tmp_path, visit):
         assert process.returncode == 143, output
 
 
+def test_a_reply_that_is_stopped(tmp_path, visit):
+    with served(tmp_path, "chat.max_new_tokens=1500") as (address, _):
+        page = visit(address)
+        say(page, "I lost my job.")
+        page.wait_for_function("document.querySelector('article .said')?.innerText")
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="Send").wait_for()
+        assert page.get_by_label("What you say").input_value() == "I lost my job."
+        assert page.locator("article").count() == 0
+        assert not page.get_by_role("button", name="Stop").is_visible()
+    (run,) = (tmp_path / "chat").iterdir()
+    assert not (run / "chat.json").exists() or not json.loads((run / "chat.json").read_text())["exchanges"]
+
+
 def test_a_port_that_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from esc_lab.data.strategies import load_inventory
 from esc_lab.search.role_answers import (
     UnusableError,
-    ends_conversation,
     parse_message,
     parse_preference,
     parse_ratings,
     parse_scores,
     parse_yes_no,
+    split_end,
 )
 
 CSO, ESCONV = load_inventory("cso"), load_inventory("esconv")
@@ -278,12 +278,12 @@ def test_a_message_that_was_cut_off_ends_with_its_last_whole_sentence(text: str,
 
 @pytest.mark.parametrize("text", ["[END]", "[end]", "Thanks, bye. [END]", "[ END ]", "END", '"END."', "**[END]**"])
 def test_the_seeker_ends_the_talk(text: str) -> None:
-    assert ends_conversation(text)
+    assert split_end(text)[1]
 
 
 @pytest.mark.parametrize("text", ["", "In the end I left.", "The end", "Endless.", "[ENDED]", "end it"])
 def test_the_seeker_goes_on(text: str) -> None:
-    assert not ends_conversation(text)
+    assert not split_end(text)[1]
 
 
 @given(TEXTS)
@@ -309,7 +309,7 @@ def test_whatever_is_written_is_read_or_refused(text: str) -> None:
             assert said == said.strip() != ""
             # Nothing is made up: what is said stands in the text.
             assert said in text
-    ends_conversation(text)
+    split_end(text)
 
 
 # --- which of two messages is better
@@ -339,8 +339,8 @@ def test_reasoning_is_no_part_of_an_answer(tags):
         return f"{tags[0]}{reasoning}{tags[1]}{text}"
 
     assert parse_message(answer("She may want to [END].", "I see."), "supporter", CSO) == "I see."
-    assert not ends_conversation(answer("Should I write [END]?", "It is still hard."))
-    assert ends_conversation(answer("Enough of it.", "Thank you. [END]"))
+    assert not split_end(answer("Should I write [END]?", "It is still hard."))[1]
+    assert split_end(answer("Enough of it.", "Thank you. [END]"))[1]
     zeros = json.dumps(dict.fromkeys(AXES, 0))
     assert parse_scores(answer(f"A bad one has {zeros}.", json.dumps(SCORED)), AXES) == SCORED
     assert parse_ratings(answer("Affirmation: 10", json.dumps(RATED)), CSO) == RATED
@@ -352,7 +352,7 @@ def test_reasoning_without_an_answer_is_unusable(text):
     for read in (parse_preference, lambda text: parse_ratings(text, CSO), lambda text: parse_scores(text, AXES),
                  lambda text: parse_message(text, "seeker", CSO)):  # fmt: skip
         assert "before any answer" in str(unusable(read, text))
-    assert not ends_conversation(f"{text} [END]" if text.lstrip().startswith("<") else text)
+    assert not split_end(f"{text} [END]" if text.lstrip().startswith("<") else text)[1]
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_a_huge_answer_is_read_about_as_fast_as_it_is_long(part):
     ):
         with suppress(UnusableError):
             read(text)
-    assert not ends_conversation(text)
+    assert not split_end(text)[1]
 
 
 @pytest.mark.parametrize(

@@ -375,7 +375,7 @@ def test_the_seeker_ends_with_the_probability_that_it_is_given(probability: floa
 def test_the_seeker_ends_with_the_marker() -> None:
     for text, answered in (
         ("[END]", SeekerTurn("", True)),
-        ("Bye. [end]", SeekerTurn("", True)),
+        ("Bye. [end]", SeekerTurn("Bye.", True)),
         ("I hear [", SeekerTurn("I hear [", False)),
     ):
         asked = Asked([text])

@@ -48,6 +48,11 @@ class Exchange:
         return self.candidates[self.verdict == "right"]
 
     @property
+    def same_words(self) -> bool:
+        """Whether two replies are there and do not differ."""
+        return len(self.candidates) > 1 and len({each.reply for each in self.candidates}) == 1
+
+    @property
     def takes_another(self) -> bool:
         """Whether a second reply may stand beside the first."""
         return len(self.candidates) == 1 and self.edited is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +31,8 @@ class Talk:
 
     Attributes:
         history: its turns.
-        intensity: of the seeker's emotion after its first message, then after each turn of the supporter; None where
-            the model did not say.
+        intensity: of the seeker's emotion after its first message, then after each turn of the supporter, the last one
+            after the end of the talk, which may be a message of the seeker; None where the model did not say.
         ends: one of `ENDS`; empty while it goes on.
         replies: turns of the supporter, the greeting apart.
     """
@@ -59,6 +60,8 @@ class Talk:
                 await self._exchange()
         except TooLongError:
             self.ends = "too_long"
+            return
+        await self._rate_end()
 
     def dialogue(self, inventory: str) -> Dialogue:
         """The talk as a dialogue; `meta` says what is known of it beside its turns."""
@@ -126,6 +129,14 @@ class Talk:
         card = self.card
         known = SeekerProfile(card.situation, card.emotion, card.problem)
         self.supporter.roles.seeker = self.words.profile(card, message) if self.knows_card else known
+
+    async def _rate_end(self) -> None:
+        """Ask once more where the seeker has the last word: how it leaves is known only then."""
+        if not (self.settings.intensity and self.replies and self.history[-1].speaker == "seeker"):
+            return
+        with suppress(TooLongError):  # what was said before it stays
+            said = await self._rate()
+            self.intensity[-1] = self.intensity[-1] if said is None else said
 
     async def _rate(self) -> float | None:
         return await rate_intensity(self.supporter.roles, self.words, self.card, tuple(self.history))
