@@ -1,6 +1,6 @@
 """Seeker cards: who a simulated seeker is, what weighs on it, what it tells when, and how it behaves in a talk.
 
-Cards are YAML files (docs/arena.md); `default.yaml` and `crisis.yaml` beside this module ship with esc-lab.
+Cards are YAML files (docs/data-format.md); `default.yaml` and `crisis.yaml` beside this module ship with esc-lab.
 """
 
 from __future__ import annotations
