@@ -148,9 +148,15 @@ def model_flops(model: Any, rows: Sequence[Any], passes: int) -> float:
     """
     inner = base_model(model)
     decoder = inner.get_decoder().layers.named_parameters()
-    layers = sum(weight.numel() for name, weight in decoder if weight.ndim == 2 and "lora" not in name)
+    layers = sum(count_weights(weight) for name, weight in decoder if weight.ndim == 2 and "lora" not in name)
     tokens, heads = sum(map(len, rows)), sum(len(np.unique(row.query)) for row in rows)
     return 2.0 * passes * (layers * tokens + inner.get_output_embeddings().weight.numel() * heads)
+
+
+def count_weights(weight: Any) -> int:
+    """Of a matrix; one of 4 bits holds two in a byte, and beside them the shape that they had."""
+    quantized = getattr(weight, "quant_state", None)
+    return math.prod(quantized.shape if quantized is not None else weight.shape)
 
 
 def describe(model: Any, scale: Scale, watch: Watch, rows: Sequence[Sequence[Any]]) -> dict[str, float]:

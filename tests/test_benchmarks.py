@@ -7,7 +7,9 @@ import importlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +45,17 @@ def test_check_of_a_gpu_runs_small_on_the_cpu(tmp_path):
         values = found[part]["values"]
         assert values["mfu"] > 0
         assert values["recompiles"] == values["syncs_of_a_step"] == 0
-    assert found["trl"]["values"]["tree_pairs_per_s_700"] > 0
+    against = found["trl"]["values"]
+    assert against["tree_pairs_per_s_700"] > 0
+    if find_spec("trl"):
+        assert against["speedup_700"] > 0
+        assert against["loss_difference_700"] < 1e-2
     assert "sft_mfu: " in run.stdout
     assert "(goal >= 0.35)" in run.stdout
+
+
+def test_weights_of_four_bits_are_counted_as_what_they_stand_for(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    count = importlib.import_module("_gpu_training").count_weights
+    packed = SimpleNamespace(shape=(6, 1), quant_state=SimpleNamespace(shape=(3, 4)))
+    assert count(packed) == count(SimpleNamespace(shape=(3, 4))) == 12

@@ -8,13 +8,16 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from esc_lab.artifacts import fingerprint, make_readable, remove_files, write_atomic
 from esc_lab.config.model import ModelConfig
@@ -71,7 +74,7 @@ def load_model(
     Args:
         checkpoint: run directory of a training run, or a directory that holds `adapter/` or `model/`.
         to_device: onto this process' GPU, weight by weight. On the CPU they stay mapped files, which all processes of
-            a machine share, as far as they have the type `model.dtype`.
+            a machine share; half-precision ones get the type float32 in `shard_model`, or by `cast_weights`.
 
     Raises:
         UserError: files are missing, quantisation without CUDA, the checkpoint belongs to another base model, or tree
@@ -95,7 +98,7 @@ def load_model(
         base: Any = AutoModelForCausalLM.from_pretrained(
             location,
             config=load_config(location, **origin),
-            dtype=dtype,
+            dtype=dtype if to_device or dtype != torch.float32 else _stored_type(location, origin["revision"]),
             attn_implementation="eager",
             use_safetensors=True,
             **origin,
@@ -103,6 +106,8 @@ def load_model(
             **({"device_map": {"": device}} if to_device and device.type == "cuda" else {}),
         )
     base.set_attn_implementation(IMPLEMENTATION)
+    for config in (base.config, base.config.get_text_config()):
+        config.dtype = dtype
     loaded: PreTrainedModel | PeftModel = base
     if adapter:
         loaded = load_lora(base, adapter, is_trainable=True, torch_device=str(base.device))
@@ -193,10 +198,11 @@ def save_adapter(
     adapted.save_pretrained(str(target), selected_adapters=["default"], save_embedding_layers=False, state_dict=weights)
 
 
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors and their names."""
+def hash_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """SHA-256 of tensors and their names, as they are or in another type."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name, stored in sorted(tensors.items()):
+        tensor = stored.to(dtype if stored.is_floating_point() else None)
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -206,13 +212,24 @@ def model_identity(model: Any) -> dict[str, str]:
     """What log-probabilities depend on: a hash of all weights, and one of the configuration."""
     adapters = model.peft_config if isinstance(model, PeftModel) else {}
     scaling = {name: str(adapter.to_dict().get("lora_alpha")) for name, adapter in adapters.items()}
-    return {"weights": hash_tensors(model.state_dict()), "config": fingerprint([describe_config(model), scaling])}
+    dtype = torch.float32 if base_model(model).config.dtype == torch.float32 else None  # of weights yet to be cast
+    return {"weights": hash_tensors(model.state_dict(), dtype), "config": fingerprint([describe_config(model), scaling])}
 
 
 def describe_config(model: Any) -> dict[str, str]:
     """The configuration of a model, as far as it decides what is computed."""
     config = base_model(model).config.to_dict()
     return {key: str(value) for key, value in config.items() if key not in _NOT_IDENTITY}
+
+
+def _stored_type(location: str, revision: str | None) -> torch.dtype:
+    """The type of a model's weights in its files, if that is one of half precision, or else float32."""
+    find = partial(cached_file, location, revision=revision)
+    index = find(SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+    names = json.loads(Path(index).read_text())["weight_map"].values() if index else [SAFE_WEIGHTS_NAME]
+    with safe_open(find(min(names)), "pt") as file:
+        dtype: torch.dtype = file.get_tensor(next(iter(file.keys()))).dtype
+    return dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
 
 
 def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:

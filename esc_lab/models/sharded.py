@@ -25,10 +25,19 @@ def shard_model(model: Any, mesh: DeviceMesh) -> None:
     """
     inner = base_model(model)
     for layer in inner.get_decoder().layers:
+        cast_weights(layer, inner.config.dtype)
         fully_shard(layer, mesh=mesh)
+    cast_weights(inner, inner.config.dtype)
     fully_shard(inner, mesh=mesh)
     setattr(inner, _GATHER, lambda function: function())
     register_fsdp_forward_method(inner, _GATHER)
+
+
+def cast_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Make weights float32 that are left in the half precision of their files, if that is the type of the model."""
+    for parameter in module.parameters() if dtype == torch.float32 else ():
+        if parameter.is_floating_point() and not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.to(dtype)
 
 
 def call_gathered(inner: Any, function: Callable[[], T]) -> T:

@@ -18,7 +18,9 @@ from esc_lab.data.dialogue import Dialogue, Speaker
 from esc_lab.data.strategies import Inventory, build_inventory
 from esc_lab.errors import UserError
 from esc_lab.models.devices import choose_pass_tokens, find_device
+from esc_lab.models.forward import base_model
 from esc_lab.models.load import LoadedModel
+from esc_lab.models.sharded import cast_weights
 from esc_lab.prompts import Layout, build_layout
 from esc_lab.prompts.trained import check_side
 from esc_lab.runs.layout import find_run
@@ -144,8 +146,11 @@ def share_batches(batches: Sequence[list[Decision]], world: int) -> list[list[li
     """The batches of each of several processes: whole ones in their order, about as many tokens of prompts for each."""
     tokens = [sum(decision.end for decision in batch) for batch in batches]
     shares: list[list[int]] = [[] for _ in range(world)]
+    sizes = [0] * world
     for number in sorted(range(len(batches)), key=tokens.__getitem__, reverse=True):
-        min(shares, key=lambda share: sum(tokens[each] for each in share)).append(number)
+        smallest = sizes.index(min(sizes))
+        shares[smallest].append(number)
+        sizes[smallest] += tokens[number]
     return [[batches[number] for number in sorted(share)] for share in shares]
 
 
@@ -234,6 +239,7 @@ def build_data(
     turns = TurnEncoder(loaded.encoder, inventory, cfg.prompt.train, settings.row_tokens, drop_too_long=drop)
     negatives: dict[str, NegativesReport] = {}
     if objective is not None and settings.negatives != "recorded":
+        cast_weights(loaded.model, base_model(loaded.model).config.dtype)
         for split in ("train", "val"):
             splits[split], negatives[split] = write_negatives(
                 loaded,

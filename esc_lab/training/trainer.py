@@ -61,10 +61,12 @@ def prepare(cfg: Config) -> None:
 
 
 def _check_gpus(settings: TrainerConfig) -> None:
-    found = torch.cuda.device_count() if settings.accelerator in ("auto", "gpu", "cuda") else 0
-    if found and settings.devices.isdigit() and int(settings.devices) > found:
-        fix = f"trainer.devices={found}"
-        raise UserError(f"this machine shows {found} GPUs", where=f"trainer.devices={settings.devices}", fix=fix)
+    if settings.accelerator not in ("auto", "gpu", "cuda") or not settings.devices.isdigit():
+        return
+    found = torch.cuda.device_count()
+    if int(settings.devices) > max(found, 1):
+        fix = f"trainer.devices={found}" if found else "trainer.devices=1, or trainer.accelerator=cpu for its cores"
+        raise UserError(f"this machine shows {found or 'no'} GPUs", where=f"trainer.devices={settings.devices}", fix=fix)
 
 
 def quiet_libraries() -> None:

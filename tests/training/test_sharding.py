@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 
 from esc_lab.data.corpora import write_dialogues
 from esc_lab.errors import UserError
+from esc_lab.models.load import load_model, model_identity
 from esc_lab.runs.layout import CHECKPOINT
 from esc_lab.runs.resume import count_steps
 from esc_lab.training import processes
 from esc_lab.training.sharding import DescriptionReader, ShardedStrategy
-from tests.conftest import CACHE
+from tests.conftest import CACHE, model_config
 from tests.e2e.conftest import execute
 from tests.training.modules import add_values
 from tests.training.processes import train_together
@@ -58,13 +59,17 @@ def root(tmp_path_factory, sample_dialogues) -> Path:
     root = tmp_path_factory.mktemp("sharded")
     short = [replace(one, turns=tuple(map(add_values, one.turns[:6]))) for one in sample_dialogues[:6]]
     write_dialogues(short, root / "valued.jsonl")
+    half = load_model(model_config("tiny_llama"), CACHE)
+    half.model.to(torch.bfloat16).save_pretrained(root / "half")
+    half.encoder.tokenizer.save_pretrained(root / "half")
     return root
 
 
 def words(root: Path, name: str, kind: str, *more: str) -> tuple[str, ...]:
     """The words of a training in a directory of its own."""
+    model = ("model.source=directory", f"model.path={root}/half") if name.endswith("full") else ()
     return (
-        *TRAININGS[name], *COMMON, f"data.path={root}/valued.jsonl", f"hydra.run.dir={root}/{kind}/{name}",
+        *TRAININGS[name], *COMMON, *model, f"data.path={root}/valued.jsonl", f"hydra.run.dir={root}/{kind}/{name}",
         f"cache_dir={CACHE if kind == 'one' else root / 'cache'}", *more,
     )  # fmt: skip
 
@@ -73,8 +78,8 @@ def sharded(root: Path, name: str, kind: str, *more: str, devices: int = 2) -> t
     return words(root, name, kind, "trainer.strategy=fsdp2", f"trainer.devices={devices}", *more)
 
 
-def replicated(root: Path, name: str) -> tuple[str, ...]:
-    return words(root, name, "ddp", "trainer.strategy=ddp", "trainer.devices=2")
+def replicated(root: Path, name: str, kind: str = "ddp", *more: str) -> tuple[str, ...]:
+    return words(root, name, kind, "trainer.strategy=ddp", "trainer.devices=2", *more)
 
 
 def trained(root: Path, name: str, kind: str) -> dict[str, torch.Tensor]:
@@ -97,28 +102,45 @@ def runs(root) -> Path:
     others = [sharded(root, name, "two") for name in TRAININGS if name != "sft_lora"]
     others += [replicated(root, name) for name in REPLICATED]
     train_together(root, *others, sharded(root, "sft_lora", "killed"), kill_at=3)
+    train_together(root, replicated(root, "sft_lora", "ddp_killed"), kill_at=3)
     for kind in ("by_one", "kept"):
         shutil.copytree(root / "killed", root / kind)
-    train_together(root, sharded(root, "sft_lora", "two", f"resume={root}/killed/sft_lora"))
+    shutil.copytree(root / "ddp_killed", root / "ddp_by_one")
+    train_together(
+        root, sharded(root, "sft_lora", "two", f"resume={root}/killed/sft_lora"),
+        replicated(root, "sft_lora", "ddp", f"resume={root}/ddp_killed/sft_lora"),
+    )  # fmt: skip
     resume = f"resume={root}/by_one/sft_lora"
-    outcome = execute(root, *sharded(root, "sft_lora", "by_one", resume, devices=1))
-    assert outcome.status == 0, outcome.errors
+    alone = words(root, "sft_lora", "ddp_by_one", f"resume={root}/ddp_by_one/sft_lora")
+    for other in (sharded(root, "sft_lora", "by_one", resume, devices=1), alone):
+        outcome = execute(root, *other)
+        assert outcome.status == 0, outcome.errors
     assert not torch.distributed.is_initialized()
     return root
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [*(("two", name) for name in TRAININGS), *(("ddp", name) for name in REPLICATED)]
+    ("kind", "name"), [*(("two", name) for name in TRAININGS), *(("ddp", name) for name in (*REPLICATED, "sft_lora"))]
 )
 def test_two_processes_take_the_same_steps_as_one(runs, kind, name):
     assert_same(trained(runs, name, "one"), trained(runs, name, kind))
 
 
-def test_a_killed_training_goes_on_with_another_number_of_processes(runs):
-    assert_same(trained(runs, "sft_lora", "one"), trained(runs, "sft_lora", "by_one"))
-    assert "going on from step 3" in (runs / "by_one" / "sft_lora" / "run.log").read_text()
-    for kind in ("killed", "by_one"):
-        assert not list((runs / kind / "sft_lora" / "checkpoints").glob("last*"))
+@pytest.mark.parametrize("kind", ["by_one", "ddp_by_one"])
+def test_a_killed_training_goes_on_with_another_number_of_processes(runs, kind):
+    assert_same(trained(runs, "sft_lora", "one"), trained(runs, "sft_lora", kind))
+    for resumed in (kind, "two" if kind == "by_one" else "ddp"):
+        assert "going on from step 3" in (runs / resumed / "sft_lora" / "run.log").read_text()
+    for used in ("killed" if kind == "by_one" else "ddp_killed", kind):
+        assert not list((runs / used / "sft_lora" / "checkpoints").glob("last*"))
+
+
+def test_half_precision_weights_stay_mapped_until_they_are_parted(runs):
+    config = model_config("tiny_llama", "source=directory", f"path={runs}/half")
+    mapped, whole = (load_model(config, CACHE, to_device=on_device) for on_device in (False, True))
+    assert mapped.model.dtype == torch.bfloat16
+    assert whole.model.dtype == torch.float32
+    assert model_identity(mapped.model) == model_identity(whole.model)
 
 
 def test_another_strategy_is_told_that_it_cannot_go_on(runs, tmp_path):

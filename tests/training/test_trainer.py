@@ -65,6 +65,10 @@ def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch):
         prepare(configured(tmp_path, *words))
     with pytest.raises(UserError, match=r"trainer\.devices=8: this machine shows 2 GPUs"):
         prepare(configured(tmp_path, "trainer.devices=8"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"devices=8: this machine shows no GPUs\. Fix: .*, or trainer.accelerator=cpu"):
+        prepare(configured(tmp_path, "trainer.devices=8"))
+    prepare(configured(tmp_path, "trainer.devices=1"))
 
 
 def callbacks(section: object, allow: tuple[str, ...] = ()) -> list[Callback]:
