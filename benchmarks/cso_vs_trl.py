@@ -215,7 +215,7 @@ def timings(model: str, dtype: str, quick: bool, folder: Path) -> None:
     turns = 2 if quick else 8
     peers = {"trl": False} if quick or torch.cuda.is_available() else {"trl": False, "label_rows": True}
     for name, dialogue, goal in (
-        (f"{turns}_turns_3_rejected", esc_pro_shaped(turns, 3), None if quick else 15),
+        (f"{turns}_turns_3_rejected", esc_pro_shaped(turns, 3), None if quick else 20),
         (f"{turns}_turns_1_rejected", esc_pro_shaped(turns, 1), None if quick else 5),
         ("lone_pair", lone_pair(encoder), 1.5),
     ):

@@ -38,9 +38,11 @@ def show_jobs(directory: Path) -> int:
     if (directory / ".submitit").exists():  # a launcher of submitit has made it
         from esc_lab.cli.slurm import queued_jobs
 
-        queued = queued_jobs(directory)
-        states = ", ".join(f"{job} {state.lower()}" for job, state in queued.items())
-        print(f"in Slurm's queue: {states or 'none'}")
+        try:
+            states = ", ".join(f"{job} {state.lower()}" for job, state in queued_jobs(directory).items()) or "none"
+        except UserError as error:
+            states = f"nobody knows. {error.message}"
+        print(f"in Slurm's queue: {states}")
     done = sum(job.status in manifest.DONE for job in started)
     print(f"{done} of {max(len(planned), len(started))} jobs are done; the same command with resume=auto goes on")
     return max(len(planned), len(started)) - done

@@ -76,9 +76,7 @@ def check_cluster(launcher: Any, stage: str) -> None:
         fix = "start it where sbatch works, or hydra/launcher=processes"
         raise UserError("no Slurm on this machine: there is no sinfo", where="hydra/launcher=slurm", fix=fix) from error
     if asked.returncode:
-        reason = (asked.stderr.strip().splitlines() or ["sinfo failed"])[-1]
-        fix = "see that sinfo and sbatch work here"
-        raise UserError(f"Slurm does not answer: {reason}", where="hydra/launcher=slurm", fix=fix)
+        raise _no_answer(asked.stderr, "sinfo")
     partitions = sorted(set(asked.stdout.split()))
     for name in (launcher.partition or "").split(","):
         if name and name not in partitions:
@@ -88,10 +86,18 @@ def check_cluster(launcher: Any, stage: str) -> None:
     SlurmJob.watcher = QueueWatcher(delay_s=int(_ASK_S))
 
 
+def _no_answer(said: str, command: str) -> UserError:
+    reason = (said.strip().splitlines() or [f"{command} failed"])[-1]
+    return UserError(f"Slurm does not answer: {reason}", where="hydra/launcher=slurm", fix=f"see that {command} works here")
+
+
 def queued_jobs(directory: Path) -> dict[str, str]:
     """The jobs of a multirun that wait or run in Slurm, by number `ARRAY_INDEX`, with their states.
 
-    Empty where there is no Slurm, or it does not answer.
+    Empty where there is no Slurm.
+
+    Raises:
+        UserError: it does not answer.
     """
     own = {path.name.partition("_")[0] for path in (directory / ".submitit").glob("[0-9]*")}
     if not own:
@@ -100,6 +106,8 @@ def queued_jobs(directory: Path) -> dict[str, str]:
         asked = subprocess.run(_SQUEUE, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return {}
+    if asked.returncode:
+        raise _no_answer(asked.stderr, "squeue")
     return {job: state for job, state in _read_queue(asked.stdout).items() if job.partition("_")[0] in own}
 
 
@@ -131,15 +139,28 @@ def explain_end(directory: Path, failure: BaseException | None) -> BaseException
             fix = "change hydra.launcher.*; resume=auto goes on with this multirun"
             return UserError(f"Slurm refused the jobs: {reason}", where="hydra/launcher=slurm", fix=fix)
         try:
-            while queued_jobs(directory):
+            while _may_be_queued(directory):
                 time.sleep(_POLL_S)
         except (KeyboardInterrupt, SystemExit) as stop:
             return explain_end(directory, stop)
         return None  # the table tells
-    if isinstance(failure, KeyboardInterrupt | SystemExit) and (left := queued_jobs(directory)):
-        ask, end = f"python -m esc_lab.cli.jobs {directory}", f"scancel {_arrays(left)}"
-        print(f"{len(left)} jobs stay with Slurm: {ask} tells of them, {end} ends them", file=sys.stderr)
+    if isinstance(failure, KeyboardInterrupt | SystemExit):
+        ask = f"python -m esc_lab.cli.jobs {directory}"
+        try:
+            if left := queued_jobs(directory):
+                end = f"scancel {_arrays(left)}"
+                print(f"{len(left)} jobs stay with Slurm: {ask} tells of them, {end} ends them", file=sys.stderr)
+        except UserError as error:
+            print(f"jobs may be with Slurm still ({error.message}): {ask} tells of them", file=sys.stderr)
     return failure
+
+
+def _may_be_queued(directory: Path) -> bool:
+    """Also where Slurm does not answer: a controller that is restarted still has its jobs."""
+    try:
+        return bool(queued_jobs(directory))
+    except UserError:
+        return True
 
 
 def is_restarted() -> bool:

@@ -79,6 +79,11 @@ def test_jobs_that_are_queued(commands, tmp_path, capsys):
     slurm.refuse_twice(tmp_path / "other")
     show_jobs(tmp_path)
     assert "in Slurm's queue: 12_0 running, 12_1 pending" in capsys.readouterr().out
+    commands("squeue", "echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1")
+    with pytest.raises(UserError, match="Slurm does not answer: slurm_load_jobs error: Socket timed out"):
+        slurm.refuse_twice(tmp_path)
+    show_jobs(tmp_path)
+    assert "in Slurm's queue: nobody knows. Slurm does not answer: " in capsys.readouterr().out
 
 
 def test_jobs_that_have_left_the_queue(commands):
@@ -96,8 +101,9 @@ def test_jobs_that_have_left_the_queue(commands):
 
 
 def test_how_a_launcher_ended(commands, tmp_path, capsys):
-    commands("squeue", "")
     (tmp_path / ".submitit" / "12").mkdir(parents=True)
+    # It is asked again where it does not answer.
+    commands("squeue", f"test -e {tmp_path}/asked && exit 0; touch {tmp_path}/asked; exit 1")
     died = UncompletedJobError("Job 12_0 (task: 0) with path x\nhas not produced any output (state: ENDED)")
     assert slurm.explain_end(tmp_path, died) is None
     refused = slurm.explain_end(tmp_path, FailedJobError("sbatch: error: warned\nsbatch: error: Invalid account"))
@@ -110,6 +116,9 @@ def test_how_a_launcher_ended(commands, tmp_path, capsys):
     assert slurm.explain_end(tmp_path, stop) is stop
     assert "1 jobs stay with Slurm: " in (told := capsys.readouterr().err)
     assert "scancel 12 ends them" in told
+    commands("squeue", "exit 1")
+    assert slurm.explain_end(tmp_path, stop) is stop
+    assert "jobs may be with Slurm still (Slurm does not answer: squeue failed): " in capsys.readouterr().err
 
 
 def test_what_reaches_sbatch(tmp_path, monkeypatch):

@@ -194,6 +194,28 @@ def test_a_server_that_comes_back_has_its_trees_again():
     assert set(retries) == {"unreachable"}
 
 
+def test_a_server_that_comes_back_with_another_model_is_refused():
+    async def run():
+        async with server() as other:
+            async with (one := server()) as url:
+                client = client_of([url, other])
+                await asyncio.gather(*map(client.answer, calls_of(8, 2)))
+                one.die()
+            await asyncio.gather(*map(client.answer, calls_of(8, 2)))
+            one.requests.clear()
+            changed = server(models=[{"id": "other"}])
+            changed.port = one.port
+            async with changed:
+                await asyncio.sleep(120)
+                with pytest.raises(UserError, match="it does not serve 'm', but other"):
+                    for request in calls_of(8, 2):
+                        await client.answer(request)
+                await client.close()
+                assert not changed.requests
+
+    virtual_run(run())
+
+
 def test_a_server_that_hangs_is_left_after_three_timeouts():
     hanging, other = server(lambda number, body: "timeout"), server()
     _, client = ask(calls_of(10, 8), hanging, other, calls_at_once=4, timeout=5.0)

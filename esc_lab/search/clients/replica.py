@@ -128,6 +128,9 @@ class Replica:
         if self._failures >= FAILURES_UNTIL_DOWN:
             self.down_until = max(self.down_until, asyncio.get_running_loop().time() + self._pause)
 
+    def forget_models(self) -> None:
+        self._listed = None
+
     async def list_models(self) -> dict[str, dict[str, int]] | None:
         """What `/v1/models` says: name -> how the server describes it; empty if it does not say, None if it is down."""
         async with self._listing:
@@ -135,6 +138,9 @@ class Replica:
                 try:
                     async with asyncio.timeout(_LISTING_S):
                         response = await self._connection.get("/models")
+                    if response.status == 503:  # so servers say while they load their model
+                        self._note_failure("unreachable")
+                        return None
                     self._listed = read_models(response.body) if response.status == 200 else {}
                 except (UnreachableError, TimeoutError):
                     self._note_failure("unreachable")

@@ -60,7 +60,11 @@ class Replicas:
             order = self._order(group) if group else sorted(self.servers, key=lambda server: server.load)
             well = [server for server in order if server.down_until <= now]
             server = well[0] if well else min(order, key=lambda server: server.down_until)
-            waits = server.begin_trial() or not well
+            trial = server.begin_trial()
+            if trial and well:  # started again, it may serve another model
+                server.forget_models()
+                self._checked.pop(server.url, None)
+            waits = trial or not well
             if server.url in self._checked or await self._check(server) or not well:
                 return server, waits
 
