@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,9 +81,9 @@ def run_multirun(words: Sequence[str], first: Sequence[str], start: Callable[[],
     print_jobs(started, jobs, cfg.optimize_metric)
     failed = sum(job.status not in manifest.DONE for job in started)
     total = max(len(started), len(jobs))
-    ended = f"{failed} of {total} jobs failed" if failed else f"{total} of {total} jobs done"
+    ended = f"{failed} of {total} jobs failed" if failed else f"{len(started)} of {total} jobs done"
     print(f"{ended}; {directory / MANIFEST} lists them all", file=sys.stderr)
-    if hint := describe_next(directory, str(cfg.stage), total, failed):
+    if hint := describe_next(directory, str(cfg.stage), total, total - len(started) + failed):
         print(hint, file=sys.stderr)
     if isinstance(failure, BrokenProcessPool):
         raise UserError("a job's process died: killed, or out of memory", fix=_RESUME_FIX)
@@ -107,8 +108,10 @@ def _prepare_slurm(launcher: Any, stage: str) -> ModuleType | None:
     """What knows Slurm, if its launcher is to submit the jobs.
 
     Raises:
-        UserError: Slurm is not there, or does not have what they ask for.
+        UserError: Slurm is not there, or does not have what they ask for; or Ray is to run them, and is not there.
     """
+    if launcher._target_.endswith(".RayLauncher") and find_spec("hydra_plugins.hydra_ray_launcher") is None:
+        raise UserError("Ray is not installed", where="hydra/launcher=ray", fix="pip install 'esc-lab[ray]'")
     if not launcher._target_.endswith(".SlurmLauncher"):
         return None
     from esc_lab.cli import slurm  # with submitit, of the extra `sweeps`

@@ -88,7 +88,8 @@ def check_cluster(launcher: Any, stage: str) -> None:
 
 def _no_answer(said: str, command: str) -> UserError:
     reason = (said.strip().splitlines() or [f"{command} failed"])[-1]
-    return UserError(f"Slurm does not answer: {reason}", where="hydra/launcher=slurm", fix=f"see that {command} works here")
+    fix = f"see that {command} works here"
+    return UserError(f"Slurm does not answer: {reason}", where="hydra/launcher=slurm", fix=fix)
 
 
 def queued_jobs(directory: Path) -> dict[str, str]:

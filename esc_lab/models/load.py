@@ -213,7 +213,8 @@ def model_identity(model: Any) -> dict[str, str]:
     adapters = model.peft_config if isinstance(model, PeftModel) else {}
     scaling = {name: str(adapter.to_dict().get("lora_alpha")) for name, adapter in adapters.items()}
     dtype = torch.float32 if base_model(model).config.dtype == torch.float32 else None  # of weights yet to be cast
-    return {"weights": hash_tensors(model.state_dict(), dtype), "config": fingerprint([describe_config(model), scaling])}
+    weights = hash_tensors(model.state_dict(), dtype)
+    return {"weights": weights, "config": fingerprint([describe_config(model), scaling])}
 
 
 def describe_config(model: Any) -> dict[str, str]:

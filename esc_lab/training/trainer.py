@@ -66,7 +66,8 @@ def _check_gpus(settings: TrainerConfig) -> None:
     found = torch.cuda.device_count()
     if int(settings.devices) > max(found, 1):
         fix = f"trainer.devices={found}" if found else "trainer.devices=1, or trainer.accelerator=cpu for its cores"
-        raise UserError(f"this machine shows {found or 'no'} GPUs", where=f"trainer.devices={settings.devices}", fix=fix)
+        shown = f"this machine shows {found or 'no'} GPUs"
+        raise UserError(shown, where=f"trainer.devices={settings.devices}", fix=fix)
 
 
 def quiet_libraries() -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,27 @@ def test_jobs_of_the_local_launcher(tmp_path):
     assert "1 of 2 jobs failed" in done.stderr
     (directory,) = tmp_path.glob("outputs/multirun/*")
     assert [job.status for job in multirun.read_jobs(directory)] == ["done", "failed"]
+
+
+def test_jobs_of_ray(tmp_path):
+    """In a Ray on this machine that starts and ends with the command."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'esc-lab[ray]'")
+    runs = [finished_run(tmp_path / name, **metrics) for name, metrics in {"a": {"strategy/Q": 0.5}, "b": {}}.items()]
+    words = ("-m", "stage=compare", f"compare.runs=[{runs[0]}],[{runs[1]}]", "hydra/launcher=ray")
+    words += ("hydra.launcher.ray.init.num_cpus=1", "hydra.launcher.ray.init.include_dashboard=false", "logger=none")
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", *words], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"},
+    )  # fmt: skip
+    assert "1 of 2 jobs failed" in done.stderr
+    (directory,) = tmp_path.glob("outputs/multirun/*")
+    assert [job.status for job in multirun.read_jobs(directory)] == ["done", "failed"]
+
+
+@pytest.mark.skipif(find_spec("hydra_plugins.hydra_ray_launcher") is not None, reason="it is there")
+def test_ray_that_is_not_installed(tmp_path):
+    outcome = execute(tmp_path, "-m", "stage=sft", "seed=1,2", "hydra/launcher=ray")
+    assert "error: hydra/launcher=ray: Ray is not installed. Fix: pip install 'esc-lab[ray]'" in outcome.errors
 
 
 def test_the_slurm_launcher_composes():
