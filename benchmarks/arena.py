@@ -9,6 +9,7 @@
 4. `planted`: scripted supporters of known quality with a scripted seeker: each measure that claims to tell them apart
    puts the right one first (`tests/evaluation/test_planted_supporters.py` has bounds for more of them).
 5. `replay`: 40 talks of 10 turns are recorded at an endpoint, and replayed by a process that imports no torch.
+6. `chat`: a person's messages to SmolLM2: the time to the first token, and the tokens computed of those of the prompt.
 
 A whole `engine` takes an hour on two cores: `--talks 16 --turns 4` shrinks it. CPU seconds stand beside
 wall-clock ones, for machines with other work.
@@ -36,11 +37,13 @@ from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config, typed
 from esc_lab.config.search import ASKED
 from esc_lab.data.dialogue import Dialogue
+from esc_lab.evaluation.arena.chat_reply import ReplySettings
 from esc_lab.evaluation.arena.session import ConverseSession
 from esc_lab.runs.layout import JOURNAL_SUFFIX, TALKS, TALKS_FILE
 from esc_lab.search.calls import open_calls
 from esc_lab.search.requests import Answer, Request
 from esc_lab.search.work_results import WorkResult
+from esc_lab.stages.chat import open_session
 from esc_lab.stages.converse import load_cards, play_supporter
 from esc_lab.stages.run_stage import run_stage
 from tests.evaluation.talk_roles import play
@@ -53,6 +56,10 @@ FIRST = {
     "relief": "kind", "success": "kind", "-turns_to_success": "kind", "-relief": "cold", "echoed": "parrot",
     "-turns": "ending", "ends/supporter": "ending", "asks": "asking",
 }  # fmt: skip
+SAID = (
+    "I lost my job last month and I feel like a failure.", "I have not told my wife yet. I leave every morning.",
+    "She would be so disappointed, we have just bought the house.", "Maybe on Sunday. How would I even begin?",
+)  # fmt: skip
 REPLAYED_TALKS, REPLAYED_TURNS = 40, 10
 _REPLAY = (
     "import sys; from esc_lab.cli.main import main; sys.argv = ['run.py', *sys.argv[1:]]; status = main();"
@@ -62,7 +69,7 @@ _REPLAY = (
 
 def main() -> None:
     parts = {"engine": compare_engine, "endpoint": measure_endpoint, "identical": compare_orders,
-             "planted": rank_planted, "replay": time_replay}  # fmt: skip
+             "planted": rank_planted, "replay": time_replay, "chat": time_chat}  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=parts, default=[*parts])
     parser.add_argument("--talks", type=int, default=64, help="engine: talks that are held at once")
@@ -186,9 +193,24 @@ def time_replay(options: argparse.Namespace) -> None:
           f"{'the same bytes' if same else 'OTHER BYTES'}, {torch} (goal < 5 s, no torch)")  # fmt: skip
 
 
-def configure(*words: str) -> Config:
+def time_chat(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        cfg = configure("model.dtype=bfloat16", f"cache_dir={options.cache}", stage="chat")
+        session = open_session(replace(cfg, run_dir=directory))
+        how, first = ReplySettings(next(iter(session.models[0].templates))), []
+        for message in SAID:
+            *_, exchange = session.send(message, how)
+            (reply,) = exchange.candidates
+            assert reply.attention is not None
+            first.append(reply.first_token_s)
+            print(f"first token after {reply.first_token_s:.2f} s; {reply.computed} tokens computed for a prompt of "
+                  f"{len(reply.attention.prompt)} and a reply of {len(reply.attention.reply)}", flush=True)  # fmt: skip
+    print(f"arena_chat_first_token_s: {max(first):.2f} at most (goal < 1)")
+
+
+def configure(*words: str, stage: str = "converse") -> Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return typed(compose("config", ["stage=converse", "search.cache=false", *words]))
+        return typed(compose("config", [f"stage={stage}", "search.cache=false", *words]))
 
 
 def local(options: argparse.Namespace, dtype: str) -> tuple[str, ...]:

@@ -63,11 +63,11 @@ METRICS = (
     _metric("intensity_start", "at first", meaning="Intensity of the emotion, from 1 to 5, before the first reply."),
     _metric(
         "intensity_end", "at last", False,
-        meaning="Intensity of the emotion, from 1 to 5, after the supporter's last turn.",
+        meaning="Intensity of the emotion, from 1 to 5, at the end of the talk.",
     ),
     _metric(
         "relief", "relief", True, shown=True, change="eases the emotion {}",
-        meaning="By how much the intensity fell from the seeker's first message to the supporter's last turn. "
+        meaning="By how much the intensity fell from the seeker's first message to the end of the talk. "
         "It is what a model says of a text, and models are easily comforted.",
     ),
     _metric("supporter_words", "words", decimals=1, shown=True, meaning="Words of a reply."),

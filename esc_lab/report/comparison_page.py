@@ -94,7 +94,10 @@ def write_comparison_page(
         "talk-results": ("Results of talks", bool(beside)),
         "metric": ("One metric", True),
         "strategies": ("Strategies", bool(comparison.strategies)),
-        "groups": ("Problems and emotions", comparison.test is not None),
+        "groups": (
+            "Problems and emotions",
+            comparison.test is not None and bool(comparison.groups or not comparison.talks),
+        ),
         "figures": ("Figures", bool(figures)),
         "people": ("People asked", comparison.survey is not None),
         "dialogues": ("Dialogues", browser is not None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,12 @@ NOTES = (
     "Means over talks. Cards: what the simulated seekers are told of themselves. Turns to success: a talk without "
     "success counts the most turns that it may have.",
 )
+# Ends of talks that broke off.
+_BROKEN = {
+    "supporter_missing": "the supporter wrote nothing that can be used",
+    "seeker_missing": "the seeker wrote nothing that can be used",
+    "too_long": "a prompt exceeds the context of a model",
+}
 STRATEGY_NOTES = ("share: of its replies that have a strategy.",)
 
 
@@ -58,6 +65,7 @@ def run(cfg: Config) -> dict[str, float]:
         if not result.finished:
             raise result.stopped
         log.warning("%s", result.stopped)
+    _warn_of_broken(result.finished)
     directory = Path(cfg.run_dir)
     success, most = cfg.converse.success, cfg.converse.max_turns
     write_dialogues(result.finished, directory / TALKS_FILE, inventory=build_inventory(cfg.inventory))
@@ -109,6 +117,12 @@ def _warn_of_template(cfg: Config, calls: Calls) -> None:
             "the supporter was trained with template %s and talks with %s (prompt=...)",
             trained["template"]["template"], cfg.prompt.eval.template,
         )  # fmt: skip
+
+
+def _warn_of_broken(talks: Sequence[Dialogue]) -> None:
+    for end, why in _BROKEN.items():
+        if count := sum(talk.meta["ends"] == end for talk in talks):
+            log.warning("%d of %d talks broke off: %s (ends/%s)", count, len(talks), why, end)
 
 
 def _print(cfg: Config, result: WorkResult[Dialogue], metrics: dict[str, float]) -> None:

@@ -392,6 +392,7 @@ def test_answers_that_cannot_be_used_end_a_talk_and_are_counted(command):
     assert outcome.metrics["converse/supporter/empty"] == 3
     assert outcome.metrics["converse/supporter/missing"] == 1
     assert outcome.metrics["converse/ends/seeker_missing"] == 0.25
+    assert "1 of 4 talks broke off: the seeker wrote nothing that can be used (ends/seeker_missing)" in outcome.errors
 
 
 def test_a_talk_over_the_context_is_counted(command, tmp_path):

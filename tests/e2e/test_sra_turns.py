@@ -16,7 +16,7 @@ from tests.search.endpoint_roles import journalled
 
 SCHEDULE = ["Question", "Reflection of feelings", "Providing Suggestions"]
 HELD = (
-    "prompt=standard", f"converse.strategies=[{','.join(SCHEDULE)}]", "converse.max_turns=5", "converse.min_turns=5",
+    "prompt=standard", f"converse.strategies=[{','.join(SCHEDULE)}]", "converse.max_turns=20", "converse.min_turns=20",
     "converse.intensity=false",
 )  # fmt: skip
 
@@ -50,13 +50,13 @@ def test_turns_of_whole_talks(held, judge, trained, command):
         dialogues = {talk.id: talk for talk in read_dialogues(run / "talks.jsonl")}
         lines = [json.loads(line) for line in (study.path / run.name / "predictions.jsonl").read_text().splitlines()]
         turns = sum(len(list(talk.decisions())) for talk in dialogues.values())
-        assert len(lines) == turns == 3 * 5
+        assert len(lines) == turns == 3 * 20
         for line in lines:
             talk, number = dialogues[line["dialogue"]], line["turn"] // 2
             assert line["prompted"] == SCHEDULE[(number - 1) % 3]
             assert line["gold_reply"] == talk.turns[line["turn"]].reply.text
             assert (line["history"], line["template"]) == (line["turn"], "standard")
-        for turn in range(1, 6):
+        for turn in range(1, 21):
             of_turn = [line for line in lines if line["turn"] == 2 * turn]
             expected = np.mean([math.log(line["sra"]["paper/name"]["sra"]) for line in of_turn])
             assert study.metrics[f"{run.name}/turn_{turn:02d}/log_sra"] == pytest.approx(expected)
@@ -64,7 +64,7 @@ def test_turns_of_whole_talks(held, judge, trained, command):
             assert study.metrics[f"{run.name}/turn_{turn:02d}/adherence"] == pytest.approx(adheres)
         assert math.isfinite(study.metrics[f"{run.name}/log_sra_per_turn"])
         assert study.metrics[f"{run.name}/shortened"] == 0
-    assert len(left["turns"]) == 10
+    assert len(left["turns"]) == 2 * 20
     assert study.read(f"{talks[1].name}/environment.json")
     settings = (study.path / talks[1].name / "config.yaml").read_text()
     assert f"checkpoint: {trained}\n" in settings

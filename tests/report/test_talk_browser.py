@@ -31,10 +31,12 @@ def runs(tmp_path_factory) -> list[Path]:
     turns = list(long.turns)
     turns[2] = Turn("supporter", Reply(HOSTILE.replace("\ud83d", ""), ("Question",)))
     first[0] = replace(long, turns=tuple(turns))
+    forced = made_talks(eases=0.3, seed=2, talks=2)
+    forced[0] = replace(forced[0], turns=(*forced[0].turns, Turn("seeker", Reply("Thank you, bye."))))
     silent = [replace(t, meta={**t.meta, "intensity": []}) for t in made_talks(eases=0.1, seed=3, talks=2)]
     return [
         write_talks(root / "base", first),
-        write_talks(root / "forced", made_talks(eases=0.3, seed=2, talks=2), converse={"strategies": ["Question"]}),
+        write_talks(root / "forced", forced, converse={"strategies": ["Question"]}),
         write_talks(root / "silent", silent, converse={"strategies": ["Question", "Others"]}),
     ]
 
@@ -66,6 +68,11 @@ def test_runs_stand_beside_one_another(show, path):
     assert page.title() != "broken"
     rated = reply.locator(".verdict")
     assert rated.get_attribute("aria-label").startswith("intensity of the emotion, from 1 to 5: ")
+    goodbye = page.locator(".talks tbody .turn", has_text="Thank you, bye.")  # how the seeker leaves is told there
+    assert goodbye.locator(".verdict").count() == 1
+    last = page.locator(".talks tbody tr", has_text="Thank you, bye.").locator("td").nth(1)
+    assert last.locator(".verdict").count() == 1
+    assert not page.get_by_role("heading", name="Problems and emotions").count()
     ends = page.locator(".talks tfoot td")
     assert "The seeker ends the talk after 20 turns." in ends.nth(0).inner_text()
     assert "Relief +" in ends.nth(1).inner_text()

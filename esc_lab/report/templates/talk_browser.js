@@ -151,8 +151,9 @@
       make("th", { scope: "row", textContent: turn || "\u2013", title: turn ? `turn ${turn}` : "opening" }, row);
       columns.forEach((run, number) => {
         const cell = make("td", {}, row), said = parts[number][turn] ?? [];
-        // After the opening the seeker's message is rated, then each of the supporter's.
-        said.forEach((one, part) => say(one, part === (turn ? 0 : said.length - 1)
+        // After the opening the seeker's message is rated, then each of the supporter's, the last time the end.
+        const rated = turn && turn < parts[number].length - 1 ? 0 : said.length - 1;
+        said.forEach((one, part) => say(one, part === rated
           ? runs[run].talks[chosen].intensity[turn] : null, cell));
       });
     }
