@@ -268,12 +268,15 @@ class ChatPage:
     def _end(self) -> None:
         metrics, names = self.session.measure(), self.session.names
         ui.query("body").classes("ended")
-        self.log.clear()
+        self._draw_talk(answering=True)
         with self.log:
-            ui.label("The chat has ended. It is kept, and goes on with resume=auto.").props("role=status")
+            told = f"The chat has ended. It is kept in {self.session.directory}, and goes on with resume=auto."
+            end = ui.label(told).props("role=status")
             if len(names) > 1:
                 for number, name in enumerate(names, 1):
-                    ui.label(f"{name} was better {metrics[f'chat/wins_{number}']:.0f} times.")
+                    wins = int(metrics[f"chat/wins_{number}"])
+                    ui.label(f"{name} was better {'once' if wins == 1 else f'{wins} times'}.")
+        self._show(end)
         ui.timer(0.5, app.shutdown, once=True)
 
     def _show(self, element: ui.element) -> None:

@@ -62,6 +62,7 @@ class TerminalChat:
             try:
                 line = input("you> ").strip()
             except (EOFError, KeyboardInterrupt):
+                self._say("")
                 return
             if line == "/quit":
                 return

@@ -149,7 +149,8 @@ def test_a_talk_in_the_browser_and_how_it_goes_on(tmp_path, visit):
             other.get_by_role("radio", name="c1_hf", checked=True).wait_for()
             check_looks(other, width)
         page.get_by_role("button", name="End the chat").click()
-        page.get_by_text("The chat has ended").wait_for()
+        page.get_by_text(re.compile("The chat has ended. It is kept in .*chat")).wait_for()
+        assert page.get_by_text("Who could you tell?").is_visible()  # to be read to the end
         output, _ = process.communicate(timeout=HANGS_S)
         assert process.returncode == 0, output
     (run,) = (tmp_path / "chat").iterdir()
