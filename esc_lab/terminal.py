@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LINE_EVERY_S = 30.0
 T = TypeVar("T")
+_EXPLAINED: ContextVar[set[str] | None] = ContextVar("what was explained", default=None)
 # C0 but tab and newline, DEL, C1, and the marks that turn the direction of writing. A terminal obeys the first three.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NUMBER = re.compile(r"[-+<]?\d")
@@ -33,6 +35,19 @@ class PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return show_controls(super().format(record))
+
+
+class LaunchWords(logging.Filter):
+    """Says in words how many jobs of a multirun joblib is to run, and how many at a time."""
+
+    _SAID = re.compile(r"Joblib\.Parallel\(.*\bn_jobs=(-?\d+).*\) is launching (\d+) jobs")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if match := self._SAID.fullmatch(str(record.msg)):
+            at_once, jobs = int(match[1]), int(match[2])
+            pace = "one after the other" if at_once == 1 else f"{at_once} at a time" if at_once > 1 else "side by side"
+            record.msg = f"{jobs} job{'s' * (jobs != 1)}, {pace}"
+        return True
 
 
 def escape(text: str) -> str:
@@ -106,6 +121,22 @@ def console() -> Console:
     return screen if screen.is_terminal else Console(width=160)
 
 
+@contextmanager
+def explain_once() -> Iterator[None]:
+    """Within the block tables say what a column means the first time alone, those of blocks inside it too."""
+    outer = _EXPLAINED.get()
+    token = _EXPLAINED.set(set() if outer is None else outer)
+    try:
+        yield
+    finally:
+        _EXPLAINED.reset(token)
+
+
+def find_numbers(rows: Sequence[Sequence[str]], columns: int) -> list[bool]:
+    """Of each column whether it holds numbers, which stand to the right; the first one names the row."""
+    return [column > 0 and any(_NUMBER.match(row[column]) for row in rows) for column in range(columns)]
+
+
 def print_table(
     title: str,
     heads: Sequence[str],
@@ -113,8 +144,15 @@ def print_table(
     *,
     caption: str = "",
     notes: Sequence[str] = (),
+    meanings: Sequence[str] = (),
+    marked: int = 0,
 ) -> None:
-    """A table of plain texts, numbers to the right, and notes below it that say what its columns are."""
+    """A table of plain texts, numbers to the right, and below it what there is to say of it.
+
+    Args:
+        meanings: what its columns are; left out where a table before has said so (`explain_once`).
+        marked: how many of its first rows are to catch the eye.
+    """
     from rich.table import Table
 
     screen = console()
@@ -122,13 +160,17 @@ def print_table(
     width = min(len(title) + 2, screen.width)
     table = Table(title=escape(title), caption=escape(caption), show_header=any(heads), min_width=width)
     rows = list(rows)
-    for number, head in enumerate(heads):
-        numbers = number and any(_NUMBER.match(row[number]) for row in rows)
+    for head, numbers in zip(heads, find_numbers(rows, len(heads)), strict=True):
         table.add_column(escape(head), justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
+    for number, row in enumerate(rows):
+        table.add_row(*map(escape, row), style="bold red" if number < marked else None)
     screen.print(table)
-    for note in notes:
+    explained = _EXPLAINED.get()
+    told = [note for note in meanings if explained is None or note not in explained]
+    above = ["columns: as said above."] if len(told) < len(meanings) else []
+    if explained is not None:
+        explained.update(meanings)
+    for note in [*notes, *told, *above]:
         screen.print(f"- {show_controls(note)}", highlight=False, markup=False, style="dim")
 
 

@@ -33,14 +33,13 @@ def note_tables() -> None:
     print_table = terminal.print_table
 
     @wraps(print_table)
-    def note(
-        title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", notes: Any = ()
-    ) -> None:
+    def note(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], **told: Any) -> None:
         rows = list(rows)
         names = heads if any(heads) else [row[0] for row in rows]
         short = [name for name in names if len(name.split()) < _SENTENCE]
-        printed.append(PrintedTable(title, short, " ".join([caption, *notes])))
-        print_table(title, heads, rows, caption=caption, notes=notes)
+        below = [told.get("caption", ""), *told.get("notes", ()), *told.get("meanings", ())]
+        printed.append(PrintedTable(title, short, " ".join(below)))
+        print_table(title, heads, rows, **told)
 
     terminal.print_table = note
 

@@ -20,6 +20,8 @@ from esc_lab.terminal import (
     StepCountdown,
     escape,
     escape_markdown,
+    explain_once,
+    find_numbers,
     print_table,
     show_controls,
     to_cell,
@@ -94,6 +96,25 @@ def test_tables_whose_columns_are_not_told_are_found(capsys):
     assert tables.find_unexplained(tables.printed) == []
 
 
+def test_what_columns_mean_is_said_once_in_a_run(capsys):
+    def show(title: str) -> str:
+        print_table(title, ("a", "b"), [("x", "1")], notes=["b: 1 of 2"], meanings=["a: rows", "b: counts"])
+        return capsys.readouterr().out
+
+    assert "a: rows" in show("outside")
+    with explain_once():
+        assert "a: rows" in show("first")
+        with explain_once():  # a run in it
+            again = show("second")
+    assert "a: rows" not in again
+    assert again.endswith("- b: 1 of 2\n- columns: as said above.\n")
+    assert "a: rows" in show("next run")
+
+
+def test_marked_rows_and_columns_of_numbers():
+    assert find_numbers([("1", "2 of 3", "a1"), ("x", "-", "")], 3) == [False, True, False]
+
+
 def test_tables_are_drawn_where_they_are_looked_after():
     """By `print_table`; comparisons tell their metrics, the table of jobs has a test of its own."""
     package = ROOT / "esc_lab"
@@ -121,3 +142,18 @@ def test_seconds_of_steps_are_those_of_their_kind():
     assert countdown.left(["search", "evaluate"]) == ", about 60 s left"  # a search as long as the average
     countdown.add("sft", 90)
     assert countdown.left(["search", "evaluate", "sft"]) == ", about 3 min left"  # 60 + 30 + 90
+
+
+def test_what_joblib_says_of_its_jobs_in_words(caplog):
+    logger = logging.getLogger("launcher of jobs")
+    logger.addFilter(terminal.LaunchWords())
+    caplog.set_level("INFO")
+    for pace, jobs in ((2, 4), (1, 1), (-1, 3)):
+        logger.info(f"Joblib.Parallel(n_jobs={pace},backend=loky,prefer=processes) is launching {jobs} jobs")
+    logger.info("Launching jobs")
+    assert caplog.messages == [
+        "4 jobs, 2 at a time",
+        "1 job, one after the other",
+        "3 jobs, side by side",
+        "Launching jobs",
+    ]

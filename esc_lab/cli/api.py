@@ -27,7 +27,7 @@ from omegaconf import OmegaConf, open_dict
 from esc_lab import config as settings
 from esc_lab.artifacts import READ_ERRORS
 from esc_lab.cli.compositions import Composition, compose_config, use_config_dirs
-from esc_lab.cli.latest import find_latest, name_latest_runs
+from esc_lab.cli.latest import MULTIRUN, POLICIES, find_latest, name_latest_runs
 from esc_lab.cli.option_checks import option_problems
 from esc_lab.cli.overrides import check
 from esc_lab.cli.run_models import name_model
@@ -134,7 +134,7 @@ def read_run(directory: str | Path) -> pd.DataFrame:
         import pandas as pd
     except ImportError as error:
         raise UserError("pandas is not installed", fix="pip install 'esc-lab[pandas]'") from error
-    root = _find(directory)
+    root = _find(directory, "evaluate", "pipeline", "sra", MULTIRUN)
     files = sorted(root.rglob(PREDICTIONS))
     if not files:
         raise UserError(f"no {PREDICTIONS} in it", where=str(root), fix="name a run of stage=evaluate")
@@ -161,7 +161,11 @@ def load(source: str | Path | Config, overrides: Sequence[str] = ()) -> Supporte
     from esc_lab.stages.chat import build_templates, load_models
     from esc_lab.training.trainer import quiet_libraries
 
-    config = replace(source) if isinstance(source, Config) else _describe_supporter(_find(source), overrides)
+    config = (
+        replace(source)
+        if isinstance(source, Config)
+        else _describe_supporter(_find(source, *POLICIES, "evaluate", "converse"), overrides)
+    )
     if config.model.source == ENDPOINT:
         raise UserError("an endpoint's model is not loaded here", where="model.source", fix="stage=evaluate asks it")
     quiet_libraries()
@@ -203,9 +207,12 @@ def _keep(section: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return {each.name: section[each.name] for each in fields(kind) if each.name in section}
 
 
-def _find(name: str | Path) -> Path:
+def _find(name: str | Path, *fitting: str) -> Path:
+    """The path; of plain `latest` that of the newest run of a stage that fits."""
     latest = re.fullmatch(r"latest(?::(\w+))?", str(name))
-    return find_latest(Path(Config().output_root), latest[1]) if latest else Path(name)
+    if not latest:
+        return Path(name)
+    return find_latest(Path(Config().output_root), *([latest[1]] if latest[1] else fitting))
 
 
 class Supporter:

@@ -261,7 +261,7 @@ def option_problem(group: str, option: str) -> str | None:
     if option in options:
         return None
     fix = f"Fix: one of {', '.join(options)}; `{COMMAND} --help {group}` describes them"
-    return f"{group}={option}: no such option{nearest(option, options) or '.'} {fix}"
+    return f"{group}={option}: no such option{nearest(option, options, 0.6) or '.'} {fix}"
 
 
 def _names(tree: Any, prefix: str = "") -> list[str]:

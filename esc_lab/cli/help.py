@@ -15,7 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from esc_lab.cli.compositions import compose_config, groups
 from esc_lab.config import STAGES, Key, keys
 from esc_lab.config.files import COMMAND, CONF
-from esc_lab.errors import UserError, nearest
+from esc_lab.errors import UserError, list_names, nearest
 
 SCREEN = 100  # characters of a line, of a wide screen too
 _WIDTH = 100  # characters of a default that are shown
@@ -51,6 +51,16 @@ _COMMANDS = (
 )
 
 
+_WORDS = {  # of values, that no group, option or key is
+    "latest": "latest  in place of a run directory: the newest finished run below output_root of a stage that fits the "
+    "key; printed when it is looked up, and kept under its path\n"
+    "  latest:STAGE       the newest of this stage, which may be a step of a pipeline: checkpoint=latest:cso\n"
+    "  latest:multirun    the newest multirun: compare.runs=[latest:multirun]\n"
+    "  latest:STAGE/FILE  a file or folder in it: data.path=latest:search/esc_pro (latest:search alone finds it too)\n"
+    "  resume=latest      also a run that has not ended",
+}
+
+
 def help_text(words: Sequence[str] = (), width: int = sys.maxsize) -> str:
     """The overview; or on groups, beginnings of keys and options what they hold, each key with its type and doc.
 
@@ -69,6 +79,8 @@ def help_text(words: Sequence[str] = (), width: int = sys.maxsize) -> str:
         return _overview(width)
     for topic in topics:
         _check_topic(topic)
+    if set(topics) <= set(_WORDS):
+        return "\n\n".join(break_lines(_WORDS[topic], width) for topic in topics)
     from esc_lab.cli.overrides import lacks_stage  # which tells of the stages itself
 
     stage = ["stage=sft"] if lacks_stage(overrides) else []
@@ -94,12 +106,22 @@ def _break_line(line: str, width: int) -> str:
 def _check_topic(topic: str) -> None:
     options = {option for each in groups().values() for option in each}
     sections = {key.name.rsplit(".", depth)[0] for key in keys() for depth in range(key.name.count(".") + 1)}
-    known = sections | options | set(groups())
-    if topic not in known:
-        fix = f"`{COMMAND} --help` lists stages, groups with their options, and keys"
-        raise UserError(
-            f"no help on '{topic}': no group, option or key of this name{nearest(topic, known, 0.6)}", fix=fix
-        )
+    known = sections | options | set(groups()) | set(_WORDS)
+    if topic in known or _keys_named(topic):
+        return
+    what = f"no help on '{topic}': no group, option or key of this name"
+    word = re.compile(rf"\b{re.escape(topic)}", re.IGNORECASE)
+    if about := [key.name for key in keys() if word.search(f"{key.name} {key.doc}")]:
+        raise UserError(f"{what}; keys whose description has it: {list_names(about, 12)}", fix=f"{COMMAND} --help KEY")
+    last = {key.name.rpartition(".")[2] for key in keys()}
+    fix = f"`{COMMAND} --help` lists stages, groups with their options, and keys"
+    raise UserError(f"{what}{nearest(topic, known, 0.7) or nearest(topic, last, 0.7)}", fix=fix)
+
+
+def _keys_named(topic: str) -> list[Key]:
+    """Keys whose name begins so, else those that have it further on: `lr` is optimizer.lr."""
+    begin = [key for key in keys() if key.name == topic or key.name.startswith(f"{topic}.")]
+    return begin or [key for key in keys() if f".{topic}." in f"{key.name}."]
 
 
 def _overview(width: int) -> str:
@@ -119,7 +141,7 @@ def _overview(width: int) -> str:
     for purpose, command in _COMMANDS:
         lines += [f"  # {purpose}", f"  {COMMAND} {command}"]
     lines += ["", "`--cfg job` prints the composed configuration, with -m that of each job."]
-    lines += ["In place of a run directory, `latest` is the newest finished run and `latest:STAGE` that of a stage."]
+    lines += ["In place of a run directory, `latest` is the newest finished run that fits (`--help latest`)."]
     lines += ['`eval "$(esc-lab -sc install=bash)"` has the tab key complete what you type.']
     lines += ["`hydra.verbose=true` shows tracebacks, `--version` the version."]
     return "\n".join(line if line.startswith(f"  {COMMAND} ") else _break_line(line, width) for line in lines)
@@ -144,8 +166,11 @@ def describe_option(file: Path) -> str:
 
 def _section(topic: str, cfg: Any, width: int) -> str:
     """What a run of a stage of this name does, options, keys, and files of this name."""
-    chosen = [key for key in keys() if key.name == topic or key.name.startswith(f"{topic}.")]
     options = groups().get(topic, {})
+    named = any(topic in files for files in groups().values())
+    chosen = (
+        [] if (options or named) and topic not in {key.name.split(".")[0] for key in keys()} else _keys_named(topic)
+    )
     listed = [f"{topic}=...", *(f"  {name:<14}  {_tell_option(topic, file)}" for name, file in options.items())]
     blocks = [break_lines("\n".join(listed), width)] if options else []
     blocks += [break_lines("\n".join(_key_line(key, cfg) for key in chosen), width)] if chosen else []

@@ -40,7 +40,7 @@ from esc_lab.cli.compositions import (
     use_config_dirs,
 )
 from esc_lab.cli.help import SCREEN, help_text
-from esc_lab.cli.latest import name_latest_runs
+from esc_lab.cli.latest import complete_latest, name_latest_runs
 from esc_lab.cli.multirun import (
     describe_jobs,
     end_with_multirun,
@@ -240,6 +240,9 @@ def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> i
     words = name_latest_runs([translate_python_dict(word) for word in options.overrides])
     words = name_model(use_config_dirs(words, options.config_dir))
     if options.shell_completion and os.environ.get("COMP_LINE"):
+        if found := complete_latest(os.environ["COMP_LINE"]):
+            print(("\n" if "query=fish" in words else " ").join(found))
+            return 0
         _prepare_completion(os.environ["COMP_LINE"])
     if options.help:
         print(help_text(words, min(shutil.get_terminal_size((SCREEN, 0)).columns, SCREEN)))
@@ -274,4 +277,6 @@ def _run(options: argparse.Namespace, unknown: list[str], flags: list[str]) -> i
             run_composed(first, run_job.__wrapped__)
             return 0
     run_job()
+    if options.shell_completion and "install=bash" in words:
+        print("\nCOMP_WORDBREAKS=${COMP_WORDBREAKS//:}")  # or the shell would take latest:sft for two words
     return 0

@@ -53,7 +53,7 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: i
     """A Markdown table whose first columns (`texts`) are plain text and whose others are numbers, in Markdown."""
     lines = [
         heads,
-        ["---", *("---:" for _ in heads[1:])],
+        ["---"] * texts + ["---:"] * (len(heads) - texts),
         *([*map(escape_markdown, row[:texts]), *(field.replace("|", "\\|") for field in row[texts:])] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -110,7 +110,7 @@ class RewardCheck:
 
     def show(self, title: str) -> None:
         """Print three tables: by kind of foil, what else tells replies from them, and by strategy."""
-        print_table(title, *self.gate.table(), notes=[*self.gate.column_notes(), *self.gate.notes()])
+        print_table(title, *self.gate.table(), notes=self.gate.notes(), meanings=self.gate.column_notes())
         print_table(
             "What else tells given replies from foils",
             ["given replies against", "length alone", "place alone", "equal length", "ECE"],
@@ -118,7 +118,7 @@ class RewardCheck:
                 [KINDS[kind], f"{of.length:.2f}", f"{of.place:.2f}", f"{of.similar:.2f}", f"{of.error:.3f}"]
                 for kind, of in self.controls.items()
             ],
-            notes=CONTROL_NOTES,
+            meanings=CONTROL_NOTES,
         )
         kinds = [*self.controls]
         print_table(
@@ -128,7 +128,7 @@ class RewardCheck:
                 [strategy, *(f"{row[kind][0]:.2f} of {row[kind][1]}" if kind in row else "-" for kind in kinds)]
                 for strategy, row in self.strategies.items()
             ],
-            notes=STRATEGY_NOTES,
+            meanings=STRATEGY_NOTES,
         )
 
 

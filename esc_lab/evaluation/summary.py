@@ -70,14 +70,8 @@ COLUMN_NOTES = (
 )
 
 
-def print_strategies(
-    title: str, table: Mapping[str, Any], metrics: Mapping[str, float], group: str, *, explain: bool = True
-) -> None:
-    """A per-strategy table on the terminal; below it the metrics of its group, how replies were drawn, its columns.
-
-    Args:
-        explain: whether to say what the columns are.
-    """
+def print_strategies(title: str, table: Mapping[str, Any], metrics: Mapping[str, float], group: str) -> None:
+    """A per-strategy table on the terminal; below it the metrics of its group, how replies were drawn, its columns."""
     shown = [
         METRICS[f"strategy/{name}"] for name in ("Q", "Q_W", "B", "accuracy", "n", "classes_predicted", "unparsable")
     ]
@@ -100,10 +94,10 @@ def print_strategies(
         [row["strategy"], *(_text(row[name], decimals) for name, decimals in columns.items())]
         for row in table["per_strategy"]
     ]
-    notes += [*COLUMN_NOTES, *(f"{each.heading}: {each.gist}" for each in shown)] if explain else []
     if "-" in {field for row in rows for field in row}:
         notes.append("-: there is nothing to compute it from.")
-    print_table(title, heads, rows, notes=notes)
+    meanings = [*COLUMN_NOTES, *(f"{each.heading}: {each.gist}" for each in shown)]
+    print_table(title, heads, rows, notes=notes, meanings=meanings)
 
 
 def _text(value: float | None, decimals: int) -> str:

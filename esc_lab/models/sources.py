@@ -11,13 +11,22 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedTokenizerFast,
+    modeling_gguf_pytorch_utils,
+)
+from transformers.utils import logging as transformers_logging
 
 from esc_lab.artifacts import cached
 from esc_lab.config.model import ModelConfig
@@ -96,6 +105,22 @@ def _converted_wheel(module: str, cache: Path) -> Path:
     return directory
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without what transformers draws while it unpacks and writes a model: what is done is logged in words."""
+    reader: Any = modeling_gguf_pytorch_utils
+    bar, active = reader.tqdm, transformers_logging.is_progress_bar_enabled()
+    reader.tqdm = partial(bar, disable=True)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
+        if active:
+            transformers_logging.enable_progress_bar()
+
+
+@_without_bars()
 def _convert(module: str, folder: Path, target: Path) -> None:
     """Dequantise the GGUF file of an installed package into bfloat16 safetensors."""
     log.info("converting the model inside %s to safetensors; this happens once", module)
@@ -127,6 +152,7 @@ def make_random_model(shape: dict[str, Any], end_of_turn: str, cache: Path) -> P
     return cached(cache, "random_models", inputs, lambda target: _write_random_model(shape, end_of_turn, target))[0]
 
 
+@_without_bars()
 def _write_random_model(shape: dict[str, Any], end_of_turn: str, target: Path) -> None:
     tokenizer = _train_tokenizer(end_of_turn)
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

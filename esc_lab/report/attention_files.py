@@ -93,10 +93,8 @@ def _print_strategies(by_strategy: Mapping[str, Mapping[str, float]]) -> None:
             [label, f"{means['n']:.0f}", f"{means['log_sra']:.2f}", f"{means['sham_net']:+.2f}"]
             for label, means in by_strategy.items()
         ],
-        notes=[
-            f"Mean net within strategies {np.mean(nets):+.3f}, of {len(nets)} strategies.",
-            *STRATEGY_NOTES,
-        ],
+        notes=[f"Mean net within strategies {np.mean(nets):+.3f}, of {len(nets)} strategies."],
+        meanings=STRATEGY_NOTES,
     )
 
 

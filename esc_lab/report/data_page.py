@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from esc_lab.data.corpora import ReadReport
+from esc_lab.data.corpora.reading import AMONG_UNLABELLED
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.report.page import render_page
+from esc_lab.terminal import find_numbers
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.lengths import Lengths
 
@@ -61,7 +63,13 @@ class Table:
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
-    note: str = ""
+    notes: Sequence[str] = ()
+    marked: int = 0  # so many of the first rows a training would refuse
+
+    @property
+    def numbers(self) -> list[bool]:
+        """Of each column whether it holds numbers."""
+        return find_numbers(self.rows, len(self.heads))
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,10 @@ READ_HEADS = ("what", "how many", "why")
 
 def describe_reading(counts: Mapping[str, int]) -> list[list[str]]:
     """A row below `READ_HEADS` for each count of reading that is not 0."""
-    return [[name.replace("_", " "), str(count), REASON_NOTES.get(name, "")] for name, count in counts.items() if count]
+    notes = {**REASON_NOTES}
+    if counts.get("unknown_labels_dropped"):
+        notes["unlabelled_supporter_turns"] += f"; {AMONG_UNLABELLED}"
+    return [[name.replace("_", " "), str(count), notes.get(name, "")] for name, count in counts.items() if count]
 
 
 def render_data_page(title: str, look: DataLook) -> str:
@@ -114,7 +125,7 @@ def tabulate_splits(splits: Mapping[str, Sequence[Dialogue]], replies: Mapping[s
         )  # fmt: skip
         rows.append([name, *map(str, counts)])
     heads = ("split", "dialogues", "trees", "turns", "supporter's", "trained on", "pairs", "of them unlabelled")
-    return Table("Splits", heads, rows, SPLIT_NOTE)
+    return Table("Splits", heads, rows, [SPLIT_NOTE])
 
 
 def tabulate_reading(report: ReadReport) -> Table:
@@ -124,17 +135,20 @@ def tabulate_reading(report: ReadReport) -> Table:
 
 
 def tabulate_labels(report: ReadReport, inventory: Inventory, most: int) -> Table:
-    """Labels as they are spelt, what they are read as, and what becomes of them."""
+    """Labels as they are spelt, what they are read as, and what becomes of them; unknown ones come first."""
     rows = []
-    for (label, own, name), count in report.labels.most_common(most):
+    counts = sorted(report.labels.most_common(), key=lambda entry: entry[0][1] != "")
+    for (label, own, name), count in counts[:most]:
         read = {None: "no strategy", "": "not known"}.get(own, own or "")
         rows.append([label, str(count), read, name or "none"])
+    unknown = sum(own == "" for (_, own, _), _ in counts[:most])
     more = len(report.labels) - most
     note = f" {more} more spellings are not shown (look.labels)." if more > 0 else ""
     heads = ("as it is spelt", "how often", "read as", f"strategy of {inventory.name}")
-    return Table(
-        "Labels", heads, rows or [["no labels", "0", "", ""]], LABEL_NOTE.replace("INVENTORY", inventory.name) + note
-    )
+    notes = [LABEL_NOTE.replace("INVENTORY", inventory.name) + note]
+    if report.refusal:
+        notes.append(f"What a training says of those that are not known: {report.refusal}")
+    return Table("Labels", heads, rows or [["no labels", "0", "", ""]], notes, unknown)
 
 
 def tabulate_strategies(splits: Mapping[str, Sequence[Dialogue]], inventory: Inventory) -> Table:
@@ -144,7 +158,7 @@ def tabulate_strategies(splits: Mapping[str, Sequence[Dialogue]], inventory: Inv
         for name, dialogues in splits.items()
     }
     rows = [[strategy, *(str(own[strategy]) for own in counts.values())] for strategy in inventory.names]
-    return Table("Strategies", ("first strategy of a reply", *splits), rows, STRATEGY_NOTE)
+    return Table("Strategies", ("first strategy of a reply", *splits), rows, [STRATEGY_NOTE])
 
 
 def tabulate_lengths(lengths: Mapping[str, Lengths], model: str, row_tokens: int) -> Table:
@@ -155,7 +169,7 @@ def tabulate_lengths(lengths: Mapping[str, Lengths], model: str, row_tokens: int
     ]
     heads = ("split", "prompt: median", "95 %", "longest", "reply: median", "95 %", "longest", "shortened", "too long")
     note = f"Tokens of {model}; prompt and reply may have {row_tokens} together (data.row_tokens). {LENGTH_NOTE}"
-    return Table("Lengths", heads, rows, note)
+    return Table("Lengths", heads, rows, [note])
 
 
 def _spread(tokens: IntArray) -> list[str]:

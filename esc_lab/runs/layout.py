@@ -21,7 +21,8 @@ CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.json"
 LOG = "run.log"
-REUSED = "reused.json"  # where the result was taken from, if it was not computed
+REUSED = "reused.json"  # where the result was taken from, and which run computed it, if this one did not
+ORIGIN = ".origin.json"  # of a stored result: the run that computed it, and its run in W&B
 WANDB = "wandb"  # folder of the W&B run
 # Of trainings.
 CHECKPOINT = Path("checkpoints", "last.ckpt")  # from which an interrupted training goes on

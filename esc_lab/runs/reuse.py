@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class _Unfinished(Exception):
     """A stage that its budget has stopped: its result is not one to share."""
 
 
-def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict[str, float]:
+def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]], logged: str = "") -> dict[str, float]:
     """The metrics of a stage: from the store, with all its files, or from `run`, whose files go into the store.
 
     A process that wants a result which another one is computing waits for it. Files that an earlier run left in the
@@ -56,6 +56,7 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
 
     Args:
         run: runs the stage in `cfg.run_dir`.
+        logged: where W&B has this run, for those that reuse its result.
 
     Raises:
         UserError: the data cannot be read, the store cannot be written to (but for want of room), a stored result
@@ -80,6 +81,9 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
         stale = [path for path, version in file_versions(own).items() if before.get(path) == version]
         link_files(own, directory, () if cfg.stage in ASKED else stale)  # which go on with what is there
         write_atomic(directory / layout.METRICS, json.dumps(metrics))
+        write_atomic(
+            directory / layout.ORIGIN, json.dumps({"run": str(own.absolute())} | ({"wandb": logged} if logged else {}))
+        )
 
     try:
         directory, stored = cached(Path(cfg.cache_dir), f"runs/{cfg.stage}", result_inputs(cfg), build)
@@ -92,7 +96,8 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
         log.warning("the result is not kept for other runs: %s", error)
         return metrics or run(cfg)
     if stored:
-        log.info("%s: reused from %s", cfg.stage, directory)
+        origin = _read_origin(directory)
+        log.info("%s: reused from %s%s", cfg.stage, directory, _tell_origin(origin))
         if cfg.stage in TRAININGS:
             for kind in (layout.ADAPTER, layout.MODEL):  # of an earlier run here: no checkpoint any more
                 (own / kind / layout.BASE_MODEL).unlink(missing_ok=True)
@@ -103,9 +108,26 @@ def run_or_reuse(cfg: Config, run: Callable[[Config], dict[str, float]]) -> dict
             raise UserError(
                 f"cannot write what is reused: {error.strerror or error}", where=str(own), fix=fix
             ) from error
-        write_atomic(own / layout.REUSED, json.dumps({"from": str(directory)}))
+        write_atomic(own / layout.REUSED, json.dumps({"from": str(directory), **origin}))
+        curves = cfg.stage in TRAININGS and cfg.logger.name != "none"
+        if curves and not (own / layout.CURVES).exists():
+            log.warning("it has no curves: the run that computed it kept none (logger=none); reuse=false trains again")
         metrics.update(_read_metrics(directory / layout.METRICS))
     return metrics
+
+
+def _read_origin(directory: Path) -> dict[str, str]:
+    """What is known of the run that computed a stored result; of those of older code nothing."""
+    try:
+        return {str(name): str(value) for name, value in json.loads((directory / layout.ORIGIN).read_text()).items()}
+    except READ_ERRORS:
+        return {}
+
+
+def _tell_origin(origin: Mapping[str, str]) -> str:
+    if "run" not in origin:
+        return ""
+    return f", computed by {origin['run']}" + (f" (W&B: {origin['wandb']})" if "wandb" in origin else "")
 
 
 def _read_metrics(path: Path) -> dict[str, float]:

@@ -204,5 +204,5 @@ def print_scores(title: str, metrics: Mapping[str, float], rows: Sequence[Mappin
         ["strategy", "precision", "recall", "F1", "gold", "predicted"],
         [[row["strategy"], *(f"{row[key]:.{digits}f}" for key, digits in decimals.items())] for row in rows],
         caption=caption,
-        notes=NOTES,
+        meanings=NOTES,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from esc_lab.search.seed_dialogue import SeedDialogue
 from esc_lab.search.session import SearchSession
 from esc_lab.search.stand_in import CHARACTERS, StandIn, count_tokens
 
+log = logging.getLogger(__name__)
 TREES = 4  # that are grown; the rest is taken to be like them
 TIMED = 8  # calls of each role that are made for real, of models that are loaded here
 ENDINGS = 32  # calls in which a seeker that is loaded here may end the talk, to see how often it does
@@ -93,6 +95,27 @@ def _count_prompt(request: Request) -> int:
     return sum(count_tokens(message.content) + 4 for message in request.messages)  # with the marks around a message
 
 
+def announce_forecast(cfg: Config, seeds: int) -> str:
+    """What a dry run is about to do, with which models, and how long that takes."""
+    loaded = [role for role in ROLES if getattr(cfg.llm, role).client in LOADED]
+    players = "; ".join(f"{role}: {_name_player(cfg, role)}" for role in ROLES)
+    work = f"{min(TREES, seeds)} trees are grown with stand-ins, which takes seconds"
+    if loaded:
+        calls = TIMED * len(loaded) + ENDINGS * ("seeker" in loaded)
+        work += f"; then up to {calls} calls of {', '.join(loaded)} are made and timed: minutes where there is no GPU"
+    asked = "" if len(loaded) == len(ROLES) else " Endpoints are not asked."
+    search = f"a dry run of a search from {seeds} dialogues with mcts={cfg.mcts.name} and {players}."
+    return f"{search} {work[0].upper()}{work[1:]}. Nothing is searched or kept.{asked}"
+
+
+def _name_player(cfg: Config, role: str) -> str:
+    played = getattr(cfg.llm, role)
+    if played.client not in LOADED:
+        return f"{played.client} {played.model or cfg.llm.openai.model}"
+    model = Path(played.model).name if played.model else cfg.llm.local.model.name
+    return f"{model} ({Path(played.checkpoint).name})" if played.checkpoint else str(model)
+
+
 def forecast_search(cfg: Config, seeds: Sequence[SeedDialogue], others: Sequence[Dialogue]) -> Forecast:
     """What the search from all seeds will take. Endpoints are not asked; of loaded models a few calls are timed.
 
@@ -103,6 +126,7 @@ def forecast_search(cfg: Config, seeds: Sequence[SeedDialogue], others: Sequence
         UserError: a model cannot be loaded.
     """
     cfg = replace(cfg, search=replace(cfg.search, cache=False, budget=BudgetConfig()), resume=None)
+    log.info("%s", announce_forecast(cfg, len(seeds)))
     real = open_calls(cfg, [role for role in ROLES if getattr(cfg.llm, role).client in LOADED])
     return real.run(_forecast(cfg, real.clients, seeds, others), cfg.run_dir)
 
@@ -187,6 +211,7 @@ async def _measure_ending(seeker: Client | None, requests: Sequence[Request]) ->
     asked = [request for request in requests if request.questions] or requests
     if seeker is None or not asked:
         return None
+    log.info("asking the seeker how often it ends a talk")
     answers = await asyncio.gather(*map(seeker.answer, asked[:: max(len(asked) // ENDINGS, 1)][:ENDINGS]))
     ends = [
         math.exp(answer.log_probs[0][0]) if answer.log_probs else float(split_end(answer.text)[1]) for answer in answers
@@ -198,6 +223,7 @@ async def _time_calls(clients: Mapping[str, Client], stand_ins: Mapping[str, Sta
     """Calls of each role, made and timed."""
     timed: dict[str, _Timing] = {}
     for role, client in clients.items():
+        log.info("timing calls of the %s", role)
         numbers = range(len(stand_ins[role].requests))
         # An odd step: a seeker's questions and turns may take turns.
         numbers = numbers[:: max(len(numbers) // TIMED, 1) | 1][:TIMED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from esc_lab.config import Config
 from esc_lab.data.corpora import ReadReport, read_corpus, write_dialogues
 from esc_lab.data.corpora.splits import WRITTEN_STEMS
+from esc_lab.data.corpora.tables import find_hub_licence
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import build_inventory, load_inventory
 from esc_lab.errors import UserError
@@ -21,6 +23,7 @@ from esc_lab.runs.layout import DIALOGUES
 from esc_lab.terminal import print_table
 
 log = logging.getLogger(__name__)
+NAMELESS = ("file", "jsonl", "table", "hub")  # names of readers, not of a corpus
 # What else a dialogue may have.
 LOST_NOTES = (
     "Values, visits: of a reply in the search that found it; surveys: answers of seeker and supporter after a talk; "
@@ -48,9 +51,16 @@ def run(cfg: Config) -> dict[str, float]:
         title = f"What {cfg.convert.to} cannot hold, and was left out"
         print_table(title, ("what", "how many"), [(kind, f"{count}") for kind, count in lost.items()], notes=LOST_NOTES)
     option = "jsonl" if cfg.convert.to == "jsonl" else "esc_pro"
-    log.info("%s (data=%s data.path=%s)", target, option, target)
+    log.info("%s (data=%s data.path=%s%s)", target, option, target, _name_source(cfg, target))
     read = {f"convert/{name}": float(value) for name, value in asdict(report).items()}
     return read | {f"convert/left_out/{kind.replace(' ', '_')}": float(count) for kind, count in lost.items()}
+
+
+def _name_source(cfg: Config, target: Path) -> str:
+    """What the new file does not say of the corpus and cards want to know, as words of a command."""
+    licence = cfg.data.licence or (find_hub_licence(cfg.data.hub, cfg.data.revision) if cfg.data.hub else None)
+    name = target.stem if cfg.data.name in NAMELESS else cfg.data.name
+    return f" data.name={shlex.quote(name)}" + (f" data.licence={shlex.quote(licence)}" if licence else "")
 
 
 def _write(cfg: Config, dialogues: Sequence[Dialogue], path: Path) -> Counter[str]:

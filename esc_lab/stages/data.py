@@ -61,10 +61,12 @@ def run(cfg: Config) -> dict[str, float]:
     ]
     look = DataLook(_facts(cfg), tables, _show(encoder, encoded, splits, cfg.look.prompts))
     for table in look.tables:
-        print_table(table.title, table.heads, table.rows, notes=[table.note] if table.note else [])
+        print_table(table.title, table.heads, table.rows, notes=table.notes, marked=table.marked)
     path = Path(cfg.run_dir) / DATA_PAGE
     write_atomic(path, render_data_page(f"The corpus {cfg.data.name}", look))
     log.info("%s (open it in a browser: the tables, and %d prompts)", path, len(look.prompts))
+    if report.refusal:
+        log.warning("labels that are not known: a training would stop; the note below the labels has what to paste")
     metrics = {f"data/{name}": float(value) for name, value in asdict(report).items()}
     for name, own in lengths.items():
         metrics |= {f"data/{name}/replies": float(len(own.replies))}

@@ -67,8 +67,8 @@ def run(cfg: Config) -> dict[str, float]:
         metrics["adherence/classifier_accuracy"] = classifier.accuracy
     metrics.setdefault("evaluate/seconds", time.time() - started)
     write_atomic(Path(cfg.run_dir) / STRATEGIES, json.dumps(strategies, indent=1))
-    for number, (group, of_group) in enumerate(strategies.items()):
-        print_strategies(f"{cfg.model.name}: {group}", of_group, metrics, group, explain=number == 0)
+    for group, of_group in strategies.items():
+        print_strategies(f"{cfg.model.name}: {group}", of_group, metrics, group)
     return metrics
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esc_lab.artifacts import READ_ERRORS, make_readable, write_atomic
+from esc_lab.comparison.evaluation_card import describe_evaluation
 from esc_lab.config import Config
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import build_inventory
@@ -164,12 +165,13 @@ def _write_model(cfg: Config, directory: Path) -> dict[str, float]:
     card = write_card(
         config, _read_metrics(training / METRICS), run=training, adapter=False, licence=cfg.export.licence
     )
+    evaluation = describe_evaluation(training)
     serving = describe_serving(served, modelfile=modelfile is not None, gguf=cfg.export.gguf)
     if cfg.export.gguf:
         write_gguf(model, loaded.encoder, directory / GGUF)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    write_atomic(directory / "README.md", f"{card}\n\n{serving}\n\n{safety}")
+    write_atomic(directory / "README.md", f"{card}\n\n{evaluation}\n\n{serving}\n\n{safety}")
     if modelfile:
         write_atomic(directory / MODELFILE, modelfile)
     return {"export/parameters": float(sum(parameter.numel() for parameter in model.parameters()))}

@@ -17,7 +17,7 @@ from esc_lab.runs.environment import describe_environment, first_process
 from esc_lab.runs.layout import CONFIG, ENVIRONMENT, LOG, METRICS
 from esc_lab.runs.resume import drop_checkpoints, resolve_resume
 from esc_lab.runs.reuse import run_or_reuse
-from esc_lab.terminal import PlainFormatter
+from esc_lab.terminal import PlainFormatter, explain_once
 from esc_lab.tracking.run import wandb_run
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ def run_stage(cfg: Config) -> dict[str, float]:
         (directory / METRICS).unlink(missing_ok=True)  # of an earlier run in the same directory
         write_atomic(directory / CONFIG, to_yaml(cfg))
         write_atomic(directory / ENVIRONMENT, json.dumps(describe_environment(), indent=2))
-        with wandb_run(cfg) as run:
-            metrics = run_or_reuse(cfg, _import_and_run)
+        with explain_once(), wandb_run(cfg) as run:
+            logged = (run.url or f"offline run {run.id}") if run else ""
+            metrics = run_or_reuse(cfg, _import_and_run, logged)
             if metrics or first_process():  # further processes of an evaluation have none
                 write_atomic(directory / METRICS, json.dumps(metrics, indent=2, sort_keys=True))
             drop_checkpoints(directory)

@@ -84,11 +84,11 @@ def run(cfg: Config) -> dict[str, float]:
     card = render_data_card(cfg, result, preferences, statistics, git_commit() or "", texts)
     write_atomic(directory / "README.md", card)
     if result.judge:
-        notes = [*result.judge.column_notes(), *result.judge.notes()]
-        print_table("Check of the judge", *result.judge.table(), notes=notes)
+        notes, meanings = result.judge.notes(), result.judge.column_notes()
+        print_table("Check of the judge", *result.judge.table(), notes=notes, meanings=meanings)
     _print(statistics)
     if texts:
-        print_table("What seekers say", HEADS, [figures.row(name) for name, figures in texts.items()], notes=NOTES)
+        print_table("What seekers say", HEADS, [figures.row(name) for name, figures in texts.items()], meanings=NOTES)
     log.info("ESC-Pro: %s (data=jsonl data.path=%s)", directory, directory)
     measured = [figures.metrics(name) for name, figures in texts.items()]
     return statistics.metrics() | result.metrics() | dict(chain.from_iterable(group.items() for group in measured))
@@ -136,7 +136,7 @@ def _write_pages(cfg: Config, result: SearchResult, preferences: Sequence[Prefer
 
 
 def _print(statistics: SearchStatistics) -> None:
-    print_table("What the search found", ("", ""), statistics.table(), notes=STATISTICS_NOTES)
+    print_table("What the search found", ("", ""), statistics.table(), meanings=STATISTICS_NOTES)
     by_source = f"{statistics.preferred_found} found by the search, {statistics.preferred_seed} of the seeds"
     heads = ("strategy", "preferred", "rejected")
     notes = [f"preferred: {by_source}; rejected: worse replies at the same turns."]

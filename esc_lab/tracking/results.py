@@ -37,8 +37,13 @@ Charts = Iterator[tuple[str, Any]]  # name in W&B -> table, chart or page
 
 
 def log_results(run: Run, cfg: Config) -> None:
-    """Log what the run directory holds. What W&B does not take is a warning, and the rest is logged."""
+    """Log what the run directory holds. What W&B does not take is a warning, and the rest is logged.
+
+    Of a result that was reused the run says whose it is, and has the curves of its training too.
+    """
     directory = Path(cfg.run_dir)
+    with warn_on_failure("curves of the run that was reused are not logged"):
+        _tell_reuse(run, directory)
     for charts in (_replies, _strategies, _attention, _adherence, _margins, _intensity, _tables, _media):
         with warn_on_failure(f"{charts.__name__.strip('_')}: not logged"):
             found = dict(charts(directory))
@@ -54,6 +59,17 @@ def log_results(run: Run, cfg: Config) -> None:
         run.summary.update({name: value for name, value in metrics.items() if math.isfinite(value)})
     with warn_on_failure("the artifacts are not logged"):
         log_artifacts(run, cfg)
+
+
+def _tell_reuse(run: Run, directory: Path) -> None:
+    reused = _read_json(directory / layout.REUSED)
+    if not reused:
+        return
+    config: Any = run.config
+    config.update({f"reused/{name}": value for name, value in reused.items()})
+    for row in _read_rows(directory / layout.CURVES):
+        point = {name: value for name, value in row.items() if name != "step" and value is not None}
+        run.log({"trainer/global_step": row["step"], **point})
 
 
 def _replies(directory: Path) -> Charts:

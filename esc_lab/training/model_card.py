@@ -72,7 +72,7 @@ def write_card(
     origin = (
         f" Trained on its weights in the Python package `{model['path']}`, dequantised: not quite those on the hub."
     )
-    rows = [f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()) if name.startswith(_METRICS)]
+    rows = [f"| {name} | {_format(value)} |" for name, value in sorted(metrics.items()) if name.startswith(_METRICS)]
     return "\n\n".join(
         [
             f"---\n{named}{library}{terms}tags: [emotional-support-conversation, esc-lab]\n---",
@@ -87,6 +87,10 @@ def write_card(
             *(["\n".join(["| of the training | value |", "|---|---|", *rows])] if rows else []),
         ]
     )
+
+
+def _format(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def _trainings(config: Settings, run: Path | None) -> list[str]:

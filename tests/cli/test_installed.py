@@ -158,10 +158,12 @@ def test_commands_of_the_projects_readme(run, tmp_path):
 def test_the_tab_key(run, tmp_path):
     """As bash asks: with options, without a stage, in a directory of one's own."""
     write_project([str(tmp_path / "mine")])
+    (tmp_path / "outputs" / "sft" / "1").mkdir(parents=True)
+    (tmp_path / "outputs" / "sft" / "1" / "metrics.json").touch()
     script = """
         eval "$(esc-lab -sc install=bash)"
         own="--config-dir mine/conf"
-        for line in "model=tiny_l" "$own -m experiment=pee" "trainer.max_e" "--config-dir m"; do
+        for line in "model=tiny_l" "$own -m experiment=pee" "trainer.max_e" "--config-dir m" "checkpoint=latest:s"; do
             COMP_LINE="esc-lab $line" COMP_POINT=99 COMP_WORDS=(esc-lab $line)
             COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
             hydra_bash_completion
@@ -169,7 +171,7 @@ def test_the_tab_key(run, tmp_path):
         done
     """
     done = run("bash", "-c", script)
-    expected = ["model=tiny_llama", "experiment=peer_support", "trainer.max_epochs=", "mine"]
+    expected = ["model=tiny_llama", "experiment=peer_support", "trainer.max_epochs=", "mine", "checkpoint=latest:sft"]
     assert done.stdout.split() == expected, done.stderr
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esc_lab.cli.latest import name_latest_runs, run_keys
+from esc_lab.cli.latest import complete_latest, name_latest_runs, run_keys
 from esc_lab.config import keys
 from esc_lab.errors import UserError
 
@@ -37,7 +37,7 @@ def root(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ("word", "named"),
     [
-        ("checkpoint=latest", "checkpoint='outputs/pipeline/2026-01'"),
+        ("checkpoint=latest", "checkpoint='outputs/pipeline/2026-01/cso_2'"),
         ("checkpoint=latest:sft", "checkpoint='outputs/sft/2026-01'"),
         ("init_from=latest:sft,latest:cso", "init_from='outputs/sft/2026-01','outputs/pipeline/2026-01/cso_2'"),
         ("data.path=latest:sft/esc_pro", "data.path='outputs/sft/2026-01/esc_pro'"),
@@ -77,9 +77,8 @@ def test_jobs_of_a_multirun_are_runs(root):
             (directory / "metrics.json").touch()
             os.utime(directory / "metrics.json", (second, second))
     named = name_latest_runs([f"checkpoint=latest{stage}" for stage in (":sft", ":cso", ":pipeline", "")])
-    expected = ["0_seed=1", "1_seed=2/cso", "1_seed=2", "1_seed=2"]
-    assert named[:3] == [f"checkpoint='outputs/multirun/2026-04/{path}'" for path in expected[:3]]
-    assert named[3] == f"checkpoint='outputs/multirun/2026-04/{expected[3]}'"
+    expected = ["0_seed=1", "1_seed=2/cso", "1_seed=2", "1_seed=2/cso"]
+    assert named == [f"checkpoint='outputs/multirun/2026-04/{path}'" for path in expected]
 
 
 @pytest.mark.parametrize(
@@ -94,3 +93,43 @@ def test_what_is_not_there(root, word, said):
     with pytest.raises(UserError) as caught:
         name_latest_runs([word])
     assert str(caught.value).startswith(said)
+
+
+def test_plain_latest_is_the_newest_run_that_fits_the_key(root):
+    """However many runs of other stages came later; and what a search has left is found in its directory."""
+    files = [
+        "search/2026-05/metrics.json",
+        "search/2026-05/esc_pro/train.jsonl",
+        "search/2026-05/config.yaml",
+        "data/2026-06/metrics.json",
+    ]
+    for second, file in enumerate(files, start=20):
+        path = root / "outputs" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (second, second))
+    named = {
+        "arena.sft=latest": "outputs/sft/2026-01",
+        "judge.runs=[latest]": "outputs/evaluate/2026-01",
+        "compare.runs=[latest]": "outputs/pipeline/2026-01",
+        "data.path=latest": "outputs/search/2026-05/esc_pro",
+        "data.path=latest:search": "outputs/search/2026-05/esc_pro",
+        "export.safety=latest:data": "outputs/data/2026-06",
+    }
+    for word, path in named.items():
+        (found,) = name_latest_runs([word])
+        assert found.split("=", 1)[1].strip("[]") == f"'{path}'"
+    assert name_latest_runs(["stage=sft", "resume=latest"])[1] == "resume='outputs/sft/2026-03'"
+    with pytest.raises(UserError, match=r"a run of stage=data leaves nothing that data\.path could name\. Fix: "):
+        name_latest_runs(["data.path=latest:data"])
+    with pytest.raises(UserError, match=r"latest:reward: no finished run of stage=reward below outputs"):
+        name_latest_runs(["objective.reward=latest"])
+
+
+def test_the_tab_key_completes_them(root):
+    whole = ["checkpoint=latest", "checkpoint=latest:sft", "checkpoint=latest:cso"]
+    assert complete_latest("esc-lab stage=chat checkpoint=lat") == whole
+    assert complete_latest("esc-lab checkpoint=latest:c") == whole[2:]
+    assert complete_latest("esc-lab judge.runs=[l") == ["judge.runs=[latest", "judge.runs=[latest:evaluate"]
+    for line in ("objective.reward=lat", "seed=lat", "checkpoint=", "checkpoint=out", "output_root=x checkpoint=lat"):
+        assert complete_latest(f"esc-lab {line}") == []

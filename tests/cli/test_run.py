@@ -112,6 +112,10 @@ def test_printing_the_configuration_imports_nothing_heavy_and_writes_nothing(tmp
         (["--help", "nothing=1"], 1, "error: no help on 'nothing': no group, option or key of this name"),
         (["--version"], 0, f"esc-lab {esc_lab.__version__}\n"),
         (["-h", "nothing_like_this"], 1, "no group, option or key of this name. Fix: `python run.py --help` lists"),
+        (["-h", "lr"], 0, "  optimizer.lr  (float; default "),
+        (["-h", "latest"], 0, "latest:STAGE  "),
+        (["-h", "learning"], 1, "keys whose description has it: objective.peak_lr, optimizer.lr"),
+        (["stage=cso", "objective=foo"], 1, "objective=foo: no such option. Fix: one of cso, dpo, "),
         (["-h", "modle"], 1, "error: no help on 'modle': no group, option or key of this name; did you mean 'model'?"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from esc_lab.data.corpora import read_dialogues, sample_path
+from esc_lab.data.corpora.tables import find_hub_licence
 from tests.e2e.test_bad_input import complaint
 
 COLUMNS = "data.columns={dialogue: conv, speaker: who, text: said, strategy: act, situation: about}"
@@ -114,3 +115,35 @@ def test_a_data_set_of_the_hub_in_a_directory(command, tmp_path):
     assert "only stage=convert and stage=data read it" in complaint(command("stage=sft", "data=hub", "data.hub=a/b"))
     both = complaint(command(*look, f"data.path={folder}"))
     assert "data.path names another source" in both
+
+
+def test_what_becomes_of_labels_that_nothing_knows(command, table):
+    """A look says where they stand, what they may mean and what to paste; no turn counts as two kinds of loss."""
+    outcome = command("stage=data", *SEEN, f"data.path={table}")
+    assert outcome.status == 0, outcome.errors
+    said = " ".join(outcome.output.split())
+    assert "mine.csv:31: unknown strategies in inventory 'esconv': 'OPEN QUESTION' (1; did you mean 'Question')" in said
+    assert "Fix: 'data.labels={OPEN QUESTION: Question}' (one of Question, " in said
+    assert "turns whose labels are all unknown are among the unlabelled" in said
+    page = (outcome.path / "data.html").read_text(encoding="utf-8")
+    rows = page.partition('<tr class="refused">')[2].partition("</tr>")[0]
+    assert ">OPEN QUESTION<" in rows
+    assert '<td class="number">1</td>' in rows
+
+
+def test_a_conversion_names_what_cards_want_to_know(command, table, tmp_path):
+    words = (
+        "stage=convert",
+        *SEEN,
+        f"data.path={table}",
+        "data.unknown=drop",
+        f"convert.path={tmp_path / 'talks.jsonl'}",
+    )
+    outcome = command(*words, "data.licence=CC BY 4.0")
+    assert "data.name=talks data.licence='CC BY 4.0'" in outcome.errors + outcome.output
+
+
+def test_the_licence_of_a_data_set_is_in_its_card(tmp_path):
+    assert find_hub_licence(str(tmp_path), None) is None
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Talks\n")
+    assert find_hub_licence(str(tmp_path), None) == "cc-by-4.0"

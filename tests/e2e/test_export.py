@@ -44,8 +44,8 @@ def test_each_form_has_its_files_and_a_true_card(command, form):
     counts = [outcome.metrics[f"export/preference_{split}"] for split in ("train", "val", "test")]
     assert f"| `preference` | {' | '.join(f'{count:.0f}' for count in counts)} |" in card
     assert "| dialogues they are from | 4 | 2 | 2 |" in card
-    assert "Licence of these files: not stated\n- Licence of sample: Apache-2.0" in card
-    assert metadata(card)["license"] == "unknown"
+    assert "Licence of these files: apache-2.0\n- Licence of sample: Apache-2.0" in card
+    assert metadata(card)["license"] == "apache-2.0"
     named = [config["config_name"] for config in metadata(card).get("configs", [])]
     assert sorted(named) == (sorted(kinds) if form in ("trl", "datasets") else [])
     assert str(outcome.path.parent) not in card

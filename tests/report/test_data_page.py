@@ -8,7 +8,7 @@ from esc_lab.report.data_page import DataLook, ShownPrompt, Table, render_data_p
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 WIDE = Table(
-    "Labels", ["label", *(f"column number {n}" for n in range(14))], [["x" * 90, *["1,234"] * 14]] * 3, "A note."
+    "Labels", ["label", *(f"column number {n}" for n in range(14))], [["x" * 90, *["1,234"] * 14]] * 3, ["A note."]
 )
 LOOK = DataLook({"file": "w" * 120}, [WIDE], [ShownPrompt("dialogue 1", "Question", "40 tokens", HOSTILE, "y" * 300)])
 

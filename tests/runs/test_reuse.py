@@ -142,6 +142,16 @@ def test_the_second_run_has_all_files_and_computes_nothing(tmp_path, cache):
     assert (tmp_path / "third" / "tree.journal.jsonl").read_text() == "{}\n"
 
 
+def test_whose_result_it_is_and_that_it_may_have_no_curves(tmp_path, cache, caplog):
+    caplog.set_level("INFO")
+    first, second = prepared(tmp_path, "first"), prepared(tmp_path, "second")
+    run_or_reuse(first, stage)
+    run_or_reuse(replace(second, logger=replace(second.logger, name="csv")), stage)
+    assert f"computed by {tmp_path / 'first'}" in caplog.text
+    assert json.loads((tmp_path / "second" / REUSED).read_text())["run"] == str(tmp_path / "first")
+    assert "it has no curves" in caplog.text
+
+
 def test_steps_of_a_run_are_told_apart(tmp_path, cache):
     run_or_reuse(prepared(tmp_path, "before"), stage)
     run_or_reuse(prepared(tmp_path, "whole/sft"), stage)

@@ -81,3 +81,15 @@ def test_a_model_that_is_loaded_is_asked_how_often_it_ends_talks(tmp_path, monke
     assert by_role["strategist"].completion_tokens == by_role["judge"].completion_tokens == 0  # they only read
     assert f"seekers end the talk in {ending:.0%} of their turns, as their model did when asked" in expected.notes[2]
     assert "4 of 8 trees" in expected.notes[2]
+
+
+def test_what_is_announced_before_the_first_silence():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = ["stage=search", "mcts=quick", "llm.judge.client=openai", "llm.judge.model=big"]
+        cfg = typed(compose("config", words))
+    told = forecast.announce_forecast(cfg, 12)
+    assert told.startswith("a dry run of a search from 12 dialogues with mcts=quick and strategist: SmolLM2-135M; ")
+    assert "judge: openai big. 4 trees are grown with stand-ins" in told
+    calls = 3 * forecast.TIMED + forecast.ENDINGS
+    assert f"then up to {calls} calls of strategist, supporter, seeker are made and timed" in told
+    assert told.endswith(" Endpoints are not asked.")

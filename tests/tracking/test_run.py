@@ -163,6 +163,23 @@ def test_curves_leave_the_summary_alone(tmp_path):
     assert found.name == "tiny-llama SFT training"
 
 
+def test_a_reused_training_has_its_curves(tmp_path):
+    """They are in the file that the training left, and logged again; a training that ran here has logged them."""
+    cfg = trained(tmp_path / "run", "stage=sft")
+    (tmp_path / "run" / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n0,1,9.0,\n0,2,8.0,\n0,2,,7.5\n")
+    assert not any("train/loss" in point for point in logged(cfg).history)
+    write_json(tmp_path / "run" / "reused.json", {"from": "store", "run": "outputs/sft/first"})
+    run = logged(cfg)
+    points = [{key: value for key, value in point.items() if key[0] != "_"} for point in run.history]
+    assert [point for point in points if "epoch" in point] == [
+        {"trainer/global_step": 1, "epoch": 0, "train/loss": 9.0},
+        {"trainer/global_step": 2, "epoch": 0, "train/loss": 8.0},
+        {"trainer/global_step": 2, "epoch": 0, "val/loss": 7.5},
+    ]
+    assert run.config["reused/run"] == "outputs/sft/first"
+    assert numbers(run) == METRICS
+
+
 def test_the_intensity_of_talks(tmp_path):
     cfg = configured(tmp_path / "run", "stage=converse")
     write_json(tmp_path / "run" / "metrics.json", {"converse/relief": 1.5})
@@ -358,7 +375,7 @@ def test_the_lines_of_the_docs_from_the_root(tmp_path):
     """Where `outputs/` is: the upload of all runs, in the order in which they were started, and a look at one."""
     sft = trained(tmp_path / "outputs/sft/RUN", "stage=sft")
     judged = evaluated(tmp_path / "outputs/evaluate/RUN", f"checkpoint={tmp_path / 'outputs/sft/RUN'}")
-    first, second = (logged(cfg).path.stem.removeprefix("run-") for cfg in (sft, judged))
+    started = [logged(cfg).path.parent.name.removeprefix("offline-run-") for cfg in (sft, judged)]
     lines = (ROOT / "docs/wandb.md").read_text(encoding="utf-8").splitlines()
     upload = next(line for line in lines if line.startswith("find "))
     look = next(line for line in lines if line.startswith("wandb leet")).partition("  #")[0]
@@ -372,7 +389,8 @@ def test_the_lines_of_the_docs_from_the_root(tmp_path):
                 check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
-    assert [*server.summaries] == [first, second]
+    # W&B names runs by the second that they were started in: of two in the same one either may be the first.
+    assert [*server.summaries] == [name.partition("-")[2] for name in sorted(started)]
     assert "tiny-llama" in done.stdout
 
 
@@ -407,6 +425,9 @@ print("heavy:", sorted({{"torch", "pytorch_lightning", "transformers"}} & set(sy
     assert (tmp_path / "second" / "reused.json").exists()
     assert numbers(first) == numbers(second) == METRICS
     assert (first.name, first.group, first.tags) == (second.name, second.group, second.tags)
+    reused = {name: second.config.pop(name) for name in list(second.config) if name.startswith("reused/")}
+    assert reused["reused/run"] == str(tmp_path / "first")
+    assert first.path.stem == "run-" + reused["reused/wandb"].removeprefix("offline run ")
     assert first.config | {"run_dir": ""} == second.config | {"run_dir": ""}
     assert set(first.summary) == set(second.summary)
     for key, value in first.summary.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ class ReadReport:
         # No field, since it is no count: how often labels were read, by (as it is spelt, as which strategy of the
         # corpus' inventory, and as which of the modelled one; None: as none, and as "" where it is not known).
         self.labels: Counter[tuple[str, str | None, str | None]] = Counter()
+        self.refusal = ""  # what a training would say of the labels that were dropped since nothing knows them
 
     def add(self, dialogue: Dialogue) -> None:
         """Count a dialogue that was read."""
@@ -65,9 +67,11 @@ class ReadReport:
     def line(self) -> str:
         """One log line: the sizes, then every other count that is not zero."""
         counts = {name: count for name, count in asdict(self).items() if name in _SIZES or count}
-        return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+        line = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+        return f"{line} ({AMONG_UNLABELLED})" if self.unknown_labels_dropped else line
 
 
+AMONG_UNLABELLED = "turns whose labels are all unknown are among the unlabelled"
 _SIZES = ("dialogues", "turns", "supporter_turns")
 
 
@@ -221,40 +225,59 @@ class Reading:
         """Raise one UserError for all labels that no inventory entry or spelling matched, or count them as dropped."""
         if not self._unknown:
             return
-        _, inventory, where = self._unknown[0]
         labels = list(dict.fromkeys(label for label, _, _ in self._unknown))
         if self._unmapped and any(map(self._unmapped[0].knows, labels)):
             assert self._mapping
             self._mapping.mapping_from(*self._unmapped)  # says that there is none
-        if self._drop_unknown:
-            self.report.unknown_labels_dropped += len(self._unknown)
-            self._unknown.clear()
-            return
-        fix = f"{_as_setting(labels[0])} with one of {', '.join(inventory.names)} (null: none) for each"
+        refusal = self._refuse_unknown(labels)
+        if not self._drop_unknown:
+            raise refusal
+        self.report.unknown_labels_dropped += len(self._unknown)
+        self.report.refusal = self.report.refusal or str(refusal)
+        self._unknown.clear()
+
+    def _refuse_unknown(self, labels: Sequence[str]) -> UserError:
+        """What to say of labels that are not known, and how to have them read."""
+        _, inventory, where = self._unknown[0]
+        guesses = {label: _guess(label, inventory) or "NAME" for label in labels[:MAX_SHOWN]}
+        names = f"one of {', '.join(inventory.names)}, or null for none"
+        fix = f"{_as_setting(guesses)} ({f'NAME: {names}' if 'NAME' in guesses.values() else names})"
         fix += ", or data.unknown=drop to leave them out"
         for known in self._known():
             if all(map(known.knows, labels)):
                 readable = self._mapping is None or known.name in (self._mapping.name, *self._mapping.mappings)
                 fix += f"; '{known.name}' knows them all: {'data.' if readable else ''}inventory={known.name}"
-        raise UserError(f"unknown strategies in inventory '{inventory.name}': {self._count_unknown()}", where=where,
-                        fix=fix)  # fmt: skip
+        what = f"unknown strategies in inventory '{inventory.name}': {self._count_unknown()}"
+        return UserError(what, where=where, fix=fix)
 
     def _count_unknown(self) -> str:
         """Each unknown label with how often it stands there, the most frequent first, and what it may mean."""
         counts = Counter((label, inventory) for label, inventory, _ in self._unknown)
-        shown = [
-            f"'{label}' ({count}{nearest(label, inventory.spellings.values(), cutoff=0.75).rstrip('?')})"
-            for (label, inventory), count in counts.most_common(MAX_SHOWN)
-        ]
+        first = {label: where for label, _, where in reversed(self._unknown)}
+        shown = []
+        for (label, inventory), count in counts.most_common(MAX_SHOWN):
+            where = first[label]
+            place = "" if where == self._unknown[0][2] else f", first at {where.rpartition('/')[2]}"
+            guess = _guess(label, inventory)
+            meant = f"; did you mean '{guess}'" if guess else ""
+            shown.append(f"'{label}' ({count}{place}{meant})")
         more = len(counts) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _as_setting(label: str) -> str:
-    """How the command line is told to read a label: Hydra knows no quotes around keys, but labels compare folded."""
-    key = label if re.fullmatch(r"[A-Za-z][A-Za-z /-]*", label) else fold_label(label)
-    setting = f"data.labels={{{key}: NAME}}"
-    return setting if key.isascii() else f"'{setting}' as YAML in a file of your own (docs/own-configs.md)"
+def _guess(label: str, inventory: Inventory) -> str:
+    """The strategy that a label is nearly spelt as; empty if there is none."""
+    close = nearest(label, inventory.spellings.values(), cutoff=0.75)
+    return close.partition("'")[2].rpartition("'")[0]
+
+
+def _as_setting(guesses: Mapping[str, str]) -> str:
+    """How the command line is told to read labels: Hydra knows no quotes around keys, but labels compare folded."""
+    plain = re.compile(r"[A-Za-z][A-Za-z /-]*")
+    pairs = {label if plain.fullmatch(label) else fold_label(label): guess for label, guess in guesses.items()}
+    named = (f"{key}: {name if plain.fullmatch(name) else json.dumps(name)}" for key, name in pairs.items())
+    setting = f"'data.labels={{{', '.join(named)}}}'"
+    return setting if all(map(str.isascii, pairs)) else f"{setting} as YAML in a file of your own (docs/own-configs.md)"
 
 
 def seed_id(*parts: str) -> str:

@@ -72,6 +72,24 @@ def load_hub_dataset(name: str, subset: str | None, revision: str | None) -> Map
     return {str(split): _number(Path(f"{name}, {split}"), rows) for split, rows in loaded.items()}
 
 
+def find_hub_licence(name: str, revision: str | None) -> str | None:
+    """The licence that the card of a data set of the hub, or of such a directory, states; None where none is known."""
+    from huggingface_hub import DatasetCard, hf_hub_download
+
+    try:
+        own = Path(name).is_dir()
+        card = (
+            Path(name, "README.md")
+            if own
+            else hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
+        )
+        licence = DatasetCard.load(Path(card)).data.license
+    except Exception as error:  # of the library, of the network, of a broken card: too many kinds to name
+        log.debug("%s: no licence found: %s", name, error)
+        return None
+    return licence if isinstance(licence, str) else None
+
+
 def _library(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)

@@ -73,7 +73,7 @@ def write_data_card(
         f"Chats have {system}. {_FORMS[form]}"
     )
     facts = [
-        f"Licence of these files: {cfg.export.licence or NOT_STATED}",
+        f"Licence of these files: {_licence(cfg) or NOT_STATED}",
         f"Licence of {corpus['name']}: {corpus.get('licence') or NOT_STATED}; its terms, and those of models that "
         "wrote replies, may bind whoever uses or passes on these files",
         "Language: not stated",
@@ -112,7 +112,7 @@ def _head(cfg: Config, counts: Counts, dialogues: Mapping[str, Sequence[Dialogue
     tags += ["preference"] if any(kind == "preference" for kind, _ in counts) else []
     lines = [
         f"pretty_name: {json.dumps(f'{cfg.data.name} for {cfg.export.data}')}",
-        f"license: {json.dumps(cfg.export.licence or 'unknown')}",
+        f"license: {json.dumps(_licence(cfg) or 'unknown')}",
         'task_categories: ["text-generation"]',
         f"size_categories: [{json.dumps(size_category(sum(map(len, dialogues.values()))))}]",
         f"tags: {json.dumps(tags)}",
@@ -129,6 +129,16 @@ def _head(cfg: Config, counts: Counts, dialogues: Mapping[str, Sequence[Dialogue
             first = ", default: true" if kind == kinds[0] else ""
             lines.append(f"- {{config_name: {kind}, data_files: {json.dumps(files)}{first}}}")
     return "\n".join(["---", *lines, "---"])
+
+
+def _licence(cfg: Config) -> str | None:
+    """As the hub calls it: what was asked for; else the corpus' own, whose dialogues stand here in another form.
+
+    Of what a search or an extension wrote nobody has said it.
+    """
+    source, corpus = find_source(asdict(cfg.data), Path(cfg.run_dir))
+    known = str(corpus.get("licence") or "").lower().replace(" ", "-") if source == corpus["name"] else ""
+    return cfg.export.licence or known or None
 
 
 def _count_rows(dialogues: Mapping[str, Sequence[Dialogue]], counts: Counts) -> Iterable[Sequence[object]]:

@@ -57,7 +57,7 @@ def test_all_unknown_labels_are_told_at_once_with_ways_out(tmp_path: Path) -> No
     data = DataConfig(name="own", path=str(tmp_path))
     with pytest.raises(UserError) as caught:
         read_splits(data, ESCONV, ReadReport())
-    assert "'Greeting' (6), 'Small Talk' (3). Fix: data.labels={Greeting: NAME}" in str(caught.value)
+    assert ". Fix: 'data.labels={Greeting: NAME, Small Talk: NAME}' (NAME: " in str(caught.value)
     assert "did you mean" not in str(caught.value)
     assert "data.unknown=drop" in str(caught.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,8 @@ def test_unknown_labels_are_reported_once_with_place_and_neighbour(tmp_path: Pat
         read_dialogues(path)
     message = str(caught.value)
     assert message.startswith(f"{path}:2, turn 2: unknown strategies in inventory 'esconv': ")
-    assert "'Qestion' (2; did you mean 'Question'), 'Wisdom' (1). Fix: data.labels={Qestion: NAME}" in message
+    assert "'Qestion' (2; did you mean 'Question'), 'Wisdom' (1, first at corpus:2, turn 3). Fix: " in message
+    assert "Fix: 'data.labels={Qestion: Question, Wisdom: NAME}' (NAME: one of Question, " in message
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_the_way_out_for_unknown_labels_is_one_that_the_command_line_takes(tmp_p
     path = save(tmp_path / "corpus", {"dialog": [{"speaker": "sys", "text": "a", "strategy": label}]})
     with pytest.raises(UserError) as caught:
         read_dialogues(path)
-    word = caught.value.fix.split(" with one of ")[0].replace("NAME", "Others")
+    (word,) = shlex.split(caught.value.fix.split(" (NAME: one of ")[0].replace("NAME", "Others"))
     (override,) = OverridesParser.create().parse_overrides([word])
     labels = {str(key): name for key, name in override.value().items()}
     assert read_dialogues(path, labels=labels)[0].turns[0].reply.strategies == ("Others",)
