@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from esc_lab.config import DataConfig, PromptConfig
 from esc_lab.config.evaluate import EvaluateConfig
 from esc_lab.config.model import ModelConfig
+from esc_lab.config.reward import RewardConfig
 from esc_lab.data.corpora import ReadReport, read_splits
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.load import LoadedModel, load_model
@@ -22,6 +23,14 @@ def smollm2(dtype: str = "bfloat16") -> ModelConfig:
     file = OmegaConf.load(CONF / "model" / "smollm2_135m.yaml")
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), file, {"dtype": dtype}))
     assert isinstance(settings, ModelConfig)
+    return settings
+
+
+def reward_settings() -> RewardConfig:
+    """Those of a reward model as `conf/reward/default.yaml` has them."""
+    file = OmegaConf.load(CONF / "reward" / "default.yaml")
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RewardConfig), file))
+    assert isinstance(settings, RewardConfig)
     return settings
 
 

@@ -25,19 +25,19 @@ from statistics import median
 from typing import Any
 
 import torch
-from _common import load_smollm2
+from _common import load_smollm2, reward_settings
 from omegaconf import OmegaConf
 from peft import LoraConfig, get_peft_model
 
 from esc_lab.config import TemplateConfig
 from esc_lab.config.prompt import PromptConfig, collect_seeker_words
-from esc_lab.config.reward import RewardConfig
 from esc_lab.config.search import ROLES, LLMConfig
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import load_inventory
 from esc_lab.models.engine import EngineLimits
 from esc_lab.models.load import LoadedModel
+from esc_lab.models.slots import choose_cache_tokens
 from esc_lab.prompts import SeekerProfile, load_layout
 from esc_lab.prompts.trained import RewardPrompts, SeekerPrompts, SupporterPrompts
 from esc_lab.scorers.conversations import ConversationEncoder, take_words
@@ -147,10 +147,11 @@ def trained_side(options: argparse.Namespace, directory: Path) -> Side:
 
 def build_reader(base: LocalClient) -> RewardReader:
     """Of an untrained reward model with the lengths of `stage=reward`."""
-    settings, words = RewardConfig(), take_words(load_layout("cso").wording)
+    settings, words = reward_settings(), take_words(load_layout("cso").wording)
     room = 2048 - (1 + settings.foils) * settings.reply_tokens
     conversations = ConversationEncoder(base.encoder, words, False, room, settings.reply_tokens)
-    return RewardReader(RewardHead(base.hidden_size), conversations, Calibration())
+    head = RewardHead(base.hidden_size, likelihood=settings.likelihood)
+    return RewardReader(head, conversations, Calibration())
 
 
 def llm_settings(name: str) -> LLMConfig:
@@ -192,8 +193,9 @@ def measure_memory(roles: int, dtype: str) -> float:
     peak: Callable[[], float] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
     started = peak()
     loaded = load_smollm2(Path(".cache"), dtype)[1]
-    # Room for fewer earlier prompts than there are: it is full whether or not roles share them.
-    base = LocalClient(loaded, "base", limits=EngineLimits(cache_tokens=2048))
+    # Roles share no keys and values, so five fill the room for earlier prompts that one may not: it is a search's own.
+    kept = choose_cache_tokens(loaded.model, EngineLimits.cache_tokens)
+    base = LocalClient(loaded, "base", limits=EngineLimits(cache_tokens=kept))
     clients = [base]
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-c", _WRITE.format(directory=directory, dtype=dtype, count=roles)]
@@ -213,7 +215,7 @@ _WRITE = """
 import sys
 sys.path.insert(0, "benchmarks")
 from pathlib import Path
-from _common import load_smollm2
+from _common import load_smollm2, reward_settings
 from _trained_roles import write_adapter
 loaded = load_smollm2(Path(".cache"), "{dtype}")[1]
 for number in range({count}):

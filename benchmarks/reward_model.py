@@ -19,9 +19,8 @@ from statistics import median
 
 import numpy as np
 import torch
-from _common import load_smollm2
+from _common import load_smollm2, reward_settings
 
-from esc_lab.config.reward import RewardConfig
 from esc_lab.config.training import AdapterConfig
 from esc_lab.data.corpora import read_dialogues, sample_path
 from esc_lab.data.dialogue import Turn, merge_turns
@@ -88,7 +87,7 @@ def build_reward(dtype: str) -> RewardModel:
     torch.manual_seed(0)
     settings, loaded = load_smollm2(Path(".cache"), dtype)
     words = take_words(load_layout("cso").wording)
-    reward = new_reward(loaded, settings, AdapterConfig(), RewardConfig(), words, 2048)
+    reward = new_reward(loaded, settings, AdapterConfig(), reward_settings(), words, 2048)
     torch.nn.init.normal_(reward.head.score.weight, std=0.02)
     reward.model.eval()
     return reward

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esc_lab.config.item import COUNT, FROM_ZERO, item
+from esc_lab.config.item import COUNT, FROM_ZERO, SHARE, item
 
 # Kinds of comparison, and what a given reply is compared with in each.
+RATED = "rated"
 COMPARISONS = {
     "same_dialogue": "a later reply of the same dialogue",
     "other_dialogue": "a reply of another dialogue",
     "rejected": "a rejected reply of the records",
     "own_reply": "what the model itself writes under another strategy (data.negatives says which, and how many)",
-    "rated": "a reply of the same turn with another search value",
+    RATED: "a reply of the same turn with another search value",
     "strategy": "its strategy, without words, against one that is drawn as often as it is given in other turns",
 }
 
@@ -48,6 +49,12 @@ class RewardConfig:
         within=FROM_ZERO,
     )
     tie_margin: float = item(0.0, "kind rated: search values that differ by no more are a tie", within=FROM_ZERO)
+    held_out: float = item(
+        0.1,
+        "kind rated: share of the training trees with values, one at least, that are validation data where the "
+        "validation split has no values",
+        within=SHARE,
+    )
     outcome_weight: float = item(
         0.0,
         "more weight of dialogues whose seekers were relieved more: 1 + this per standard deviation of the drop of the "

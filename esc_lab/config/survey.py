@@ -67,6 +67,11 @@ class SurveyConfig:
     min_margin: float = item(
         0.5, "least mean preference, or difference of mean scores, for a preference pair", within=FROM_ZERO
     )
+    ties: bool = item(
+        False,
+        "replies with less than that between them are kept too, with equal values: ties of reward.kinds rated, which "
+        "pairs of stage=cso leave out",
+    )
 
 
 def survey_problems(cfg: DictConfig) -> Iterator[str]:

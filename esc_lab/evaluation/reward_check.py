@@ -11,15 +11,19 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from esc_lab.artifacts import replace_nan
+from esc_lab.config.reward import RewardConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Turn
-from esc_lab.judge_check.cases import FOREIGN, KINDS, OWN, REJECTED, JudgeCase, draw_cases
+from esc_lab.judge_check.cases import FOREIGN, KINDS, OWN, RATED, REJECTED, JudgeCase, draw_cases
 from esc_lab.judge_check.check import JudgeCheck, check_kinds, relate_to_survey
+from esc_lab.scorers.comparisons import ComparisonPool
 from esc_lab.scorers.reward_model import Calibration
+from esc_lab.seeds import derive_seed
 from esc_lab.statistics.auc import measure_auc
 from esc_lab.statistics.bootstrap import ClusterSample
 from esc_lab.statistics.calibration import calibration_error, fit_temperature
@@ -133,7 +137,12 @@ class RewardCheck:
 
 
 def score_cases(
-    scores: Scores, dialogues: Sequence[Dialogue], count: int, seed: int, own_replies: Sequence[Dialogue] | None = None
+    scores: Scores,
+    dialogues: Sequence[Dialogue],
+    count: int,
+    seed: int,
+    own_replies: Sequence[Dialogue] | None = None,
+    rated: Sequence[JudgeCase] = (),
 ) -> dict[str, list[ScoredCase]]:
     """Score given replies and foils of each kind that the dialogues have.
 
@@ -141,6 +150,7 @@ def score_cases(
         scores: of the last message of each conversation, finite.
         count: contexts of each kind at most.
         own_replies: the same dialogues with what a model wrote as their rejected replies, for the kind `own_reply`.
+        rated: cases of the kind `rated`.
 
     Raises:
         UserError: see `draw_cases`.
@@ -148,11 +158,31 @@ def score_cases(
     cases = draw_cases(dialogues, count, seed)
     if own_replies and (written := draw_cases(own_replies, count, seed).get(REJECTED)):
         cases[OWN] = written
+    if rated:
+        cases[RATED] = [*rated]
     conversations = list(dict.fromkeys(talk for drawn in cases.values() for case in drawn for talk in case[:2]))
     value = dict(zip(conversations, scores(conversations).tolist(), strict=True))
     return {
         kind: [ScoredCase(case, value[case.given], value[case.foil]) for case in drawn] for kind, drawn in cases.items()
     }
+
+
+def draw_rated(dialogues: Sequence[Dialogue], count: int, seed: int, tie_margin: float) -> list[JudgeCase]:
+    """Pairs of replies to one history with different values, the better one first: one of a turn, at most `count`.
+
+    Args:
+        count: they are as evenly of all trees as can be.
+        tie_margin: values that differ by no more are equal.
+    """
+    pool = ComparisonPool(dialogues, RewardConfig(kinds={RATED: 1.0}, foils=1, tie_margin=tie_margin))
+    by_tree: dict[str, list[JudgeCase]] = {}
+    for number in np.random.default_rng(derive_seed(seed, RATED)).permutation(len(dialogues)):
+        dialogue = dialogues[number]
+        for each in (each for each in pool.draw(number, seed) if not each.tie):
+            history = [Turn(turn.speaker, turn.reply) for turn in dialogue.turns[: each.turn]]
+            better, worse = ((*history, Turn("supporter", reply)) for reply in (each.better, each.worse))
+            by_tree.setdefault(dialogue.tree_id, []).append(JudgeCase(better, worse, dialogue.tree_id))
+    return [case for row in zip_longest(*by_tree.values()) for case in row if case][:count]
 
 
 def score_strategies(scores: Scores, cases: Sequence[JudgeCase]) -> list[ScoredCase]:
@@ -179,7 +209,8 @@ def calibrate(cases: Mapping[str, Sequence[ScoredCase]], shares: Mapping[str, fl
         shares: of the kinds that it was trained on; others have no say, unless there are no cases of these.
     """
     names = {name for name, share in shares.items() if share > 0}
-    own = [kind for kind in cases if {_NAMES.get(kind, kind), "rated" if kind == REJECTED else kind} & names]
+    names |= {REJECTED} if RATED in names - cases.keys() else set()  # what stands nearest to values that there are not
+    own = [kind for kind in cases if _NAMES.get(kind, kind) in names]
     drawn = [case for kind in own or cases for case in cases[kind]]
     given, foil = np.array([[case.given, case.foil] for case in drawn], dtype=np.float64).reshape(-1, 2).T
     if not len(given):
@@ -190,8 +221,8 @@ def calibrate(cases: Mapping[str, Sequence[ScoredCase]], shares: Mapping[str, fl
 def check_reward(cases: Mapping[str, Sequence[ScoredCase]], dialogues: Sequence[Dialogue], seed: int) -> RewardCheck:
     """The check, from calibrated scores of cases of these dialogues."""
     by_tree: dict[str, dict[Conversation, float]] = defaultdict(dict)
-    for drawn in cases.values():
-        for scored in drawn:
+    for kind, drawn in cases.items():
+        for scored in drawn if kind != RATED else ():  # nobody gave the better one
             by_tree[scored.case.tree_id][scored.case.given] = scored.given
     survey = relate_to_survey({tree: [*values.values()] for tree, values in by_tree.items()}, dialogues, seed)
     answers = {kind: [(each.case, each.given, each.foil) for each in drawn] for kind, drawn in cases.items()}
@@ -207,8 +238,8 @@ def check_reward(cases: Mapping[str, Sequence[ScoredCase]], dialogues: Sequence[
 def _controls(cases: Sequence[ScoredCase], places: Mapping[str, float]) -> Controls:
     words = np.array([[len(talk[-1].reply.text.split()) for talk in scored.case[:2]] for scored in cases], np.float64)
     late = np.array(
-        [[places.get(talk[-1].reply.text, places[scored.case.given[-1].reply.text]) for talk in scored.case[:2]]
-         for scored in cases], np.float64,
+        [[places.get(talk[-1].reply.text, places.get(case.given[-1].reply.text, 0.0)) for talk in case[:2]]
+         for case, _, _ in cases], np.float64,
     )  # fmt: skip
     scores = np.array([scored[1:] for scored in cases], np.float64)
     similar = (words.max(axis=1) <= SIMILAR * words.min(axis=1)).nonzero()[0]
@@ -232,7 +263,8 @@ def _places(dialogues: Sequence[Dialogue]) -> dict[str, float]:
     places: dict[str, list[float]] = defaultdict(list)
     for dialogue in dialogues:
         for turn in dialogue.decisions():
-            places[dialogue.turns[turn].reply.text].append(turn / len(dialogue.turns))
+            for reply in (dialogue.turns[turn].reply, *dialogue.turns[turn].rejected):
+                places[reply.text].append(turn / len(dialogue.turns))
     return {text: float(np.mean(found)) for text, found in places.items()}
 
 

@@ -19,12 +19,14 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 FOREIGN, NEXT, REJECTED, STRATEGY, OWN = "foreign", "same_dialogue", "rejected", "wrong_strategy", "own_reply"
+RATED = "rated"
 KINDS: Mapping[str, str] = {
     FOREIGN: "replies of other dialogues",
     NEXT: "the next reply of the same dialogue",
     REJECTED: "rejected replies of the same turn",
     STRATEGY: "the same words under a wrong strategy",
     OWN: "what a model writes itself under another strategy",  # only where somebody lets it write
+    RATED: "replies of the same turn with a lower value",  # only of who learns from values
 }
 HARD = (NEXT, REJECTED, STRATEGY)
 

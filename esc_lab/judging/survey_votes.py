@@ -14,7 +14,12 @@ from esc_lab.judging.survey_judge import mean_ratings
 
 
 def build_votes(
-    ratings: Sequence[Rating], dialogues: Mapping[str, Dialogue], inventory: Inventory, min_margin: float
+    ratings: Sequence[Rating],
+    dialogues: Mapping[str, Dialogue],
+    inventory: Inventory,
+    min_margin: float,
+    *,
+    ties: bool = False,
 ) -> tuple[list[Dialogue], int]:
     """Dialogues that end with the preferred reply, beside which others are rejected.
 
@@ -25,15 +30,16 @@ def build_votes(
     Args:
         ratings: of one question.
         min_margin: less preference, or a smaller difference of scores, makes no pair.
+        ties: then the replies have equal values, their mean; without it they are left out.
 
     Returns:
-        The dialogues, and the number of items, or groups of single replies, that made none.
+        The dialogues, and the number of items, or groups of single replies, that made no pair.
     """
     items, means = mean_ratings(ratings)
     groups: dict[object, list[tuple[SurveyItem, float]]] = defaultdict(list)
     for item, mean in zip(items, means.tolist(), strict=True):
         groups[item.name if len(item.replies) == 2 else (item.dialogue, item.turn, item.strategy)].append((item, mean))
-    votes = []
+    votes, undecided = [], 0
     for group in groups.values():
         item, _ = group[0]
         values: dict[str, list[float]] = defaultdict(list)  # by text: what two runs wrote is one reply
@@ -46,10 +52,14 @@ def build_votes(
         best = max(valued, key=lambda text: valued[text])
         margin = min_margin * len(item.replies)  # the values of a pair are twice the preference apart
         others = [text for text, value in valued.items() if value < valued[best] and valued[best] - value >= margin]
+        undecided += not others
+        if not others and ties and len(valued) > 1:
+            valued = dict.fromkeys(valued, sum(valued.values()) / len(valued))
+            others = [text for text in valued if text != best]
         if others:
             chosen, *rejected = (_reply(replies[text], valued[text], inventory) for text in (best, *others))
             votes.append(_end_with(dialogues[item.dialogue], item, chosen, tuple(rejected)))
-    return votes, len(groups) - len(votes)
+    return votes, undecided
 
 
 def _reply(reply: SurveyReply, value: float, inventory: Inventory) -> Reply:

@@ -18,12 +18,26 @@ from transformers import DynamicCache
 
 from esc_lab.models.attention_boost import BoostedPass
 from esc_lab.models.devices import move
-from esc_lab.models.forward import hidden_states, layer_windows
+from esc_lab.models.forward import base_model, hidden_states, layer_windows
 from esc_lab.models.tree_attention import BLOCK, QueryBlock, additive
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.trie import shared_prefix
 
+_SHARE = 0.7  # most memory of what is kept, in that of the model's weights
 _ROOT = -1  # and below it, a root for each adapter
+
+
+def choose_cache_tokens(model: Any, most: int) -> int:
+    """How many tokens of earlier prompts to keep beside a model.
+
+    At most so many that their keys and values take 0.7 of the memory of its weights: those of a small model are large
+    beside it, and each of several adapters has its own.
+    """
+    config = base_model(model).config.get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize
+    weights = sum(weight.nbytes for weight in model.parameters())
+    return min(most, int(_SHARE * weights / token))
 
 
 class KeyValueSlots(DynamicCache):

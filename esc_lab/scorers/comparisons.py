@@ -10,20 +10,24 @@ here than anywhere (its pointwise mutual information), and none scores high by b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import dropwhile
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from esc_lab.config.reward import RewardConfig
+from esc_lab.config.reward import RATED, RewardConfig
 from esc_lab.data.dialogue import Dialogue, Reply
 from esc_lab.errors import UserError
 from esc_lab.seeds import derive_seed
 from esc_lab.statistics.correlation import center
 from esc_lab.statistics.intervals import FloatArray
 
+log = logging.getLogger(__name__)
+_Said: TypeAlias = tuple[str, str, tuple[str, ...]]  # speaker, text and strategies of a turn
+_Path: TypeAlias = tuple[str | _Said, ...]  # a tree's name, and what was said from its beginning on
 NEAR = 3  # replies after a given one that are its foils of the same dialogue
 
 
@@ -41,28 +45,45 @@ class Comparison(NamedTuple):
 class ComparisonPool:
     """What the dialogues of a split offer to compare.
 
+    Dialogues of a tree share turns. What several of them offer at one is offered once, by the first that has it.
+
     Args:
         dialogues: of the split; those of one tree are never foreign to each other.
         own_replies: the same dialogues with what the model wrote as their rejected replies; None where it wrote none.
 
     Attributes:
-        kinds: by dialogue and decision, the kinds that it has foils of.
+        kinds: by dialogue and decision that no dialogue of its tree before it has, its comparisons of each kind.
+        shared: decisions that a dialogue of the tree before it has.
     """
 
     dialogues: Sequence[Dialogue]
     settings: RewardConfig
     own_replies: Sequence[Dialogue] | None = None
     kinds: list[dict[int, dict[str, list[tuple[Reply, Reply, bool]]]]] = field(init=False)
+    shared: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.kinds = [
-            {turn: self._choices(number, turn) for turn in dialogue.decisions()}
-            for number, dialogue in enumerate(self.dialogues)
-        ]
+        self.kinds = [{} for _ in self.dialogues]
+        first: dict[_Path, int] = {}
+        offered: set[tuple[_Path, str, frozenset[_Said]]] = set()
+        for number, dialogue in enumerate(self.dialogues):
+            said = [_say(turn.speaker, turn.reply) for turn in dialogue.turns]
+            for turn in dialogue.decisions():
+                history: _Path = (dialogue.tree_id, *said[:turn])
+                path: _Path = (*history, said[turn])
+                own = first.setdefault(path, number)
+                self.shared += own != number
+                choices = self.kinds[own].setdefault(turn, {})
+                for kind, compared in self._choices(number, turn).items():
+                    for each in compared:
+                        key = (history, kind, frozenset(_say("supporter", reply) for reply in each[:2]))
+                        if key not in offered:
+                            offered.add(key)
+                            choices.setdefault(kind, []).append(each)
         self._given = [
             (dialogue.tree_id, dialogue.turns[turn].reply)
-            for dialogue in self.dialogues
-            for turn in dialogue.decisions()
+            for dialogue, turns in zip(self.dialogues, self.kinds, strict=True)
+            for turn in turns
         ]
         self._trees = len({tree for tree, _ in self._given})
         self._strategies = [reply.strategies[0] for _, reply in self._given if reply.strategies]
@@ -137,7 +158,7 @@ class ComparisonPool:
             for kind, replies in foils.items()
         }
         pairs = [(one, other) for place, one in enumerate(rated) for other in rated[:place] if _differ(one, other)]
-        return {**choices, "rated": [self._rate(one, other) for one, other in pairs]}
+        return {**choices, RATED: [self._rate(one, other) for one, other in pairs]}
 
     def _rate(self, one: Reply, other: Reply) -> tuple[Reply, Reply, bool]:
         assert one.value is not None
@@ -146,8 +167,44 @@ class ComparisonPool:
         return better, worse, abs(one.value - other.value) <= self.settings.tie_margin
 
 
+def _say(speaker: str, reply: Reply) -> _Said:
+    return speaker, reply.text, reply.strategies
+
+
 def _differ(one: Reply, other: Reply) -> bool:
     return one.text.split() != other.text.split()
+
+
+def hold_out_rated(
+    splits: Mapping[str, list[Dialogue]], settings: RewardConfig, seed: int
+) -> dict[str, list[Dialogue]]:
+    """The splits, with some training trees as validation data if it needs values and has none.
+
+    What a search leaves is training data alone; without its values nobody would see whether they are learnt.
+    """
+    train, validation = splits["train"], splits.get("val", [])
+    if not settings.kinds.get(RATED) or not settings.held_out or _rated_trees(validation):
+        return dict(splits)
+    trees = _rated_trees(train)
+    if len(trees) < 2:
+        log.warning("%d training trees have values: none is left for validation", len(trees))
+        return dict(splits)
+    count = min(max(round(settings.held_out * len(trees)), 1), len(trees) - 1)
+    held = {*np.random.default_rng(derive_seed(seed, "held-out trees")).permutation(trees)[:count].tolist()}
+    log.info("%d of %d training trees with values are validation data", count, len(trees))
+    kept = [dialogue for dialogue in train if dialogue.tree_id not in held]
+    return {**splits, "train": kept, "val": [*validation, *(each for each in train if each.tree_id in held)]}
+
+
+def _rated_trees(dialogues: Sequence[Dialogue]) -> list[str]:
+    """Trees with two replies to one history that have values."""
+    rated = {
+        dialogue.tree_id
+        for dialogue in dialogues
+        for turn in (dialogue.turns[index] for index in dialogue.decisions())
+        if sum(reply.value is not None for reply in (turn.reply, *turn.rejected)) > 1
+    }
+    return sorted(rated)
 
 
 def outcome_weights(dialogues: Sequence[Dialogue], strength: float) -> FloatArray:

@@ -19,9 +19,11 @@ from esc_lab.config.training import AdapterConfig
 from esc_lab.data.strategies import Inventory
 from esc_lab.errors import UserError
 from esc_lab.models.checkpoint_files import identify_base
+from esc_lab.models.devices import find_device
 from esc_lab.models.forward import base_model
 from esc_lab.models.load import LoadedModel, add_adapter, load_model, save_adapter
 from esc_lab.models.lora import load_lora
+from esc_lab.models.shared_weights import share_weights
 from esc_lab.models.sources import refuse_unreadable
 from esc_lab.runs.layout import REWARD
 from esc_lab.scorers.base_models import check_safetensors, describe_base, read_base
@@ -104,7 +106,9 @@ def save_reward(reward: RewardModel, model: ModelConfig, inventory: Inventory, d
     return target
 
 
-def load_reward(path: Path, inventory: Inventory, cache: Path, model: ModelConfig | None = None) -> RewardModel:
+def load_reward(
+    path: Path, inventory: Inventory, cache: Path, model: ModelConfig | None = None, *, beside: Any = None
+) -> RewardModel:
     """A reward model in evaluation mode, on CUDA if there is any.
 
     Args:
@@ -112,16 +116,22 @@ def load_reward(path: Path, inventory: Inventory, cache: Path, model: ModelConfi
         inventory: whose strategies its replies follow.
         cache: directory of converted base models.
         model: the base model that it has to be of; None = whichever it is.
+        beside: a model in this process whose weights it shares as far as they are the same.
 
     Raises:
         UserError: files are missing or broken, or it is of another inventory or base model.
     """
     directory, note = read_note(path, inventory, model)
-    loaded = load_model(note.model, cache)
-    hidden = loaded.model.config.get_text_config().hidden_size
-    trained = load_lora(loaded.model, directory).eval()
+    share = beside is not None and note.model.quantization is None
+    loaded = load_model(note.model, cache, to_device=not share)
+    base: Any = loaded.model
+    if share:
+        share_weights(base, beside)
+        base.to(find_device())
+    hidden = base.config.get_text_config().hidden_size
+    trained = load_lora(base, directory).eval()
     return RewardModel(
-        trained, load_head(directory, hidden).to(loaded.model.device), note.conversations(loaded.encoder),
+        trained, load_head(directory, hidden).to(base.device), note.conversations(loaded.encoder),
         note.model.name, note.row_tokens, note.calibration, note.strategy_share, note.strategy_centers,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from esc_lab.config.reward import RewardConfig
+from esc_lab.config.reward import RATED, RewardConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.data.dialogue import Reply
 from esc_lab.models.devices import move
@@ -79,7 +79,7 @@ def pair_loss(difference: Tensor, tie: Tensor, log_ties: Tensor | None) -> Tenso
     Args:
         difference: [C], score of the better less that of the worse reply; of a tie in any order.
         tie: [C], bool.
-        log_ties: logarithm of v, a scalar; None = 0 ties.
+        log_ties: logarithm of v, [C] or a scalar; minus infinity, or None, where there can be no tie.
     """
     if log_ties is None:
         losses: Tensor = softplus(-difference)
@@ -112,6 +112,8 @@ class RewardSteps:
         for split, pool in self.pools.items():
             counts = ", ".join(f"{count} {kind}" for kind, count in pool.counts().items())
             log.info("%s: replies with foils: %s", split, counts)
+            if pool.shared:
+                log.info("%s: %d replies that dialogues of a tree share are taken once", split, pool.shared)
             if absent := [kind for kind, count in pool.counts().items() if not count]:
                 log.warning("%s: no reply has a foil of kind %s", split, ", ".join(absent))
 
@@ -199,7 +201,8 @@ class RewardModule(TrainingModule):
     `tokens_per_s`, and the first three of validation.
 
     Attributes:
-        ties: whether there may be any (kind `rated`); else their parameter is 0, as the likelihood wants it.
+        ties: whether there may be any. Only comparisons of kind `rated` can end in one; for the others their parameter
+            is 0: that a given reply is never as good as a foil, by construction, says nothing of ties.
     """
 
     def __init__(
@@ -214,7 +217,7 @@ class RewardModule(TrainingModule):
         super().__init__(reward.model, optimizer, scheduler, gradient_clip, seed)
         self.reward, self.settings = reward, settings
         self.head = reward.head
-        self.ties = settings.kinds.get("rated", 0) > 0
+        self.ties = settings.kinds.get(RATED, 0) > 0
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         own = {id(parameter) for parameter in self.head.parameters()}
@@ -237,13 +240,17 @@ class RewardModule(TrainingModule):
             move(array, scores.device) for array in (row.better, row.worse, row.tie, row.weight)
         )
         difference = scores[better] - scores[worse]
-        losses = pair_loss(difference, tie, self.head.tie if self.ties else None)
+        losses = pair_loss(difference, tie, self._log_ties(row, difference) if self.ties else None)
         anchored = (softplus(-scores[better]) + softplus(scores[worse])) / 2
         losses = losses + self.settings.anchor * anchored * ~tie
         for kind, is_right, is_tie in zip(row.kinds, (difference > 0).tolist(), row.tie.tolist(), strict=True):
             if not is_tie:
                 right[kind].append(is_right)
         return (weight * losses).sum()
+
+    def _log_ties(self, row: RewardRow, like: Tensor) -> Tensor:
+        rated = torch.tensor([kind == RATED for kind in row.kinds], dtype=torch.bool, device=like.device)
+        return torch.where(rated, self.head.tie, -torch.inf)
 
     def _log_accuracy(self, split: str, right: Right) -> None:
         for kind, those in right.items():

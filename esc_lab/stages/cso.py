@@ -10,7 +10,7 @@ from esc_lab.config import Config
 from esc_lab.config.schema import use_objective_schedule
 from esc_lab.data.strategies import build_inventory
 from esc_lab.evaluation.held_out_pairs import note_reference
-from esc_lab.models.load import check_trainable, load_model, model_identity
+from esc_lab.models.load import LoadedModel, check_trainable, load_model, model_identity
 from esc_lab.scorers.reward_files import load_reward
 from esc_lab.training.cso import CSOModule
 from esc_lab.training.datamodule import build_data
@@ -33,7 +33,7 @@ def run(cfg: Config) -> dict[str, float]:
     sharded = cfg.trainer.strategy == "fsdp2"
     loaded = load_model(cfg.model, cache_dir, checkpoint=init_from, to_device=not sharded)
     check_trainable(loaded, cfg.adapter, cfg.model)
-    data = build_data(cfg, loaded, cfg.objective, _reward_values(cfg))
+    data = build_data(cfg, loaded, cfg.objective, _reward_values(cfg, loaded))
     data.setup("fit")
     assert isinstance(data.steps, PreferenceSteps)
     live, fill = objective.needs_reference and cfg.objective.reference == "live", None
@@ -59,7 +59,9 @@ def run(cfg: Config) -> dict[str, float]:
     return fit(cfg, loaded, data, module) | weights
 
 
-def _reward_values(cfg: Config) -> Values | None:
-    """The values that a reward model gives to replies, if it is to."""
-    path = cfg.objective.reward
-    return load_reward(Path(path), build_inventory(cfg.inventory), Path(cfg.cache_dir)).value if path else None
+def _reward_values(cfg: Config, loaded: LoadedModel) -> Values | None:
+    """The values that a reward model gives to replies, if it is to; it shares the weights that are to be trained."""
+    if not (path := cfg.objective.reward):
+        return None
+    beside = None if cfg.trainer.strategy == "fsdp2" else loaded.model
+    return load_reward(Path(path), build_inventory(cfg.inventory), Path(cfg.cache_dir), beside=beside).value

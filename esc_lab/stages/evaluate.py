@@ -27,7 +27,8 @@ from esc_lab.evaluation.summary import print_strategies, summarize
 from esc_lab.metrics.predictions import Prediction, measure_texts, write_predictions
 from esc_lab.models.checks import check_probe
 from esc_lab.models.frozen_states import share_frozen_states
-from esc_lab.models.load import load_model
+from esc_lab.models.load import LoadedModel, load_model
+from esc_lab.models.shared_weights import share_weights
 from esc_lab.prompts.layouts import BEST_OF
 from esc_lab.prompts.trained import warn_of_training
 from esc_lab.report.attention_files import write_attention
@@ -87,9 +88,11 @@ def _evaluate_served(cfg: Config, inventory: Inventory, classifier: StrategyClas
 
 def _evaluate_loaded(cfg: Config, inventory: Inventory, classifier: StrategyClassifier | None) -> Evaluated:
     """A model whose weights are here; of several processes the first one has the results of all, the others nothing."""
-    reward = _load_chooser(cfg)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
     loaded = load_model(cfg.model, Path(cfg.cache_dir), checkpoint=checkpoint)
+    reward = _load_chooser(cfg, loaded)
+    if classifier:
+        share_weights(classifier.model, loaded.model)
     data = build_data(cfg, loaded)
     seen = check_unseen(cfg, data.splits.get(data.eval_split, ()))
     boosted = {dialogue.id for dialogue in data.splits.get(data.eval_split, ())}
@@ -135,8 +138,9 @@ def _summarize(cfg: Config, inventory: Inventory, predictions: Sequence[Predicti
     return summarize(read_table(path, inventory.names, sra=measure, texts=True))
 
 
-def _load_chooser(cfg: Config) -> RewardModel | None:
+def _load_chooser(cfg: Config, loaded: LoadedModel) -> RewardModel | None:
     """The reward model that chooses among replies, if one is to."""
     if cfg.prompt.inference != BEST_OF:
         return None
-    return load_reward(Path(cfg.evaluate.best_of.reward or ""), build_inventory(cfg.inventory), Path(cfg.cache_dir))
+    path, inventory = Path(cfg.evaluate.best_of.reward or ""), build_inventory(cfg.inventory)
+    return load_reward(path, inventory, Path(cfg.cache_dir), beside=loaded.model)

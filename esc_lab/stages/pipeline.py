@@ -18,6 +18,7 @@ from esc_lab.config.pipeline import (
     stage_of,
 )
 from esc_lab.config.prompt import collect_seeker_words, use_template
+from esc_lab.config.reward import RATED
 from esc_lab.config.schema import use_objective_schedule
 from esc_lab.config.search import ASKED, LLMConfig
 from esc_lab.config.training import TrainerConfig
@@ -48,7 +49,7 @@ def run(cfg: Config) -> dict[str, float]:
     # One device: a second process would start the pipeline over from its first step.
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
     stages, rounds, templates = cfg.pipeline.stages, cfg.pipeline.rounds, cfg.pipeline.templates
-    retrain = "reward" in stages and cfg.reward.kinds.get("rated", 0) > 0
+    retrain = "reward" in stages and cfg.reward.kinds.get(RATED, 0) > 0
     steps = list_steps(stages, rounds, templates, retrain=retrain)
     if rounds > 1:
         _check_seeds(cfg)
@@ -95,7 +96,24 @@ def run(cfg: Config) -> dict[str, float]:
             policy = players["sft"] = str(directory)
         elif stage in PIPELINE_ROLES:
             players[stage] = str(directory)
-    return metrics
+    return metrics | _sum_budget(metrics, steps)
+
+
+def _sum_budget(metrics: Mapping[str, float], steps: Sequence[str]) -> dict[str, float]:
+    """What all searches and all preference trainings took, by which rounds and a long search can be compared."""
+    wanted = {
+        "search_trees": ("search", ("trees",)),
+        "search_calls": ("search", ("calls", "from_cache")),  # made now, or by an earlier search
+        "cso_updates": ("cso", ("train/steps",)),
+    }
+    if "search" not in map(stage_of, steps):
+        return {}
+    budget = {
+        name: sum(metrics.get(f"{step}/{part}", 0.0) for step in steps if stage_of(step) == stage for part in parts)
+        for name, (stage, parts) in wanted.items()
+    }
+    log.info("in all: %s", ", ".join(f"{value:,.0f} {name.replace('_', ' ')}" for name, value in budget.items()))
+    return {f"budget/{name}": value for name, value in budget.items()}
 
 
 def _training(cfg: Config, stage: str, policy: str | None) -> Config:

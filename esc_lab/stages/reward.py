@@ -12,12 +12,19 @@ from esc_lab.artifacts import write_atomic
 from esc_lab.config import Config
 from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory, build_inventory
-from esc_lab.evaluation.reward_check import calibrate, center_strategies, check_reward, score_cases, score_strategies
-from esc_lab.judge_check.cases import STRATEGY
+from esc_lab.evaluation.reward_check import (
+    calibrate,
+    center_strategies,
+    check_reward,
+    draw_rated,
+    score_cases,
+    score_strategies,
+)
+from esc_lab.judge_check.cases import RATED, STRATEGY, JudgeCase
 from esc_lab.models.load import LoadedModel, load_model
 from esc_lab.prompts import build_layout
 from esc_lab.runs.layout import REWARD_CHECK, TRAINING_TREES, read_config
-from esc_lab.scorers.comparisons import ComparisonPool
+from esc_lab.scorers.comparisons import ComparisonPool, hold_out_rated
 from esc_lab.scorers.conversations import take_words
 from esc_lab.scorers.reward_files import new_reward, save_reward
 from esc_lab.scorers.reward_model import RewardModel
@@ -42,6 +49,7 @@ def run(cfg: Config) -> dict[str, float]:
     cfg = replace(cfg, trainer=replace(cfg.trainer, devices="1"))
     inventory, directory = build_inventory(cfg.inventory), Path(cfg.run_dir)
     splits, report = load_splits(cfg, inventory)
+    splits = hold_out_rated(splits, cfg.reward, cfg.seed)
     loaded = load_model(cfg.model, Path(cfg.cache_dir))
     own = {split: _own_replies(cfg, loaded, inventory, dialogues) for split, dialogues in splits.items()}
     pools = {split: ComparisonPool(splits.get(split, []), cfg.reward, own.get(split)) for split in ("train", "val")}
@@ -58,7 +66,8 @@ def run(cfg: Config) -> dict[str, float]:
     reward = _calibrated(cfg, reward, splits.get("val", []), own.get("val"), inventory.names)
     metrics |= {f"reward/{name}": value for name, value in asdict(reward.calibration).items()}
     if test := splits.get("test"):
-        cases = score_cases(reward.score, test, cfg.reward.check, EVALUATION_SEED, own["test"])
+        rated = _draw_rated(cfg, test) or _draw_rated(cfg, splits.get("val", ()))
+        cases = score_cases(reward.score, test, cfg.reward.check, EVALUATION_SEED, own["test"], rated)
         check = check_reward(cases, test, EVALUATION_SEED)
         metrics |= {f"reward/{name}": value for name, value in check.metrics().items()}
         write_atomic(directory / REWARD_CHECK, json.dumps(check.record(), indent=1))
@@ -85,6 +94,12 @@ def _own_replies(
     return written
 
 
+def _draw_rated(cfg: Config, dialogues: Sequence[Dialogue]) -> list[JudgeCase]:
+    """Cases of the kind `rated`, if it learns from values."""
+    wanted = cfg.reward.kinds.get(RATED, 0) > 0
+    return draw_rated(dialogues, cfg.reward.check, EVALUATION_SEED, cfg.reward.tie_margin) if wanted else []
+
+
 def _calibrated(
     cfg: Config,
     reward: RewardModel,
@@ -97,7 +112,8 @@ def _calibrated(
         log.warning("fewer than two validation dialogues: the scores are not calibrated")
         return reward
     parts = replace(reward, strategy_share=0.0)
-    cases = score_cases(parts.score, dialogues, cfg.reward.check, EVALUATION_SEED, own)
+    rated = _draw_rated(cfg, dialogues)
+    cases = score_cases(parts.score, dialogues, cfg.reward.check, EVALUATION_SEED, own, rated)
     if cfg.reward.kinds.get("strategy"):
         cases["strategy"] = score_strategies(parts.score, [each.case for each in cases.get(STRATEGY, ())])
     calibrated = replace(parts, calibration=calibrate(cases, cfg.reward.kinds))

@@ -113,7 +113,8 @@ def _write_votes(cfg: Config, key: SurveyKey, ratings: Ratings, source: Path) ->
     inventory = build_inventory(key.inventory, cfg.config_dirs)
     dialogues = {each.id: each for each in read_dialogues(source / SURVEY_DIALOGUES, "jsonl", inventory=inventory)}
     own = [rating for rating in ratings.ratings if rating.question == question]
-    votes, undecided = build_votes(own, dialogues, inventory, cfg.survey.min_margin) if own else ([], 0)
+    margin, ties = cfg.survey.min_margin, cfg.survey.ties
+    votes, undecided = build_votes(own, dialogues, inventory, margin, ties=ties) if own else ([], 0)
     if votes:
         write_dialogues(votes, Path(cfg.run_dir) / VOTES, inventory=inventory)
     return {"votes/dialogues": float(len(votes)), "votes/undecided": float(undecided)}

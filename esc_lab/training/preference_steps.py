@@ -126,6 +126,8 @@ class PreferenceSteps:
             unjudged, inverted = report.unjudged_pairs, report.inverted_pairs
             if equal := report.equal_pairs_dropped:
                 log.warning("%s: %d pairs dropped, rejected reply equal to the chosen one", split, equal)
+            if tied := report.tied_pairs_dropped:
+                log.warning("%s: %d pairs dropped, both replies have the same value", split, tied)
             if report.unlabelled_chosen:
                 log.warning(
                     "%s: %d chosen replies without a strategy left out, and with them %d pairs",
@@ -155,6 +157,9 @@ class PreferenceSteps:
             counts = f"{report.unjudged_pairs} unjudged, {report.inverted_pairs} with the chosen value below the other"
             message = f"none of {report.pairs} pairs has a value gap ({counts})"
             return UserError(message, fix="set objective.value_margin=0")
+        if report.tied_pairs_dropped:
+            message = f"the replies of all {report.tied_pairs_dropped} pairs have the same value: neither is better"
+            return UserError(message, where="data.path", fix="use data with preferences")
         if report.unlabelled_pairs:
             message = (
                 f"none of the {report.unlabelled_chosen} chosen replies with a rejected one beside it has a strategy "

@@ -42,6 +42,7 @@ SMALL = (
     "mcts.preferences.lower=false", "mcts.preferences.rejected_max=1.0", "mcts.preferences.extend_rejected=true",
     "search.cache=false", "search.pages=0", "llm.supporter.max_tokens=4", "llm.seeker.max_tokens=4",
 )  # fmt: skip
+FEW_ROLES = ("search.seeker_check=0", "reward.check=2", "data.limit={train: 2, val: 2, test: 2}")  # of a search that trained roles play
 
 
 def composed(*jobs: list[str], hydra: bool = False) -> list[DictConfig]:
@@ -146,7 +147,8 @@ def small(*words: str) -> list[str]:
     ("name", "words"),
     [
         ("base_models", ("model=tiny_gemma3", "adapter=full")),
-        ("objectives", ("objective=kto",)),
+        ("objectives", ("objective=kto", *FEW_ROLES)),
+        ("objectives", ("objective=grpo", *FEW_ROLES)),
         ("negatives", ("pairs=random_search",)),
         ("negatives", ("pairs=gold_contrast",)),
         ("mcts", ("mcts.c=2.0",)),
@@ -158,6 +160,19 @@ def test_one_job(name, words, tmp_path):
     assert outcome.status == 0, outcome.errors
     assert math.isfinite(outcome.metrics[composed([f"experiment={name}"])[0].optimize_metric])
     assert "-m runs them all" not in outcome.errors
+
+
+def test_objectives_have_one_search_and_one_budget():
+    """Trained roles play it, all siblings are kept, and no objective has other updates, steps or batches in a row."""
+    *jobs, trained = composed(*local_jobs("objectives"), ["experiment=demo", "pairs=trained", "stage=pipeline"])
+    assert len({cfg.objective.name for cfg in jobs}) == 11
+    for cfg in jobs:
+        assert cfg.pipeline.stages == trained.pipeline.stages == ["reward", "sft", "seeker", "search", "cso"]
+        assert (cfg.llm, cfg.mcts, cfg.reward) == (trained.llm, trained.mcts, trained.reward)
+        assert (cfg.llm.judge.client, cfg.mcts.preferences.rejected_max) == ("reward", 1.0)
+        assert (cfg.objective.updates, cfg.objective.iterations, cfg.data.step_pairs) == (12, 1, 60)
+        assert (cfg.data.balance_pairs, cfg.data.shuffle_pairs) == (False, False)
+        assert (cfg.trainer, cfg.optimizer, cfg.search) == (jobs[0].trainer, jobs[0].optimizer, jobs[0].search)
 
 
 def test_a_search_of_two_trials(tmp_path):

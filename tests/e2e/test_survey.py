@@ -47,6 +47,7 @@ def test_votes_train_a_reward_model(votes, tmp_path, kind):
         f"reward.kinds={{{kind}: 1.0}}", "trainer.max_steps=2", "reward.check=4",
     )  # fmt: skip
     assert outcome.status == 0, outcome.errors
+    assert ("reward/rated/auc" in outcome.metrics) is (kind == "rated")
 
 
 def test_bad_settings_are_told_at_once(tmp_path):

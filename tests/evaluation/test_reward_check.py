@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from esc_lab.evaluation.reward_check import (
     calibrate,
     center_strategies,
     check_reward,
+    draw_rated,
     score_cases,
     score_strategies,
 )
@@ -81,6 +83,36 @@ def test_own_replies_are_a_kind_of_their_own():
     assert found.metrics()[f"{OWN}/auc"] == 1
     assert OWN not in check(knows).metrics()
     found.show("Own replies")
+
+
+def test_ratings_are_a_kind_of_their_own():
+    """The better one is that of the higher value, whoever was given; close values are nothing to be right about."""
+    values = {"Good.": 0.9, "Bad.": 0.1, "As good.": 0.85}
+    rated = [
+        replace(
+            dialogue, turns=tuple(
+                replace(turn, reply=replace(turn.reply, value=0.5),
+                        rejected=tuple(Reply(text, value=value) for text, value in values.items()))
+                if turn.speaker == "supporter" else turn for turn in dialogue.turns
+            ),
+        )
+        for dialogue in DIALOGUES
+    ]  # fmt: skip
+    cases = draw_rated(rated, 30, 1, 0.1)
+    assert len(cases) == 30
+    value = lambda talk: values.get(talk[-1].reply.text, 0.5)  # noqa: E731
+    assert all(value(case.given) > value(case.foil) + 0.1 for case in cases)
+    assert len({case.given[:-1] for case in cases}) == 30
+    assert len({case.tree_id for case in cases}) > 5
+    assert draw_rated(DIALOGUES, 30, 1, 0.1) == []
+    right = lambda talks: np.array([value(talk) for talk in talks])  # noqa: E731
+    found = check_reward(score_cases(right, DIALOGUES, 40, 1, rated=cases), DIALOGUES, 1)
+    assert found.metrics()["rated/auc"] > 0.95  # better ones of a turn are no better than worse ones of another
+    assert found.metrics()["rated/contexts"] == 30
+    found.show("Ratings")
+    scored = score_cases(right, DIALOGUES, 40, 1, rated=cases)
+    only = {"rated": scored["rated"]}
+    assert calibrate(scored, {"rated": 1.0}) == calibrate(only, {"rated": 1.0})
 
 
 def test_calibration_of_scores_that_are_right_in_probability():

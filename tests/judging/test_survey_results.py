@@ -326,6 +326,15 @@ def test_single_replies(runs, tmp_path):
     assert [(reply.text, reply.value) for reply in vote.turns[-1].rejected] == [(other.replies[0].text, 3)]
     assert (build_votes(given[:2], dialogues, INVENTORIES["esconv"], 0.5), undecided) == (([], 1), 0)
 
+    # What is nearly as good is a tie, if those are kept.
+    near = [given[0], replace(given[2], value=4.8)]
+    assert build_votes(near, dialogues, INVENTORIES["esconv"], 0.5) == ([], 1)
+    ((tie,), undecided) = build_votes(near, dialogues, INVENTORIES["esconv"], 0.5, ties=True)
+    values = [reply.value for reply in (tie.turns[-1].reply, *tie.turns[-1].rejected)]
+    assert (values, undecided) == ([pytest.approx(4.9)] * 2, 1)
+    assert values[0] == values[1]
+    assert build_votes(given[:2], dialogues, INVENTORIES["esconv"], 0.5, ties=True) == ([], 1)  # one reply
+
 
 def test_the_published_study(tmp_path):
     """Planted rows of its form; correlations and alpha against the computation of its notebook."""

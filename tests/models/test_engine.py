@@ -190,3 +190,15 @@ def test_a_reply_may_end_with_a_run_that_was_there(exact_models):
     again = ReplyTask(np.append(prompt, [5, first, 5]), Sampling(60), 0, no_repeat=1)
     run(Engine(model, frozenset(range(2000))), [again])  # whatever it writes ends it
     assert again.reply == []
+
+
+def test_what_is_kept_is_small_beside_the_model(tiny_models, family):
+    """Their keys and values, as an engine holds them, take at most 0.7 of the memory of the weights."""
+    model = tiny_models(family).model
+    tokens = slots.choose_cache_tokens(model, 10**9)
+    engine = Engine(model, NEVER, EngineLimits(working_tokens=10, cache_tokens=0))
+    run(engine, [ScoreTask(np.arange(5), [np.arange(2)], [0])])
+    token = sum(states.nbytes for layer in engine._cache._states for states in layer) / 10
+    weights = sum(weight.nbytes for weight in model.parameters())
+    assert 0.7 * weights - token < tokens * token <= 0.7 * weights
+    assert slots.choose_cache_tokens(model, 3) == 3

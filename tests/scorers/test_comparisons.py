@@ -11,7 +11,7 @@ import pytest
 from esc_lab.config.reward import RewardConfig
 from esc_lab.data.dialogue import Dialogue, Reply, Survey, Turn
 from esc_lab.errors import UserError
-from esc_lab.scorers.comparisons import NEAR, ComparisonPool, outcome_weights
+from esc_lab.scorers.comparisons import NEAR, ComparisonPool, hold_out_rated, outcome_weights
 
 
 def talk(name: str, turns: int = 6, rejected: tuple[Reply, ...] = (), **options) -> Dialogue:
@@ -99,6 +99,72 @@ def test_rated_siblings_are_compared_by_their_values():
         ("better", "given", False), ("better", "close", False)
     }  # fmt: skip
     assert drawn[frozenset(("given", "close"))].tie
+
+
+def branches() -> list[Dialogue]:
+    """Two talks of a tree that part after the second reply, where each was given what the other one was not."""
+    low, high = Reply("low", value=0.1), Reply("high", value=0.9)
+    ends = [Reply("left", value=0.4), Reply("right", value=0.6)]
+    shared = (
+        Turn("seeker", Reply("Hi.")), Turn("supporter", Reply("Hello.", value=0.5), (low, high)),
+        Turn("seeker", Reply("I am sad.")),
+    )  # fmt: skip
+    return [
+        Dialogue((*shared, Turn("supporter", end, (low, high)), Turn("seeker", Reply("And?")),
+                  Turn("supporter", Reply(f"after {end.text}"))), "esconv", tree_id="one")
+        for end in ends
+    ]  # fmt: skip
+
+
+def test_what_dialogues_of_a_tree_share_is_compared_once():
+    kinds = {"rated": 1.0, "rejected": 1.0, "same_dialogue": 1.0}
+    found = pool(*branches(), kinds=kinds, foils=99)
+    drawn = [(number, each) for number in (0, 1) for each in found.draw(number, 1)]
+    said = Counter((each.turn, each.kind, each.better.text, each.worse.text) for _, each in drawn)
+    assert set(said.values()) == {1}
+    assert {pair[2:] for pair in said if pair[:2] == (1, "rated")} == {
+        ("Hello.", "low"), ("high", "Hello."), ("high", "low")
+    }  # fmt: skip
+    siblings = {pair[2:] for pair in said if pair[:2] == (3, "rated")}
+    assert siblings == {("high", "low"), ("left", "low"), ("high", "left"), ("right", "low"), ("high", "right")}
+    # The shared turn goes on in both ways, and both are foils of it.
+    assert {pair[3] for pair in said if pair[:2] == (1, "same_dialogue")} == {
+        "left", "after left", "right", "after right"
+    }  # fmt: skip
+    assert {number for number, each in drawn if each.turn == 1} == {0}
+    assert (found.shared, found.counts()["rated"]) == (1, 3)
+    # The same records as trees of their own share nothing.
+    apart = pool(*(replace(each, tree_id=str(number)) for number, each in enumerate(branches())), kinds=kinds)
+    assert (apart.shared, apart.counts()["rated"]) == (0, 4)
+
+
+def test_a_reply_that_many_records_share_is_drawn_as_often_as_others():
+    records = [replace(branches()[0], turns=(*branches()[0].turns[:4], Turn("seeker", Reply(str(n))),
+                       Turn("supporter", Reply(f"end {n}")))) for n in range(8)]  # fmt: skip
+    found = pool(*records, talk("b", 20), kinds={"other_dialogue": 1.0}, foils=1)
+    assert found.counts() == {"other_dialogue": 2 + 8 + 20}
+    foreign = Counter(each.worse.text for seed in range(60) for each in found.draw(8, seed))
+    assert foreign["Hello."] / foreign.total() == pytest.approx(1 / 10, abs=0.03)
+
+
+def test_values_that_validation_lacks_are_held_out_by_tree():
+    trees = [replace(each, tree_id=f"tree {n}") for n in range(20) for each in branches()]
+    plain, settings = [talk("a"), talk("b")], RewardConfig(kinds={"rated": 1.0})
+    splits = hold_out_rated({"train": [*trees, *plain], "val": [talk("c")], "test": []}, settings, 3)
+    held = {each.tree_id for each in splits["val"][1:]}
+    assert len(held) == 2
+    assert splits["val"][0].turns == talk("c").turns
+    assert len(splits["val"]) == 5
+    assert not held & {each.tree_id for each in splits["train"]}
+    assert len(splits["train"]) == 38
+    assert splits == hold_out_rated({"train": [*trees, *plain], "val": [talk("c")], "test": []}, settings, 3)
+    for settings_of_none, given in (
+        (RewardConfig(), {"train": trees}),
+        (settings, {"train": trees, "val": branches()}),
+        (settings, {"train": branches()}),
+        (RewardConfig(kinds={"rated": 1.0}, held_out=0.0), {"train": trees}),
+    ):
+        assert hold_out_rated(given, settings_of_none, 3) == given
 
 
 def test_own_replies_are_those_that_the_model_wrote():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from esc_lab.config.training import AdapterConfig
 from esc_lab.data.dialogue import merge_turns
 from esc_lab.data.strategies import load_inventory
 from esc_lab.errors import UserError
+from esc_lab.models.load import add_adapter, load_model, model_identity
 from esc_lab.scorers.reward_files import HEAD, NOTE, load_reward, save_reward
 from esc_lab.scorers.reward_model import Calibration
 from tests.conftest import CACHE, model_config
@@ -47,6 +49,28 @@ def test_what_is_loaded_scores_the_same(saved):
     files = {file.name for file in (path / "reward").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", HEAD, NOTE} <= files
     assert not [name for name in files if name.endswith((".bin", ".pt"))]
+
+
+def test_it_shares_its_base_with_a_policy(saved):
+    """With an adapter of its own, and without one: one copy of the base weights, and both compute what they did."""
+    path, conversations, expected = saved
+    ids = torch.arange(5, 25)[None]
+    for adapted in (False, True):
+        policy = load_model(LLAMA, CACHE)
+        if adapted:
+            policy = add_adapter(policy, AdapterConfig(), LLAMA)
+            for name, weight in policy.model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(weight, std=0.1)
+        before = [policy.model(ids).logits, model_identity(policy.model)]
+        reward = load_reward(path, ESCONV, CACHE, beside=policy.model)
+        np.testing.assert_allclose(reward.score(conversations), expected, atol=1e-5)
+        assert torch.equal(policy.model(ids).logits, before[0])
+        assert model_identity(policy.model) == before[1]
+        own = {id(weight) for weight in policy.model.parameters()}
+        apart = [name for name, weight in reward.model.named_parameters() if id(weight) not in own]
+        assert apart
+        assert all("lora_" in name for name in apart)
 
 
 def test_another_inventory_or_base_model_is_refused(saved):

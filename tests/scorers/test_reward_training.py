@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from esc_lab.config.reward import RewardConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
-from esc_lab.data.dialogue import merge_turns
+from esc_lab.data.dialogue import Reply, merge_turns
 from esc_lab.scorers.comparisons import ComparisonPool
 from esc_lab.scorers.reward_training import RewardModule, RewardSteps, pair_loss
 from tests.scorers.test_comparisons import talk
@@ -114,3 +115,34 @@ def test_ties_are_learned_only_where_there_are_ratings():
         head = module.parameter_groups()[1]
         assert head["lr"] == module.settings.head_lr
         assert any(weight is module.head.tie for weight in head["params"])
+
+
+def test_only_ratings_can_be_ties(sample_dialogues):
+    """A given reply and a foil are compared as without ties; the parameter of ties learns from ratings alone."""
+    rate = lambda reply, value: replace(reply, value=value)  # noqa: E731
+    plain = [merge_turns(dialogue, "set") for dialogue in sample_dialogues[:2]]
+    rated = []
+    for dialogue in plain:
+        turns = [
+            replace(turn, reply=rate(turn.reply, 0.5), rejected=(Reply("I see.", value=0.5), Reply("No.", value=0.1)))
+            if turn.speaker == "supporter" else turn for turn in dialogue.turns
+        ]  # fmt: skip
+        rated.append(replace(dialogue, turns=tuple(turns)))
+    for dialogues, learns in ((rated, True), (plain, False)):
+        steps, module = build_steps(dialogues, kinds={"rated": 1.0, "same_dialogue": 1.0}, anchor=0.0)
+        module.head.tie.data.fill_(0.7)
+        (numbers,) = steps.plan_epoch(0)
+        batch = steps.step_batch(numbers)
+        losses, total = [], torch.zeros(())
+        for row in batch.rows:
+            total = total + module._loss(row, {}, defaultdict(list))
+            scores = steps.reward.raw_scores(row.row, {}).detach().double().numpy()
+            gaps = np.exp(scores[row.better] - scores[row.worse])
+            for gap, kind, tie in zip(gaps, row.kinds, row.tie, strict=True):
+                ties = np.exp(0.7) * np.sqrt(gap) if kind == "rated" else 0.0
+                losses.append(-np.log((ties if tie else gap) / (gap + 1 + ties)))
+        assert any(row.tie.any() for row in batch.rows) is learns
+        assert float(total.detach()) == pytest.approx(np.sum(losses), rel=1e-4)
+        total.backward()
+        assert (float(module.head.tie.grad) != 0) is learns
+        assert all(torch.isfinite(weight.grad).all() for weight in module._trained() if weight.grad is not None)

@@ -28,7 +28,10 @@ def steps(monkeypatch) -> dict[str, Config]:
             (directory / file).touch()
         directory.mkdir(exist_ok=True)
         (directory / "config.yaml").write_text(to_yaml(pipeline.replace(cfg, run_dir=str(directory))))
-        return {"search/calls": 1.0} if cfg.stage == "search" else {"seed": float(cfg.seed)}
+        if cfg.stage == "search":
+            return {"search/calls": 2.0, "search/from_cache": 5.0, "search/trees": float(cfg.search.seeds or 0)}
+        updates = {"train/steps": float(cfg.objective.updates or 0)} if cfg.stage == "cso" else {}
+        return {"seed": float(cfg.seed), **updates}
 
     monkeypatch.setattr(pipeline, "run_substage", play)
     return taken
@@ -66,6 +69,9 @@ def test_each_round_goes_on_from_the_one_before(steps, tmp_path):
     assert [Path(str(steps[f"evaluate_cso_{n}"].checkpoint)).name for n in (1, 2, 3)] == ["cso_1", "cso_2", "cso_3"]
     assert [Path(run).name for run in steps["compare"].compare.runs] == [s for s in steps if s.startswith("evaluate")]
     assert {"search_2/calls", "cso_3/seed", "base/seed"} <= metrics.keys()
+    assert {name: value for name, value in metrics.items() if name.startswith("budget/")} == {
+        "budget/search_trees": 8, "budget/search_calls": 21, "budget/cso_updates": 7,
+    }  # fmt: skip
 
 
 def test_time_left_leaves_reused_steps_out(steps, tmp_path, monkeypatch, caplog):
@@ -98,6 +104,7 @@ def test_one_round_costs_what_three_cost(steps, tmp_path):
     assert [*steps][-4:] == ["search", "cso", "evaluate_cso", "compare"]
     assert (steps["search"].search.seeds, steps["cso"].objective.updates) == (8, 7)
     assert {"search/calls", "cso/seed"} <= metrics.keys()
+    assert (metrics["budget/search_trees"], metrics["budget/search_calls"], metrics["budget/cso_updates"]) == (8, 7, 7)
 
 
 def test_a_reward_model_of_searched_replies_is_trained_again_for_the_next_round(steps, tmp_path):

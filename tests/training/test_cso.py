@@ -302,10 +302,11 @@ def test_equal_pairs_and_values(tiny_models, sample_dialogues):
     dialogues = [replace(dialogue, turns=turns)]
     plain = preference_data(loaded.encoder, dialogues).steps
     report = plain.counts["train"]
-    assert (report.equal_pairs_dropped, report.pairs, report.unjudged_pairs, report.inverted_pairs) == (1, 4, 1, 1)
+    assert (report.equal_pairs_dropped, report.tied_pairs_dropped) == (1, 1)
+    assert (report.pairs, report.unjudged_pairs, report.inverted_pairs) == (3, 1, 1)
     margin = preference_data(loaded.encoder, dialogues, objective={"value_margin": 1.0}).steps
-    assert len(plain.preferences["train"].comparisons) == 4
-    assert margin.preferences["train"].comparisons[:, 1:].tolist() == [[0, 1], [0, 2]]
+    assert len(plain.preferences["train"].comparisons) == 3
+    assert margin.preferences["train"].comparisons[:, 1:].tolist() == [[0, 1]]
     with pytest.raises(UserError, match=r"none of .* pairs has a value gap"):
         preference_data(loaded.encoder, sample_dialogues[:2], objective={"value_margin": 1.0})
 

@@ -27,6 +27,7 @@ from esc_lab.models.forward import base_model
 from esc_lab.models.load import LoadedModel, load_model, model_identity
 from esc_lab.models.log_probs import score_rows
 from esc_lab.models.row_adapters import BASE, RowAdapters, fingerprint_adapter
+from esc_lab.models.slots import choose_cache_tokens
 from esc_lab.prompts import Prompt, SeekerProfile
 from esc_lab.prompts.trained import SupporterPrompts, TrainedPrompts, read_trained_prompts
 from esc_lab.search.model_worker import Job, ModelWorker
@@ -97,7 +98,9 @@ def load_base(cfg: Config, model: ModelConfig, checkpoint: Path | None, shared: 
         name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
         identity = {"dtype": model.dtype, **model_identity(loaded.model)}
         _widen(loaded.model)
-        shared[key] = LocalClient(loaded, name, identity=identity, limits=EngineLimits(batch=cfg.llm.local.batch))
+        kept = choose_cache_tokens(loaded.model, EngineLimits.cache_tokens)
+        limits = EngineLimits(cfg.llm.local.batch, cache_tokens=kept)
+        shared[key] = LocalClient(loaded, name, identity=identity, limits=limits)
     client: LocalClient = shared[key]
     return client
 
