@@ -30,7 +30,7 @@ class PreferenceReport:
         pairs: preference pairs.
         shared_pairs: pairs that several dialogues of a tree have; each is one pair.
         equal_pairs_dropped: pairs whose rejected reply is the chosen one.
-        tied_pairs_dropped: pairs whose replies have the same value: neither is the better one.
+        tied_pairs_dropped: pairs whose replies have the same value: neither is the better one. Groups have no pairs.
         unjudged_pairs, inverted_pairs: pairs with a reply that has no search value, or whose chosen reply has the
             lower value. They are dropped where the objective has a value margin.
         groups: turns whose replies differ in search value, from which a group objective learns.
@@ -197,7 +197,7 @@ class PreferenceEncoder:
                 index = turn.add(other, *self._describe(dialogue, other.replies[0].key))
                 if index == chosen:
                     self.report.equal_pairs_dropped += 1
-                elif turn.values[index] == turn.values[chosen]:
+                elif self.compares == "pairs" and turn.values[index] == turn.values[chosen]:
                     self.report.tied_pairs_dropped += 1
                 elif (chosen, index) in turn.pairs:
                     self.report.shared_pairs += 1
