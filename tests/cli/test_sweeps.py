@@ -42,7 +42,8 @@ SMALL = (
     "mcts.preferences.lower=false", "mcts.preferences.rejected_max=1.0", "mcts.preferences.extend_rejected=true",
     "search.cache=false", "search.pages=0", "llm.supporter.max_tokens=4", "llm.seeker.max_tokens=4",
 )  # fmt: skip
-FEW_ROLES = ("search.seeker_check=0", "reward.check=2", "data.limit={train: 2, val: 2, test: 2}")  # of a search that trained roles play
+# Of a search that trained roles play.
+FEW_ROLES = ("search.seeker_check=0", "reward.check=2", "data.limit={train: 2, val: 2, test: 2}")
 
 
 def composed(*jobs: list[str], hydra: bool = False) -> list[DictConfig]:
