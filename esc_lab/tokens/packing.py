@@ -73,16 +73,19 @@ def split_units(units: Sequence[Sequence[TokenSequence]], budget: int) -> list[l
 
 def pack_trees(sizes: Sequence[int], budget: int) -> list[list[int]]:
     """Bins of item numbers whose sizes add up to at most `budget`: first fit, largest first, stable for equal sizes."""
+    first = 1 << max(len(sizes) - 1, 0).bit_length()
+    room = [budget] * (2 * first)  # of bin b at first + b; before that a binary tree with the largest room below
     bins: list[list[int]] = []
-    free: list[int] = []
     for number in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
-        place = next((index for index, room in enumerate(free) if room >= sizes[number]), None)
-        if place is None:
+        place = 1
+        while place < first:
+            place = 2 * place + (room[2 * place] < sizes[number])
+        if place - first == len(bins):
             bins.append([])
-            free.append(budget)
-            place = len(bins) - 1
-        bins[place].append(number)
-        free[place] -= sizes[number]
+        bins[place - first].append(number)
+        room[place] -= sizes[number]
+        while place := place // 2:
+            room[place] = max(room[2 * place : 2 * place + 2])
     return bins
 
 

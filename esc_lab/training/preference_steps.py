@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -22,10 +23,11 @@ from esc_lab.tokens import pack_units
 from esc_lab.tokens.encode import IntArray
 from esc_lab.training.objectives import count_iterations, objective_of
 from esc_lab.training.preference_split import PreferenceRow, PreferenceSplit, by_turn
-from esc_lab.training.preference_turns import PreferenceEncoder, PreferenceReport
+from esc_lab.training.preference_turns import PreferenceEncoder, PreferenceReport, PreferenceTurn, map_replies
 from esc_lab.training.steps import TurnEncoder, equal_parts
 
 log = logging.getLogger(__name__)
+_MAPPED = 256  # trees whose token ids share a file
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,11 @@ class PreferenceSteps:
             trees.setdefault(dialogue.tree_id, []).append(dialogue)
         report = self.counts.setdefault(split, PreferenceReport())
         encoder = PreferenceEncoder(self.turns, split, report, self.compares)
-        preferences = PreferenceSplit([encoder.encode_tree(tree) for tree in trees.values()], self.objective)
+        left, turns = iter(trees.values()), list[list[PreferenceTurn]]()
+        while some := [encoder.encode_tree(tree) for tree in islice(left, _MAPPED)]:
+            map_replies([turn for tree in some for turn in tree])
+            turns += some
+        preferences = PreferenceSplit(turns, self.objective)
         self.turns.report(split).warn(split)
         return preferences
 

@@ -14,6 +14,7 @@ from esc_lab.models.log_probs import join_reply
 from esc_lab.prompts import Message, reply_content
 from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples, encode_labels
 from esc_lab.tokens.examples import ReplyKey, find_reply
+from esc_lab.tokens.mapped import map_ids
 from esc_lab.training.objectives import Comparison
 from esc_lab.training.steps import TurnEncoder
 
@@ -114,6 +115,13 @@ class PreferenceTurn:
         self.mismatched = self.add(sequence, other.label_tokens[0], None)
 
 
+def map_replies(turns: Sequence[PreferenceTurn]) -> None:
+    """Keep the token ids of all replies, each with its prompt, in a file."""
+    ids = iter(map_ids([reply.input_ids for turn in turns for reply in turn.replies]))
+    for turn in turns:
+        turn.replies = [replace(reply, input_ids=next(ids)) for reply in turn.replies]
+
+
 class PreferenceEncoder:
     """Makes the preference turns of a split's search trees.
 
@@ -183,7 +191,8 @@ class PreferenceEncoder:
         if not self._label_tokens:
             labels = encode_labels(self.turns.encoder, self.turns.inventory, examples[0].prompt)
             self._label_tokens = dict(zip(self.turns.inventory.names, map(len, labels), strict=True))
-        compared = {example.key: self._find_rejected(dialogue, example) for example in examples}
+        sizes = self._count_tokens(dialogue, examples)
+        compared = {example.key: self._find_rejected(dialogue, example, sizes[example.key]) for example in examples}
         gold = self._encode_gold(dialogue, examples, compared)
         examples = [example for example in examples if example.key in gold]
         rejected = self._encode_rejected(dialogue, examples, gold, compared)
@@ -205,17 +214,26 @@ class PreferenceEncoder:
                     turn.pairs.append((chosen, index))
                     turn.desirable.setdefault(index, False)
 
-    def _find_rejected(self, dialogue: Dialogue, example: Example) -> dict[ReplyKey, int]:
-        """The rejected replies of a turn with the most tokens that each may take.
+    def _count_tokens(self, dialogue: Dialogue, examples: Sequence[Example]) -> dict[ReplyKey, dict[ReplyKey, int]]:
+        """The rejected replies of each turn with the most tokens that each may take."""
+        keys = [
+            ReplyKey(dialogue.id, example.key.turn, number + 1)
+            for example in examples
+            for number in range(len(dialogue.turns[example.key.turn].rejected))
+        ]
+        texts = [self._content(dialogue, key) for key in keys]
+        tokens = self.turns.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ()
+        sizes: dict[ReplyKey, dict[ReplyKey, int]] = {example.key: {} for example in examples}
+        for key, ids in zip(keys, tokens, strict=True):
+            sizes[replace(key, alternative=0)][key] = len(ids) + _AROUND_A_REPLY
+        return sizes
+
+    def _find_rejected(self, dialogue: Dialogue, example: Example, sizes: dict[ReplyKey, int]) -> dict[ReplyKey, int]:
+        """The rejected replies of a turn that fit beside its own, with the most tokens that each may take.
 
         Raises:
             UserError: the longest of them leaves no room for the turn's own reply.
         """
-        turn = example.key.turn
-        keys = [ReplyKey(dialogue.id, turn, number + 1) for number in range(len(dialogue.turns[turn].rejected))]
-        texts = [self._content(dialogue, key) for key in keys]
-        tokens = self.turns.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ()
-        sizes = {key: len(ids) + _AROUND_A_REPLY for key, ids in zip(keys, tokens, strict=True)}
         budget = self.turns.row_tokens
         if sum(sizes.values()) <= budget // 2:
             return sizes

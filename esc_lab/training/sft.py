@@ -62,13 +62,14 @@ class SFTSteps:
         """Dialogues of a split with their sequences, those without anything to train on left out."""
         dialogues = list(self.splits.get(split, ()))
         last = self.data.loss == "last_reply"
-        examples = [self.turns.examples(dialogue, last=last) for dialogue in dialogues]
-        if not any(examples):
+        report = self.turns.report(split)
+        before = report.examples
+        encoded = self.turns.encode(split, (self.turns.examples(dialogue, last=last) for dialogue in dialogues))
+        if report.examples == before:
             what = "supporter turn with a strategy" if self.turns.seeker is None else "seeker turn"
             what = "dialogue that ends with the supporter (data.loss=last_reply)" if last else what
             message = f"the {split} split has no {what}"
             raise UserError(message, fix="check the data and its split")
-        encoded = self.turns.encode(split, examples)
         if not any(encoded):
             message = f"every reply of the {split} split exceeds the budget (data.too_long=drop)"
             raise UserError(message, fix="raise data.row_tokens")

@@ -6,10 +6,11 @@ survives a restart and does not depend on accumulation or the number of processe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, en
 from esc_lab.tokens.encode import IntArray
 from esc_lab.tokens.examples import build_examples
 from esc_lab.tokens.seeker_examples import build_seeker_examples
+
+_TOGETHER = 256  # groups that are encoded in one call of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,17 @@ class TurnEncoder:
     def report(self, split: str) -> EncodeReport:
         return self.reports.setdefault(split, EncodeReport())
 
-    def encode(self, split: str, groups: Sequence[Sequence[Example]]) -> list[list[TokenSequence]]:
+    def encode(self, split: str, groups: Iterable[Sequence[Example]]) -> list[list[TokenSequence]]:
         """The examples of each group as token sequences; shortened histories are counted and logged.
+
+        Some groups are taken at a time: examples, with all their texts, take far more memory than their tokens.
 
         Raises:
             UserError: an example exceeds the budget.
         """
-        report = self.report(split)
-        sequences = encode_examples(self.encoder, groups, self.row_tokens, report, drop=self.drop_too_long)
+        report, left, sequences = self.report(split), iter(groups), list[list[TokenSequence]]()
+        while some := list(islice(left, _TOGETHER)):
+            sequences += encode_examples(self.encoder, some, self.row_tokens, report, drop=self.drop_too_long)
         report.warn(split)
         return sequences
 
