@@ -31,7 +31,7 @@ from esc_lab.training.negatives import NegativesReport, write_negatives
 from esc_lab.training.preference_steps import PreferenceSteps
 from esc_lab.training.reply_values import Values, value_replies
 from esc_lab.training.sft import SFTSteps
-from esc_lab.training.steps import StepDataModule, Steps, TurnEncoder, load_batches
+from esc_lab.training.steps import StepDataModule, Steps, TurnEncoder, load_batches, without_collection
 
 log = logging.getLogger(__name__)
 _LARGEST_BATCH = 8  # times as many decisions as are answered together
@@ -187,7 +187,8 @@ def load_splits(cfg: Config, inventory: Inventory) -> tuple[dict[str, list[Dialo
     needs_labels = cfg.data.side == "supporter" and (
         cfg.stage != "evaluate" or needs_gold(cfg.evaluate, cfg.prompt.eval)
     )
-    splits = read_splits(cfg.data, inventory, report, cfg.config_dirs, needs_labels=needs_labels)
+    with without_collection():
+        splits = read_splits(cfg.data, inventory, report, cfg.config_dirs, needs_labels=needs_labels)
     sizes = ", ".join(f"{len(dialogues)} {name}" for name, dialogues in splits.items())
     log.info("%s: %s; %s", cfg.data.name, sizes, report.line())
     return splits, report

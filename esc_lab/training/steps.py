@@ -6,8 +6,10 @@ survives a restart and does not depend on accumulation or the number of processe
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
@@ -27,6 +29,18 @@ from esc_lab.tokens.examples import build_examples
 from esc_lab.tokens.seeker_examples import build_seeker_examples
 
 _TOGETHER = 256  # groups that are encoded in one call of the tokenizer
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No search for garbage while many objects are made that stay: each search would go through all of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,8 @@ class StepDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.steps.setup()
+            with without_collection():
+                self.steps.setup()
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Batches stay as they are; models move what they need."""
