@@ -26,8 +26,8 @@ class PromptConfig:
     eval: TemplateConfig = section(TemplateConfig, results("evaluate", "converse", "chat"))
     inference: str = item(
         "direct",
-        "prompting baseline used at evaluation: a key of prompt.baselines; or best_of_n",
-        affects=results("evaluate"),
+        "prompting baseline used at evaluation and in talks: a key of prompt.baselines; or best_of_n, not in talks",
+        affects=results("evaluate", "converse"),
     )
     seeker: dict[str, Any] = item(
         {},

@@ -23,8 +23,8 @@ def check_converse(cfg: DictConfig) -> Iterator[str]:
     elif cfg.checkpoint is not None:
         who = "model=endpoint" if supporter.client in LOADED else f"llm.supporter.client={supporter.client}"
         yield refuse(cfg, "checkpoint", f"{who} loads none", "leave it out")
-    if cfg.prompt.inference != "direct":
-        yield refuse(cfg, "prompt.inference", "a talk takes the first answer", "leave it out")
+    if cfg.prompt.inference == "best_of_n":
+        yield refuse(cfg, "prompt.inference", "a talk draws one answer", "a key of prompt.baselines, or leave it out")
     for name in (name for name in cfg.converse.strategies if name not in names):
         yield f"converse.strategies: no strategy '{name}' in {cfg.inventory.name}{nearest(name, names)}"
     if cfg.cards.source == "file" and not cfg.cards.path:

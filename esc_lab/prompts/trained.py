@@ -34,11 +34,12 @@ class SupporterPrompts:
     layout: Layout
 
     def ask(
-        self, seeker: SeekerProfile, history: Sequence[Turn], strategy: str | None
+        self, seeker: SeekerProfile, history: Sequence[Turn], strategy: str | None, inference: str = "direct"
     ) -> tuple[tuple[Message, ...], str]:
         """The prompt for a reply with a strategy, and what the reply begins with: the label, or nothing.
 
         Without a strategy the prompt for the choice of one; a ValueError where the layout leaves the model no choice.
+        `inference` names a prompting baseline of the layout.
         """
         talk = Dialogue(
             tuple(history), self.inventory.name, situation=seeker.situation, emotion=seeker.emotion,
@@ -46,7 +47,7 @@ class SupporterPrompts:
         )  # fmt: skip
         prompt = build_prompt(
             self.layout, self.inventory, talk, len(history), strategy,
-            history_labels=self.template.history_labels, situation=self.template.situation,
+            history_labels=self.template.history_labels, situation=self.template.situation, inference=inference,
         )  # fmt: skip
         chosen = self.layout.chooses_strategy and strategy is not None
         return prompt.messages, label_text(strategy) if chosen and strategy else ""

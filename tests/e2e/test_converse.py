@@ -19,7 +19,7 @@ from tests.conftest import CACHE, PROCESSES, ROOT
 from tests.e2e.conftest import Outcome, execute
 from tests.e2e.test_bad_input import complaint
 from tests.e2e.test_search_faults import asked_once, composed
-from tests.evaluation.talk_roles import feel, play, said, who
+from tests.evaluation.talk_roles import KIND, feel, play, said, who
 from tests.search.endpoint import Endpoint
 from tests.search.endpoint_roles import journalled, name
 
@@ -315,6 +315,29 @@ def test_scheduled_strategies(endpoint, command):
     assert outcome.metrics["converse/transition_entropy"] == 0
 
 
+def test_prompting_baselines(endpoint, talked, command):
+    """Of three calls a turn the last one is said; of an answer with a thought, what follows the marker."""
+    refined = command(*words(endpoint[1], "prompt.inference=self_refine"))
+    assert refined.status == 0, refined.errors
+    supporter_turns = 4 * 5
+    assert refined.metrics["converse/calls"] == talked.metrics["converse/calls"] + 2 * supporter_turns
+    asked = [request.body["messages"] for request in endpoint[0].requests]
+    last = [messages for messages in asked if "mends what you named" in messages[-1]["content"]]
+    assert len(last) == supporter_turns
+    told = {turn.reply.text for talk in read_dialogues(refined.path / "talks.jsonl") for turn in talk.turns}
+    assert all(messages[-4]["content"].partition(") ")[2] not in told for messages in last)
+    assert all(KIND in messages[-4]["content"] for messages in last)
+
+    thoughts = command(*words(endpoint[1], "prompt.inference=cot", "llm.openai.model=thinking"))
+    assert thoughts.status == 0, thoughts.errors
+    turns = [turn for talk in read_dialogues(thoughts.path / "talks.jsonl") for turn in talk.turns[2::2]]
+    assert {turn.reply.strategies for turn in turns} == {("Affirmation and Reassurance",)}
+    assert all(turn.reply.text.startswith(KIND) for turn in turns)
+    bare = command(*words(endpoint[1], "prompt.inference=cot", "cards.limit=1"))
+    assert bare.metrics["converse/ends/supporter_missing"] == 1
+    assert bare.metrics["converse/supporter/unusable"] == 3
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [("401", "the endpoint does not accept the key (401)"), ("disconnect", "no answer of 'kind' after 2 attempts")],
@@ -425,7 +448,8 @@ def test_a_talk_over_the_context_is_counted(command, tmp_path):
         ),
         (["prompt=standard"], "prompt.eval.template=standard: its prompts name the strategy, and none is given"),
         (["converse.strategies=[Question]"], "no endpoint can be held to a label. Fix: prompt=standard"),
-        (["prompt.inference=cot"], "prompt.inference=cot: a talk takes the first answer"),
+        (["prompt.inference=best_of_n"], "prompt.inference=best_of_n: a talk draws one answer"),
+        (["prompt.inference=cott"], "prompt.inference=cott: no such baseline; did you mean 'cot'?"),
         (["converse.wording.greeting=''"], "'greeting' is empty"),
         (["converse.wording.person=You."], "'person' lacks the slot {person}"),
         (["checkpoint=esc_lab"], "checkpoint=esc_lab: llm.supporter.client=openai loads none"),

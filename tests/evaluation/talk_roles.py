@@ -55,6 +55,7 @@ def play(body: dict[str, Any]) -> str:
     last = body["messages"][-1]["content"].splitlines()[-1]
     return {
         "kind": f"(Affirmation and Reassurance) {KIND}, with the {draw_words(body)}.",
+        "thinking": f"Thought: they are sad. Reply: (Affirmation and Reassurance) {KIND}, with the {draw_words(body)}.",
         "cold": f"(Others) {COLD}, the {draw_words(body)}.",
         "parrot": f"(Restatement or Paraphrasing) {last}",
         "ending": f"(Others) Goodbye then, {draw_words(body)}. [END]",

@@ -102,7 +102,7 @@ class ConverseSession:
             )
             client = self.calls.clients[ROLE]
             chooses = client.scores and "ratings" not in client.identity  # an endpoint writes its strategy
-            supporter = Supporter(roles, self.settings.strategies, scores=chooses)
+            supporter = Supporter(roles, self.settings.strategies, self.cfg.prompt.inference, scores=chooses)
             talk = Talk(card, number, supporter, self.words, self.settings, knows_card="seeker" not in roles.trained)
             self._talks.append(talk)
             self._check_finished(_name(card, number))
@@ -191,13 +191,18 @@ class ConverseSession:
             "schedule": list(self.settings.strategies),
             "intensity": self.settings.intensity,
             "inventory": asdict(self.inventory)["strategies"],
-            "prompt": {**prompts, "layout": {**prompts["layout"], "baselines": {}}},
+            "prompt": {**prompts, "layout": {**prompts["layout"], "baselines": self._baseline()}},
             "persona": dict(self.words.wording),
             "wording": {name: words[name] for name in _ROLE_TEXTS},
             "roles": {
                 role: describe_role(getattr(cfg.llm, role), self.calls.clients[role]) for role in ASKED["converse"]
             },
         }
+
+    def _baseline(self) -> dict[str, Any]:
+        """The prompting baseline by its name; nothing for the first answer, as it was before talks had baselines."""
+        name = self.cfg.prompt.inference
+        return {} if name == "direct" else {name: asdict(self.prompts.layout.baseline(name))}
 
 
 def _name(card: Card, number: int) -> str:
