@@ -192,6 +192,13 @@ class EndpointConfig:
 class LocalConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: int = item(32, "completions that are written together", within=COUNT, affects=SPEED)
+    cache_tokens: int | None = item(
+        None,
+        "tokens of earlier prompts whose keys and values are kept (23 kB each in SmolLM2): 24576, or what 0.7 of the "
+        "memory of the weights holds, if that is less. Talks that are held at once need room for each",
+        within=COUNT,
+        affects=SPEED,
+    )
 
 
 @dataclass

@@ -98,7 +98,7 @@ def load_base(cfg: Config, model: ModelConfig, checkpoint: Path | None, shared: 
         name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
         identity = {"dtype": model.dtype, **model_identity(loaded.model)}
         _widen(loaded.model)
-        kept = choose_cache_tokens(loaded.model, EngineLimits.cache_tokens)
+        kept = cfg.llm.local.cache_tokens or choose_cache_tokens(loaded.model, EngineLimits.cache_tokens)
         limits = EngineLimits(cfg.llm.local.batch, cache_tokens=kept)
         shared[key] = LocalClient(loaded, name, identity=identity, limits=limits)
     client: LocalClient = shared[key]
