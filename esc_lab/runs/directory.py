@@ -93,8 +93,11 @@ def _own_files(directory: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def drop_refused_run(directory: Path, root: Path) -> None:
-    """Remove the directory of a run that was refused before it left anything, and what is empty then below `root`."""
-    shell = {*_SHELL, LOG, _LOCK, ".hydra"} - {METRICS}
+    """Remove the directory of a run that was refused before it left anything, and what is empty then below `root`.
+
+    W&B's record of it, which holds its settings and the error, is not among what it left.
+    """
+    shell = {*_SHELL, LOG, WANDB, _LOCK, ".hydra"} - {METRICS}
     alone = first_process() and directory.is_dir() and not is_owned(directory)
     if not alone or {path.name for path in directory.iterdir()} - shell:
         return

@@ -283,7 +283,8 @@ def test_a_failing_single_job_ends_with_status_1(tmp_path, broken):
 def test_a_refused_run_leaves_nothing(tmp_path, broken, monkeypatch):
     """Unless it is asked for a traceback, which is in its log, or something else is there."""
     words = ("stage=compare", f"compare.runs=[{broken}]")
-    for number, (left, options) in enumerate({(): [], (".hydra", "run.log"): ["hydra.verbose=true"]}.items()):
+    cases = [((), ()), ((), ("logger=wandb", "logger.mode=offline")), ((".hydra", "run.log"), ("hydra.verbose=true",))]
+    for number, (left, options) in enumerate(cases):
         root = tmp_path / str(number) / "outputs"
         outcome = execute(root, *words, *options)
         assert (outcome.status, "none of its metrics can be compared" in outcome.errors) == (1, True)
