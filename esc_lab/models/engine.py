@@ -36,8 +36,9 @@ class ReplyTask:
 
     Attributes:
         adapter: number of the adapter that it goes through; 0 is the base model.
-        no_repeat: the reply writes no run of so many tokens that prompt or reply have already; 0 = any. It may always
-            come to its end.
+        min_tokens: the reply does not end before it has so many tokens.
+        no_repeat: the reply writes no run of so many tokens that prompt or reply have already; 0 = any. This never
+            keeps it from coming to its end.
         reply: the tokens so far, without the stop token.
     """
 
@@ -45,6 +46,7 @@ class ReplyTask:
     sampling: Sampling
     seed: int
     adapter: int = BASE
+    min_tokens: int = 0
     no_repeat: int = 0
     reply: list[int] = field(default_factory=list)
 
@@ -286,12 +288,7 @@ class Engine:
         rows = move(np.array([reply.group.first_row + reply.row for reply in self._replies]), states.device)
         samplings = [reply.task.sampling for reply in self._replies]
         logits = head_logits(self._inner, states[rows])
-        banned = [
-            (row, token)
-            for row, reply in enumerate(self._replies)
-            for token in find_repeating(reply.task.prompt, reply.task.reply, reply.task.no_repeat).tolist()
-            if token not in self._stop
-        ]
+        banned = [(row, token) for row, reply in enumerate(self._replies) for token in self._find_banned(reply.task)]
         if banned:
             row, token = move(np.array(banned).T, logits.device)
             logits[row, token] = -torch.inf
@@ -305,6 +302,11 @@ class Engine:
                 self._close(reply)
                 finished.append(task)
         return finished
+
+    def _find_banned(self, task: ReplyTask) -> set[int]:
+        """The tokens that a reply may not go on with."""
+        repeating = {*find_repeating(task.prompt, task.reply, task.no_repeat).tolist()} - self._stop
+        return repeating | self._stop if len(task.reply) < task.min_tokens else repeating
 
     def _close(self, reply: _Branch) -> None:
         """Give back the room of a reply."""

@@ -179,7 +179,9 @@ class ModelWorker:
             sampling = Sampling(request.max_tokens, request.temperature, request.top_p)
             if request.lead:
                 prompt = np.concatenate([prompt, self._lead(request.lead)])
-            task = ReplyTask(prompt, sampling, request.seed, job.adapter, request.no_repeat)
+            # Models that are trained little often end a reply right after the label that it is to be one of.
+            least = 1 if request.lead else 0
+            task = ReplyTask(prompt, sampling, request.seed, job.adapter, least, request.no_repeat)
             longest = request.max_tokens
         self._check(job, task, longest)
         return [task]

@@ -192,6 +192,24 @@ def test_a_reply_may_end_with_a_run_that_was_there(exact_models):
     assert again.reply == []
 
 
+def test_a_reply_has_the_tokens_that_it_needs(exact_models):
+    """Where the model would rather end at once, the tokens that it likes best among those that do not end it."""
+    model = exact_models("llama")
+    prompt = growing_prompts(5)[2]
+    hook = model.get_output_embeddings().register_forward_hook(lambda _head, _states, logits: _prefer(logits, 3))
+    at_once, two, drawn = (
+        ReplyTask(prompt, Sampling(6, *how), 0, min_tokens=n) for n, how in ((0, ()), (2, ()), (2, (1.0, 0.5)))
+    )
+    try:
+        run(Engine(model, frozenset(range(3))), [at_once, two, drawn])
+    finally:
+        hook.remove()
+    assert at_once.reply == []
+    for reply in (two.reply, drawn.reply):
+        assert len(reply) == 2
+        assert min(reply) >= 3
+
+
 def test_what_is_kept_is_small_beside_the_model(tiny_models, family):
     """Their keys and values, as an engine holds them, take at most 0.7 of the memory of the weights."""
     model = tiny_models(family).model

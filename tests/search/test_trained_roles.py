@@ -166,6 +166,24 @@ def test_priors_are_the_choice_that_an_evaluation_finds(tiny_models, clients):
     np.testing.assert_allclose(list(found.shares.values()), expected, atol=2e-5)
 
 
+def test_a_reply_does_not_end_right_after_its_label(tiny_models, monkeypatch):
+    """An answer without a label may be empty."""
+    loaded = tiny_models("llama")
+    messages, lead = SUPPORTER.ask(PROFILE, TALK, "Question")
+    all_but_one = frozenset(range(len(loaded.encoder.tokenizer))) - {7}
+    monkeypatch.setattr(type(loaded.encoder), "stop_tokens", all_but_one)
+    asked = [Request("supporter", messages, max_tokens=6, temperature=0.0, lead=given) for given in (lead, "")]
+
+    async def answers() -> list[Answer]:
+        client = LocalClient(replace(loaded, model=copy.deepcopy(loaded.model)), "base", identity={"weights": "x"})
+        try:
+            return [await client.answer(request) for request in asked]
+        finally:
+            await client.close()
+
+    assert [answer.completion_tokens for answer in asyncio.run(answers())] == [1, 0]
+
+
 def test_a_reply_goes_on_from_its_label(tiny_models, clients):
     """Greedy text after the label is what the model writes after prompt and label as one text."""
     played, place = clients

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from esc_lab import config
 from esc_lab.cli.compositions import CONF
 from esc_lab.config import Config
+from esc_lab.errors import UserError
 from esc_lab.stages import arena
 
 STEPS = ("base", "sft", "cso", "steerable")
@@ -47,6 +49,8 @@ def test_what_is_not_named_is_trained_as_the_demo_does(steps, tmp_path):
     assert [steps[name].checkpoint for name in STEPS] == places
     assert [steps[name].prompt.eval.template for name in STEPS] == ["cso", "cso", "cso", "standard"]
     assert [len(steps[name].converse.strategies) for name in STEPS] == [0, 0, 0, 4]
+    assert {steps[name].llm.seeker.checkpoint for name in STEPS} == {f"{root}/training/seeker"}
+    assert steps["training"].llm.seeker.checkpoint is None
     assert {steps[name].stage for name in STEPS} == {"converse"}
     assert {steps[name].llm.supporter.temperature for name in STEPS} == {0.7}
     assert steps["training"].llm.supporter.temperature == 0.3
@@ -57,24 +61,48 @@ def test_what_is_not_named_is_trained_as_the_demo_does(steps, tmp_path):
 @pytest.mark.parametrize(
     ("words", "trained"),
     [
-        (["arena.sft=S", "arena.cso=C", "arena.steerable=T"], []),
+        (["arena.sft={run}", "arena.cso={run}", "arena.steerable={run}"], []),
         (["arena.supporters=[base,sft]"], ["training/sft"]),
-        (["arena.supporters=[sft,steerable]", "arena.steerable=T"], ["training/sft"]),
+        (["arena.supporters=[sft,steerable]", "arena.steerable={run}"], ["training/sft"]),
         (["arena.supporters=[base,prompted]"], []),
-        (["arena.supporters=[cso]", "arena.cso=C"], []),
+        (["arena.supporters=[cso]", "arena.cso={run}", "arena.steerable=/of/no/interest"], []),
     ],
     ids=lambda value: " ".join(value),
 )
 def test_nothing_else_is_trained(steps, tmp_path, words, trained):
-    cfg = settings(tmp_path, *words)
+    given = write_run(tmp_path / "given")
+    cfg = settings(tmp_path, *(word.format(run=given) for word in words))
     arena.run(cfg)
     assert [*steps] == [*trained, *cfg.arena.supporters, "compare"]
     for name, checkpoint in (("sft", cfg.arena.sft), ("cso", cfg.arena.cso), ("steerable", cfg.arena.steerable)):
-        if checkpoint:
+        if checkpoint and name in steps:
             assert steps[name].checkpoint == checkpoint
+    assert steps["compare"].llm.seeker.checkpoint is None  # told its card: no seeker is trained here
     if "prompted" in steps:
         assert steps["prompted"].checkpoint is None
         assert steps["prompted"].prompt.eval.template == "standard"
+
+
+def write_run(path: Path, *words: str) -> Path:
+    """A run directory that says how its model is asked."""
+    path.mkdir()
+    (path / "config.yaml").write_text(config.to_yaml(settings(path, "stage=sft", *words)))
+    return path
+
+
+def test_another_inventory_is_refused_before_anybody_talks(steps, tmp_path):
+    other = write_run(tmp_path / "other", "inventory=extes_sra")
+    expected = f"arena.steerable={other}: it was trained on the strategies of 'extes_sra', and these are 'esconv'"
+    with pytest.raises(UserError, match=re.escape(expected)):
+        arena.run(settings(tmp_path, f"arena.steerable={other}"))
+    assert not steps
+
+
+@pytest.mark.parametrize("words", [["llm.seeker.checkpoint=OWN"], ["llm.seeker.client=openai"]])
+def test_a_seeker_of_choice_is_not_replaced(steps, tmp_path, words):
+    cfg = settings(tmp_path, *words)
+    arena.run(cfg)
+    assert {steps[name].llm.seeker.checkpoint for name in STEPS} == {cfg.llm.seeker.checkpoint}
 
 
 def test_the_last_of_several_rounds_talks(steps, tmp_path):
