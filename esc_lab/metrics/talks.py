@@ -66,9 +66,9 @@ METRICS = (
         meaning="Intensity of the emotion, from 1 to 5, at the end of the talk.",
     ),
     _metric(
-        "relief", "relief", True, shown=True, change="eases the emotion {}",
-        meaning="By how much the intensity fell from the seeker's first message to the end of the talk. "
-        "It is what a model says of a text, and models are easily comforted.",
+        "relief", "relief", True, shown=True, change="has {} relief",
+        meaning="By how much the intensity fell from the seeker's first message to the end of the talk; below 0, it "
+        "rose. It is what a model says of a text, and models are easily comforted.",
     ),
     _metric("supporter_words", "words", decimals=1, shown=True, meaning="Words of a reply."),
     _metric("seeker_words", "seeker's words", decimals=1, meaning="Words of a seeker's message."),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,14 @@ class RowAdapters:
         return self._numbers[place]
 
     def use(self, segments: Sequence[tuple[int, int]]) -> None:
-        """What the rows of the next pass go through: number of the adapter and how many rows, one after another."""
+        """What the rows of the next pass go through: number of the adapter and how many rows, one after another.
+
+        Neighbours with the same adapter are computed together.
+        """
         self._segments.clear()
         row = 0
-        for adapter, rows in segments:
+        for adapter, together in groupby(segments, key=itemgetter(0)):
+            rows = sum(rows for _, rows in together)
             if adapter != BASE:
                 self._segments.append((adapter, slice(row, row + rows)))
             row += rows

@@ -121,3 +121,9 @@ def test_a_fingerprint_is_of_what_is_computed(tiny_models, tmp_path):
     file.write_text(json.dumps({**config, "lora_alpha": 9}))
     assert first == again != other
     assert fingerprint_adapter(tmp_path / "b") not in (first, other)
+
+
+def test_neighbours_with_one_adapter_are_computed_together(exact_models):
+    rows = RowAdapters(exact_models("llama"))
+    rows.use([(0, 2), (1, 3), (1, 4), (0, 1), (2, 5)])
+    assert rows._segments == [(1, slice(2, 9)), (2, slice(10, 15))]
