@@ -115,7 +115,9 @@ class Timed:
 
 def compare_engine(options: argparse.Namespace) -> None:
     words, each = local(options, "bfloat16"), -(-options.talks // 40)  # talks with a card
-    at_once = configure(*words, "search.concurrency=64", f"converse.talks={each}")
+    room = max(65536, 300 * options.talks * options.turns)  # as docs/performance.md advises for many long talks
+    at_once = configure(*words, "search.concurrency=64", f"converse.talks={each}", f"llm.local.cache_tokens={room}")
+    print(f"room for {room:,} tokens of earlier prompts", flush=True)
     together = hold(at_once, options.talks // each)
     print_held(f"{len(together.result.finished)} talks at once", together)
     alone = hold(configure(*words, "search.concurrency=1"), options.talks // each, options.every)
