@@ -330,10 +330,14 @@ def test_wandb_offline(command, monkeypatch):
     assert [(one.name, one.use_after_commit) for one in run.artifacts] == [("sample", True), ("tiny-llama-SFT", False)]
 
 
-def test_wandb_run_is_closed_when_a_stage_fails(command):
+def test_wandb_run_is_closed_when_a_stage_fails(command, monkeypatch):
     import wandb
 
-    outcome = command("stage=sft", "logger=wandb", "trainer.accelerator=nonsense")
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("esc_lab.stages.sft.fit", fail)
+    outcome = command("stage=sft", "logger=wandb")
     assert outcome.status == 1
     assert wandb.run is None
     (run,) = (outcome.path / "wandb").glob("offline-run-*")
