@@ -115,7 +115,7 @@ class Timed:
 
 def compare_engine(options: argparse.Namespace) -> None:
     words, each = local(options, "bfloat16"), -(-options.talks // 40)  # talks with a card
-    room = max(65536, 300 * options.talks * options.turns)  # as docs/performance.md advises for many long talks
+    room = max(65536, 300 * options.talks * options.turns)  # as docs/arena.md advises for many long talks
     at_once = configure(*words, "search.concurrency=64", f"converse.talks={each}", f"llm.local.cache_tokens={room}")
     print(f"room for {room:,} tokens of earlier prompts", flush=True)
     together = hold(at_once, options.talks // each)

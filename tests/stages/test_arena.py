@@ -77,7 +77,8 @@ def test_nothing_else_is_trained(steps, tmp_path, words, trained):
     for name, checkpoint in (("sft", cfg.arena.sft), ("cso", cfg.arena.cso), ("steerable", cfg.arena.steerable)):
         if checkpoint and name in steps:
             assert steps[name].checkpoint == checkpoint
-    assert steps["compare"].llm.seeker.checkpoint is None  # told its card: no seeker is trained here
+    # Told its card: no seeker is trained here.
+    assert {steps[name].llm.seeker.checkpoint for name in cfg.arena.supporters} == {None}
     if "prompted" in steps:
         assert steps["prompted"].checkpoint is None
         assert steps["prompted"].prompt.eval.template == "standard"
