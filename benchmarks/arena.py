@@ -1,7 +1,8 @@
 """Whole talks of stage `converse`: many at once on the engine and at an endpoint, the same in any order, and replayed.
 
-1. `engine`: talks of SmolLM2 with itself, which all come to their last turn: many at once against one talk after
-   another (every eighth of them), side by side in one run, by supporter turns a second; the model is loaded before.
+1. `engine`: talks of SmolLM2 on both sides: many at once against one talk after another (every eighth of them), side by
+   side in one run, by supporter turns a second; the model is loaded before. As it came, a seeker soon answers as the
+   supporter, which ends a talk; with `--seeker RUN`, a trained one, talks come to their last turn.
 2. `endpoint`: twice as many talks as connections against a loopback HTTP server with 100 ms a call, in a process of its
    own: calls a second from the first answers until fewer talks are left than connections, against the ideal of
    64 / 0.1 s.
@@ -12,8 +13,8 @@
 5. `replay`: 40 talks of 10 turns are recorded at an endpoint, and replayed by a process that imports no torch.
 6. `chat`: a person's messages to SmolLM2: the time to the first token, and the tokens computed of those of the prompt.
 
-A whole `engine` takes an hour on two cores: `--talks 16 --turns 4` shrinks it. CPU seconds stand beside
-wall-clock ones, for machines with other work.
+A whole `engine` takes half an hour on two cores: `--talks 16 --turns 4` or `--every 16` shrinks it. CPU seconds stand
+beside wall-clock ones, for machines with other work.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--talks", type=int, default=64, help="engine: talks that are held at once")
     parser.add_argument("--turns", type=int, default=10, help="engine: supporter turns of a talk")
     parser.add_argument("--every", type=int, default=8, help="engine: of these, one in so many is held alone")
+    parser.add_argument("--seeker", help="engine: the training of the seeker (stage=sft data.side=seeker)")
     parser.add_argument("--cache", default=".cache", help="directory of converted models")
     options = parser.parse_args()
     os.environ.setdefault("OPENAI_API_KEY", "none")
@@ -114,7 +116,9 @@ class Timed:
 
 
 def compare_engine(options: argparse.Namespace) -> None:
-    words, each = local(options, "bfloat16"), -(-options.talks // 40)  # talks with a card
+    words, each = local(options, "bfloat16"), -(-options.talks // 40)  # `each`: talks with a card
+    if options.seeker:
+        words += (f"llm.seeker.checkpoint={options.seeker}",)
     room = max(65536, 300 * options.talks * options.turns)  # as docs/arena.md advises for many long talks
     at_once = configure(*words, "search.concurrency=64", f"converse.talks={each}", f"llm.local.cache_tokens={room}")
     print(f"room for {room:,} tokens of earlier prompts", flush=True)

@@ -78,11 +78,14 @@ def _sampling(comparison: ComparisonResult) -> list[str]:
         for name in SAMPLING
         for key in [f"generation/{name}"]
     }
+    no_repeat = settings.pop("no_repeat")
     if not all(settings.values()):
         return []
     temperature, top_p, tokens, samples = (" or ".join(f"{value:g}" for value in of) for of in settings.values())
     drawn = "greedy" if settings["temperature"] == [0] else f"temperature {temperature}, top_p {top_p}"
     several = f", {samples} samples for each decision" if settings["samples"] != [1] else ""
+    if no_repeat:
+        drawn += f", without any run of {' or '.join(f'{value:g}' for value in no_repeat)} tokens twice"
     shares = {round(100 * run.metrics[_CUT_OFF]) for run in comparison.runs if _CUT_OFF in run.metrics}
     cut = f", which cut off {_span(shares)} % of them" if any(shares) else ""
     return [f"replies {drawn}, at most {tokens} tokens{cut}{several}"]

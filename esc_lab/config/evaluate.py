@@ -30,6 +30,8 @@ class GenerationConfig:
                                      within=FROM_ZERO, measures=ANSWERED, method=True)  # fmt: skip
     top_p: float | None = item(1.0, "nucleus sampling mass; null = not sent to an endpoint", within=(1e-6, 1),
                                measures=ANSWERED, method=True)  # fmt: skip
+    no_repeat: int = item(0, "write no run of so many tokens twice in a reply, as small models are prone to; 0 = any",
+                          within=FROM_ZERO, measures=ANSWERED, method=True)  # fmt: skip
     samples: int = item(1, "replies to each prompt, each with its own seed; more than 1 needs a temperature",
                         within=COUNT, measures=ANSWERED, method=True)  # fmt: skip
     batch: int = item(16, "replies decoded together", within=COUNT, affects=SPEED)

@@ -59,6 +59,8 @@ def _check_served(cfg: DictConfig) -> Iterator[str]:
         yield refuse(
             cfg, key, "an endpoint has its own weights, context and chat template", f"leave it out, or {local}"
         )
+    if cfg.evaluate.generation.no_repeat:
+        yield refuse(cfg, "evaluate.generation.no_repeat", "an endpoint has no such setting", "leave it at 0")
     boost = cfg.evaluate.boost
     if boost.mode == "block" or boost.amount:
         key = "evaluate.boost.mode" if boost.mode == "block" else "evaluate.boost.amount"

@@ -75,7 +75,8 @@ class PromptedReplies:
         drawn = settings.generation
         assert drawn.temperature is not None  # the configuration was checked
         assert drawn.top_p is not None
-        self.sampling, self.seed = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p), seed
+        self.sampling = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p, drawn.no_repeat)
+        self.seed = seed
         self.measures = settings.sra.enabled and self.baseline.answers_once
         self.boost = build_boost(settings.boost, loaded.model, seed)
 

@@ -107,6 +107,7 @@ class _Rows:
         self.decision.append(key)
         if p.sampling and not self.sampling:
             drawn = {name: p.sampling[name] for name in ("temperature", "top_p", "max_new_tokens")}
+            drawn["no_repeat"] = p.sampling.get("no_repeat") or None
             self.sampling = {name: float(value) for name, value in drawn.items() if value is not None}
         if p.unmeasured:
             self.unmeasured[p.unmeasured] += 1

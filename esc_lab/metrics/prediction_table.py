@@ -22,7 +22,7 @@ NO_GOLD = -1
 # shorter one, 0.5 of equal lengths; where training raised it more, by the objective's reward and per token.
 PAIR_MEASURES = ("accuracy", "accuracy_per_token", "shorter", "reward_accuracy", "reward_accuracy_per_token")
 # How replies were drawn, in metrics.json under generation/.
-SAMPLING = ("temperature", "top_p", "max_new_tokens", "samples")
+SAMPLING = ("temperature", "top_p", "max_new_tokens", "samples", "no_repeat")
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class PredictionTable:
             and then `repetition` of every generated reply.
         words: [2, tokens], the words of the replies to the gold strategy, as numbers, and the row of each.
         pairs: [1 + measures, pairs], cluster of each preference pair, and `PAIR_MEASURES`; nan where not known.
-        sampling: how the replies were drawn: `temperature`, `top_p`, `max_new_tokens` and `samples`, as far as that is
-            known; empty without generated replies.
+        sampling: how replies were drawn: what `SAMPLING` names, as far as it is known, `no_repeat` where it is not 0;
+            empty without generated replies.
         unmeasured: why there is no attention, with the number of rows.
     """
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from esc_lab.models.devices import move
 from esc_lab.models.forward import base_model, head_logits
-from esc_lab.models.generate import Sampling, draw
+from esc_lab.models.generate import Sampling, draw, find_repeating
 from esc_lab.models.log_probs import token_log_probs
 from esc_lab.models.row_adapters import BASE, RowAdapters
 from esc_lab.models.slots import BranchGroup, KeyValueSlots, PrefixIndex, find_start, run_pass
@@ -314,20 +314,6 @@ class Engine:
         reply.group.reserved -= reply.task.room - written
         reply.group.branches -= 1
         self._replies.remove(reply)
-
-
-def find_repeating(prompt: IntArray, reply: Sequence[int], size: int) -> IntArray:
-    """Tokens that would end a run of `size` tokens of the reply that is in prompt or reply already.
-
-    As in *A Deep Reinforced Model for Abstractive Summarization* (arXiv 1705.04304), section 2.5, with the prompt.
-    """
-    if not size or len(reply) < size - 1:
-        return prompt[:0]
-    text = np.concatenate([prompt, np.array(reply, dtype=np.int64)])
-    starts = np.ones(len(text) - size + 1, dtype=np.bool_)
-    for place, token in enumerate(reply[len(reply) - size + 1 :]):
-        starts &= text[place : place + len(starts)] == token
-    return np.unique(text[np.flatnonzero(starts) + size - 1])
 
 
 def _add_continuations(branch: _Branch) -> list[IntArray]:

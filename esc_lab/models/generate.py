@@ -29,11 +29,15 @@ _NUCLEUS = 512
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: `temperature` 0 is greedy; `top_p` keeps the smallest set of tokens with that mass."""
+    """How tokens are drawn: `temperature` 0 is greedy; `top_p` keeps the smallest set of tokens with that mass.
+
+    `generate` writes no run of `no_repeat` tokens twice in a reply; 0 = any. An engine's tasks have their own setting.
+    """
 
     max_new_tokens: int = 96
     temperature: float = 0.0
     top_p: float = 1.0
+    no_repeat: int = 0
 
 
 @torch.inference_mode()
@@ -79,7 +83,11 @@ def generate(
             if probe is not None:
                 probe.watch(move(group.visible(), inner.device), active, range(len(active)), cached=True)
             states = run_pass(inner, cache, [group], probe, steer and _boost_next(steer, group, last[active]))
-        tokens = draw(head_logits(inner, states), [sampling] * len(active), [generators[branch] for branch in active])
+        logits = head_logits(inner, states)
+        for row, branch in enumerate(active if sampling.no_repeat else ()):
+            repeating = find_repeating(prompts[branch][:0], replies[branch], sampling.no_repeat)
+            logits[row, move(np.setdiff1d(repeating, [*stop]), logits.device)] = -torch.inf
+        tokens = draw(logits, [sampling] * len(active), [generators[branch] for branch in active])
         unfinished = [row for row, token in enumerate(tokens) if token not in stop]
         for row in unfinished:
             replies[active[row]].append(tokens[row])
@@ -103,6 +111,20 @@ def _boost_next(prompts: BoostedPass, group: BranchGroup, last: IntArray) -> Boo
     keys = np.zeros((1, group.width), dtype=bool)
     keys[:, : prompts.keys.shape[1]] = prompts.keys
     return BoostedPass(prompts.boost, keys, (prompts.queries | prompts.keys)[:, last])
+
+
+def find_repeating(prompt: IntArray, reply: Sequence[int], size: int) -> IntArray:
+    """Tokens that would end a run of `size` tokens of the reply that is in prompt or reply already.
+
+    As in *A Deep Reinforced Model for Abstractive Summarization* (arXiv 1705.04304), section 2.5, with the prompt.
+    """
+    if not size or len(reply) < size - 1:
+        return prompt[:0]
+    text = np.concatenate([prompt, np.array(reply, dtype=np.int64)])
+    starts = np.ones(len(text) - size + 1, dtype=np.bool_)
+    for place, token in enumerate(reply[len(reply) - size + 1 :]):
+        starts &= text[place : place + len(starts)] == token
+    return np.unique(text[np.flatnonzero(starts) + size - 1])
 
 
 def draw(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> list[int]:

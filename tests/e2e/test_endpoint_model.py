@@ -315,6 +315,7 @@ def test_results_are_shared_unless_what_is_sent_differs(command, writes, tmp_pat
     [
         (["checkpoint=."], "checkpoint=.: an endpoint has its own weights"),
         (["model.quantization=4bit"], "model.quantization=4bit: an endpoint has its own weights"),
+        (["evaluate.generation.no_repeat=4"], "evaluate.generation.no_repeat=4: an endpoint has no such setting"),
         (["evaluate.boost.amount=1", "prompt=c1_hf"], "evaluate.boost.amount=1.0: attention at an endpoint"),
         (["evaluate.boost.mode=block", "prompt=c1_hf"], "evaluate.boost.mode=block: attention at an endpoint"),
         (["evaluate.replies=gold"], "evaluate.replies=gold: an endpoint cannot"),

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import esc_lab.models.slots as slots
-from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask, find_repeating
+from esc_lab.models.engine import Engine, EngineLimits, ReplyTask, ScoreTask
 from esc_lab.models.generate import Sampling
+from tests.models.test_generate import prefer
 from tests.models.test_tree_attention import random_sequences
 
 NEVER = frozenset({-1})
@@ -144,23 +145,13 @@ def test_tasks_without_room_are_refused(tiny_models):
         engine.add(ReplyTask(np.arange(41), Sampling(10), 0))
 
 
-def test_tokens_that_would_repeat_a_run():
-    prompt = np.array([1, 2, 3, 1, 2, 4, 9])
-    assert find_repeating(prompt, [1, 2], 3).tolist() == [3, 4]
-    assert find_repeating(prompt, [5, 1, 2], 3).tolist() == [3, 4]
-    assert find_repeating(prompt, [1, 2], 0).tolist() == []
-    assert find_repeating(prompt, [2], 3).tolist() == []  # a run of the reply alone counts
-    assert find_repeating(prompt, [7, 8, 7, 8, 7], 3).tolist() == [8]
-    assert find_repeating(prompt, [7, 8], 3).tolist() == []
-
-
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_reply_repeats_no_run(exact_models, size):
     """A model that likes three tokens best has 27 runs of three for 60: it has to repeat some, or write others."""
     model = exact_models("llama")
     prompt = growing_prompts(5)[2]
     free, held = (ReplyTask(prompt, Sampling(60), 0, no_repeat=n) for n in (0, size))
-    hook = model.get_output_embeddings().register_forward_hook(lambda _head, _states, logits: _prefer(logits, 3))
+    hook = model.get_output_embeddings().register_forward_hook(lambda _head, _states, logits: prefer(logits, 3))
     try:
         run(Engine(model, NEVER), [free, held])
     finally:
@@ -168,10 +159,6 @@ def test_a_reply_repeats_no_run(exact_models, size):
     assert repeats(prompt.tolist(), free.reply, size)
     assert not repeats(prompt.tolist(), held.reply, size)
     assert len(held.reply) == 60
-
-
-def _prefer(logits: torch.Tensor, tokens: int) -> torch.Tensor:
-    return logits + 100 * (torch.arange(logits.shape[-1]) < tokens)
 
 
 def repeats(prompt: list[int], reply: list[int], size: int) -> bool:
@@ -196,7 +183,7 @@ def test_a_reply_has_the_tokens_that_it_needs(exact_models):
     """Where the model would rather end at once, the tokens that it likes best among those that do not end it."""
     model = exact_models("llama")
     prompt = growing_prompts(5)[2]
-    hook = model.get_output_embeddings().register_forward_hook(lambda _head, _states, logits: _prefer(logits, 3))
+    hook = model.get_output_embeddings().register_forward_hook(lambda _head, _states, logits: prefer(logits, 3))
     at_once, two, drawn = (
         ReplyTask(prompt, Sampling(6, *how), 0, min_tokens=n) for n, how in ((0, ()), (2, ()), (2, (1.0, 0.5)))
     )

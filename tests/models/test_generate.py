@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from esc_lab.models.generate import Sampling, draw, generate
+from esc_lab.models.generate import Sampling, draw, find_repeating, generate
 from tests.models.test_tree_attention import random_sequences
 
 NEVER = frozenset({-1})
@@ -44,6 +46,37 @@ def test_stop_tokens_end_single_branches(exact_models):
     found = generate(model, prompts, frozenset({stop}), Sampling(12), [0] * len(prompts))
     for reply, unbounded in zip(found, free, strict=True):
         assert reply == (unbounded[: unbounded.index(stop)] if stop in unbounded else unbounded)
+
+
+def test_tokens_that_would_repeat_a_run():
+    prompt = np.array([1, 2, 3, 1, 2, 4, 9])
+    assert find_repeating(prompt, [1, 2], 3).tolist() == [3, 4]
+    assert find_repeating(prompt, [5, 1, 2], 3).tolist() == [3, 4]
+    assert find_repeating(prompt, [1, 2], 0).tolist() == []
+    assert find_repeating(prompt, [2], 3).tolist() == []  # a run of the reply alone counts
+    assert find_repeating(prompt, [7, 8, 7, 8, 7], 3).tolist() == [8]
+    assert find_repeating(prompt, [7, 8], 3).tolist() == []
+
+
+def test_a_reply_writes_no_run_twice(exact_models):
+    """As transformers has it for a prompt that is not looked at: the tokens before the reply may come again."""
+    model = exact_models("llama")
+    prompts = random_sequences(4, trunk=30)
+    hook = model.get_output_embeddings().register_forward_hook(lambda _head, _states, logits: prefer(logits, 3))
+    try:
+        seeds = [0] * len(prompts)
+        free, held = (generate(model, prompts, NEVER, Sampling(24, no_repeat=n), seeds) for n in (0, 2))
+    finally:
+        hook.remove()
+    for loose, reply in zip(free, held, strict=True):
+        assert set(loose) <= {0, 1, 2}  # 9 runs of two for 24 tokens
+        runs = [*pairwise(reply)]
+        assert len(runs) == len(set(runs)) == 23
+
+
+def prefer(logits, tokens):
+    """Logits with which a model likes its first so many tokens best."""
+    return logits + 100 * (torch.arange(logits.shape[-1]) < tokens)
 
 
 def test_equal_prompts_are_separate_replies(exact_models):
