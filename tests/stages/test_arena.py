@@ -38,7 +38,7 @@ def settings(tmp_path: Path, *words: str) -> Config:
 
 
 def test_what_is_not_named_is_trained_as_the_demo_does(steps, tmp_path):
-    metrics = arena.run(settings(tmp_path))
+    metrics = arena.run(settings(tmp_path, "arena.temperature=0.6"))
     assert [*steps] == ["training", "training/steerable", *STEPS, "compare"]
     assert steps["training"].stage == "pipeline"
     assert steps["training"].pipeline.stages == ["reward", "sft", "seeker", "search", "cso"]
@@ -52,8 +52,8 @@ def test_what_is_not_named_is_trained_as_the_demo_does(steps, tmp_path):
     assert {steps[name].llm.seeker.checkpoint for name in STEPS} == {f"{root}/training/seeker"}
     assert steps["training"].llm.seeker.checkpoint is None
     assert {steps[name].stage for name in STEPS} == {"converse"}
-    assert {steps[name].llm.supporter.temperature for name in STEPS} == {0.7}
-    assert steps["training"].llm.supporter.temperature == 0.3
+    assert {steps[name].llm.supporter.temperature for name in STEPS} == {0.6}
+    assert steps["training"].llm.supporter.temperature == 0.5
     assert steps["compare"].compare.runs == [str(root / name) for name in STEPS]
     assert metrics == {f"{name}/turns": float(number) for number, name in enumerate(STEPS, start=3)}
 
