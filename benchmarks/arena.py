@@ -2,7 +2,7 @@
 
 1. `engine`: talks of SmolLM2 on both sides: many at once against one talk after another (every eighth of them), side by
    side in one run, by supporter turns a second; the model is loaded before. As it came, a seeker soon answers as the
-   supporter, which ends a talk; with `--seeker RUN`, a trained one, talks come to their last turn.
+   supporter, which ends a talk; `--seeker RUN` has a trained one.
 2. `endpoint`: twice as many talks as connections against a loopback HTTP server with 100 ms a call, in a process of its
    own: calls a second from the first answers until fewer talks are left than connections, against the ideal of
    64 / 0.1 s.
@@ -13,8 +13,8 @@
 5. `replay`: 40 talks of 10 turns are recorded at an endpoint, and replayed by a process that imports no torch.
 6. `chat`: a person's messages to SmolLM2: the time to the first token, and the tokens computed of those of the prompt.
 
-A whole `engine` takes half an hour on two cores: `--talks 16 --turns 4` or `--every 16` shrinks it. CPU seconds stand
-beside wall-clock ones, for machines with other work.
+A whole `engine` takes an hour on two cores: `--talks 16 --turns 4` shrinks it. CPU seconds stand beside
+wall-clock ones, for machines with other work.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_tokens_that_would_repeat_a_run():
 
 
 def test_a_reply_writes_no_run_twice(exact_models):
-    """As transformers has it for a prompt that is not looked at: the tokens before the reply may come again."""
+    """A model that likes three tokens best has nine runs of two for 24 tokens: it has to write others."""
     model = exact_models("llama")
     prompts = random_sequences(4, trunk=30)
     hook = model.get_output_embeddings().register_forward_hook(lambda _head, _states, logits: prefer(logits, 3))
@@ -69,7 +69,7 @@ def test_a_reply_writes_no_run_twice(exact_models):
     finally:
         hook.remove()
     for loose, reply in zip(free, held, strict=True):
-        assert set(loose) <= {0, 1, 2}  # 9 runs of two for 24 tokens
+        assert set(loose) <= {0, 1, 2}
         runs = [*pairwise(reply)]
         assert len(runs) == len(set(runs)) == 23
 
