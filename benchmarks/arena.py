@@ -35,7 +35,7 @@ from typing import Any
 from _search_schedules import endpoint
 from hydra import compose, initialize_config_dir
 
-from esc_lab.cli.compositions import CONF
+from esc_lab.cli.compositions import CONF, native_dtype
 from esc_lab.config import Config, typed
 from esc_lab.config.search import ASKED
 from esc_lab.data.dialogue import Dialogue
@@ -116,7 +116,7 @@ class Timed:
 
 
 def compare_engine(options: argparse.Namespace) -> None:
-    words, each = local(options, "bfloat16"), -(-options.talks // 40)  # `each`: talks with a card
+    words, each = local(options, native_dtype()), -(-options.talks // 40)  # `each`: talks with a card
     if options.seeker:
         words += (f"llm.seeker.checkpoint={options.seeker}",)
     room = max(65536, 300 * options.talks * options.turns)  # as docs/arena.md advises for many long talks
@@ -205,7 +205,7 @@ def time_replay(options: argparse.Namespace) -> None:
 
 def time_chat(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        cfg = configure("model.dtype=bfloat16", f"cache_dir={options.cache}", stage="chat")
+        cfg = configure(f"cache_dir={options.cache}", stage="chat")
         session = open_session(replace(cfg, run_dir=directory))
         how, first = ReplySettings(next(iter(session.models[0].templates))), []
         for message in SAID:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -34,6 +35,8 @@ NO_STAGE = f"no stage chosen: add stage=STAGE; `{COMMAND} --help` tells more"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 _SECRETS = ("KEY", "KEYS", "TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "CREDENTIALS")
 
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names its instructions: x86 and, last, Arm
+
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(f"{text}{os.getpid()}".encode()).hexdigest()[:6]
@@ -43,6 +46,17 @@ def override_name(text: str) -> str:
     """A directory name that says what was overridden; long ones end in a hash instead of a cut-off value."""
     name = re.sub(r"[^\w=.+-]+", "_", text, flags=re.ASCII) or "defaults"
     return name if len(name) <= 150 else f"{name[:140]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def native_dtype(processor: Path = Path("/proc/cpuinfo")) -> str:
+    """bfloat16 where a GPU or the processor has instructions for it, else float32: without them it is slower.
+
+    A processor that tells nothing of itself in this file, as under macOS and Windows, is taken to have none.
+    """
+    if shutil.which("nvidia-smi"):
+        return "bfloat16"
+    told = set(processor.read_text().split()) if processor.exists() else set()
+    return "bfloat16" if told & _BFLOAT16 else "float32"
 
 
 class ConfigDirs(SearchPathPlugin):
@@ -78,6 +92,7 @@ def read_variable(name: str, *default: Any) -> Any:
 
 
 OmegaConf.register_new_resolver("oc.env", read_variable, replace=True)
+OmegaConf.register_new_resolver("native_dtype", native_dtype, replace=True)
 OmegaConf.register_new_resolver("short_hash", _short_hash, replace=True)
 OmegaConf.register_new_resolver("override_name", override_name, replace=True)
 

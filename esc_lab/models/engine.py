@@ -192,7 +192,7 @@ class Engine:
         if self._adapters:
             self._adapters.use([(group.adapter, group.rows) for group in groups])
         states = run_pass(self._inner, self._cache, groups)
-        self._keep([*new, *scored])
+        self._keep([(branch, branch.task.prompt[:-1]) for branch in (*new, *scored)])
         for branch, queries in zip(scored, rows, strict=True):
             branch.group.reserved -= branch.task.room
             branch.task.state = states[branch.group.first_row + branch.row].double().cpu().numpy()
@@ -264,11 +264,11 @@ class Engine:
                 return self._groups[-1]
         return None
 
-    def _keep(self, branches: Sequence[_Branch]) -> None:
-        """Keep the keys and values of new prompts for later ones."""
+    def _keep(self, branches: Sequence[tuple[_Branch, IntArray]]) -> None:
+        """Keep the keys and values of these first tokens of branches for later prompts."""
         sources, targets = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-        for branch in branches:
-            known, slots = self._index.add(branch.task.prompt[:-1], branch.task.adapter)
+        for branch, ids in branches:
+            known, slots = self._index.add(ids, branch.task.adapter)
             sources.append(branch.group.start + branch.path[known : known + len(slots)])
             targets.append(slots)
         self._cache.copy(np.concatenate(sources), np.concatenate(targets))
@@ -309,7 +309,8 @@ class Engine:
         return repeating | self._stop if len(task.reply) < task.min_tokens else repeating
 
     def _close(self, reply: _Branch) -> None:
-        """Give back the room of a reply."""
+        """Give back the room of a reply. It is kept as prompts are: what comes after it in a dialogue begins with it."""
+        self._keep([(reply, np.append(reply.task.prompt, reply.task.reply)[: len(reply.path)])])
         written = len(reply.path) - len(reply.task.prompt)
         reply.group.reserved -= reply.task.room - written
         reply.group.branches -= 1

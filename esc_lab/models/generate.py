@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, split_tree
 from esc_lab.models.attention_probe import AttentionProbe
@@ -131,12 +132,12 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[tor
     """One token from each row of logits [rows, vocabulary]: by its own sampling and generator.
 
     Each inverts the distribution at one uniform number, so that small changes of the logits hardly ever change it. The
-    numbers come from the CPU. A GPU draws all tokens together and is waited for once.
+    numbers come from the CPU. All tokens are drawn together; a GPU is waited for once.
     """
     tokens = logits.argmax(dim=-1)
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     together = [[row for row in drawn if (samplings[row].top_p < 1) == cut] for cut in (False, True)]
-    for rows in together if logits.is_cuda else [[row] for row in drawn]:
+    for rows in together:
         if rows:
             numbers = [torch.rand(1, dtype=torch.float64, generator=generators[row]) for row in rows]
             place = move(np.array(rows), logits.device)
@@ -153,23 +154,29 @@ def _draw(logits: Tensor, samplings: Sequence[Sampling], numbers: Tensor) -> Ten
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     settings = np.array([(sampling.temperature, sampling.top_p) for sampling in samplings])
     temperature, top_p = move(settings, logits.device).to(logits.dtype)[:, :, None].unbind(dim=1)
-    probs = torch.softmax(logits / temperature, dim=-1)
+    probs, order = torch.softmax(logits / temperature, dim=-1), None
     if samplings[0].top_p < 1:
-        probs = _keep_nucleus(probs, top_p)
+        probs, order = _keep_nucleus(probs, top_p)
     mass = probs.double().cumsum(dim=-1)
     shares = move(numbers.numpy(), logits.device)[:, None] * mass[:, -1:]
-    return torch.searchsorted(mass, shares, right=True).clamp(max=mass.shape[1] - 1)[:, 0]
+    place = torch.searchsorted(mass, shares, right=True).clamp(max=mass.shape[1] - 1)
+    return (place if order is None else order.gather(1, place))[:, 0]
 
 
-def _keep_nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
-    """The probabilities of the smallest set of tokens with mass `top_p` [rows, 1]; 0 for all others.
+def _keep_nucleus(probs: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    """The probabilities of the smallest set of tokens with mass `top_p` [rows, 1], 0 for others, and their tokens.
 
-    Tokens stay in the order of the vocabulary: in that of their probabilities, two that are all but equal would change
+    They are in the order of the vocabulary: in that of their probabilities, two that are all but equal would change
     places, and the draw with them, where the logits are rounded in another way.
     """
     highest, order = probs.topk(min(_NUCLEUS, probs.shape[1]))
-    # A GPU sorts sooner than it would be waited for.
-    if probs.is_cuda or (highest.sum(dim=-1, keepdim=True) < top_p).any():
+    if probs.is_cuda:  # it sorts sooner than it would be waited for
         highest, order = probs.sort(dim=-1, descending=True)
-    outside = highest.cumsum(dim=-1) - highest >= top_p
-    return torch.zeros_like(probs).scatter(1, order, highest.masked_fill(outside, 0.0))
+    elif (flat := highest.sum(dim=-1) < top_p[:, 0]).any():
+        rest = (0, probs.shape[1] - highest.shape[1])
+        highest, order = pad(highest, rest), pad(order, rest)
+        # Only these rows: equal ones have another order then, and no row may depend on the others.
+        highest[flat], order[flat] = probs[flat].sort(dim=-1, descending=True)
+    kept = highest.masked_fill(highest.cumsum(dim=-1) - highest >= top_p, 0.0)
+    order, place = order.sort(dim=-1)
+    return kept.gather(1, place), order

@@ -33,11 +33,27 @@ def choose_cache_tokens(model: Any, most: int) -> int:
     At most so many that their keys and values take 0.7 of the memory of its weights: those of a small model are large
     beside it, and each of several adapters has its own.
     """
+    weights = sum(weight.nbytes for weight in model.parameters())
+    return min(most, int(_SHARE * weights / _token_bytes(model)))
+
+
+def choose_working_tokens(model: Any, batch: int, least: int) -> int:
+    """How many tokens of prompts and replies to work on at once: 2,048 for each reply of a batch.
+
+    Fewer would have long dialogues wait for each other. A GPU, whose memory is taken at once, gives half of what is free.
+    """
+    wanted = 2048 * batch
+    if model.device.type == "cuda":
+        wanted = min(wanted, torch.cuda.mem_get_info(model.device)[0] // 2 // _token_bytes(model))
+    return max(wanted, least)
+
+
+def _token_bytes(model: Any) -> int:
+    """What the keys and values of a token take."""
     config = base_model(model).config.get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize
-    weights = sum(weight.nbytes for weight in model.parameters())
-    return min(most, int(_SHARE * weights / token))
+    numbers: int = 2 * config.num_hidden_layers * config.num_key_value_heads * size
+    return numbers * model.dtype.itemsize
 
 
 class KeyValueSlots(DynamicCache):

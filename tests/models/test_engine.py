@@ -95,14 +95,20 @@ def test_what_was_computed_is_not_computed_again(tiny_models):
         for prompts in ([trunk[:50], trunk[:50]], [trunk], [other]):
             computed.append(0)
             run(engine, [ReplyTask(prompt, Sampling(1), 0) for prompt in prompts])
+        replied = ReplyTask(other, Sampling(12), 0)
+        computed.append(0)
+        run(engine, [replied])
+        computed.append(0)
+        run(engine, [ReplyTask(np.append(other, [*replied.reply, 7, 8]), Sampling(1), 0)])
         shared = random_sequences(1, trunk=100, branches=1)[0]
         ends = [np.concatenate([shared, random_sequences(seed, trunk=150, branches=1)[0]]) for seed in (2, 3, 4)]
         computed.append(0)
         run(engine, [ReplyTask(prompt, Sampling(40), 0) for prompt in ends])
     finally:
         hook.remove()
-    assert computed[:3] == [51, 11, 30]  # the last token of a prompt is not kept
-    assert computed[3] == 100 + 3 * (150 + 39)  # though none shares half of its prompt
+    assert computed[:3] == [51, 10, 30]  # of a prompt that is still worked on the last token is not kept
+    assert computed[3:5] == [1 + 11, 1 + 2]  # a reply is but for its last token, which was drawn and not computed
+    assert computed[5] == 100 + 3 * (150 + 39)  # though none shares half of its prompt
 
 
 def test_a_reply_depends_on_its_own_seed_only(exact_models):

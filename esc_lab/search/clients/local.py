@@ -27,7 +27,7 @@ from esc_lab.models.forward import base_model
 from esc_lab.models.load import LoadedModel, load_model, model_identity
 from esc_lab.models.log_probs import score_rows
 from esc_lab.models.row_adapters import BASE, RowAdapters, fingerprint_adapter
-from esc_lab.models.slots import choose_cache_tokens
+from esc_lab.models.slots import choose_cache_tokens, choose_working_tokens
 from esc_lab.prompts import Prompt, SeekerProfile
 from esc_lab.prompts.trained import SupporterPrompts, TrainedPrompts, read_trained_prompts
 from esc_lab.search.model_worker import Job, ModelWorker
@@ -99,7 +99,9 @@ def load_base(cfg: Config, model: ModelConfig, checkpoint: Path | None, shared: 
         identity = {"dtype": model.dtype, **model_identity(loaded.model)}
         _widen(loaded.model)
         kept = cfg.llm.local.cache_tokens or choose_cache_tokens(loaded.model, EngineLimits.cache_tokens)
-        limits = EngineLimits(cfg.llm.local.batch, cache_tokens=kept)
+        batch = cfg.llm.local.batch
+        working = choose_working_tokens(loaded.model, batch, EngineLimits.working_tokens)
+        limits = EngineLimits(batch, working_tokens=working, cache_tokens=kept)
         shared[key] = LocalClient(loaded, name, identity=identity, limits=limits)
     client: LocalClient = shared[key]
     return client
