@@ -191,7 +191,9 @@ class EndpointConfig:
 @dataclass
 class LocalConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
-    batch: int = item(32, "completions that are written together, with 2048 tokens for each", within=COUNT, affects=SPEED)
+    batch: int = item(
+        32, "completions that are written together, with 2048 tokens for each", within=COUNT, affects=SPEED
+    )
     cache_tokens: int | None = item(
         None,
         "tokens of earlier prompts whose keys and values are kept (23 kB each in SmolLM2): 24576, or what 0.7 of the "

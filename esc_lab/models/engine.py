@@ -309,7 +309,7 @@ class Engine:
         return repeating | self._stop if len(task.reply) < task.min_tokens else repeating
 
     def _close(self, reply: _Branch) -> None:
-        """Give back the room of a reply. It is kept as prompts are: what comes after it in a dialogue begins with it."""
+        """Give back the room of a reply. It is kept, as prompts are: the next prompt of its dialogue begins with it."""
         self._keep([(reply, np.append(reply.task.prompt, reply.task.reply)[: len(reply.path)])])
         written = len(reply.path) - len(reply.task.prompt)
         reply.group.reserved -= reply.task.room - written

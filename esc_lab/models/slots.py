@@ -40,7 +40,8 @@ def choose_cache_tokens(model: Any, most: int) -> int:
 def choose_working_tokens(model: Any, batch: int, least: int) -> int:
     """How many tokens of prompts and replies to work on at once: 2,048 for each reply of a batch.
 
-    Fewer would have long dialogues wait for each other. A GPU, whose memory is taken at once, gives half of what is free.
+    Fewer would have long dialogues wait for each other. A GPU, whose memory is taken at once, gives half of what is
+    free.
     """
     wanted = 2048 * batch
     if model.device.type == "cuda":

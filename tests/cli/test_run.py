@@ -18,7 +18,8 @@ from omegaconf import OmegaConf, open_dict
 
 import esc_lab
 from esc_lab import config
-from esc_lab.cli.compositions import CONF, override_name
+from esc_lab.cli import compositions
+from esc_lab.cli.compositions import CONF, native_dtype, override_name
 from esc_lab.cli.main import run_job as job
 from esc_lab.runs import manifest as multirun
 from tests.conftest import ROOT
@@ -310,6 +311,24 @@ def test_a_single_run_is_as_hydra_has_it(tmp_path, good):
         left.append({path.name: path.read_text() for path in (outcome.path / ".hydra").iterdir()})
     assert left[0].keys() == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert left[0] == left[1]
+
+
+@pytest.mark.parametrize(
+    ("told", "gpu", "dtype"),
+    [
+        ("flags\t: fpu avx512f avx512_bf16 avx512vl\n", None, "bfloat16"),
+        ("flags\t: fpu avx2 amx_bf16 amx_tile\n", None, "bfloat16"),
+        ("Features\t: fp asimd i8mm bf16 dgh\n", None, "bfloat16"),
+        ("flags\t: fpu avx2 avx512f avx512vl\n", None, "float32"),
+        ("flags\t: fpu avx2\n", "/usr/bin/nvidia-smi", "bfloat16"),
+        (None, None, "float32"),
+    ],
+)
+def test_embedded_models_have_the_type_that_is_computed_fastest(tmp_path, monkeypatch, told, gpu, dtype):
+    monkeypatch.setattr(compositions.shutil, "which", lambda command: gpu if command == "nvidia-smi" else None)
+    if told:
+        (tmp_path / "cpuinfo").write_text(told)
+    assert native_dtype(tmp_path / "cpuinfo") == dtype
 
 
 @pytest.mark.parametrize(
