@@ -116,7 +116,8 @@ class Timed:
 
 
 def compare_engine(options: argparse.Namespace) -> None:
-    words, each = local(options, native_dtype()), -(-options.talks // 40)  # `each`: talks with a card
+    words = (*local(options, native_dtype()), "llm.local.repeatable=false")
+    each = -(-options.talks // 40)  # talks with a card
     if options.seeker:
         words += (f"llm.seeker.checkpoint={options.seeker}",)
     room = max(65536, 300 * options.talks * options.turns)  # as docs/arena.md advises for many long talks

@@ -201,6 +201,11 @@ class LocalConfig:
         within=COUNT,
         affects=SPEED,
     )
+    repeatable: bool = item(
+        True,
+        "a float32 model computes in float64 while it plays, in twice the time and memory, so that its answers do not "
+        "depend on what is computed beside them",
+    )
 
 
 @dataclass

@@ -95,9 +95,15 @@ def test_a_float32_model_computes_in_float64_under_its_own_name():
         words = ["stage=search", "model@llm.local.model=tiny_llama", f"cache_dir={CACHE}"]
         cfg = typed(compose("config", words))
     client = build_client(cfg, "judge", {})
-    assert client.identity["dtype"] == "float32"
+    faster = build_client(
+        replace(cfg, llm=replace(cfg.llm, local=replace(cfg.llm.local, repeatable=False))), "judge", {}
+    )
+    assert client.identity["dtype"] == faster.identity["dtype"] == "float32"
+    assert client.identity != faster.identity
     assert client._worker._loaded.model.dtype == torch.float64
-    asyncio.run(client.close())
+    assert faster._worker._loaded.model.dtype == torch.float32
+    for each in (client, faster):
+        asyncio.run(each.close())
 
 
 def test_greedy_text_is_that_of_generate(tiny_models, family):

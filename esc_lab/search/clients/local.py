@@ -97,7 +97,10 @@ def load_base(cfg: Config, model: ModelConfig, checkpoint: Path | None, shared: 
         loaded = load_model(model, Path(cfg.cache_dir), checkpoint=checkpoint)
         name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
         identity = {"dtype": model.dtype, **model_identity(loaded.model)}
-        _widen(loaded.model)
+        if cfg.llm.local.repeatable:
+            _widen(loaded.model)
+        elif model.dtype == "float32":
+            identity["repeatable"] = False
         kept = cfg.llm.local.cache_tokens or choose_cache_tokens(loaded.model, EngineLimits.cache_tokens)
         batch = cfg.llm.local.batch
         working = choose_working_tokens(loaded.model, batch, EngineLimits.working_tokens)
