@@ -299,6 +299,8 @@ class Engine:
             if token not in self._stop:
                 task.reply.append(token)
             if token in self._stop or len(task.reply) == task.room:
+                # As prompts are: the next prompt of its dialogue begins with it.
+                self._keep([(reply, np.append(task.prompt, task.reply)[: len(reply.path)])])
                 self._close(reply)
                 finished.append(task)
         return finished
@@ -309,8 +311,7 @@ class Engine:
         return repeating | self._stop if len(task.reply) < task.min_tokens else repeating
 
     def _close(self, reply: _Branch) -> None:
-        """Give back the room of a reply. It is kept, as prompts are: the next prompt of its dialogue begins with it."""
-        self._keep([(reply, np.append(reply.task.prompt, reply.task.reply)[: len(reply.path)])])
+        """Give back the room of a reply."""
         written = len(reply.path) - len(reply.task.prompt)
         reply.group.reserved -= reply.task.room - written
         reply.group.branches -= 1
