@@ -53,8 +53,8 @@ def _token_bytes(model: Any) -> int:
     """What the keys and values of a token take."""
     config = base_model(model).config.get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    numbers: int = 2 * config.num_hidden_layers * config.num_key_value_heads * size
-    return numbers * model.dtype.itemsize
+    token: int = 2 * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize
+    return token
 
 
 class KeyValueSlots(DynamicCache):

@@ -96,7 +96,7 @@ def load_base(cfg: Config, model: ModelConfig, checkpoint: Path | None, shared: 
     if key not in shared:
         loaded = load_model(model, Path(cfg.cache_dir), checkpoint=checkpoint)
         name = f"{model.name} ({checkpoint.name})" if checkpoint else model.name
-        identity = {"dtype": model.dtype, **model_identity(loaded.model)}
+        identity: dict[str, Any] = {"dtype": model.dtype, **model_identity(loaded.model)}
         if cfg.llm.local.repeatable:
             _widen(loaded.model)
         elif model.dtype == "float32":
