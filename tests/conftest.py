@@ -46,8 +46,10 @@ FAMILIES = ("llama", "qwen2", "gemma2", "gemma3")
 
 
 def model_config(name: str, *overrides: str) -> ModelConfig:
-    """The settings in `conf/model/<name>.yaml`, with overrides such as `dtype=float32`."""
-    file = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
+    """The settings in `esc_lab/conf/model/<name>.yaml`, with overrides such as `dtype=float32`."""
+    from esc_lab.cli.compositions import CONF  # after `note_tables`; it registers what the files call
+
+    file = OmegaConf.load(CONF / "model" / f"{name}.yaml")
     merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), file, OmegaConf.from_dotlist(list(overrides)))
     return OmegaConf.to_object(merged)
 

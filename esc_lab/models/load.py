@@ -27,6 +27,7 @@ from esc_lab.errors import UserError
 from esc_lab.models.checkpoint_files import find_checkpoint, identify_base
 from esc_lab.models.checks import check_tree_attention
 from esc_lab.models.devices import find_device
+from esc_lab.models.few_rows import prepare_few_rows
 from esc_lab.models.forward import base_model
 from esc_lab.models.lora import add_lora, load_lora
 from esc_lab.models.sources import load_config, locate_model, refuse_unreadable
@@ -106,6 +107,7 @@ def load_model(
             **({"quantization_config": quantized} if quantized else {}),
             **({"device_map": {"": device}} if to_device and device.type == "cuda" else {}),
         )
+    prepare_few_rows(base)
     base.set_attn_implementation(IMPLEMENTATION)
     for config in (base.config, base.config.get_text_config()):
         config.dtype = dtype

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, split_row
 from esc_lab.models.devices import move
+from esc_lab.models.few_rows import FewRowsLinear
 from esc_lab.models.forward import base_model, head_logits, tree_hidden_states
 from esc_lab.models.sharded import call_gathered
 from esc_lab.statistics.intervals import FloatArray
@@ -48,13 +49,14 @@ def token_log_probs(inner: Any, hidden: Tensor, query: IntArray, target: IntArra
     states = hidden[move(nodes, device)]
     head = inner.get_output_embeddings()
     cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
-    if type(head) is torch.nn.Linear and head.bias is None:
+    if type(head) in (torch.nn.Linear, FewRowsLinear) and head.bias is None:
         weight = head.weight
         if torch.is_autocast_enabled(device.type):
             # Autocast reaches the forward pass alone: the backward pass has to compute the same logits again.
             dtype = torch.get_autocast_dtype(device.type)
             states, weight = states.to(dtype), weight.to(dtype)
-        values = _TokenLogProbs.apply(states, weight, index, tokens, cap)
+        apply: Any = _TokenLogProbs.apply
+        values = apply(states, weight, index, tokens, cap)
     else:
         rows = _chunk_rows(head.weight)
         parts = []
