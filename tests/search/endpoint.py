@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +100,14 @@ class Endpoint:
     def connections(self) -> int:
         """How many are open."""
         return len(self._handlers)
+
+    def settle(self) -> None:
+        """Wait until what clients sent before they went away has come in, and its connections are closed."""
+        with socket.create_connection(("127.0.0.1", self.port)) as last:  # is accepted after theirs
+            last.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            last.recv(1)
+        while self.connections:
+            time.sleep(0.001)
 
     async def __aenter__(self) -> str:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
