@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from esc_lab.models.attention_boost import AttentionBoost, BoostedPass, split_tree
 from esc_lab.models.attention_probe import AttentionProbe
@@ -154,29 +153,34 @@ def _draw(logits: Tensor, samplings: Sequence[Sampling], numbers: Tensor) -> Ten
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     settings = np.array([(sampling.temperature, sampling.top_p) for sampling in samplings])
     temperature, top_p = move(settings, logits.device).to(logits.dtype)[:, :, None].unbind(dim=1)
-    probs, order = torch.softmax(logits / temperature, dim=-1), None
-    if samplings[0].top_p < 1:
-        probs, order = _keep_nucleus(probs, top_p)
+    probs = torch.softmax(logits / temperature, dim=-1)
+    probs, order = _keep_nucleus(probs, top_p) if samplings[0].top_p < 1 else (probs, None)
     mass = probs.double().cumsum(dim=-1)
     shares = move(numbers.numpy(), logits.device)[:, None] * mass[:, -1:]
     place = torch.searchsorted(mass, shares, right=True).clamp(max=mass.shape[1] - 1)
     return (place if order is None else order.gather(1, place))[:, 0]
 
 
-def _keep_nucleus(probs: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+def _keep_nucleus(probs: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor | None]:
     """The probabilities of the smallest set of tokens with mass `top_p` [rows, 1], 0 for others, and their tokens.
 
-    They are in the order of the vocabulary: in that of their probabilities, two that are all but equal would change
-    places, and the draw with them, where the logits are rounded in another way.
+    They are in the order of the vocabulary, and all of it if there are no tokens beside them: in that of their
+    probabilities, two that are all but equal would change places, and the draw with them, where the logits are rounded
+    in another way.
     """
     highest, order = probs.topk(min(_NUCLEUS, probs.shape[1]))
     if probs.is_cuda:  # it sorts sooner than it would be waited for
         highest, order = probs.sort(dim=-1, descending=True)
     elif (flat := highest.sum(dim=-1) < top_p[:, 0]).any():
-        rest = (0, probs.shape[1] - highest.shape[1])
-        highest, order = pad(highest, rest), pad(order, rest)
+        kept = torch.zeros_like(probs).scatter_(1, order, _cut(highest, top_p))
         # Only these rows: equal ones have another order then, and no row may depend on the others.
-        highest[flat], order[flat] = probs[flat].sort(dim=-1, descending=True)
-    kept = highest.masked_fill(highest.cumsum(dim=-1) - highest >= top_p, 0.0)
+        highest, order = probs[flat].sort(dim=-1, descending=True)
+        kept[flat] = torch.zeros_like(highest).scatter_(1, order, _cut(highest, top_p[flat]))
+        return kept, None
     order, place = order.sort(dim=-1)
-    return kept.gather(1, place), order
+    return _cut(highest, top_p).gather(1, place), order
+
+
+def _cut(highest: Tensor, top_p: Tensor) -> Tensor:
+    """Descending probabilities, with 0 from where those before them have the mass `top_p` [rows, 1]."""
+    return highest.masked_fill(highest.cumsum(dim=-1) - highest >= top_p, 0.0)
