@@ -188,6 +188,13 @@ class DataConfig:
     strategy_weights: dict[str, float] = item(
         {}, "loss weight of replies per strategy; 1 where not named", affects=results("sft", "cso")
     )
+    label_weight: float = item(
+        1.0,
+        "sft: weight of the strategy label's tokens in the loss against those of the text (for stage=cso: "
+        "objective.strategy_weight)",
+        within=FROM_ZERO,
+        affects=results("sft"),
+    )
 
 
 @dataclass

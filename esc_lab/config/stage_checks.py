@@ -83,8 +83,9 @@ def _check_sharded(cfg: DictConfig) -> Iterator[str]:
 def _check_seeker(cfg: DictConfig) -> Iterator[str]:
     if cfg.stage not in ("sft", "compare", "export", "dashboard"):
         yield refuse(cfg, "data.side", f"stage={cfg.stage} is about supporters", "leave it out")
-    if cfg.data.strategy_weights:
-        yield "data.strategy_weights: a seeker's turns have no strategy. Fix: leave it out"
+    if cfg.data.strategy_weights or cfg.data.label_weight != 1:
+        key = "strategy_weights" if cfg.data.strategy_weights else "label_weight"
+        yield f"data.{key}: a seeker's turns have no strategy. Fix: leave it out"
 
 
 def _check_pipeline(cfg: DictConfig) -> Iterator[str]:

@@ -12,7 +12,7 @@ from esc_lab.data.dialogue import Dialogue, Turn
 from esc_lab.errors import UserError
 from esc_lab.models.log_probs import join_reply
 from esc_lab.prompts import Message, reply_content
-from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples, encode_labels
+from esc_lab.tokens import Example, ReplyTokens, TokenSequence, encode_examples
 from esc_lab.tokens.examples import ReplyKey, find_reply
 from esc_lab.tokens.mapped import map_ids
 from esc_lab.training.objectives import Comparison
@@ -189,8 +189,7 @@ class PreferenceEncoder:
         if not examples:
             return
         if not self._label_tokens:
-            labels = encode_labels(self.turns.encoder, self.turns.inventory, examples[0].prompt)
-            self._label_tokens = dict(zip(self.turns.inventory.names, map(len, labels), strict=True))
+            self._label_tokens = self.turns.count_label_tokens(examples[0])
         sizes = self._count_tokens(dialogue, examples)
         compared = {example.key: self._find_rejected(dialogue, example, sizes[example.key]) for example in examples}
         gold = self._encode_gold(dialogue, examples, compared)

@@ -29,7 +29,8 @@ class SFTBatch:
 
     Attributes:
         rows: packed rows of this process.
-        weights: for each row the loss weight of each reply, [replies]: the sum over the turns that it stands for.
+        weights: for each row the loss weight of each token of its replies, [N]: the sum over the turns that it stands
+            for.
         total_weight: sum over all reply tokens of the step, over all processes, of their weight; 1 if all weigh 0.
         dialogues: ids of the step's dialogues.
     """
@@ -49,12 +50,15 @@ class SFTSteps:
         self.splits, self.turns, self.data, self.seed = splits, turns, data, seed
         self._training: list[tuple[Dialogue, list[TokenSequence]]] = []
         self._validation: list[PackedRow] = []
+        self._label_tokens: dict[str, int] = {}
 
     def setup(self) -> None:
-        """Raises UserError if there is nothing to train on, or an example exceeds the budget."""
+        """Raises UserError if there is nothing to train on, an example exceeds the budget, or no reply has a label."""
         if self._training:
             return
         self._training = self.encode_split("train")
+        if self.data.label_weight != 1:
+            self._label_tokens = self._count_label_tokens()
         validation = self.encode_split("val") if self.splits.get("val") else []
         self._validation = pack_rows([[s for _, sequences in validation for s in sequences]], self.turns.budget)
 
@@ -75,6 +79,12 @@ class SFTSteps:
             raise UserError(message, fix="raise data.row_tokens")
         return [(dialogue, sequences) for dialogue, sequences in zip(dialogues, encoded, strict=True) if sequences]
 
+    def _count_label_tokens(self) -> dict[str, int]:
+        if not self.turns.layout.chooses_strategy:
+            what, fix = "prompts name the strategy: replies have no label", "leave it out, or choose another template"
+            raise UserError(what, where=f"data.label_weight={self.data.label_weight}", fix=fix)
+        return self.turns.count_label_tokens(self.turns.examples(self._training[0][0])[0])
+
     def plan_epoch(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng(derive_seed(self.seed, "epoch", epoch))
         order = rng.permutation(len(self._training))
@@ -88,8 +98,8 @@ class SFTSteps:
         members = [self._training[number] for number in numbers]
         dialogues = {dialogue.id: dialogue for dialogue, _ in members}
         rows = pack_rows([[s for _, sequences in members for s in sequences]], self.turns.budget)
-        weights = [self._reply_weights(row, dialogues) for row in rows]
-        total = sum(float(weight[row.reply].sum()) for row, weight in zip(rows, weights, strict=True))
+        weights = [self._token_weights(row, dialogues) for row in rows]
+        total = sum(float(weight.sum()) for weight in weights)
         mine = list(zip(rows, weights, strict=True))[rank::world]
         if len(mine) < -(-len(rows) // world):  # all processes make as many passes, to gather weights and gradients
             shortest = min(range(len(rows)), key=lambda number: len(rows[number]))
@@ -100,10 +110,17 @@ class SFTSteps:
     def validation(self) -> list[PackedRow]:
         return self._validation
 
-    def _reply_weights(self, row: PackedRow, dialogues: Mapping[str, Dialogue]) -> npt.NDArray[np.float32]:
+    def _token_weights(self, row: PackedRow, dialogues: Mapping[str, Dialogue]) -> npt.NDArray[np.float32]:
         # A reply that several dialogues share counts for each of them, as it does where they are in other steps.
         weights = [sum(self._turn_weight(dialogues[key.dialogue], key) for key in keys) for keys in row.keys]
-        return np.array(weights, dtype=np.float32)
+        tokens = np.array(weights, dtype=np.float32)[row.reply]
+        if self._label_tokens:
+            # Equal tokens have equal labels, so any of a reply's keys tells its own.
+            replies = [find_reply(dialogues[keys[0].dialogue], keys[0]) for keys in row.keys]
+            labels = [self._label_tokens[reply.strategies[0]] if reply.strategies else 0 for reply in replies]
+            place = np.arange(len(row.reply)) - np.searchsorted(row.reply, row.reply)  # within its reply
+            tokens[place < np.array(labels)[row.reply]] *= self.data.label_weight
+        return tokens
 
     def _turn_weight(self, dialogue: Dialogue, key: ReplyKey) -> float:
         if self.turns.seeker is not None:
@@ -134,9 +151,10 @@ def draw_balanced(classes: Sequence[Hashable], most: int, rng: np.random.Generat
 class SFTModule(TrainingModule):
     """Minimises the mean negative log-likelihood of the reply tokens of each optimizer step.
 
-    With strategy weights w the loss is `-sum_t w_t log p(t) / sum_t w_t` over the step's reply tokens t, each as often
-    as there are dialogues with it. Logged: `train/loss`, `train/lr`, `tokens_per_s` (unique tokens of the packed rows),
-    and `val/loss` over all validation tokens, unweighted.
+    With weights w of strategies and of their labels (`data.strategy_weights`, `data.label_weight`) the loss is
+    `-sum_t w_t log p(t) / sum_t w_t` over the step's reply tokens t, each as often as there are dialogues with it.
+    Logged: `train/loss`, `train/lr`, `tokens_per_s` (unique tokens of the packed rows), and `val/loss` over all
+    validation tokens, unweighted.
     """
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> None:
@@ -147,8 +165,7 @@ class SFTModule(TrainingModule):
     def _losses(self, batch: SFTBatch) -> Iterator[Tensor]:
         for row, weights in zip(batch.rows, batch.weights, strict=True):
             log_probs = reply_log_probs(self.model, row)
-            weight = move(weights[row.reply], log_probs.device)
-            yield -(weight * log_probs).sum() / batch.total_weight
+            yield -(move(weights, log_probs.device) * log_probs).sum() / batch.total_weight
 
     def on_validation_epoch_start(self) -> None:
         self._loss_sum, self._tokens = torch.zeros((), dtype=torch.float64, device=self.device), 0

@@ -24,7 +24,7 @@ from esc_lab.data.dialogue import Dialogue
 from esc_lab.data.strategies import Inventory
 from esc_lab.prompts import Layout, build_layout
 from esc_lab.tokens import ChatEncoder, EncodeReport, Example, TokenSequence, encode_examples
-from esc_lab.tokens.encode import IntArray
+from esc_lab.tokens.encode import IntArray, encode_labels
 from esc_lab.tokens.examples import build_examples
 from esc_lab.tokens.seeker_examples import build_seeker_examples
 
@@ -78,6 +78,11 @@ class TurnEncoder:
         if self.seeker is not None:
             return build_seeker_examples(dialogue, self.seeker)
         return build_examples(dialogue, self.inventory, self.prompt, self.layout, **options)
+
+    def count_label_tokens(self, example: Example) -> dict[str, int]:
+        """How many of a reply's first tokens are its label, by strategy, after the prompt of an example."""
+        labels = encode_labels(self.encoder, self.inventory, example.prompt)
+        return dict(zip(self.inventory.names, map(len, labels), strict=True))
 
     def report(self, split: str) -> EncodeReport:
         return self.reports.setdefault(split, EncodeReport())

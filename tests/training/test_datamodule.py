@@ -125,12 +125,11 @@ def test_a_step_holds_every_reply_of_its_dialogues_once(module, encoders, dialog
     total = 0.0
     for row, found in zip(batch.rows, batch.weights, strict=True):
         assert found.dtype == np.float32
-        for number, ((key,), weight) in enumerate(zip(row.keys, found, strict=True)):
-            strategy = by_id[key.dialogue].turns[key.turn].reply.strategies[0]
-            assert weight == weights.get(strategy, 1.0)
-            tokens = int((row.reply == number).sum())
-            assert tokens == reply_tokens(encoders(family), by_id[key.dialogue], key.turn)
-            total += float(weight) * tokens
+        for number, (key,) in enumerate(row.keys):
+            weight = weights.get(by_id[key.dialogue].turns[key.turn].reply.strategies[0], 1.0)
+            own = found[row.reply == number]
+            assert own.tolist() == [weight] * reply_tokens(encoders(family), by_id[key.dialogue], key.turn)
+            total += weight * len(own)
     assert batch.total_weight == pytest.approx(total, abs=1e-9)
 
 
@@ -147,9 +146,9 @@ def test_processes_share_the_rows(module, dialogues, world):
     for part in parts:
         assert len(part.rows) == len(part.weights)
         for row, weights in zip(part.rows, part.weights, strict=True):
-            assert len(weights) == len(row.keys)
+            assert len(weights) == len(row.reply)
             seen[row.keys] += bool(weights.any())
-            summed += float(weights[row.reply].sum())
+            summed += float(weights.sum())
     assert seen == {row.keys: 1 for row in whole.rows}
     assert summed == pytest.approx(whole.total_weight, abs=1e-9)
     assert sum(not any(weights.any() for weights in part.weights) for part in parts) == max(world - len(whole.rows), 0)

@@ -13,6 +13,7 @@ import torch
 
 from esc_lab.config import PromptConfig, TemplateConfig
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
+from esc_lab.errors import UserError
 from esc_lab.prompts import load_layout
 from esc_lab.tokens.examples import build_examples
 from esc_lab.training.sft import SFTModule, draw_balanced
@@ -31,7 +32,7 @@ def trained_step(loaded, dialogues, tmp_path, **options):
     return dict(model.named_parameters()), data
 
 
-def brute_force_gradients(loaded, dialogues, data, weights=None, template="cso", turns=None):
+def brute_force_gradients(loaded, dialogues, data, weights=None, template="cso", turns=None, label_weight=1.0):
     """Gradient of the weighted mean token loss, by the model's own forward on one example at a time."""
     settings = TemplateConfig(template, history_labels=template == "cso")
     model = copy.deepcopy(loaded.model).double().requires_grad_(True)
@@ -43,12 +44,16 @@ def brute_force_gradients(loaded, dialogues, data, weights=None, template="cso",
             prompt = loaded.encoder.adapt(example.prompt)
             chat = loaded.encoder.encode([*prompt.messages, example.messages[-1]])
             start, end = chat.replies[len(prompt.messages)]
-            weight = (weights or {}).get(dialogue.turns[example.key.turn].reply.strategies[0], 1.0)
+            strategy = dialogue.turns[example.key.turn].reply.strategies[0]
+            weight = torch.full((end - start,), (weights or {}).get(strategy, 1.0))
+            if label_weight != 1:
+                heads = [loaded.encoder.decode(chat.input_ids[start:place]).strip() for place in range(start, end)]
+                weight[: heads.index(f"({strategy})")] *= label_weight
             ids = torch.from_numpy(chat.input_ids[:end])
             logits = model(input_ids=ids[None], logits_to_keep=end - start + 1).logits[0]
             steps = torch.log_softmax(logits[:-1], dim=-1)
-            loss = loss - weight * steps.gather(1, ids[start:end, None]).sum()
-            total += weight * (end - start)
+            loss = loss - (weight * steps.gather(1, ids[start:end, None])[:, 0]).sum()
+            total += float(weight.sum())
     (loss / total).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -73,6 +78,22 @@ def test_strategy_weights_enter_the_mean(tiny_models, sample_dialogues, tmp_path
     expected = brute_force_gradients(loaded, dialogues, data, weights)
     for name, before in loaded.model.named_parameters():
         np.testing.assert_allclose(((before - after[name]) / RATE).detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+def test_tokens_of_labels_weigh_more(tiny_models, family, sample_dialogues, tmp_path):
+    loaded, dialogues = tiny_models(family), sample_dialogues[:2]
+    options = {"label_weight": 4.0, "strategy_weights": {"Question": 0.5}}
+    after, data = trained_step(loaded, dialogues, tmp_path, **options)
+    expected = brute_force_gradients(loaded, dialogues, data, options["strategy_weights"], label_weight=4.0)
+    for name, before in loaded.model.named_parameters():
+        np.testing.assert_allclose(((before - after[name]) / RATE).detach(), expected[name], atol=1e-5, err_msg=name)
+
+
+def test_no_label_to_weigh_where_the_prompt_names_the_strategy(tiny_models, sample_dialogues):
+    prompt = PromptConfig(train=TemplateConfig("standard", history_labels=False))
+    data = data_module({"train": sample_dialogues[:1]}, tiny_models("llama").encoder, label_weight=2.0, prompt=prompt)
+    with pytest.raises(UserError, match=r"data\.label_weight=2\.0: prompts name the strategy"):
+        data.setup("fit")
 
 
 def test_the_loss_on_last_replies_alone(tiny_models, sample_dialogues, tmp_path):
