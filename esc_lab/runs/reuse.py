@@ -151,9 +151,8 @@ def result_inputs(cfg: Config) -> dict[str, Any]:
     if cfg.stage == "converse" and cfg.model.source == "directory":
         weights["supporter under test"] = cfg.model.path
     endpoints: dict[str, Any] = {}
-    judges = {"evaluate": cfg.evaluate.classifier, "extend": cfg.extend.classifier}
-    if judges.get(cfg.stage, "auto") != "auto":
-        files[f"{cfg.stage}.classifier"] = judges[cfg.stage]
+    if settings.get(judge := f"{cfg.stage}.classifier", "auto") != "auto":
+        files[judge] = settings.pop(judge)
     for role in ASKED.get(cfg.stage, ()):
         played = getattr(cfg.llm, role)
         if played.client == "openai":
@@ -190,7 +189,7 @@ def _content(path: Path) -> Any:
     """Fingerprints of a file, or of what a training left for later stages: weights, and what its reference was."""
     if path.is_file():
         return file_fingerprint(path)
-    parts = [part for name in (layout.ADAPTER, layout.MODEL, layout.REWARD) if (part := path / name).is_dir()] or [path]
+    parts = [part for name in layout.WEIGHTS if (part := path / name).is_dir()] or [path]
     files = sorted(file for part in parts for file in part.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): file_fingerprint(file) for file in files}
 

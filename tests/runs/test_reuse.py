@@ -46,18 +46,23 @@ def test_data_counts_by_its_content_and_not_by_its_place(tmp_path):
         assert key(stage, other) != key(stage)
 
 
-def test_a_trained_model_counts_by_its_weights(tmp_path):
+@pytest.mark.parametrize(
+    ("key_name", "folder"),
+    [("checkpoint", "adapter"), ("evaluate.classifier", "classifier"), ("evaluate.best_of.reward", "reward")],
+)
+def test_a_trained_model_counts_by_its_weights(key_name, folder, tmp_path):
     def run(name: str, weights: str, metrics: str) -> str:
-        (tmp_path / name / "adapter").mkdir(parents=True)
-        (tmp_path / name / "adapter" / "adapter_model.safetensors").write_text(weights)
+        (tmp_path / name / folder).mkdir(parents=True)
+        (tmp_path / name / folder / "adapter_model.safetensors").write_text(weights)
         (tmp_path / name / "metrics.json").write_text(metrics)
-        return f"checkpoint={tmp_path / name}"
+        return f"{key_name}={tmp_path / name}"
 
     first = key("evaluate", run("first", "1", "{}"))
     assert first != key("evaluate")
     assert key("evaluate", run("second", "1", '{"seconds": 2}')) == first
     assert key("evaluate", run("third", "2", "{}")) != first
-    assert key("cso", f"init_from={tmp_path / 'first'}") != key("cso", f"init_from={tmp_path / 'third'}")
+    if folder == "adapter":
+        assert key("cso", f"init_from={tmp_path / 'first'}") != key("cso", f"init_from={tmp_path / 'third'}")
 
 
 def test_what_a_search_asks_counts_by_where_it_is(tmp_path, monkeypatch):
