@@ -84,4 +84,5 @@ def _use_prompts(cfg: Config, name: str) -> Config:
     if name not in ("steerable", "prompted"):
         return cfg
     prompt = use_template(cfg.prompt, cfg.arena.template, cfg.config_dirs)
-    return replace(cfg, prompt=prompt, converse=replace(cfg.converse, strategies=list(cfg.arena.strategies)))
+    data = replace(cfg.data, label_weight=1.0)  # replies have no label where the prompt names the strategy
+    return replace(cfg, prompt=prompt, data=data, converse=replace(cfg.converse, strategies=list(cfg.arena.strategies)))

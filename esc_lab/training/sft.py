@@ -57,7 +57,7 @@ class SFTSteps:
         if self._training:
             return
         self._training = self.encode_split("train")
-        if self.data.label_weight != 1:
+        if self.data.label_weight != 1 and self.turns.seeker is None:  # whose turns have no label
             self._label_tokens = self._count_label_tokens()
         validation = self.encode_split("val") if self.splits.get("val") else []
         self._validation = pack_rows([[s for _, sequences in validation for s in sequences]], self.turns.budget)

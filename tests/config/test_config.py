@@ -588,6 +588,12 @@ def test_last_replies_are_for_the_trainings_that_have_them(words):
     assert "data.loss=last_reply: it is for sft of a supporter" in complaint(*words, "data.loss=last_reply")
 
 
+@pytest.mark.parametrize("word", ["data.label_weight=2", "data.strategy_weights={Question: 2}"])
+def test_a_seeker_has_nothing_to_weigh(word):
+    key = word.partition("=")[0]
+    assert f"{key}: a seeker's turns have no strategy" in complaint("stage=sft", "data.side=seeker", word)
+
+
 def test_steps_of_a_pipeline():
     for stages, message in {
         "[cso,sft]": "choose of reward, extend, classifier, sft, .*search, extra_sft, cso, each once, cso as the last",

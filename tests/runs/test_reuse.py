@@ -61,8 +61,7 @@ def test_a_trained_model_counts_by_its_weights(key_name, folder, tmp_path):
     assert first != key("evaluate")
     assert key("evaluate", run("second", "1", '{"seconds": 2}')) == first
     assert key("evaluate", run("third", "2", "{}")) != first
-    if folder == "adapter":
-        assert key("cso", f"init_from={tmp_path / 'first'}") != key("cso", f"init_from={tmp_path / 'third'}")
+    assert key("cso", f"init_from={tmp_path / 'first'}") != key("cso", f"init_from={tmp_path / 'third'}")
 
 
 def test_what_a_search_asks_counts_by_where_it_is(tmp_path, monkeypatch):

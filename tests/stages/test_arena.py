@@ -38,12 +38,13 @@ def settings(tmp_path: Path, *words: str) -> Config:
 
 
 def test_what_is_not_named_is_trained_as_the_demo_does(steps, tmp_path):
-    metrics = arena.run(settings(tmp_path, "arena.temperature=0.6"))
+    metrics = arena.run(settings(tmp_path, "arena.temperature=0.6", "data.label_weight=10"))
     assert [*steps] == ["training", "training/steerable", *STEPS, "compare"]
     assert steps["training"].stage == "pipeline"
     assert steps["training"].pipeline.stages == ["reward", "sft", "seeker", "search", "cso"]
     trained = steps["training/steerable"]
     assert (trained.stage, trained.prompt.train.template, trained.init_from) == ("sft", "standard", None)
+    assert (steps["training"].data.label_weight, trained.data.label_weight) == (10, 1)  # its replies have no label
     root = tmp_path / "run"
     places = [None, f"{root}/training/sft", f"{root}/training/cso", f"{root}/training/steerable"]
     assert [steps[name].checkpoint for name in STEPS] == places

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from esc_lab.config import PromptConfig, TemplateConfig
+from esc_lab.config.prompt import collect_seeker_words
 from esc_lab.config.training import OptimizerConfig, SchedulerConfig
 from esc_lab.errors import UserError
 from esc_lab.prompts import load_layout
@@ -94,6 +95,16 @@ def test_no_label_to_weigh_where_the_prompt_names_the_strategy(tiny_models, samp
     data = data_module({"train": sample_dialogues[:1]}, tiny_models("llama").encoder, label_weight=2.0, prompt=prompt)
     with pytest.raises(UserError, match=r"data\.label_weight=2\.0: prompts name the strategy"):
         data.setup("fit")
+
+
+def test_a_seeker_has_no_labels_to_weigh(tiny_models, sample_dialogues):
+    """A pipeline trains it with the settings of the supporter."""
+    prompt = PromptConfig(seeker=collect_seeker_words(PromptConfig(), {}))
+    data = data_module(
+        {"train": sample_dialogues[:1]}, tiny_models("llama").encoder, side="seeker", label_weight=3.0, prompt=prompt
+    )
+    data.setup("fit")
+    assert all((weights == 1).all() for weights in data.steps.step_batch([0]).weights)
 
 
 def test_the_loss_on_last_replies_alone(tiny_models, sample_dialogues, tmp_path):
