@@ -113,7 +113,8 @@ def test_boosts(tiny_models, tmp_path):
     session = open_chat(tiny_models, tmp_path, "chat.temperature=0")
     plain = last(session.send(SAID[0], ReplySettings("cso", NAMES[0]))).candidates[0]
     again = last(session.reply_again(ReplySettings("cso", NAMES[0], boost=0.0))).candidates[1]
-    assert (again.text, again.measures) == (plain.text, pytest.approx(plain.measures))
+    # Its prompt is computed already: products of other sizes, which round differently.
+    assert (again.text, again.measures) == (plain.text, pytest.approx(plain.measures, abs=1e-5))
     session.vote("tie")
     session.undo()
     steered = last(session.send(SAID[0], ReplySettings("cso", NAMES[0], boost=3.0))).candidates[0]

@@ -172,7 +172,7 @@ def test_a_steerable_model_is_trained_on_continuations_and_judged_by_a_classifie
     assert "history" in evaluations[1].prompt.eval.layout["system"]
     assert evaluations[0].prompt.eval.layout == evaluations[2].prompt.eval.layout != evaluations[1].prompt.eval.layout
     sft, judge = steps["sft"], steps["classifier"]
-    assert (sft.adapter.r, sft.adapter.alpha, sft.adapter.dropout, sft.optimizer.lr) == (128, 256, 0.05, 5e-4)
+    assert (sft.adapter.r, sft.adapter.alpha, sft.adapter.dropout, sft.optimizer.lr) == (128, 256, 0.05, 1.5e-3)
     assert (steps["extend"].extend.source, steps["extend"].extend.max_turns) == ("corpus", 23)
-    assert (sft.scheduler.name, sft.data.balance_strategies, sft.trainer.max_epochs) == ("cosine", 8, 2)
-    assert (judge.adapter.r, judge.optimizer.lr, judge.trainer.max_epochs) == (16, 1e-3, 2)
+    assert (sft.scheduler.name, sft.data.balance_strategies, sft.trainer.max_epochs) == ("cosine", 8, 1)
+    assert (judge.adapter.r, judge.optimizer.lr, judge.trainer.max_epochs) == (16, 1e-3, 1)
